@@ -1,0 +1,662 @@
+"""Spinal layers and the heads they are compared with, as ordinary PyTorch modules.
+
+`SpinalLayer` is the hidden layer, `SpinalNet` the same plus an output row; `LinearHead`,
+`MLPHead` and `ProgressiveNet` are the counterparts. All take `(..., in_features)` and return
+logits, never log-probabilities. `HEADS` is the one table of head names; `make_head` builds from it.
+
+The order inside every hidden layer is Dropout, Linear, Norm, Activation (the paper's).
+
+Source: Kabir et al., "SpinalNet: Deep Neural Network with Gradual Input", arXiv:2007.03347.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spinalnet import ops
+from spinalnet._checks import InputError, check_positive, check_probability, unknown_name
+
+Activation = str | Callable[[], nn.Module]
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "prelu": nn.PReLU,
+    "elu": nn.ELU,
+    "selu": nn.SELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "mish": nn.Mish,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "softplus": nn.Softplus,
+    "identity": nn.Identity,
+}
+
+NORMS: dict[str, Callable[..., nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+
+
+def make_activation(activation: Activation) -> nn.Module:
+    """Return a module from a name in `ACTIVATIONS`, a module factory, or a module as it is."""
+    if isinstance(activation, nn.Module):
+        return activation
+    if isinstance(activation, str):
+        if activation not in ACTIVATIONS:
+            raise unknown_name("activation", activation, ACTIVATIONS)
+        return ACTIVATIONS[activation]()
+    module = activation() if callable(activation) else None
+    if not isinstance(module, nn.Module):
+        raise InputError(
+            "activation must be a name or a function without arguments that returns a module, "
+            f"got {activation!r}."
+        )
+    return module
+
+
+def _make_norm(norm: str | None, features: int, device: Any, dtype: Any) -> nn.Module:
+    if norm is None:
+        return nn.Identity()
+    if norm not in NORMS:
+        raise unknown_name("norm", norm, NORMS)
+    return NORMS[norm](features, device=device, dtype=dtype)
+
+
+def _negative_slope(activation: nn.Module) -> float | None:
+    """Slope below zero of a piecewise linear activation (see `ops.spinal`), else None."""
+    if type(activation) is nn.ReLU:
+        return 0.0
+    if type(activation) is nn.LeakyReLU:
+        return float(activation.negative_slope)
+    if type(activation) is nn.Identity:
+        return 1.0
+    return None
+
+
+def _keep_mask(x: Tensor, width: int, dropout: float) -> Tensor:
+    """Return a dropout mask `(B, width)` whose kept entries are already scaled up."""
+    keep = 1.0 - dropout
+    return torch.empty(x.shape[0], width, dtype=x.dtype, device=x.device).bernoulli_(keep) / keep
+
+
+class SpinalLayer(nn.Module):
+    """Spinal hidden layer: a chain of narrow layers, each fed a slice of the input.
+
+    Layer `l` sees slice `l mod num_splits` and the output of layer `l - 1`; the outputs of all
+    layers are concatenated. The slices are contiguous, near-equal and cover every feature. At
+    most `num_layers` slices are made, so that no feature goes unseen (`num_splits` holds the
+    number in force).
+
+    Shape:
+        input `(..., in_features)`, output `(..., num_layers * hidden_features)`.
+
+    Args:
+        in_features: Number of input features, at least `num_splits`.
+        hidden_features: Width of every layer in the chain.
+        num_layers: Length of the chain, any number from 1.
+        num_splits: Number of slices the layers cycle through.
+        activation: Name from `ACTIVATIONS` or a module factory; one instance serves all layers.
+        norm: `"batch"`, `"layer"` or `None`, between the linear map and the activation. Each
+            layer has its own.
+        dropout: Probability of dropping an input of a layer (slice and previous output alike).
+        share_weights: All layers but the first use one weight matrix and one bias.
+        bias: Whether the linear maps have a bias.
+        device: Where the parameters are made.
+        dtype: Type of the parameters.
+
+    Raises:
+        InputError: If a number is out of range or a name unknown.
+
+    Example:
+        >>> SpinalLayer(9, 5, num_layers=4)(torch.randn(3, 9)).shape
+        torch.Size([3, 20])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        num_layers: int = 4,
+        *,
+        num_splits: int = 2,
+        activation: Activation = "relu",
+        norm: str | None = None,
+        dropout: float = 0.0,
+        share_weights: bool = False,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.in_features = check_positive("in_features", in_features)
+        self.hidden_features = check_positive("hidden_features", hidden_features)
+        self.num_layers = check_positive("num_layers", num_layers)
+        self.num_splits = min(check_positive("num_splits", num_splits), num_layers)
+        self.out_features = num_layers * hidden_features
+        self.dropout = check_probability("dropout", dropout)
+        self.share_weights = share_weights
+        self.split_sizes = ops.split_sizes(in_features, self.num_splits)
+
+        linears = [nn.Linear(self.split_sizes[0], hidden_features, bias, device, dtype)]
+        if share_weights and num_layers > 1:
+            # Slices differ by at most one feature; a shorter one leaves the last column unused.
+            longest = max(
+                self.split_sizes[layer % self.num_splits] for layer in range(1, num_layers)
+            )
+            linears.append(
+                nn.Linear(longest + hidden_features, hidden_features, bias, device, dtype)
+            )
+        else:
+            for layer in range(1, num_layers):
+                width = self.split_sizes[layer % self.num_splits] + hidden_features
+                linears.append(nn.Linear(width, hidden_features, bias, device, dtype))
+        self.layers = nn.ModuleList(linears)
+        self.norms = nn.ModuleList(
+            [_make_norm(norm, hidden_features, device, dtype) for _ in range(num_layers)]
+            if norm is not None
+            else []
+        )
+        self.activation = make_activation(activation)
+
+    def _layer(self, index: int) -> nn.Linear:
+        linear = self.layers[min(index, 1) if self.share_weights else index]
+        assert isinstance(linear, nn.Linear)
+        return linear
+
+    def chain(self) -> tuple[Sequence[Tensor], Sequence[Tensor] | None]:
+        """Return the weights and biases layer by layer, a shared one once per layer."""
+        linears = [self._layer(index) for index in range(self.num_layers)]
+        weights = [linear.weight for linear in linears]
+        biases = [linear.bias for linear in linears]
+        return weights, None if biases[0] is None else biases
+
+    def call(self, x: Tensor) -> ops.SpinalCall:
+        """Describe the call that `forward(x)` makes, for `ops.choose_backend`."""
+        return ops.SpinalCall(
+            batch=x.numel() // self.in_features,
+            in_features=self.in_features,
+            hidden_features=self.hidden_features,
+            num_layers=self.num_layers,
+            num_splits=self.num_splits,
+            negative_slope=_negative_slope(self.activation),
+            normed=len(self.norms) > 0,
+            masked=self.training and self.dropout > 0,
+            dtype=x.dtype,
+            device=x.device.type,
+        )
+
+    def backend_choice(self, x: Tensor) -> ops.BackendChoice:
+        """Return which path `forward(x)` takes in the present mode, and why."""
+        return ops.choose_backend(self.call(x))
+
+    def macs(self) -> int:
+        """Return the multiply-accumulates for one input row."""
+        return ops.spinal_macs(
+            self.in_features, self.hidden_features, self.num_layers, self.num_splits
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map features `(..., in_features)` to `(..., num_layers * hidden_features)`."""
+        if x.shape[-1] != self.in_features:
+            raise InputError(
+                f"the last dimension of x must be in_features={self.in_features}, "
+                f"got shape {tuple(x.shape)}."
+            )
+        rows = x.reshape(-1, self.in_features)
+        weights, biases = self.chain()
+        masks = None
+        if self.training and self.dropout > 0:
+            masks = [
+                _keep_mask(
+                    rows,
+                    self.split_sizes[layer % self.num_splits]
+                    + (self.hidden_features if layer else 0),
+                    self.dropout,
+                )
+                for layer in range(self.num_layers)
+            ]
+        hidden = ops.spinal(
+            rows,
+            weights,
+            biases,
+            num_splits=self.num_splits,
+            activation=self.activation,
+            negative_slope=_negative_slope(self.activation),
+            norms=list(self.norms) or None,
+            dropout_masks=masks,
+        )
+        return hidden.reshape(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        """Describe the chain in `repr`."""
+        return (
+            f"in_features={self.in_features}, hidden_features={self.hidden_features}, "
+            f"num_layers={self.num_layers}, num_splits={self.num_splits}, "
+            f"dropout={self.dropout}, share_weights={self.share_weights}"
+        )
+
+
+class SpinalNet(nn.Module):
+    """Spinal hidden layer plus output row: the head of a CNN, or a whole network for a table.
+
+    Shape:
+        input `(..., in_features)`, output logits `(..., out_features)`.
+
+    Args:
+        in_features: Number of input features.
+        out_features: Number of outputs.
+        hidden_features: Width of every layer in the chain.
+        num_layers: Length of the chain.
+        num_splits: See `SpinalLayer`, as the following ones.
+        activation: Name or module factory.
+        norm: `"batch"`, `"layer"` or `None`.
+        dropout: Probability of dropping an input of a hidden layer.
+        output_dropout: The same for the output row; `None` means equal to `dropout`.
+        share_weights: All layers but the first share one matrix.
+        bias: Whether the linear maps have a bias.
+        device: Where the parameters are made.
+        dtype: Type of the parameters.
+
+    Example:
+        >>> SpinalNet(320, 10, hidden_features=8, num_layers=6)(torch.randn(4, 320)).shape
+        torch.Size([4, 10])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        hidden_features: int,
+        num_layers: int = 4,
+        *,
+        num_splits: int = 2,
+        activation: Activation = "relu",
+        norm: str | None = None,
+        dropout: float = 0.0,
+        output_dropout: float | None = None,
+        share_weights: bool = False,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = check_positive("out_features", out_features)
+        self.spine = SpinalLayer(
+            in_features,
+            hidden_features,
+            num_layers,
+            num_splits=num_splits,
+            activation=activation,
+            norm=norm,
+            dropout=dropout,
+            share_weights=share_weights,
+            bias=bias,
+            device=device,
+            dtype=dtype,
+        )
+        self.output_dropout = nn.Dropout(
+            check_probability(
+                "output_dropout", dropout if output_dropout is None else output_dropout
+            )
+        )
+        self.output = nn.Linear(self.spine.out_features, out_features, bias, device, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map features `(..., in_features)` to logits `(..., out_features)`."""
+        return self.output(self.output_dropout(self.spine(x)))
+
+
+class LinearHead(nn.Module):
+    """One linear map, with dropout before it if asked for.
+
+    Shape:
+        input `(..., in_features)`, output logits `(..., out_features)`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        dropout: float = 0.0,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.in_features = check_positive("in_features", in_features)
+        self.out_features = check_positive("out_features", out_features)
+        self.dropout = nn.Dropout(check_probability("dropout", dropout))
+        self.output = nn.Linear(in_features, out_features, bias, device, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map features `(..., in_features)` to logits `(..., out_features)`."""
+        return self.output(self.dropout(x))
+
+
+class _Normed(nn.Module):
+    """Apply a norm over the last dimension, whatever leading dimensions there are."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.reshape(-1, x.shape[-1])).reshape(x.shape)
+
+
+class MLPHead(nn.Module):
+    """Fully connected layers of any widths: what a spinal head replaces.
+
+    Shape:
+        input `(..., in_features)`, output logits `(..., out_features)`.
+
+    Args:
+        in_features: Number of input features.
+        out_features: Number of outputs.
+        hidden_features: Widths of the hidden layers, one number or a sequence.
+        activation: Name or module factory, a fresh instance per layer.
+        norm: `"batch"`, `"layer"` or `None`.
+        dropout: Probability before every linear map, or one probability for each of them
+            (hidden layers and output row).
+        output_dropout: Overrides the probability before the output row.
+        bias: Whether the linear maps have a bias.
+        device: Where the parameters are made.
+        dtype: Type of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        hidden_features: int | Sequence[int] = 512,
+        *,
+        activation: Activation = "relu",
+        norm: str | None = None,
+        dropout: float | Sequence[float] = 0.0,
+        output_dropout: float | None = None,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        widths = [hidden_features] if isinstance(hidden_features, int) else list(hidden_features)
+        for width in widths:
+            check_positive("hidden_features", width)
+        rates = (
+            [float(dropout)] * (len(widths) + 1)
+            if isinstance(dropout, int | float)
+            else [float(rate) for rate in dropout]
+        )
+        if len(rates) != len(widths) + 1:
+            raise InputError(
+                f"dropout must be one number or {len(widths) + 1} (hidden layers and output), "
+                f"got {len(rates)}."
+            )
+        if output_dropout is not None:
+            rates[-1] = output_dropout
+        self.in_features = check_positive("in_features", in_features)
+        self.out_features = check_positive("out_features", out_features)
+        self.hidden_features = tuple(widths)
+        blocks: list[nn.Module] = []
+        for rate, inputs, width in zip(rates, [in_features, *widths], widths, strict=False):
+            block: list[nn.Module] = []
+            if check_probability("dropout", rate):
+                block.append(nn.Dropout(rate))
+            block.append(nn.Linear(inputs, width, bias, device, dtype))
+            if norm is not None:
+                block.append(_Normed(_make_norm(norm, width, device, dtype)))
+            block.append(make_activation(activation))
+            blocks.append(nn.Sequential(*block))
+        self.layers = nn.Sequential(*blocks)
+        self.output_dropout = nn.Dropout(check_probability("output_dropout", rates[-1]))
+        self.output = nn.Linear([in_features, *widths][-1], out_features, bias, device, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map features `(..., in_features)` to logits `(..., out_features)`."""
+        return self.output(self.output_dropout(self.layers(x)))
+
+
+class ProgressiveNet(nn.Module):
+    """Densely connected chain: every layer sees the whole input and all earlier layers.
+
+    The Progressive SpinalNet of the same authors; not a split network. Layer 1 sees the input as
+    it is, all later layers and the output row see one dropped copy of it (a single mask).
+
+    Shape:
+        input `(..., in_features)`, output logits `(..., out_features)`.
+
+    Args:
+        in_features: Number of input features.
+        out_features: Number of outputs.
+        hidden_features: Width of every layer.
+        num_layers: Number of hidden layers.
+        activation: Name or module factory; one instance serves all layers.
+        norm: `"batch"`, `"layer"` or `None`.
+        input_dropout: Probability of dropping a feature in the shared copy of the input.
+        dropout: Probability before every hidden linear map.
+        output_dropout: The same before the output row; `None` means equal to `dropout`.
+        bias: Whether the linear maps have a bias.
+        device: Where the parameters are made.
+        dtype: Type of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        hidden_features: int,
+        num_layers: int = 4,
+        *,
+        activation: Activation = "relu",
+        norm: str | None = None,
+        input_dropout: float = 0.2,
+        dropout: float = 0.0,
+        output_dropout: float | None = None,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.in_features = check_positive("in_features", in_features)
+        self.out_features = check_positive("out_features", out_features)
+        self.hidden_features = check_positive("hidden_features", hidden_features)
+        self.num_layers = check_positive("num_layers", num_layers)
+        self.input_dropout = nn.Dropout(check_probability("input_dropout", input_dropout))
+        self.dropout = nn.Dropout(check_probability("dropout", dropout))
+        self.output_dropout = nn.Dropout(
+            check_probability(
+                "output_dropout", dropout if output_dropout is None else output_dropout
+            )
+        )
+        self.layers = nn.ModuleList(
+            [
+                nn.Linear(
+                    in_features + layer * hidden_features, hidden_features, bias, device, dtype
+                )
+                for layer in range(num_layers)
+            ]
+        )
+        self.norms = nn.ModuleList(
+            [_make_norm(norm, hidden_features, device, dtype) for _ in range(num_layers)]
+            if norm is not None
+            else []
+        )
+        self.activation = make_activation(activation)
+        self.output = nn.Linear(
+            in_features + num_layers * hidden_features, out_features, bias, device, dtype
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map features `(..., in_features)` to logits `(..., out_features)`."""
+        rows = x.reshape(-1, self.in_features)
+        seen = rows
+        dropped = self.input_dropout(rows)
+        for index, linear in enumerate(self.layers):
+            z = linear(self.dropout(seen))
+            if self.norms:
+                z = self.norms[index](z)
+            hidden = self.activation(z)
+            seen = torch.cat([dropped if index == 0 else seen, hidden], dim=-1)
+        logits = self.output(self.output_dropout(seen))
+        return logits.reshape(*x.shape[:-1], self.out_features)
+
+
+def matched_mlp(
+    in_features: int,
+    out_features: int,
+    num_params: int,
+    *,
+    activation: Activation = "relu",
+    norm: str | None = None,
+    dropout: float = 0.0,
+    output_dropout: float | None = None,
+    bias: bool = True,
+    device: Any = None,
+    dtype: Any = None,
+) -> MLPHead:
+    """Return a one-hidden-layer `MLPHead` whose parameter count is nearest to `num_params`.
+
+    The control of every comparison: same features in, same budget, no spine.
+
+    Raises:
+        InputError: If even one hidden neuron has more than twice `num_params`.
+    """
+    check_positive("num_params", num_params)
+    per_neuron = in_features + out_features + (1 if bias else 0) + (2 if norm is not None else 0)
+    fixed = out_features if bias else 0
+    width = max(1, round((num_params - fixed) / per_neuron))
+    if per_neuron * width + fixed > 2 * num_params:
+        raise InputError(
+            f"no MLP on {in_features} features and {out_features} outputs is near "
+            f"{num_params} parameters (the smallest has {per_neuron + fixed})."
+        )
+    return MLPHead(
+        in_features,
+        out_features,
+        width,
+        activation=activation,
+        norm=norm,
+        dropout=dropout,
+        output_dropout=output_dropout,
+        bias=bias,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def _shared(in_features: int, out_features: int, hidden_features: int, **options: Any) -> SpinalNet:
+    return SpinalNet(in_features, out_features, hidden_features, **options, share_weights=True)
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """One head: how it is built, the class whose arguments are its options, one line for people."""
+
+    build: Callable[..., nn.Module]
+    options: Callable[..., nn.Module]
+    summary: str
+
+
+HEADS: dict[str, HeadSpec] = {
+    "spinal": HeadSpec(SpinalNet, SpinalNet, "chain of narrow layers, each fed a slice"),
+    "spinal-shared": HeadSpec(_shared, SpinalNet, "the same with one matrix for all later layers"),
+    "mlp": HeadSpec(MLPHead, MLPHead, "the fully connected layers a spinal head replaces"),
+    "matched": HeadSpec(matched_mlp, matched_mlp, "MLP with the spinal head's parameter count"),
+    "linear": HeadSpec(LinearHead, LinearHead, "one linear map"),
+    "progressive": HeadSpec(ProgressiveNet, ProgressiveNet, "dense chain: every layer sees all"),
+}
+
+
+def make_head(name: str, in_features: int, out_features: int, **options: Any) -> nn.Module:
+    """Build the head `name` of `HEADS`; `options` are its class's keyword arguments.
+
+    Raises:
+        InputError: If the name or an option is unknown, or a needed option is missing.
+    """
+    if name not in HEADS:
+        raise unknown_name("head", name, HEADS)
+    spec = HEADS[name]
+    parameters = inspect.signature(spec.options).parameters
+    allowed = [option for option in parameters if option not in ("in_features", "out_features")]
+    if spec.build is _shared:
+        allowed.remove("share_weights")
+    for option in options:
+        if option not in allowed:
+            raise unknown_name(f"option of head '{name}'", option, allowed)
+    missing = [
+        option
+        for option in allowed
+        if parameters[option].default is inspect.Parameter.empty and option not in options
+    ]
+    if missing:
+        raise InputError(f"head '{name}' needs the option {', '.join(missing)}.")
+    return spec.build(in_features, out_features, **options)
+
+
+@dataclass(frozen=True)
+class Count:
+    """A number for the whole model and its two parts, `total = trunk + head`.
+
+    A model without a `head` attribute is all trunk.
+    """
+
+    total: int
+    trunk: int
+    head: int
+
+
+def count_params(model: nn.Module) -> Count:
+    """Count parameters (buffers not included), split at `model.head`."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    head = getattr(model, "head", None)
+    of_head = sum(p.numel() for p in head.parameters()) if isinstance(head, nn.Module) else 0
+    return Count(total, total - of_head, of_head)
+
+
+def count_macs(model: nn.Module, input_shape: Sequence[int]) -> Count:
+    """Count multiply-accumulates of convolutions and linear maps for ONE input.
+
+    Biases, norms, pooling and activations are not counted, nor are products of two activations
+    (attention scores). Counted by forward hooks from actual output shapes: the counter that
+    torch ships sees operations, so it would count our fused and packed paths differently from
+    the same chain written longhand.
+
+    Args:
+        model: Any module; run once in eval mode on zeros. Its mode is restored.
+        input_shape: Shape without the batch dimension, for example `(1, 28, 28)`.
+    """
+    counts: dict[nn.Module, int] = {}
+
+    def add(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if isinstance(module, SpinalLayer):
+            rows = output.numel() // module.out_features
+            counts[module] = counts.get(module, 0) + rows * module.macs()
+        else:
+            per_output = module.weight[0].numel()  # type: ignore[union-attr, index, operator]
+            counts[module] = counts.get(module, 0) + output.numel() * per_output
+
+    kinds = (SpinalLayer, nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    hooks = [m.register_forward_hook(add) for m in model.modules() if isinstance(m, kinds)]
+    modes = {module: module.training for module in model.modules()}
+    anchor = next(model.parameters(), torch.empty(0))
+    try:
+        model.eval()
+        with torch.no_grad():
+            model(torch.zeros(1, *input_shape, dtype=anchor.dtype, device=anchor.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    head = getattr(model, "head", None)
+    in_head = set(head.modules()) if isinstance(head, nn.Module) else set()
+    total = sum(counts.values())
+    of_head = sum(macs for module, macs in counts.items() if module in in_head)
+    return Count(total, total - of_head, of_head)

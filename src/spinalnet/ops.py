@@ -1,0 +1,306 @@
+"""The spinal recurrence as a function: one meaning, several ways to compute it.
+
+A spinal hidden layer is a chain of `L` narrow layers. Layer `l` sees slice `l mod S` of the
+input and the output of layer `l - 1`::
+
+    h_0 = act(A_0 s_0 + b_0)
+    h_l = act(A_l s_(l mod S) + B_l h_(l-1) + b_l)         l = 1 ... L-1
+    y   = [h_0 | h_1 | ... | h_(L-1)]                      (then, if asked for, C y + d)
+
+Dimensions used throughout: `B` batch, `D` in_features, `S` num_splits, `L` num_layers,
+`H` hidden_features, `K` out_features. `W_l = [A_l | B_l]` is one matrix per layer: first the
+columns of the slice, last the `H` columns of the previous layer. That order is the paper's and
+decides whether published weights load.
+
+Every backend below computes the same numbers; `BACKENDS` is the one table of them and
+`choose_backend` the one place that picks, and can say why. MACs are multiply-accumulates
+(1 MAC = 2 FLOPs); biases and activations are not counted.
+
+Source: Kabir et al., "SpinalNet: Deep Neural Network with Gradual Input", arXiv:2007.03347.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spinalnet._checks import BackendUnavailable, InputError, check_positive, unknown_name
+
+Elementwise = Callable[[Tensor], Tensor]
+
+
+def split_sizes(in_features: int, num_splits: int) -> tuple[int, ...]:
+    """Return the lengths of `num_splits` contiguous slices that cover `in_features` exactly.
+
+    The lengths differ by at most one, longer slices first (9 features in 2 slices: 5 and 4),
+    so no feature is dropped and none is used twice.
+
+    Raises:
+        InputError: If `num_splits` is not in [1, in_features].
+
+    Example:
+        >>> split_sizes(9, 2)
+        (5, 4)
+    """
+    check_positive("in_features", in_features)
+    check_positive("num_splits", num_splits)
+    if num_splits > in_features:
+        raise InputError(
+            f"num_splits must be between 1 and in_features={in_features}, got {num_splits}. "
+            "Lower num_splits or give more features."
+        )
+    short, longer = divmod(in_features, num_splits)
+    return (short + 1,) * longer + (short,) * (num_splits - longer)
+
+
+def spinal_macs(
+    in_features: int,
+    hidden_features: int,
+    num_layers: int,
+    num_splits: int = 2,
+    out_features: int = 0,
+) -> int:
+    """Return the multiply-accumulates of one row through the chain and `out_features` outputs."""
+    sizes = split_sizes(in_features, num_splits)
+    sliced = sum(sizes[layer % num_splits] for layer in range(num_layers))
+    chained = (num_layers - 1) * hidden_features
+    return hidden_features * (sliced + chained) + num_layers * hidden_features * out_features
+
+
+@dataclass(frozen=True)
+class SpinalCall:
+    """What a backend has to know to say whether, and how fast, it can serve one call."""
+
+    batch: int
+    in_features: int
+    hidden_features: int
+    num_layers: int
+    num_splits: int
+    negative_slope: float | None  # of a piecewise linear activation, None for any other
+    normed: bool
+    masked: bool
+    dtype: torch.dtype
+    device: str
+
+
+def spinal_reference(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor] | None,
+    *,
+    num_splits: int,
+    activation: Elementwise,
+    norms: Sequence[Elementwise] | None = None,
+    dropout_masks: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """Compute the chain as the paper writes it: slice, concatenate, linear, norm, activation.
+
+    The slow truth that every other backend is tested against. Arguments as in `spinal`, except
+    that `activation` must be callable.
+    """
+    hidden_features = weights[0].shape[0]
+    sizes = split_sizes(x.shape[-1], num_splits)
+    slices = x.split(sizes, dim=-1)
+    hidden: list[Tensor] = []
+    for layer, weight in enumerate(weights):
+        size = sizes[layer % num_splits]
+        inputs = slices[layer % num_splits]
+        if hidden:
+            inputs = torch.cat([inputs, hidden[-1]], dim=-1)
+            if weight.shape[1] > size + hidden_features:
+                # One matrix shared by slices of unequal length: the short slice has no last
+                # column, as if it were padded with a zero.
+                weight = torch.cat([weight[:, :size], weight[:, -hidden_features:]], dim=1)
+        if dropout_masks is not None:
+            inputs = inputs * dropout_masks[layer]
+        z = F.linear(inputs, weight, None if biases is None else biases[layer])
+        if norms is not None:
+            z = norms[layer](z)
+        hidden.append(activation(z))
+    return torch.cat(hidden, dim=-1)
+
+
+def spinal_packed(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor] | None,
+    *,
+    num_splits: int,
+    activation: Elementwise,
+    norms: Sequence[Elementwise] | None = None,
+    dropout_masks: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """Compute the chain with one matrix product per slice plus the small sequential part.
+
+    `A_l s` of all layers that share a slice is known before the chain starts, so it is one
+    product per slice; only `B_l h` is sequential. With dropout each layer masks the slice anew,
+    so its product stays its own. Plain torch operations: differentiates twice, exports, compiles
+    and runs on every device and dtype. Arguments as in `spinal_reference`.
+    """
+    num_layers, hidden_features = len(weights), weights[0].shape[0]
+    sizes = split_sizes(x.shape[-1], num_splits)
+    slices = x.split(sizes, dim=-1)
+    projected: list[Tensor | None] = [None] * num_layers
+    if dropout_masks is None:
+        for split in range(min(num_splits, num_layers)):
+            layers = range(split, num_layers, num_splits)
+            # A shared matrix applied to the same slice is one product, however often it is used.
+            distinct = list({id(weights[layer]): weights[layer] for layer in layers}.values())
+            column = {id(weight): index for index, weight in enumerate(distinct)}
+            packed = torch.cat([weight[:, : sizes[split]] for weight in distinct])
+            products = F.linear(slices[split], packed).split(hidden_features, dim=-1)
+            for layer in layers:
+                projected[layer] = products[column[id(weights[layer])]]
+
+    hidden: list[Tensor] = []
+    for layer, weight in enumerate(weights):
+        size = sizes[layer % num_splits]
+        mask = None if dropout_masks is None else dropout_masks[layer]
+        z = projected[layer]
+        if z is None:
+            assert mask is not None
+            z = F.linear(slices[layer % num_splits] * mask[..., :size], weight[:, :size])
+        if biases is not None:
+            z = z + biases[layer]
+        if hidden:
+            previous = hidden[-1] if mask is None else hidden[-1] * mask[..., size:]
+            z = z + F.linear(previous, weight[:, -hidden_features:])
+        if norms is not None:
+            z = norms[layer](z)
+        hidden.append(activation(z))
+    return torch.cat(hidden, dim=-1)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to compute the chain: `run`, and `why_not` (None when it can serve the call)."""
+
+    run: Callable[..., Tensor]
+    why_not: Callable[[SpinalCall], str | None]
+
+
+@dataclass(frozen=True)
+class BackendChoice:
+    """The backend a call takes and the reason, for people."""
+
+    name: str
+    reason: str
+
+
+def _always(_: SpinalCall) -> str | None:
+    return None
+
+
+BACKENDS: dict[str, Backend] = {
+    "reference": Backend(spinal_reference, _always),
+    "packed": Backend(spinal_packed, _always),
+}
+
+_forced: ContextVar[str | None] = ContextVar("spinalnet_backend", default=None)
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Compute every spinal layer inside the block with backend `name` ("auto" to choose freely).
+
+    Raises:
+        InputError: If there is no such backend.
+    """
+    if name != "auto" and name not in BACKENDS:
+        raise unknown_name("backend", name, ["auto", *BACKENDS])
+    token = _forced.set(None if name == "auto" else name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def choose_backend(call: SpinalCall, requested: str | None = None) -> BackendChoice:
+    """Return the backend that serves `call`, and why.
+
+    An explicit `requested` wins, then `use_backend`, then the measured rule.
+
+    Raises:
+        InputError: If the requested backend does not exist.
+        BackendUnavailable: If the requested backend cannot serve this call.
+    """
+    name = requested if requested not in (None, "auto") else _forced.get()
+    if name is not None:
+        if name not in BACKENDS:
+            raise unknown_name("backend", name, ["auto", *BACKENDS])
+        reason = BACKENDS[name].why_not(call)
+        if reason is not None:
+            raise BackendUnavailable(f"backend '{name}' cannot serve this call: {reason}")
+        return BackendChoice(name, "asked for by name")
+    if call.masked:
+        return BackendChoice("reference", "each layer drops other inputs, nothing can be grouped")
+    if call.num_layers <= call.num_splits:
+        return BackendChoice("reference", "no two layers share a slice, nothing can be grouped")
+    return BackendChoice("packed", "one product per slice instead of one per layer")
+
+
+def spinal(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor] | None,
+    *,
+    num_splits: int,
+    activation: Elementwise = torch.relu,
+    negative_slope: float | None = None,
+    norms: Sequence[Elementwise] | None = None,
+    dropout_masks: Sequence[Tensor] | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Run a spinal chain and return the outputs of all its layers side by side.
+
+    Args:
+        x: Input features. Shape `(B, D)`, any floating dtype.
+        weights: One matrix per layer, `(H, D_0)` for the first and `(H, D_s + H)` for the others,
+            slice columns first. A matrix shared between layers is passed once per layer, with
+            as many slice columns as the longest slice.
+        biases: One vector `(H,)` per layer, or `None`.
+        num_splits: Number of contiguous slices that the layers cycle through.
+        activation: Elementwise function applied to every layer.
+        norms: One module per layer, applied between the linear map and the activation.
+        dropout_masks: One already scaled keep mask `(B, D_s + H)` per layer input.
+        negative_slope: Set it to promise that `activation` is `z if z > 0 else slope * z`: 0 for
+            relu, 1 for the identity. Fused backends need that promise.
+        backend: Name from `BACKENDS`, or `None` to choose (see `choose_backend`).
+
+    Returns:
+        Hidden outputs of all layers. Shape `(B, L * H)`.
+
+    Raises:
+        InputError: If the shapes do not fit or the backend is unknown.
+        BackendUnavailable: If the backend asked for cannot serve this call.
+    """
+    if x.dim() != 2:
+        raise InputError(f"x must have shape (batch, features), got {tuple(x.shape)}.")
+    call = SpinalCall(
+        batch=x.shape[0],
+        in_features=x.shape[1],
+        hidden_features=weights[0].shape[0],
+        num_layers=len(weights),
+        num_splits=num_splits,
+        negative_slope=negative_slope,
+        normed=norms is not None,
+        masked=dropout_masks is not None,
+        dtype=x.dtype,
+        device=x.device.type,
+    )
+    choice = choose_backend(call, backend)
+    return BACKENDS[choice.name].run(
+        x,
+        weights,
+        biases,
+        num_splits=num_splits,
+        activation=activation,
+        norms=norms,
+        dropout_masks=dropout_masks,
+    )
