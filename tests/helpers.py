@@ -1,0 +1,24 @@
+"""One tolerance table and one comparison for the whole test-suite."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Relative root-mean-square error against the float64 truth.
+TOL = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+
+
+def relative_rms(actual: Tensor, expected: Tensor) -> float:
+    """Root-mean-square difference over root-mean-square of `expected` (1 if that is 0)."""
+    actual, expected = actual.double(), expected.double()
+    scale = expected.square().mean().sqrt() if expected.numel() else torch.tensor(0.0)
+    error = (actual - expected).square().mean().sqrt() if expected.numel() else torch.tensor(0.0)
+    return float(error / scale) if scale > 0 else float(error)
+
+
+def assert_close(name: str, actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+    """Compare with the tolerance of `dtype`; the message names the tensor."""
+    assert actual.shape == expected.shape, f"{name}: shape {actual.shape} != {expected.shape}"
+    error = relative_rms(actual, expected)
+    assert error <= TOL[dtype], f"{name}: relative RMS error {error:.2e} > {TOL[dtype]:.0e}"

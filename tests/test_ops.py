@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import paper_reference
+from helpers import assert_close
+from spinalnet import BackendUnavailable, InputError, ops, use_backend
+
+ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], float | None]] = {
+    "relu": (torch.relu, 0.0),
+    "leaky_relu": (torch.nn.functional.leaky_relu, 0.01),
+    "identity": (lambda z: z, 1.0),
+    "tanh": (torch.tanh, None),
+}
+
+
+def servable(call: ops.SpinalCall) -> list[str]:
+    return [name for name, backend in ops.BACKENDS.items() if backend.why_not(call) is None]
+
+
+def problem(
+    batch: int,
+    in_features: int,
+    splits: int,
+    layers: int,
+    hidden: int,
+    dtype: torch.dtype,
+    *,
+    shared: bool = False,
+    bias: bool = True,
+) -> tuple[Tensor, list[Tensor], list[Tensor] | None]:
+    generator = torch.Generator().manual_seed(batch + 31 * in_features + 7 * layers + hidden)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    sizes = ops.split_sizes(in_features, splits)
+    if shared and layers > 1:
+        longest = max(sizes[layer % splits] for layer in range(1, layers))
+        later = draw(hidden, longest + hidden) / (longest + hidden) ** 0.5
+        weights = [draw(hidden, sizes[0]), *[later] * (layers - 1)]
+    else:
+        weights = [
+            draw(hidden, sizes[layer % splits] + (hidden if layer else 0))
+            for layer in range(layers)
+        ]
+        weights = [w / w.shape[1] ** 0.5 for w in weights]
+    return draw(batch, in_features), weights, [draw(hidden) for _ in weights] if bias else None
+
+
+def outputs_and_gradients(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor] | None,
+    backend: str,
+    **options: object,
+) -> dict[str, Tensor]:
+    leaves = {id(w): w.detach().clone().requires_grad_() for w in weights}
+    x = x.detach().clone().requires_grad_()
+    ws = [leaves[id(w)] for w in weights]
+    bs = None if biases is None else [b.detach().clone().requires_grad_() for b in biases]
+    y = ops.spinal(x, ws, bs, backend=backend, **options)  # type: ignore[arg-type]
+    # A loss whose gradient differs per output, so that swapped outputs cannot cancel.
+    ramp = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).reshape(y.shape)
+    (y * ramp).sum().backward()
+    found = {"output": y.detach(), "grad x": x.grad}
+    found |= {f"grad weight {i}": leaf.grad for i, leaf in enumerate(leaves.values())}
+    found |= {f"grad bias {i}": b.grad for i, b in enumerate(bs or [])}
+    return found  # type: ignore[return-value]
+
+
+@given(in_features=st.integers(1, 40), num_splits=st.integers(1, 40), data=st.data())
+def test_split_sizes_cover_every_feature_once(
+    in_features: int, num_splits: int, data: st.DataObject
+) -> None:
+    if num_splits > in_features:
+        with pytest.raises(InputError, match=f"in_features={in_features}, got {num_splits}"):
+            ops.split_sizes(in_features, num_splits)
+        return
+    sizes = ops.split_sizes(in_features, num_splits)
+    assert sum(sizes) == in_features
+    assert max(sizes) - min(sizes) <= 1
+    assert list(sizes) == [len(part) for part in paper_reference.slices(in_features, num_splits)]
+
+
+@pytest.mark.parametrize(("splits", "layers"), [(1, 1), (2, 5), (3, 4), (4, 9)])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_reference_is_the_papers_equation(splits: int, layers: int, name: str) -> None:
+    act, _ = ACTIVATIONS[name]
+    x, weights, biases = problem(3, 11, splits, layers, 4, torch.float64)
+    assert biases is not None
+    longhand = paper_reference.spinal_longhand(
+        x.numpy(),
+        [w.numpy() for w in weights],
+        [b.numpy() for b in biases],
+        splits,
+        lambda z: act(torch.from_numpy(z)).numpy(),
+    )
+    y = ops.spinal_reference(x, weights, biases, num_splits=splits, activation=act)
+    np.testing.assert_allclose(y.numpy(), longhand, rtol=1e-12, atol=1e-12)
+
+
+@given(
+    batch=st.integers(0, 9),
+    in_features=st.integers(1, 33),
+    splits=st.integers(1, 5),
+    layers=st.integers(1, 9),
+    hidden=st.integers(1, 19),
+    name=st.sampled_from(sorted(ACTIVATIONS)),
+    shared=st.booleans(),
+    bias=st.booleans(),
+    dtype=st.sampled_from([torch.float64, torch.float32]),
+)
+def test_backends_agree_in_outputs_and_every_gradient(
+    batch: int,
+    in_features: int,
+    splits: int,
+    layers: int,
+    hidden: int,
+    name: str,
+    shared: bool,
+    bias: bool,
+    dtype: torch.dtype,
+) -> None:
+    splits = min(splits, in_features)
+    act, slope = ACTIVATIONS[name]
+    x, weights, biases = problem(
+        batch, in_features, splits, layers, hidden, dtype, shared=shared, bias=bias
+    )
+    upcast = {id(w): w.double() for w in weights}
+    truth = outputs_and_gradients(
+        x.double(),
+        [upcast[id(w)] for w in weights],
+        None if biases is None else [b.double() for b in biases],
+        "reference",
+        num_splits=splits,
+        activation=act,
+    )
+    call = ops.SpinalCall(
+        batch, in_features, hidden, layers, splits, slope, False, False, dtype, "cpu"
+    )
+    for backend in servable(call):
+        found = outputs_and_gradients(
+            x, weights, biases, backend, num_splits=splits, activation=act, negative_slope=slope
+        )
+        assert found.keys() == truth.keys()
+        for key, expected in truth.items():
+            assert_close(f"{backend}: {key}", found[key], expected, dtype)
+
+
+@pytest.mark.parametrize("normed", [False, True])
+def test_backends_agree_with_dropout_masks_and_norms(normed: bool) -> None:
+    x, weights, biases = problem(6, 13, 3, 7, 5, torch.float64)
+    masks = [torch.rand(6, w.shape[1], dtype=x.dtype).lt(0.7) / 0.7 for w in weights]
+    norms = [torch.nn.LayerNorm(5, dtype=x.dtype) for _ in weights] if normed else None
+    options = {"num_splits": 3, "activation": torch.relu, "negative_slope": 0.0}
+    results = {
+        backend: outputs_and_gradients(
+            x, weights, biases, backend, norms=norms, dropout_masks=masks, **options
+        )
+        for backend in ("reference", "packed")
+    }
+    for key, expected in results["reference"].items():
+        assert_close(key, results["packed"][key], expected, torch.float64)
+    unmasked = outputs_and_gradients(x, weights, biases, "packed", norms=norms, **options)
+    assert not torch.allclose(unmasked["output"], results["packed"]["output"])
+
+
+def test_double_backward_of_the_plain_torch_paths() -> None:
+    x, weights, biases = problem(2, 5, 2, 3, 3, torch.float64)
+    for backend in ("reference", "packed"):
+        assert torch.autograd.gradgradcheck(
+            lambda x, *ws, backend=backend: ops.spinal(
+                x, ws, biases, num_splits=2, activation=torch.tanh, backend=backend
+            ),
+            (x.requires_grad_(), *[w.requires_grad_() for w in weights]),
+        )
+
+
+def test_requested_backend_wins_and_unknown_ones_are_named() -> None:
+    call = ops.SpinalCall(4, 8, 3, 6, 2, 0.0, False, False, torch.float32, "cpu")
+    assert ops.choose_backend(call, "reference").name == "reference"
+    with use_backend("reference"):
+        assert ops.choose_backend(call).name == "reference"
+        assert ops.choose_backend(call, "packed").name == "packed"
+        with use_backend("auto"):
+            assert ops.choose_backend(call).reason != "asked for by name"
+    assert ops.choose_backend(call).reason
+    with pytest.raises(InputError, match="did you mean 'packed'"):
+        ops.choose_backend(call, "pakced")
+    with pytest.raises(InputError, match="did you mean 'packed'"), use_backend("pakced"):
+        pass
+
+
+def test_a_backend_that_cannot_serve_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    lame = ops.Backend(ops.spinal_packed, lambda call: "it rains.")
+    monkeypatch.setitem(ops.BACKENDS, "lame", lame)
+    call = ops.SpinalCall(4, 8, 3, 6, 2, 0.0, False, False, torch.float32, "cpu")
+    with pytest.raises(BackendUnavailable, match="'lame' cannot serve this call: it rains"):
+        ops.choose_backend(call, "lame")
+
+
+def test_macs_formula_equals_the_papers_heads() -> None:
+    assert ops.spinal_macs(320, 8, 6, 2, 10) == 8_480
+    assert ops.spinal_macs(256, 128, 4, 2, 10) == 119_808
+    assert ops.spinal_macs(2048, 512, 10, 2, 10) == 7_653_376
+
+
+def test_x_must_be_a_matrix() -> None:
+    with pytest.raises(InputError, match=r"shape \(batch, features\), got \(3,\)"):
+        ops.spinal(torch.zeros(3), [torch.zeros(2, 3)], None, num_splits=1)
