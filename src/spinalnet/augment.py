@@ -1,21 +1,525 @@
-"""Batched, per-sample random image transforms on the device."""
+"""Random image transforms for whole batches, on the device, with one draw per image.
+
+Every transform is a function `(images, generator) -> images` and a pure function of its two
+arguments. Distributions are torchvision's, which the tests check draw by draw; three things
+differ, all on purpose:
+
+- torchvision rotates with NEAREST interpolation unless told otherwise; here every warp is
+  BILINEAR.
+- Neighbouring geometric steps become ONE warp (one interpolation, not one per step) wherever
+  that gives the same picture; see `_Warp`.
+- Pixels half outside the image fade to black once; torchvision with an explicit `fill` fades them
+  twice (its result for `fill=None` is the one here).
+
+Images are uint8 `(B, C, H, W)`, or float on the 0..1 scale. Crops and flips keep the dtype;
+everything that computes with pixel values returns float32 on the 0..1 scale. What lies outside the
+image is 0 (black), so augment before normalising.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
+from torch.nn import functional
 
-from spinalnet._checks import unknown_name
+from spinalnet._checks import InputError, unknown_name
 
-Transform = Callable[[Tensor, torch.Generator], Tensor]
-
-AUGMENTATIONS: dict[str, Callable[..., Transform]] = {}
+Transform = Callable[[Tensor, Generator], Tensor]
 
 
-def build_augment(spec: str) -> Transform | None:
-    """Return the transform a spec such as `"crop:4+flip"` stands for, `None` for `"none"`."""
+def _to_float(images: Tensor) -> Tensor:
+    """Bring uint8 images to float32 on the 0..1 scale; leave float images alone."""
+    return images.float().div_(255) if images.dtype == torch.uint8 else images
+
+
+def _uniform(low: float, high: float, shape: tuple[int, ...], generator: Generator) -> Tensor:
+    """Draw uniformly from [low, high)."""
+    draw = torch.rand(shape, generator=generator, device=generator.device)
+    return draw.mul_(high - low).add_(low)
+
+
+def _per_image(values: Tensor) -> Tensor:
+    """Shape `(B,)` for broadcasting over `(B, C, H, W)`."""
+    return values.view(-1, 1, 1, 1)
+
+
+# --- geometry: where does each output pixel read? -------------------------------------------------
+# Coordinates are in pixels with the centre of the first pixel at (0.5, 0.5), so that an image of
+# width W spans 0..W. A map takes OUTPUT coordinates to INPUT coordinates.
+
+
+@dataclass(frozen=True)
+class _Map:
+    """One coordinate map per image.
+
+    Attributes:
+        matrix: Homographies in homogeneous (x, y, 1). Shape `(B, 3, 3)`.
+        box: Bounds (x_low, y_low, x_high, y_high) that read coordinates are clamped to, so that
+            nothing outside a crop is seen. Shape `(B, 4)`, or `None`.
+        projective: Whether the last row can be other than (0, 0, 1).
+    """
+
+    matrix: Tensor
+    box: Tensor | None = None
+    projective: bool = False
+
+
+def _apply(matrix: Tensor, x: Tensor, y: Tensor, projective: bool) -> tuple[Tensor, Tensor]:
+    """Map coordinates `x`, `y`, each broadcastable to `(B, H, W)`."""
+    rows = [[matrix[:, i, j].view(-1, 1, 1) for j in range(3)] for i in range(3)]
+    # Summed so that a column of x and a row of y meet only once, in the last addition.
+    new_x, new_y = (row[0] * x + (row[1] * y + row[2]) for row in rows[:2])
+    if projective:
+        scale = (rows[2][0] * x + (rows[2][1] * y + rows[2][2])).reciprocal_()
+        new_x, new_y = new_x * scale, new_y * scale
+    return new_x, new_y
+
+
+def _warp(images: Tensor, maps: Sequence[_Map]) -> Tensor:
+    """Apply `maps` in order (the first acts on the image first) with one bilinear sampling."""
+    images = _to_float(images)
+    batch, _, height, width = images.shape
+    x = torch.arange(width, device=images.device, dtype=torch.float32).add_(0.5).view(1, 1, -1)
+    y = torch.arange(height, device=images.device, dtype=torch.float32).add_(0.5).view(1, -1, 1)
+    matrix: Tensor | None = None
+    projective = False
+    for step in reversed(maps):  # from the output back to the image
+        matrix = step.matrix if matrix is None else step.matrix @ matrix
+        projective |= step.projective
+        if step.box is not None:
+            x, y = _apply(matrix, x, y, projective)
+            x_low, y_low, x_high, y_high = (bound.view(-1, 1, 1) for bound in step.box.unbind(1))
+            x, y = x.clamp(x_low, x_high), y.clamp(y_low, y_high)
+            matrix, projective = None, False
+    if matrix is not None:
+        x, y = _apply(matrix, x, y, projective)
+    grid = torch.empty(batch, height, width, 2, device=images.device)
+    grid[..., 0] = x * (2 / width) - 1
+    grid[..., 1] = y * (2 / height) - 1
+    return functional.grid_sample(
+        images, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=False
+    )
+
+
+@dataclass(frozen=True)
+class _Warp:
+    """A geometric step: callable on its own, and open to being merged with its neighbours.
+
+    Two steps in a row may be merged unless the first pushes content off the canvas AND the second
+    reads from beyond the canvas: one warp would then bring back what two warps have lost.
+
+    Attributes:
+        draw: `(batch, height, width, generator) -> _Map`.
+        loses_content: Whether parts of the image may leave the canvas.
+        reads_outside: Whether the output may show what lies beyond the canvas.
+    """
+
+    draw: Callable[[int, int, int, Generator], _Map]
+    loses_content: bool
+    reads_outside: bool
+
+    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+        return _WarpChain((self,))(images, generator)
+
+
+@dataclass(frozen=True)
+class _WarpChain:
+    """Geometric steps applied in order with a single sampling of the image."""
+
+    steps: tuple[_Warp, ...]
+
+    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+        batch, _, height, width = images.shape
+        return _warp(images, [step.draw(batch, height, width, generator) for step in self.steps])
+
+    def can_take(self, step: _Warp) -> bool:
+        """Whether `step` may be merged as the last of the chain."""
+        return not (step.reads_outside and any(s.loses_content for s in self.steps))
+
+
+def _quad_to_rectangle(corners: Tensor, height: int, width: int) -> Tensor:
+    """Return the homographies that take four corners to those of the rectangle.
+
+    The rectangle is (0, 0)..(width - 1, height - 1), as in torchvision. Closed form, so that no
+    linear system is solved: the unit square is mapped to the quadrilateral and that map inverted.
+
+    Args:
+        corners: Top left, top right, bottom right, bottom left, as (x, y). Shape `(B, 4, 2)`.
+        height: Image height.
+        width: Image width.
+
+    Returns:
+        Matrices, up to scale. Shape `(B, 3, 3)`.
+
+    Source: P. Heckbert, Fundamentals of Texture Mapping and Image Warping (1989), section 2.2.3.
+    """
+    q0, q1, q2, q3 = corners.unbind(1)
+    d1, d2, total = q1 - q2, q3 - q2, q0 - q1 + q2 - q3
+
+    def cross(a: Tensor, b: Tensor) -> Tensor:
+        return (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).unsqueeze(1)
+
+    area = cross(d1, d2)
+    g, h = cross(total, d2) / area, cross(d1, total) / area  # (B, 1)
+    one = torch.ones_like(g)
+    # Columns of the map from the unit square to the quadrilateral, each (B, 3).
+    c0 = torch.cat([q1 - q0 + g * q1, g], 1)
+    c1 = torch.cat([q3 - q0 + h * q3, h], 1)
+    c2 = torch.cat([q0, one], 1)
+    # Rows of its adjugate, which is its inverse up to scale.
+    rows = [torch.linalg.cross(c1, c2), torch.linalg.cross(c2, c0), torch.linalg.cross(c0, c1)]
+    return torch.stack([rows[0] * (width - 1), rows[1] * (height - 1), rows[2]], 1)
+
+
+def _rotation_about_centre(
+    degrees: Tensor, height: int, width: int, shift: Tensor | None = None
+) -> Tensor:
+    """Return the maps of a counter-clockwise rotation followed by a shift of the image.
+
+    Args:
+        degrees: Angles. Shape `(B,)`.
+        height: Image height.
+        width: Image width.
+        shift: How far the picture moves, (x, y) in pixels. Shape `(B, 2)`, or `None`.
+
+    Returns:
+        Matrices from output to input coordinates. Shape `(B, 3, 3)`.
+    """
+    radians = degrees * (math.pi / 180)
+    cos, sin = radians.cos(), radians.sin()
+    centre_x, centre_y = width / 2, height / 2
+    moved_x, moved_y = centre_x, centre_y
+    if shift is not None:
+        moved_x, moved_y = centre_x + shift[:, 0], centre_y + shift[:, 1]
+    zero, one = torch.zeros_like(cos), torch.ones_like(cos)
+    entries = [
+        *(cos, -sin, centre_x - cos * moved_x + sin * moved_y),
+        *(sin, cos, centre_y - sin * moved_x - cos * moved_y),
+        *(zero, zero, one),
+    ]
+    return torch.stack(entries, 1).view(-1, 3, 3)
+
+
+def _box_to_full(boxes: Tensor, height: int, width: int) -> _Map:
+    """Return the maps that enlarge boxes (top, left, height, width), shape `(B, 4)`, to full size.
+
+    Reading is clamped to the centres of the box's own border pixels, as resizing a crop does.
+    """
+    top, left, box_height, box_width = boxes.float().unbind(1)
+    zero, one = torch.zeros_like(top), torch.ones_like(top)
+    entries = [
+        *(box_width / width, zero, left),
+        *(zero, box_height / height, top),
+        *(zero, zero, one),
+    ]
+    bounds = [left + 0.5, top + 0.5, left + box_width - 0.5, top + box_height - 0.5]
+    return _Map(torch.stack(entries, 1).view(-1, 3, 3), torch.stack(bounds, 1))
+
+
+# --- draws ----------------------------------------------------------------------------------------
+
+
+def _draw_corners(
+    batch: int, height: int, width: int, distortion: float, generator: Generator
+) -> Tensor:
+    """Draw where the corners go: inwards by whole pixels, each axis on its own. `(B, 4, 2)`."""
+    reach = [int(distortion * (size // 2)) for size in (width, height)]
+    inward = torch.stack(
+        [
+            torch.randint(0, r + 1, (batch, 4), generator=generator, device=generator.device)
+            for r in reach
+        ],
+        2,
+    ).float()
+    corners = inward.new_tensor([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]])
+    signs = inward.new_tensor([[1, 1], [-1, 1], [-1, -1], [1, -1]])
+    return corners + signs * inward
+
+
+def _draw_boxes(
+    batch: int,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    generator: Generator,
+) -> Tensor:
+    """Draw crop boxes (top, left, height, width) of random area and aspect ratio. `(B, 4)`.
+
+    As torchvision: ten tries per image, the first that fits counts; if none does, the largest
+    centred box whose aspect ratio is allowed.
+    """
+    tries = (batch, 10)
+    area = _uniform(*scale, tries, generator) * (height * width)
+    aspect = _uniform(math.log(ratio[0]), math.log(ratio[1]), tries, generator).exp_()
+    widths, heights = (area * aspect).sqrt_().round_(), (area / aspect).sqrt_().round_()
+    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    first = fits.float().argmax(1, keepdim=True)  # the first of equal maxima
+    any_fits = fits.any(1)
+    spare_width, spare_height = width, height
+    if width / height < ratio[0]:
+        spare_height = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        spare_width = round(height * ratio[1])
+    box_width = torch.where(any_fits, widths.gather(1, first)[:, 0], spare_width)
+    box_height = torch.where(any_fits, heights.gather(1, first)[:, 0], spare_height)
+    place = _uniform(0.0, 1.0, (batch, 2), generator)
+    room = torch.stack([height - box_height, width - box_width], 1)
+    # min: rounding can lift the product of a number below one to the next integer.
+    random_place = torch.minimum((place * (room + 1)).floor_(), room)
+    corner = torch.where(any_fits[:, None], random_place, (room / 2).floor_())
+    return torch.stack([corner[:, 0], corner[:, 1], box_height, box_width], 1)
+
+
+# --- the steps ------------------------------------------------------------------------------------
+
+
+def _require(condition: bool, rule: str, got: object) -> None:
+    """Raise `InputError` with `rule` unless `condition` holds."""
+    if not condition:
+        raise InputError(f"{rule}, got {got}.")
+
+
+def _is_identity(images: Tensor, generator: Generator) -> Tensor:
+    """Return the images as they are."""
+    return images
+
+
+def random_perspective(distortion: float = 0.5, p: float = 0.5) -> Transform:
+    """Move the four corners inwards by up to `distortion` of half the size, with probability `p`.
+
+    As `torchvision.transforms.RandomPerspective(distortion, p)`.
+    """
+    _require(0 <= distortion <= 1, "perspective: distortion must be in [0, 1]", distortion)
+    _require(0 <= p <= 1, "perspective: p must be in [0, 1]", p)
+    if distortion == 0 or p == 0:
+        return _is_identity
+
+    def draw(batch: int, height: int, width: int, generator: Generator) -> _Map:
+        corners = _draw_corners(batch, height, width, distortion, generator)
+        matrix = _quad_to_rectangle(corners, height, width)
+        chosen = _uniform(0, 1, (batch, 1, 1), generator) < p
+        return _Map(torch.where(chosen, matrix, torch.eye(3, device=matrix.device)), None, True)
+
+    # Corners move inwards only, so the whole image stays on the canvas.
+    return _Warp(draw, loses_content=False, reads_outside=True)
+
+
+def random_rotation(degrees: float) -> Transform:
+    """Rotate about the centre by an angle uniform in `[-degrees, degrees]`.
+
+    As `torchvision.transforms.RandomRotation(degrees, InterpolationMode.BILINEAR)`.
+    """
+    return random_affine(degrees, 0.0)
+
+
+def random_affine(degrees: float, translate: float = 0.1) -> Transform:
+    """Rotate by up to `degrees`, then shift by whole pixels up to `translate` of each side.
+
+    As `torchvision.transforms.RandomAffine(degrees, (translate, translate))`, bilinear.
+    """
+    _require(0 <= degrees <= 180, "rotation: degrees must be in [0, 180]", degrees)
+    _require(0 <= translate <= 1, "affine: translate must be in [0, 1]", translate)
+    if degrees == 0 and translate == 0:
+        return _is_identity
+
+    def draw(batch: int, height: int, width: int, generator: Generator) -> _Map:
+        angles = _uniform(-degrees, degrees, (batch,), generator)
+        shift = None
+        if translate:
+            reach = angles.new_tensor([translate * width, translate * height])
+            shift = (_uniform(-1, 1, (batch, 2), generator) * reach).round_()
+        return _Map(_rotation_about_centre(angles, height, width, shift))
+
+    return _Warp(draw, loses_content=True, reads_outside=True)
+
+
+def random_resized_crop(
+    scale_low: float = 0.08,
+    scale_high: float = 1.0,
+    ratio_low: float = 3 / 4,
+    ratio_high: float = 4 / 3,
+) -> Transform:
+    """Cut a box of random area and aspect ratio and resize it to the size of the image.
+
+    As `torchvision.transforms.RandomResizedCrop(size, scale, ratio)` with the image's own size.
+    """
+    _require(
+        0 < scale_low <= scale_high <= 1,
+        "resized-crop: scales must satisfy 0 < low <= high <= 1",
+        (scale_low, scale_high),
+    )
+    _require(
+        0 < ratio_low <= ratio_high,
+        "resized-crop: ratios must satisfy 0 < low <= high",
+        (ratio_low, ratio_high),
+    )
+
+    def draw(batch: int, height: int, width: int, generator: Generator) -> _Map:
+        scale, ratio = (scale_low, scale_high), (ratio_low, ratio_high)
+        return _box_to_full(
+            _draw_boxes(batch, height, width, scale, ratio, generator), height, width
+        )
+
+    return _Warp(draw, loses_content=True, reads_outside=False)
+
+
+def random_crop(padding: float = 4) -> Transform:
+    """Pad by `padding` black pixels on every side and cut a window of the old size.
+
+    As `torchvision.transforms.RandomCrop(size, padding=padding)` with the image's own size.
+    """
+    pad = int(padding)
+    _require(pad == padding and pad >= 0, "crop: padding must be an integer >= 0", padding)
+    if pad == 0:
+        return _is_identity
+
+    def crop(images: Tensor, generator: Generator) -> Tensor:
+        batch, _, height, width = images.shape
+        padded = functional.pad(images, (pad, pad, pad, pad))
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, C, 2P+1, 2P+1, H, W)
+        place = torch.randint(
+            0, 2 * pad + 1, (2, batch), generator=generator, device=generator.device
+        )
+        return windows[torch.arange(batch, device=images.device), :, place[0], place[1]]
+
+    return crop
+
+
+def _random_flip(name: str, p: float, dim: int) -> Transform:
+    """Mirror each image along `dim` with probability `p`."""
+    _require(0 <= p <= 1, f"{name}: p must be in [0, 1]", p)
+    if p == 0:
+        return _is_identity
+
+    def flip(images: Tensor, generator: Generator) -> Tensor:
+        chosen = _uniform(0, 1, (len(images),), generator) < p
+        return torch.where(_per_image(chosen), images.flip(dim), images)
+
+    return flip
+
+
+def random_horizontal_flip(p: float = 0.5) -> Transform:
+    """Mirror left and right with probability `p`."""
+    return _random_flip("flip", p, -1)
+
+
+def random_vertical_flip(p: float = 0.5) -> Transform:
+    """Mirror top and bottom with probability `p`."""
+    return _random_flip("vertical-flip", p, -2)
+
+
+def random_brightness(strength: float) -> Transform:
+    """Multiply all values by a factor uniform in `[max(0, 1 - strength), 1 + strength]`.
+
+    As `torchvision.transforms.ColorJitter(brightness=strength)`.
+    """
+    _require(strength >= 0, "brightness: strength must be >= 0", strength)
+    if strength == 0:
+        return _is_identity
+
+    def brighten(images: Tensor, generator: Generator) -> Tensor:
+        factor = _uniform(max(0.0, 1 - strength), 1 + strength, (len(images),), generator)
+        return (_to_float(images) * _per_image(factor)).clamp_(0, 1)
+
+    return brighten
+
+
+def random_contrast(strength: float) -> Transform:
+    """Move all values away from, or to, the mean grey of the image by a random factor.
+
+    As `torchvision.transforms.ColorJitter(contrast=strength)`. That class, given several strengths,
+    also shuffles their order; here the order is that of the spec.
+    """
+    _require(strength >= 0, "contrast: strength must be >= 0", strength)
+    if strength == 0:
+        return _is_identity
+
+    def change(images: Tensor, generator: Generator) -> Tensor:
+        images = _to_float(images)
+        factor = _per_image(
+            _uniform(max(0.0, 1 - strength), 1 + strength, (len(images),), generator)
+        )
+        grey = images
+        if images.shape[1] == 3:  # luma of ITU-R BT.601
+            weights = images.new_tensor([0.2989, 0.587, 0.114]).view(1, 3, 1, 1)
+            grey = (images * weights).sum(1, keepdim=True)
+        mean = grey.mean((1, 2, 3), keepdim=True)
+        return (mean + (images - mean) * factor).clamp_(0, 1)
+
+    return change
+
+
+AUGMENTATIONS: dict[str, Callable[..., Transform]] = {
+    "perspective": random_perspective,
+    "rotation": random_rotation,
+    "affine": random_affine,
+    "resized-crop": random_resized_crop,
+    "crop": random_crop,
+    "flip": random_horizontal_flip,
+    "vertical-flip": random_vertical_flip,
+    "brightness": random_brightness,
+    "contrast": random_contrast,
+}
+
+
+def _parse_step(text: str) -> Transform:
+    """Make the transform of one step such as `"rotation:10"`."""
+    name, _, rest = text.partition(":")
+    if name not in AUGMENTATIONS:
+        raise unknown_name("augmentation", name, ["none", *AUGMENTATIONS])
+    factory = AUGMENTATIONS[name]
+    try:
+        arguments = [float(number) for number in rest.split(",")] if rest else []
+        inspect.signature(factory).bind(*arguments)
+    except (ValueError, TypeError) as error:
+        parameters = ",".join(inspect.signature(factory).parameters)
+        raise InputError(
+            f"augmentation '{name}' takes numbers as '{name}:{parameters}', got '{text}'."
+        ) from error
+    return factory(*arguments)
+
+
+@functools.lru_cache(maxsize=64)  # data sources ask again for every batch
+def build_augment(spec: str) -> Transform:
+    """Return the transform that a spec stands for.
+
+    Args:
+        spec: `"none"`, or steps of `AUGMENTATIONS` joined by `+`, each with optional numbers:
+            `"perspective+rotation:10"`, `"crop:4+flip"`, `"rotation:10+resized-crop:0.95,1"`.
+            They act in this order.
+
+    Returns:
+        A function `(images, generator) -> images`. Images are uint8 `(B, C, H, W)` or float on the
+        0..1 scale; the generator must be on their device.
+
+    Raises:
+        InputError: If a step is unknown or its numbers are wrong.
+    """
     if spec == "none":
-        return None
-    raise unknown_name("augmentation", spec, ["none", *AUGMENTATIONS])
+        return _is_identity
+    steps: list[Transform | _WarpChain] = []
+    for text in spec.split("+"):
+        step = _parse_step(text.strip())
+        if step is _is_identity:
+            continue
+        last = steps[-1] if steps else None
+        if not isinstance(step, _Warp):
+            steps.append(step)
+        elif isinstance(last, _WarpChain) and last.can_take(step):
+            steps[-1] = _WarpChain((*last.steps, step))
+        else:
+            steps.append(_WarpChain((step,)))
+
+    def augment(images: Tensor, generator: Generator) -> Tensor:
+        for step in steps:
+            images = step(images, generator)
+        return images
+
+    return augment

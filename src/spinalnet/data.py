@@ -15,8 +15,7 @@ import hashlib
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -140,10 +139,9 @@ def _finish(
     inputs: Tensor, mean: Sequence[float], std: Sequence[float], augment: str, key: tuple[int, ...]
 ) -> Tensor:
     """Augment (before normalisation, so that fill is black) and normalise one batch."""
-    transform = build_augment(augment)
-    if transform is not None:
+    if augment != "none":
         generator = torch.Generator(inputs.device).manual_seed(_stream_seed("augment", *key))
-        inputs = transform(inputs, generator)
+        inputs = build_augment(augment)(inputs, generator)
     return normalize(inputs, mean, std)
 
 
@@ -341,7 +339,7 @@ def _emnist(
 
 
 # How the constants were obtained: "computed" = mean and standard deviation over all pixels of all
-# training images, from the files themselves; "published" = the figure in common use, not recomputed.
+# training images, from the files; "published" = the figure in common use, not recomputed.
 DATASETS: dict[str, DatasetSpec] = {
     spec.name: spec
     for spec in (
