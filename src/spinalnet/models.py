@@ -113,7 +113,7 @@ def head_options(
 
     A head the paper never put on this trunk starts from the spinal head's size and flavour (norm,
     dropout, activation), so that a comparison changes the wiring and nothing else. `matched` gets
-    the parameter count of the spinal head.
+    the parameter count of the spinal head, or of the head `match` with its `match_options`.
     """
     paper = MODELS[model].heads
     if head in paper:
@@ -125,9 +125,14 @@ def head_options(
         if key in ("norm", "dropout", "output_dropout", "activation")
     }
     if head == "matched":
+        twin_head = overrides.pop("match", "spinal")
+        twin_overrides = overrides.pop("match_options", {})
         if "num_params" not in overrides:
+            twin_options = head_options(
+                model, twin_head, num_classes, in_features, **twin_overrides
+            )
             with torch.device("meta"):
-                twin = make_head("spinal", in_features, num_classes, **spinal)
+                twin = make_head(twin_head, in_features, num_classes, **twin_options)
             flavour["num_params"] = sum(p.numel() for p in twin.parameters())
         return {**flavour, **overrides}
     if head in ("spinal-shared", "progressive"):
