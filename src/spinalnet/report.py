@@ -15,11 +15,12 @@ The statistics, in one place:
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,6 +29,8 @@ from spinalnet._checks import InputError
 from spinalnet.runs import RunRecord, load_runs
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from rich.table import Table
 
 ALPHA = 0.05
@@ -566,8 +569,8 @@ def _against(first: HeadSummary, other: HeadSummary, d: Difference, units: _Unit
         unit = " points" if units.metric == "accuracy" else ""
         sentences.append(
             f"The mean difference is {mean}{unit} (95 % interval {low} to {high}); "
-            f"with these seeds and this spread, one below {units.amount((d.high - d.low) / 2)} would not have "
-            "counted as evidence."
+            f"with these seeds and this spread, one below {units.amount((d.high - d.low) / 2)} "
+            "would not have counted as evidence."
         )
     one_example = 1 / units.test_size if units.metric == "accuracy" and units.test_size else 0.0
     if d.outcome in ("better", "worse") and abs(d.mean or 0.0) < one_example:
@@ -694,17 +697,31 @@ def markdown_table(summary: Summary) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+@dataclass(frozen=True)
+class _Figure:
+    """A plot drawn for a light and a dark page, with the text that stands for it."""
+
+    name: str
+    title: str
+    caption: str
+    light: bytes  # PNG
+    dark: bytes
+
+
 def write_report(folder: str | Path, command: str | None = None) -> Path:
     """Write tables, plots and the report page into a comparison folder.
 
-    Everything is rendered before the first file is written; an existing report is replaced.
+    Everything is rendered before the first file is written, and the same runs give the same
+    page; an existing report is replaced.
 
     Args:
         folder: The folder that `spinalnet compare --out` wrote.
         command: The command to print in the report; None takes it from `comparison.yaml`.
 
     Returns:
-        Path of `report.html`. Beside it lie `summary.json` and `summary.csv`.
+        Path of `report.html`, one page without external parts. Beside it lie `summary.json`,
+        `summary.csv`, `learning_curves.png`, `accuracy_vs_params.png` and, for classification,
+        `confusion.png`.
 
     Raises:
         InputError: If there is no finished run, the runs do not belong together, or the folder
@@ -713,19 +730,31 @@ def write_report(folder: str | Path, command: str | None = None) -> Path:
     folder = Path(folder)
     comparison = _read(folder)
     summary = _summary(comparison, command)
+    confusions = _confusions(comparison, summary)
+    figures = [
+        _learning_curves(comparison, summary),
+        _metric_against_params(summary),
+        *([_confusion_figure(confusions)] if confusions else []),
+    ]
     record = summary.as_dict()
-    files: dict[str, bytes] = {
+    files = {
         "summary.json": (json.dumps(record, indent=2, allow_nan=False) + "\n").encode(),
         "summary.csv": _csv(record).encode(),
+        **{f"{figure.name}.png": figure.light for figure in figures},
+        "report.html": _page(summary, figures, confusions).encode(),
     }
-    try:
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
-    except OSError as error:
-        raise InputError(
-            f"the report needs a writable folder, cannot write '{error.filename}' "
-            f"({error.strerror}). Change its permissions or copy the folder."
-        ) from error
+    for name, content in files.items():
+        aside = folder / f".{name}.tmp"  # renamed when complete: never half a file
+        try:
+            aside.write_bytes(content)
+            aside.replace(folder / name)
+        except OSError as error:
+            raise InputError(
+                f"cannot write {folder / name}: {error.strerror}. "
+                "Make the folder writable, or report on a copy of it."
+            ) from error
+        finally:
+            aside.unlink(missing_ok=True)
     return folder / "report.html"
 
 
@@ -743,3 +772,419 @@ def _csv(record: Mapping[str, Any]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+@dataclass(frozen=True)
+class _Theme:
+    """Colours of a page. The series are told apart with any common colour blindness."""
+
+    ground: str
+    ink: str
+    grid: str
+    heat: tuple[str, str]  # of nothing, of all
+    series: tuple[str, ...]  # Okabe and Ito's palette, brightened on the dark ground
+
+
+_LIGHT = _Theme(
+    ground="#ffffff",
+    ink="#1f2328",
+    grid="#d8dee4",
+    heat=("#ffffff", "#0b4f8a"),
+    series=("#0072b2", "#d55e00", "#009e73", "#b65f94", "#c98500", "#3ba3dc", "#6b6b6b"),
+)
+_DARK = _Theme(
+    ground="#14181d",
+    ink="#e6edf3",
+    grid="#313a44",
+    heat=("#14181d", "#6cc0ff"),
+    series=("#4fb0e8", "#ff8a3d", "#2cc79b", "#e39ac4", "#f2bd3f", "#a4d8f5", "#b5b5b5"),
+)
+_DASHES = ("solid", "dashed", "dotted")
+
+
+def _draw(
+    name: str, title: str, caption: str, size: tuple[float, float], paint: Callable[..., None]
+) -> _Figure:
+    """Run `paint(figure, theme)` on an empty figure of `size` inches, once per theme."""
+    from matplotlib.figure import Figure
+
+    images = []
+    for theme in (_LIGHT, _DARK):
+        # A Figure of its own, without pyplot: no global state, no display, nothing to close.
+        figure = Figure(figsize=size, dpi=160, layout="constrained", facecolor=theme.ground)
+        paint(figure, theme)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+        images.append(buffer.getvalue())
+    return _Figure(name, title, caption, *images)
+
+
+def _axes(axes: Axes, theme: _Theme, x: str, y: str) -> None:
+    """Give axes their labels and the theme's colours."""
+    axes.set_facecolor(theme.ground)
+    axes.set_xlabel(x, color=theme.ink)
+    axes.set_ylabel(y, color=theme.ink)
+    axes.tick_params(which="both", colors=theme.ink, length=0)
+    axes.spines[:].set_visible(False)
+    axes.grid(color=theme.grid, linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def _legend(figure: Figure, axes: Axes, theme: _Theme) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=min(len(labels), 4),
+        frameon=False,
+        labelcolor=theme.ink,
+    )
+
+
+def _series(theme: _Theme, i: int) -> dict[str, Any]:
+    turn, colour = divmod(i, len(theme.series))
+    return {"color": theme.series[colour], "linestyle": _DASHES[turn % len(_DASHES)]}
+
+
+def _learning_curves(comparison: _Comparison, summary: Summary) -> _Figure:
+    """Validation curves: mean over seeds, band from the worst to the best seed."""
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    rows = [row for record in comparison.records for row in record.metrics]
+    key = f"val_{summary.metric}"
+    if not any(row.get(key) is not None for row in rows):
+        key = "val_loss"
+    is_share = key == "val_accuracy"
+    curves: dict[str, dict[int, list[float]]] = {head.head: {} for head in summary.heads}
+    for head, by_epoch in curves.items():
+        for record in comparison.runs[head].values():
+            for row in record.metrics:
+                if row.get(key) is not None:
+                    by_epoch.setdefault(int(row["epoch"]), []).append(float(row[key]))
+    epochs = sorted({epoch for by_epoch in curves.values() for epoch in by_epoch})
+    # The first steep epochs would flatten all that follows; the axis may cut them.
+    settled = epochs[len(epochs) // 5 :]
+    shown = [v for by_epoch in curves.values() for e in settled for v in by_epoch.get(e, [])]
+    everything = [v for by_epoch in curves.values() for vs in by_epoch.values() for v in vs]
+    limits = _limits(shown, top=1.0 if is_share else None)
+    cut = any(not limits[0] <= v <= limits[1] for v in everything)
+
+    def paint(figure: Figure, theme: _Theme) -> None:
+        axes = figure.add_subplot()
+        _axes(axes, theme, "epoch", f"validation {key.removeprefix('val_')}")
+        for i, (head, by_epoch) in enumerate(curves.items()):
+            xs = sorted(by_epoch)
+            means = [math.fsum(by_epoch[x]) / len(by_epoch[x]) for x in xs]
+            lows, highs = [min(by_epoch[x]) for x in xs], [max(by_epoch[x]) for x in xs]
+            style = _series(theme, i)
+            full = [x for x in xs if len(by_epoch[x]) == len(by_epoch[xs[0]])]
+            axes.fill_between(xs, lows, highs, color=style["color"], alpha=0.16, linewidth=0)
+            axes.plot(xs, means, **style, linewidth=1, alpha=0.6)
+            axes.plot(
+                full,
+                means[: len(full)],
+                **style,
+                linewidth=2,
+                marker="o" if len(xs) == 1 else None,
+                label=head,
+            )
+        axes.set_ylim(*limits)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if is_share:
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        _legend(figure, axes, theme)
+
+    caption = (
+        "Validation result per epoch: mean over seeds, band from the lowest to the highest seed"
+        "; a thin line where some seeds had already stopped."
+    )
+    caption += " The axis leaves out the steep start." if cut else ""
+    return _draw("learning_curves", "Learning curves", caption, (6.4, 4.2), paint)
+
+
+def _limits(values: Sequence[float], top: float | None = None) -> tuple[float, float]:
+    """Axis limits around the values with a margin, not far above `top`."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    margin = 0.08 * (high - low) or 0.05 * abs(high) or 0.05
+    high = high + margin
+    return low - margin, high if top is None else min(high, top + 0.1 * margin)
+
+
+def _metric_against_params(summary: Summary) -> _Figure:
+    """Test metric against the parameters of the head: every seed, mean and its interval."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+    from scipy.stats import t
+
+    xs = [max(1, head.head_params) for head in summary.heads]
+    errors = [
+        0.0
+        if head.std is None
+        else float(t.ppf(1 - ALPHA / 2, head.n - 1)) * head.std / math.sqrt(head.n)
+        for head in summary.heads
+    ]
+    seeds = [[v for v in head.values if v is not None] for head in summary.heads]
+    is_share = summary.metric == "accuracy"
+    ends = [h.mean + s * e for h, e in zip(summary.heads, errors, strict=True) for s in (-1, 1)]
+    # With two seeds an interval can be far wider than the data; it may leave the axes.
+    values = [v for vs in seeds for v in vs]
+    spread = max(values) - min(values) or abs(values[0]) or 1.0
+    ends = [min(max(end, min(values) - spread), max(values) + spread) for end in ends]
+    limits = _limits([*values, *ends], top=1.0 if is_share else None)
+
+    def paint(figure: Figure, theme: _Theme) -> None:
+        axes = figure.add_subplot()
+        _axes(axes, theme, "parameters of the head", f"test {summary.metric}")
+        axes.set_xscale("log")
+        axes.set_xlim(min(xs) / 1.6, max(xs) * 1.6)
+        axes.set_ylim(*limits)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        if is_share:
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        for i, head in enumerate(summary.heads):
+            colour = _series(theme, i)["color"]
+            axes.scatter([xs[i]] * len(seeds[i]), seeds[i], s=18, color=colour, alpha=0.35, lw=0)
+            axes.errorbar(
+                xs[i],
+                head.mean,
+                yerr=errors[i] or None,
+                color=colour,
+                marker="o",
+                markersize=7,
+                capsize=4,
+                linewidth=1.8,
+            )
+        points = [(x, head.mean, head.head) for x, head in zip(xs, summary.heads, strict=True)]
+        columns = [
+            (x, min([*vs, h.mean - e]), max([*vs, h.mean + e]))
+            for x, vs, h, e in zip(xs, seeds, summary.heads, errors, strict=True)
+        ]
+        _name_points(figure, axes, theme, points, columns)
+
+    title = f"{summary.metric.capitalize() if is_share else summary.metric} against parameters"
+    caption = (
+        "Each faint dot is one run; the large dot is the mean over seeds with its 95 % t interval. "
+        "Seeds are paired, so overlap of these intervals says nothing about a difference: "
+        "the table does."
+    )
+    return _draw("accuracy_vs_params", title, caption, (6.4, 4.2), paint)
+
+
+def _name_points(
+    figure: Figure,
+    axes: Axes,
+    theme: _Theme,
+    points: Sequence[tuple[float, float, str]],
+    columns: Sequence[tuple[float, float, float]],
+) -> None:
+    """Write each point's name at the nearest place where it covers nothing.
+
+    Args:
+        figure: The figure, with everything but the names.
+        axes: Its axes, scales and limits final.
+        theme: Colours.
+        points: (x, y, name) in data units.
+        columns: (x, lowest y, highest y): what must stay visible.
+    """
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()  # lays out, so that data can be turned into pixels
+    figure.set_layout_engine("none")
+    pixel = axes.transData.transform
+    radius = 5 * figure.dpi / 72
+    taken = []
+    for x, low, high in columns:
+        (left, bottom), (_, top) = pixel((x, low)), pixel((x, high))
+        taken.append(Bbox.from_extents(left - radius, bottom, left + radius, top))
+    frame = axes.get_window_extent()
+    places: list[tuple[int, int, Literal["left", "right"]]] = [
+        (side * 9, reach * direction, "left" if side > 0 else "right")
+        for reach in range(0, 120, 6)
+        for direction in (1, -1)
+        for side in (1, -1)
+    ]
+    for x, y, name in points:
+        label = axes.annotate(
+            name,
+            (x, y),
+            xytext=(9, 0),
+            textcoords="offset points",
+            va="center",
+            color=theme.ink,
+            fontweight="bold",
+        )
+        for dx, dy, align in places:
+            label.set_position((dx, dy))
+            label.set_horizontalalignment(align)
+            box = label.get_window_extent()
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
+            inside = inside and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            if inside and not box.count_overlaps(taken):
+                break
+        else:
+            label.set_position((9, 0))
+            label.set_horizontalalignment("left")
+        taken.append(label.get_window_extent())
+
+
+def _short(value: float) -> str:
+    """Print a count for an axis: 500, 20k, 1.5M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
+
+
+@dataclass(frozen=True)
+class _Confusion:
+    """Counts over all runs of one head, rows: true class, columns: predicted class."""
+
+    head: str
+    n: int
+    names: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+    def share(self, true: int, predicted: int) -> float:
+        """Share of a true class's examples that got this prediction."""
+        return self.counts[true][predicted] / (sum(self.counts[true]) or 1)
+
+
+_LARGEST_MATRIX = 30  # classes; beyond, cells are too small to read and pairs are listed
+
+
+def _confusions(comparison: _Comparison, summary: Summary) -> list[_Confusion]:
+    """Sum the confusion matrices over seeds, for the first two heads that have them."""
+    confusions = []
+    for head in [head.head for head in summary.heads]:
+        results = [_result(record) for record in comparison.runs[head].values()]
+        matrices = [m for result in results if (m := result["test"].get("confusion"))]
+        if not matrices:
+            continue
+        size = len(matrices[0])
+        counts = tuple(
+            tuple(sum(int(matrix[i][j]) for matrix in matrices) for j in range(size))
+            for i in range(size)
+        )
+        names = tuple(str(name) for name in results[0].get("class_names") or ())
+        names = names if len(names) == size else tuple(str(i) for i in range(size))
+        confusions.append(_Confusion(head, len(matrices), names, counts))
+    return confusions[:2]
+
+
+def _confused_pairs(
+    confusions: Sequence[_Confusion], limit: int = 15
+) -> list[tuple[str, str, list[float]]]:
+    """The commonest mistakes: true class, predicted class, share of the true class by head."""
+    names = confusions[0].names
+    size = range(len(names))
+    pairs = [
+        (names[i], names[j], [confusion.share(i, j) for confusion in confusions])
+        for i in size
+        for j in size
+        if i != j and any(confusion.counts[i][j] for confusion in confusions)
+    ]
+    return sorted(pairs, key=lambda pair: -sum(pair[2]))[:limit]
+
+
+def _confusion_figure(confusions: Sequence[_Confusion]) -> _Figure:
+    counted = _listing([f"{c.head} (n={c.n})" for c in confusions])
+    if len(confusions[0].names) > _LARGEST_MATRIX:
+        return _draw(
+            "confusion",
+            "Most confused classes",
+            f"The commonest mistakes, as share of the true class's test examples, all runs of "
+            f"{counted}.",
+            (6.4, 5.2),
+            lambda figure, theme: _paint_pairs(figure, theme, confusions),
+        )
+    return _draw(
+        "confusion",
+        "Confusion matrices",
+        f"Counts over all runs of {counted}; shading by the share of the true class, on a "
+        "square-root scale so that rare mistakes show.",
+        (4.6 * len(confusions), 4.9),
+        lambda figure, theme: _paint_matrices(figure, theme, confusions),
+    )
+
+
+def _paint_pairs(figure: Figure, theme: _Theme, confusions: Sequence[_Confusion]) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    pairs = _confused_pairs(confusions)
+    axes = figure.add_subplot()
+    _axes(axes, theme, "share of the true class", "")
+    thick = 0.8 / len(confusions)
+    for i, confusion in enumerate(confusions):
+        places = [row + thick * (i - (len(confusions) - 1) / 2) for row in range(len(pairs))]
+        shares = [shares[i] for _, _, shares in pairs]
+        colour = _series(theme, i)["color"]
+        axes.barh(places, shares, height=0.9 * thick, color=colour, label=confusion.head)
+    axes.set_yticks(range(len(pairs)), [f"{_clip(a)} → {_clip(b)}" for a, b, _ in pairs])
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    _legend(figure, axes, theme)
+
+
+def _paint_matrices(figure: Figure, theme: _Theme, confusions: Sequence[_Confusion]) -> None:
+    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+
+    colours = LinearSegmentedColormap.from_list("heat", theme.heat)
+    norm = PowerNorm(0.5, vmin=0.0, vmax=1.0)
+    panels = figure.subplots(1, len(confusions), squeeze=False)[0]
+    for axes, confusion in zip(panels, confusions, strict=True):
+        size = range(len(confusion.names))
+        shares = [[confusion.share(i, j) for j in size] for i in size]
+        _axes(axes, theme, "predicted", "true")
+        axes.grid(visible=False)
+        axes.imshow(shares, cmap=colours, norm=norm)
+        axes.set_title(f"{confusion.head} (n={confusion.n})", color=theme.ink, fontsize=11)
+        names = [_clip(name) for name in confusion.names]
+        small = 9 if len(names) <= 12 else 6
+        upright = max(map(len, names)) > 2
+        axes.set_xticks(size, names, rotation=90 if upright else 0, fontsize=small)
+        axes.set_yticks(size, names, fontsize=small)
+        for i in size:
+            for j in size:
+                if count := confusion.counts[i][j]:
+                    ink = theme.ground if norm(shares[i][j]) > 0.5 else theme.ink
+                    text = _short(count) if count < 10_000 else _short(round(count, -3))
+                    digits = 8 if len(names) <= 12 else 120 / len(names) - 0.3 * len(text)
+                    axes.text(j, i, text, color=ink, ha="center", va="center", fontsize=digits)
+
+
+def _clip(name: str, length: int = 16) -> str:
+    """Shorten a class name for an axis."""
+    return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
+def _page(summary: Summary, figures: Sequence[_Figure], confusions: Sequence[_Confusion]) -> str:
+    """Fill the template: one HTML page with everything inside."""
+    from importlib.resources import files
+
+    from jinja2 import Environment, StrictUndefined
+
+    units = _Units(summary.metric, summary.test_size)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
+    template = files("spinalnet").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
+    header, rows = _table(summary)
+    many = bool(confusions) and len(confusions[0].names) > _LARGEST_MATRIX
+    return environment.from_string(template).render(
+        summary=summary,
+        findings=_findings(summary.data, summary.model, summary.heads, units),
+        header=header,
+        rows=list(zip(rows, summary.heads, strict=True)),
+        by_seed=[
+            (seed, [units.value(head.values[i], unit=False) for head in summary.heads])
+            for i, seed in enumerate(summary.seeds)
+        ],
+        p_value=lambda p: "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
+        figures=figures,
+        confused_heads=[confusion.head for confusion in confusions],
+        pairs=_confused_pairs(confusions) if many else [],
+    )
