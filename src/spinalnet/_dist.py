@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
@@ -55,6 +56,13 @@ def barrier() -> None:
 def shard(batch: Tensor) -> Tensor:
     """Return this process's rows of a global batch: every `world_size()`-th, from `rank()` on."""
     return batch if world_size() == 1 else batch[rank() :: world_size()]
+
+
+def copy_from_main(tensors: Iterable[Tensor]) -> None:
+    """Overwrite `tensors` with the main process's."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
 
 
 def sum_over_processes(values: Tensor, device: torch.device) -> Tensor:

@@ -263,7 +263,7 @@ def describe_environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "torchvision": _version("torchvision"),
         "numpy": _version("numpy"),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -409,12 +409,12 @@ def _flush_to_disk(file: IO[Any]) -> None:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turn a failed write into one sentence. (torch reports a full disk as RuntimeError.)"""
+    """Turn a failed write into one sentence."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-    except RuntimeError as error:
+    except RuntimeError as error:  # how torch.save reports a full disk
         reason = str(error).splitlines()[0]
     else:
         return

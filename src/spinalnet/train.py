@@ -1,0 +1,1215 @@
+"""Training and evaluation: `fit(model, train, val, config)` and `evaluate(model, data)`.
+
+`fit` never sees test data: the epoch, the learning rate and early stopping are decided on `val`.
+All random draws of an epoch (data order, augmentation, dropout, rates) are functions of the seed
+and the epoch, so a killed run goes on exactly where it was, and two models that are compared see
+the same batches. This room knows no model and no data set: a model is any module that maps a batch
+of inputs to logits `(B, K)` (integer targets) or to values shaped like the targets (float targets).
+
+One more schedule is one row of `SCHEDULES`; one more option is one field of `TrainConfig`.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spinalnet import _dist, runs
+from spinalnet._checks import InputError, TrainingError, check_positive, unknown_name
+
+Task = Literal["classification", "regression"]
+Batch = tuple[Tensor, Tensor]
+
+
+@runtime_checkable
+class BatchSource(Protocol):
+    """Data that makes its own batches, in an order that (seed, epoch) alone decide."""
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        ...
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        device: str | torch.device = "cpu",
+        shuffle: bool = False,
+        seed: int = 0,
+        epoch: int = 0,
+        augment: str = "none",
+        channels_last: bool = False,
+    ) -> Iterator[Batch]:
+        """Yield (inputs `(B, ...)`, targets `(B, ...)`) on `device`."""
+        ...
+
+
+# A source, or any iterable of (inputs, targets) that can be gone through again: a DataLoader, a
+# list of batches. An iterable keeps its own batch size and order.
+Data = BatchSource | Iterable[Batch]
+
+
+# ---------------------------------------------------------------------------------------------
+# Settings
+# ---------------------------------------------------------------------------------------------
+
+
+def _option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. Flat and plain, so it is a YAML mapping and a row of command-line options.
+
+    Each field's `metadata` holds its "help" sentence and its "choices" (empty when free).
+
+    Raises:
+        InputError: If a value is impossible; the sentence names the field.
+    """
+
+    epochs: int = _option(20, "Passes over the training data.")
+    batch_size: int = _option(64, "Examples per step, over all processes.")
+    eval_batch_size: int = _option(512, "Examples per batch where nothing is trained.")
+    optimizer: str = _option("adamw", "Update rule.", ("adamw", "adam", "sgd"))
+    lr: float = _option(1e-3, "Base learning rate.")
+    weight_decay: float = _option(0.0, "Weight decay; decoupled with adamw, L2 otherwise.")
+    momentum: float = _option(0.9, "Momentum of sgd.")
+    schedule: str = _option("cosine", "How the rate moves; see SCHEDULES.")
+    warmup_epochs: float = _option(0.0, "Epochs over which the rate rises linearly from zero.")
+    step_size: int = _option(7, "Schedule step: epochs between two decays.")
+    gamma: float = _option(0.1, "Schedule step: factor of each decay.")
+    divide_by: float = _option(3.0, "Schedule divide-on-plateau: divisor without improvement.")
+    redraw_power: float = _option(3.0, "Schedules redraw, restart-sgd: p of the draw U**p.")
+    ties_improve: bool = _option(False, "Whether repeating the best score is an improvement.")
+    restart_from: int = _option(0, "Schedule restart-sgd: epochs before the first restart.")
+    phases: tuple[tuple[float, int], ...] = _option(
+        (),
+        "Phases (lr, epochs), each with a new optimizer and the schedule from its start; the "
+        "best weights are kept over all phases. Sets lr and epochs.",
+    )
+    clip_norm: float = _option(0.0, "Largest norm of the gradient; 0 for no limit.")
+    label_smoothing: float = _option(0.0, "Share of the target spread over all classes.")
+    class_weights: str = _option(
+        "none", "Weights of the classes in the training loss.", ("none", "balanced")
+    )
+    ema_decay: float = _option(0.0, "Decay of the averaged weights that are kept; 0 for none.")
+    amp: str = _option(
+        "auto",
+        "Mixed precision; auto: bf16 (or fp16) on CUDA, off elsewhere.",
+        ("auto", "off", "bf16", "fp16"),
+    )
+    channels_last: bool = _option(False, "Keep images and filters channels-last in memory.")
+    early_stopping: int = _option(0, "Stop after so many epochs without a new best; 0: never.")
+    augment: str = _option("none", "Augmentation of the training inputs; the data's business.")
+    seed: int = _option(0, "Seed of every random draw.")
+    deterministic: bool = _option(False, "Use deterministic kernels only (slower on CUDA).")
+    device: str = _option("auto", "Where to train.", ("auto", "cpu", "cuda", "mps"))
+
+    def __post_init__(self) -> None:
+        phases = tuple((float(lr), int(epochs)) for lr, epochs in self.phases)
+        object.__setattr__(self, "phases", phases)
+        if phases:
+            for _, epochs in phases:
+                check_positive("the epochs of a phase", epochs)
+            object.__setattr__(self, "lr", phases[0][0])
+            object.__setattr__(self, "epochs", sum(epochs for _, epochs in phases))
+        for name in ("epochs", "batch_size", "eval_batch_size", "step_size"):
+            check_positive(name, getattr(self, name))
+        for option in dataclasses.fields(self):
+            value, choices = getattr(self, option.name), option.metadata["choices"]
+            if choices and value not in choices:
+                raise unknown_name(option.name, value, choices)
+        if self.schedule not in SCHEDULES:
+            raise unknown_name("schedule", self.schedule, SCHEDULES)
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value < high:
+                raise InputError(f"{name} must be in [{low}, {high}), got {value!r}.")
+        if not all(0.0 < lr < math.inf for lr in (self.lr, *(lr for lr, _ in phases))):
+            raise InputError(f"lr must be a positive number, got {self.phases or self.lr!r}.")
+        if self.divide_by <= 0.0:
+            raise InputError(f"divide_by must be above 0, got {self.divide_by!r}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values that YAML and JSON hold."""
+        values = {option.name: getattr(self, option.name) for option in dataclasses.fields(self)}
+        return values | {"phases": [list(phase) for phase in self.phases]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Build the settings from a mapping such as `to_dict` gives; absent fields take defaults.
+
+        Raises:
+            InputError: If a field is unknown (the nearest known one is named) or its value wrong.
+        """
+        options = {option.name: option for option in dataclasses.fields(cls)}
+        converted: dict[str, Any] = {}
+        for name, value in values.items():
+            if name not in options:
+                raise unknown_name("training option", name, options)
+            default = options[name].default
+            # YAML reads 1e-3 (no dot) as text, and 1 as an integer.
+            if isinstance(default, float) and not isinstance(value, bool):
+                try:
+                    value = float(value)
+                except (TypeError, ValueError) as error:
+                    raise InputError(f"{name} must be a number, got {value!r}.") from error
+            elif not isinstance(default, tuple) and type(value) is not type(default):
+                kind = {int: "an integer", bool: "true or false", str: "text"}[type(default)]
+                raise InputError(f"{name} must be {kind}, got {value!r}.")
+            converted[name] = value
+        return cls(**converted)
+
+    def phase(self, epoch: int) -> tuple[float, int, int]:
+        """Return (base rate, first epoch, epochs) of the phase that `epoch` (from 0) is in."""
+        first = 0
+        for lr, epochs in self.phases:
+            if epoch < first + epochs:
+                return lr, first, epochs
+            first += epochs
+        return self.lr, 0, self.epochs
+
+
+_RANGES = (
+    ("weight_decay", 0.0, math.inf),
+    ("momentum", 0.0, 1.0),
+    ("warmup_epochs", 0.0, math.inf),
+    ("gamma", 0.0, math.inf),
+    ("redraw_power", 0.0, math.inf),
+    ("restart_from", 0, math.inf),
+    ("clip_norm", 0.0, math.inf),
+    ("label_smoothing", 0.0, 1.0),
+    ("ema_decay", 0.0, 1.0),
+    ("early_stopping", 0, math.inf),
+    ("seed", 0, 2**63),
+)
+
+# ---------------------------------------------------------------------------------------------
+# Learning rate
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a schedule may know after an epoch of its phase."""
+
+    epochs_done: int  # in this phase
+    base_lr: float
+    lr: float  # that the epoch was trained with
+    score: float  # on the validation data; higher is better: accuracy, or minus the MSE
+    best: float  # the best score of the epochs before; -inf at first
+    draw: float  # U, uniform in [0, 1), drawn from (seed, epoch)
+
+    def improved(self, ties: bool) -> bool:
+        """Return whether the score beats the best so far, or, with `ties`, repeats it."""
+        return self.score >= self.best if ties else self.score > self.best
+
+
+@dataclass(frozen=True)
+class Rate:
+    """The rate of the next epoch, and whether the optimizer starts anew (momentum lost)."""
+
+    lr: float
+    new_optimizer: bool = False
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One row of `SCHEDULES`: a multiple of the base rate over time, or a rule after each epoch.
+
+    `along(config, t, epochs)` gives the multiple at time `t` (in epochs, 0 <= t < epochs) of a
+    phase of `epochs` epochs. `after(config, outcome)` gives the rate of the next epoch.
+    """
+
+    help: str
+    along: Callable[[TrainConfig, float, float], float] = lambda config, t, epochs: 1.0
+    after: Callable[[TrainConfig, Outcome], Rate] | None = None
+
+
+def _step(config: TrainConfig, t: float, epochs: float) -> float:
+    return config.gamma ** (int(t) // config.step_size)
+
+
+def _cosine(config: TrainConfig, t: float, epochs: float) -> float:
+    warmup = min(config.warmup_epochs, epochs)
+    if t < warmup or warmup == epochs:
+        return 1.0
+    return 0.5 * (1.0 + math.cos(math.pi * (t - warmup) / (epochs - warmup)))
+
+
+def _one_cycle(config: TrainConfig, t: float, epochs: float) -> float:
+    """Rise from 1/25 to 1 over the first 30 %, then fall to 1/10000 (Smith and Topin, 2018)."""
+    rise = 0.3 * epochs
+    low, share = (1 / 25, t / rise) if t < rise else (1e-4, (epochs - t) / (epochs - rise))
+    return low + (1.0 - low) * 0.5 * (1.0 - math.cos(math.pi * share))
+
+
+def _cnn_a(config: TrainConfig, t: float, epochs: float) -> float:
+    """Divide by 3 after the second epoch and after every epoch from the 22nd on."""
+    # Paper: the code of the CIFAR-10 CNN; the rate is 1e-9 of the base by epoch 40.
+    epoch = int(t)
+    return 3.0 ** -((epoch >= 2) + max(0, epoch - 21))
+
+
+def _redraw(config: TrainConfig, outcome: Outcome) -> Rate:
+    if outcome.improved(config.ties_improve):
+        # Paper: the code goes on with the last drawn rate, not with the base rate.
+        return Rate(outcome.lr)
+    return Rate(outcome.base_lr * outcome.draw**config.redraw_power)
+
+
+def _divide(config: TrainConfig, outcome: Outcome) -> Rate:
+    if outcome.improved(config.ties_improve):
+        return Rate(outcome.lr)
+    return Rate(outcome.lr / config.divide_by)
+
+
+def _restart_sgd(config: TrainConfig, outcome: Outcome) -> Rate:
+    if outcome.epochs_done < config.restart_from:
+        return Rate(outcome.lr)
+    return Rate(5.0 * outcome.base_lr * outcome.draw**config.redraw_power, new_optimizer=True)
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "constant": Schedule("the base rate throughout"),
+    "step": Schedule("times gamma every step_size epochs", along=_step),
+    "cosine": Schedule("half a cosine from the base rate to zero", along=_cosine),
+    "one-cycle": Schedule("a cosine rise, then a long cosine fall", along=_one_cycle),
+    "redraw": Schedule("base * U**redraw_power after no improvement", after=_redraw),
+    "divide-on-plateau": Schedule("divided by divide_by after no improvement", after=_divide),
+    "restart-sgd": Schedule(
+        "after restart_from epochs, each with a new optimizer at 5 * base * U**redraw_power",
+        after=_restart_sgd,
+    ),
+    "cnn-a": Schedule("the paper's CIFAR-10 CNN: divided by 3 in fixed epochs", along=_cnn_a),
+}
+
+# ---------------------------------------------------------------------------------------------
+# What comes out
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """How well a model does on some data. Fields of the other task are None.
+
+    `loss` is the mean cross entropy (no smoothing, no weights), or the mean squared error.
+    Accuracies are fractions. `confusion[i][j]` counts examples of class i predicted as class j.
+    `mae` is the mean absolute error; `r2` the coefficient of determination (mean over outputs).
+    """
+
+    n: int
+    loss: float
+    accuracy: float | None = None
+    top5_accuracy: float | None = None  # with more than 5 classes
+    confusion: tuple[tuple[int, ...], ...] | None = None
+    mae: float | None = None
+    r2: float | None = None
+
+    @property
+    def score(self) -> float:
+        """The number that epochs are compared by; higher is better."""
+        return -self.loss if self.accuracy is None else self.accuracy
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain values that apply, for JSON; the loss of a regression is `mse`."""
+        if self.accuracy is None:
+            return {"n": self.n, "mse": self.loss, "mae": self.mae, "r2": self.r2}
+        values = {name: getattr(self, name) for name in ("n", "loss", "accuracy", "top5_accuracy")}
+        if self.confusion is not None:
+            values["confusion"] = [list(row) for row in self.confusion]
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What `on_progress` is told: at every step, before validation, and after every epoch."""
+
+    phase: Literal["train", "validate", "epoch", "note"]
+    epoch: int  # from 1
+    epochs: int
+    step: int = 0  # from 1; steps of this epoch
+    steps: int = 0
+    loss: float | None = None  # of the training so far in this epoch
+    row: Mapping[str, Any] | None = None  # the epoch's line of metrics, with phase "epoch"
+    note: str = ""  # a sentence for the user, with phase "note"
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A trained model and how it got there.
+
+    `model` is the object given to `fit`, with the weights of `best_epoch`, in evaluation mode.
+    `history` is one row per epoch: epoch (from 1), lr (of the last step), train_loss, val_loss,
+    seconds, and train_accuracy, val_accuracy, or val_mae, val_r2.
+    """
+
+    model: nn.Module
+    task: Task
+    val: Metrics  # of the best epoch
+    best_epoch: int  # from 1
+    history: tuple[dict[str, Any], ...]
+    stopped: Literal["epochs", "early_stopping"]
+    notes: tuple[str, ...] = ()  # sentences the user should see
+
+    @property
+    def epochs_run(self) -> int:
+        """Epochs trained, those before an interruption included."""
+        return len(self.history)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in training and validation."""
+        return sum(row["seconds"] for row in self.history)
+
+
+# ---------------------------------------------------------------------------------------------
+# Training
+# ---------------------------------------------------------------------------------------------
+
+
+def fit(
+    model: nn.Module,
+    train: Data,
+    val: Data,
+    config: TrainConfig | None = None,
+    *,
+    out: runs.RunFolder | str | os.PathLike[str] | None = None,
+    description: Mapping[str, Any] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> FitResult:
+    """Train `model` in place and leave in it the weights of the best epoch on `val`.
+
+    The best epoch has the highest validation accuracy, among equals the lowest validation loss; in
+    a regression the lowest mean squared error. The test data is not this function's business.
+
+    Args:
+        model: Maps inputs to logits `(B, K)`, or to values shaped like float targets.
+        train: Training data; integer targets `(B,)` mean classification, float ones regression.
+        val: Data for every choice made in training.
+        config: How to train; the defaults without one.
+        out: Run folder, or a path to make one at. An interrupted run in it goes on where its last
+            finished epoch ended. `RunFolder.finish` is left to the caller, who has the result.
+        description: Kept in the header of `model.safetensors`; see `RunFolder.save_model`.
+        on_progress: Called at every step; must be quick. What it raises ends the training.
+
+    Returns:
+        The model, the history and the validation metrics of the best epoch.
+
+    Raises:
+        InputError: If data and model do not fit together, or `out` cannot be used.
+        TrainingError: If the loss is no longer finite. The last finished epoch is in `out`.
+    """
+    config = config or TrainConfig()
+    device = resolve_device(config.device)
+    _dist.connect(device)
+    if _dist.is_main() and out is not None and not isinstance(out, runs.RunFolder):
+        out = runs.RunFolder.start(out, config.to_dict())
+    _dist.barrier()
+    run = runs.RunFolder(out) if isinstance(out, str | os.PathLike) else out
+    if run is not None and runs.is_done(run.path):
+        raise InputError(f"{run.path} holds a run that is done: use it, or choose another folder.")
+    with _own_random_state(device), _kernel_choice(config, device):
+        training = _Training(model, train, val, config, device, on_progress)
+        if run is not None:
+            if (state := run.load_state()) is not None:
+                training.load_state_dict(state)
+            if _dist.is_main():
+                run.keep_metrics(training.epoch)
+            training.history = run.metrics()[: training.epoch]
+        while not training.stopped:
+            row, is_best = training.run_epoch()
+            if run is not None and _dist.is_main():
+                run.append_metrics(row)
+                run.save_state(training.state_dict())
+                if is_best:
+                    run.save_model(training.best_weights, description)
+            training.tell(Progress("epoch", training.epoch, config.epochs, row=row))
+        if run is not None and _dist.is_main():
+            # Again: a run killed between its state and its weights has only the state.
+            run.save_model(training.best_weights, description)
+        return training.result()
+
+
+class _Training:
+    """Everything that changes while a model trains, saved and restored as one mapping."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Data,
+        val: Data,
+        config: TrainConfig,
+        device: torch.device,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.config, self.device, self.train, self.val = config, device, train, val
+        self.on_progress = on_progress
+        self.schedule = SCHEDULES[config.schedule]
+        self.placement = _Placement(
+            device, _amp_dtype(config.amp, device), config.channels_last, config.eval_batch_size
+        )
+        self.steps = _count_batches(train, config.batch_size, "training data")
+        _count_batches(val, config.eval_batch_size, "validation data")
+        if config.augment != "none" and not isinstance(train, BatchSource):
+            raise InputError(
+                "augment needs training data with a batches() method; got "
+                f"{type(train).__name__}: augment there, or pass augment='none'."
+            )
+        if _dist.world_size() > 1 and not isinstance(train, BatchSource):
+            raise InputError(
+                "training with several processes needs data whose order the seed decides, with a "
+                f"batches() method; got {type(train).__name__}."
+            )
+        self.model = self.placement.move(model)
+        self.task, outputs = self._probe()
+        self.criterion = _criterion(config, self.task, train, outputs, self.placement)
+        self.net = _wrap_for_processes(self.model, device)
+        self.optimizer = self._new_optimizer()
+        self.scaler = torch.amp.GradScaler(
+            device.type, enabled=self.placement.amp_dtype is torch.float16
+        )
+        self.ema = _Average(self.model, config.ema_decay) if config.ema_decay else None
+        self.epoch = 0  # epochs finished
+        self.held_lr = config.lr  # the rate that a schedule's `after` decides
+        self.best_key: list[float] = []
+        self.best_epoch = 0
+        self.best_metrics: Metrics | None = None
+        self.best_weights: dict[str, Tensor] = {}
+        self.history: list[dict[str, Any]] = []
+        self.notes: list[str] = []
+
+    def _probe(self) -> tuple[Task, int]:
+        """Run one batch through the model without training it: do data and model fit?"""
+        batches = _batches(self.train, self.config.batch_size, self.placement)
+        inputs, targets = next(iter(batches), (None, None))
+        if inputs is None or targets is None or len(inputs) == 0:
+            raise InputError("the training data is empty: fit needs at least one example.")
+        with _evaluating(self.model), self.placement.autocast():
+            outputs = self.model(inputs)
+        _check_fit(outputs, targets, values=True)
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            raise InputError("the model has no parameter to train: unfreeze some of it.")
+        task: Task = "regression" if targets.is_floating_point() else "classification"
+        return task, outputs.shape[-1]
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        return _new_optimizer(self.config, parameters)
+
+    @property
+    def stopped(self) -> Literal["", "epochs", "early_stopping"]:
+        patience = self.config.early_stopping
+        if self.epoch >= self.config.epochs:
+            return "epochs"
+        if patience and self.epoch - self.best_epoch >= patience:
+            return "early_stopping"
+        return ""
+
+    def tell(self, progress: Progress) -> None:
+        if self.on_progress is not None:
+            self.on_progress(progress)
+
+    def note(self, sentence: str) -> None:
+        """Say `sentence` to the user, once in a run."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+            self.tell(Progress("note", self.epoch + 1, self.config.epochs, note=sentence))
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of `step` (from 0) of the running epoch."""
+        base, first, epochs = self.config.phase(self.epoch)
+        start = self.epoch - first
+        if self.schedule.after is not None:
+            lr = self.held_lr
+        else:
+            lr = base * self.schedule.along(self.config, start + step / self.steps, epochs)
+        if self.config.warmup_epochs:
+            # One step ahead, so that the first step already moves.
+            lr *= min(1.0, (start + (step + 1) / self.steps) / self.config.warmup_epochs)
+        return lr
+
+    def run_epoch(self) -> tuple[dict[str, Any], bool]:
+        """Train and validate one epoch; return its row of metrics and whether it is the best."""
+        began = time.perf_counter()
+        _seed_everything(self.config.seed, self.epoch)
+        row: dict[str, Any] = {"epoch": self.epoch + 1} | self._train_epoch()
+        self.tell(Progress("validate", self.epoch + 1, self.config.epochs))
+        evaluated = self.model if self.ema is None else self.ema.model
+        _dist.copy_from_main(evaluated.buffers())
+        metrics = _measure(evaluated, self.val, self.placement, sharded=True)
+        if not math.isfinite(metrics.loss):
+            raise self._not_finite("validation loss", row["lr"])
+        row["val_loss"] = metrics.loss
+        if self.task == "classification":
+            row["val_accuracy"] = metrics.accuracy
+        else:
+            row |= {"val_mae": metrics.mae, "val_r2": metrics.r2}
+
+        key = [metrics.score, -metrics.loss]
+        best_before = self.best_key[0] if self.best_key else -math.inf
+        is_best = key > self.best_key
+        if is_best:
+            self.best_key, self.best_epoch, self.best_metrics = key, self.epoch + 1, metrics
+            self.best_weights = _copy_weights(evaluated)
+        self._set_next_rate(metrics.score, best_before)
+        self.epoch += 1
+        row["seconds"] = time.perf_counter() - began
+        self.history.append(row)
+        return row, is_best
+
+    def _train_epoch(self) -> dict[str, Any]:
+        config, model, optimizer, scaler = self.config, self.model, self.optimizer, self.scaler
+        classification = self.task == "classification"
+        on_cpu = self.device.type == "cpu"
+        model.train()
+        has_batch_norm = any(
+            isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules()
+        )
+        fewest = _dist.world_size() * (2 if has_batch_norm else 1)
+        # Asking a GPU for a number makes it wait; on the CPU the number is already there.
+        tally = _Tally(fetch_every=1 if on_cpu else 50)
+        lr = self.rate(0)
+        batches = _batches(
+            self.train, config.batch_size, self.placement, shuffled_by=config, epoch=self.epoch
+        )
+        for step, (inputs, targets) in enumerate(batches):
+            if len(inputs) < fewest:
+                self._note_left_out(len(inputs), has_batch_norm)
+                continue
+            lr = self.rate(step)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            part = _dist.shard(targets)
+            with self.placement.autocast():
+                outputs = self.net(_dist.shard(inputs))
+            _check_fit(outputs, part, values=on_cpu)
+            outputs = _at_least_float32(outputs)
+            loss = self.criterion(outputs, part, targets)
+            optimizer.zero_grad()
+            scaler.scale(loss * _dist.world_size()).backward()  # its gradients will be averaged
+            tally.add(
+                loss.detach() * len(targets),
+                _count_correct(outputs, part) if classification else None,
+                len(targets),
+            )
+            if not math.isfinite(tally.loss):
+                raise self._not_finite("training loss", lr)
+            if config.clip_norm:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+            scaler.step(optimizer)
+            scaler.update()
+            if self.ema is not None:
+                self.ema.update()
+            if self.on_progress is not None:
+                self.on_progress(
+                    Progress(
+                        "train", self.epoch + 1, config.epochs, step + 1, self.steps, tally.mean
+                    )
+                )
+        loss_sum, correct = tally.totals(self.device)
+        if not math.isfinite(loss_sum):
+            raise self._not_finite("training loss", lr)
+        if tally.n == 0:
+            raise InputError("no batch could be trained on: give at least two training examples.")
+        row = {"lr": lr, "train_loss": loss_sum / tally.n}
+        return row | ({"train_accuracy": correct / tally.n} if classification else {})
+
+    def _note_left_out(self, examples: int, has_batch_norm: bool) -> None:
+        if has_batch_norm:
+            reason = "batch normalisation cannot be trained on a single example"
+        else:
+            reason = "it has fewer examples than there are processes"
+        self.note(f"The last batch of an epoch ({examples}) is left out of training: {reason}.")
+
+    def _not_finite(self, what: str, lr: float) -> TrainingError:
+        advice = "lower lr, set clip_norm, or use warmup_epochs"
+        if self.placement.amp_dtype is torch.float16:
+            advice += ", or amp=bf16"
+        return TrainingError(
+            f"the {what} is not finite in epoch {self.epoch + 1} at learning rate {lr:g}: "
+            f"check the data for extreme values, {advice}."
+        )
+
+    def _set_next_rate(self, score: float, best_before: float) -> None:
+        """Decide the next epoch's rate, and start the optimizer anew where asked to."""
+        base, first, _ = self.config.phase(self.epoch)
+        following, starts, _ = self.config.phase(min(self.epoch + 1, self.config.epochs - 1))
+        if starts > first:
+            self.held_lr = following
+            self.optimizer = self._new_optimizer()
+        elif self.schedule.after is not None:
+            draw = random.Random(f"lr/{self.config.seed}/{self.epoch}").random()
+            done = self.epoch + 1 - first
+            rate = self.schedule.after(
+                self.config, Outcome(done, base, self.held_lr, score, best_before, draw)
+            )
+            self.held_lr = rate.lr
+            if rate.new_optimizer:
+                self.optimizer = self._new_optimizer()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the remaining epochs depend on, as plain values and tensors."""
+        assert self.best_metrics is not None
+        return {
+            "config": self.config.to_dict(),
+            "epoch": self.epoch,
+            "model": self.model.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "held_lr": self.held_lr,
+            "best_key": self.best_key,
+            "best_epoch": self.best_epoch,
+            "best_metrics": dataclasses.asdict(self.best_metrics),
+            "best_weights": self.best_weights,
+            "notes": self.notes,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the state of an interrupted run of the same model and settings."""
+        if field := runs.first_difference(state["config"], self.config.to_dict()):
+            name, old, new = field
+            raise InputError(
+                f"the interrupted run was trained with {name} = {old!r}, not {new!r}: repeat its "
+                "settings to go on with it, or choose another folder."
+            )
+        try:
+            self.model.load_state_dict(state["model"])
+            if self.ema is not None:
+                self.ema.load_state_dict(state["ema"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                f"the interrupted run trained another model than this {type(self.model).__name__}: "
+                "give the same model, or choose another folder."
+            ) from error
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.held_lr = state["epoch"], state["held_lr"]
+        self.best_key, self.best_epoch = state["best_key"], state["best_epoch"]
+        self.best_metrics = Metrics(**state["best_metrics"])
+        self.best_weights, self.notes = state["best_weights"], list(state["notes"])
+
+    def result(self) -> FitResult:
+        """Put the best weights into the model and return it with its history."""
+        assert self.best_metrics is not None
+        self.model.load_state_dict(self.best_weights)
+        return FitResult(
+            model=self.model.eval(),
+            task=self.task,
+            val=self.best_metrics,
+            best_epoch=self.best_epoch,
+            history=tuple(self.history),
+            stopped=self.stopped or "epochs",
+            notes=tuple(self.notes),
+        )
+
+
+class _Tally:
+    """Sums over the steps of an epoch, fetched from the device once in `fetch_every` steps."""
+
+    def __init__(self, fetch_every: int) -> None:
+        self.fetch_every = fetch_every
+        self.loss = self.correct = 0.0  # fetched so far
+        self.n = self.n_fetched = 0
+        self.pending: list[Tensor] = []
+
+    def add(self, loss: Tensor, correct: Tensor | None, n: int) -> None:
+        """Add a step: its summed loss, its number of right answers, its examples."""
+        self.pending.append(torch.stack((loss, loss if correct is None else correct)))
+        self.n += n
+        if len(self.pending) >= self.fetch_every:
+            self._fetch()
+
+    def _fetch(self) -> None:
+        if self.pending:
+            loss, correct = torch.stack(self.pending).sum(0).tolist()
+            self.loss, self.correct = self.loss + loss, self.correct + correct
+            self.n_fetched = self.n
+            self.pending.clear()
+
+    @property
+    def mean(self) -> float | None:
+        """The mean loss as far as it has been fetched."""
+        return self.loss / self.n_fetched if self.n_fetched else None
+
+    def totals(self, device: torch.device) -> tuple[float, float]:
+        """Return the sums of loss and right answers over all steps and processes."""
+        self._fetch()
+        sums = torch.tensor([self.loss, self.correct], dtype=torch.float64)
+        loss, correct = _dist.sum_over_processes(sums, device).tolist()
+        return loss, correct
+
+
+class _Average:
+    """A copy of a model whose weights follow it slowly (exponential moving average).
+
+    Float buffers (the statistics of batch normalisation) are averaged like weights, as they
+    belong to them; integer buffers are copied. The decay grows to its full value over the first
+    steps, so that a short run is not held at its initial weights.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).eval()
+        self.decay, self.updates = decay, 0
+        pairs = [
+            (ours.detach(), theirs.detach())
+            for ours, theirs in zip(_tensors(self.model), _tensors(model), strict=True)
+        ]
+        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move towards the model as it is now."""
+        self.updates += 1
+        decay = min(self.decay, self.updates / (self.updates + 9))
+        ours, theirs = [a for a, _ in self._averaged], [b for _, b in self._averaged]
+        torch._foreach_lerp_(ours, theirs, 1.0 - decay)
+        for mine, current in self._copied:
+            mine.copy_(current)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates, "model": self.model.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.updates = state["updates"]
+        self.model.load_state_dict(state["model"])
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+def _copy_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy on the CPU that shares no memory, with the model or within itself."""
+    return {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
+
+
+_OPTIMIZERS: dict[str, Callable[[TrainConfig], Callable[..., torch.optim.Optimizer]]] = {
+    "adamw": lambda config: partial(torch.optim.AdamW, weight_decay=config.weight_decay),
+    "adam": lambda config: partial(torch.optim.Adam, weight_decay=config.weight_decay),
+    "sgd": lambda config: partial(
+        torch.optim.SGD, weight_decay=config.weight_decay, momentum=config.momentum
+    ),
+}
+
+
+def _new_optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    create = _OPTIMIZERS[config.optimizer](config)
+    try:
+        return create(parameters, lr=config.lr, fused=True)
+    except RuntimeError:  # no fused kernel for this device or type of number
+        return create(parameters, lr=config.lr)
+
+
+def _criterion(
+    config: TrainConfig, task: Task, train: Data, classes: int, placement: _Placement
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Return `loss(outputs, targets, all_targets)`.
+
+    `outputs` and `targets` are one process's rows of the batch that has `all_targets`; the sum of
+    the loss over the processes is the batch's mean loss.
+    """
+    if task == "regression":
+        for name, unset in (("label_smoothing", 0.0), ("class_weights", "none")):
+            if getattr(config, name) != unset:
+                raise InputError(f"{name} needs classes, but the targets are numbers: unset it.")
+        return lambda outputs, targets, all_targets: (
+            F.mse_loss(outputs, targets, reduction="sum") / all_targets.numel()
+        )
+    weight = None
+    if config.class_weights == "balanced":
+        weight = _balanced_weights(train, classes, placement)
+
+    def cross_entropy(outputs: Tensor, targets: Tensor, all_targets: Tensor) -> Tensor:
+        summed = F.cross_entropy(
+            outputs, targets, weight, reduction="sum", label_smoothing=config.label_smoothing
+        )
+        return summed / (len(all_targets) if weight is None else weight[all_targets].sum())
+
+    return cross_entropy
+
+
+def _balanced_weights(train: Data, classes: int, placement: _Placement) -> Tensor:
+    """Return weights `(K,)` under which every class of the training data counts the same."""
+    counts = torch.zeros(classes, dtype=torch.int64)
+    for _, targets in _batches(train, placement.batch_size, placement):
+        counts += torch.bincount(targets.cpu(), minlength=classes)
+    present = counts > 0
+    weight = torch.ones(classes)
+    weight[present] = counts.sum() / (present.sum() * counts[present])
+    return weight.to(placement.device)
+
+
+# ---------------------------------------------------------------------------------------------
+# Evaluation
+# ---------------------------------------------------------------------------------------------
+
+
+def evaluate(
+    model: nn.Module,
+    data: Data,
+    *,
+    batch_size: int = 512,
+    device: str | None = None,
+    amp: str = "off",
+    channels_last: bool = False,
+) -> Metrics:
+    """Measure `model` on `data`, in evaluation mode; its training flags are left as they were.
+
+    Args:
+        model: As for `fit`.
+        data: Integer targets give accuracy and confusion, float targets squared and absolute error.
+        batch_size: Examples per batch, where `data` is a source.
+        device: auto, cpu, cuda or mps; None for where the model is.
+        amp: Mixed precision: auto, off, bf16 or fp16.
+        channels_last: Keep images channels-last in memory.
+
+    Raises:
+        InputError: If the data is empty or does not fit the model.
+    """
+    placement = _place(model, device, amp, channels_last, batch_size)
+    _count_batches(data, batch_size, "data")
+    return _measure(placement.move(model), data, placement, confusion=True)
+
+
+@torch.no_grad()
+def predict_logits(
+    model: nn.Module,
+    data: Data | Iterable[Tensor] | Tensor,
+    *,
+    batch_size: int = 512,
+    device: str | None = None,
+    amp: str = "off",
+    channels_last: bool = False,
+) -> Tensor:
+    """Return the model's outputs for all of `data`, in order, on the CPU.
+
+    Args:
+        model: As for `fit`.
+        data: As for `fit`; or inputs alone: one tensor `(N, ...)`, or batches `(B, ...)` of them.
+        batch_size: Examples per batch, where `data` is a source or a tensor.
+        device: auto, cpu, cuda or mps; None for where the model is.
+        amp: Mixed precision: auto, off, bf16 or fp16.
+        channels_last: Keep images channels-last in memory.
+
+    Returns:
+        Logits or values, shape `(N, ...)`, float32 at least.
+
+    Raises:
+        InputError: If the data is empty.
+    """
+    placement = _place(model, device, amp, channels_last, batch_size)
+    model = placement.move(model)
+    batches = data.split(batch_size) if isinstance(data, Tensor) else data
+    outputs = []
+    with _evaluating(model):
+        for inputs, _ in _batches(batches, batch_size, placement):
+            with placement.autocast():
+                outputs.append(_at_least_float32(model(inputs)).cpu())
+    if not outputs:
+        raise InputError("the data is empty: predict_logits needs at least one example.")
+    return torch.cat(outputs)
+
+
+@torch.no_grad()
+def _measure(
+    model: nn.Module,
+    data: Data,
+    placement: _Placement,
+    *,
+    confusion: bool = False,
+    sharded: bool = False,
+) -> Metrics:
+    """Measure; with `sharded`, every process does its rows and all get the whole's metrics."""
+    n, sums, table = 0, None, None
+    shift = torch.zeros(())  # near the targets, against cancellation in their variance
+    with _evaluating(model):
+        for inputs, all_targets in _batches(data, placement.batch_size, placement):
+            regression = all_targets.is_floating_point()
+            if n == 0 and regression:
+                shift = (
+                    all_targets.flatten(1).mean(0) if all_targets.ndim > 1 else all_targets.mean()
+                )
+            n += len(all_targets)
+            targets = _dist.shard(all_targets) if sharded else all_targets
+            with placement.autocast():
+                outputs = model(_dist.shard(inputs) if sharded else inputs)
+            _check_fit(outputs, targets, values=True)
+            outputs = _at_least_float32(outputs)
+            if regression:
+                batch_sums = _regression_sums(outputs, targets, shift)
+            else:
+                batch_sums = _classification_sums(outputs, targets)
+                if confusion:
+                    classes = outputs.shape[1]
+                    cells = targets * classes + outputs.argmax(1)
+                    counts = torch.bincount(cells, minlength=classes**2).view(classes, classes)
+                    table = counts if table is None else table + counts
+            batch_sums = batch_sums.cpu().double()
+            sums = batch_sums if sums is None else sums + batch_sums
+    if sums is None:
+        raise InputError("the data is empty: nothing to measure.")
+    if sharded:
+        sums = _dist.sum_over_processes(sums, placement.device)
+    if regression:
+        return _regression_metrics(n, sums)
+    loss, accuracy, top5 = (sums / n).tolist()
+    return Metrics(
+        n=n,
+        loss=loss,
+        accuracy=accuracy,
+        top5_accuracy=top5 if outputs.shape[1] > 5 else None,
+        confusion=None if table is None else tuple(tuple(row) for row in table.tolist()),
+    )
+
+
+def _classification_sums(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return (summed cross entropy, right answers, right answers among the first five)."""
+    top5 = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
+    loss = F.cross_entropy(logits, targets, reduction="sum")
+    return torch.stack((loss, _count_correct(logits, targets), top5.sum()))
+
+
+def _count_correct(logits: Tensor, targets: Tensor) -> Tensor:
+    return (logits.detach().argmax(1) == targets).sum()
+
+
+def _regression_sums(outputs: Tensor, targets: Tensor, shift: Tensor) -> Tensor:
+    """Return `(4, outputs)`: sums of squared and absolute errors, targets, squared targets."""
+    error = (outputs - targets).reshape(len(targets), -1)
+    moved = targets.reshape(len(targets), -1) - shift
+    return torch.stack(
+        (error.square().sum(0), error.abs().sum(0), moved.sum(0), moved.square().sum(0))
+    )
+
+
+def _regression_metrics(n: int, sums: Tensor) -> Metrics:
+    squared, absolute, total, total_squared = sums
+    variation = (total_squared - total.square() / n).clamp_min(0.0)
+    # A constant target leaves nothing to explain: 1 if met exactly, else 0, as in scikit-learn.
+    r2 = torch.where(variation > 0, 1.0 - squared / variation, (squared == 0).double())
+    return Metrics(
+        n=n,
+        loss=float(squared.mean() / n),
+        mae=float(absolute.mean() / n),
+        r2=float(r2.mean()),
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# Where and how it runs
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Placement:
+    """Device, precision and memory layout of a model and its batches."""
+
+    device: torch.device
+    amp_dtype: torch.dtype | None
+    channels_last: bool
+    batch_size: int  # where nothing is trained
+
+    def move(self, model: nn.Module) -> nn.Module:
+        model = model.to(self.device)
+        return model.to(memory_format=torch.channels_last) if self.channels_last else model
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        if self.amp_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.amp_dtype)
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that `name` (auto, cpu, cuda, mps) means here.
+
+    Raises:
+        InputError: If the device asked for by name is not here.
+    """
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next((kind for kind, found in here.items() if found), "cpu")
+    elif name not in {"cpu", *here}:
+        raise unknown_name("device", name, ["auto", "cpu", *here])
+    elif not here.get(name, True):
+        raise InputError(f"there is no {name} device here: use device=auto or device=cpu.")
+    return torch.device("cuda", _dist.local_rank()) if name == "cuda" else torch.device(name)
+
+
+def _amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
+    if amp == "auto":
+        if device.type != "cuda":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if amp == "fp16" and device.type != "cuda":
+        raise InputError(f"amp=fp16 needs a CUDA device, not {device.type}: use amp=bf16 or off.")
+    choices = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if amp not in choices:
+        raise unknown_name("amp", amp, ["auto", *choices])
+    return choices[amp]
+
+
+def _place(
+    model: nn.Module, device: str | None, amp: str, channels_last: bool, batch_size: int
+) -> _Placement:
+    check_positive("batch_size", batch_size)
+    if device is None:
+        first = next(iter(_tensors(model)), None)
+        where = torch.device("cpu") if first is None else first.device
+    else:
+        where = resolve_device(device)
+    return _Placement(where, _amp_dtype(amp, where), channels_last, batch_size)
+
+
+def _wrap_for_processes(model: nn.Module, device: torch.device) -> nn.Module:
+    if _dist.world_size() == 1:
+        return model
+    ids = [device.index] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+
+
+def _batches(
+    data: Any,
+    batch_size: int,
+    placement: _Placement,
+    *,
+    shuffled_by: TrainConfig | None = None,
+    epoch: int = 0,
+) -> Iterator[Batch]:
+    """Yield batches on the device; for training, in the order of `shuffled_by` and `epoch`."""
+    if isinstance(data, BatchSource):
+        options: dict[str, Any] = {"device": placement.device}
+        if placement.channels_last:
+            options["channels_last"] = True
+        if shuffled_by is not None:
+            options |= {"shuffle": True, "seed": shuffled_by.seed, "epoch": epoch}
+            options["augment"] = shuffled_by.augment
+        data = data.batches(batch_size, **options)
+    for batch in data:
+        inputs, targets = (batch, batch) if isinstance(batch, Tensor) else batch
+        inputs = inputs.to(placement.device, non_blocking=True)
+        if placement.channels_last and inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        targets = targets.to(placement.device, non_blocking=True)
+        yield inputs, targets if targets.is_floating_point() else targets.long()
+
+
+def _count_batches(data: Data, batch_size: int, what: str) -> int:
+    if isinstance(data, BatchSource):
+        count = math.ceil(len(data) / batch_size)
+    elif isinstance(data, Iterator) or not hasattr(data, "__len__"):
+        raise InputError(
+            f"the {what} must have a length and allow several passes, got {type(data).__name__}: "
+            "give a source with batches(), a DataLoader of a sized data set, or a list of batches."
+        )
+    else:
+        count = len(data)  # pyright: ignore[reportArgumentType]
+    if count == 0:
+        raise InputError(f"the {what} is empty: give at least one example.")
+    return count
+
+
+def _check_fit(outputs: Tensor, targets: Tensor, *, values: bool) -> None:
+    """Check that outputs and targets may meet in a loss; with `values`, the class numbers too."""
+    if not isinstance(outputs, Tensor):
+        raise InputError(f"the model must return one tensor, got {type(outputs).__name__}.")
+    if targets.is_floating_point():
+        if outputs.shape != targets.shape:
+            raise InputError(
+                f"outputs have shape {tuple(outputs.shape)} but targets {tuple(targets.shape)}: "
+                "they must be equal; reshape the targets (nothing is broadcast)."
+            )
+        return
+    if outputs.ndim != 2 or targets.ndim != 1 or len(outputs) != len(targets):
+        raise InputError(
+            f"class targets (B,) need logits (B, K), got targets {tuple(targets.shape)} and "
+            f"outputs {tuple(outputs.shape)}: use float targets for a regression."
+        )
+    if values and len(targets):
+        low, high = targets.aminmax()
+        if int(low) < 0 or int(high) >= outputs.shape[1]:
+            raise InputError(
+                f"targets must be class numbers from 0 to {outputs.shape[1] - 1} for this model, "
+                f"got {int(low)} to {int(high)}: build it with more classes or mend the labels."
+            )
+
+
+def _at_least_float32(outputs: Tensor) -> Tensor:
+    return outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's own training flag comes back after."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _seed_everything(seed: int, epoch: int) -> None:
+    """Make what the global generators draw in an epoch a function of (seed, epoch, process)."""
+    import numpy as np
+
+    value = random.Random(f"{seed}/{epoch}/{_dist.rank()}").getrandbits(63)
+    random.seed(value)
+    np.random.seed(value % 2**32)  # noqa: NPY002 (for augmentations of users that draw from it)
+    torch.manual_seed(value)
+
+
+@contextmanager
+def _own_random_state(device: torch.device) -> Iterator[None]:
+    """Leave the global generators as they were, whatever is seeded and drawn inside."""
+    import numpy as np
+
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+@contextmanager
+def _kernel_choice(config: TrainConfig, device: torch.device) -> Iterator[None]:
+    """Let CUDA search for fast kernels, or with `deterministic` use reproducible ones only."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    strict = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    if config.deterministic:
+        if device.type == "cuda":  # cuBLAS is reproducible with a fixed workspace only
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    cudnn.benchmark = not config.deterministic
+    cudnn.deterministic = config.deterministic
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
+        torch.use_deterministic_algorithms(strict, warn_only=warn_only)
