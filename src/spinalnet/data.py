@@ -10,12 +10,14 @@ of a pair, see the same batches.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -118,31 +120,51 @@ def _batch_slices(num_samples: int, batch_size: int, shuffle: bool) -> list[slic
     return [slice(a, b) for a, b in zip(starts, [*starts[1:], num_samples], strict=True)]
 
 
+@functools.lru_cache(maxsize=64)
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], unit: float, ndim: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return mean and 1 / std in units of the stored values, shaped for `(B, C, ...)`."""
+    shape = (-1,) + (1,) * (ndim - 2)
+    values = torch.tensor([mean, std], dtype=torch.float64) * unit
+    return (
+        values[0].to(device, torch.float32).view(shape),
+        values[1].reciprocal().to(device, torch.float32).view(shape),
+    )
+
+
 def normalize(inputs: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Return `(inputs - mean) / std` as float32.
 
     Args:
-        inputs: Shape `(B, C, ...)`; uint8 is first brought to the 0..1 scale.
+        inputs: Shape `(B, C, ...)`; uint8 counts as 0..1 in steps of 1/255.
         mean: One value per channel, on the 0..1 scale; empty for no normalisation.
         std: One value per channel; empty for no normalisation.
     """
-    inputs = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs.float()
+    unit = 255.0 if inputs.dtype == torch.uint8 else 1.0
+    inputs = inputs.float()
     if not mean:
-        return inputs
-    shape = (-1,) + (1,) * (inputs.ndim - 2)
-    centre = torch.tensor(mean, device=inputs.device).view(shape)
-    scale = torch.tensor(std, device=inputs.device).view(shape)
-    return (inputs - centre).div_(scale)
+        return inputs / unit
+    centre, scale = _constants(tuple(mean), tuple(std), unit, inputs.ndim, inputs.device)
+    return (inputs - centre).mul_(scale)
 
 
 def _finish(
-    inputs: Tensor, mean: Sequence[float], std: Sequence[float], augment: str, key: tuple[int, ...]
+    inputs: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    augment: str,
+    key: tuple[int, ...],
+    channels_last: bool,
 ) -> Tensor:
     """Augment (before normalisation, so that fill is black) and normalise one batch."""
     if augment != "none":
         generator = torch.Generator(inputs.device).manual_seed(_stream_seed("augment", *key))
         inputs = build_augment(augment)(inputs, generator)
-    return normalize(inputs, mean, std)
+    inputs = normalize(inputs, mean, std)
+    if channels_last and inputs.ndim == 4:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    return inputs
 
 
 class ArrayDataset:
@@ -226,27 +248,279 @@ class ArrayDataset:
         order = _order(len(self), shuffle, seed, epoch).to(inputs.device) if shuffle else None
         for number, rows in enumerate(_batch_slices(len(self), batch_size, shuffle)):
             index = rows if order is None else order[rows]
-            x = _finish(inputs[index], self.mean, self.std, augment, (seed, epoch, number))
-            if channels_last and x.ndim == 4:
-                x = x.contiguous(memory_format=torch.channels_last)
+            key = (seed, epoch, number)
+            x = _finish(inputs[index], self.mean, self.std, augment, key, channels_last)
             yield x, targets[index]
+
+
+# --- image files ----------------------------------------------------------------------------------
+
+_IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+
+
+def _fit_to(images: Tensor, size: int) -> Tensor:
+    """Bring uint8 images `(..., C, H, W)` to `size` x `size`.
+
+    The largest centred square is cut out and resized (bilinear, antialiased), the usual "shorter
+    side, then centre crop": shapes are kept, where stretching both sides would turn circles into
+    ellipses, and every image comes out in the same size whatever its format.
+    """
+    height, width = images.shape[-2:]
+    if height == width == size:
+        return images
+    short = min(height, width)
+    top, left = (height - short) // 2, (width - short) // 2
+    square = images[..., top : top + short, left : left + short]
+    batch = square if square.ndim == 4 else square[None]
+    resized = torch.cat(
+        [
+            functional.interpolate(part, (size, size), mode="bilinear", antialias=True)
+            for part in batch.split(4096)
+        ]
+    )
+    return resized.contiguous().view(*images.shape[:-2], size, size)
+
+
+def _to_mode(image: Any, channels: int) -> Any:
+    """Convert a PIL image of any mode to 8-bit grey (1 channel) or RGB (3)."""
+    import numpy as np
+    from PIL import Image
+
+    if image.mode == "F":
+        raise ValueError("32-bit float pixels have no agreed range; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):  # 16 bits; PIL's own conversion would clip at 255
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in image.info:
+        # On white, as viewers show it; dropping alpha would reveal whatever hides beneath.
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _read_pixels(path: Path, channels: int, size: int) -> Tensor:
+    """Decode one image file to uint8 `(channels, size, size)`."""
+    import numpy as np
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            # JPEG can decode at 1/2, 1/4 or 1/8 much faster; twice the size keeps the resize fair.
+            image.draft("RGB", (2 * size, 2 * size))
+            upright = ImageOps.exif_transpose(image)
+            pixels = np.array(_to_mode(upright, channels))
+    except FileNotFoundError as error:
+        raise InputError(f"image '{path}' does not exist.") from error
+    except PermissionError as error:
+        raise InputError(f"image '{path}' cannot be read: permission denied.") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"'{path}' is not an image; remove it or replace it.") from error
+    except Exception as error:  # decoders raise almost anything on broken files
+        reason = str(error) or type(error).__name__
+        raise InputError(f"image '{path}' is corrupt ({reason}); remove or replace it.") from error
+    tensor = torch.from_numpy(pixels)
+    return _fit_to(tensor[None] if channels == 1 else tensor.permute(2, 0, 1), size)
+
+
+def _read_all(paths: Sequence[Path], channels: int, size: int) -> Tensor:
+    """Decode image files to one uint8 tensor `(N, C, H, W)`, in threads."""
+    images = torch.empty(len(paths), channels, size, size, dtype=torch.uint8)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoders release the GIL
+        decoded = pool.map(lambda path: _read_pixels(path, channels, size), paths)
+        for i, image in enumerate(decoded):
+            images[i] = image
+    return images
+
+
+def read_image(path: str | os.PathLike[str], info: DatasetInfo) -> Tensor:
+    """Read one image file exactly as the images of the data set were made.
+
+    Args:
+        path: The image file.
+        info: The data set a model was trained on (stored in its checkpoint).
+
+    Returns:
+        Pixels, uint8, `info.input_shape`; pass a batch of them through `normalize`.
+
+    Raises:
+        InputError: If the file is missing, unreadable, corrupt or not an image.
+    """
+    if len(info.input_shape) != 3:
+        raise InputError(f"'{info.name}' holds features, not images, so '{path}' cannot be used.")
+    return _read_pixels(Path(path), info.input_shape[0], info.input_shape[1])
+
+
+def _walk(folder: Path) -> list[Path]:
+    """Return the image files below `folder`, sorted; hidden ones are skipped."""
+    found: list[Path] = []
+    try:
+        for parent, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            found += [
+                Path(parent, name)
+                for name in files
+                if not name.startswith(".") and Path(name).suffix.lower() in _IMAGE_SUFFIXES
+            ]
+    except PermissionError as error:
+        raise InputError(f"'{error.filename}' cannot be read: permission denied.") from error
+    return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    """Let `os.walk` report what it would otherwise skip."""
+    raise error
+
+
+def iter_images(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
+    """Yield the image files that `paths` name: files as they are, folders with all below them.
+
+    Raises:
+        InputError: If a path does not exist, or a folder holds no images.
+    """
+    for path in map(Path, paths):
+        if not path.exists():
+            raise InputError(f"'{path}' does not exist.")
+        files = _walk(path) if path.is_dir() else [path]
+        if not files:
+            raise InputError(f"'{path}' holds no images ({_suffixes()}).")
+        yield from files
+
+
+def _suffixes() -> str:
+    """Name the file name endings that count as images."""
+    return " ".join(_IMAGE_SUFFIXES)
+
+
+class _ImageFiles(torch.utils.data.Dataset[Tensor | str]):
+    """Map-style view of image files for the workers of a `DataLoader`."""
+
+    def __init__(self, paths: Sequence[Path], channels: int, size: int) -> None:
+        self.paths, self.channels, self.size = paths, channels, size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor | str:
+        # An exception would cross the process border as a page of traceback: send the sentence.
+        try:
+            return _read_pixels(self.paths[index], self.channels, self.size)
+        except InputError as error:
+            return str(error)
+
+    @staticmethod
+    def collate(items: list[Tensor | str]) -> Tensor | str:
+        """Stack images, or return the first error."""
+        errors = [item for item in items if isinstance(item, str)]
+        return errors[0] if errors else torch.stack([i for i in items if isinstance(i, Tensor)])
+
+
+class FolderDataset:
+    """Image files decoded by worker processes as they are needed.
+
+    For folders that do not fit in memory; same batches, in the same order and with the same
+    augmentation, as an `ArrayDataset` of the decoded images.
+
+    Args:
+        paths: Image files.
+        targets: Class indices, `(N,)`.
+        channels: 1 (grey) or 3 (RGB).
+        size: Height and width of the decoded images.
+        mean: Mean per channel on the 0..1 scale; empty for none.
+        std: Standard deviation per channel on the 0..1 scale; empty for none.
+        num_workers: Worker processes; 0 decodes in this one.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        targets: Tensor,
+        channels: int,
+        size: int,
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
+        num_workers: int = 2,
+    ) -> None:
+        if len(paths) != len(targets):
+            raise InputError(
+                f"paths and targets must have the same length, got {len(paths)} and {len(targets)}."
+            )
+        self.paths = list(paths)
+        self.targets = targets.long()
+        self.channels = channels
+        self.size = size
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self.num_workers = num_workers
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def subset(self, indices: Tensor) -> FolderDataset:
+        """Return the samples at `indices` as a data set of their own."""
+        return FolderDataset(
+            [self.paths[i] for i in indices.tolist()],
+            self.targets[indices],
+            self.channels,
+            self.size,
+            self.mean,
+            self.std,
+            self.num_workers,
+        )
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        device: str | torch.device = "cpu",
+        shuffle: bool = False,
+        seed: int = 0,
+        epoch: int = 0,
+        augment: str = "none",
+        channels_last: bool = False,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield every sample once; arguments and results as in `ArrayDataset.batches`.
+
+        Raises:
+            InputError: If an image cannot be decoded.
+        """
+        device = torch.device(device)
+        order = _order(len(self), shuffle, seed, epoch)
+        slices = _batch_slices(len(self), batch_size, shuffle)
+        loader = torch.utils.data.DataLoader(
+            _ImageFiles(self.paths, self.channels, self.size),
+            batch_sampler=[order[rows].tolist() for rows in slices],
+            num_workers=self.num_workers,
+            collate_fn=_ImageFiles.collate,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # its own: the loader would draw from the global stream
+        )
+        for number, (rows, images) in enumerate(zip(slices, loader, strict=True)):
+            if isinstance(images, str):
+                raise InputError(images)
+            images = images.to(device, non_blocking=True)
+            key = (seed, epoch, number)
+            x = _finish(images, self.mean, self.std, augment, key, channels_last)
+            yield x, self.targets[order[rows]].to(device, non_blocking=True)
 
 
 # --- stratified choice ----------------------------------------------------------------------------
 
 
 def _stratified(
-    targets: Tensor, total: int, *key: int | str, keep_one: bool
+    targets: Tensor, total: int, *key: int | str, keep_train: int
 ) -> tuple[Tensor, Tensor]:
-    """Pick about `total` indices with every class in proportion; return (picked, rest), sorted.
+    """Pick `total` indices with every class in proportion; return (picked, rest), sorted.
 
-    Every class gives at least one sample, and with `keep_one` keeps at least one.
+    Every class gives at least one sample and keeps at least `keep_train`, even where that makes
+    the picked ones more or fewer than `total`.
     """
     generator = torch.Generator().manual_seed(_stream_seed(*key))
     shuffled = torch.randperm(len(targets), generator=generator)
     by_class = shuffled[torch.argsort(targets[shuffled], stable=True)]
     _, counts = torch.unique(targets, return_counts=True)
-    most = counts - 1 if keep_one else counts
+    most = counts - keep_train
     ideal = counts.double() * total / len(targets)
     quota = torch.minimum(ideal.floor().long().clamp(min=1), most)
     while quota.sum() < min(total, int(most.sum())):  # the largest remainders get what is left
@@ -450,7 +724,7 @@ def _read_digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     images = (torch.as_tensor(bunch.images) * (255 / 16)).round().to(torch.uint8)[:, None]
     targets = torch.as_tensor(bunch.target).long()
     # The set has no test part of its own: a fifth is set apart, the same one for every seed.
-    test, train = _stratified(targets, round(0.2 * len(targets)), "digits test", keep_one=True)
+    test, train = _stratified(targets, round(0.2 * len(targets)), "digits test", keep_train=1)
     return images[train], targets[train], images[test], targets[test]
 
 
@@ -551,39 +825,247 @@ def _read_idx_dataset(
     return parts[0], parts[1], parts[2], parts[3]
 
 
-# --- images of any size ---------------------------------------------------------------------------
+# --- folders of images ----------------------------------------------------------------------------
+
+_FOLDER_SIZE = 64  # default height and width: small enough to train on two cores
+_TEST_FRACTION = 0.2
+_STATISTICS_IMAGES = 512  # enough for two digits of mean and std when a folder is streamed
+_PARTS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "eval"),
+    "test": ("test", "testing"),
+}
 
 
-def _fit_to(images: Tensor, size: int) -> Tensor:
-    """Bring uint8 images `(..., C, H, W)` to `size` x `size`.
+def _subfolders(folder: Path) -> list[Path]:
+    """Return the visible folders in `folder`."""
+    try:
+        entries = list(folder.iterdir())
+    except PermissionError as error:
+        raise InputError(f"'{folder}' cannot be read: permission denied.") from error
+    return sorted(e for e in entries if e.is_dir() and not e.name.startswith((".", "__")))
 
-    The shorter side is resized (bilinear, antialiased) and the centre cut out: the shape of things
-    is kept, where stretching both sides would turn circles into ellipses, and every image comes
-    out in the same size whatever its format.
-    """
-    height, width = images.shape[-2:]
-    if (height, width) == (size, size):
-        return images
-    short = min(height, width)
-    target = (max(size, round(height * size / short)), max(size, round(width * size / short)))
-    batch = images if images.ndim == 4 else images[None]
-    resized = torch.cat(
-        [functional.interpolate(part, target, mode="bilinear", antialias=True)
-         for part in batch.split(4096)]
-    )  # fmt: skip
-    top, left = (target[0] - size) // 2, (target[1] - size) // 2
-    cut = resized[..., top : top + size, left : left + size]
-    return cut.contiguous() if images.ndim == 4 else cut[0].contiguous()
+
+def _find_parts(folder: Path) -> dict[str, Path]:
+    """Return the folders of train, val and test; all of `folder` as train if it has no parts."""
+    found: dict[str, Path] = {}
+    for sub in _subfolders(folder):
+        for part, names in _PARTS.items():
+            if sub.name.lower() in names:
+                if part in found:
+                    raise InputError(
+                        f"'{folder}' has two folders for {part}, '{found[part].name}' and "
+                        f"'{sub.name}'; keep one of them."
+                    )
+                inner = _subfolders(sub)  # some archives hold training/training/<class>
+                nested = len(inner) == 1 and inner[0].name.lower() == sub.name.lower()
+                found[part] = inner[0] if nested else sub
+    if "train" not in found:
+        if found and len(found) == len(_subfolders(folder)):
+            raise InputError(f"'{folder}' has {' and '.join(sorted(found))} but no train folder.")
+        return {"train": folder}
+    return found
+
+
+def _class_order(names: Iterable[str]) -> list[str]:
+    """Sort class names: by value if all are numbers (0, 1, 2, 10), else as text."""
+    names = list(names)
+    return sorted(names, key=int) if all(n.isdecimal() for n in names) else sorted(names)
+
+
+def _scan_classes(folder: Path) -> dict[str, list[Path]]:
+    """Return the image files of every class folder in `folder`."""
+    classes = {sub.name: _walk(sub) for sub in _subfolders(folder)}
+    for name, files in classes.items():
+        if not files:
+            raise InputError(
+                f"class folder '{folder / name}' holds no images ({_suffixes()}); fill it or "
+                "remove it."
+            )
+    return classes
+
+
+def _index_folder(
+    folder: Path,
+) -> tuple[tuple[str, ...], dict[str, tuple[list[Path], Tensor]], list[str]]:
+    """Find the images of a folder; return class names, (paths, targets) per part, and notes."""
+    if not folder.exists():
+        raise InputError(f"folder '{folder}' does not exist.")
+    if not folder.is_dir():
+        raise InputError(f"'{folder}' is a file; a data set is a folder with one folder per class.")
+    found = {part: _scan_classes(path) for part, path in _find_parts(folder).items()}
+    classes = _class_order(found["train"])
+    if len(classes) < 2:
+        raise InputError(
+            f"'{folder}' must hold at least two class folders with images "
+            f"(DIR/<class>/ or DIR/train/<class>/), found {len(classes)}."
+        )
+    notes = []
+    if "val" in found and "test" not in found:
+        found["test"] = found.pop("val")
+        notes.append(
+            "The folder has no test part: its validation folder is the untouched test set, and "
+            "validation images are split from train."
+        )
+    parts = {}
+    for part, files in found.items():
+        unknown = sorted(set(files) - set(classes))
+        if unknown:
+            raise InputError(
+                f"class '{unknown[0]}' is in the {part} folder of '{folder}' but has no training "
+                "images."
+            )
+        missing = [name for name in classes if name not in files]
+        if missing:
+            notes.append(f"The {part} part has no images of {', '.join(missing)}.")
+        pairs = [(path, k) for k, name in enumerate(classes) for path in files.get(name, [])]
+        parts[part] = ([path for path, _ in pairs], torch.tensor([k for _, k in pairs]))
+    needed = 1 if "val" in found else 2 if "test" in found else 3
+    for name in classes:
+        if len(found["train"][name]) < needed:
+            raise InputError(
+                f"class '{name}' has {len(found['train'][name])} training image(s), but {needed} "
+                "are needed to split it; add images or remove the class folder."
+            )
+    if "test" not in parts:
+        paths, targets = parts["train"]
+        total = round(_TEST_FRACTION * len(paths))
+        test, train = _stratified(targets, total, "test", keep_train=2)
+        for part, rows in (("test", test), ("train", train)):
+            parts[part] = ([paths[i] for i in rows.tolist()], targets[rows])
+        notes.append(
+            f"The folder has no test part: {len(test)} of its {len(paths)} images, the same for "
+            "every seed, are set apart as the test set."
+        )
+    return tuple(classes), parts, notes
+
+
+def _channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel of uint8 images, on the 0..1 scale."""
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    mean, std = [], []
+    for channel in images.unbind(1):
+        share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
+        centre = (share * levels).sum()
+        spread = (share * (levels - centre) ** 2).sum().sqrt()
+        mean.append(round(centre.item(), 4))
+        # A folder of blank images has no spread; one grey level keeps the division harmless.
+        std.append(round(max(spread.item(), 1 / 255), 4))
+    return tuple(mean), tuple(std)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """A data set before validation is split off."""
+
+    info: DatasetInfo
+    train: ArrayDataset | FolderDataset
+    test: ArrayDataset | FolderDataset
+    val: ArrayDataset | FolderDataset | None
+    val_fraction: float
+
+
+def _load_folder(
+    folder: Path, image_size: int | None, in_channels: int | None, memory_budget: int, workers: int
+) -> _Pool:
+    """Load a folder of images, into memory if it fits."""
+    classes, parts, notes = _index_folder(folder)
+    size, channels = image_size or _FOLDER_SIZE, in_channels or 3
+    notes.append(
+        f"Images are cut to their centre square and resized to {size}x{size}"
+        + ("." if image_size else " (choose with image_size, --image-size).")
+    )
+    needed = sum(len(paths) for paths, _ in parts.values()) * channels * size * size
+    data: dict[str, ArrayDataset | FolderDataset] = {}
+    if needed <= memory_budget:
+        images = {part: _read_all(paths, channels, size) for part, (paths, _) in parts.items()}
+        mean, std = _channel_statistics(images["train"])
+        for part, (_, targets) in parts.items():
+            data[part] = ArrayDataset(images[part], targets, mean, std)
+    else:
+        paths = parts["train"][0]
+        sample = paths[:: max(1, len(paths) // _STATISTICS_IMAGES)]
+        mean, std = _channel_statistics(_read_all(sample, channels, size))
+        for part, (files, targets) in parts.items():
+            data[part] = FolderDataset(files, targets, channels, size, mean, std, workers)
+        notes.append(
+            f"Images stream from disk: decoded they need {needed / 2**30:.1f} GiB, more than the "
+            f"memory budget of {memory_budget / 2**30:.1f} GiB."
+        )
+    name = folder.resolve().name
+    info = DatasetInfo(
+        name, "classification", classes, (channels, size, size), mean, std, tuple(notes)
+    )
+    return _Pool(info, data["train"], data["test"], data.get("val"), 0.1)
 
 
 # --- the door -------------------------------------------------------------------------------------
 
 
-def _val_fraction(value: float) -> float:
-    """Check the share of training images used for validation."""
-    if not 0.0 < value < 1.0:
-        raise InputError(f"val_fraction must be between 0 and 1 (both excluded), got {value!r}.")
-    return value
+def _suspicions(spec: DatasetSpec, train_images: Tensor, test_images: Tensor) -> list[str]:
+    """Say what speaks against the files being those of `spec`.
+
+    MNIST, Fashion-MNIST and KMNIST have the same file names, so a wrong folder reads smoothly.
+    """
+    notes = []
+    sizes = (len(train_images), len(test_images))
+    if sizes != spec.sizes:
+        notes.append(
+            f"The files hold {sizes[0]} training and {sizes[1]} test images; the full set has "
+            f"{spec.sizes[0]} and {spec.sizes[1]}."
+        )
+    mean = _channel_statistics(train_images)[0][0]
+    if abs(mean - spec.mean[0]) > 0.01:
+        notes.append(
+            f"The training images have mean {mean}, where '{spec.name}' has {spec.mean[0]}; check "
+            "that the folder holds the right files."
+        )
+    return notes
+
+
+def _load_named(
+    spec: DatasetSpec,
+    data_dir: Path | None,
+    image_size: int | None,
+    in_channels: int | None,
+    download: bool,
+) -> _Pool:
+    """Load a row of `DATASETS`."""
+    if spec.torchvision_name is None:
+        train_x, train_y, test_x, test_y = _read_digits()
+    else:
+        train_x, train_y, test_x, test_y = _read_idx_dataset(spec, data_dir, download)
+    notes = _suspicions(spec, train_x, test_x)
+    if spec.transposed:
+        notes.append("The files hold the images transposed; here they are upright.")
+    native = train_x.shape[-1]
+    if image_size not in (None, native):
+        train_x, test_x = _fit_to(train_x, image_size), _fit_to(test_x, image_size)
+        notes.append(f"Images are resized from {native}x{native} to {image_size}x{image_size}.")
+    copies = (in_channels or 1) // spec.image_shape[0]
+    mean, std = spec.mean * copies, spec.std * copies
+    if copies > 1:  # for networks made for colour
+        train_x, test_x = (x.expand(-1, copies, -1, -1) for x in (train_x, test_x))
+    shape = tuple(train_x.shape[1:])
+    info = DatasetInfo(
+        spec.name, "classification", spec.class_names, shape, mean, std, tuple(notes)
+    )
+    train, test = (ArrayDataset(x, y, mean, std) for x, y in ((train_x, train_y), (test_x, test_y)))
+    return _Pool(info, train, test, None, spec.val_fraction)
+
+
+def _resolve_folder(spec: str, data_dir: Path | None) -> Path:
+    """Return the folder of images that `spec` names, alone or below `data_dir`."""
+    folder = Path(spec).expanduser()
+    if data_dir is not None and not folder.exists() and (data_dir / spec).is_dir():
+        return data_dir / spec
+    looks_like_path = folder.exists() or len(folder.parts) != 1 or spec.startswith((".", "~"))
+    if not looks_like_path:
+        raise InputError(
+            f"{unknown_name('dataset', spec, DATASETS)} A folder of images is given by its path; "
+            "there is none of this name."
+        )
+    return folder
 
 
 def load_dataset(
@@ -592,39 +1074,74 @@ def load_dataset(
     seed: int = 0,
     *,
     image_size: int | None = None,
+    in_channels: Literal[1, 3] | None = None,
     val_fraction: float | None = None,
     limit: int | None = None,
     download: bool | None = None,
+    memory_budget: int = 2 * 2**30,
+    num_workers: int = 2,
 ) -> Splits:
-    """Load a data set and split it into training, validation and test part."""
-    if isinstance(spec, DatasetSpec):
-        row = spec
-    elif str(spec) in DATASETS:
-        row = DATASETS[str(spec)]
-    else:
-        raise unknown_name("dataset", str(spec), DATASETS)
-    root = None if data_dir is None else Path(data_dir).expanduser()
-    if row.torchvision_name is None:
-        train_x, train_y, test_x, test_y = _read_digits()
-    else:
-        fetch = data_dir is None if download is None else download
-        train_x, train_y, test_x, test_y = _read_idx_dataset(row, root, fetch)
-    notes: list[str] = []
+    """Load a data set and split it into a training, a validation and a test part.
+
+    The test part is the data set's own, or one set apart that is the same for every seed.
+    Validation comes from the training images, stratified, by `seed`.
+
+    Args:
+        spec: A name from `list_datasets()`, a row such as `DATASETS["mnist"]`, or the path of a
+            folder of images: `DIR/<class>/*`, or `DIR/train/<class>/*` with `val` and `test`
+            beside it or not. With `train` and `val` alone, `val` is the test set.
+        data_dir: Where a named data set's files are (`DIR`, `DIR/raw` or
+            `DIR/<torchvision name>/raw`), or where a relative folder of images is.
+        seed: Seed of the validation split and of `limit`.
+        image_size: Height and width; by default the native size, 64 for folders.
+        in_channels: 1 for grey, 3 for colour; by default as the data set is, 3 for folders.
+        val_fraction: Share of the training images used for validation; by default the data set's
+            own (a tenth for most). Without effect on a folder with its own `val` and `test`.
+        limit: Train on this many images only, in the classes' proportions.
+        download: Whether missing files may be fetched; by default only if `data_dir` is not given,
+            into the package's cache folder.
+        memory_budget: Bytes of decoded images up to which a folder is held in memory.
+        num_workers: Worker processes for a folder that is not.
+
+    Returns:
+        The splits. `info.notes` says in sentences what a reader of results must know.
+
+    Raises:
+        InputError: If the data set is unknown, missing, incomplete, corrupt or cannot be split.
+
+    Example:
+        >>> splits = load_dataset("digits")
+        >>> len(splits.train), len(splits.val), len(splits.test)
+        (1222, 216, 359)
+    """
     if image_size is not None:
         check_positive("image_size", image_size)
-        train_x, test_x = _fit_to(train_x, image_size), _fit_to(test_x, image_size)
-    fraction = _val_fraction(row.val_fraction if val_fraction is None else val_fraction)
-    val, train = _stratified(train_y, round(fraction * len(train_y)), "val", seed, keep_one=True)
-    pool = ArrayDataset(train_x, train_y, row.mean, row.std)
-    train_set = pool.subset(train)
-    info = DatasetInfo(
-        row.name,
-        "classification",
-        row.class_names,
-        tuple(train_x.shape[1:]),
-        row.mean,
-        row.std,
-        tuple(notes),
-    )
-    test_set = ArrayDataset(test_x, test_y, row.mean, row.std)
-    return Splits(train_set, pool.subset(val), test_set, info)
+    if in_channels not in (None, 1, 3):
+        raise InputError(f"in_channels must be 1 or 3, got {in_channels!r}.")
+    if val_fraction is not None and not 0 < val_fraction < 1:
+        raise InputError(f"val_fraction must be between 0 and 1, got {val_fraction!r}.")
+    root = None if data_dir is None else Path(data_dir).expanduser()
+    row = spec if isinstance(spec, DatasetSpec) else DATASETS.get(os.fspath(spec), spec)
+    if isinstance(row, DatasetSpec):
+        fetch = root is None if download is None else download
+        pool = _load_named(row, root, image_size, in_channels, fetch)
+    else:
+        folder = _resolve_folder(os.fspath(row), root)
+        pool = _load_folder(folder, image_size, in_channels, memory_budget, num_workers)
+
+    train, val = pool.train, pool.val
+    if val is None:
+        total = round((val_fraction or pool.val_fraction) * len(train))
+        rows, rest = _stratified(train.targets, total, "val", seed, keep_train=1)
+        train, val = train.subset(rest), train.subset(rows)
+    info = pool.info
+    if limit is not None and limit < len(train):
+        check_positive("limit", limit)
+        if limit < info.num_classes:
+            raise InputError(
+                f"limit must leave an image of each of the {info.num_classes} classes, got {limit}."
+            )
+        rows, _ = _stratified(train.targets, limit, "limit", seed, keep_train=0)
+        note = f"Training uses {limit} of {len(train)} images; validation and test are complete."
+        train, info = train.subset(rows), replace(info, notes=(*info.notes, note))
+    return Splits(train, val, pool.test, info)
