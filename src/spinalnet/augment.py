@@ -375,8 +375,9 @@ def random_crop(padding: float = 4) -> Transform:
 
     As `torchvision.transforms.RandomCrop(size, padding=padding)` with the image's own size.
     """
+    whole = float(padding).is_integer() and padding >= 0
+    _require(whole, "crop: padding must be an integer >= 0", padding)
     pad = int(padding)
-    _require(pad == padding and pad >= 0, "crop: padding must be an integer >= 0", padding)
     if pad == 0:
         return _is_identity
 

@@ -1,0 +1,375 @@
+"""Augmentation: torchvision is the slow truth, for the warps and for the draws."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Generator, Tensor
+from torchvision import transforms
+from torchvision.transforms import functional as tvf
+
+from spinalnet import augment
+from spinalnet._checks import InputError
+from spinalnet.augment import AUGMENTATIONS, build_augment
+
+BILINEAR = transforms.InterpolationMode.BILINEAR
+TOLERANCE = 2e-5  # float32 coordinates of a 1..50 pixel grid, on values of 0..1
+P_VALUE = 1e-3  # seeds are fixed: a test that passes stays passed
+DRAWS = 3000
+
+
+def generator(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def noise(batch: int = 8, channels: int = 3, height: int = 20, width: int = 28) -> Tensor:
+    shape = (batch, channels, height, width)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator(9))
+
+
+def smooth(batch: int = 1, size: int = 32) -> Tensor:
+    """A picture with no detail finer than a few pixels, bright up to its edges."""
+    axis = torch.linspace(0, 3, size)
+    return (0.6 + 0.4 * torch.sin(axis)[:, None] * torch.cos(2 * axis)).expand(batch, 1, -1, -1)
+
+
+# --- the same parameters give torchvision's picture -----------------------------------------------
+
+
+@pytest.mark.parametrize("height", [20, 21])
+def test_perspective_equals_torchvision(height):
+    images = noise(height=height)
+    corners = augment._draw_corners(8, height, 28, 0.5, generator())
+    start = [[0, 0], [27, 0], [27, height - 1], [0, height - 1]]
+    ours = augment._warp(
+        images, [augment._Map(augment._quad_to_rectangle(corners, height, 28), None, True)]
+    )
+    for image, quad, warped in zip(images.float() / 255, corners, ours, strict=True):
+        truth = tvf.perspective(image, start, quad.int().tolist(), BILINEAR, fill=None)
+        torch.testing.assert_close(warped, truth, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("angle", [-180.0, -33.3, 0.0, 10.0, 90.0, 145.0])
+def test_rotation_equals_torchvision(angle):
+    images = noise()
+    matrix = augment._rotation_about_centre(torch.full((8,), angle), 20, 28)
+    ours = augment._warp(images, [augment._Map(matrix)])
+    truth = tvf.rotate(images.float() / 255, angle, BILINEAR)
+    torch.testing.assert_close(ours, truth, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize(("angle", "shift"), [(0.0, [3, -2]), (17.0, [-5, 4]), (-90.0, [1, 1])])
+def test_affine_equals_torchvision(angle, shift):
+    images = noise()
+    shifts = torch.tensor([shift]).float().expand(8, 2)
+    matrix = augment._rotation_about_centre(torch.full((8,), angle), 20, 28, shifts)
+    # torchvision turns clockwise here and counter-clockwise in `rotate`.
+    truth = tvf.affine(images.float() / 255, -angle, shift, 1.0, [0.0, 0.0], BILINEAR)
+    ours = augment._warp(images, [augment._Map(matrix)])
+    torch.testing.assert_close(ours, truth, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 20, 28), (0, 0, 7, 9), (13, 3, 7, 25), (5, 27, 15, 1)])
+def test_resized_crop_equals_torchvision(box):
+    images = noise()
+    ours = augment._warp(images, [augment._box_to_full(torch.tensor([box] * 8), 20, 28)])
+    truth = tvf.resized_crop(images.float() / 255, *box, [20, 28], BILINEAR, antialias=True)
+    torch.testing.assert_close(ours, truth, atol=TOLERANCE, rtol=0)
+
+
+def test_crop_is_one_of_the_windows_of_the_padded_image():
+    images = noise()
+    padded = tvf.pad(images, [2, 2, 2, 2])
+    out = build_augment("crop:2")(images, generator())
+    assert out.dtype == torch.uint8
+    for source, image in zip(padded, out, strict=True):
+        windows = [tvf.crop(source, i, j, 20, 28) for i in range(5) for j in range(5)]
+        assert sum(torch.equal(image, window) for window in windows) == 1
+
+
+@pytest.mark.parametrize(("spec", "mirror"), [("flip", tvf.hflip), ("vertical-flip", tvf.vflip)])
+def test_flips_mirror_about_half_of_the_images(spec, mirror):
+    images = noise(batch=400)
+    out = build_augment(spec)(images, generator())
+    mirrored = (out == mirror(images)).flatten(1).all(1)
+    kept = (out == images).flatten(1).all(1)
+    assert (mirrored ^ kept).all()
+    assert 0.4 < mirrored.float().mean() < 0.6
+    assert torch.equal(build_augment(f"{spec}:1")(images, generator()), mirror(images))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("spec", "adjust"),
+    [("brightness:0.8", tvf.adjust_brightness), ("contrast:0.8", tvf.adjust_contrast)],
+)
+def test_colour_equals_torchvision(spec, adjust, channels):
+    images = noise(channels=channels)
+    ours = build_augment(spec)(images, generator(3))
+    factors = augment._uniform(0.2, 1.8, (8,), generator(3))
+    for image, factor, changed in zip(images.float() / 255, factors, ours, strict=True):
+        torch.testing.assert_close(changed, adjust(image, factor.item()), atol=2e-6, rtol=0)
+
+
+# --- the draws have torchvision's distribution ----------------------------------------------------
+
+
+def same_distribution(ours: Tensor, theirs: Tensor) -> None:
+    """Two-sample Kolmogorov-Smirnov test, column by column."""
+    for a, b in zip(ours.double().unbind(1), theirs.double().unbind(1), strict=True):
+        assert stats.ks_2samp(a.numpy(), b.numpy()).pvalue > P_VALUE
+
+
+def test_corners_are_drawn_as_torchvision_draws_them():
+    torch.manual_seed(0)
+    theirs = torch.tensor(
+        [transforms.RandomPerspective.get_params(28, 21, 0.5)[1] for _ in range(DRAWS)]
+    )
+    ours = augment._draw_corners(DRAWS, 21, 28, 0.5, generator())
+    same_distribution(ours.flatten(1), theirs.flatten(1))
+    for corner, axis in itertools.product(range(4), range(2)):  # the very same whole numbers
+        assert set(ours[:, corner, axis].tolist()) == set(theirs[:, corner, axis].tolist())
+
+
+def test_a_share_p_of_the_images_is_warped():
+    images = torch.rand(2000, 1, 8, 8, generator=generator())
+    out = build_augment("perspective:0.5,0.3")(images, generator())
+    warped = ((out - images).abs().amax((1, 2, 3)) > 1e-4).float().mean()
+    unmoved = (1 / 3) ** 8  # all eight offsets 0, of {0, 1, 2}
+    assert abs(warped - 0.3 * (1 - unmoved)) < 0.04
+
+
+@pytest.mark.parametrize(("degrees", "translate"), [(10.0, 0.0), (30.0, 0.2)])
+def test_angles_and_shifts_are_drawn_as_torchvision_draws_them(degrees, translate):
+    torch.manual_seed(0)
+    theirs = []
+    for _ in range(DRAWS):
+        angle, shift, _, _ = transforms.RandomAffine.get_params(
+            [-degrees, degrees], [translate, translate], None, None, [28, 21]
+        )
+        theirs.append([angle, *shift])
+    step = build_step(f"affine:{degrees},{translate}")
+    matrix = step.draw(DRAWS, 21, 28, generator()).matrix
+    angles = torch.atan2(matrix[:, 1, 0], matrix[:, 0, 0]) * 180 / math.pi
+    # What the centre of the image reads, turned forward, is minus the shift.
+    read = matrix[:, :2] @ torch.tensor([14.0, 10.5, 1.0]) - torch.tensor([14.0, 10.5])
+    shift = -(matrix[:, :2, :2].mT @ read[:, :, None])[:, :, 0]
+    assert (shift - shift.round()).abs().max() < 1e-4
+    same_distribution(torch.cat([angles[:, None], shift.round()], 1), torch.tensor(theirs))
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "ratio"),
+    [
+        ((28, 28), (0.95, 1.0), (3 / 4, 4 / 3)),
+        ((28, 28), (0.08, 1.0), (3 / 4, 4 / 3)),
+        ((20, 33), (0.3, 1.0), (0.5, 3.0)),
+    ],
+)
+def test_boxes_are_drawn_as_torchvision_draws_them(size, scale, ratio):
+    torch.manual_seed(0)
+    image = torch.empty(1, *size)
+    theirs = torch.tensor(
+        [transforms.RandomResizedCrop.get_params(image, scale, ratio) for _ in range(DRAWS)]
+    )
+    ours = augment._draw_boxes(DRAWS, *size, scale, ratio, generator())
+    same_distribution(ours, theirs)
+    same_distribution((ours[:, 2] * ours[:, 3])[:, None], (theirs[:, 2] * theirs[:, 3])[:, None])
+    assert (ours[:, 0] + ours[:, 2] <= size[0]).all()
+    assert (ours[:, 1] + ours[:, 3] <= size[1]).all()
+
+
+@pytest.mark.parametrize(("size", "ratio"), [((20, 30), (2.0, 3.0)), ((20, 30), (0.2, 0.4))])
+def test_a_box_that_never_fits_falls_back_to_the_centre(size, ratio):
+    theirs = transforms.RandomResizedCrop.get_params(torch.empty(1, *size), (1.0, 1.0), ratio)
+    ours = augment._draw_boxes(5, *size, (1.0, 1.0), ratio, generator())
+    assert ours.tolist() == [list(theirs)] * 5
+
+
+def test_crop_offsets_are_uniform():
+    marked = torch.zeros(5000, 1, 9, 9, dtype=torch.uint8)
+    marked[:, :, 4, 4] = 255
+    place = build_augment("crop:2")(marked, generator()).flatten(1).int().argmax(1)
+    _, counts = place.unique(return_counts=True)
+    assert len(counts) == 25
+    assert stats.chisquare(counts.numpy()).pvalue > P_VALUE
+
+
+@pytest.mark.parametrize(
+    ("spec", "truth"),
+    [
+        (
+            "perspective+rotation:10",
+            [transforms.RandomPerspective(), transforms.RandomRotation(10, BILINEAR)],
+        ),
+        (
+            "rotation:10+resized-crop:0.5,1",
+            [
+                transforms.RandomRotation(10, BILINEAR),
+                transforms.RandomResizedCrop(32, (0.5, 1.0), antialias=True),
+            ],
+        ),
+    ],
+)
+def test_whole_recipes_have_torchvisions_mean_and_spread(spec, truth):
+    torch.manual_seed(0)
+    count = 1500
+    image = smooth()[0]
+    theirs = torch.stack([transforms.Compose(truth)(image) for _ in range(count)])
+    ours = build_augment(spec)(image.expand(count, -1, -1, -1), generator())
+    # Five standard errors of the difference of two means of values in 0..1.
+    assert (ours.mean(0) - theirs.mean(0)).abs().max() < 5 * 0.5 * math.sqrt(2 / count)
+    assert abs(ours.std(0).mean() - theirs.std(0).mean()) < 0.01
+
+
+# --- batches, merging, determinism ----------------------------------------------------------------
+
+RANDOM_SPECS = [
+    "perspective:0.5,1",
+    "rotation:30",
+    "affine:30,0.2",
+    "resized-crop:0.3,1",
+    "crop:4",
+    "brightness:0.5",
+    "contrast:0.5",
+    "perspective+rotation:10+flip+crop:4+contrast:0.3",
+]
+
+
+def build_step(text: str) -> augment._Warp:
+    step = augment._parse_step(text)
+    assert isinstance(step, augment._Warp)
+    return step
+
+
+@pytest.mark.parametrize("spec", RANDOM_SPECS)
+def test_every_image_gets_its_own_draw(spec):
+    one = noise(batch=1)
+    out = build_augment(spec)(one.expand(6, -1, -1, -1), generator())
+    for a, b in itertools.combinations(out, 2):
+        assert not torch.equal(a, b)
+
+
+def test_draws_of_neighbours_are_uncorrelated():
+    corners = augment._draw_corners(DRAWS, 64, 64, 0.5, generator())[:, 0, 0]
+    assert stats.pearsonr(corners[:-1].numpy(), corners[1:].numpy()).pvalue > P_VALUE
+
+
+@pytest.mark.parametrize("spec", RANDOM_SPECS)
+def test_results_depend_on_the_generator_alone(spec):
+    images = noise()
+    before = images.clone()
+    state = torch.get_rng_state()
+    out = build_augment(spec)(images, generator(1))
+    torch.manual_seed(123)
+    assert torch.equal(out, build_augment(spec)(images, generator(1)))
+    assert not torch.equal(out, build_augment(spec)(images, generator(2)))
+    torch.set_rng_state(state)
+    build_augment(spec)(images, generator(1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("spec", RANDOM_SPECS)
+def test_output_keeps_shape_and_range(spec):
+    out = build_augment(spec)(noise(), generator())
+    assert out.shape == (8, 3, 20, 28)
+    if out.dtype != torch.uint8:
+        assert out.dtype == torch.float32
+        assert out.min() >= 0
+        assert out.max() <= 1 + 1e-6
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.tuples(st.integers(1, 4), st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9)),
+    st.sampled_from(
+        [
+            "none",
+            "rotation:0",
+            "affine:0,0",
+            "perspective:0",
+            "perspective:0.5,0",
+            "crop:0",
+            "flip:0",
+            "vertical-flip:0",
+            "brightness:0",
+            "contrast:0",
+            "rotation:0+crop:0+flip:0",
+        ]
+    ),
+)
+def test_zero_strength_is_the_identity(shape, spec):
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator())
+    assert torch.equal(build_augment(spec)(images, generator()), images)
+
+
+@pytest.mark.parametrize(
+    ("spec", "warps"),
+    [
+        ("perspective+rotation:10", 1),
+        ("perspective+rotation:10+resized-crop:0.8,1", 1),
+        ("rotation:10+resized-crop:0.8,1", 1),
+        ("rotation:40+perspective", 2),
+        ("resized-crop:0.3,1+rotation:40", 2),
+        ("rotation:40+affine:40,0.2", 2),
+        ("rotation:10+flip+resized-crop", 2),
+    ],
+)
+def test_steps_merge_into_one_warp_only_where_nothing_lost_comes_back(monkeypatch, spec, warps):
+    images, calls = smooth(32, 64), []
+    sample = augment.functional.grid_sample
+    monkeypatch.setattr(
+        augment.functional, "grid_sample", lambda *a, **k: calls.append(1) or sample(*a, **k)
+    )
+    merged = build_augment(spec)(images, generator())
+    assert len(calls) == warps
+    shared, apart = generator(), images
+    for text in spec.split("+"):
+        apart = augment._parse_step(text)(apart, shared)
+    # Interpolating once instead of twice changes edges and fine detail, nothing else.
+    assert (merged - apart).abs().mean() < 0.01
+    if warps == spec.count("+") + 1:
+        assert torch.equal(merged, apart)
+
+
+def test_every_row_of_the_table_works_by_its_name():
+    for name in AUGMENTATIONS:
+        text = f"{name}:0.5" if name in ("rotation", "affine", "brightness", "contrast") else name
+        assert build_augment(text)(noise(), generator()).shape == (8, 3, 20, 28)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("rotatoin:10", "did you mean 'rotation'"),
+        ("rotation", "'rotation:degrees', got 'rotation'"),
+        ("rotation:ten", "takes numbers as 'rotation:degrees'"),
+        ("rotation:1,2", "takes numbers as 'rotation:degrees'"),
+        ("rotation:nan", "degrees must be in"),
+        ("rotation:200", "degrees must be in"),
+        ("perspective:2", "distortion must be in"),
+        ("perspective:0.5,2", "p must be in"),
+        ("resized-crop:0.9,0.5", "0 < low <= high <= 1"),
+        ("resized-crop:0.5,1,0,1", "ratios must satisfy"),
+        ("crop:1.5", "integer >= 0"),
+        ("crop:inf", "integer >= 0"),
+        ("crop:nan", "integer >= 0"),
+        ("crop:-1", "integer >= 0"),
+        ("flip:2", "flip: p must be in"),
+        ("brightness:-1", "must be >= 0"),
+        ("flip+", "unknown augmentation ''"),
+        ("none+flip", "unknown augmentation 'none'"),
+        ("", "unknown augmentation ''"),
+    ],
+)
+def test_wrong_specs_are_refused_in_one_sentence(spec, message):
+    with pytest.raises(InputError) as caught:
+        build_augment(spec)
+    assert message in str(caught.value)
