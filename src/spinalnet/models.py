@@ -7,28 +7,80 @@ any number of classes fit. `create_model` builds from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spinalnet._checks import InputError, check_positive, unknown_name
-from spinalnet.nn import make_head
+from spinalnet.nn import head_arguments, make_head
 
 
 class ImageModel(nn.Module):
-    """Trunk and head: images `(B, C, H, W)` to features `(B, F)` to logits `(B, num_classes)`."""
+    """Trunk and head: images `(B, C, H, W)` to features `(B, F)` to logits `(B, num_classes)`.
 
-    def __init__(self, trunk: nn.Module, head: nn.Module) -> None:
+    The trunk of a network for tables leaves its rows `(B, F)` as they are.
+
+    Attributes:
+        name: The row of `MODELS` it was built from.
+    """
+
+    def __init__(self, trunk: nn.Module, head: nn.Module, name: str = "") -> None:
         super().__init__()
         self.trunk = trunk
         self.head = head
+        self.name = name
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, shape `(B, num_classes)`."""
         return self.head(self.trunk(images))
+
+
+class MultiTapTrunk(nn.Module):
+    """Stages in a row whose input and outputs, flattened and side by side, are the features."""
+
+    def __init__(self, stages: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+
+    def taps(self, images: Tensor) -> list[Tensor]:
+        """Return the features of every depth, `(B, F_i)` each: the images first."""
+        depths = [images]
+        for stage in self.stages:
+            depths.append(stage(depths[-1]))
+        return [depth.flatten(1) for depth in depths]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the features of all depths, shape `(B, sum F_i)`."""
+        return torch.cat(self.taps(images), dim=1)
+
+
+class PooledPositions(nn.Module):
+    """Max-pool a map to `side` x `side` positions and lay them out one after the other.
+
+    The features of a position stay together, so that contiguous slices of the output are
+    positions: top left, top right, bottom left, bottom right for `side=2`. Windows cover every
+    pixel, whatever the size of the map.
+
+    Shape:
+        input `(B, C, H, W)`, output `(B, side * side * C)`.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Pool, and put the channels last."""
+        stride = [length // self.side for length in maps.shape[2:]]
+        window = [
+            length - (self.side - 1) * step
+            for length, step in zip(maps.shape[2:], stride, strict=True)
+        ]
+        return F.max_pool2d(maps, window, stride).flatten(2).transpose(1, 2).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -37,45 +89,251 @@ class ModelSpec:
 
     Attributes:
         trunk: Builds the trunk from the number of input channels.
-        input_shape: The paper's `(C, H, W)`.
+        input_shape: The paper's `(C, H, W)`, or `(F,)` for rows of numbers.
         min_size: Smallest image side that leaves at least one feature position.
         heads: The paper's options per head name; other heads get their own defaults.
         summary: One line for people.
+        spinal: The row of `nn.HEADS` that "spinal" means on this trunk.
+        necks: How a trunk that ends in a map makes features of it, the default first.
+        zero_head_bias: The biases of the head start at zero.
+        pretrained: The trunk can start from published ImageNet weights.
     """
 
-    trunk: Callable[[int], nn.Module]
-    input_shape: tuple[int, int, int]
+    trunk: Callable[..., nn.Module]
+    input_shape: tuple[int, ...]
     min_size: int
     heads: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     summary: str = ""
+    spinal: str = "spinal"
+    necks: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
+    zero_head_bias: bool = False
+    pretrained: bool = False
+
+
+def _no_trunk(_: int) -> nn.Module:
+    return nn.Flatten()
+
+
+def _mnist_cnn_stages(in_channels: int) -> tuple[nn.Sequential, nn.Sequential]:
+    # Paper: pooling comes before the activation (the two commute for ReLU and max pooling).
+    return (
+        nn.Sequential(nn.Conv2d(in_channels, 10, kernel_size=5), nn.MaxPool2d(2), nn.ReLU()),
+        nn.Sequential(
+            nn.Conv2d(10, 20, kernel_size=5), nn.Dropout2d(0.5), nn.MaxPool2d(2), nn.ReLU()
+        ),
+    )
 
 
 def _mnist_cnn_trunk(in_channels: int) -> nn.Module:
-    # Paper: pooling comes before the activation (the two commute for ReLU and max pooling).
-    return nn.Sequential(
-        nn.Conv2d(in_channels, 10, kernel_size=5),
-        nn.MaxPool2d(2),
-        nn.ReLU(),
-        nn.Conv2d(10, 20, kernel_size=5),
-        nn.Dropout2d(0.5),
-        nn.MaxPool2d(2),
-        nn.ReLU(),
-        nn.Flatten(),
-    )
+    first, second = _mnist_cnn_stages(in_channels)
+    return nn.Sequential(*first, *second, nn.Flatten())
+
+
+def _arch2_trunk(in_channels: int) -> nn.Module:
+    return MultiTapTrunk(_mnist_cnn_stages(in_channels))
+
+
+def _conv_stages(in_channels: int, stages: Sequence[Sequence[int]]) -> list[nn.Module]:
+    """3x3 convolution, norm, ReLU for every width; pooling after every stage."""
+    layers: list[nn.Module] = []
+    for widths in stages:
+        for width in widths:
+            conv = nn.Conv2d(in_channels, width, kernel_size=3, padding=1)
+            layers += [conv, nn.BatchNorm2d(width), nn.ReLU()]
+            in_channels = width
+        layers.append(nn.MaxPool2d(2))
+    return layers
 
 
 def _vgg5_trunk(in_channels: int) -> nn.Module:
     # "VGG-5" is the paper's name; there are ten convolutions in four blocks.
+    blocks = ((64, 64), (128, 128), (256, 256, 256), (256, 256, 256))
+    trunk = nn.Sequential(*_conv_stages(in_channels, blocks), nn.Flatten())
+    for conv in trunk:
+        if isinstance(conv, nn.Conv2d):
+            nn.init.normal_(conv.weight, std=(2.0 / (9 * conv.out_channels)) ** 0.5)
+    return trunk
+
+
+def _cifar_vgg_trunk(*convs: int) -> Callable[[int], nn.Module]:
+    """Trunk with so many convolutions in each of its five stages."""
+    stages = [
+        (width,) * count for width, count in zip((64, 128, 256, 512, 512), convs, strict=True)
+    ]
+    return lambda in_channels: nn.Sequential(*_conv_stages(in_channels, stages), nn.Flatten())
+
+
+def _cifar_cnn_trunk(in_channels: int) -> nn.Module:
     layers: list[nn.Module] = []
-    for widths in ((64, 64), (128, 128), (256, 256, 256), (256, 256, 256)):
-        for width in widths:
-            conv = nn.Conv2d(in_channels, width, kernel_size=3, padding=1)
-            nn.init.normal_(conv.weight, std=(2.0 / (9 * width)) ** 0.5)
-            layers += [conv, nn.BatchNorm2d(width), nn.ReLU()]
-            in_channels = width
-        layers.append(nn.MaxPool2d(2))
+    for first, second in ((32, 64), (128, 128), (256, 256)):
+        layers += [
+            nn.Conv2d(in_channels, first, kernel_size=3, padding=1),
+            nn.BatchNorm2d(first),
+            nn.ReLU(),
+            nn.Conv2d(first, second, kernel_size=3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]
+        if first == 128:
+            layers.append(nn.Dropout2d(0.05))
+        in_channels = second
     return nn.Sequential(*layers, nn.Flatten())
 
+
+class _HalfResidualBlock(nn.Module):
+    # Paper: no activation after the addition, and a 3x3 (not 1x1) convolution in the shortcut.
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+        self.shortcut = nn.Sequential()
+        if stride != 1 or in_channels != channels:
+            self.shortcut.append(nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False))
+            self.shortcut.append(nn.BatchNorm2d(channels))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.body(maps) + self.shortcut(maps)
+
+
+def _half_resnet_trunk(*blocks: int) -> Callable[[int], nn.Module]:
+    """Residual trunk with so many blocks in each stage, 32 channels wide where others have 64."""
+
+    def build(in_channels: int) -> nn.Module:
+        trunk = nn.Sequential(
+            nn.Conv2d(in_channels, 32, 3, padding=1, bias=False),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            nn.Dropout2d(0.02),
+        )
+        previous = 32
+        for stage, count in enumerate(blocks):
+            channels = 32 * 2**stage
+            for block in range(count):
+                stride = 2 if stage > 0 and block == 0 else 1
+                trunk.append(_HalfResidualBlock(previous, channels, stride))
+                previous = channels
+        for module in trunk.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        return trunk
+
+    return build
+
+
+def _set_input_channels(body: nn.Module, in_channels: int) -> None:
+    """Give the first convolution of `body` as many input channels as asked for."""
+    name, conv = next((n, m) for n, m in body.named_modules() if isinstance(m, nn.Conv2d))
+    if conv.in_channels == in_channels:
+        return
+    parent, _, attribute = name.rpartition(".")
+    conv_in = nn.Conv2d(
+        in_channels,
+        conv.out_channels,
+        conv.kernel_size,  # type: ignore[arg-type]
+        conv.stride,  # type: ignore[arg-type]
+        conv.padding,  # type: ignore[arg-type]
+        bias=conv.bias is not None,
+    )
+    setattr(body.get_submodule(parent), attribute, conv_in)
+
+
+def _torchvision_trunk(name: str, classifier: str) -> Callable[..., nn.Module]:
+    """Trunk of a torchvision network: everything but its `classifier`."""
+
+    def build(in_channels: int, pretrained: bool = False) -> nn.Module:
+        import torchvision
+
+        # Paper: the ImageNet weights of 2020, which torchvision now calls V1.
+        weights = "IMAGENET1K_V1" if pretrained else None
+        body = torchvision.models.get_model(name, weights=weights)
+        setattr(body, classifier, nn.Identity())
+        _set_input_channels(body, in_channels)
+        return body
+
+    return build
+
+
+def _vit_trunk(in_channels: int, pretrained: bool = False) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise InputError(
+            "the vision transformer needs the package timm: install it with 'pip install timm'."
+        ) from error
+    # Dynamic: images of any size, the position embedding is resampled to it.
+    return timm.create_model(
+        "vit_large_patch16_224",
+        pretrained=pretrained,
+        num_classes=0,
+        in_chans=in_channels,
+        dynamic_img_size=True,
+        dynamic_img_pad=True,
+    )
+
+
+# The paper compares a spinal head on 2 x 2 positions (1,024 features) with a linear map on one
+# (256 features): heads and pooling change at once, and the comparison measures the pooling. Here
+# every head gets the 2 x 2 positions; the paper's plain network is head="linear", neck="vector".
+_RESNET_NECKS: dict[str, Callable[[], nn.Module]] = {
+    "positions": lambda: PooledPositions(2),
+    "vector": lambda: PooledPositions(1),
+}
+_RESNET_HEADS = {"spinal": {"hidden_features": 256, "num_layers": 4, "num_splits": 4}}
+
+
+def _half_resnet(depth: int, *blocks: int) -> ModelSpec:
+    return ModelSpec(
+        trunk=_half_resnet_trunk(*blocks),
+        input_shape=(3, 32, 32),
+        min_size=9,
+        heads=_RESNET_HEADS,
+        necks=_RESNET_NECKS,
+        zero_head_bias=True,
+        summary=f"{depth} layers, half as wide as a ResNet and without its last ReLUs (CIFAR)",
+    )
+
+
+_FULLY_CONNECTED = {"hidden_features": (4096, 4096), "dropout": (0.0, 0.5, 0.5)}
+
+
+def _cifar_vgg(depth: int, *convs: int) -> ModelSpec:
+    return ModelSpec(
+        trunk=_cifar_vgg_trunk(*convs),
+        input_shape=(3, 32, 32),
+        min_size=32,
+        heads={
+            "spinal": {"hidden_features": 512, "num_layers": 4, "dropout": 0.5},
+            "mlp": _FULLY_CONNECTED,
+        },
+        summary=f"VGG with {depth} layers and batch norm for 32 x 32 images (CIFAR)",
+    )
+
+
+def _backbone(
+    name: str, classifier: str, min_size: int, size: int, **heads: Mapping[str, Any]
+) -> ModelSpec:
+    return ModelSpec(
+        trunk=_torchvision_trunk(name, classifier),
+        input_shape=(3, size, size),
+        min_size=min_size,
+        heads={"mlp": _FULLY_CONNECTED, **{k.replace("_", "-"): v for k, v in heads.items()}},
+        pretrained=True,
+        summary=f"torchvision's {name} (transfer learning)",
+    )
+
+
+# The three flavours of the transfer scripts. A fourth has no activation at all, which makes the
+# head one linear map: it is the bare one with activation="identity".
+_BARE = {"hidden_features": 20, "num_layers": 4}
+_DROPOUT_NORM = {"hidden_features": 512, "num_layers": 4, "norm": "batch", "dropout": 0.5}
+_LEAKY = {"hidden_features": 5, "num_layers": 6, "activation": "leaky_relu"}
+# The original's layers 5 and 6 run with the weights of layers 3 and 4 (counted from 1).
+_REUSE = {"reuse": {4: 2, 5: 3}}
 
 MODELS: dict[str, ModelSpec] = {
     "mnist-cnn": ModelSpec(
@@ -88,6 +346,29 @@ MODELS: dict[str, ModelSpec] = {
         },
         summary="two 5x5 convolutions (paper: MNIST)",
     ),
+    "arch2": ModelSpec(
+        trunk=_arch2_trunk,
+        input_shape=(1, 28, 28),
+        min_size=16,
+        heads={
+            "spinal": {"hidden_features": 30, "layers_per_tap": (10, 8, 8)},
+            # The counterpart by the paper's rule: as many hidden neurons as all chains have.
+            "mlp": {"hidden_features": (780, 50)},
+        },
+        spinal="spinal-taps",
+        summary="a spinal chain each on pixels, first and second convolution (paper: MNIST family)",
+    ),
+    "mnist-pixels": ModelSpec(
+        trunk=_no_trunk,
+        input_shape=(1, 28, 28),
+        min_size=2,
+        heads={
+            "spinal": {"hidden_features": 128, "num_layers": 4, "norm": "batch"},
+            "progressive": {"hidden_features": 128, "norm": "batch"},
+            "mlp": {"hidden_features": 512, "norm": "batch"},
+        },
+        summary="no convolutions: the head sees the pixels (Progressive SpinalNet: MNIST)",
+    ),
     "vgg5": ModelSpec(
         trunk=_vgg5_trunk,
         input_shape=(1, 28, 28),
@@ -95,8 +376,68 @@ MODELS: dict[str, ModelSpec] = {
         heads={
             "spinal": {"hidden_features": 128, "num_layers": 4, "norm": "batch", "dropout": 0.5},
             "mlp": {"hidden_features": 512, "norm": "batch", "dropout": 0.5},
+            "progressive": {"hidden_features": 64},
         },
         summary="ten 3x3 convolutions in four blocks (paper: MNIST family, state of the art rows)",
+    ),
+    "cifar-cnn": ModelSpec(
+        trunk=_cifar_cnn_trunk,
+        input_shape=(3, 32, 32),
+        min_size=8,
+        heads={
+            "spinal": {"hidden_features": 128, "num_layers": 4, "dropout": 0.1},
+            "mlp": {"hidden_features": (1024, 512), "dropout": (0.1, 0.0, 0.1)},
+        },
+        summary="six 3x3 convolutions in three blocks (paper: CIFAR)",
+    ),
+    "cifar-resnet10-half": _half_resnet(10, 1, 1, 1, 1),
+    "cifar-resnet18-half": _half_resnet(18, 2, 2, 2, 2),
+    "cifar-resnet34-half": _half_resnet(34, 3, 4, 6, 3),
+    "cifar-vgg11-bn": _cifar_vgg(11, 1, 1, 2, 2, 2),
+    "cifar-vgg13-bn": _cifar_vgg(13, 2, 2, 2, 2, 2),
+    "cifar-vgg16-bn": _cifar_vgg(16, 2, 2, 3, 3, 3),
+    "cifar-vgg19-bn": _cifar_vgg(19, 2, 2, 4, 4, 4),
+    "alexnet": _backbone("alexnet", "classifier", 63, 300, spinal=_BARE),
+    "resnet18": _backbone(
+        "resnet18", "fc", 32, 224, spinal=_LEAKY, spinal_reused={**_LEAKY, **_REUSE}
+    ),
+    "resnet101": _backbone("resnet101", "fc", 32, 128, spinal=_DROPOUT_NORM),
+    "resnext50_32x4d": _backbone(
+        "resnext50_32x4d", "fc", 32, 224, spinal=_BARE, mlp={"hidden_features": (204, 204)}
+    ),
+    "vgg19_bn": _backbone(
+        "vgg19_bn", "classifier", 32, 112, spinal={**_DROPOUT_NORM, "hidden_features": 1024}
+    ),
+    "wide_resnet101_2": _backbone(
+        "wide_resnet101_2",
+        "fc",
+        32,
+        224,
+        spinal=_DROPOUT_NORM,
+        progressive={"hidden_features": 1024},
+        spinal_shared={"hidden_features": 20, "num_layers": 8, "num_splits": 8},
+    ),
+    "vit_large_patch16_224": ModelSpec(
+        trunk=_vit_trunk,
+        input_shape=(3, 224, 224),
+        min_size=16,
+        heads={
+            "spinal": {"hidden_features": 20, "num_layers": 8, "num_splits": 8},
+            "spinal-shared": {"hidden_features": 20, "num_layers": 8, "num_splits": 8},
+        },
+        pretrained=True,
+        summary="timm's vision transformer ViT-L/16 (shared-weight spinal heads: STL-10)",
+    ),
+    "regression-net": ModelSpec(
+        trunk=_no_trunk,
+        input_shape=(8,),
+        min_size=1,
+        heads={
+            "spinal": {**_LEAKY, "hidden_features": 50},
+            "spinal-reused": {**_LEAKY, "hidden_features": 50, **_REUSE},
+            "mlp": {"hidden_features": (200, 100), "activation": "leaky_relu"},
+        },
+        summary="no trunk: the head sees rows of numbers (paper: regression)",
     ),
 }
 
@@ -106,41 +447,105 @@ def list_models() -> list[str]:
     return sorted(MODELS)
 
 
-def head_options(
-    model: str, head: str, num_classes: int, in_features: int, **overrides: Any
-) -> dict[str, Any]:
-    """Return the options for `head` on `model`: the paper's where it has them, then `overrides`.
+def _choose_head(
+    spec: ModelSpec,
+    head: str,
+    num_classes: int,
+    tap_features: Sequence[int],
+    overrides: Mapping[str, Any],
+) -> tuple[str, dict[str, Any]]:
+    """Return the row of `HEADS` and its options: the paper's where it has them, then `overrides`.
 
     A head the paper never put on this trunk starts from the spinal head's size and flavour (norm,
     dropout, activation), so that a comparison changes the wiring and nothing else. `matched` gets
     the parameter count of the spinal head, or of the head `match` with its `match_options`.
     """
-    paper = MODELS[model].heads
-    if head in paper:
-        return {**paper[head], **overrides}
-    spinal = dict(paper["spinal"])
+    kind = spec.spinal if head == "spinal" else head
+    overrides = dict(overrides)
+    accepted = head_arguments(kind)
+    spinal = spec.heads["spinal"]
     flavour = {
         key: value
         for key, value in spinal.items()
         if key in ("norm", "dropout", "output_dropout", "activation")
     }
+    if head in spec.heads:
+        chosen = dict(spec.heads[head])
+    elif head == "linear":
+        rate = flavour.get("output_dropout", flavour.get("dropout"))
+        chosen = {} if rate is None else {"dropout": rate}
+    else:
+        # Every chain starts as long and as narrow as the spinal one.
+        inherited = spinal if head == "progressive" or head.startswith("spinal") else flavour
+        chosen = {key: value for key, value in inherited.items() if key in accepted}
     if head == "matched":
         twin_head = overrides.pop("match", "spinal")
         twin_overrides = overrides.pop("match_options", {})
         if "num_params" not in overrides:
-            twin_options = head_options(
-                model, twin_head, num_classes, in_features, **twin_overrides
+            twin_kind, twin_options = _choose_head(
+                spec, twin_head, num_classes, tap_features, twin_overrides
             )
             with torch.device("meta"):
-                twin = make_head(twin_head, in_features, num_classes, **twin_options)
-            flavour["num_params"] = sum(p.numel() for p in twin.parameters())
-        return {**flavour, **overrides}
-    if head in ("spinal-shared", "progressive"):
-        return {**spinal, **overrides}
-    if head == "linear":
-        rate = flavour.get("output_dropout", flavour.get("dropout"))
-        return {**({} if rate is None else {"dropout": rate}), **overrides}
-    return {**flavour, **overrides}
+                twin = make_head(twin_kind, sum(tap_features), num_classes, **twin_options)
+            chosen["num_params"] = sum(p.numel() for p in twin.parameters())
+    if "tap_features" in accepted:
+        chosen["tap_features"] = tuple(tap_features)
+    return kind, {**chosen, **overrides}
+
+
+def _check_input(
+    name: str, spec: ModelSpec, in_channels: int | None, input_size: int | None
+) -> tuple[int, ...]:
+    """Return the shape of one input, without the batch dimension."""
+    channels = spec.input_shape[0] if in_channels is None else in_channels
+    check_positive("in_channels", channels)
+    if len(spec.input_shape) == 1:
+        if input_size is not None:
+            raise InputError(
+                f"model '{name}' takes rows of numbers, not images: give their number as "
+                "in_channels and leave out input_size."
+            )
+        return (channels,)
+    size = spec.input_shape[1] if input_size is None else input_size
+    if size < spec.min_size:
+        raise InputError(
+            f"model '{name}' needs images of at least {spec.min_size} x {spec.min_size} pixels, "
+            f"got {size} x {size}. Enlarge them with image_size={spec.input_shape[1]}."
+        )
+    return (channels, size, size)
+
+
+def _build_trunk(
+    name: str, spec: ModelSpec, in_channels: int, neck: str | None, pretrained: bool
+) -> nn.Module:
+    if neck is not None and neck not in spec.necks:
+        raise unknown_name(f"neck of model '{name}'", neck, spec.necks)
+    if not pretrained:
+        trunk = spec.trunk(in_channels)
+    elif not spec.pretrained:
+        raise InputError(
+            f"there are no published weights for model '{name}': leave out pretrained."
+        )
+    elif in_channels != spec.input_shape[0]:
+        raise InputError(
+            f"the published weights of model '{name}' are for {spec.input_shape[0]} channels, "
+            f"got in_channels={in_channels}: repeat the channels of the images instead."
+        )
+    else:
+        trunk = spec.trunk(in_channels, pretrained=True)
+    if spec.necks:
+        trunk = nn.Sequential(trunk, spec.necks[neck or next(iter(spec.necks))]())
+    return trunk
+
+
+def _tap_features(trunk: nn.Module, input_shape: Sequence[int]) -> list[int]:
+    """Number of features the trunk makes of one input, tap by tap."""
+    trunk.eval()
+    with torch.no_grad():
+        example = torch.zeros(1, *input_shape)
+        taps = trunk.taps(example) if isinstance(trunk, MultiTapTrunk) else [trunk(example)]
+    trunk.train()
+    return [tap.shape[1] for tap in taps]
 
 
 def create_model(
@@ -150,6 +555,8 @@ def create_model(
     input_size: int | None = None,
     head: str = "spinal",
     *,
+    neck: str | None = None,
+    pretrained: bool = False,
     seed: int | None = None,
     **options: Any,
 ) -> ImageModel:
@@ -158,9 +565,12 @@ def create_model(
     Args:
         name: Row of `MODELS` (see `list_models`).
         num_classes: Number of outputs.
-        in_channels: Channels of the images; the paper's number if `None`.
+        in_channels: Channels of the images, or numbers in a row; the paper's if `None`.
         input_size: Side of the (square) images in pixels; the paper's if `None`.
         head: Name of a head (see `spinalnet.nn.HEADS`).
+        neck: How the last map becomes features, where the model has a choice (`ModelSpec.necks`).
+            The default gives every head the same features.
+        pretrained: Start the trunk from the published ImageNet weights (downloads them).
         seed: Initialise from this seed without touching the global generator. The trunk is made
             first and the head from a stream of its own, so models that differ only in the head
             have the same trunk, bit by bit.
@@ -171,7 +581,8 @@ def create_model(
         `(B, num_classes)`.
 
     Raises:
-        InputError: If a name is unknown or the images are too small for the trunk.
+        InputError: If a name is unknown, the images are too small for the trunk, or there are no
+            published weights for it.
 
     Example:
         >>> model = create_model("mnist-cnn", num_classes=10, head="spinal")
@@ -182,23 +593,18 @@ def create_model(
         raise unknown_name("model", name, MODELS)
     spec = MODELS[name]
     check_positive("num_classes", num_classes)
-    channels = spec.input_shape[0] if in_channels is None else in_channels
-    size = spec.input_shape[1] if input_size is None else input_size
-    check_positive("in_channels", channels)
-    if size < spec.min_size:
-        raise InputError(
-            f"model '{name}' needs images of at least {spec.min_size} x {spec.min_size} pixels, "
-            f"got {size} x {size}. Enlarge them with image_size={spec.input_shape[1]}."
-        )
+    input_shape = _check_input(name, spec, in_channels, input_size)
     with torch.random.fork_rng(enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        trunk = spec.trunk(channels)
-        trunk.eval()
-        with torch.no_grad():
-            in_features = trunk(torch.zeros(1, channels, size, size)).shape[1]
-        trunk.train()
+        trunk = _build_trunk(name, spec, input_shape[0], neck, pretrained)
+        tap_features = _tap_features(trunk, input_shape)
         if seed is not None:
             torch.manual_seed(seed + 1_000_003)
-        chosen = head_options(name, head, num_classes, in_features, **options)
-        return ImageModel(trunk, make_head(head, in_features, num_classes, **chosen))
+        kind, chosen = _choose_head(spec, head, num_classes, tap_features, options)
+        model = ImageModel(trunk, make_head(kind, sum(tap_features), num_classes, **chosen), name)
+    if spec.zero_head_bias:
+        for module in model.head.modules():
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return model
