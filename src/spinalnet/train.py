@@ -6,7 +6,7 @@ and the epoch, so a killed run goes on exactly where it was, and two models that
 the same batches. This room knows no model and no data set: a model is any module that maps a batch
 of inputs to logits `(B, K)` (integer targets) or to values shaped like the targets (float targets).
 
-One more schedule is one row of `SCHEDULES`; one more option is one field of `TrainConfig`.
+The settings and the learning-rate schedules are in `config`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -29,6 +29,8 @@ from torch.nn import functional as F
 
 from spinalnet import _dist, runs
 from spinalnet._checks import InputError, TrainingError, check_positive, unknown_name
+from spinalnet.config import SCHEDULES as SCHEDULES
+from spinalnet.config import Outcome, TrainConfig
 
 Task = Literal["classification", "regression"]
 Batch = tuple[Tensor, Tensor]
@@ -61,242 +63,6 @@ class BatchSource(Protocol):
 # list of batches. An iterable keeps its own batch size and order.
 Data = BatchSource | Iterable[Batch]
 
-
-# ---------------------------------------------------------------------------------------------
-# Settings
-# ---------------------------------------------------------------------------------------------
-
-
-def _option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
-    return field(default=default, metadata={"help": help, "choices": choices})
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to train. Flat and plain, so it is a YAML mapping and a row of command-line options.
-
-    Each field's `metadata` holds its "help" sentence and its "choices" (empty when free).
-
-    Raises:
-        InputError: If a value is impossible; the sentence names the field.
-    """
-
-    epochs: int = _option(20, "Passes over the training data.")
-    batch_size: int = _option(64, "Examples per step, over all processes.")
-    eval_batch_size: int = _option(512, "Examples per batch where nothing is trained.")
-    optimizer: str = _option("adamw", "Update rule.", ("adamw", "adam", "sgd"))
-    lr: float = _option(1e-3, "Base learning rate.")
-    weight_decay: float = _option(0.0, "Weight decay; decoupled with adamw, L2 otherwise.")
-    momentum: float = _option(0.9, "Momentum of sgd.")
-    schedule: str = _option("cosine", "How the rate moves; see SCHEDULES.")
-    warmup_epochs: float = _option(0.0, "Epochs over which the rate rises linearly from zero.")
-    step_size: int = _option(7, "Schedule step: epochs between two decays.")
-    gamma: float = _option(0.1, "Schedule step: factor of each decay.")
-    divide_by: float = _option(3.0, "Schedule divide-on-plateau: divisor without improvement.")
-    redraw_power: float = _option(3.0, "Schedules redraw, restart-sgd: p of the draw U**p.")
-    ties_improve: bool = _option(False, "Whether repeating the best score is an improvement.")
-    restart_from: int = _option(0, "Schedule restart-sgd: epochs before the first restart.")
-    phases: tuple[tuple[float, int], ...] = _option(
-        (),
-        "Phases (lr, epochs), each with a new optimizer and the schedule from its start; the "
-        "best weights are kept over all phases. Sets lr and epochs.",
-    )
-    clip_norm: float = _option(0.0, "Largest norm of the gradient; 0 for no limit.")
-    label_smoothing: float = _option(0.0, "Share of the target spread over all classes.")
-    class_weights: str = _option(
-        "none", "Weights of the classes in the training loss.", ("none", "balanced")
-    )
-    ema_decay: float = _option(0.0, "Decay of the averaged weights that are kept; 0 for none.")
-    amp: str = _option(
-        "auto",
-        "Mixed precision; auto: bf16 (or fp16) on CUDA, off elsewhere.",
-        ("auto", "off", "bf16", "fp16"),
-    )
-    channels_last: bool = _option(False, "Keep images and filters channels-last in memory.")
-    early_stopping: int = _option(0, "Stop after so many epochs without a new best; 0: never.")
-    augment: str = _option("none", "Augmentation of the training inputs; the data's business.")
-    seed: int = _option(0, "Seed of every random draw.")
-    deterministic: bool = _option(False, "Use deterministic kernels only (slower on CUDA).")
-    device: str = _option("auto", "Where to train.", ("auto", "cpu", "cuda", "mps"))
-
-    def __post_init__(self) -> None:
-        phases = tuple((float(lr), int(epochs)) for lr, epochs in self.phases)
-        object.__setattr__(self, "phases", phases)
-        if phases:
-            for _, epochs in phases:
-                check_positive("the epochs of a phase", epochs)
-            object.__setattr__(self, "lr", phases[0][0])
-            object.__setattr__(self, "epochs", sum(epochs for _, epochs in phases))
-        for name in ("epochs", "batch_size", "eval_batch_size", "step_size"):
-            check_positive(name, getattr(self, name))
-        for option in dataclasses.fields(self):
-            value, choices = getattr(self, option.name), option.metadata["choices"]
-            if choices and value not in choices:
-                raise unknown_name(option.name, value, choices)
-        if self.schedule not in SCHEDULES:
-            raise unknown_name("schedule", self.schedule, SCHEDULES)
-        for name, low, high in _RANGES:
-            value = getattr(self, name)
-            if not low <= value < high:
-                raise InputError(f"{name} must be in [{low}, {high}), got {value!r}.")
-        if not all(0.0 < lr < math.inf for lr in (self.lr, *(lr for lr, _ in phases))):
-            raise InputError(f"lr must be a positive number, got {self.phases or self.lr!r}.")
-        if self.divide_by <= 0.0:
-            raise InputError(f"divide_by must be above 0, got {self.divide_by!r}.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values that YAML and JSON hold."""
-        values = {option.name: getattr(self, option.name) for option in dataclasses.fields(self)}
-        return values | {"phases": [list(phase) for phase in self.phases]}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Build the settings from a mapping such as `to_dict` gives; absent fields take defaults.
-
-        Raises:
-            InputError: If a field is unknown (the nearest known one is named) or its value wrong.
-        """
-        options = {option.name: option for option in dataclasses.fields(cls)}
-        converted: dict[str, Any] = {}
-        for name, value in values.items():
-            if name not in options:
-                raise unknown_name("training option", name, options)
-            default = options[name].default
-            # YAML reads 1e-3 (no dot) as text, and 1 as an integer.
-            if isinstance(default, float) and not isinstance(value, bool):
-                try:
-                    value = float(value)
-                except (TypeError, ValueError) as error:
-                    raise InputError(f"{name} must be a number, got {value!r}.") from error
-            elif not isinstance(default, tuple) and type(value) is not type(default):
-                kind = {int: "an integer", bool: "true or false", str: "text"}[type(default)]
-                raise InputError(f"{name} must be {kind}, got {value!r}.")
-            converted[name] = value
-        return cls(**converted)
-
-    def phase(self, epoch: int) -> tuple[float, int, int]:
-        """Return (base rate, first epoch, epochs) of the phase that `epoch` (from 0) is in."""
-        first = 0
-        for lr, epochs in self.phases:
-            if epoch < first + epochs:
-                return lr, first, epochs
-            first += epochs
-        return self.lr, 0, self.epochs
-
-
-_RANGES = (
-    ("weight_decay", 0.0, math.inf),
-    ("momentum", 0.0, 1.0),
-    ("warmup_epochs", 0.0, math.inf),
-    ("gamma", 0.0, math.inf),
-    ("redraw_power", 0.0, math.inf),
-    ("restart_from", 0, math.inf),
-    ("clip_norm", 0.0, math.inf),
-    ("label_smoothing", 0.0, 1.0),
-    ("ema_decay", 0.0, 1.0),
-    ("early_stopping", 0, math.inf),
-    ("seed", 0, 2**63),
-)
-
-# ---------------------------------------------------------------------------------------------
-# Learning rate
-# ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a schedule may know after an epoch of its phase."""
-
-    epochs_done: int  # in this phase
-    base_lr: float
-    lr: float  # that the epoch was trained with
-    score: float  # on the validation data; higher is better: accuracy, or minus the MSE
-    best: float  # the best score of the epochs before; -inf at first
-    draw: float  # U, uniform in [0, 1), drawn from (seed, epoch)
-
-    def improved(self, ties: bool) -> bool:
-        """Return whether the score beats the best so far, or, with `ties`, repeats it."""
-        return self.score >= self.best if ties else self.score > self.best
-
-
-@dataclass(frozen=True)
-class Rate:
-    """The rate of the next epoch, and whether the optimizer starts anew (momentum lost)."""
-
-    lr: float
-    new_optimizer: bool = False
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """One row of `SCHEDULES`: a multiple of the base rate over time, or a rule after each epoch.
-
-    `along(config, t, epochs)` gives the multiple at time `t` (in epochs, 0 <= t < epochs) of a
-    phase of `epochs` epochs. `after(config, outcome)` gives the rate of the next epoch.
-    """
-
-    help: str
-    along: Callable[[TrainConfig, float, float], float] = lambda config, t, epochs: 1.0
-    after: Callable[[TrainConfig, Outcome], Rate] | None = None
-
-
-def _step(config: TrainConfig, t: float, epochs: float) -> float:
-    return config.gamma ** (int(t) // config.step_size)
-
-
-def _cosine(config: TrainConfig, t: float, epochs: float) -> float:
-    warmup = min(config.warmup_epochs, epochs)
-    if t < warmup or warmup == epochs:
-        return 1.0
-    return 0.5 * (1.0 + math.cos(math.pi * (t - warmup) / (epochs - warmup)))
-
-
-def _one_cycle(config: TrainConfig, t: float, epochs: float) -> float:
-    """Rise from 1/25 to 1 over the first 30 %, then fall to 1/10000 (Smith and Topin, 2018)."""
-    rise = 0.3 * epochs
-    low, share = (1 / 25, t / rise) if t < rise else (1e-4, (epochs - t) / (epochs - rise))
-    return low + (1.0 - low) * 0.5 * (1.0 - math.cos(math.pi * share))
-
-
-def _cnn_a(config: TrainConfig, t: float, epochs: float) -> float:
-    """Divide by 3 after the second epoch and after every epoch from the 22nd on."""
-    # Paper: the code of the CIFAR-10 CNN; the rate is 1e-9 of the base by epoch 40.
-    epoch = int(t)
-    return 3.0 ** -((epoch >= 2) + max(0, epoch - 21))
-
-
-def _redraw(config: TrainConfig, outcome: Outcome) -> Rate:
-    if outcome.improved(config.ties_improve):
-        # Paper: the code goes on with the last drawn rate, not with the base rate.
-        return Rate(outcome.lr)
-    return Rate(outcome.base_lr * outcome.draw**config.redraw_power)
-
-
-def _divide(config: TrainConfig, outcome: Outcome) -> Rate:
-    if outcome.improved(config.ties_improve):
-        return Rate(outcome.lr)
-    return Rate(outcome.lr / config.divide_by)
-
-
-def _restart_sgd(config: TrainConfig, outcome: Outcome) -> Rate:
-    if outcome.epochs_done < config.restart_from:
-        return Rate(outcome.lr)
-    return Rate(5.0 * outcome.base_lr * outcome.draw**config.redraw_power, new_optimizer=True)
-
-
-SCHEDULES: dict[str, Schedule] = {
-    "constant": Schedule("the base rate throughout"),
-    "step": Schedule("times gamma every step_size epochs", along=_step),
-    "cosine": Schedule("half a cosine from the base rate to zero", along=_cosine),
-    "one-cycle": Schedule("a cosine rise, then a long cosine fall", along=_one_cycle),
-    "redraw": Schedule("base * U**redraw_power after no improvement", after=_redraw),
-    "divide-on-plateau": Schedule("divided by divide_by after no improvement", after=_divide),
-    "restart-sgd": Schedule(
-        "after restart_from epochs, each with a new optimizer at 5 * base * U**redraw_power",
-        after=_restart_sgd,
-    ),
-    "cnn-a": Schedule("the paper's CIFAR-10 CNN: divided by 3 in fixed epochs", along=_cnn_a),
-}
 
 # ---------------------------------------------------------------------------------------------
 # What comes out
@@ -405,7 +171,8 @@ def fit(
         out: Run folder, or a path to make one at. An interrupted run in it goes on where its last
             finished epoch ended. `RunFolder.finish` is left to the caller, who has the result.
         description: Kept in the header of `model.safetensors`; see `RunFolder.save_model`.
-        on_progress: Called at every step; must be quick. What it raises ends the training.
+        on_progress: Called at every step, in the main process; must be quick. What it raises ends
+            the training.
 
     Returns:
         The model, the history and the validation metrics of the best epoch.
@@ -458,7 +225,7 @@ class _Training:
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self.config, self.device, self.train, self.val = config, device, train, val
-        self.on_progress = on_progress
+        self.on_progress = on_progress if _dist.is_main() else None
         self.schedule = SCHEDULES[config.schedule]
         self.placement = _Placement(
             device, _amp_dtype(config.amp, device), config.channels_last, config.eval_batch_size
@@ -476,6 +243,7 @@ class _Training:
                 f"batches() method; got {type(train).__name__}."
             )
         self.model = self.placement.move(model)
+        self.task: Task
         self.task, outputs = self._probe()
         self.criterion = _criterion(config, self.task, train, outputs, self.placement)
         self.net = _wrap_for_processes(self.model, device)
@@ -941,7 +709,9 @@ def _measure(
     sharded: bool = False,
 ) -> Metrics:
     """Measure; with `sharded`, every process does its rows and all get the whole's metrics."""
-    n, sums, table = 0, None, None
+    n, classes, regression = 0, 0, False
+    sums: Tensor | None = None
+    table: Tensor | None = None
     shift = torch.zeros(())  # near the targets, against cancellation in their variance
     with _evaluating(model):
         for inputs, all_targets in _batches(data, placement.batch_size, placement):
@@ -956,12 +726,12 @@ def _measure(
                 outputs = model(_dist.shard(inputs) if sharded else inputs)
             _check_fit(outputs, targets, values=True)
             outputs = _at_least_float32(outputs)
+            classes = outputs.shape[-1]
             if regression:
                 batch_sums = _regression_sums(outputs, targets, shift)
             else:
                 batch_sums = _classification_sums(outputs, targets)
                 if confusion:
-                    classes = outputs.shape[1]
                     cells = targets * classes + outputs.argmax(1)
                     counts = torch.bincount(cells, minlength=classes**2).view(classes, classes)
                     table = counts if table is None else table + counts
@@ -978,7 +748,7 @@ def _measure(
         n=n,
         loss=loss,
         accuracy=accuracy,
-        top5_accuracy=top5 if outputs.shape[1] > 5 else None,
+        top5_accuracy=top5 if classes > 5 else None,
         confusion=None if table is None else tuple(tuple(row) for row in table.tolist()),
     )
 
