@@ -71,6 +71,7 @@ class RunFolder:
         run = cls(path)
         wanted = json.loads(json.dumps(config))  # what comes back from a file: lists, no tuples
         if is_run(run.path):
+            # A changed request is refused: the rows before and after would not belong together.
             kept = _read_config(run.path)
             if field := first_difference(kept, wanted):
                 name, old, new = field
@@ -80,11 +81,9 @@ class RunFolder:
                 )
         else:
             _check_empty(run.path)
-            with _writing(run.path):
-                run.path.mkdir(parents=True, exist_ok=True)
-            _write_text(run.path / "config.yaml", _MARK + _to_yaml(wanted))
+            write_text(run.path / "config.yaml", _MARK + _to_yaml(wanted))
         if not (run.path / "environment.json").exists():
-            _write_json(run.path / "environment.json", describe_environment())
+            write_mapping(run.path / "environment.json", describe_environment())
         return run
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
@@ -113,7 +112,7 @@ class RunFolder:
             )
         if epochs or (self.path / "metrics.jsonl").exists():
             text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-            _write_text(self.path / "metrics.jsonl", text)
+            write_text(self.path / "metrics.jsonl", text)
         return rows
 
     def save_state(self, state: Mapping[str, Any]) -> None:
@@ -155,8 +154,8 @@ class RunFolder:
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write `result.json`, then `DONE`; remove `state.pt`. Numbers not finite become null."""
-        _write_json(self.path / "result.json", _strict(result))
-        _write_text(self.path / "DONE", "")
+        write_mapping(self.path / "result.json", result)
+        write_text(self.path / "DONE", "")
         # After DONE: a run killed between the two must not lose what it needs to go on.
         with _writing(self.path / "state.pt"):
             (self.path / "state.pt").unlink(missing_ok=True)
@@ -251,6 +250,27 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
             "give a model.safetensors that a run has written."
         ) from error
     return tensors, description
+
+
+def write_mapping(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
+    """Replace a `.yaml` or `.json` file whole; in JSON, numbers that are not finite become null."""
+    if Path(path).suffix == ".yaml":
+        text = _to_yaml(json.loads(json.dumps(values)))
+    else:
+        text = json.dumps(_strict(values), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    write_text(path, text)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Replace a file whole, as UTF-8, making its folder if need be.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
+    path = Path(path)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, lambda file: file.write(text.encode("utf-8")))
 
 
 def describe_environment() -> dict[str, Any]:
@@ -370,14 +390,6 @@ def _strict(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _write_json(path: Path, value: Any) -> None:
-    _write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    _write(path, lambda file: file.write(text.encode("utf-8")))
 
 
 def _aside(path: Path) -> Path:

@@ -1,0 +1,986 @@
+import dataclasses
+import json
+import math
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from spinalnet import _dist, runs
+from spinalnet._checks import InputError, TrainingError
+from spinalnet.config import SCHEDULES, Outcome, TrainConfig
+from spinalnet.train import Metrics, Progress, evaluate, fit, predict_logits
+
+CLASSES = 3
+
+
+class Source:
+    """Examples in memory, in an order that (seed, epoch) decide; remembers what it was asked."""
+
+    def __init__(self, inputs, targets):
+        self.inputs, self.targets = inputs, targets
+        self.asked = []
+
+    def __len__(self):
+        return len(self.inputs)
+
+    def batches(
+        self,
+        batch_size,
+        *,
+        device="cpu",
+        shuffle=False,
+        seed=0,
+        epoch=0,
+        augment="none",
+        channels_last=False,
+    ):
+        self.asked.append((batch_size, shuffle, seed, epoch, augment, channels_last))
+        order = torch.arange(len(self))
+        if shuffle:
+            generator = torch.Generator().manual_seed(seed * 1000 + epoch)
+            order = torch.randperm(len(self), generator=generator)
+        for index in order.split(batch_size):
+            yield self.inputs[index].to(device), self.targets[index].to(device)
+
+
+def classes_source(n=48, seed=0, features=8):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(n, features, generator=generator)
+    return Source(inputs, inputs[:, :CLASSES].argmax(1))
+
+
+def regression_source(n=48, seed=0, outputs=2):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(n, 8, generator=generator)
+    return Source(inputs, inputs[:, :outputs] * 2 + 1)
+
+
+def mlp(outputs=CLASSES, *, norm=False, dropout=0.0, seed=0):
+    torch.manual_seed(seed)
+    layers = [nn.Linear(8, 32), nn.ReLU(), nn.Dropout(dropout), nn.Linear(32, outputs)]
+    if norm:
+        layers.insert(1, nn.BatchNorm1d(32))
+    return nn.Sequential(*layers)
+
+
+@pytest.fixture
+def one_thread():
+    """Sums are split by the number of threads: bit equality with another process needs one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def environment(**variables):
+    """The variables of a child process, in which this file can be imported."""
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | variables
+
+
+def weights_of(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def train_with(model=None, data=None, **options):
+    """Fit a small network with `options`; return the result."""
+    options = {"epochs": 2, "batch_size": 16, "lr": 0.01, "schedule": "constant"} | options
+    data = data or classes_source()
+    return fit(model or mlp(), data, classes_source(seed=1), TrainConfig(**options))
+
+
+def lrs(result):
+    return [row["lr"] for row in result.history]
+
+
+# Learning
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+def test_64_examples_are_learned_by_heart(optimizer):
+    generator = torch.Generator().manual_seed(0)
+    data = Source(
+        torch.randn(64, 8, generator=generator),
+        torch.randint(CLASSES, (64,), generator=generator),
+    )
+    lr = 0.2 if optimizer == "sgd" else 0.02
+    config = TrainConfig(epochs=150, batch_size=16, lr=lr, optimizer=optimizer)
+    torch.manual_seed(0)
+    result = fit(nn.Sequential(nn.Linear(8, 128), nn.ReLU(), nn.Linear(128, 3)), data, data, config)
+    assert evaluate(result.model, data).accuracy == 1.0
+    assert result.task == "classification"
+
+
+def test_a_regression_is_learned():
+    data, unseen = regression_source(), regression_source(seed=1)
+    result = fit(mlp(2), data, unseen, TrainConfig(epochs=80, batch_size=16, lr=0.02))
+    assert result.task == "regression"
+    assert evaluate(result.model, unseen).r2 > 0.95
+    assert set(result.history[0]) == {
+        *("epoch", "lr", "train_loss", "val_loss", "val_mae", "val_r2", "seconds")
+    }
+    assert result.val.loss == min(row["val_loss"] for row in result.history)
+
+
+def test_a_row_holds_what_its_names_say():
+    data, val = classes_source(16), classes_source(40, seed=1)
+    model = mlp()
+    start = evaluate(model, data)
+    result = fit(model, data, val, TrainConfig(epochs=1, batch_size=16, lr=0.01))
+    (row,) = result.history
+    assert set(row) == {
+        *("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds")
+    }
+    # One step an epoch: the training loss is that of the weights before it.
+    assert row["train_loss"] == pytest.approx(start.loss)
+    assert row["train_accuracy"] == pytest.approx(start.accuracy)
+    end = evaluate(model, val)
+    assert (row["val_loss"], row["val_accuracy"]) == (end.loss, end.accuracy)
+    assert row["epoch"] == 1
+    assert row["seconds"] > 0.0
+
+
+def test_training_matches_a_plain_torch_loop():
+    data = classes_source(50)
+    model, reference = mlp(seed=3), mlp(seed=3)
+    fit(model, data, data, TrainConfig(epochs=1, batch_size=16, optimizer="sgd", lr=0.1))
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=0.9)
+    for step, (inputs, targets) in enumerate(data.batches(16, shuffle=True)):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 + math.cos(math.pi * step / 4))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(reference(inputs), targets).backward()
+        optimizer.step()
+    for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+# The best epoch
+
+
+def test_the_best_weights_survive_a_ruinous_later_phase(tmp_path):
+    val = classes_source(seed=1)
+    config = TrainConfig(
+        phases=((0.05, 10), (50.0, 3)), batch_size=16, optimizer="sgd", schedule="constant"
+    )
+    model = mlp()
+    result = fit(model, classes_source(), val, config, out=tmp_path)
+    accuracies = [row["val_accuracy"] for row in result.history]
+    assert result.best_epoch <= 10
+    assert accuracies[-1] < result.val.accuracy == max(accuracies)
+    assert result.model is model
+    assert not model.training
+    measured = evaluate(model, val)
+    assert dataclasses.replace(measured, confusion=None) == result.val
+    assert same(runs.RunFolder(tmp_path).load_model()[0], model.state_dict())
+
+
+def test_ties_in_accuracy_go_to_the_lower_loss():
+    result = train_with(epochs=30)
+    best = max(result.history, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
+    assert result.best_epoch == best["epoch"]
+    ties = [row for row in result.history if row["val_accuracy"] == best["val_accuracy"]]
+    assert len(ties) > 1
+
+
+def test_a_model_that_is_never_right_still_returns_its_best_trained_epoch():
+    val = Source(torch.zeros(4, 8), torch.full((4,), 2))
+    model = mlp()
+    nn.init.constant_(model[-1].bias, 0.0)
+    with torch.no_grad():
+        model[-1].bias[2] = -100.0
+    before = weights_of(model)
+    result = fit(model, classes_source(), val, TrainConfig(epochs=2, batch_size=16))
+    assert result.val.accuracy == 0.0
+    assert not same(before, model.state_dict())
+
+
+# Options: each has its effect
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": "sgd"},
+        {"optimizer": "adamw", "weight_decay": 0.5},
+        {"optimizer": "adam", "weight_decay": 0.5},
+        {"optimizer": "sgd", "weight_decay": 0.5},
+        {"optimizer": "sgd", "momentum": 0.0},
+        {"batch_size": 8},
+        {"lr": 0.02},
+        {"schedule": "cosine"},
+        {"warmup_epochs": 1.0},
+        {"schedule": "step", "step_size": 1},
+        {"schedule": "step", "step_size": 1, "gamma": 0.5},
+        {"phases": [[0.01, 1], [0.01, 1]]},
+        {"clip_norm": 0.1},
+        {"label_smoothing": 0.2},
+        {"class_weights": "balanced"},
+        {"ema_decay": 0.9},
+        {"amp": "bf16"},
+        {"seed": 1},
+    ],
+    ids=str,
+)
+def test_every_option_changes_the_result(options):
+    data = classes_source()
+    data.targets[:30] = 0  # uneven classes
+    plain = weights_of(train_with(data=data).model)
+    if options.get("optimizer") == "sgd" and len(options) > 1:
+        plain = weights_of(train_with(data=data, optimizer="sgd").model)
+    assert not same(plain, train_with(data=data, **options).model.state_dict())
+
+
+def test_clipping_bounds_the_step():
+    model = mlp()
+    before = weights_of(model)
+    train_with(model, epochs=1, batch_size=48, optimizer="sgd", lr=1.0, clip_norm=1e-3)
+    moved = sum((model.state_dict()[n] - before[n]).square().sum() for n in before).sqrt()
+    assert moved == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_label_smoothing_is_in_the_training_loss_only():
+    data = classes_source(16)
+    model = mlp()
+    with torch.no_grad():
+        expected = nn.functional.cross_entropy(
+            model(data.inputs), data.targets, label_smoothing=0.3
+        )
+    result = fit(model, data, data, TrainConfig(epochs=1, batch_size=16, label_smoothing=0.3))
+    assert result.history[0]["train_loss"] == pytest.approx(float(expected))
+    assert result.val.loss == pytest.approx(evaluate(model, data).loss)
+
+
+def test_balanced_class_weights_equal_those_of_scikit_learn():
+    from sklearn.utils.class_weight import compute_class_weight
+
+    data = classes_source(30)
+    data.targets = torch.tensor([0] * 20 + [1] * 7 + [2] * 3)
+    weight = compute_class_weight("balanced", classes=np.arange(3), y=data.targets.numpy())
+    model = mlp()
+    with torch.no_grad():
+        expected = nn.functional.cross_entropy(
+            model(data.inputs), data.targets, weight=torch.tensor(weight, dtype=torch.float32)
+        )
+    config = TrainConfig(epochs=1, batch_size=30, class_weights="balanced")
+    result = fit(model, data, data, config)
+    assert result.history[0]["train_loss"] == pytest.approx(float(expected))
+
+
+def test_classes_without_examples_do_not_break_balanced_weights():
+    data = Source(torch.randn(16, 8), torch.arange(16) % 2)
+    config = TrainConfig(epochs=1, class_weights="balanced", label_smoothing=0.1)
+    assert math.isfinite(fit(mlp(), data, data, config).history[0]["train_loss"])
+
+
+def test_averaged_weights_follow_their_rule_with_buffers():
+    data = classes_source(32)
+    model = mlp(norm=True)
+    seen = [weights_of(model)]
+
+    def watch(progress):
+        if progress.phase == "train":
+            seen.append(weights_of(model))
+
+    config = TrainConfig(epochs=1, batch_size=8, lr=0.05, schedule="constant", ema_decay=0.3)
+    result = fit(model, data, data, config, on_progress=watch)
+    expected = seen[0]
+    for updates, current in enumerate(seen[1:], start=1):
+        decay = min(0.3, updates / (updates + 9))
+        for name, tensor in current.items():
+            if tensor.is_floating_point():
+                expected[name] = decay * expected[name] + (1 - decay) * tensor
+            else:
+                expected[name] = tensor
+    for name, tensor in result.model.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name])
+    assert evaluate(result.model, data).loss == pytest.approx(result.val.loss)
+
+
+def test_bf16_trains_under_autocast_and_keeps_float32_weights():
+    seen = []
+    model = mlp()
+    model[0].register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    result = train_with(model, amp="bf16", epochs=20)
+    assert set(seen) == {torch.bfloat16}
+    assert {p.dtype for p in result.model.parameters()} == {torch.float32}
+    assert result.val.accuracy > 0.6
+
+
+def test_channels_last_reaches_the_filters_and_the_data():
+    inputs = torch.randn(16, 3, 6, 6)
+    data = Source(inputs, torch.arange(16) % CLASSES)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, CLASSES))
+    layouts = []
+    model[0].register_forward_pre_hook(
+        lambda module, args: layouts.append(
+            args[0].is_contiguous(memory_format=torch.channels_last)
+            and module.weight.is_contiguous(memory_format=torch.channels_last)
+        )
+    )
+    fit(model, data, data, TrainConfig(epochs=1, channels_last=True))
+    assert layouts
+    assert all(layouts)
+    assert all(options[-1] for options in data.asked)
+
+
+def test_early_stopping_counts_epochs_without_a_new_best():
+    result = train_with(epochs=50, lr=1e-12, optimizer="sgd", early_stopping=3)
+    assert result.stopped == "early_stopping"
+    assert result.epochs_run == result.best_epoch + 3
+    assert train_with(early_stopping=3).stopped == "epochs"
+
+
+def test_deterministic_mode_is_on_inside_and_restored_after():
+    seen = []
+
+    def watch(progress):
+        seen.append(
+            (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic)
+        )
+
+    data = classes_source()
+    fit(mlp(), data, data, TrainConfig(epochs=1, deterministic=True), on_progress=watch)
+    assert set(seen) == {(True, True)}
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cudnn.deterministic
+
+
+def test_the_source_is_asked_for_seed_epoch_and_augmentation_in_training_only():
+    data, val = classes_source(), classes_source(seed=1)
+    config = TrainConfig(epochs=2, batch_size=16, eval_batch_size=7, seed=5, augment="flip")
+    fit(mlp(), data, val, config)
+    trained = [options for options in data.asked if options[1]]
+    assert trained == [(16, True, 5, epoch, "flip", False) for epoch in (0, 1)]
+    assert set(val.asked) == {(7, False, 0, 0, "none", False)}
+
+
+# Seeds
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before():
+    results = []
+    for _ in range(2):
+        results.append(weights_of(train_with(mlp(dropout=0.5)).model))
+        torch.rand(3)
+    assert same(*results)
+    assert not same(results[0], train_with(mlp(dropout=0.5), seed=1).model.state_dict())
+
+
+def test_fit_seeds_all_three_generators_and_gives_them_back():
+    draws = []
+
+    def watch(progress):
+        if progress.phase == "validate":
+            draws.append((random.random(), np.random.rand(), torch.rand(1).item()))  # noqa: NPY002
+
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+    data = classes_source()
+    model = mlp()
+    before = (*before[:2], torch.get_rng_state())
+    for _ in range(2):
+        fit(model, data, data, TrainConfig(epochs=2), on_progress=watch)
+    assert draws[:2] == draws[2:]
+    assert draws[0] != draws[1]
+    assert random.getstate() == before[0]
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), before[2])
+
+
+# Learning rate
+
+
+def curve(epochs, **options):
+    return lrs(train_with(epochs=epochs, batch_size=48, optimizer="sgd", lr=0.1, **options))
+
+
+def test_open_schedules_follow_their_formulas():
+    assert curve(4, schedule="constant") == [0.1] * 4
+    assert curve(5, schedule="step", step_size=2) == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001])
+    expected = [0.05 * (1 + math.cos(math.pi * t / 4)) for t in range(4)]
+    assert curve(4, schedule="cosine") == pytest.approx(expected)
+    assert curve(4, schedule="constant", warmup_epochs=4) == pytest.approx(
+        [0.025, 0.05, 0.075, 0.1]
+    )
+    warm = curve(6, schedule="cosine", warmup_epochs=2)
+    assert warm == pytest.approx(
+        [0.05, 0.1, *(0.05 * (1 + math.cos(math.pi * t / 4)) for t in range(4))]
+    )
+    cycle = curve(10, schedule="one-cycle")
+    assert cycle[0] == pytest.approx(0.1 / 25)
+    assert cycle[3] == max(cycle) == pytest.approx(0.1)
+    assert cycle[-1] < 0.1 / 15
+
+
+def test_warm_up_moves_within_an_epoch():
+    seen = train_with(epochs=1, batch_size=12, lr=0.1, warmup_epochs=2)
+    assert lrs(seen) == pytest.approx([0.05])  # after the fourth of eight steps
+
+
+def test_the_rule_of_the_cifar_cnn_gives_the_published_rates():
+    config = TrainConfig(epochs=50, lr=1e-3, schedule="cnn-a")
+    rate = [1e-3 * SCHEDULES["cnn-a"].along(config, epoch, 50) for epoch in range(41)]
+    assert rate[:2] == [1e-3, 1e-3]
+    assert rate[2:22] == pytest.approx([3.33e-4] * 20, rel=2e-3)
+    assert rate[22] == pytest.approx(1.11e-4, rel=2e-3)
+    assert (rate[25], rate[30], rate[40]) == pytest.approx((4e-6, 1.7e-8, 3e-13), rel=0.05)
+
+
+def test_phases_restart_schedule_and_optimizer():
+    phases = ((0.1, 3), (0.01, 2))
+    result = train_with(phases=phases, batch_size=48, optimizer="sgd", schedule="step", step_size=2)
+    assert lrs(result) == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.01])
+    # With momentum, the first step of a phase is a plain gradient step.
+    data = classes_source()
+    model = mlp()
+    seen = []
+
+    def watch(progress):
+        if progress.phase in ("train", "validate"):
+            seen.append(weights_of(model))
+
+    config = TrainConfig(
+        phases=((0.1, 2), (0.1, 1)), batch_size=48, optimizer="sgd", schedule="constant"
+    )
+    fit(model, data, data, config, on_progress=watch)
+    previous, current = seen[2], seen[4]
+    model.load_state_dict(previous)
+    model.zero_grad()
+    nn.functional.cross_entropy(model(data.inputs), data.targets).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(current[name], previous[name] - 0.1 * parameter.grad)
+
+
+OUTCOME = Outcome(epochs_done=3, base_lr=0.1, lr=0.04, score=0.5, best=0.6, draw=0.5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options", "outcome", "lr", "new"),
+    [
+        ("redraw", {}, {}, 0.1 * 0.5**3, False),
+        ("redraw", {"redraw_power": 5.0}, {}, 0.1 * 0.5**5, False),
+        ("redraw", {}, {"score": 0.7}, 0.04, False),
+        ("redraw", {}, {"score": 0.6}, 0.1 * 0.5**3, False),
+        ("redraw", {"ties_improve": True}, {"score": 0.6}, 0.04, False),
+        ("divide-on-plateau", {}, {}, 0.04 / 3, False),
+        ("divide-on-plateau", {"divide_by": 2.0}, {}, 0.02, False),
+        ("divide-on-plateau", {}, {"score": 0.7}, 0.04, False),
+        ("divide-on-plateau", {"ties_improve": True}, {"score": 0.6}, 0.04, False),
+        ("restart-sgd", {"restart_from": 4}, {}, 0.04, False),
+        ("restart-sgd", {"restart_from": 3}, {}, 5 * 0.1 * 0.5**3, True),
+        ("restart-sgd", {}, {"score": 0.7}, 5 * 0.1 * 0.5**3, True),
+    ],
+)
+def test_rules_after_an_epoch(schedule, options, outcome, lr, new):
+    config = TrainConfig(schedule=schedule, **options)
+    rate = SCHEDULES[schedule].after(config, dataclasses.replace(OUTCOME, **outcome))
+    assert rate.lr == pytest.approx(lr)
+    assert rate.new_optimizer is new
+
+
+def test_redraw_draws_from_the_seed_and_only_without_improvement():
+    options = {"epochs": 25, "schedule": "redraw", "lr": 0.05, "optimizer": "sgd"}
+    result = train_with(**options)
+    assert lrs(result) == lrs(train_with(**options))
+    assert lrs(result) != lrs(train_with(**options, seed=1))
+    best, kept, drawn = -1.0, 0, 0
+    for row, following in zip(result.history, result.history[1:], strict=False):
+        if row["val_accuracy"] > best:
+            best, kept = row["val_accuracy"], kept + 1
+            assert following["lr"] == row["lr"]
+        else:
+            drawn += 1
+            assert following["lr"] != row["lr"]
+            assert following["lr"] < 0.05
+    assert kept > 1
+    assert drawn > 5
+
+
+def test_divide_on_plateau_divides_in_training():
+    rates = curve(4, schedule="divide-on-plateau", weight_decay=0.0, clip_norm=1e-12)
+    assert rates == pytest.approx([0.1, 0.1, 0.1 / 3, 0.1 / 9])
+
+
+# Bad input
+
+
+def test_a_batch_of_one_is_left_out_where_batch_norm_trains_and_said_once():
+    said = []
+    data = classes_source(33)
+    config = TrainConfig(epochs=3, batch_size=16)
+    result = fit(mlp(norm=True), data, data, config, on_progress=lambda p: said.append(p.note))
+    assert len(result.notes) == 1
+    assert [note for note in said if note] == list(result.notes)
+    assert "batch normalisation" in result.notes[0]
+    assert int(result.model[1].num_batches_tracked) == 2 * result.best_epoch
+    assert fit(mlp(), data, data, config).notes == ()
+
+
+def test_one_example_alone_with_batch_norm_is_refused():
+    data = classes_source(1)
+    with pytest.raises(InputError, match="at least two training examples"):
+        fit(mlp(norm=True), data, data, TrainConfig(epochs=1))
+
+
+@pytest.mark.parametrize("shapes", [((4,), (4, 1)), ((4, 1), (4,)), ((4, 2), (4, 1))])
+def test_regression_shapes_never_broadcast(shapes):
+    outputs, targets = shapes
+    model = nn.Linear(8, outputs[1] if len(outputs) > 1 else 1)
+    if len(outputs) == 1:
+        model = nn.Sequential(model, nn.Flatten(0))
+    data = Source(torch.randn(4, 8), torch.randn(targets))
+    for act in (lambda: evaluate(model, data), lambda: fit(model, data, data, TrainConfig())):
+        with pytest.raises(InputError, match=r"outputs have shape \(4.*nothing is broadcast"):
+            act()
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "sentence"),
+    [
+        (classes_source(0), classes_source(), "training data is empty"),
+        (classes_source(), classes_source(0), "validation data is empty"),
+        ([], classes_source(), "training data is empty"),
+        (iter([1]), classes_source(), "allow several passes"),
+        (Source(torch.ones(9, 8), torch.full((9,), 3)), classes_source(), "from 0 to 2.* got 3"),
+        (Source(torch.ones(9, 8), torch.full((9,), -1)), classes_source(), "got -1"),
+        (classes_source(), Source(torch.ones(9, 8), torch.full((9,), 3)), "from 0 to 2.* got 3"),
+        (Source(torch.ones(9, 8), torch.ones(9, 3).long()), classes_source(), "need logits"),
+    ],
+)
+def test_unfit_data_is_one_sentence(train, val, sentence):
+    with pytest.raises(InputError, match=sentence):
+        fit(mlp(), train, val, TrainConfig(epochs=1))
+
+
+def test_a_class_beyond_the_model_in_a_later_batch_is_one_sentence():
+    data = classes_source()
+    data.targets[-1] = 7
+    with pytest.raises(InputError, match="from 0 to 2 for this model, got 0 to 7"):
+        fit(mlp(), data, classes_source(), TrainConfig(epochs=1, batch_size=16))
+
+
+def test_a_frozen_model_is_refused_and_a_frozen_part_stays():
+    data = classes_source()
+    model = mlp()
+    before = weights_of(model[0])
+    model[0].requires_grad_(False)
+    fit(model, data, data, TrainConfig(epochs=1, weight_decay=0.1))
+    assert same(before, model[0].state_dict())
+    with pytest.raises(InputError, match="no parameter to train"):
+        fit(mlp().requires_grad_(False), data, data, TrainConfig(epochs=1))
+
+
+@pytest.mark.parametrize("option", [{"label_smoothing": 0.1}, {"class_weights": "balanced"}])
+def test_options_for_classes_are_refused_in_a_regression(option):
+    data = regression_source()
+    with pytest.raises(InputError, match="needs classes"):
+        fit(mlp(2), data, data, TrainConfig(**option))
+
+
+def test_devices_and_precisions_that_are_not_here_are_refused():
+    data = classes_source()
+    with pytest.raises(InputError, match="fp16 needs a CUDA device"):
+        fit(mlp(), data, data, TrainConfig(amp="fp16", device="cpu"))
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="no cuda device"):
+            fit(mlp(), data, data, TrainConfig(device="cuda"))
+    with pytest.raises(InputError, match="unknown device 'cdua'; did you mean 'cuda'"):
+        evaluate(mlp(), data, device="cdua")
+
+
+# Plain iterables
+
+
+def test_a_data_loader_works_as_data():
+    data = classes_source()
+    tensors = torch.utils.data.TensorDataset(data.inputs, data.targets)
+    loader = torch.utils.data.DataLoader(tensors, batch_size=16, shuffle=True)
+    results = [
+        weights_of(fit(mlp(), loader, loader, TrainConfig(epochs=3, lr=0.01)).model)
+        for _ in range(2)
+    ]
+    assert same(*results)
+    with pytest.raises(InputError, match="augment needs"):
+        fit(mlp(), loader, loader, TrainConfig(augment="flip"))
+
+
+def test_a_list_of_batches_equals_the_source():
+    data = classes_source()
+    assert evaluate(mlp(), data, batch_size=16) == evaluate(mlp(), list(data.batches(16)))
+
+
+# Evaluation
+
+
+def test_classification_metrics_equal_scikit_learn():
+    from sklearn import metrics as oracle
+
+    inputs = torch.randn(203, 8)
+    data = Source(inputs, torch.randint(7, (203,)))
+    model = mlp(7)
+    ours = evaluate(model, data, batch_size=50)
+    with torch.no_grad():
+        logits = model(inputs)
+    truth, probabilities = data.targets.numpy(), logits.double().softmax(1).numpy()
+    assert ours.n == 203
+    assert ours.accuracy == pytest.approx(
+        oracle.accuracy_score(truth, probabilities.argmax(1)), abs=1e-12
+    )
+    assert ours.loss == pytest.approx(oracle.log_loss(truth, probabilities), rel=1e-5)
+    assert ours.top5_accuracy == pytest.approx(
+        oracle.top_k_accuracy_score(truth, probabilities, k=5), abs=1e-12
+    )
+    confusion = oracle.confusion_matrix(truth, probabilities.argmax(1), labels=range(7))
+    assert ours.confusion == tuple(tuple(row) for row in confusion.tolist())
+    assert json.loads(json.dumps(ours.to_dict()))["confusion"] == confusion.tolist()
+    assert evaluate(mlp(), classes_source()).top5_accuracy is None
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e4])
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_regression_metrics_equal_scikit_learn(outputs, shift):
+    from sklearn import metrics as oracle
+
+    inputs = torch.randn(101, 8)
+    data = Source(inputs, inputs[:, :outputs] * torch.arange(1.0, outputs + 1) + shift)
+    model = mlp(outputs)
+    with torch.no_grad():
+        model[-1].bias += shift
+        predicted = model(inputs)
+    ours = evaluate(model, data, batch_size=32)
+    assert ours.loss == pytest.approx(oracle.mean_squared_error(data.targets, predicted), rel=1e-4)
+    assert ours.mae == pytest.approx(oracle.mean_absolute_error(data.targets, predicted), rel=1e-4)
+    assert ours.r2 == pytest.approx(oracle.r2_score(data.targets, predicted), rel=1e-4)
+    assert ours.to_dict() == {"n": 101, "mse": ours.loss, "mae": ours.mae, "r2": ours.r2}
+
+
+def test_r2_of_a_constant_target_is_a_number():
+    data = Source(torch.randn(5, 8), torch.full((5, 1), 3.0))
+    assert evaluate(mlp(1), data).r2 == 0.0
+    exact = nn.Linear(8, 1)
+    nn.init.zeros_(exact.weight)
+    nn.init.constant_(exact.bias, 3.0)
+    assert evaluate(exact, data).r2 == 1.0
+
+
+def test_evaluation_leaves_every_training_flag_and_statistic():
+    model = mlp(norm=True).train()
+    model[1].eval()
+    flags, weights = [m.training for m in model.modules()], weights_of(model)
+    evaluate(model, classes_source())
+    predict_logits(model, classes_source())
+    assert [m.training for m in model.modules()] == flags
+    assert same(weights, model.state_dict())
+
+
+def test_predict_logits_takes_sources_tensors_and_batches():
+    data, model = classes_source(), mlp(norm=True).eval()
+    with torch.no_grad():
+        expected = model(data.inputs)
+    for given in (data, data.inputs, list(data.inputs.split(10)), list(data.batches(7))):
+        torch.testing.assert_close(predict_logits(model, given, batch_size=20), expected)
+    low = predict_logits(model, data, amp="bf16")
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(low, expected, rtol=0.05, atol=0.05)
+    with pytest.raises(InputError, match="empty"):
+        predict_logits(model, [])
+
+
+# Progress
+
+
+def test_progress_is_told_at_every_step_and_epoch():
+    told = []
+    data = classes_source(40)
+    result = fit(mlp(), data, data, TrainConfig(epochs=2, batch_size=16), on_progress=told.append)
+    assert all(isinstance(progress, Progress) for progress in told)
+    assert [(p.phase, p.epoch, p.step) for p in told] == [
+        (phase, epoch, step)
+        for epoch in (1, 2)
+        for phase, step in [("train", 1), ("train", 2), ("train", 3), ("validate", 0), ("epoch", 0)]
+    ]
+    assert {p.steps for p in told if p.phase == "train"} == {3}
+    assert told[2].loss == pytest.approx(result.history[0]["train_loss"])
+    assert [p.row for p in told if p.phase == "epoch"] == list(result.history)
+
+
+# Failure, interruption, resumption
+
+CAREFUL = {  # everything that carries state from epoch to epoch
+    "epochs": 5,
+    "batch_size": 16,
+    "lr": 0.02,
+    "schedule": "redraw",
+    "ema_decay": 0.5,
+    "clip_norm": 1.0,
+    "seed": 3,
+}
+
+
+def careful_fit(out, on_progress=None, **options):
+    model = mlp(norm=True, dropout=0.3)
+    config = TrainConfig(**CAREFUL | options)
+    return fit(
+        model, classes_source(40), classes_source(seed=1), config, out=out, on_progress=on_progress
+    )
+
+
+def kill_in_third_epoch(progress):
+    if progress.phase == "train" and (progress.epoch, progress.step) == (3, 2):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def interrupt_in_third_epoch(progress):
+    if progress.phase == "train" and (progress.epoch, progress.step) == (3, 2):
+        raise KeyboardInterrupt
+
+
+def rows_without_seconds(path):
+    rows = [json.loads(line) for line in (Path(path) / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def check_resumed(straight, path):
+    assert len(runs.RunFolder(path).metrics()) == 2
+    result = careful_fit(path)
+    assert same(result.model.state_dict(), straight.model.state_dict())
+    expected = [{k: v for k, v in row.items() if k != "seconds"} for row in straight.history]
+    assert rows_without_seconds(path) == expected
+    assert [row["epoch"] for row in result.history] == [1, 2, 3, 4, 5]
+    assert (result.best_epoch, result.val) == (straight.best_epoch, straight.val)
+    assert same(runs.RunFolder(path).load_model()[0], straight.model.state_dict())
+
+
+def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path):
+    straight = careful_fit(None)
+    assert len(set(lrs(straight))) > 1
+    with pytest.raises(KeyboardInterrupt):
+        careful_fit(tmp_path, interrupt_in_third_epoch)
+    check_resumed(straight, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options", [{"schedule": "restart-sgd", "optimizer": "sgd"}, {"phases": ((0.02, 2), (0.1, 3))}]
+)
+def test_new_optimizers_are_resumed_bit_for_bit(tmp_path, options):
+    straight = careful_fit(None, **options)
+    with pytest.raises(KeyboardInterrupt):
+        careful_fit(tmp_path, interrupt_in_third_epoch, **options)
+    resumed = careful_fit(tmp_path, **options)
+    assert lrs(resumed) == lrs(straight)
+    assert same(resumed.model.state_dict(), straight.model.state_dict())
+
+
+def test_a_killed_process_goes_on_bit_for_bit(tmp_path, one_thread):
+    code = f"import test_train as t; t.careful_fit({str(tmp_path)!r}, t.kill_in_third_epoch)"
+    process = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), check=False, timeout=120
+    )
+    assert process.returncode == -signal.SIGKILL
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"epoch": 3, "lr"')  # torn by the kill
+    check_resumed(careful_fit(None), tmp_path)
+
+
+def test_a_row_without_its_state_is_dropped(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        careful_fit(tmp_path, interrupt_in_third_epoch)
+    runs.RunFolder(tmp_path).append_metrics({"epoch": 3, "val_loss": 9.0})
+    result = careful_fit(tmp_path)
+    assert [row["epoch"] for row in rows_without_seconds(tmp_path)] == [1, 2, 3, 4, 5]
+    assert result.history[2]["val_loss"] != 9.0
+
+
+def test_a_trained_run_is_not_trained_again_and_a_done_one_is_refused(tmp_path):
+    first = careful_fit(tmp_path)
+    told = []
+    again = careful_fit(tmp_path, told.append)
+    assert told == []
+    assert same(first.model.state_dict(), again.model.state_dict())
+    assert (again.history, again.val) == (first.history, first.val)
+    runs.RunFolder(tmp_path).finish({})
+    with pytest.raises(InputError, match="is done"):
+        careful_fit(tmp_path)
+
+
+def test_a_run_stopped_early_stays_stopped(tmp_path):
+    options = {"lr": 1e-12, "early_stopping": 1, "ema_decay": 0.0, "schedule": "constant"}
+    first = careful_fit(tmp_path, **options)
+    assert first.stopped == "early_stopping"
+    assert careful_fit(tmp_path, **options).epochs_run == first.epochs_run
+
+
+def test_a_changed_request_or_model_is_refused_on_resumption(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        careful_fit(tmp_path / "run", interrupt_in_third_epoch)
+    with pytest.raises(InputError, match=r"clip_norm = 1\.0, not 2\.0"):
+        careful_fit(tmp_path / "run", clip_norm=2.0)
+    open_run = runs.RunFolder(tmp_path / "run")  # with a config of its own
+    with pytest.raises(InputError, match=r"clip_norm = 1\.0, not 2\.0"):
+        careful_fit(open_run, clip_norm=2.0)
+    data = classes_source()
+    with pytest.raises(InputError, match="trained another model"):
+        fit(nn.Linear(8, CLASSES), data, data, TrainConfig(**CAREFUL), out=tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path):
+    data = classes_source()
+
+    def poison(progress):
+        if progress.phase == "epoch" and progress.epoch == 2:
+            data.inputs[5] = math.inf
+
+    config = TrainConfig(epochs=5, batch_size=16, lr=0.01, schedule="constant")
+    with pytest.raises(TrainingError, match=r"training loss .* epoch 3 at learning rate 0\.01"):
+        fit(mlp(), data, classes_source(seed=1), config, out=tmp_path, on_progress=poison)
+    run = runs.RunFolder(tmp_path)
+    assert run.load_state()["epoch"] == 2
+    assert all(tensor.isfinite().all() for tensor in run.load_state()["model"].values())
+    assert all(tensor.isfinite().all() for tensor in run.load_model()[0].values())
+    assert len(run.metrics()) == 2
+
+
+def test_weights_ruined_by_the_last_step_do_not_reach_the_checkpoint(tmp_path):
+    data = classes_source()
+    config = TrainConfig(epochs=2, batch_size=48, lr=1e38, optimizer="sgd", schedule="constant")
+    with pytest.raises(TrainingError, match=r"validation loss .* epoch 1"):
+        fit(mlp(), data, data, config, out=tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+    assert not (tmp_path / "state.pt").exists()
+
+
+def test_the_description_is_in_the_checkpoint(tmp_path):
+    data = classes_source()
+    config = TrainConfig(epochs=1)
+    fit(mlp(), data, data, config, out=tmp_path, description={"class_names": ["a", "b", "c"]})
+    assert runs.RunFolder(tmp_path).load_model()[1] == {"class_names": ["a", "b", "c"]}
+
+
+def test_shared_weights_can_be_checkpointed(tmp_path):
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, CLASSES))
+    model[2].weight = model[0].weight
+    data = classes_source()
+    result = fit(model, data, data, TrainConfig(epochs=1, ema_decay=0.5), out=tmp_path)
+    assert same(runs.RunFolder(tmp_path).load_model()[0], result.model.state_dict())
+
+
+# Settings
+
+
+def test_config_round_trips_through_yaml():
+    config = TrainConfig(lr=1e-5, phases=((0.1, 3), (1e-4, 2)), deterministic=True)
+    assert (config.lr, config.epochs) == (0.1, 5)
+    text = yaml.safe_dump(config.to_dict())
+    assert TrainConfig.from_dict(yaml.safe_load(text)) == config
+    assert TrainConfig.from_dict({"lr": "1e-3", "clip_norm": 1}) == TrainConfig(clip_norm=1.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"epoch": 3}, "unknown training option 'epoch'; did you mean 'epochs'"),
+        ({"optimizer": "adamv"}, "unknown optimizer 'adamv'; did you mean 'adam"),
+        ({"schedule": "cosin"}, "unknown schedule 'cosin'; did you mean 'cosine'"),
+        ({"amp": "fp8"}, "unknown amp"),
+        ({"epochs": 0}, "epochs must be an integer >= 1"),
+        ({"epochs": 2.5}, "epochs must be an integer"),
+        ({"lr": 0}, "lr must be a positive number"),
+        ({"lr": "fast"}, "lr must be a number, got 'fast'"),
+        ({"lr": float("nan")}, "lr must be a positive number"),
+        ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0.0, 1.0\)"),
+        ({"ema_decay": -0.1}, "ema_decay must be in"),
+        ({"early_stopping": -1}, "early_stopping must be in"),
+        ({"divide_by": 0.0}, "divide_by must be above 0"),
+        ({"deterministic": "yes"}, "deterministic must be true or false"),
+        ({"phases": [[0.1, 0]]}, "epochs of a phase must be an integer >= 1"),
+        ({"phases": [[-0.1, 1]]}, "lr must be a positive number"),
+        ({"phases": [0.1]}, "phases must be"),
+    ],
+)
+def test_impossible_settings_are_one_sentence(values, sentence):
+    with pytest.raises(InputError, match=sentence):
+        TrainConfig.from_dict(values)
+
+
+def test_every_option_has_a_help_sentence():
+    for option in dataclasses.fields(TrainConfig):
+        assert option.metadata["help"].endswith(".")
+    assert all(row.summary for row in SCHEDULES.values())
+
+
+def test_metrics_score_orders_epochs():
+    assert Metrics(n=1, loss=0.5, accuracy=0.7).score == 0.7
+    assert Metrics(n=1, loss=0.5, mae=0.1, r2=0.0).score == -0.5
+
+
+# Several processes
+
+
+def distributed_fit(out):
+    """Train as one of the processes that the environment describes."""
+    data = classes_source(51)  # a last batch of 3 rows: one process gets 2, the other 1
+    data.targets[:20] = 0
+    config = TrainConfig(
+        epochs=3, batch_size=16, lr=0.02, clip_norm=1.0, class_weights="balanced", ema_decay=0.5
+    )
+    return fit(mlp(seed=2), data, classes_source(33, seed=1), config, out=out)
+
+
+def test_two_processes_equal_one(tmp_path, one_thread):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    job = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    code = f"import test_train; test_train.distributed_fit({str(tmp_path)!r})"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], env=environment(**job, RANK=rank, LOCAL_RANK=rank)
+        )
+        for rank in "01"
+    ]
+    try:
+        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    one = distributed_fit(None)
+    run = runs.RunFolder(tmp_path)
+    for row, expected in zip(run.metrics(), one.history, strict=True):
+        for name in row.keys() - {"seconds"}:
+            assert row[name] == pytest.approx(expected[name], rel=1e-5), name
+    weights = run.load_model()[0]
+    for name, tensor in one.model.state_dict().items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_shards_partition_every_batch(monkeypatch, size):
+    batch, rows = torch.arange(11), []
+    for rank in range(size):
+        monkeypatch.setenv("WORLD_SIZE", str(size))
+        monkeypatch.setenv("RANK", str(rank))
+        rows += _dist.shard(batch).tolist()
+    assert sorted(rows) == batch.tolist()
+
+
+def test_several_processes_need_an_order_that_the_seed_decides(monkeypatch):
+    monkeypatch.setattr(_dist, "connect", lambda device: None)
+    monkeypatch.setattr(_dist, "barrier", lambda: None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    batches = list(classes_source().batches(16))
+    with pytest.raises(InputError, match="whose order the seed decides"):
+        fit(mlp(), batches, batches, TrainConfig())
