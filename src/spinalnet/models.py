@@ -333,7 +333,7 @@ _BARE = {"hidden_features": 20, "num_layers": 4}
 _DROPOUT_NORM = {"hidden_features": 512, "num_layers": 4, "norm": "batch", "dropout": 0.5}
 _LEAKY = {"hidden_features": 5, "num_layers": 6, "activation": "leaky_relu"}
 # The original's layers 5 and 6 run with the weights of layers 3 and 4 (counted from 1).
-_REUSE = {"reuse": {4: 2, 5: 3}}
+_REUSE = {"reuse": ((4, 2), (5, 3))}
 
 MODELS: dict[str, ModelSpec] = {
     "mnist-cnn": ModelSpec(

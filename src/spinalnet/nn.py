@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -723,7 +723,7 @@ class ReusedSpinalNet(SpinalNet):
     """Compatibility: a spinal net in which some layers run with the weights of an earlier one.
 
     Two scripts of the paper allocate six layers but call the third and fourth again in place of
-    the fifth and sixth (`reuse={4: 2, 5: 3}`). That is another network than the one described,
+    the fifth and sixth (`reuse=[(4, 2), (5, 3)]`). That is another network than the one described,
     wanted only to use weights trained that way. Layers that never run are not allocated.
 
     Args:
@@ -731,7 +731,7 @@ class ReusedSpinalNet(SpinalNet):
         out_features: Number of outputs.
         hidden_features: Width of every layer in the chain.
         num_layers: Length of the chain.
-        reuse: For a layer, counted from 0, the earlier layer whose weights it takes.
+        reuse: Pairs of a layer, counted from 0, and the earlier layer whose weights it takes.
         num_splits: See `SpinalNet`, as the following ones.
         activation: Name or module factory.
         norm: `"batch"`, `"layer"` or `None`; norms are not shared.
@@ -752,7 +752,7 @@ class ReusedSpinalNet(SpinalNet):
         hidden_features: int,
         num_layers: int = 6,
         *,
-        reuse: Mapping[int, int],
+        reuse: Sequence[tuple[int, int]],
         num_splits: int = 2,
         activation: Activation = "relu",
         norm: str | None = None,
@@ -777,11 +777,11 @@ class ReusedSpinalNet(SpinalNet):
             dtype=dtype,
         )
         linears = [self.spine._layer(index) for index in range(num_layers)]
-        for layer, earlier in sorted(reuse.items()):
+        for layer, earlier in sorted(reuse):
             if not 0 <= earlier < layer < num_layers:
                 raise InputError(
-                    f"reuse must name an earlier layer for a layer below {num_layers}, "
-                    f"got {layer}: {earlier}."
+                    f"reuse must pair a layer below {num_layers} with an earlier one, "
+                    f"got ({layer}, {earlier})."
                 )
             if linears[layer].weight.shape != linears[earlier].weight.shape:
                 raise InputError(
