@@ -10,6 +10,7 @@ of a pair, see the same batches.
 
 from __future__ import annotations
 
+import copy
 import functools
 import gzip
 import hashlib
@@ -86,9 +87,9 @@ class BatchSource(Protocol):
 class Splits:
     """The three parts of a data set; `test` is for one final evaluation only."""
 
-    train: BatchSource
-    val: BatchSource
-    test: BatchSource
+    train: ArrayDataset | FolderDataset
+    val: ArrayDataset | FolderDataset
+    test: ArrayDataset | FolderDataset
     info: DatasetInfo
 
 
@@ -207,6 +208,12 @@ class ArrayDataset:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def normalized_by(self, mean: Sequence[float], std: Sequence[float]) -> ArrayDataset:
+        """Return the same samples normalised by other constants (those of a trained model)."""
+        twin = copy.copy(self)
+        twin.mean, twin.std = tuple(mean), tuple(std)
+        return twin
 
     def subset(self, indices: Tensor) -> ArrayDataset:
         """Return the samples at `indices` as a data set of their own."""
@@ -456,6 +463,12 @@ class FolderDataset:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def normalized_by(self, mean: Sequence[float], std: Sequence[float]) -> FolderDataset:
+        """Return the same samples normalised by other constants (those of a trained model)."""
+        twin = copy.copy(self)
+        twin.mean, twin.std = tuple(mean), tuple(std)
+        return twin
 
     def subset(self, indices: Tensor) -> FolderDataset:
         """Return the samples at `indices` as a data set of their own."""

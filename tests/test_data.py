@@ -1,0 +1,846 @@
+"""Data: where it is found, how it is split, how batches leave, and what is said when it is wrong."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+import urllib.error
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from spinalnet import data
+from spinalnet._checks import InputError
+from spinalnet.augment import build_augment
+from spinalnet.data import (
+    DATASETS,
+    ArrayDataset,
+    BatchSource,
+    FolderDataset,
+    Splits,
+    iter_images,
+    list_datasets,
+    load_dataset,
+    normalize,
+    read_image,
+)
+
+
+def arrays(source: BatchSource) -> ArrayDataset:
+    assert isinstance(source, ArrayDataset)
+    return source
+
+
+def numbered(count: int, classes: int = 2, size: int = 4) -> ArrayDataset:
+    """Images whose every pixel is their own index."""
+    images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, size, size)
+    return ArrayDataset(images.contiguous(), torch.arange(count) % classes)
+
+
+def fingerprints(images: Tensor) -> set[bytes]:
+    return {image.numpy().tobytes() for image in images}
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+@given(
+    count=st.integers(1, 60),
+    batch_size=st.integers(1, 70),
+    shuffle=st.booleans(),
+    seed=st.integers(0, 2**31),
+    epoch=st.integers(0, 100),
+)
+def test_an_epoch_yields_each_sample_once(count, batch_size, shuffle, seed, epoch):
+    source = numbered(count)
+    seen, sizes = [], []
+    for x, y in source.batches(batch_size, shuffle=shuffle, seed=seed, epoch=epoch):
+        index = (x[:, 0, 0, 0] * 255).round().long()
+        assert torch.equal(y, index % 2)
+        assert (x == x[:, :, :1, :1]).all()
+        seen += index.tolist()
+        sizes.append(len(y))
+    assert sorted(seen) == list(range(count))
+    assert shuffle or seen == list(range(count))
+    assert all(size == batch_size for size in sizes[:-1])
+    # Batch norm cannot train on one sample.
+    assert not (shuffle and len(sizes) > 1 and batch_size > 1 and sizes[-1] == 1)
+
+
+def test_order_and_augmentation_are_functions_of_seed_and_epoch():
+    source = ArrayDataset(torch.randint(0, 256, (50, 1, 8, 8)).byte(), torch.arange(50))
+
+    def epoch_of(seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+        torch.rand(3)  # whatever else happens in between
+        options = {"shuffle": True, "seed": seed, "epoch": epoch, "augment": "rotation:30"}
+        x, y = zip(*source.batches(16, **options), strict=True)
+        return torch.cat(x), torch.cat(y)
+
+    state = torch.get_rng_state()
+    list(source.batches(16, shuffle=True, augment="rotation:30"))
+    assert torch.equal(torch.get_rng_state(), state)
+    x, y = epoch_of(3, 5)
+    again_x, again_y = epoch_of(3, 5)
+    assert torch.equal(x, again_x)
+    assert torch.equal(y, again_y)
+    for other in ((3, 6), (4, 5)):
+        assert not torch.equal(y, epoch_of(*other)[1])
+    # The draws differ too, from epoch to epoch and from batch to batch.
+    by_target = x[y.argsort()]
+    assert not torch.equal(by_target, epoch_of(3, 6)[0][epoch_of(3, 6)[1].argsort()])
+    same = ArrayDataset(source.inputs[:1].expand(4, -1, -1, -1), torch.zeros(4))
+    first, second = (x for x, _ in same.batches(2, augment="rotation:30"))
+    assert not torch.equal(first, second)
+
+
+def test_batches_are_augmented_before_they_are_normalised():
+    source = ArrayDataset(
+        torch.randint(0, 256, (6, 3, 8, 8)).byte(), torch.arange(6), (0.5, 0.4, 0.3), (0.2, 0.3, 1)
+    )
+    plain = next(source.batches(6))[0]
+    truth = (source.inputs / 255 - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) / torch.tensor(
+        [0.2, 0.3, 1.0]
+    ).view(3, 1, 1)
+    torch.testing.assert_close(plain, truth)
+    turned = next(source.batches(6, augment="rotation:180"))[0]
+    black = -torch.tensor([0.5 / 0.2, 0.4 / 0.3, 0.3])
+    torch.testing.assert_close(turned.amin((0, 2, 3)), black)
+
+
+@pytest.mark.parametrize("augment", ["none", "flip", "rotation:10"])
+def test_channels_last_changes_the_layout_alone(augment):
+    source = ArrayDataset(torch.randint(0, 256, (6, 3, 8, 8)).byte(), torch.arange(6))
+    plain = next(source.batches(6, augment=augment))[0]
+    other = next(source.batches(6, augment=augment, channels_last=True))[0]
+    assert other.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(plain, other)
+
+
+def test_float_features_and_targets_are_standardised_and_left_intact():
+    features, targets = torch.randn(10, 3), torch.randn(10)
+    source = ArrayDataset(features, targets, (1.0, 2.0, 3.0), (2.0, 2.0, 2.0))
+    before = features.clone()
+    x, y = next(source.batches(10, channels_last=True))
+    torch.testing.assert_close(x, (before - torch.tensor([1.0, 2.0, 3.0])) / 2)
+    assert torch.equal(y, targets)
+    assert torch.equal(features, before)
+    assert y.dtype == torch.float32
+    raw = next(ArrayDataset(features, targets).batches(10))[0]
+    assert torch.equal(raw, features)
+
+
+def test_samples_are_moved_to_the_device_once():
+    source = numbered(4)
+    moved = source._resident(torch.device("meta"))
+    assert moved[0].device.type == "meta"
+    assert source._resident(torch.device("meta"))[0] is moved[0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
+def test_batches_on_the_gpu_have_the_order_of_the_cpu():
+    source = numbered(50)
+    options = {"shuffle": True, "seed": 1, "epoch": 2}
+    for (x, y), (gx, gy) in zip(
+        source.batches(16, **options), source.batches(16, device="cuda", **options), strict=True
+    ):
+        assert gx.is_cuda
+        torch.testing.assert_close(gx.cpu(), x)
+        assert torch.equal(gy.cpu(), y)
+    assert next(source.batches(16, device="cuda", augment="perspective+rotation:10+crop:1"))[
+        0
+    ].is_cuda
+
+
+def test_wrong_arrays_are_refused():
+    images = torch.zeros(4, 3, 2, 2)
+    with pytest.raises(InputError, match="same length, got 4 and 3"):
+        ArrayDataset(images, torch.zeros(3))
+    with pytest.raises(InputError, match=r"must be \(N, F\)"):
+        ArrayDataset(torch.zeros(4), torch.zeros(4))
+    with pytest.raises(InputError, match="one value per channel"):
+        ArrayDataset(images, torch.zeros(4), (0.5, 0.5), (1.0, 1.0))
+    with pytest.raises(InputError, match="batch_size must be an integer >= 1"):
+        next(numbered(3).batches(0))
+    with pytest.raises(InputError, match="unknown augmentation 'flop'"):
+        next(numbered(3).batches(2, augment="flop"))
+    with pytest.raises(InputError, match="same length, got 1 and 2"):
+        FolderDataset([Path("a")], torch.zeros(2), 3, 8)
+
+
+# --- splits ---------------------------------------------------------------------------------------
+
+
+@given(
+    counts=st.lists(st.integers(2, 30), min_size=1, max_size=8),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(0, 2**31),
+)
+def test_stratified_choice_is_disjoint_complete_and_proportional(counts, fraction, seed):
+    targets = torch.cat([torch.full((n,), k) for k, n in enumerate(counts)])
+    targets = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))]
+    total = round(fraction * len(targets))
+    picked, rest = data._stratified(targets, total, "key", seed, keep_train=1)
+    assert torch.equal(torch.cat([picked, rest]).sort().values, torch.arange(len(targets)))
+    share = torch.bincount(targets[picked], minlength=len(counts))
+    size = torch.tensor(counts)
+    assert (share >= 1).all()
+    assert (share <= size - 1).all()
+    possible = min(max(total, len(counts)), int((size - 1).sum()))
+    assert share.sum() == possible
+    unforced = (share > 1) & (share < size - 1)
+    assert ((share - size * total / len(targets)).abs() <= len(counts))[unforced].all()
+    again = data._stratified(targets, total, "key", seed, keep_train=1)[0]
+    assert torch.equal(picked, again)
+
+
+def test_shares_are_within_one_sample_of_proportional():
+    targets = torch.cat([torch.full((n,), k) for k, n in enumerate([100, 50, 37, 13])])
+    picked, _ = data._stratified(targets, 60, "key", keep_train=1)
+    share = torch.bincount(targets[picked])
+    assert share.sum() == 60
+    assert ((share - torch.tensor([30.0, 15.0, 11.1, 3.9])).abs() < 1).all()
+
+
+@pytest.fixture(scope="module")
+def digits() -> Splits:
+    return load_dataset("digits")
+
+
+def test_digits_are_complete_disjoint_and_stratified(digits):
+    train, val, test = (arrays(part) for part in (digits.train, digits.val, digits.test))
+    assert (len(train), len(val), len(test)) == (1222, 216, 359)
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    ours = torch.cat([part.inputs for part in (train, val, test)])[:, 0].double() * 16 / 255
+    theirs = torch.as_tensor(bunch.images)
+    assert sorted(ours.round().flatten(1).tolist()) == sorted(theirs.flatten(1).tolist())
+    for part in (val, test):
+        share = torch.bincount(part.targets).double() / len(part)
+        overall = torch.bincount(torch.as_tensor(bunch.target)).double() / 1797
+        assert (share - overall).abs().max() < 0.01
+    assert digits.info.num_classes == 10
+    assert digits.info.input_shape == (1, 8, 8)
+    assert digits.info.notes == ()
+
+
+def test_the_test_set_is_the_same_for_every_seed_and_validation_is_not(digits):
+    other = load_dataset("digits", seed=1)
+    assert torch.equal(arrays(other.test).inputs, arrays(digits.test).inputs)
+    assert not torch.equal(arrays(other.val).inputs, arrays(digits.val).inputs)
+    again = load_dataset("digits", seed=1)
+    assert torch.equal(arrays(other.val).inputs, arrays(again.val).inputs)
+    # 1797 digits hold no two equal pictures, so pictures identify samples.
+    for splits in (digits, other):
+        parts = [fingerprints(arrays(p).inputs) for p in (splits.train, splits.val, splits.test)]
+        assert len(parts[0] | parts[1] | parts[2]) == 1797
+
+
+def test_the_constants_of_digits_are_those_of_its_training_images(digits):
+    pool = torch.cat([arrays(digits.train).inputs, arrays(digits.val).inputs])
+    assert data._channel_statistics(pool) == (digits.info.mean, digits.info.std)
+    x, _ = next(digits.train.batches(len(digits.train)))
+    assert abs(x.mean()) < 0.01
+    assert abs(x.std() - 1) < 0.01
+
+
+def test_options_change_size_colour_share_and_number(digits):
+    splits = load_dataset("digits", image_size=28, in_channels=3, val_fraction=0.3, limit=100)
+    assert splits.info.input_shape == (3, 28, 28)
+    assert splits.info.mean == digits.info.mean * 3
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (100, 431, 359)
+    assert torch.bincount(arrays(splits.train).targets).tolist() == [10] * 10
+    assert "Training uses 100 of 1007 images" in splits.info.notes[-1]
+    assert "from 8x8 to 28x28" in splits.info.notes[0]
+    x, _ = next(splits.train.batches(4))
+    assert x.shape == (4, 3, 28, 28)
+    assert torch.equal(x[:, 0], x[:, 2])
+    # Limiting leaves validation and test alone; no limit leaves no note.
+    assert load_dataset("digits", limit=5000).info.notes == ()
+    limited = load_dataset("digits", limit=100)
+    assert torch.equal(arrays(limited.val).inputs, arrays(digits.val).inputs)
+    assert fingerprints(arrays(limited.train).inputs) < fingerprints(arrays(digits.train).inputs)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 0}, "image_size must be an integer >= 1, got 0"),
+        ({"in_channels": 2}, "in_channels must be 1 or 3, got 2"),
+        ({"val_fraction": 1.0}, "val_fraction must be between 0 and 1, got 1.0"),
+        ({"limit": 9}, "limit must leave an image of each of the 10 classes, got 9"),
+        ({"limit": 0}, "limit must be an integer >= 1, got 0"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        load_dataset("digits", **options)
+
+
+# --- named data sets ------------------------------------------------------------------------------
+
+
+def write_idx(path: Path, values: np.ndarray, kind: int = 0x08, zipped: bool = False) -> None:
+    header = struct.pack(f">HBB{values.ndim}I", 0, kind, values.ndim, *values.shape)
+    payload = header + values.tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if zipped:
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(payload))
+    else:
+        path.write_bytes(payload)
+
+
+def write_dataset(folder: Path, name: str, zipped: bool = False) -> dict[str, np.ndarray]:
+    """Write a tiny data set in the file layout of `name`; return the arrays by file name."""
+    spec, rng = DATASETS[name], np.random.default_rng(0)
+    classes, written = len(spec.class_names), {}
+    for prefix, count in zip(spec.prefixes, (4 * classes, 2 * classes), strict=True):
+        labels = np.arange(count) % classes + spec.first_label
+        images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        written[prefix] = images
+        write_idx(folder / f"{prefix}-images-idx3-ubyte", images, zipped=zipped)
+        label_file = folder / f"{prefix}-{spec.label_suffix}"
+        if spec.label_suffix.endswith("int"):  # QMNIST: eight 32-bit columns, the class first
+            columns = np.stack([labels, *[np.full(count, 7)] * 7], 1).astype(">i4")
+            write_idx(label_file, columns, kind=0x0C, zipped=zipped)
+        else:
+            write_idx(label_file, labels.astype(np.uint8), zipped=zipped)
+    return written
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS if name != "digits"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_every_named_data_set_is_read_from_its_files(tmp_path, name, zipped):
+    spec = DATASETS[name]
+    written = write_dataset(tmp_path, name, zipped)
+    splits = load_dataset(name, tmp_path)
+    classes = len(spec.class_names)
+    assert len(splits.train) + len(splits.val) == 4 * classes
+    assert splits.info.class_names == spec.class_names
+    assert (splits.info.mean, splits.info.std) == (spec.mean, spec.std)
+    test = arrays(splits.test)
+    images = torch.from_numpy(written[spec.prefixes[1]])
+    upright = images.transpose(1, 2) if spec.transposed else images
+    assert torch.equal(test.inputs[:, 0], upright)
+    assert torch.equal(test.targets, torch.arange(2 * classes) % classes)
+    assert any("transposed" in note for note in splits.info.notes) == spec.transposed
+    assert any("the full set has" in note for note in splits.info.notes)
+    assert any("check that the folder holds the right" in note for note in splits.info.notes)
+    stored = load_dataset(replace(spec, transposed=False), tmp_path)
+    assert torch.equal(arrays(stored.test).inputs[:, 0], images)
+
+
+@pytest.mark.parametrize("below", [".", "raw", "FashionMNIST/raw"])
+def test_files_are_found_in_the_usual_places(tmp_path, below):
+    write_dataset(tmp_path / below, "fashion-mnist")
+    assert len(load_dataset("fashion-mnist", tmp_path).test) == 20
+
+
+def test_files_of_mnist_are_not_taken_for_fashion(tmp_path):
+    write_dataset(tmp_path / "MNIST" / "raw", "mnist")
+    assert len(load_dataset("mnist", str(tmp_path)).test) == 20
+    with pytest.raises(InputError, match="no files of 'fashion-mnist' found"):
+        load_dataset("fashion-mnist", tmp_path)
+
+
+def test_a_system_package_is_used_without_a_data_dir(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_dataset(tmp_path / "system", "fashion-mnist", zipped=True)
+    spec = replace(DATASETS["fashion-mnist"], system_dirs=(str(tmp_path / "system"),))
+    assert len(load_dataset(spec).test) == 20
+
+
+def test_missing_files_are_explained(tmp_path):
+    with pytest.raises(InputError) as caught:
+        load_dataset("fashion-mnist", tmp_path)
+    message = str(caught.value)
+    for folder in (tmp_path, tmp_path / "raw", tmp_path / "FashionMNIST" / "raw"):
+        assert str(folder) in message
+    assert "--download" in message
+    assert "dataset-fashion-mnist" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["mnist", "qmnist", "emnist-letters"])
+@pytest.mark.parametrize("into_cache", [False, True])
+def test_a_failed_download_is_explained(tmp_path, monkeypatch, name, into_cache):
+    def offline(*args: object, **kwargs: object) -> None:
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(InputError) as caught:
+        if into_cache:
+            load_dataset(name)
+        else:
+            load_dataset(name, tmp_path, download=True)
+    message = str(caught.value)
+    assert message.startswith(f"downloading '{name}' to '{tmp_path}")
+    assert "--data-dir" in message
+    assert "\n" not in message
+
+
+def test_a_download_goes_through_torchvision_and_is_then_read(tmp_path, monkeypatch):
+    calls = []
+
+    class Fetched:
+        def __init__(self, root: Path, train: bool, download: bool, split: str) -> None:
+            calls.append((root, train, download, split))
+            write_dataset(Path(root) / "EMNIST" / "raw", "emnist-letters")
+
+    monkeypatch.setattr("torchvision.datasets.EMNIST", Fetched)
+    splits = load_dataset("emnist-letters", tmp_path, download=True)
+    assert len(splits.test) == 52
+    assert calls == [(tmp_path, True, True, "letters"), (tmp_path, False, True, "letters")]
+    load_dataset("emnist-letters", tmp_path, download=True)  # found, not fetched again
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("spec", [s for s in DATASETS.values() if s.torchvision_name])
+def test_torchvision_has_the_classes_that_download(spec):
+    from torchvision import datasets
+
+    assert hasattr(datasets, spec.torchvision_name)
+    for key, value in spec.torchvision_options:
+        assert value in getattr(datasets, spec.torchvision_name).__dict__[f"{key}s"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b: b[:-1], "is not a complete IDX file"),
+        (lambda b: b"", "is not a complete IDX file"),
+        (lambda b: b"\x00\x01" + b[2:], "is not a complete IDX file"),
+        (lambda b: b[:2] + b"\x0d" + b[3:], "is not a complete IDX file"),
+        (lambda b: b[:8] + b"\x07" * (len(b) - 8), "must hold labels of 10 classes"),
+    ],
+)
+def test_broken_idx_files_are_refused(tmp_path, change, message):
+    write_dataset(tmp_path, "mnist")
+    file = tmp_path / "train-labels-idx1-ubyte"
+    broken = change(file.read_bytes())
+    if "classes" in message:
+        broken = broken[:8] + b"\x63" * (len(broken) - 8)
+    file.write_bytes(broken)
+    with pytest.raises(InputError, match=message):
+        load_dataset("mnist", tmp_path)
+
+
+def test_a_broken_archive_and_a_wrong_number_of_labels_are_refused(tmp_path):
+    write_dataset(tmp_path / "a", "mnist", zipped=True)
+    file = tmp_path / "a" / "train-images-idx3-ubyte.gz"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(InputError, match="is not a complete IDX file"):
+        load_dataset("mnist", tmp_path / "a")
+    write_dataset(tmp_path / "b", "mnist")
+    write_idx(tmp_path / "b" / "t10k-labels-idx1-ubyte", np.zeros(3, np.uint8))
+    with pytest.raises(InputError, match="same number of images and labels"):
+        load_dataset("mnist", tmp_path / "b")
+
+
+def test_the_table_is_consistent():
+    assert list_datasets() == list(DATASETS)
+    for name, spec in DATASETS.items():
+        assert name == spec.name
+        assert len(set(spec.class_names)) == len(spec.class_names)
+        assert len(spec.mean) == len(spec.std) == spec.image_shape[0]
+    assert len(DATASETS["emnist-balanced"].class_names) == 47
+    assert DATASETS["emnist-letters"].class_names[0] == "A"
+
+
+# --- folders of images ----------------------------------------------------------------------------
+
+
+def write_images(folder: Path, counts: Mapping[str, int], size: tuple[int, int] = (20, 16)) -> None:
+    """Write PNG images of one colour each, all different, `counts[class]` per class folder."""
+    for k, (name, count) in enumerate(counts.items()):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            tone = sum(map(ord, str(folder.name))) % 100
+            Image.new("RGB", size, (i * 5, k * 20, tone)).save(folder / name / f"{i:03}.png")
+
+
+def test_a_folder_of_classes_is_split_three_ways(tmp_path):
+    write_images(tmp_path, {"cat": 20, "dog": 30})
+    splits = load_dataset(tmp_path)
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (36, 4, 10)
+    assert splits.info.class_names == ("cat", "dog")
+    assert splits.info.input_shape == (3, 64, 64)
+    assert "set apart as the test set" in splits.info.notes[0]
+    assert "64x64" in splits.info.notes[1]
+    parts = [fingerprints(arrays(p).inputs) for p in (splits.train, splits.val, splits.test)]
+    assert len(parts[0] | parts[1] | parts[2]) == 50
+    assert torch.bincount(arrays(splits.test).targets).tolist() == [4, 6]
+    other = load_dataset(tmp_path, seed=7)
+    assert torch.equal(arrays(other.test).inputs, arrays(splits.test).inputs)
+    assert fingerprints(arrays(other.val).inputs) != parts[1]
+    assert (other.info.mean, other.info.std) == (splits.info.mean, splits.info.std)
+
+
+def test_with_train_and_val_alone_val_is_the_test_set(tmp_path):
+    write_images(tmp_path / "train", {"a": 20, "b": 20})
+    write_images(tmp_path / "val", {"a": 3, "b": 4})
+    splits = load_dataset(tmp_path, image_size=8)
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (36, 4, 7)
+    assert "its validation folder is the untouched test set" in splits.info.notes[0]
+    whole = load_dataset(tmp_path / "train", image_size=8)
+    trained = fingerprints(arrays(splits.train).inputs) | fingerprints(arrays(splits.val).inputs)
+    assert len(whole.train) + len(whole.val) + len(whole.test) == 40 == len(trained)
+    assert not trained & fingerprints(arrays(splits.test).inputs)
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [("train", "val", "test"), ("Training", "valid", "Test"), ("training", "eval", "testing")],
+)
+def test_three_parts_are_used_as_given(tmp_path, train, val, test):
+    for part, count in ((train, 5), (val, 2), (test, 3)):
+        write_images(tmp_path / part, {"a": count, "b": count})
+    splits = load_dataset(tmp_path)
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (10, 4, 6)
+    assert len(splits.info.notes) == 1
+
+
+def test_train_and_test_give_validation_from_train(tmp_path):
+    # Some archives repeat the name: training/training/<class>.
+    write_images(tmp_path / "training" / "training", {"a": 20, "b": 20})
+    write_images(tmp_path / "test", {"a": 3})
+    splits = load_dataset(tmp_path)
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (36, 4, 3)
+    assert "The test part has no images of b." in splits.info.notes
+
+
+def test_numeric_classes_are_in_the_order_of_their_values(tmp_path):
+    write_images(tmp_path, {str(k): 3 for k in (10, 0, 2, 1, 11)})
+    assert load_dataset(tmp_path).info.class_names == ("0", "1", "2", "10", "11")
+    assert data._class_order(["10", "2", "a"]) == ["10", "2", "a"]
+
+
+def test_a_folder_is_found_below_data_dir(tmp_path, monkeypatch):
+    write_images(tmp_path / "pets", {"a": 5, "b": 5})
+    assert load_dataset("pets", tmp_path).info.name == "pets"
+    monkeypatch.chdir(tmp_path)
+    assert load_dataset("pets").info.name == "pets"
+    assert load_dataset("./pets/").info.name == "pets"
+
+
+def test_what_is_not_an_image_by_name_is_left_out(tmp_path):
+    write_images(tmp_path, {"a": 5, "b": 5})
+    (tmp_path / "readme.txt").write_text("hello")
+    (tmp_path / "a" / "Thumbs.db").write_bytes(b"1")
+    (tmp_path / "a" / "._000.png").write_bytes(b"1")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "b" / "more").mkdir()
+    Image.new("L", (9, 9)).save(tmp_path / "b" / "more" / "deep.JPG", "jpeg")
+    splits = load_dataset(tmp_path)
+    assert len(splits.train) + len(splits.val) + len(splits.test) == 11
+
+
+def test_resident_and_streamed_folders_give_the_same_batches(tmp_path):
+    write_images(tmp_path, {"a": 12, "b": 12}, size=(30, 24))
+    resident = load_dataset(tmp_path, image_size=16)
+    streamed = load_dataset(tmp_path, image_size=16, memory_budget=1000, num_workers=2)
+    assert isinstance(streamed.train, FolderDataset)
+    assert isinstance(resident.train, BatchSource)
+    assert isinstance(streamed.train, BatchSource)
+    assert "stream from disk" in streamed.info.notes[-1]
+    assert streamed.info.mean == resident.info.mean
+    options = {"shuffle": True, "seed": 1, "epoch": 2, "augment": "rotation:20+flip"}
+    state = torch.get_rng_state()
+    pairs = zip(
+        resident.train.batches(5, **options), streamed.train.batches(5, **options), strict=True
+    )
+    for (x, y), (streamed_x, streamed_y) in pairs:
+        torch.testing.assert_close(x, streamed_x)
+        assert torch.equal(y, streamed_y)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_corrupt_image_met_while_streaming_is_one_sentence(tmp_path, workers):
+    write_images(tmp_path, {"a": 2})
+    broken = tmp_path / "a" / "001.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    source = FolderDataset(
+        sorted(tmp_path.rglob("*.png")), torch.tensor([0, 0]), 3, 8, num_workers=workers
+    )
+    with pytest.raises(InputError) as caught:
+        list(source.batches(2))
+    assert str(caught.value).startswith(f"image '{broken}' is corrupt")
+    assert "\n" not in str(caught.value)
+
+
+def test_limit_and_splits_work_on_streamed_folders(tmp_path):
+    write_images(tmp_path, {"a": 20, "b": 20})
+    splits = load_dataset(tmp_path, memory_budget=0, num_workers=0, limit=10)
+    resident = load_dataset(tmp_path, limit=10)
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (10, 3, 8)
+    assert isinstance(splits.train, FolderDataset)
+    assert torch.equal(splits.train.targets, arrays(resident.train).targets)
+
+
+def break_folder(tmp_path: Path, case: str) -> Path:
+    """Make a folder with one thing wrong; return what to load."""
+    counts = {"a": 4, "b": 4}
+    match case:
+        case "missing":
+            return tmp_path / "nowhere"
+        case "file":
+            (tmp_path / "x.png").write_bytes(b"")
+            return tmp_path / "x.png"
+        case "one class":
+            counts = {"a": 4}
+        case "empty":
+            counts = {}
+        case "one image":
+            counts = {"a": 4, "b": 1}
+        case "two images":
+            counts = {"a": 4, "b": 2}
+    write_images(tmp_path, counts)
+    match case:
+        case "no images in class":
+            (tmp_path / "c").mkdir()
+            (tmp_path / "c" / "notes.txt").write_text("")
+        case "corrupt":
+            file = tmp_path / "a" / "000.png"
+            file.write_bytes(file.read_bytes()[:60])
+        case "not an image":
+            (tmp_path / "a" / "000.png").write_text("just text")
+        case "empty file":
+            (tmp_path / "a" / "000.png").write_bytes(b"")
+        case "float image":
+            Image.new("F", (9, 9)).save(tmp_path / "a" / "x.tif")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("missing", "nowhere' does not exist"),
+        ("file", "x.png' is a file; a data set is a folder"),
+        ("empty", "must hold at least two class folders with images .*, found 0"),
+        ("one class", "must hold at least two class folders with images .*, found 1"),
+        ("one image", r"class 'b' has 1 training image\(s\), but 3 are needed"),
+        ("two images", r"class 'b' has 2 training image\(s\), but 3 are needed"),
+        ("no images in class", "c' holds no images .*; fill it or remove it"),
+        ("corrupt", "image '.*000.png' is corrupt .*; remove or replace it"),
+        ("not an image", "000.png' is not an image; remove it or replace it"),
+        ("empty file", "000.png' is not an image; remove it or replace it"),
+        ("float image", "x.tif' is corrupt .*32-bit float"),
+    ],
+)
+def test_wrong_folders_are_explained_in_one_sentence(tmp_path, case, message):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    with pytest.raises(InputError, match=message) as caught:
+        load_dataset(break_folder(folder, case))
+    assert "\n" not in str(caught.value)
+
+
+def test_parts_that_contradict_each_other_are_refused(tmp_path):
+    write_images(tmp_path / "x" / "train", {"a": 4, "b": 4})
+    write_images(tmp_path / "x" / "test", {"a": 4, "c": 4})
+    with pytest.raises(InputError, match="class 'c' is in the test folder .* no training images"):
+        load_dataset(tmp_path / "x")
+    write_images(tmp_path / "y" / "val", {"a": 4, "b": 4})
+    write_images(tmp_path / "y" / "test", {"a": 4, "b": 4})
+    with pytest.raises(InputError, match="has test and val but no train folder"):
+        load_dataset(tmp_path / "y")
+    write_images(tmp_path / "x" / "val", {"a": 4})
+    write_images(tmp_path / "x" / "valid", {"a": 4})
+    with pytest.raises(InputError, match="two folders for val, 'val' and 'valid'"):
+        load_dataset(tmp_path / "x")
+
+
+def test_one_image_per_class_is_enough_when_nothing_is_split(tmp_path):
+    for part in ("train", "val", "test"):
+        write_images(tmp_path / part, {"a": 1, "b": 1})
+    splits = load_dataset(tmp_path)
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("kminst", "did you mean 'kmnist'.*folder of images is given by its path"),
+        ("./kmnist", "folder 'kmnist' does not exist"),
+        ("some/folder", "folder 'some/folder' does not exist"),
+    ],
+)
+def test_unknown_names_get_the_nearest_one(name, message):
+    with pytest.raises(InputError, match=message):
+        load_dataset(name)
+
+
+@pytest.mark.parametrize("target", ["class", "image", "root", "idx"])
+def test_missing_permission_is_explained(tmp_path, monkeypatch, target):
+    """As root nothing is forbidden, so the system's answer is put in its mouth."""
+    write_images(tmp_path, {"a": 4, "b": 4})
+    write_dataset(tmp_path, "mnist")
+    forbidden = {
+        "class": tmp_path / "a",
+        "image": tmp_path / "a" / "000.png",
+        "root": tmp_path,
+        "idx": tmp_path / "train-images-idx3-ubyte",
+    }[target]
+
+    def guard(function):
+        def guarded(path, *args, **kwargs):
+            if Path(path) == forbidden:
+                raise PermissionError(13, "Permission denied", str(path))
+            return function(path, *args, **kwargs)
+
+        return guarded
+
+    monkeypatch.setattr(os, "scandir", guard(os.scandir))
+    monkeypatch.setattr(Path, "iterdir", guard(Path.iterdir))
+    monkeypatch.setattr(Path, "read_bytes", guard(Path.read_bytes))
+    monkeypatch.setattr(Image, "open", guard(Image.open))
+    with pytest.raises(InputError, match=r"cannot be read: permission denied\.$") as caught:
+        load_dataset("mnist" if target == "idx" else tmp_path, tmp_path)
+    assert str(forbidden) in str(caught.value)
+
+
+# --- single images --------------------------------------------------------------------------------
+
+
+def save(path: Path, pixels: np.ndarray, **options: object) -> Path:
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def gradient(height: int = 16, width: int = 16) -> np.ndarray:
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows * 8, columns * 8, rows + columns], 2).astype(np.uint8)
+
+
+def pixels(path: Path, channels: int = 3, size: int = 16) -> Tensor:
+    return data._read_pixels(path, channels, size)
+
+
+def test_images_of_every_mode_become_rgb_or_grey(tmp_path):
+    colour = gradient()
+    rgb = torch.from_numpy(colour).permute(2, 0, 1)
+    grey = torch.from_numpy(np.array(Image.fromarray(colour).convert("L")))[None]
+    path = save(tmp_path / "rgb.png", colour)
+    assert torch.equal(pixels(path), rgb)
+    assert torch.equal(pixels(path, 1), grey)
+    path = save(tmp_path / "l.png", grey[0].numpy())
+    assert torch.equal(pixels(path, 1), grey)
+    assert torch.equal(pixels(path), grey.expand(3, -1, -1))
+    deep = (grey[0].numpy().astype(np.uint16) * 257).astype(np.uint16)
+    assert torch.equal(pixels(save(tmp_path / "16bit.png", deep), 1), grey)
+    Image.fromarray(colour).convert("CMYK").save(tmp_path / "cmyk.tif")
+    assert (pixels(tmp_path / "cmyk.tif").int() - rgb.int()).abs().max() <= 2
+    Image.fromarray(colour).quantize(256).save(tmp_path / "palette.png")
+    assert (pixels(tmp_path / "palette.png").int() - rgb.int()).abs().float().mean() < 8
+    Image.fromarray(grey[0].numpy() > 60).save(tmp_path / "bilevel.png")
+    assert set(pixels(tmp_path / "bilevel.png", 1).unique().tolist()) == {0, 255}
+
+
+def test_transparent_pixels_become_white(tmp_path):
+    rgba = np.dstack([gradient(), np.full((16, 16), 255, np.uint8)])
+    rgba[:8, :, 3] = 0
+    out = pixels(save(tmp_path / "rgba.png", rgba))
+    assert (out[:, :8] == 255).all()
+    assert torch.equal(out[:, 8:], torch.from_numpy(rgba[8:, :, :3]).permute(2, 0, 1))
+    palette = Image.new("P", (16, 16), 0)
+    palette.putpalette([9, 9, 9, 200, 0, 0])
+    palette.putpixel((3, 3), 1)
+    palette.save(tmp_path / "p.png", transparency=0)
+    out = pixels(tmp_path / "p.png")
+    assert out[:, 0, 0].tolist() == [255, 255, 255]
+    assert out[:, 3, 3].tolist() == [200, 0, 0]
+
+
+def test_the_camera_orientation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned a quarter: the first row is on the right
+    path = save(tmp_path / "turned.png", gradient(), exif=exif)
+    upright = np.rot90(gradient(), k=-1).copy()
+    assert torch.equal(pixels(path), torch.from_numpy(upright).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 60), (61, 33), (1, 500), (7, 7), (3000, 2)])
+def test_images_of_any_size_are_cut_to_the_centre_square(tmp_path, height, width):
+    image = np.zeros((height, width, 3), np.uint8)
+    short = min(height, width)
+    top, left = (height - short) // 2, (width - short) // 2
+    image[top : top + short, left : left + short] = 200
+    out = pixels(save(tmp_path / "x.png", image), size=16)
+    assert out.shape == (3, 16, 16)
+    assert (out == 200).all()
+
+
+def test_large_jpegs_decode_small_and_look_the_same(tmp_path):
+    size = 512
+    wave = 127 + 100 * np.sin(np.linspace(0, 9, size))[:, None] * np.cos(np.linspace(0, 7, size))
+    image = np.repeat(wave.astype(np.uint8)[:, :, None], 3, 2)
+    save(tmp_path / "x.jpg", image, quality=95)
+    save(tmp_path / "x.png", image)
+    difference = pixels(tmp_path / "x.jpg", size=32).int() - pixels(tmp_path / "x.png", size=32)
+    assert difference.abs().float().mean() < 2
+
+
+def test_read_image_gives_exactly_what_was_trained_on(tmp_path, digits):
+    write_images(tmp_path / "set", {"a": 4, "b": 4}, size=(40, 30))
+    splits = load_dataset(tmp_path / "set", image_size=12)
+    seen = torch.cat([arrays(p).inputs for p in (splits.train, splits.val, splits.test)])
+    for path in iter_images([tmp_path / "set"]):
+        assert read_image(path, splits.info).numpy().tobytes() in fingerprints(seen)
+    large = load_dataset("digits", image_size=20)
+    small_image, large_image = arrays(digits.test).inputs[0], arrays(large.test).inputs[0]
+    path = save(tmp_path / "digit.png", small_image[0].numpy())
+    assert torch.equal(read_image(path, digits.info), small_image)
+    assert torch.equal(read_image(str(path), large.info), large_image)
+    batch = normalize(read_image(path, digits.info)[None], digits.info.mean, digits.info.std)
+    assert torch.equal(batch, next(digits.test.batches(1))[0])
+
+
+def test_read_image_explains_what_is_wrong(tmp_path, digits):
+    with pytest.raises(InputError, match="image '.*none.png' does not exist"):
+        read_image(tmp_path / "none.png", digits.info)
+    table = replace(digits.info, name="table", input_shape=(7,))
+    with pytest.raises(InputError, match="'table' holds features, not images"):
+        read_image(tmp_path / "none.png", table)
+
+
+def test_iter_images_takes_files_and_folders(tmp_path):
+    write_images(tmp_path, {"a": 2, "b": 1})
+    single = tmp_path / "b" / "000.png"
+    found = list(iter_images([single, tmp_path / "a", str(tmp_path)]))
+    names = [path.relative_to(tmp_path).as_posix() for path in found]
+    assert names == ["b/000.png", *["a/000.png", "a/001.png"] * 2, "b/000.png"]
+    with pytest.raises(InputError, match="'.*gone' does not exist"):
+        list(iter_images([tmp_path / "gone"]))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="'.*empty' holds no images"):
+        list(iter_images([tmp_path / "empty"]))
+
+
+def test_resizing_whole_sets_equals_resizing_one_by_one():
+    images = torch.randint(0, 256, (5, 3, 13, 9)).byte()
+    together = data._fit_to(images, 6)
+    for image, small in zip(images, together, strict=True):
+        assert torch.equal(data._fit_to(image, 6), small)
+    square = images[..., :9, :]
+    assert torch.equal(data._fit_to(square, 9), square)
+
+
+def test_augmented_batches_are_those_of_the_augment_room():
+    source = ArrayDataset(torch.randint(0, 256, (4, 1, 8, 8)).byte(), torch.arange(4))
+    x, _ = next(source.batches(4, seed=2, epoch=3, augment="rotation:30"))
+    draws = torch.Generator().manual_seed(data._stream_seed("augment", 2, 3, 0))
+    truth = build_augment("rotation:30")(source.inputs, draws)
+    torch.testing.assert_close(x, truth)
