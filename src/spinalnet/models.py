@@ -180,8 +180,12 @@ def _cifar_cnn_trunk(in_channels: int) -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten())
 
 
-class _HalfResidualBlock(nn.Module):
-    # Paper: no activation after the addition, and a 3x3 (not 1x1) convolution in the shortcut.
+class HalfResidualBlock(nn.Module):
+    """Residual block of the paper's CIFAR nets: `body(x) + shortcut(x)`.
+
+    Paper: no activation after the addition, and a 3x3 (not 1x1) convolution in the shortcut.
+    """
+
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
@@ -197,6 +201,7 @@ class _HalfResidualBlock(nn.Module):
             self.shortcut.append(nn.BatchNorm2d(channels))
 
     def forward(self, maps: Tensor) -> Tensor:
+        """Map `(B, in_channels, H, W)` to `(B, channels, H / stride, W / stride)`."""
         return self.body(maps) + self.shortcut(maps)
 
 
@@ -215,7 +220,7 @@ def _half_resnet_trunk(*blocks: int) -> Callable[[int], nn.Module]:
             channels = 32 * 2**stage
             for block in range(count):
                 stride = 2 if stage > 0 and block == 0 else 1
-                trunk.append(_HalfResidualBlock(previous, channels, stride))
+                trunk.append(HalfResidualBlock(previous, channels, stride))
                 previous = channels
         for module in trunk.modules():
             if isinstance(module, nn.Conv2d):
