@@ -371,7 +371,7 @@ class _Training:
             optimizer.zero_grad()
             scaler.scale(loss * _dist.world_size()).backward()  # its gradients will be averaged
             tally.add(
-                loss.detach() * len(targets),
+                loss.detach(),
                 _count_correct(outputs, part) if classification else None,
                 len(targets),
             )
@@ -495,21 +495,21 @@ class _Tally:
         self.fetch_every = fetch_every
         self.loss = self.correct = 0.0  # fetched so far
         self.n = self.n_fetched = 0
-        self.pending: list[Tensor] = []
+        self.pending: list[tuple[Tensor, Tensor | None, int]] = []
 
     def add(self, loss: Tensor, correct: Tensor | None, n: int) -> None:
-        """Add a step: its summed loss, its number of right answers, its examples."""
-        self.pending.append(torch.stack((loss, loss if correct is None else correct)))
+        """Add a step: its mean loss, its number of right answers, its examples."""
+        self.pending.append((loss, correct, n))
         self.n += n
         if len(self.pending) >= self.fetch_every:
             self._fetch()
 
     def _fetch(self) -> None:
-        if self.pending:
-            loss, correct = torch.stack(self.pending).sum(0).tolist()
-            self.loss, self.correct = self.loss + loss, self.correct + correct
-            self.n_fetched = self.n
-            self.pending.clear()
+        for loss, correct, n in self.pending:
+            self.loss += loss.item() * n
+            self.correct += 0 if correct is None else correct.item()
+            self.n_fetched += n
+        self.pending.clear()
 
     @property
     def mean(self) -> float | None:
@@ -619,9 +619,11 @@ def _criterion(
 
 def _balanced_weights(train: Data, classes: int, placement: _Placement) -> Tensor:
     """Return weights `(K,)` under which every class of the training data counts the same."""
-    counts = torch.zeros(classes, dtype=torch.int64)
-    for _, targets in _batches(train, placement.batch_size, placement):
-        counts += torch.bincount(targets.cpu(), minlength=classes)
+    targets = getattr(train, "targets", None)
+    if not isinstance(targets, Tensor):  # a source that does not know its targets without reading
+        batches = _batches(train, placement.batch_size, placement)
+        targets = torch.cat([targets.cpu() for _, targets in batches])
+    counts = torch.bincount(targets.cpu(), minlength=classes)
     present = counts > 0
     weight = torch.ones(classes)
     weight[present] = counts.sum() / (present.sum() * counts[present])
