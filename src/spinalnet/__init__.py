@@ -1,25 +1,87 @@
 """SpinalNet for PyTorch: the spinal layer, the paper's networks, and an honest comparison.
 
 Source: Kabir et al., "SpinalNet: Deep Neural Network with Gradual Input", arXiv:2007.03347.
+
+The public names are loaded when first used, so that `import spinalnet` (and the command's
+`--help`) does not wait for torch.
 """
 
-from spinalnet._checks import BackendUnavailable as BackendUnavailable
-from spinalnet._checks import InputError as InputError
-from spinalnet._checks import SpinalnetError as SpinalnetError
-from spinalnet._checks import SurgeryError as SurgeryError
-from spinalnet._checks import TrainingError as TrainingError
-from spinalnet.models import create_model as create_model
-from spinalnet.models import list_models as list_models
-from spinalnet.nn import Count as Count
-from spinalnet.nn import LinearHead as LinearHead
-from spinalnet.nn import MLPHead as MLPHead
-from spinalnet.nn import ProgressiveNet as ProgressiveNet
-from spinalnet.nn import SpinalLayer as SpinalLayer
-from spinalnet.nn import SpinalNet as SpinalNet
-from spinalnet.nn import count_macs as count_macs
-from spinalnet.nn import count_params as count_params
-from spinalnet.nn import make_head as make_head
-from spinalnet.nn import matched_mlp as matched_mlp
-from spinalnet.ops import use_backend as use_backend
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from spinalnet._checks import BackendUnavailable as BackendUnavailable
+    from spinalnet._checks import InputError as InputError
+    from spinalnet._checks import SpinalnetError as SpinalnetError
+    from spinalnet._checks import SurgeryError as SurgeryError
+    from spinalnet._checks import TrainingError as TrainingError
+    from spinalnet.config import TrainConfig as TrainConfig
+    from spinalnet.data import ArrayDataset as ArrayDataset
+    from spinalnet.data import DatasetInfo as DatasetInfo
+    from spinalnet.data import Splits as Splits
+    from spinalnet.data import list_datasets as list_datasets
+    from spinalnet.data import load_dataset as load_dataset
+    from spinalnet.experiment import Comparison as Comparison
+    from spinalnet.experiment import RunSpec as RunSpec
+    from spinalnet.experiment import compare as compare
+    from spinalnet.experiment import load_trained as load_trained
+    from spinalnet.experiment import run_one as run_one
+    from spinalnet.models import create_model as create_model
+    from spinalnet.models import list_models as list_models
+    from spinalnet.nn import Count as Count
+    from spinalnet.nn import LinearHead as LinearHead
+    from spinalnet.nn import MLPHead as MLPHead
+    from spinalnet.nn import ProgressiveNet as ProgressiveNet
+    from spinalnet.nn import SpinalLayer as SpinalLayer
+    from spinalnet.nn import SpinalNet as SpinalNet
+    from spinalnet.nn import count_macs as count_macs
+    from spinalnet.nn import count_params as count_params
+    from spinalnet.nn import make_head as make_head
+    from spinalnet.nn import matched_mlp as matched_mlp
+    from spinalnet.ops import spinal as spinal
+    from spinalnet.ops import use_backend as use_backend
+    from spinalnet.report import summarize as summarize
+    from spinalnet.report import write_report as write_report
+    from spinalnet.runs import load_runs as load_runs
+    from spinalnet.train import FitResult as FitResult
+    from spinalnet.train import Metrics as Metrics
+    from spinalnet.train import evaluate as evaluate
+    from spinalnet.train import fit as fit
+    from spinalnet.train import predict_logits as predict_logits
+
+# The complete public contract: name to the room it lives in. A test keeps it equal to the
+# imports above.
+_ROOMS = {
+    "_checks": "BackendUnavailable InputError SpinalnetError SurgeryError TrainingError",
+    "config": "TrainConfig",
+    "data": "ArrayDataset DatasetInfo Splits list_datasets load_dataset",
+    "experiment": "Comparison RunSpec compare load_trained run_one",
+    "models": "create_model list_models",
+    "nn": "Count LinearHead MLPHead ProgressiveNet SpinalLayer SpinalNet count_macs count_params "
+    "make_head matched_mlp",
+    "ops": "spinal use_backend",
+    "report": "summarize write_report",
+    "runs": "load_runs",
+    "train": "FitResult Metrics evaluate fit predict_logits",
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names.split()}
+
+__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its room (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'spinalnet' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f"spinalnet.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Offer the public names to completion."""
+    return sorted([*globals(), *__all__])

@@ -10,6 +10,7 @@ of a pair, see the same batches.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import gzip
@@ -331,10 +332,18 @@ def _read_pixels(path: Path, channels: int, size: int) -> Tensor:
     return _fit_to(tensor[None] if channels == 1 else tensor.permute(2, 0, 1), size)
 
 
+def _usable_cpus() -> int:
+    """Return how many processors this process may use, which a container may limit."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
+
+
 def _read_all(paths: Sequence[Path], channels: int, size: int) -> Tensor:
     """Decode image files to one uint8 tensor `(N, C, H, W)`, in threads."""
     images = torch.empty(len(paths), channels, size, size, dtype=torch.uint8)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoders release the GIL
+    with ThreadPoolExecutor(min(8, _usable_cpus())) as pool:  # decoders release the GIL
         decoded = pool.map(lambda path: _read_pixels(path, channels, size), paths)
         for i, image in enumerate(decoded):
             images[i] = image
@@ -359,25 +368,31 @@ def read_image(path: str | os.PathLike[str], info: DatasetInfo) -> Tensor:
     return _read_pixels(Path(path), info.input_shape[0], info.input_shape[1])
 
 
-def _walk(folder: Path) -> list[Path]:
-    """Return the image files below `folder`, sorted; hidden ones are skipped."""
-    found: list[Path] = []
+@contextlib.contextmanager
+def _permission_explained() -> Iterator[None]:
+    """Turn a refusal of the operating system into a sentence."""
     try:
-        for parent, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            found += [
-                Path(parent, name)
-                for name in files
-                if not name.startswith(".") and Path(name).suffix.lower() in _IMAGE_SUFFIXES
-            ]
+        yield
     except PermissionError as error:
         raise InputError(f"'{error.filename}' cannot be read: permission denied.") from error
-    return sorted(found)
 
 
 def _raise(error: OSError) -> None:
     """Let `os.walk` report what it would otherwise skip."""
     raise error
+
+
+def _walk(folder: Path) -> list[Path]:
+    """Return the image files below `folder`, sorted; hidden ones are skipped."""
+    found: list[Path] = []
+    for parent, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(parent, name)
+            for name in files
+            if not name.startswith(".") and Path(name).suffix.lower() in _IMAGE_SUFFIXES
+        ]
+    return sorted(found)
 
 
 def iter_images(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
@@ -387,9 +402,10 @@ def iter_images(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
         InputError: If a path does not exist, or a folder holds no images.
     """
     for path in map(Path, paths):
-        if not path.exists():
-            raise InputError(f"'{path}' does not exist.")
-        files = _walk(path) if path.is_dir() else [path]
+        with _permission_explained():
+            if not path.exists():
+                raise InputError(f"'{path}' does not exist.")
+            files = _walk(path) if path.is_dir() else [path]
         if not files:
             raise InputError(f"'{path}' holds no images ({_suffixes()}).")
         yield from files
@@ -436,7 +452,7 @@ class FolderDataset:
         size: Height and width of the decoded images.
         mean: Mean per channel on the 0..1 scale; empty for none.
         std: Standard deviation per channel on the 0..1 scale; empty for none.
-        num_workers: Worker processes; 0 decodes in this one.
+        num_workers: Worker processes, at most one per processor; 0 decodes in this one.
     """
 
     def __init__(
@@ -504,7 +520,7 @@ class FolderDataset:
         loader = torch.utils.data.DataLoader(
             _ImageFiles(self.paths, self.channels, self.size),
             batch_sampler=[order[rows].tolist() for rows in slices],
-            num_workers=self.num_workers,
+            num_workers=min(self.num_workers, _usable_cpus()),
             collate_fn=_ImageFiles.collate,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # its own: the loader would draw from the global stream
@@ -753,8 +769,8 @@ def _read_idx(path: Path) -> Tensor:
         values = np.frombuffer(raw, types[kind], offset=4 + 4 * rank).reshape(shape)
         if zero != 0:
             raise ValueError("bad magic number")
-    except PermissionError as error:
-        raise InputError(f"'{path}' cannot be read: permission denied.") from error
+    except PermissionError:
+        raise
     except (OSError, EOFError, ValueError, KeyError, struct.error) as error:
         raise InputError(
             f"'{path}' is not a complete IDX file; delete it and fetch the data again."
@@ -852,11 +868,11 @@ _PARTS = {
 
 def _subfolders(folder: Path) -> list[Path]:
     """Return the visible folders in `folder`."""
-    try:
-        entries = list(folder.iterdir())
-    except PermissionError as error:
-        raise InputError(f"'{folder}' cannot be read: permission denied.") from error
-    return sorted(e for e in entries if e.is_dir() and not e.name.startswith((".", "__")))
+    return sorted(
+        entry
+        for entry in folder.iterdir()
+        if entry.is_dir() and not entry.name.startswith((".", "__"))
+    )
 
 
 def _find_parts(folder: Path) -> dict[str, Path]:
@@ -1135,12 +1151,13 @@ def load_dataset(
         raise InputError(f"val_fraction must be between 0 and 1, got {val_fraction!r}.")
     root = None if data_dir is None else Path(data_dir).expanduser()
     row = spec if isinstance(spec, DatasetSpec) else DATASETS.get(os.fspath(spec), spec)
-    if isinstance(row, DatasetSpec):
-        fetch = root is None if download is None else download
-        pool = _load_named(row, root, image_size, in_channels, fetch)
-    else:
-        folder = _resolve_folder(os.fspath(row), root)
-        pool = _load_folder(folder, image_size, in_channels, memory_budget, num_workers)
+    with _permission_explained():
+        if isinstance(row, DatasetSpec):
+            fetch = root is None if download is None else download
+            pool = _load_named(row, root, image_size, in_channels, fetch)
+        else:
+            folder = _resolve_folder(os.fspath(row), root)
+            pool = _load_folder(folder, image_size, in_channels, memory_budget, num_workers)
 
     train, val = pool.train, pool.val
     if val is None:

@@ -1,0 +1,486 @@
+"""One run, and a comparison: heads x seeds of runs that differ in nothing but the head.
+
+The protocol of every honest number in this package lives here: the validation part is split from
+the training data by the seed, every choice is made on it, and the test part is touched once, after
+training. Runs with the same seed share the split, the order of the data, the augmentation draws
+and, bit by bit, the initial trunk.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from spinalnet import data as data_room
+from spinalnet import models, runs, timing, train
+from spinalnet._checks import InputError, check_positive, unknown_name
+from spinalnet.config import TrainConfig
+from spinalnet.nn import HEADS, count_macs, count_params
+
+OnProgress = Callable[["RunSpec", train.Progress], None]
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that decides the result of one run; what `config.yaml` holds.
+
+    Attributes:
+        data: Name of a data set, or a folder of images.
+        model: Row of `models.MODELS`.
+        head: Row of `nn.HEADS`.
+        head_options: Options that override the paper's.
+        train: How to train; its seed is the seed of the run.
+        data_dir: Where the data set's files are.
+        image_size: Side in pixels that images are brought to; `None` for the data's own, or the
+            model's where the data's is too small.
+        in_channels: 1 for grey, 3 for colour; `None` for the data's own (3 for folders).
+        limit: Use only so many training images.
+    """
+
+    data: str
+    model: str = "mnist-cnn"
+    head: str = "spinal"
+    head_options: Mapping[str, Any] = field(default_factory=dict)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    data_dir: str | None = None
+    image_size: int | None = None
+    in_channels: Literal[1, 3] | None = None
+    limit: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder within a comparison."""
+        return f"{self.head}-seed{self.train.seed}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as they stand in `config.yaml`."""
+        return {**asdict(self), "head_options": dict(self.head_options)} | {
+            "train": self.train.to_dict()
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
+        """Read what `to_dict` gave."""
+        return cls(**{**values, "train": TrainConfig.from_dict(values["train"])})
+
+
+def load_splits(spec: RunSpec, *, download: bool | None = None) -> data_room.Splits:
+    """Load the data of a run at a size its model can take.
+
+    Raises:
+        InputError: If a name is unknown, the data is missing or unusable.
+    """
+    if spec.model not in models.MODELS:
+        raise unknown_name("model", spec.model, models.MODELS)
+    row = models.MODELS[spec.model]
+    size = spec.image_size
+    known = data_room.DATASETS.get(spec.data)
+    if size is None and known is not None and known.image_shape[1] < row.min_size:
+        size = row.input_shape[1]
+    return data_room.load_dataset(
+        spec.data,
+        spec.data_dir,
+        spec.train.seed,
+        image_size=size,
+        in_channels=spec.in_channels,
+        limit=spec.limit,
+        download=download,
+    )
+
+
+def build_model(spec: RunSpec, info: data_room.DatasetInfo) -> models.ImageModel:
+    """Build the network of a run, initialised from its seed."""
+    channels, height, _ = info.input_shape
+    return models.create_model(
+        spec.model,
+        info.num_classes,
+        in_channels=channels,
+        input_size=height,
+        head=spec.head,
+        seed=spec.train.seed,
+        **spec.head_options,
+    )
+
+
+def describe_model(spec: RunSpec, info: data_room.DatasetInfo) -> dict[str, Any]:
+    """Return what a checkpoint must carry so that it can be used without anything else."""
+    return {
+        "model": spec.model,
+        "head": spec.head,
+        "head_options": dict(spec.head_options),
+        "class_names": list(info.class_names),
+        "input_shape": list(info.input_shape),
+        "mean": list(info.mean),
+        "std": list(info.std),
+        "data": info.name,
+        "seed": spec.train.seed,
+    }
+
+
+def run_one(
+    spec: RunSpec,
+    out: str | Path,
+    *,
+    splits: data_room.Splits | None = None,
+    on_progress: OnProgress | None = None,
+) -> runs.RunRecord:
+    """Train, choose on validation, test once, and leave a complete run folder.
+
+    A finished run with the same settings is returned as it is; an interrupted one goes on.
+
+    Args:
+        spec: What to run.
+        out: Folder of the run.
+        splits: The data, if already loaded by `load_splits` for this seed.
+        on_progress: Called with the spec at every step of training.
+
+    Raises:
+        InputError: If anything asked for is impossible, before anything is written.
+        TrainingError: If the loss is no longer finite.
+    """
+    if spec.head not in HEADS:
+        raise unknown_name("head", spec.head, HEADS)
+    if runs.is_done(out):
+        runs.RunFolder.start(out, spec.to_dict())  # refuses another question in the same folder
+        return runs.load_runs(out)[0]
+    splits = splits or load_splits(spec)
+    info = splits.info
+    model = build_model(spec, info)
+    folder = runs.RunFolder.start(out, spec.to_dict())
+    fitted = train.fit(
+        model,
+        splits.train,
+        splits.val,
+        spec.train,
+        out=folder,
+        description=describe_model(spec, info),
+        on_progress=None if on_progress is None else lambda step: on_progress(spec, step),
+    )
+    tested = train.evaluate(
+        fitted.model, splits.test, batch_size=spec.train.eval_batch_size, device=spec.train.device
+    )
+    params, macs = count_params(model), count_macs(model, info.input_shape)
+    val = fitted.val.to_dict()
+    val.pop("confusion", None)
+    folder.finish(
+        {
+            "model": spec.model,
+            "head": spec.head,
+            "data": info.name,
+            "seed": spec.train.seed,
+            "task": info.task,
+            "class_names": list(info.class_names),
+            "params": params.total,
+            "trunk_params": params.trunk,
+            "head_params": params.head,
+            "macs": macs.total,
+            "trunk_macs": macs.trunk,
+            "head_macs": macs.head,
+            "train_size": len(splits.train),
+            "val": val,
+            "test": tested.to_dict(),
+            "best_epoch": fitted.best_epoch,
+            "epochs_run": fitted.epochs_run,
+            "train_seconds": fitted.seconds,
+            "selected_on": "validation",
+            "stopped": fitted.stopped,
+            "notes": [*info.notes, *fitted.notes],
+        }
+    )
+    return runs.load_runs(folder.path)[0]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A question: which of these heads is better on this data, over how many seeds?
+
+    Attributes:
+        base: The run that all share; its head and seed are replaced in turn.
+        heads: Names of heads; the first is compared with each of the others.
+        seeds: Number of paired seeds, counted from the seed of `base`.
+    """
+
+    base: RunSpec
+    heads: tuple[str, ...] = ("spinal", "mlp", "matched", "linear")
+    seeds: int = 5
+
+    def __post_init__(self) -> None:
+        check_positive("seeds", self.seeds)
+        if not self.heads:
+            raise InputError("heads must name at least one head, for example spinal,mlp.")
+        for head in self.heads:
+            if head not in HEADS:
+                raise unknown_name("head", head, HEADS)
+        if len(set(self.heads)) < len(self.heads):
+            raise InputError(f"heads must differ, got {', '.join(self.heads)}.")
+
+    def specs(self) -> Iterator[RunSpec]:
+        """Yield every run, all heads of one seed before the next seed.
+
+        Head options belong to the first head; the others keep the paper's.
+        """
+        first = self.base.train.seed
+        for seed in range(first, first + self.seeds):
+            for head in self.heads:
+                options = self.base.head_options if head == self.heads[0] else {}
+                if head == "matched" and self.heads[0] != "matched":
+                    options = {"match": self.heads[0], "match_options": self.base.head_options}
+                yield replace(
+                    self.base,
+                    head=head,
+                    head_options=options,
+                    train=replace(self.base.train, seed=seed),
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as they stand in `comparison.yaml`."""
+        base = self.base.to_dict()
+        first = self.base.train.seed
+        return {
+            "data": base.pop("data"),
+            "model": base.pop("model"),
+            "heads": list(self.heads),
+            "seeds": list(range(first, first + self.seeds)),
+            "epochs": self.base.train.epochs,
+            "base": base,
+        }
+
+
+def compare(
+    question: Comparison,
+    out: str | Path,
+    *,
+    download: bool | None = None,
+    on_progress: OnProgress | None = None,
+    on_run: Callable[[RunSpec, runs.RunRecord], None] | None = None,
+) -> Path:
+    """Run every head with every seed, then time the heads side by side.
+
+    Everything that can be refused is refused before the first file is written. Called again with
+    the same question the finished runs stay and the unfinished go on; more seeds or heads extend
+    the comparison.
+
+    Args:
+        question: What to compare.
+        out: Folder of the comparison; runs go to `runs/<head>-seed<k>/` in it.
+        download: Whether missing data may be fetched.
+        on_progress: Called at every training step.
+        on_run: Called after every run, also one that was already done.
+
+    Returns:
+        The folder, ready for `report.write_report`.
+    """
+    out = Path(out)
+    specs = list(question.specs())
+    splits = load_splits(specs[0], download=download)
+    for spec in specs[: len(question.heads)]:
+        build_model(spec, splits.info)
+    for spec in specs:
+        if runs.is_run(out / "runs" / spec.name):
+            runs.RunFolder.start(out / "runs" / spec.name, spec.to_dict())
+    runs.write_mapping(out / "comparison.yaml", question.to_dict())
+
+    loaded_seed = specs[0].train.seed
+    for spec in specs:
+        folder = out / "runs" / spec.name
+        if not runs.is_done(folder) and spec.train.seed != loaded_seed:
+            splits, loaded_seed = load_splits(spec, download=download), spec.train.seed
+        record = run_one(spec, folder, splits=splits, on_progress=on_progress)
+        if on_run is not None:
+            on_run(spec, record)
+    runs.write_mapping(out / "timing.json", time_heads(question, splits))
+    return out
+
+
+def time_heads(question: Comparison, splits: data_room.Splits) -> dict[str, Any]:
+    """Time every head alone on real features of one batch, in turns within this run.
+
+    Returns:
+        Microseconds per batch for inference and for forward plus backward, with the hardware.
+    """
+    config = question.base.train
+    device = train.resolve_device(config.device)
+    built = {
+        spec.head: build_model(spec, splits.info).to(device)
+        for spec in list(question.specs())[: len(question.heads)]
+    }
+    images, _ = next(iter(splits.train.batches(config.batch_size, device=device, shuffle=False)))
+    cases: dict[str, Callable[[], object]] = {}
+    for head, model in built.items():
+        with torch.no_grad():
+            features = model.eval().trunk(images)
+        cases[f"{head}/inference"] = _inference(model.head, features)
+        cases[f"{head}/training"] = _training(model.head, features)
+    timings = timing.interleave(cases, seconds=0.5 * len(built), device=device)
+    return {
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "batch_size": len(images),
+        "rounds": min(t.rounds for t in timings.values()),
+        "unit": "us per batch",
+        "heads": {
+            head: {
+                mode: 1e6 * timings[f"{head}/{mode}"].median for mode in ("inference", "training")
+            }
+            for head in built
+        },
+    }
+
+
+def _inference(head: nn.Module, features: Tensor) -> Callable[[], object]:
+    def case() -> object:
+        head.eval()
+        with torch.no_grad():
+            return head(features)
+
+    return case
+
+
+def _training(head: nn.Module, features: Tensor) -> Callable[[], object]:
+    inputs = features.clone().requires_grad_()
+
+    def case() -> object:
+        head.train()
+        head.zero_grad(set_to_none=True)
+        inputs.grad = None
+        return head(inputs).square().mean().backward()
+
+    return case
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model out of a run folder, with all it needs to read images and name classes."""
+
+    model: models.ImageModel
+    info: data_room.DatasetInfo
+    spec: RunSpec
+
+
+def load_trained(run: str | Path) -> TrainedModel:
+    """Rebuild the model of a run and load its best weights, in evaluation mode.
+
+    Raises:
+        InputError: If `run` is no run of ours or has no weights yet.
+    """
+    if not runs.is_run(run):
+        raise InputError(f"{run} is not the folder of a run; give the folder that --out named.")
+    spec = RunSpec.from_dict(runs.load_runs(run)[0].config)
+    weights, about = runs.RunFolder(run).load_model()
+    info = data_room.DatasetInfo(
+        name=about["data"],
+        task="classification",
+        class_names=tuple(about["class_names"]),
+        input_shape=tuple(about["input_shape"]),
+        mean=tuple(about["mean"]),
+        std=tuple(about["std"]),
+    )
+    model = build_model(spec, info)
+    model.load_state_dict(weights)
+    return TrainedModel(model.eval(), info, spec)
+
+
+def evaluate_run(
+    run: str | Path, data: str | None = None, data_dir: str | None = None
+) -> train.Metrics:
+    """Evaluate the model of a run on the test part of its own data, or of other data.
+
+    Raises:
+        InputError: If the other data has other classes.
+    """
+    trained = load_trained(run)
+    channels, size, _ = trained.info.input_shape
+    spec = replace(
+        trained.spec,
+        data=data or trained.spec.data,
+        data_dir=data_dir or (trained.spec.data_dir if data is None else None),
+        image_size=size,
+        in_channels=channels,
+    )
+    splits = load_splits(spec)
+    if splits.info.class_names != trained.info.class_names:
+        raise InputError(
+            f"{spec.data} has the classes {_some(splits.info.class_names)}, but the model of {run} "
+            f"knows {_some(trained.info.class_names)}; give data with the same classes."
+        )
+    test = splits.test.normalized_by(trained.info.mean, trained.info.std)
+    config = trained.spec.train
+    return train.evaluate(
+        trained.model, test, batch_size=config.eval_batch_size, device=config.device
+    )
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says about one image: the most probable class and all probabilities."""
+
+    path: Path
+    class_name: str
+    probabilities: tuple[float, ...]
+
+
+def predict_paths(
+    run: str | Path, paths: Iterable[str | Path], *, batch_size: int = 256
+) -> Iterator[Prediction]:
+    """Classify image files and all images in folders, a batch at a time.
+
+    Images are read exactly as the training images were (size, channels, normalisation).
+
+    Raises:
+        InputError: If a path holds no image or an image cannot be read; the sentence names it.
+    """
+    trained = load_trained(run)
+    device = train.resolve_device(trained.spec.train.device)
+    model = trained.model.to(device)
+    files = list(data_room.iter_images(paths))
+    for start in range(0, len(files), batch_size):
+        chunk = files[start : start + batch_size]
+        images = torch.stack([data_room.read_image(path, trained.info) for path in chunk])
+        inputs = data_room.normalize(images.to(device), trained.info.mean, trained.info.std)
+        with torch.no_grad():
+            probabilities = model(inputs).softmax(dim=1).cpu()
+        for path, row in zip(chunk, probabilities, strict=True):
+            name = trained.info.class_names[int(row.argmax())]
+            yield Prediction(path, name, tuple(row.tolist()))
+
+
+def write_predictions(
+    run: str | Path, paths: Iterable[str | Path], out: str | Path | None = None
+) -> int:
+    """Write predictions as CSV (path, prediction, probability, then one column per class).
+
+    Args:
+        run: Folder of a finished run.
+        paths: Image files and folders of images.
+        out: File to write, replaced only when all images are classified; standard output if None.
+
+    Returns:
+        The number of images.
+    """
+    class_names = load_trained(run).info.class_names
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["path", "prediction", "probability", *(f"p_{name}" for name in class_names)])
+    rows = list(predict_paths(run, paths))
+    for row in rows:
+        best = max(row.probabilities)
+        shown = [f"{value:.6f}" for value in (best, *row.probabilities)]
+        writer.writerow([row.path, row.class_name, *shown])
+    if out is None:
+        sys.stdout.write(buffer.getvalue())
+    else:
+        runs.write_text(out, buffer.getvalue())
+    return len(rows)
