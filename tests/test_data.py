@@ -138,6 +138,16 @@ def test_float_features_and_targets_are_standardised_and_left_intact():
     assert torch.equal(raw, features)
 
 
+def test_samples_can_be_normalised_by_the_constants_of_a_model(tmp_path):
+    write_images(tmp_path, {"a": 2})
+    files = FolderDataset(list(iter_images([tmp_path])), torch.zeros(2), 3, 8, num_workers=0)
+    for source in (ArrayDataset(torch.randint(0, 256, (2, 3, 8, 8)).byte(), torch.zeros(2)), files):
+        other = source.normalized_by((0.5,) * 3, (0.25,) * 3)
+        plain, changed = next(source.batches(2))[0], next(other.batches(2))[0]
+        torch.testing.assert_close(changed, (plain - 0.5) / 0.25)
+        assert source.mean == ()
+
+
 def test_samples_are_moved_to_the_device_once():
     source = numbered(4)
     moved = source._resident(torch.device("meta"))
@@ -716,6 +726,9 @@ def test_missing_permission_is_explained(tmp_path, monkeypatch, target):
     with pytest.raises(InputError, match=r"cannot be read: permission denied\.$") as caught:
         load_dataset("mnist" if target == "idx" else tmp_path, tmp_path)
     assert str(forbidden) in str(caught.value)
+    if target in ("class", "root"):
+        with pytest.raises(InputError, match=r"cannot be read: permission denied\.$"):
+            list(iter_images([tmp_path]))
 
 
 # --- single images --------------------------------------------------------------------------------

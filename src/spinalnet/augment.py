@@ -8,8 +8,8 @@ differ, all on purpose:
   BILINEAR.
 - Neighbouring geometric steps become ONE warp (one interpolation, not one per step) wherever
   that gives the same picture; see `_Warp`.
-- Pixels half outside the image fade to black once; torchvision with an explicit `fill` fades them
-  twice (its result for `fill=None` is the one here).
+- Pixels half outside the image fade to black once; torchvision, on tensors and with an explicit
+  `fill`, fades them twice (its result for `fill=None` is the one here).
 
 Images are uint8 `(B, C, H, W)`, or float on the 0..1 scale. Crops and flips keep the dtype;
 everything that computes with pixel values returns float32 on the 0..1 scale. What lies outside the
