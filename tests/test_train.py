@@ -390,21 +390,27 @@ def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before():
 def test_fit_seeds_all_three_generators_and_gives_them_back():
     draws = []
 
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
+
+    def states():
+        numpy = np.random.get_state()[1].tolist()  # noqa: NPY002
+        return random.getstate(), numpy, torch.get_rng_state().tolist()
+
     def watch(progress):
         if progress.phase == "validate":
-            draws.append((random.random(), np.random.rand(), torch.rand(1).item()))  # noqa: NPY002
+            draws.append(draw())
 
-    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
     data = classes_source()
-    model = mlp()
-    before = (*before[:2], torch.get_rng_state())
     for _ in range(2):
+        model = mlp()
+        draw()
+        before = states()
         fit(model, data, data, TrainConfig(epochs=2), on_progress=watch)
+        assert states() == before
+        draw()
     assert draws[:2] == draws[2:]
-    assert draws[0] != draws[1]
-    assert random.getstate() == before[0]
-    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
-    assert torch.equal(torch.get_rng_state(), before[2])
+    assert all(first != second for first, second in zip(*draws[:2], strict=True))
 
 
 # Learning rate
@@ -815,8 +821,10 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path)
             data.inputs[5] = math.inf
 
     config = TrainConfig(epochs=5, batch_size=16, lr=0.01, schedule="constant")
+    model = mlp()
     with pytest.raises(TrainingError, match=r"training loss .* epoch 3 at learning rate 0\.01"):
-        fit(mlp(), data, classes_source(seed=1), config, out=tmp_path, on_progress=poison)
+        fit(model, data, classes_source(seed=1), config, out=tmp_path, on_progress=poison)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
     run = runs.RunFolder(tmp_path)
     assert run.load_state()["epoch"] == 2
     assert all(tensor.isfinite().all() for tensor in run.load_state()["model"].values())
