@@ -20,8 +20,10 @@ import csv
 import io
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -257,8 +259,8 @@ class _Units:
 
     @property
     def decimals(self) -> int:
-        """Decimals of a percentage: as many as the test set can resolve, within 1 to 3."""
-        return min(3, max(1, math.ceil(math.log10(self.test_size or 1)) - 2))
+        """Decimals of a percentage: two from 1,000 test examples on, else one."""
+        return 2 if (self.test_size or 0) > 1000 else 1
 
     def value(self, value: float | None, *, unit: bool = True) -> str:
         if value is None:
@@ -536,6 +538,11 @@ def _method_notes(
             f"binomial standard error of a single accuracy near {units.value(mean)} is "
             f"{100 * error:.2g} points."
         )
+    if all(head.n == 1 for head in heads):
+        notes.append(
+            "One seed per head: how much a result changes from seed to seed is unknown, so "
+            "nothing can be concluded; use at least 5 seeds."
+        )
     fewest = min((d.n for d in tested), default=0)
     if 2 <= fewest < 5:
         notes.append(
@@ -602,10 +609,8 @@ def _weigh(first: str, d: Difference, ratios: Mapping[str, float], units: _Units
             return f"What {first} pays in {paid} buys nothing that these runs can show."
         if saved:
             loss = -(d.low or 0.0) if units.higher_is_better else (d.high or 0.0)
-            return (
-                f"The saving in {saved} comes without a loss that these runs can show; "
-                f"the interval still allows one of {units.amount(loss)}."
-            )
+            allowed = f"; the interval still allows one of {units.amount(loss)}" if loss > 0 else ""
+            return f"The saving in {saved} comes without a loss that these runs can show{allowed}."
         return "At about equal cost these runs give no reason to prefer either."
     if not saved and not paid:
         return "The cost is about equal."
@@ -632,30 +637,26 @@ def _table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     """The result table as text: header (lines split at newlines) and one row per head."""
     units = _Units(summary.metric, summary.test_size)
     timed = any(head.inference_us or head.training_us for head in summary.heads)
+    compared = len(summary.heads) > 1
     score = "accuracy, %" if summary.metric == "accuracy" else summary.metric
     unit = ", points" if summary.metric == "accuracy" else ""
     header = ["head", "params", "head MACs"]
     if timed:
         header.append("head time, µs\n(inf. / train.)")
-    header += [
-        f"{score}\n(mean ± std)",
-        f"{summary.heads[0].head} minus this\n(95 % interval{unit})",
-        "n",
-        "training,\nseconds",
-    ]
+    header.append(f"{score}\n(mean ± std)")
+    if compared:
+        header.append(f"{summary.heads[0].head} minus this\n(95 % interval{unit})")
+    header += ["n", "training,\nseconds"]
     rows = []
     for head in summary.heads:
         row = [head.head, f"{head.params:,}", f"{head.head_macs:,}"]
         if timed:
             row.append(f"{_number(head.inference_us)} / {_number(head.training_us)}")
         std = "" if head.std is None else f" ± {units.differences(head.std)[0]}"
-        row += [
-            units.value(head.mean, unit=False) + std,
-            _difference_cell(head.difference, units),
-            str(head.n),
-            _number(head.train_seconds_mean),
-        ]
-        rows.append(row)
+        row.append(units.value(head.mean, unit=False) + std)
+        if compared:
+            row.append(_difference_cell(head.difference, units))
+        rows.append([*row, str(head.n), _number(head.train_seconds_mean)])
     return header, rows
 
 
@@ -807,14 +808,19 @@ def _draw(
 ) -> _Figure:
     """Run `paint(figure, theme)` on an empty figure of `size` inches, once per theme."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     images = []
     for theme in (_LIGHT, _DARK):
         # A Figure of its own, without pyplot: no global state, no display, nothing to close.
-        figure = Figure(figsize=size, dpi=160, layout="constrained", facecolor=theme.ground)
-        paint(figure, theme)
+        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+        figure = Figure(figsize=size, dpi=160, layout=layout, facecolor=theme.ground)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
+        with warnings.catch_warnings():
+            # A class name in a script the font lacks is drawn as boxes; the page has it in full.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            paint(figure, theme)
+            figure.savefig(buffer, format="png", metadata={"Software": None})
         images.append(buffer.getvalue())
     return _Figure(name, title, caption, *images)
 
@@ -849,7 +855,7 @@ def _series(theme: _Theme, i: int) -> dict[str, Any]:
 
 def _learning_curves(comparison: _Comparison, summary: Summary) -> _Figure:
     """Validation curves: mean over seeds, band from the worst to the best seed."""
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import MaxNLocator
 
     rows = [row for record in comparison.records for row in record.metrics]
     key = f"val_{summary.metric}"
@@ -864,11 +870,14 @@ def _learning_curves(comparison: _Comparison, summary: Summary) -> _Figure:
                     by_epoch.setdefault(int(row["epoch"]), []).append(float(row[key]))
     epochs = sorted({epoch for by_epoch in curves.values() for epoch in by_epoch})
     # The first steep epochs would flatten all that follows; the axis may cut them.
-    settled = epochs[len(epochs) // 5 :]
+    settled = epochs[len(epochs) // 3 :]
     shown = [v for by_epoch in curves.values() for e in settled for v in by_epoch.get(e, [])]
     everything = [v for by_epoch in curves.values() for vs in by_epoch.values() for v in vs]
     limits = _limits(shown, top=1.0 if is_share else None)
     cut = any(not limits[0] <= v <= limits[1] for v in everything)
+    seen = [e for by in curves.values() for e, vs in by.items() if limits[0] < max(vs) < limits[1]]
+
+    setting = f"{_clip(summary.data, 32)}, {summary.model}: mean and range over seeds"
 
     def paint(figure: Figure, theme: _Theme) -> None:
         axes = figure.add_subplot()
@@ -889,10 +898,13 @@ def _learning_curves(comparison: _Comparison, summary: Summary) -> _Figure:
                 marker="o" if len(xs) == 1 else None,
                 label=head,
             )
+        axes.set_title(setting, color=theme.ink, loc="left", fontsize=10)
         axes.set_ylim(*limits)
+        if cut and len(epochs) > 1:
+            axes.set_xlim(left=max(epochs[0], min(seen, default=1) - 1))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if is_share:
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+            axes.yaxis.set_major_formatter(_per_cent)
         _legend(figure, axes, theme)
 
     caption = (
@@ -913,10 +925,12 @@ def _limits(values: Sequence[float], top: float | None = None) -> tuple[float, f
 
 def _metric_against_params(summary: Summary) -> _Figure:
     """Test metric against the parameters of the head: every seed, mean and its interval."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.transforms import ScaledTranslation
     from scipy.stats import t
 
     xs = [max(1, head.head_params) for head in summary.heads]
+    places = _apart(xs)
     errors = [
         0.0
         if head.std is None
@@ -932,22 +946,35 @@ def _metric_against_params(summary: Summary) -> _Figure:
     ends = [min(max(end, min(values) - spread), max(values) + spread) for end in ends]
     limits = _limits([*values, *ends], top=1.0 if is_share else None)
 
+    ticks = (1, 2, 5) if max(xs) > 3 * min(xs) else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
+    ticks = (1,) if max(xs) > 300 * min(xs) else ticks
+    setting = f"{_clip(summary.data, 32)}, {summary.model}: test {summary.metric} by head"
+
     def paint(figure: Figure, theme: _Theme) -> None:
         axes = figure.add_subplot()
         _axes(axes, theme, "parameters of the head", f"test {summary.metric}")
         axes.set_xscale("log")
         axes.set_xlim(min(xs) / 1.6, max(xs) * 1.6)
+        axes.set_title(setting, color=theme.ink, loc="left", fontsize=10)
         axes.set_ylim(*limits)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
+        axes.xaxis.set_major_locator(LogLocator(subs=ticks))
+        axes.xaxis.set_major_formatter(lambda x, _: _short(x))
         axes.xaxis.set_minor_formatter(NullFormatter())
         if is_share:
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+            axes.yaxis.set_major_formatter(_per_cent)
         for i, head in enumerate(summary.heads):
             colour = _series(theme, i)["color"]
-            axes.scatter([xs[i]] * len(seeds[i]), seeds[i], s=18, color=colour, alpha=0.35, lw=0)
+            axes.scatter(
+                [places[i]] * len(seeds[i]),
+                seeds[i],
+                s=20,
+                color=colour,
+                alpha=0.4,
+                linewidth=0,
+                transform=axes.transData + ScaledTranslation(-7 / 72, 0, figure.dpi_scale_trans),
+            )
             axes.errorbar(
-                xs[i],
+                places[i],
                 head.mean,
                 yerr=errors[i] or None,
                 color=colour,
@@ -956,10 +983,10 @@ def _metric_against_params(summary: Summary) -> _Figure:
                 capsize=4,
                 linewidth=1.8,
             )
-        points = [(x, head.mean, head.head) for x, head in zip(xs, summary.heads, strict=True)]
+        points = [(x, head.mean, head.head) for x, head in zip(places, summary.heads, strict=True)]
         columns = [
             (x, min([*vs, h.mean - e]), max([*vs, h.mean + e]))
-            for x, vs, h, e in zip(xs, seeds, summary.heads, errors, strict=True)
+            for x, vs, h, e in zip(places, seeds, summary.heads, errors, strict=True)
         ]
         _name_points(figure, axes, theme, points, columns)
 
@@ -967,9 +994,21 @@ def _metric_against_params(summary: Summary) -> _Figure:
     caption = (
         "Each faint dot is one run; the large dot is the mean over seeds with its 95 % t interval. "
         "Seeds are paired, so overlap of these intervals says nothing about a difference: "
-        "the table does."
+        "the table does. Heads of about equal size are drawn slightly apart."
     )
     return _draw("accuracy_vs_params", title, caption, (6.4, 4.2), paint)
+
+
+def _apart(xs: Sequence[float]) -> list[float]:
+    """Move near neighbours on a log axis apart, so that their columns do not cover each other."""
+    logs = [math.log(x) for x in xs]
+    gap = 0.035 * (max(logs) - min(logs) + 2 * math.log(1.6))
+    order = sorted(range(len(xs)), key=lambda i: logs[i])
+    for _ in range(100):
+        for a, b in pairwise(order):
+            short = max(0.0, gap - (logs[b] - logs[a]))
+            logs[a], logs[b] = logs[a] - short / 2, logs[b] + short / 2
+    return [math.exp(log) for log in logs]
 
 
 def _name_points(
@@ -993,14 +1032,14 @@ def _name_points(
     figure.draw_without_rendering()  # lays out, so that data can be turned into pixels
     figure.set_layout_engine("none")
     pixel = axes.transData.transform
-    radius = 5 * figure.dpi / 72
+    point = figure.dpi / 72
     taken = []
     for x, low, high in columns:
         (left, bottom), (_, top) = pixel((x, low)), pixel((x, high))
-        taken.append(Bbox.from_extents(left - radius, bottom, left + radius, top))
+        taken.append(Bbox.from_extents(left - 10 * point, bottom, left + 5 * point, top))
     frame = axes.get_window_extent()
     places: list[tuple[int, int, Literal["left", "right"]]] = [
-        (side * 9, reach * direction, "left" if side > 0 else "right")
+        (9 if side > 0 else -13, reach * direction, "left" if side > 0 else "right")
         for reach in range(0, 120, 6)
         for direction in (1, -1)
         for side in (1, -1)
@@ -1027,6 +1066,11 @@ def _name_points(
             label.set_position((9, 0))
             label.set_horizontalalignment("left")
         taken.append(label.get_window_extent())
+
+
+def _per_cent(value: float, _: object = None) -> str:
+    """Print a share as a percentage on an axis."""
+    return f"{100 * value:.6g} %"
 
 
 def _short(value: float) -> str:
@@ -1099,19 +1143,18 @@ def _confusion_figure(confusions: Sequence[_Confusion]) -> _Figure:
             (6.4, 5.2),
             lambda figure, theme: _paint_pairs(figure, theme, confusions),
         )
+    panel = 4.6 if len(confusions[0].names) <= 12 else 7.0  # inches
     return _draw(
         "confusion",
         "Confusion matrices",
         f"Counts over all runs of {counted}; shading by the share of the true class, on a "
         "square-root scale so that rare mistakes show.",
-        (4.6 * len(confusions), 4.9),
+        (panel * len(confusions), panel + 0.3),
         lambda figure, theme: _paint_matrices(figure, theme, confusions),
     )
 
 
 def _paint_pairs(figure: Figure, theme: _Theme, confusions: Sequence[_Confusion]) -> None:
-    from matplotlib.ticker import PercentFormatter
-
     pairs = _confused_pairs(confusions)
     axes = figure.add_subplot()
     _axes(axes, theme, "share of the true class", "")
@@ -1124,7 +1167,7 @@ def _paint_pairs(figure: Figure, theme: _Theme, confusions: Sequence[_Confusion]
     axes.set_yticks(range(len(pairs)), [f"{_clip(a)} → {_clip(b)}" for a, b, _ in pairs])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.xaxis.set_major_formatter(_per_cent)
     _legend(figure, axes, theme)
 
 
@@ -1142,22 +1185,29 @@ def _paint_matrices(figure: Figure, theme: _Theme, confusions: Sequence[_Confusi
         axes.imshow(shares, cmap=colours, norm=norm)
         axes.set_title(f"{confusion.head} (n={confusion.n})", color=theme.ink, fontsize=11)
         names = [_clip(name) for name in confusion.names]
-        small = 9 if len(names) <= 12 else 6
+        size_of_names, size_of_counts = (9, 8) if len(names) <= 12 else (8, 130 / len(names))
         upright = max(map(len, names)) > 2
-        axes.set_xticks(size, names, rotation=90 if upright else 0, fontsize=small)
-        axes.set_yticks(size, names, fontsize=small)
+        axes.set_xticks(size, names, rotation=90 if upright else 0, fontsize=size_of_names)
+        axes.set_yticks(size, names, fontsize=size_of_names)
         for i in size:
             for j in size:
                 if count := confusion.counts[i][j]:
                     ink = theme.ground if norm(shares[i][j]) > 0.5 else theme.ink
-                    text = _short(count) if count < 10_000 else _short(round(count, -3))
-                    digits = 8 if len(names) <= 12 else 120 / len(names) - 0.3 * len(text)
-                    axes.text(j, i, text, color=ink, ha="center", va="center", fontsize=digits)
+                    axes.text(
+                        j,
+                        i,
+                        f"{count}",
+                        color=ink,
+                        ha="center",
+                        va="center",
+                        fontsize=size_of_counts,
+                    )
 
 
 def _clip(name: str, length: int = 16) -> str:
-    """Shorten a class name for an axis."""
-    return name if len(name) <= length else f"{name[: length - 1]}…"
+    """Shorten a name for a plot, keeping both ends; a dollar sign is a dollar sign, not maths."""
+    clipped = name if len(name) <= length else f"{name[: length - 8]}…{name[-7:]}"
+    return clipped.replace("$", r"\$")
 
 
 def _page(summary: Summary, figures: Sequence[_Figure], confusions: Sequence[_Confusion]) -> str:

@@ -1,0 +1,487 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+from rich.console import Console
+from scipy import stats
+
+from spinalnet._checks import InputError
+from spinalnet.report import (
+    _apart,
+    _difference,
+    _holm,
+    markdown_table,
+    result_table,
+    summarize,
+    write_report,
+)
+from spinalnet.runs import RunFolder
+
+SIZES = {  # head: parameters and MACs of the head
+    "spinal": (8538, 8480),
+    "mlp": (16850, 16800),
+    "matched": (8620, 8570),
+    "linear": (2610, 2600),
+}
+TRUNK_PARAMS, TRUNK_MACS = 5280, 464_000
+
+
+def write_comparison(
+    folder: Path,
+    scores: dict[str, list[float | None]],
+    *,
+    test_size: int = 1000,
+    classes: int = 4,
+    metric: str = "accuracy",
+    epochs: int = 4,
+    timing: dict[str, dict[str, float]] | None = None,
+    unfinished: tuple[str, ...] = (),
+    question: bool = True,
+    class_names: list[str] | None = None,
+    **result: Any,
+) -> Path:
+    """Write run folders with these test scores by head and seed (None: that run is absent)."""
+    for head, values in scores.items():
+        for seed, value in enumerate(values):
+            if value is None:
+                continue
+            name = f"{head}-seed{seed}"
+            run = RunFolder.start(folder / "runs" / name, {"head": head, "seed": seed})
+            for epoch in range(1, epochs + 1 - seed % 2):  # odd seeds stop early
+                row = {"epoch": epoch, "val_loss": 1 / epoch}
+                if metric == "accuracy" and math.isfinite(value):
+                    row["val_accuracy"] = value * (1 - 0.5**epoch)
+                run.append_metrics(row)
+            if name in unfinished:
+                continue
+            params, macs = SIZES[head]
+            test: dict[str, Any] = {"n": test_size, "loss": 0.1, metric: value}
+            if metric == "accuracy":
+                test["confusion"] = [
+                    [9 if i == j else int(j == (i + 1) % classes) for j in range(classes)]
+                    for i in range(classes)
+                ]
+            record = {
+                "model": "mnist-cnn",
+                "head": head,
+                "data": "digits",
+                "seed": seed,
+                "task": "classification" if metric == "accuracy" else "regression",
+                "class_names": class_names or [f"class {i}" for i in range(classes)],
+                "params": TRUNK_PARAMS + params,
+                "trunk_params": TRUNK_PARAMS,
+                "head_params": params,
+                "macs": TRUNK_MACS + macs,
+                "trunk_macs": TRUNK_MACS,
+                "head_macs": macs,
+                "val": test,
+                "test": test,
+                "best_epoch": 1,
+                "epochs_run": epochs,
+                "train_seconds": 2.0 + seed,
+                "selected_on": "validation",
+                "notes": ["the given val/ is the test set"],
+            }
+            run.finish({**record, **result})
+    if question:
+        asked = {
+            "data": "digits",
+            "model": "mnist-cnn",
+            "heads": list(scores),
+            "seeds": max(map(len, scores.values())),
+            "epochs": epochs,
+            "command": "spinalnet compare digits",
+        }
+        (folder / "comparison.yaml").write_text(yaml.safe_dump(asked))
+    if timing:
+        measured = {"device": "cpu", "threads": 1, "batch_size": 128, "repeats": 9}
+        (folder / "timing.json").write_text(json.dumps({**measured, "heads": timing}))
+    return folder
+
+
+FIRST = [0.972, 0.975, 0.969, 0.974, 0.971]
+OTHER = [0.951, 0.950, 0.955, 0.949, 0.953]
+NOISY = [0.974, 0.970, 0.976, 0.969, 0.970]
+
+
+def only_difference(folder: Path):
+    (row,) = [head for head in summarize(folder).heads if head.difference]
+    return row.difference
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_comparison(
+        tmp_path_factory.mktemp("report"),
+        {"spinal": FIRST, "mlp": OTHER, "matched": NOISY},
+        timing={
+            "spinal": {"inference": 90.0, "training": 300.0},
+            "mlp": {"inference": 45.0, "training": 150.0},
+        },
+    )
+    assert write_report(folder) == folder / "report.html"
+    return folder
+
+
+def test_interval_and_p_value_are_those_of_the_paired_t_test(tmp_path):
+    difference = only_difference(write_comparison(tmp_path, {"spinal": FIRST, "mlp": NOISY}))
+    truth = stats.ttest_rel(FIRST, NOISY)
+    interval = truth.confidence_interval(0.95)
+    assert difference.p_value == pytest.approx(truth.pvalue, rel=1e-9)
+    assert (difference.low, difference.high) == pytest.approx((interval.low, interval.high))
+    assert difference.mean == pytest.approx(sum(FIRST) / 5 - sum(NOISY) / 5)
+
+
+def test_row_statistics(tmp_path):
+    head = summarize(write_comparison(tmp_path, {"spinal": FIRST})).heads[0]
+    assert head.mean == pytest.approx(0.9722)
+    assert head.std == pytest.approx(0.002387, rel=1e-3)  # divided by n - 1
+    assert head.train_seconds_mean == 4.0
+    assert (head.n, head.params, head.head_macs) == (5, TRUNK_PARAMS + 8538, 8480)
+
+
+def test_verdict_of_a_clear_win(tmp_path):
+    difference = only_difference(write_comparison(tmp_path, {"spinal": FIRST, "mlp": OTHER}))
+    assert difference.outcome == "better"
+    assert difference.verdict == ("spinal is better by 2.1 points (95 % interval 1.5 to 2.6, n=5)")
+
+
+def test_verdict_of_a_clear_loss_names_the_winner(tmp_path):
+    difference = only_difference(write_comparison(tmp_path, {"spinal": OTHER, "mlp": FIRST}))
+    assert difference.outcome == "worse"
+    assert difference.high < 0
+    assert difference.verdict == "mlp is better by 2.1 points (95 % interval 1.5 to 2.6, n=5)"
+
+
+def test_verdict_without_evidence_says_what_could_have_been_seen(tmp_path):
+    summary = summarize(write_comparison(tmp_path, {"spinal": FIRST, "mlp": NOISY}))
+    difference = summary.heads[1].difference
+    assert difference.verdict == "no evidence of a difference (n=5)"
+    half_width = 100 * (difference.high - difference.low) / 2
+    assert f"one below {half_width:.1f} points would not have counted" in summary.verdict
+
+
+def test_a_single_seed_gives_no_verdict(tmp_path):
+    summary = summarize(write_comparison(tmp_path, {"spinal": [0.9], "mlp": [0.8]}))
+    difference = summary.heads[1].difference
+    assert (difference.low, difference.high, difference.p_value) == (None, None, None)
+    assert difference.verdict == "no verdict from a single seed: spinal ahead by 10.0 points (n=1)"
+    assert summary.heads[0].std is None
+    assert any("One seed per head" in note for note in summary.notes)
+
+
+@pytest.mark.parametrize(
+    ("shift", "verdict"),
+    [
+        (0.0, "identical results in every seed (n=3)"),
+        (-0.05, "spinal is ahead by the same 5.0 points in every seed; without spread"),
+        (0.05, "mlp is ahead by the same 5.0 points in every seed; without spread"),
+    ],
+)
+def test_equal_differences_are_said_not_divided_by(tmp_path, shift, verdict):
+    first = [0.7, 0.8, 0.9]
+    scores = {"spinal": first, "mlp": [value + shift for value in first]}
+    difference = only_difference(write_comparison(tmp_path, scores))
+    assert difference.verdict.startswith(verdict)
+    assert (difference.outcome, difference.p_value, difference.low) == ("untested", None, None)
+
+
+def test_heads_without_a_common_seed_are_not_compared(tmp_path):
+    folder = write_comparison(tmp_path, {"spinal": [0.9, None], "mlp": [None, 0.8]})
+    difference = only_difference(folder)
+    assert (difference.n, difference.mean) == (0, None)
+    assert difference.verdict.startswith("not comparable")
+
+
+def test_only_common_finished_seeds_are_paired_and_the_rest_is_named(tmp_path):
+    folder = write_comparison(
+        tmp_path, {"spinal": FIRST, "mlp": [*OTHER[:3], None, 0.1]}, unfinished=("mlp-seed4",)
+    )
+    summary = summarize(folder)
+    first, other = summary.heads
+    assert (first.n, other.n, other.difference.n) == (5, 3, 3)
+    assert other.values == (*OTHER[:3], None, None)
+    expected = [a - b for a, b in zip(FIRST[:3], OTHER[:3], strict=True)]
+    assert other.difference.mean == pytest.approx(sum(expected) / 3)
+    assert "1 run is unfinished and left out: mlp-seed4." in summary.notes
+    assert "1 run is missing: mlp-seed3." in summary.notes
+
+
+def test_a_run_without_a_finite_result_is_left_out(tmp_path):
+    summary = summarize(
+        write_comparison(tmp_path, {"spinal": FIRST, "mlp": [*OTHER[:4], math.nan]})
+    )
+    assert summary.heads[1].n == 4
+    assert any("without a finite test result" in note for note in summary.notes)
+
+
+def test_regression_prefers_the_lower_error(tmp_path):
+    scores = {"spinal": [0.10, 0.11, 0.105], "mlp": [0.20, 0.22, 0.20]}
+    folder = write_comparison(tmp_path, scores, metric="mse")
+    summary = summarize(folder)
+    difference = summary.heads[1].difference
+    assert (summary.metric, difference.outcome) == ("mse", "better")
+    assert difference.mean < 0
+    assert re.match(r"spinal is better by 0\.10\d in mse \(95 % interval", difference.verdict)
+    assert summary.as_dict()["heads"][0]["mse_mean"] == pytest.approx(0.105)
+    write_report(folder)
+    assert not (folder / "confusion.png").exists()
+    assert (folder / "learning_curves.png").stat().st_size > 5000
+
+
+def test_holm_by_hand():
+    # Sorted: 0.01 * 3, 0.03 * 2, then 0.04 * 1 raised to its predecessor.
+    assert _holm([0.04, None, 0.01, 0.03]) == pytest.approx([0.06, None, 0.03, 0.06])
+    assert _holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_holm_takes_back_evidence_of_many_comparisons(tmp_path):
+    weak = [
+        value - step for value, step in zip(FIRST, [0.009, 0.003, 0.0, 0.008, 0.006], strict=True)
+    ]
+    alone = only_difference(write_comparison(tmp_path / "two", {"spinal": FIRST, "mlp": weak}))
+    assert 0.025 < alone.p_value < 0.05
+    assert alone.outcome == "better"
+    scores = {"spinal": FIRST, "mlp": weak, "matched": NOISY}
+    summary = summarize(write_comparison(tmp_path / "three", scores))
+    together = summary.heads[1].difference
+    assert together.p_value == pytest.approx(alone.p_value)
+    assert together.p_holm == pytest.approx(2 * alone.p_value)
+    assert together.verdict == "no evidence of a difference after the Holm correction (n=5)"
+    assert any("2 comparisons are made" in note for note in summary.notes)
+
+
+def test_the_paragraph_weighs_cost(tmp_path):
+    timing = {
+        "spinal": {"inference": 90.0, "training": 300.0},
+        "mlp": {"inference": 45.0, "training": 150.0},
+    }
+    folder = write_comparison(tmp_path, {"spinal": FIRST, "mlp": OTHER}, timing=timing)
+    verdict = summarize(folder).verdict
+    assert "0.51 times the parameters" in verdict
+    assert "2.00 times the inference time" in verdict
+    assert (
+        "The gain comes with a saving in parameters and MACs "
+        "and is paid for in inference time and training time." in verdict
+    )
+
+
+def test_without_timing_no_time_is_claimed(tmp_path):
+    summary = summarize(write_comparison(tmp_path, {"spinal": NOISY, "mlp": FIRST}))
+    assert "inference time" not in summary.verdict
+    assert "0.51 times the parameters" in summary.verdict
+    assert "comes without a loss that these runs can show; the interval still allows" in (
+        summary.verdict
+    )
+    assert "µs" not in markdown_table(summary)
+
+
+def test_notes_state_what_the_interval_and_the_test_set_cover(tmp_path):
+    notes = " ".join(summarize(write_comparison(tmp_path, {"spinal": FIRST, "mlp": OTHER})).notes)
+    assert "randomness of training (the seed) only, not the sampling of the test set" in notes
+    error = 100 * math.sqrt(0.9722 * 0.0278 / 1000)
+    assert "1,000 examples: one is worth 0.1 points" in notes
+    assert f"is {error:.2g} points" in notes
+    assert notes.count("the given val/ is the test set") == 1
+
+
+def test_selection_on_test_is_said(tmp_path):
+    summary = summarize(write_comparison(tmp_path, {"spinal": FIRST}, selected_on="test"))
+    assert summary.selected_on == "test"
+    assert any(note.startswith("Selected on test") for note in summary.notes)
+
+
+def test_without_the_question_the_spinal_head_is_first(tmp_path):
+    folder = write_comparison(tmp_path, {"linear": OTHER, "spinal": FIRST}, question=False)
+    summary = summarize(folder)
+    assert [head.head for head in summary.heads] == ["spinal", "linear"]
+    assert summary.command is None
+
+
+def test_the_question_sets_the_order(tmp_path):
+    summary = summarize(write_comparison(tmp_path, {"linear": OTHER, "spinal": FIRST}))
+    assert [head.head for head in summary.heads] == ["linear", "spinal"]
+
+
+def test_summary_json_holds_the_agreed_keys(written):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not strict JSON")
+
+    record = json.loads((written / "summary.json").read_text(), parse_constant=refuse)
+    assert record == json.loads(json.dumps(summarize(written).as_dict()))
+    top = "data model epochs seeds metric selected_on heads verdict notes environment command"
+    assert set(top.split()) <= set(record)
+    row = (
+        "head params head_params head_macs macs n accuracy_mean accuracy_std accuracies "
+        "train_seconds_mean inference_us training_us difference"
+    )
+    for head in record["heads"]:
+        assert set(row.split()) == set(head)
+    assert record["heads"][0]["difference"] is None
+    difference = record["heads"][1]["difference"]
+    assert {"minus", "of", "mean", "low", "high", "n", "p_value", "verdict"} <= set(difference)
+    assert (difference["minus"], difference["of"]) == ("mlp", "spinal")
+    assert record["heads"][0]["accuracies"] == FIRST
+    assert (record["seeds"], record["command"]) == ([0, 1, 2, 3, 4], "spinalnet compare digits")
+    assert record["heads"][2]["inference_us"] is None
+
+
+def test_summary_csv_has_a_row_per_head(written):
+    rows = list(csv.DictReader(io.StringIO((written / "summary.csv").read_text())))
+    assert [row["head"] for row in rows] == ["spinal", "mlp", "matched"]
+    assert float(rows[0]["accuracy_mean"]) == pytest.approx(0.9722)
+    assert rows[0]["difference_mean"] == ""
+    assert float(rows[1]["difference_mean"]) == pytest.approx(0.0206)
+    assert rows[1]["difference_verdict"].startswith("spinal is better")
+
+
+@pytest.mark.parametrize("name", ["learning_curves", "accuracy_vs_params", "confusion"])
+def test_plots_are_images_with_something_on_them(written, name):
+    with Image.open(written / f"{name}.png") as image:
+        image.load()
+        assert image.format == "PNG"
+        assert image.width > 600
+        colours = image.convert("RGB").getcolors(maxcolors=1 << 24)
+    assert colours is not None
+    # The most common colour is the ground; axes, lines and text take a visible share.
+    assert 1 - max(count for count, _ in colours) / sum(count for count, _ in colours) > 0.02
+    assert len(colours) > 50
+
+
+def test_page_is_self_contained_and_holds_the_result(written):
+    page = (written / "report.html").read_text(encoding="utf-8")
+    links = re.findall(r"""(?:src|srcset|href)=["']([^"']{0,60})""", page)
+    assert {link for link in links if not link.startswith("data:image/png;base64,")} == {
+        "https://arxiv.org/abs/2007.03347"
+    }
+    assert "<script" not in page
+    assert "@import" not in page
+    assert "url(" not in page
+    assert len(page) < 3_000_000
+    summary = summarize(written)
+    table = re.search(r'<table id="results">.*?</table>', page, re.DOTALL)
+    assert table
+    for text in ("spinal", "matched", "16,800", "97.2 ± 0.2", "2.1 (1.5 to 2.6)", "45 / 150"):
+        assert text in table[0]
+    for note in summary.notes:
+        assert note in page
+    assert page.count("<img") == 3
+    assert "spinalnet compare digits" in page
+    assert 'name="viewport"' in page
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_names_are_escaped(tmp_path):
+    folder = write_comparison(tmp_path, {"spinal": FIRST[:2]}, data="<b>$a</b>", epochs=2)
+    page = write_report(folder, command="spinalnet <i>").read_text(encoding="utf-8")
+    assert "<b>" not in page
+    assert "&lt;b&gt;$a&lt;/b&gt;" in page
+    assert "spinalnet &lt;i&gt;" in page
+
+
+def test_a_report_can_be_written_again_with_the_same_bytes(tmp_path):
+    folder = write_comparison(tmp_path, {"spinal": FIRST[:2]}, epochs=2)
+    before = {
+        path.name: path.read_bytes() for path in [write_report(folder).parent / "report.html"]
+    }
+    assert write_report(folder).read_bytes() == before["report.html"]
+    assert not list(folder.glob(".*"))
+
+
+def test_many_classes_are_listed_as_pairs(tmp_path):
+    names = [f"class $ {i} 漢" for i in range(40)]  # the plot's font lacks the last sign
+    folder = write_comparison(
+        tmp_path, {"spinal": [0.9], "mlp": [0.8]}, classes=40, class_names=names
+    )
+    page = write_report(folder).read_text(encoding="utf-8")
+    table = re.search(r'<table id="confused">.*?</table>', page, re.DOTALL)
+    assert table
+    assert table[0].count("<tr>") == 1 + 15
+    assert "<td>class $ 0 漢</td><td>class $ 1 漢</td><td>10.0 %</td><td>10.0 %</td>" in table[0]
+    assert (folder / "confusion.png").is_file()
+
+
+def test_terminal_and_markdown_tables_agree(written):
+    summary = summarize(written)
+    console = Console(width=200, file=io.StringIO(), color_system=None)
+    console.print(result_table(summary))
+    terminal = console.file.getvalue()
+    header, rule, *rows = markdown_table(summary).splitlines()
+    assert header.count("|") == rule.count("|")
+    assert len(rows) == 3
+    for row in rows:
+        for cell in row.strip("| ").split(" | "):
+            assert cell in terminal
+    assert "| mlp | 22,130 | 16,800 | 45 / 150 | 95.2 ± 0.2 | 2.1 (1.5 to 2.6) | 5 | 4 |" in rows
+
+
+def test_a_folder_without_runs_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no run"):
+        summarize(tmp_path)
+    with pytest.raises(InputError, match="no folder"):
+        summarize(tmp_path / "absent")
+
+
+def test_only_unfinished_runs_are_refused_by_name(tmp_path):
+    folder = write_comparison(tmp_path, {"spinal": [0.9]}, unfinished=("spinal-seed0",))
+    with pytest.raises(InputError, match=r"only unfinished ones in .*spinal-seed0"):
+        write_report(folder)
+    assert not (folder / "summary.json").exists()
+
+
+def test_runs_of_different_data_are_refused(tmp_path):
+    write_comparison(tmp_path / "a", {"spinal": [0.9]})
+    write_comparison(tmp_path / "b", {"mlp": [0.9]}, data="mnist")
+    with pytest.raises(InputError, match="must share their data, got digits and mnist"):
+        summarize(tmp_path)
+
+
+def test_two_runs_of_one_head_and_seed_are_refused(tmp_path):
+    write_comparison(tmp_path / "a", {"spinal": [0.9]})
+    write_comparison(tmp_path / "b", {"spinal": [0.9]})
+    with pytest.raises(InputError, match="one run per head and seed"):
+        summarize(tmp_path)
+
+
+def test_a_damaged_timing_file_is_named(tmp_path):
+    folder = write_comparison(tmp_path, {"spinal": [0.9]})
+    (folder / "timing.json").write_text("{")
+    with pytest.raises(InputError, match=r"timing\.json cannot be read"):
+        summarize(folder)
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    folder = write_comparison(tmp_path, {"spinal": [0.9]}, epochs=1)
+    (folder / "summary.json").mkdir()  # a file cannot replace it, whoever runs the test
+    with pytest.raises(InputError, match=r"cannot write .*summary\.json"):
+        write_report(folder)
+    assert not list(folder.glob(".*"))
+
+
+def test_no_pyplot_state(written):
+    import sys
+
+    assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_near_columns_are_moved_apart_and_keep_their_order():
+    xs = [8538.0, 16850.0, 8620.0]
+    moved = _apart(xs)
+    gap = 0.035 * math.log(16850 / 8538 * 1.6**2)
+    assert moved[2] / moved[0] == pytest.approx(math.exp(gap), rel=1e-3)
+    assert moved[1] == pytest.approx(xs[1])
+    assert math.sqrt(moved[0] * moved[2]) == pytest.approx(math.sqrt(xs[0] * xs[2]))
+
+
+def test_pairing_is_by_seed_not_by_order():
+    difference = _difference("a", "b", {0: 0.5, 1: 0.7, 2: 0.9}, {2: 0.8, 0: 0.3, 5: 0.1})
+    assert (difference.n, difference.mean) == (2, pytest.approx(0.15))
