@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from spinalnet import (
+    Comparison,
+    InputError,
+    RunSpec,
+    TrainConfig,
+    compare,
+    experiment,
+    load_runs,
+    load_trained,
+    run_one,
+    runs,
+    summarize,
+)
+
+QUICK = TrainConfig(epochs=2, lr=3e-3, device="cpu")
+
+
+def spec(**options: Any) -> RunSpec:
+    return RunSpec(data="digits", **({"train": QUICK, "limit": 300} | options))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("comparison") / "c"
+    return compare(Comparison(spec(), ("spinal", "matched"), seeds=2), out)
+
+
+def test_run_folder_holds_everything_and_is_taken_as_it_is(tmp_path: Path) -> None:
+    record = run_one(spec(), tmp_path / "run")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {
+        "config.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "result.json",
+        "DONE",
+    }
+    assert record.result is not None
+    assert record.result["params"] == 13_818
+    assert record.result["head_macs"] == 8_480
+    assert record.result["test"]["n"] == 359
+    assert record.result["selected_on"] == "validation"
+    before = (tmp_path / "run" / "result.json").stat().st_mtime_ns
+    again = run_one(spec(), tmp_path / "run")
+    assert again.result == record.result
+    assert (tmp_path / "run" / "result.json").stat().st_mtime_ns == before
+    with pytest.raises(InputError, match=r"train\.epochs = 2, not 3"):
+        run_one(spec(train=TrainConfig(epochs=3, lr=3e-3, device="cpu")), tmp_path / "run")
+
+
+def test_pairs_share_split_order_augmentation_and_trunk() -> None:
+    question = Comparison(spec(), ("spinal", "mlp", "matched", "linear"), seeds=2)
+    specs = list(question.specs())
+    assert [s.name for s in specs[:5]] == [
+        "spinal-seed0",
+        "mlp-seed0",
+        "matched-seed0",
+        "linear-seed0",
+        "spinal-seed1",
+    ]
+    splits = [experiment.load_splits(s) for s in specs[:5]]
+    trunks = [
+        experiment.build_model(s, split.info).trunk.state_dict()
+        for s, split in zip(specs, splits, strict=False)
+    ]
+    for trunk in trunks[1:4]:
+        assert all(torch.equal(trunk[name], trunks[0][name]) for name in trunks[0])
+    assert not all(torch.equal(trunks[4][name], trunks[0][name]) for name in trunks[0])
+    augment = {"shuffle": True, "seed": 0, "epoch": 1, "augment": "rotation:10"}
+    first = [next(split.train.batches(32, **augment))[0] for split in splits[:2]]
+    torch.testing.assert_close(first[0], first[1], rtol=0, atol=0)
+    assert torch.equal(splits[0].test.inputs, splits[4].test.inputs)
+
+
+def test_matched_control_follows_the_first_heads_options() -> None:
+    base = spec(head_options={"hidden_features": 40})
+    spinal, matched = list(Comparison(base, ("spinal", "matched"), seeds=1).specs())
+    info = experiment.load_splits(spinal).info
+    sizes = [
+        sum(p.numel() for p in experiment.build_model(s, info).head.parameters())
+        for s in (spinal, matched)
+    ]
+    assert sizes[0] > 30_000
+    assert abs(sizes[1] - sizes[0]) < 200
+
+
+def test_comparison_folder_can_be_read_extended_and_repeated(done: Path) -> None:
+    summary = summarize(done).as_dict()
+    assert [head["head"] for head in summary["heads"]] == ["spinal", "matched"]
+    assert summary["heads"][0]["n"] == 2
+    assert summary["heads"][1]["difference"]["n"] == 2
+    assert summary["heads"][0]["inference_us"] > 0
+    stamps = {r.path.name: (r.path / "DONE").stat().st_mtime_ns for r in load_runs(done)}
+    seen: list[str] = []
+    compare(
+        Comparison(spec(), ("spinal", "matched"), seeds=3),
+        done,
+        on_run=lambda s, record: seen.append(s.name),
+    )
+    assert len(seen) == 6
+    records = load_runs(done)
+    assert len(records) == 6
+    for record in records:
+        if record.path.name in stamps:
+            assert (record.path / "DONE").stat().st_mtime_ns == stamps[record.path.name]
+
+
+def test_another_question_in_the_same_folder_is_refused(done: Path) -> None:
+    other = spec(train=TrainConfig(epochs=1, lr=3e-3, device="cpu"))
+    with pytest.raises(InputError, match="epochs"):
+        compare(Comparison(other, ("spinal", "matched"), seeds=2), done)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Comparison(spec(), ("spinal", "mpl")), "did you mean 'mlp'"),
+        (lambda: Comparison(spec(), ()), "at least one head"),
+        (lambda: Comparison(spec(), ("mlp", "mlp")), "heads must differ"),
+        (lambda: Comparison(spec(), seeds=0), "seeds must be an integer >= 1"),
+    ],
+)
+def test_impossible_questions(make: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "mnist-cn"}, "did you mean 'mnist-cnn'"),
+        ({"head": "spinl"}, "did you mean 'spinal'"),
+        ({"head_options": {"hidden": 3}}, "did you mean 'hidden_features'"),
+        ({"head_options": {"num_splits": 9999, "num_layers": 9999}}, "num_splits must be"),
+        ({"image_size": 9}, "at least 16 x 16"),
+    ],
+)
+def test_a_refused_run_leaves_nothing_behind(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        run_one(spec(**options), tmp_path / "run")
+    with pytest.raises(InputError, match=message):
+        compare(Comparison(spec(**options), (options.get("head", "spinal"),)), tmp_path / "cmp")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_comparison_goes_on(tmp_path: Path) -> None:
+    question = Comparison(spec(), ("spinal",), seeds=2)
+
+    def stop(s: RunSpec, progress: Any) -> None:
+        if s.train.seed == 1 and progress.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(question, tmp_path / "a", on_progress=stop)
+    assert runs.is_done(tmp_path / "a/runs/spinal-seed0")
+    assert not runs.is_done(tmp_path / "a/runs/spinal-seed1")
+    compare(question, tmp_path / "a")
+    compare(question, tmp_path / "b")
+    for seed in (0, 1):
+        (a, about), (b, _) = (
+            runs.RunFolder(tmp_path / side / f"runs/spinal-seed{seed}").load_model()
+            for side in "ab"
+        )
+        assert about["class_names"] == list("0123456789")
+        assert all(torch.equal(a[name], b[name]) for name in b)
+
+
+def test_evaluate_repeats_the_result_and_other_data_uses_the_models_constants(
+    done: Path, tmp_path: Path
+) -> None:
+    run = done / "runs/spinal-seed0"
+    record = load_runs(run)[0]
+    assert record.result is not None
+    metrics = experiment.evaluate_run(run)
+    assert metrics.to_dict() == record.result["test"]
+
+    # The same digits as files: resized by the same code, they must be classified alike.
+    splits = experiment.load_splits(spec())
+    for index, (image, target) in enumerate(
+        zip(splits.test.inputs, splits.test.targets, strict=True)
+    ):
+        for part in ("train", "test"):
+            folder = tmp_path / "photos" / part / str(int(target))
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[0].numpy()).save(folder / f"{index}.png")
+    on_files = experiment.evaluate_run(run, data=str(tmp_path / "photos"))
+    assert on_files.accuracy == metrics.accuracy
+    assert on_files.confusion == metrics.confusion
+
+    out = tmp_path / "predictions.csv"
+    count = experiment.write_predictions(run, [tmp_path / "photos/test"], out)
+    with out.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert count == len(rows) == 359
+    correct = sum(row["prediction"] == Path(row["path"]).parent.name for row in rows)
+    assert correct / 359 == pytest.approx(metrics.accuracy)
+    assert sum(float(rows[0][f"p_{digit}"]) for digit in "0123456789") == pytest.approx(1, abs=1e-5)
+
+    (tmp_path / "photos/test/0/broken.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"broken\.png"):
+        experiment.write_predictions(run, [tmp_path / "photos/test"], tmp_path / "other.csv")
+    assert not (tmp_path / "other.csv").exists()
+
+
+def test_evaluate_refuses_other_classes(done: Path, tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for name in ("ant", "bee"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for index in range(5):
+                Image.new("L", (28, 28), 40 * index).save(tmp_path / part / name / f"{index}.png")
+    with pytest.raises(InputError, match=r"has the classes ant, bee, but the model"):
+        experiment.evaluate_run(done / "runs/spinal-seed0", data=str(tmp_path))
+
+
+def test_load_trained_wants_one_run(done: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not the folder of a run"):
+        load_trained(done)
+    with pytest.raises(InputError, match="is not the folder of a run"):
+        load_trained(tmp_path / "nothing")
+
+
+def test_timing_compares_all_heads_in_one_run(done: Path) -> None:
+    timing = json.loads((done / "timing.json").read_text())
+    assert timing["batch_size"] == 64
+    assert set(timing["heads"]) == {"spinal", "matched"}
+    for head in timing["heads"].values():
+        assert 0 < head["inference"] < head["training"]
+
+
+@pytest.mark.parametrize("head", ["spinal", "mlp"])
+def test_it_learns_real_digits(head: str) -> None:
+    from spinalnet import evaluate, fit
+
+    question = RunSpec("digits", head=head, train=TrainConfig(epochs=12, device="cpu"))
+    splits = experiment.load_splits(question)
+    model = experiment.build_model(question, splits.info)
+    fit(model, splits.train, splits.val, question.train)
+    assert (evaluate(model, splits.test).accuracy or 0) > 0.93
