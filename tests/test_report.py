@@ -269,9 +269,10 @@ def test_the_paragraph_weighs_cost(tmp_path):
     verdict = summarize(folder).verdict
     assert "0.51 times the parameters" in verdict
     assert "2.00 times the inference time" in verdict
+    assert "Training the whole network takes 1.00 times as long." in verdict
     assert (
         "The gain comes with a saving in parameters and MACs "
-        "and is paid for in inference time and training time." in verdict
+        "and is paid for in inference time and training-step time." in verdict
     )
 
 
@@ -389,11 +390,10 @@ def test_names_are_escaped(tmp_path):
 
 
 def test_a_report_can_be_written_again_with_the_same_bytes(tmp_path):
-    folder = write_comparison(tmp_path, {"spinal": FIRST[:2]}, epochs=2)
-    before = {
-        path.name: path.read_bytes() for path in [write_report(folder).parent / "report.html"]
-    }
-    assert write_report(folder).read_bytes() == before["report.html"]
+    folder = write_comparison(tmp_path, {"spinal": FIRST[:2]}, epochs=2, question=False)
+    before = write_report(folder, command="spinalnet compare digits --seeds 2").read_bytes()
+    assert b"digits --seeds 2" in before
+    assert write_report(folder).read_bytes() == before  # the command is kept too
     assert not list(folder.glob(".*"))
 
 
@@ -485,3 +485,11 @@ def test_near_columns_are_moved_apart_and_keep_their_order():
 def test_pairing_is_by_seed_not_by_order():
     difference = _difference("a", "b", {0: 0.5, 1: 0.7, 2: 0.9}, {2: 0.8, 0: 0.3, 5: 0.1})
     assert (difference.n, difference.mean) == (2, pytest.approx(0.15))
+
+
+def test_terminal_table_fits_80_columns(written):
+    console = Console(width=80, file=io.StringIO(), color_system=None)
+    console.print(result_table(summarize(written)))
+    rows = [line for line in console.file.getvalue().splitlines() if "±" in line and "(" in line]
+    assert [row.split()[0] for row in rows] == ["mlp", "matched"]
+    assert all("2.1 (1.5 to 2.6)" in row for row in rows[:1])

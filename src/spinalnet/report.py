@@ -159,6 +159,7 @@ class _Comparison:
     runs: Mapping[str, Mapping[int, RunRecord]]  # heads in order, first = the one compared
     unfinished: tuple[str, ...]
     absent: tuple[str, ...]
+    command: str | None
 
     @property
     def records(self) -> list[RunRecord]:
@@ -206,6 +207,8 @@ def _read(folder: Path) -> _Comparison:
         runs,
         tuple(unfinished),
         tuple(name for name in absent if name not in unfinished),
+        # A report that is written again keeps the command that the last one was given.
+        question.get("command") or (_mapping(folder / "summary.json") or {}).get("command"),
     )
     for key in ("data", "model", "task"):
         values = sorted({str(result.get(key)) for result in comparison.results})
@@ -426,7 +429,7 @@ def _summary(comparison: _Comparison, command: str | None) -> Summary:
         notes=tuple(notes),
         timing={k: v for k, v in timing.items() if k != "heads"} if timing else None,
         environment=environment,
-        command=command or question.get("command"),
+        command=command or comparison.command,
     )
 
 
@@ -586,12 +589,14 @@ def _against(first: HeadSummary, other: HeadSummary, d: Difference, units: _Unit
         "parameters": _over(first.head_params, other.head_params),
         "MACs": _over(first.head_macs, other.head_macs),
         "inference time": _over(first.inference_us, other.inference_us),
-        "training time": _over(first.training_us, other.training_us),
+        "training-step time": _over(first.training_us, other.training_us),
     }
     known = {name: ratio for name, ratio in ratios.items() if ratio is not None}
     if known:
         costs = _listing([f"{ratio:.2f} times the {name}" for name, ratio in known.items()])
         sentences.append(f"The {first.head} head takes {costs} of the {other.head} head.")
+        if whole := _over(first.train_seconds_mean, other.train_seconds_mean):
+            sentences.append(f"Training the whole network takes {whole:.2f} times as long.")
         sentences.append(_weigh(first.head, d, known, units))
     return " ".join(sentence for sentence in sentences if sentence)
 
@@ -638,15 +643,15 @@ def _table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     units = _Units(summary.metric, summary.test_size)
     timed = any(head.inference_us or head.training_us for head in summary.heads)
     compared = len(summary.heads) > 1
-    score = "accuracy, %" if summary.metric == "accuracy" else summary.metric
-    unit = ", points" if summary.metric == "accuracy" else ""
-    header = ["head", "params", "head MACs"]
+    score = "accuracy,\n%" if summary.metric == "accuracy" else f"{summary.metric}\n"
+    unit = ",\npoints" if summary.metric == "accuracy" else ""
+    header = ["head", "params", "head\nMACs"]
     if timed:
-        header.append("head time, µs\n(inf. / train.)")
-    header.append(f"{score}\n(mean ± std)")
+        header.append("head time,\nµs (inf. /\ntrain.)")
+    header.append(f"{score} (mean\n± std)")
     if compared:
-        header.append(f"{summary.heads[0].head} minus this\n(95 % interval{unit})")
-    header += ["n", "training,\nseconds"]
+        header.append(f"{summary.heads[0].head} minus\nthis (95 % interval{unit})")
+    header += ["n", "train\nseconds"]
     rows = []
     for head in summary.heads:
         row = [head.head, f"{head.params:,}", f"{head.head_macs:,}"]
@@ -679,12 +684,20 @@ def _number(value: float | None) -> str:
 
 def result_table(summary: Summary) -> Table:
     """Return the result table for the terminal, captioned with the setting."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     header, rows = _table(summary)
-    table = Table(title=f"{summary.data}, {summary.model}, selected on {summary.selected_on}")
+    table = Table(
+        title=f"{summary.data}, {summary.model}, selected on {summary.selected_on}",
+        box=SIMPLE_HEAD,  # with no rules between columns the table fits 80 characters
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for column in header:
-        table.add_column(column, justify="left" if column == "head" else "right")
+        is_name = column == "head"
+        table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
     for row in rows:
         table.add_row(*row)
     return table
@@ -717,7 +730,8 @@ def write_report(folder: str | Path, command: str | None = None) -> Path:
 
     Args:
         folder: The folder that `spinalnet compare --out` wrote.
-        command: The command to print in the report; None takes it from `comparison.yaml`.
+        command: The command to print in the report; None takes it from `comparison.yaml` or
+            the report that is replaced.
 
     Returns:
         Path of `report.html`, one page without external parts. Beside it lie `summary.json`,
