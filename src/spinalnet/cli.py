@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+import spinalnet
 from spinalnet._checks import InputError, SpinalnetError
 from spinalnet.config import TrainConfig
 
@@ -103,7 +104,14 @@ def with_training_options(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapper(**values: Any) -> None:
         training = TrainConfig(**{name: values.pop(name) for name in names})
-        command(**values, training=training)
+        try:
+            command(**values, training=training)
+        except KeyboardInterrupt:
+            err_console.print(
+                "stopped; the same command continues from the last finished epoch.",
+                highlight=False,
+            )
+            raise typer.Exit(130) from None
 
     wrapper.__signature__ = inspect.Signature([*own, *_train_parameters()])  # type: ignore[attr-defined]
     return wrapper
@@ -380,9 +388,7 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
-        from importlib.metadata import version as installed
-
-        print(installed("spinalnet"))
+        print(spinalnet.__version__)
         raise typer.Exit
 
 
@@ -393,8 +399,3 @@ def main() -> None:
     except SpinalnetError as error:
         err_console.print(f"[red]error[/] {error}", highlight=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        err_console.print(
-            "stopped; the same command continues from the last finished epoch.", highlight=False
-        )
-        sys.exit(130)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from spinalnet import data as data_room
 from spinalnet import models, runs, timing, train
 from spinalnet._checks import InputError, check_positive, unknown_name
+from spinalnet.augment import build_augment
 from spinalnet.config import TrainConfig
 from spinalnet.nn import HEADS, count_macs, count_params
 
@@ -81,6 +82,7 @@ def load_splits(spec: RunSpec, *, download: bool | None = None) -> data_room.Spl
     if spec.model not in models.MODELS:
         raise unknown_name("model", spec.model, models.MODELS)
     row = models.MODELS[spec.model]
+    build_augment(spec.train.augment)  # a misspelt step is told now, not in the first epoch
     size = spec.image_size
     known = data_room.DATASETS.get(spec.data)
     if size is None and known is not None and known.image_shape[1] < row.min_size:

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from spinalnet import TrainConfig, cli
+
+
+def spinalnet(*arguments: object, expect: int = 0) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-m", "spinalnet", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == expect, f"exit code {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run in this process (fast); return the sentence on standard error."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["spinalnet", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    assert stop.value.code == 2
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    assert said.out == ""
+    return re.sub(r"\s+", " ", said.err)
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "cmp"
+    done = spinalnet(
+        *("compare", "digits", "--heads", "spinal,mlp", "--seeds", 2, "--epochs", 1),
+        *("--limit", 200, "--device", "cpu", "--out", out),
+    )
+    assert "spinal" in done.stdout
+    assert "report.html" in done.stdout
+    assert "spinal-seed0: val accuracy" in done.stderr
+    return out
+
+
+def test_compare_leaves_the_promised_files(comparison: Path) -> None:
+    names = {path.name for path in comparison.iterdir()}
+    assert names >= {
+        "summary.json",
+        "summary.csv",
+        "comparison.yaml",
+        "timing.json",
+        "learning_curves.png",
+        "accuracy_vs_params.png",
+        "confusion.png",
+        "report.html",
+        "runs",
+    }
+    assert {path.name for path in (comparison / "runs").iterdir()} == {
+        f"{head}-seed{seed}" for head in ("spinal", "mlp") for seed in (0, 1)
+    }
+    summary = json.loads((comparison / "summary.json").read_text())
+    for head in summary["heads"]:
+        assert head.keys() >= {
+            "head",
+            "params",
+            "head_macs",
+            "accuracy_mean",
+            "accuracy_std",
+            "n",
+        }
+    assert summary["command"].startswith("spinalnet compare digits --heads spinal,mlp")
+
+
+def test_train_evaluate_predict_round_trip(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ("train", "digits", "--model", "mnist-cnn", "--head", "spinal", "--epochs", 1)
+    options = ("--seed", 3, "--limit", 200, "--head-option", "num_layers=3", "--device", "cpu")
+    spinalnet(*arguments, *options, "--out", run)
+    assert {path.name for path in run.iterdir()} == {
+        "config.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "result.json",
+        "DONE",
+    }
+    evaluated = json.loads(spinalnet("evaluate", run, "--json").stdout)
+    result = json.loads((run / "result.json").read_text())
+    assert evaluated == result["test"]
+    Image.new("RGB", (40, 30), "white").save(tmp_path / "white.png")
+    predicted = spinalnet("predict", run, tmp_path / "white.png").stdout.splitlines()
+    assert predicted[0].startswith("path,prediction,probability,p_0")
+    assert len(predicted) == 2
+
+
+def test_list_names_everything_as_json() -> None:
+    tables = json.loads(spinalnet("list", "--json").stdout)
+    assert {"digits", "mnist", "emnist-letters"} <= set(tables["data sets"])
+    assert {"mnist-cnn", "vgg5"} <= set(tables["models"])
+    assert {"spinal", "mlp", "matched", "linear"} <= set(tables["heads"])
+    assert all(summary for rows in tables.values() for summary in rows.values())
+
+
+def test_version_and_env() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", spinalnet("--version").stdout)
+    assert json.loads(spinalnet("env").stdout)["torch"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "digts"], "did you mean 'digits'"),
+        (["compare", "digits", "--heads", "spinal,mpl"], "did you mean 'mlp'"),
+        (["compare", "digits", "--model", "vgg"], "did you mean 'vgg5'"),
+        (["compare", "digits", "--optimizer", "adm"], "did you mean 'adam'"),
+        (["compare", "digits", "--schedule", "cosin"], "did you mean 'cosine'"),
+        (["compare", "digits", "--augment", "rotaton:10"], "did you mean 'rotation'"),
+        (["compare", "digits", "--lr", "0"], "lr must be a positive number"),
+        (["compare", "digits", "--image-size", "9"], "at least 16 x 16"),
+        (["compare", "digits", "--head-option", "num_layers"], "must look like NAME=VALUE"),
+        (["compare", "digits", "--head-option", "hidden_features=0"], "hidden_features must be"),
+        (["compare", "digits", "--head-option", "hidden_features=big"], "hidden_features must be"),
+        (["compare", "./nowhere"], "nowhere"),
+        (["evaluate", "nowhere"], "is not the folder of a run"),
+        (["predict", "nowhere", "x.png"], "is not the folder of a run"),
+        (["report", "nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes_get_one_sentence_and_leave_nothing(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = refusal(capsys, *arguments)
+    assert message in said
+    assert said.count("error ") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_data_says_where_it_looked_and_how_to_get_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    said = refusal(capsys, "compare", "kmnist", "--data-dir", tmp_path, "--out", tmp_path / "out")
+    assert str(tmp_path) in said
+    assert "--download" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_unwritable_out_is_refused_before_training(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("a file, not a folder")
+    said = refusal(capsys, "compare", "digits", "--epochs", 1, "--out", tmp_path / "file")
+    assert "cannot write" in said
+    assert "file" in said
+
+
+def test_every_training_option_is_a_flag() -> None:
+    import dataclasses
+
+    flags = {parameter.name for parameter in cli._train_parameters()}
+    assert flags == {field.name for field in dataclasses.fields(TrainConfig)} - {"phases"}
+    help_text = spinalnet("train", "--help").stdout
+    assert "--label-smoothing" in help_text
+    assert "--channels-last" in help_text
+
+
+def test_interrupting_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spinalnet import experiment
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "compare", interrupted)
+    monkeypatch.setattr(sys, "argv", ["spinalnet", "compare", "digits", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 130
+    assert "the same command continues" in capsys.readouterr().err
