@@ -79,6 +79,17 @@ def _negative_slope(activation: nn.Module) -> float | None:
     return None
 
 
+def _hooked(*modules: nn.Module) -> bool:
+    """Return whether somebody listens to the calls of these modules."""
+    return any(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        for module in modules
+    )
+
+
 def _keep_mask(x: Tensor, width: int, dropout: float) -> Tensor:
     """Return a dropout mask `(B, width)` whose kept entries are already scaled up."""
     keep = 1.0 - dropout
@@ -166,31 +177,24 @@ class SpinalLayer(nn.Module):
         # Which entry of `layers` serves each layer of the chain.
         self.schedule = tuple(min(i, 1) if share_weights else i for i in range(num_layers))
 
-    def _layer(self, index: int) -> nn.Linear:
-        linear = self.layers[self.schedule[index]]
-        assert isinstance(linear, nn.Linear)
-        return linear
-
-    def chain(self) -> tuple[Sequence[Tensor], Sequence[Tensor] | None]:
+    def chain(self) -> tuple[list[Tensor], list[Tensor] | None]:
         """Return the weights and biases layer by layer, a shared one once per layer."""
-        linears = [self._layer(index) for index in range(self.num_layers)]
+        owned = list(self.layers)
+        linears = [owned[index] for index in self.schedule]
         weights = [linear.weight for linear in linears]
-        biases = [linear.bias for linear in linears]
-        return weights, None if biases[0] is None else biases
+        if linears[0].bias is None:
+            return weights, None
+        return weights, [linear.bias for linear in linears]
 
     def call(self, x: Tensor) -> ops.SpinalCall:
         """Describe the call that `forward(x)` makes, for `ops.choose_backend`."""
-        return ops.SpinalCall(
-            batch=x.numel() // self.in_features,
-            in_features=self.in_features,
-            hidden_features=self.hidden_features,
-            num_layers=self.num_layers,
+        return ops.describe_call(
+            x.reshape(-1, self.in_features),
+            self.chain()[0],
             num_splits=self.num_splits,
             negative_slope=_negative_slope(self.activation),
-            normed=len(self.norms) > 0,
+            norms=list(self.norms) or None,
             masked=self.training and self.dropout > 0,
-            dtype=x.dtype,
-            device=x.device.type,
         )
 
     def backend_choice(self, x: Tensor) -> ops.BackendChoice:
@@ -205,12 +209,17 @@ class SpinalLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features `(..., in_features)` to `(..., num_layers * hidden_features)`."""
-        if x.shape[-1] != self.in_features:
+        return self.run(x)
+
+    def run(self, x: Tensor, output: tuple[Tensor, Tensor | None] | None = None) -> Tensor:
+        """Compute `forward(x)`, or with matrix and bias of an output row its logits, at once."""
+        shape = x.shape
+        if shape[-1] != self.in_features:
             raise InputError(
                 f"the last dimension of x must be in_features={self.in_features}, "
-                f"got shape {tuple(x.shape)}."
+                f"got shape {tuple(shape)}."
             )
-        rows = x.reshape(-1, self.in_features)
+        rows = x if len(shape) == 2 else x.reshape(-1, self.in_features)
         weights, biases = self.chain()
         masks = None
         if self.training and self.dropout > 0:
@@ -223,7 +232,7 @@ class SpinalLayer(nn.Module):
                 )
                 for layer in range(self.num_layers)
             ]
-        hidden = ops.spinal(
+        result = ops.spinal(
             rows,
             weights,
             biases,
@@ -232,8 +241,9 @@ class SpinalLayer(nn.Module):
             negative_slope=_negative_slope(self.activation),
             norms=list(self.norms) or None,
             dropout_masks=masks,
+            output=output,
         )
-        return hidden.reshape(*x.shape[:-1], self.out_features)
+        return result if len(shape) == 2 else result.reshape(*shape[:-1], result.shape[-1])
 
     def extra_repr(self) -> str:
         """Describe the chain in `repr`."""
@@ -312,7 +322,11 @@ class SpinalNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features `(..., in_features)` to logits `(..., out_features)`."""
-        return self.output(self.output_dropout(self.spine(x)))
+        spine, output = self.spine, self.output
+        whole = type(spine) is SpinalLayer and type(output) is nn.Linear
+        if whole and not (self.training and self.output_dropout.p) and not _hooked(spine, output):
+            return spine.run(x, (output.weight, output.bias))
+        return output(self.output_dropout(spine(x)))
 
 
 class LinearHead(nn.Module):
@@ -776,7 +790,7 @@ class ReusedSpinalNet(SpinalNet):
             device=device,
             dtype=dtype,
         )
-        linears = [self.spine._layer(index) for index in range(num_layers)]
+        linears = [layer for layer in self.spine.layers if isinstance(layer, nn.Linear)]
         for layer, earlier in sorted(reuse):
             if not 0 <= earlier < layer < num_layers:
                 raise InputError(

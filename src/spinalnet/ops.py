@@ -25,11 +25,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
+import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor
 
+from spinalnet import _kernels
 from spinalnet._checks import BackendUnavailable, InputError, check_positive, unknown_name
 
 Elementwise = Callable[[Tensor], Tensor]
@@ -73,8 +77,7 @@ def spinal_macs(
     return hidden_features * (sliced + chained) + num_layers * hidden_features * out_features
 
 
-@dataclass(frozen=True)
-class SpinalCall:
+class SpinalCall(NamedTuple):
     """What a backend has to know to say whether, and how fast, it can serve one call."""
 
     batch: int
@@ -85,8 +88,11 @@ class SpinalCall:
     negative_slope: float | None  # of a piecewise linear activation, None for any other
     normed: bool
     masked: bool
-    dtype: torch.dtype
+    dtype: torch.dtype  # the one computed in: autocast's where it is on
     device: str
+    foldable: bool = False  # all norms are batch norms in eval mode
+    wants_grad: bool = False
+    plain: bool = True  # ordinary tensors in memory: nothing is traced, transformed or exported
 
 
 def spinal_reference(
@@ -179,10 +185,15 @@ def spinal_packed(
 
 @dataclass(frozen=True)
 class Backend:
-    """One way to compute the chain: `run`, and `why_not` (None when it can serve the call)."""
+    """One way to compute the chain: `run`, and `why_not` (None when it can serve the call).
+
+    A `fused` one takes the promise `negative_slope` instead of the activation, and the output row
+    along with the chain.
+    """
 
     run: Callable[..., Tensor]
     why_not: Callable[[SpinalCall], str | None]
+    fused: bool = False
 
 
 @dataclass(frozen=True)
@@ -197,9 +208,35 @@ def _always(_: SpinalCall) -> str | None:
     return None
 
 
+def _not_fusable(call: SpinalCall) -> str | None:
+    """Return what no fused backend can do."""
+    if call.negative_slope is None or call.negative_slope < 0:
+        return "its activation is not relu, leaky_relu or the identity"
+    if call.masked:
+        return "each layer drops other inputs"
+    if call.normed and not call.foldable:
+        return "its norm depends on the batch or the row"
+    if call.normed and call.wants_grad:
+        return "folding a norm has no gradient"
+    if not call.plain:
+        return "the tensors are traced, transformed, exported or of another kind than plain ones"
+    return None
+
+
+def _cpp_why_not(call: SpinalCall) -> str | None:
+    if _kernels.UNAVAILABLE is not None:
+        return _kernels.UNAVAILABLE
+    if call.device != "cpu":
+        return f"the tensors are on {call.device}, not on the CPU"
+    if call.dtype not in _kernels.DTYPES:
+        return f"it computes in float32 and float64, not in {call.dtype}"
+    return _not_fusable(call)
+
+
 BACKENDS: dict[str, Backend] = {
     "reference": Backend(spinal_reference, _always),
     "packed": Backend(spinal_packed, _always),
+    "cpp": Backend(_kernels.spinal_cpp, _cpp_why_not, fused=True),
 }
 
 _forced: ContextVar[str | None] = ContextVar("spinalnet_backend", default=None)
@@ -238,11 +275,58 @@ def choose_backend(call: SpinalCall, requested: str | None = None) -> BackendCho
         if reason is not None:
             raise BackendUnavailable(f"backend '{name}' cannot serve this call: {reason}")
         return BackendChoice(name, "asked for by name")
+    return _fastest(call)
+
+
+@lru_cache(maxsize=1024)
+def _fastest(call: SpinalCall) -> BackendChoice:
+    """Return the backend that the measurements in `docs/kernels.md` favour."""
+    obstacle = _cpp_why_not(call)
+    if obstacle is None:
+        return BackendChoice("cpp", "one compiled operation for the whole chain")
     if call.masked:
         return BackendChoice("reference", "each layer drops other inputs, nothing can be grouped")
     if call.num_layers <= call.num_splits:
         return BackendChoice("reference", "no two layers share a slice, nothing can be grouped")
-    return BackendChoice("packed", "one product per slice instead of one per layer")
+    return BackendChoice("packed", f"one product per slice; not cpp: {obstacle}")
+
+
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+
+
+def is_plain(x: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Return whether a kernel may read these tensors' memory, or compile to an operator."""
+    if torch.compiler.is_compiling():
+        return not torch.compiler.is_exporting()
+    if type(x) not in _PLAIN_TYPES or torch.jit.is_tracing():
+        return False
+    if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
+        return False
+    if forward_ad._current_level >= 0:
+        return False
+    dtype, device = x.dtype, x.device
+    for weight in weights:
+        if type(weight) not in _PLAIN_TYPES or weight.dtype != dtype or weight.device != device:
+            return False
+    return True
+
+
+def _computed_dtype(x: Tensor) -> torch.dtype:
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def _foldable(norms: Sequence[Elementwise] | None) -> bool:
+    return norms is not None and all(
+        type(norm) is torch.nn.BatchNorm1d and not norm.training and norm.running_mean is not None
+        for norm in norms
+    )
+
+
+def _any_requires_grad(weights: Sequence[Tensor], norms: Sequence[Elementwise] | None) -> bool:
+    gains = [] if norms is None else [getattr(norm, "weight", None) for norm in norms]
+    tensors = [*weights, *(gain for gain in gains if gain is not None)]
+    return any([tensor.requires_grad for tensor in tensors])
 
 
 def spinal(
@@ -255,9 +339,10 @@ def spinal(
     negative_slope: float | None = None,
     norms: Sequence[Elementwise] | None = None,
     dropout_masks: Sequence[Tensor] | None = None,
+    output: tuple[Tensor, Tensor | None] | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Run a spinal chain and return the outputs of all its layers side by side.
+    """Run a spinal chain and return the outputs of all its layers side by side, or the logits.
 
     Args:
         x: Input features. Shape `(B, D)`, any floating dtype.
@@ -267,14 +352,15 @@ def spinal(
         biases: One vector `(H,)` per layer, or `None`.
         num_splits: Number of contiguous slices that the layers cycle through.
         activation: Elementwise function applied to every layer.
-        norms: One module per layer, applied between the linear map and the activation.
-        dropout_masks: One already scaled keep mask `(B, D_s + H)` per layer input.
         negative_slope: Set it to promise that `activation` is `z if z > 0 else slope * z`: 0 for
             relu, 1 for the identity. Fused backends need that promise.
+        norms: One module per layer, applied between the linear map and the activation.
+        dropout_masks: One already scaled keep mask `(B, D_s + H)` per layer input.
+        output: Matrix `(K, L * H)` and bias `(K,)` or `None` of an output row.
         backend: Name from `BACKENDS`, or `None` to choose (see `choose_backend`).
 
     Returns:
-        Hidden outputs of all layers. Shape `(B, L * H)`.
+        Hidden outputs of all layers, shape `(B, L * H)`; with `output` its logits `(B, K)`.
 
     Raises:
         InputError: If the shapes do not fit or the backend is unknown.
@@ -282,20 +368,26 @@ def spinal(
     """
     if x.dim() != 2:
         raise InputError(f"x must have shape (batch, features), got {tuple(x.shape)}.")
-    call = SpinalCall(
-        batch=x.shape[0],
-        in_features=x.shape[1],
-        hidden_features=weights[0].shape[0],
-        num_layers=len(weights),
+    call = describe_call(
+        x,
+        weights,
         num_splits=num_splits,
         negative_slope=negative_slope,
-        normed=norms is not None,
+        norms=norms,
         masked=dropout_masks is not None,
-        dtype=x.dtype,
-        device=x.device.type,
     )
-    choice = choose_backend(call, backend)
-    return BACKENDS[choice.name].run(
+    chosen = BACKENDS[choose_backend(call, backend).name]
+    if chosen.fused:
+        return chosen.run(
+            x,
+            weights,
+            biases,
+            num_splits=num_splits,
+            negative_slope=negative_slope,
+            norms=norms,
+            output=output,
+        )
+    hidden = chosen.run(
         x,
         weights,
         biases,
@@ -303,4 +395,33 @@ def spinal(
         activation=activation,
         norms=norms,
         dropout_masks=dropout_masks,
+    )
+    return hidden if output is None else F.linear(hidden, *output)
+
+
+def describe_call(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    *,
+    num_splits: int,
+    negative_slope: float | None = None,
+    norms: Sequence[Elementwise] | None = None,
+    masked: bool = False,
+) -> SpinalCall:
+    """Describe a call of `spinal` for `choose_backend`; arguments as there."""
+    rows, features = x.shape
+    return SpinalCall(
+        rows,
+        features,
+        weights[0].shape[0],
+        len(weights),
+        num_splits,
+        negative_slope,
+        norms is not None,
+        masked,
+        _computed_dtype(x),
+        x.device.type,
+        _foldable(norms),
+        torch.is_grad_enabled() and (x.requires_grad or _any_requires_grad(weights, norms)),
+        is_plain(x, weights),
     )

@@ -1,0 +1,431 @@
+"""The spinal chain as one compiled operation on the CPU: the Python side.
+
+`spinal_cpp` is the backend "cpp" of `ops`. In eager mode it is a plain `autograd.Function` around
+the extension module `_native`, which takes addresses; `torch.compile` sees the same two functions
+as the operators `spinalnet::forward` and `spinalnet::backward` (an operator costs 100 us more per
+training step in eager mode).
+
+The extension is built when the package is installed. Without a compiler it is left out, and
+`UNAVAILABLE` says so.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spinalnet._checks import InputError
+
+UNAVAILABLE: str | None = None
+try:
+    _native: Any = importlib.import_module("spinalnet._kernels._native")
+except ImportError as _error:
+    _native = None
+    UNAVAILABLE = f"the compiled kernels are not installed ({_error})"
+
+DTYPES = (torch.float32, torch.float64)
+
+
+class Layout(NamedTuple):
+    """Which parameter is what: positions in a list that holds every parameter once."""
+
+    weights: tuple[int, ...]  # of each layer
+    biases: tuple[int, ...]  # of each layer, or none
+    output: tuple[int, ...]  # none, matrix, or matrix and bias
+
+
+def instruction_set() -> str | None:
+    """Return which build of the kernels this processor runs, None without the extension."""
+    return None if _native is None else _native.instruction_set()
+
+
+@lru_cache(maxsize=256)
+def _matrix_shapes(
+    in_features: int, hidden_features: int, num_layers: int, num_splits: int
+) -> tuple[tuple[int, int], ...]:
+    """Return the shape of every layer's matrix; a shared one may have more columns."""
+    short, longer = divmod(in_features, num_splits)
+    sizes = [short + (split < longer) for split in range(num_splits)]
+    return tuple(
+        (hidden_features, sizes[layer % num_splits] + (hidden_features if layer else 0))
+        for layer in range(num_layers)
+    )
+
+
+def _vector_address(vector: Tensor, size: int, dtype: torch.dtype) -> int:
+    """Return the address of a bias or a norm's vector. The kernels trust it: checked here."""
+    fits = vector.numel() == size and vector.is_contiguous()
+    if not fits or vector.dtype is not dtype or not vector.is_cpu:
+        raise InputError(
+            f"a bias must be a contiguous {dtype} vector of {size} elements on the CPU, got "
+            f"{vector.dtype} {tuple(vector.shape)} on {vector.device}."
+        )
+    return vector.data_ptr()
+
+
+def _matrix_address(
+    matrix: Tensor, shape: tuple[int, int], dtype: torch.dtype, wider: bool = False
+) -> tuple[int, int, int]:
+    """Return address, row stride and columns. The kernels trust them: checked here."""
+    actual = matrix.shape
+    fits = actual == shape or (wider and actual[0] == shape[0] and actual[1] > shape[1])
+    if not fits or matrix.dtype is not dtype or not matrix.is_cpu:
+        raise InputError(
+            f"a weight must be a {dtype} matrix of shape {shape} on the CPU, got "
+            f"{matrix.dtype} {tuple(actual)} on {matrix.device}."
+        )
+    return matrix.data_ptr(), matrix.stride(0), actual[1]
+
+
+def _unit_rows(matrix: Tensor) -> Tensor:
+    """Return the matrix with the elements of a row next to each other in memory."""
+    return matrix if matrix.stride(1) == 1 else matrix.contiguous()
+
+
+def _arguments(
+    x: Tensor, parameters: Sequence[Tensor], layout: Layout, num_splits: int, slope: float
+) -> tuple[Any, ...]:
+    """Describe a call to `_native`; the tensors must outlive it."""
+    rows, features = x.shape
+    dtype, num_layers = x.dtype, len(layout.weights)
+    width = parameters[layout.weights[0]].shape[0]
+    shapes = _matrix_shapes(features, width, num_layers, num_splits)
+    matrices = [
+        _matrix_address(parameters[index], shape, dtype, wider=layer > 0)
+        for layer, (index, shape) in enumerate(zip(layout.weights, shapes, strict=True))
+    ]
+    biases = [_vector_address(parameters[index], width, dtype) for index in layout.biases]
+    outputs = out_weight = out_stride = out_bias = 0
+    if layout.output:
+        matrix = parameters[layout.output[0]]
+        outputs = matrix.shape[0]
+        shape = (outputs, num_layers * width)
+        out_weight, out_stride, _ = _matrix_address(matrix, shape, dtype)
+        if len(layout.output) > 1:
+            out_bias = _vector_address(parameters[layout.output[1]], outputs, dtype)
+    return (
+        rows,
+        features,
+        width,
+        num_layers,
+        num_splits,
+        outputs,
+        slope,
+        torch.get_num_threads(),
+        x.data_ptr(),
+        x.stride(0),
+        [matrix[0] for matrix in matrices],
+        [matrix[1] for matrix in matrices],
+        [matrix[2] for matrix in matrices],
+        biases or None,
+        out_weight,
+        out_stride,
+        out_bias,
+    )
+
+
+def _forward(
+    x: Tensor,
+    parameters: Sequence[Tensor],
+    layout: Layout,
+    num_splits: int,
+    slope: float,
+    *,
+    keep_hidden: bool,
+    norms: list[float | int] | None = None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Compute hidden outputs (if kept, or if there is no output row) and logits."""
+    rows = x.shape[0]
+    hidden = logits = None
+    if keep_hidden or not layout.output:
+        hidden = x.new_empty(rows, len(layout.weights) * parameters[layout.weights[0]].shape[0])
+    if layout.output:
+        logits = x.new_empty(rows, parameters[layout.output[0]].shape[0])
+    call = _native.forward_float if x.dtype is torch.float32 else _native.forward_double
+    call(
+        *_arguments(x, parameters, layout, num_splits, slope),
+        0 if hidden is None else hidden.data_ptr(),
+        0 if logits is None else logits.data_ptr(),
+        norms,
+    )
+    return hidden, logits
+
+
+def _backward(
+    x: Tensor,
+    parameters: Sequence[Tensor],
+    layout: Layout,
+    num_splits: int,
+    slope: float,
+    hidden: Tensor,
+    gradient: Tensor,
+    x_gradient: Tensor | None,
+    gradients: Sequence[Tensor] | None,
+) -> None:
+    """Write the gradients of x and of the parameters, where wanted."""
+    gradient = _unit_rows(gradient)
+    given = gradient.data_ptr(), gradient.stride(0)
+    address = [0] * len(parameters)
+    if gradients is not None:
+        address = [part.data_ptr() for part in gradients]
+    of_output = [address[index] for index in layout.output] + [0, 0]
+    wants_biases = gradients is not None and layout.biases
+    call = _native.backward_float if x.dtype is torch.float32 else _native.backward_double
+    call(
+        *_arguments(x, parameters, layout, num_splits, slope),
+        hidden.data_ptr(),
+        0,
+        *((0, 0) if layout.output else given),
+        *(given if layout.output else (0, 0)),
+        0 if x_gradient is None else x_gradient.data_ptr(),
+        None if gradients is None else [address[index] for index in layout.weights],
+        [address[index] for index in layout.biases] if wants_biases else None,
+        of_output[0],
+        of_output[1],
+    )
+
+
+def _differentiable(
+    x: Tensor, parameters: Sequence[Tensor], layout: Layout, num_splits: int, slope: float
+) -> Tensor:
+    """Compute the same from torch operations, for derivatives of the gradients."""
+    slices = x.tensor_split(num_splits, dim=1)  # longer slices first, as ours
+    hidden: list[Tensor] = []
+    for layer, index in enumerate(layout.weights):
+        seen, weight = slices[layer % num_splits], parameters[index]
+        bias = parameters[layout.biases[layer]] if layout.biases else None
+        z = F.linear(seen, weight[:, : seen.shape[1]], bias)
+        if hidden:
+            z = z + F.linear(hidden[-1], weight[:, -weight.shape[0] :])
+        hidden.append(F.relu(z) if slope == 0 else F.leaky_relu(z, slope))
+    output = torch.cat(hidden, dim=1)
+    return F.linear(output, *[parameters[i] for i in layout.output]) if layout.output else output
+
+
+class _Chain(torch.autograd.Function):
+    """Forward and backward of the chain in eager mode."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, layout: Layout, num_splits: int, slope: float, x: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        hidden, logits = _forward(x, parameters, layout, num_splits, slope, keep_hidden=True)
+        assert hidden is not None
+        ctx.settings = (layout, num_splits, slope)
+        ctx.save_for_backward(hidden, x, *parameters)
+        return hidden if logits is None else logits
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        hidden, x, *parameters = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[3:]
+        if torch.is_grad_enabled():
+            # `create_graph=True`: the kernels have no second derivative, so the chain is computed
+            # once more from torch operations. Slower, but right.
+            tensors = [x, *parameters]
+            targets = [tensor for tensor, want in zip(tensors, wanted, strict=True) if want]
+            output = _differentiable(x, parameters, *ctx.settings)
+            found = iter(torch.autograd.grad(output, targets, gradient, create_graph=True))
+            return None, None, None, *[next(found) if want else None for want in wanted]
+        x_gradient = x.new_empty(x.shape) if wanted[0] else None
+        gradients: list[Tensor] | None = None
+        if any(wanted[1:]):
+            # One allocation: one per parameter would take longer than a small head computes.
+            sizes = [parameter.numel() for parameter in parameters]
+            gradients = [
+                part.view(parameter.shape)
+                for part, parameter in zip(
+                    x.new_empty(sum(sizes)).split(sizes), parameters, strict=True
+                )
+            ]
+        _backward(x, parameters, *ctx.settings, hidden, gradient, x_gradient, gradients)
+        return None, None, None, x_gradient, *(gradients or [None] * len(parameters))
+
+
+# The same as operators, for torch.compile.
+
+
+@torch.library.custom_op("spinalnet::forward", mutates_args=())
+def _forward_operator(
+    x: Tensor,
+    parameters: list[Tensor],
+    weights: list[int],
+    biases: list[int],
+    output: list[int],
+    num_splits: int,
+    slope: float,
+) -> tuple[Tensor, Tensor]:
+    layout = Layout(tuple(weights), tuple(biases), tuple(output))
+    hidden, logits = _forward(
+        _unit_rows(x), parameters, layout, num_splits, slope, keep_hidden=True
+    )
+    assert hidden is not None
+    return hidden, x.new_empty(0) if logits is None else logits
+
+
+@_forward_operator.register_fake
+def _(
+    x: Tensor,
+    parameters: list[Tensor],
+    weights: list[int],
+    biases: list[int],
+    output: list[int],
+    num_splits: int,
+    slope: float,
+) -> tuple[Tensor, Tensor]:
+    hidden = x.new_empty(x.shape[0], len(weights) * parameters[weights[0]].shape[0])
+    if not output:
+        return hidden, x.new_empty(0)
+    return hidden, x.new_empty(x.shape[0], parameters[output[0]].shape[0])
+
+
+@torch.library.custom_op("spinalnet::backward", mutates_args=())
+def _backward_operator(
+    x: Tensor,
+    parameters: list[Tensor],
+    weights: list[int],
+    biases: list[int],
+    output: list[int],
+    num_splits: int,
+    slope: float,
+    hidden: Tensor,
+    gradient: Tensor,
+) -> list[Tensor]:
+    layout = Layout(tuple(weights), tuple(biases), tuple(output))
+    gradients = [tensor.new_empty(tensor.shape) for tensor in [x, *parameters]]
+    _backward(
+        _unit_rows(x),
+        parameters,
+        layout,
+        num_splits,
+        slope,
+        hidden,
+        gradient,
+        gradients[0],
+        gradients[1:],
+    )
+    return gradients
+
+
+@_backward_operator.register_fake
+def _(
+    x: Tensor,
+    parameters: list[Tensor],
+    weights: list[int],
+    biases: list[int],
+    output: list[int],
+    num_splits: int,
+    slope: float,
+    hidden: Tensor,
+    gradient: Tensor,
+) -> list[Tensor]:
+    return [tensor.new_empty(tensor.shape) for tensor in [x, *parameters]]
+
+
+def _save_for_operator(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, parameters, *ctx.settings = inputs
+    ctx.save_for_backward(output[0], x, *parameters)
+
+
+def _operator_backward(ctx: Any, of_hidden: Tensor, of_logits: Tensor) -> Any:
+    hidden, x, *parameters = ctx.saved_tensors
+    has_output = len(ctx.settings[2]) > 0
+    x_gradient, *gradients = _backward_operator(
+        x, parameters, *ctx.settings, hidden, of_logits if has_output else of_hidden
+    )
+    return x_gradient, gradients, None, None, None, None, None
+
+
+_forward_operator.register_autograd(_operator_backward, setup_context=_save_for_operator)
+
+
+def _folded(norms: Sequence[nn.BatchNorm1d], dtype: torch.dtype) -> list[float | int]:
+    """Describe eval-mode batch norms to `_native`, which folds them anew in every call."""
+    described: list[float | int] = []
+    for norm in norms:
+        described += [
+            0 if vector is None else _vector_address(vector, norm.num_features, dtype)
+            for vector in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        ]
+        described.append(norm.eps)
+    return described
+
+
+@lru_cache(maxsize=64)
+def _distinct(num_weights: int, num_biases: int, num_output: int) -> Layout:
+    """Return the layout of parameters none of which is shared."""
+    positions = tuple(range(num_weights + num_biases + num_output))
+    with_biases = num_weights + num_biases
+    return Layout(
+        positions[:num_weights], positions[num_weights:with_biases], positions[with_biases:]
+    )
+
+
+def _shared(
+    weights: Sequence[Tensor], biases: Sequence[Tensor], output: Sequence[Tensor]
+) -> tuple[list[Tensor], Layout]:
+    """Return every parameter once, and the layout."""
+    parameters: list[Tensor] = []
+
+    def position(tensor: Tensor) -> int:
+        for index, parameter in enumerate(parameters):
+            if parameter is tensor:
+                return index
+        parameters.append(tensor)
+        return len(parameters) - 1
+
+    layout = Layout(*(tuple(map(position, group)) for group in (weights, biases, output)))
+    return parameters, layout
+
+
+def spinal_cpp(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor] | None,
+    *,
+    num_splits: int,
+    negative_slope: float,
+    norms: Sequence[nn.BatchNorm1d] | None = None,
+    output: tuple[Tensor, Tensor | None] | None = None,
+) -> Tensor:
+    """Compute hidden outputs, or with `output` the logits, by the compiled kernels.
+
+    Arguments as in `ops.spinal`, except that `norms` are batch norms in eval mode and need no
+    gradient; `ops.choose_backend` makes sure of it.
+    """
+    matrices = [_unit_rows(weight) for weight in weights]
+    vectors = [bias.contiguous() for bias in biases or ()]
+    last: list[Tensor] = []
+    if output is not None:
+        last.append(_unit_rows(output[0]))
+        if output[1] is not None:
+            last.append(output[1])
+    parameters = [*matrices, *vectors, *last]
+    if torch.compiler.is_compiling():
+        parameters, layout = _shared(matrices, vectors, last)
+        settings = [list(positions) for positions in layout]
+        hidden, logits = _forward_operator(x, parameters, *settings, num_splits, negative_slope)
+        return logits if last else hidden
+
+    if len(set(map(id, parameters))) == len(parameters):
+        layout = _distinct(len(matrices), len(vectors), len(last))
+    else:
+        parameters, layout = _shared(matrices, vectors, last)
+    x = _unit_rows(x)
+    if torch.is_grad_enabled() and (
+        x.requires_grad or any([parameter.requires_grad for parameter in parameters])
+    ):
+        return _Chain.apply(layout, num_splits, negative_slope, x, *parameters)  # type: ignore
+    folded = None if norms is None else _folded(norms, x.dtype)
+    hidden, logits = _forward(
+        x, parameters, layout, num_splits, negative_slope, keep_hidden=False, norms=folded
+    )
+    result = hidden if logits is None else logits
+    assert result is not None
+    return result

@@ -1,0 +1,345 @@
+// Matrix products built from tiles: how operands are laid out and what happens to the results.
+//
+//   rows_product    c[n, j] = finish(sum over terms of a[n, k] b[k, j])    forward, hidden and
+//                                                                          input gradients
+//   columns_product c[j, k] += sum over n of a[n, j] b[n, k]               weight gradients
+//
+// Both walk the columns of b in panels of at most three vectors. A panel of b is copied into
+// scratch memory, one row behind the other, when it is used often enough: power-of-two strides
+// would map its rows onto a few cache sets, and the copy pads the last vector with zeros.
+
+#pragma once
+
+#include <cstdlib>
+#include <new>
+
+#include "tile.h"
+
+namespace spinalnet {
+namespace SPINAL_ARCH {
+
+// Aligned, uninitialised scratch memory of one call. Nothing is shared between calls.
+template <class T>
+class Buffer {
+public:
+    Buffer() = default;
+    explicit Buffer(index count) {
+        if (count <= 0) return;
+        const std::size_t bytes = round_up(count * static_cast<index>(sizeof(T)), 64);
+        data_ = static_cast<T*>(std::aligned_alloc(64, bytes));
+        if (!data_) throw std::bad_alloc();
+    }
+    Buffer(Buffer&& other) noexcept : data_(other.data_) { other.data_ = nullptr; }
+    Buffer& operator=(Buffer&& other) noexcept {
+        std::swap(data_, other.data_);
+        return *this;
+    }
+    ~Buffer() { std::free(data_); }
+
+    T* data() const { return data_; }
+    T& operator[](index i) const { return data_[i]; }
+
+private:
+    T* data_ = nullptr;
+};
+
+// The right side of a rows_product. Columns before `packed_from` are read where they are, the
+// others from panels of scratch memory (panel of column c starts at length * (c - packed_from)).
+template <class T>
+struct Operand {
+    const T* base = nullptr;
+    index stride = 0;
+    index packed_from = 0;
+    Buffer<T> packed;
+};
+
+template <class T>
+struct Product {
+    const T* a;
+    index a_stride;
+    const Operand<T>* b;
+    index length;
+};
+
+// What to do with a tile of sums, and where to put it.
+template <class T>
+struct Finish {
+    enum Kind { kStore, kActivate, kGate };
+
+    T* c;
+    index stride;
+    const T* start = nullptr;  // added to the sums, same shape as c; null: nothing
+    index start_stride = 0;
+    Kind kind = kStore;
+    T slope = 1;
+    const T* scale = nullptr;  // kActivate: c = act(scale * sum + shift), one value per column,
+    const T* shift = nullptr;  //   in whole vectors
+    const T* gate = nullptr;   // kGate: c = sum * act'(z), read off the activation's output
+    index gate_stride = 0;
+};
+
+// relu(-inf) is 0 and relu(NaN) is NaN, as in torch: hence no product with a zero slope, and the
+// comparison that is false for NaN.
+template <class T, class V>
+inline V activation(V z, T slope) {
+    if (slope == 0) return z < 0 ? V{} : z;
+    return slope == 1 ? z : z > 0 ? z : slope * z;
+}
+
+template <class T, class V>
+inline V gated(V gradient, V output, T slope) {
+    if (slope == 0) return output <= 0 ? V{} : gradient;
+    return slope == 1 ? gradient : output > 0 ? gradient : slope * gradient;
+}
+
+// The loop is compiled for each kind, with and without a start: next to the short inner dimension
+// of a narrow chain, decisions per vector would be felt.
+template <class T, int Lanes, int Kind, bool Start>
+void finish_tile(const Finish<T>& f, const T* sums, int rows, int vectors, index row, index column,
+                 index columns) {
+    using V = Vector<T, Lanes>;
+    const auto finish = [&](index i, index at, V z, auto load_at, auto store_at) {
+        if constexpr (Start) z += load_at(f.start + i * f.start_stride + at);
+        if constexpr (Kind == Finish<T>::kActivate) {
+            z = activation(z * load<V>(f.scale + at) + load<V>(f.shift + at), f.slope);
+        }
+        if constexpr (Kind == Finish<T>::kGate) {
+            z = gated(z, load_at(f.gate + i * f.gate_stride + at), f.slope);
+        }
+        store_at(f.c + i * f.stride + at, z);
+    };
+    const index tail = columns - column - (vectors - 1) * Lanes;
+    const int whole = tail < Lanes ? vectors - 1 : vectors;
+    for (int i = 0; i < rows; ++i, sums += vectors * Lanes) {
+        for (int v = 0; v < whole; ++v) {
+            finish(
+                row + i, column + v * Lanes, load<V>(sums + v * Lanes),
+                [](const T* p) { return load<V>(p); }, [](T* p, V z) { store(p, z); });
+        }
+        if (whole < vectors) {
+            finish(
+                row + i, column + whole * Lanes, load<V>(sums + whole * Lanes),
+                [&](const T* p) { return load_first<V>(p, tail); },
+                [&](T* p, V z) { store_first(p, z, tail); });
+        }
+    }
+}
+
+template <class T, int Lanes>
+inline void finish_tile(const Finish<T>& f, const T* sums, int rows, int vectors, index row,
+                        index column, index columns) {
+    using Function = void (*)(const Finish<T>&, const T*, int, int, index, index, index);
+    using F = Finish<T>;
+    static constexpr Function functions[3][2] = {
+        {finish_tile<T, Lanes, F::kStore, false>, finish_tile<T, Lanes, F::kStore, true>},
+        {finish_tile<T, Lanes, F::kActivate, false>, finish_tile<T, Lanes, F::kActivate, true>},
+        {finish_tile<T, Lanes, F::kGate, false>, finish_tile<T, Lanes, F::kGate, true>},
+    };
+    functions[f.kind][f.start != nullptr](f, sums, rows, vectors, row, column, columns);
+}
+
+constexpr int kMaxTerms = 64;
+
+template <class T, int Lanes>
+void rows_product(const Product<T>* products, int count, index rows, index columns,
+                  const Finish<T>& finish) {
+    alignas(64) T sums[kTileRows * kTileVectors * Lanes];
+    Term<T> terms[kMaxTerms];
+    for_each_panel<Lanes>(columns, [&](index column, int vectors) {
+        for (int t = 0; t < count; ++t) {
+            const Product<T>& p = products[t];
+            const Operand<T>& b = *p.b;
+            const bool packed = column >= b.packed_from;
+            terms[t].a_stride = p.a_stride;
+            terms[t].b = packed ? b.packed.data() + p.length * (column - b.packed_from)
+                                : b.base + column;
+            terms[t].b_stride = packed ? vectors * Lanes : b.stride;
+            terms[t].length = p.length;
+        }
+        for (index row = 0; row < rows;) {
+            const int height = tile_rows(rows - row);
+            for (int t = 0; t < count; ++t) terms[t].a = products[t].a + row * products[t].a_stride;
+            tile<T, Lanes, false>(height, vectors, terms, count, sums);
+            finish_tile<T, Lanes>(finish, sums, height, vectors, row, column, columns);
+            row += height;
+        }
+    });
+}
+
+template <class T>
+inline void rows_product(const Product<T>* products, int count, index rows, index columns,
+                         const Finish<T>& finish) {
+    if (use_wide<T>(columns)) {
+        rows_product<T, kWide<T>>(products, count, rows, columns, finish);
+    } else {
+        rows_product<T, kNarrow<T>>(products, count, rows, columns, finish);
+    }
+}
+
+// b (length x columns) as an operand: copied into panels, or used where it is except for a last
+// panel that has to be padded.
+template <class T, int Lanes>
+Operand<T> pack_rows(const T* b, index stride, index length, index columns, bool copy) {
+    using V = Vector<T, Lanes>;
+    index from = columns;
+    for_each_panel<Lanes>(columns, [&](index column, int vectors) {
+        if (from == columns && (copy || column + vectors * Lanes > columns)) from = column;
+    });
+    Operand<T> operand{b, stride, from, Buffer<T>(length * (round_up(columns, Lanes) - from))};
+    for_each_panel<Lanes>(columns, [&](index column, int vectors) {
+        if (column < from) return;
+        T* panel = operand.packed.data() + length * (column - from);
+        for (index k = 0; k < length; ++k) {
+            for (int v = 0; v < vectors; ++v) {
+                const index at = column + v * Lanes;
+                store(panel + (k * vectors + v) * Lanes,
+                      load_first<V>(b + k * stride + at, columns - at));
+            }
+        }
+    });
+    return operand;
+}
+
+template <class T>
+inline Operand<T> pack_rows(const T* b, index stride, index length, index columns, bool copy) {
+    return use_wide<T>(columns) ? pack_rows<T, kWide<T>>(b, stride, length, columns, copy)
+                                : pack_rows<T, kNarrow<T>>(b, stride, length, columns, copy);
+}
+
+// A transposed matrix as an operand: its column j is the contiguous row `source(j)` of `length`
+// numbers. Square blocks are transposed in registers.
+template <class T, int Lanes, class Source>
+Operand<T> pack_transposed(Source source, index length, index columns) {
+    constexpr int block = kNarrow<T>;
+    using V = Vector<T, block>;
+    Operand<T> operand{nullptr, 0, 0, Buffer<T>(length * round_up(columns, Lanes))};
+    for_each_panel<Lanes>(columns, [&](index column, int vectors) {
+        const index width = vectors * Lanes;
+        T* panel = operand.packed.data() + length * column;
+        for (index j = 0; j < width; j += block) {
+            const T* rows[block];
+            for (int i = 0; i < block; ++i) {
+                rows[i] = column + j + i < columns ? source(column + j + i) : nullptr;
+            }
+            for (index k = 0; k < length; k += block) {
+                V square[block];
+                for (int i = 0; i < block; ++i) {
+                    square[i] = rows[i] ? load_first<V>(rows[i] + k, length - k) : V{};
+                }
+                transpose(square);
+                const int count = length - k < block ? static_cast<int>(length - k) : block;
+                for (int i = 0; i < count; ++i) store(panel + (k + i) * width + j, square[i]);
+            }
+        }
+    });
+    return operand;
+}
+
+template <class T, class Source>
+inline Operand<T> pack_transposed(Source source, index length, index columns) {
+    return use_wide<T>(columns) ? pack_transposed<T, kWide<T>>(source, length, columns)
+                                : pack_transposed<T, kNarrow<T>>(source, length, columns);
+}
+
+// The left side of a columns_product: a (rows x columns) cut into vertical strips as high tiles
+// want them, each strip stored row behind row; strip of column j starts at rows * j.
+template <class T>
+void interleave(const T* a, index stride, index rows, index columns, T* strips) {
+    for (index j = 0; j < columns;) {
+        const int width = tile_rows(columns - j);
+        T* strip = strips + rows * j;
+        for (index n = 0; n < rows; ++n) {
+            if (width == kTileRows) {
+                std::memcpy(strip + n * kTileRows, a + n * stride + j, kTileRows * sizeof(T));
+            } else {
+                for (int i = 0; i < width; ++i) strip[n * width + i] = a[n * stride + j + i];
+            }
+        }
+        j += width;
+    }
+}
+
+// c[j, column ...] (+)= strips^T panel, for one panel of `vectors` vectors.
+template <class T, int Lanes>
+void columns_product(const T* strips, index a_columns, const T* panel, index b_stride, index rows,
+                     int vectors, index column, index columns, T* c, index stride, bool add) {
+    alignas(64) T sums[kTileRows * kTileVectors * Lanes];
+    for (index j = 0; j < a_columns;) {
+        const int height = tile_rows(a_columns - j);
+        const Term<T> term{strips + rows * j, 0, panel, b_stride, rows};
+        tile<T, Lanes, true>(height, vectors, &term, 1, sums);
+        Finish<T> finish{c, stride};
+        if (add) finish.start = c, finish.start_stride = stride;
+        finish_tile<T, Lanes>(finish, sums, height, vectors, j, column, columns);
+        j += height;
+    }
+}
+
+// sums[j] (+)= sum over the rows of strips.
+template <class T>
+void columns_sum(const T* strips, index a_columns, index rows, T* sums, bool add) {
+    for (index j = 0; j < a_columns;) {
+        const int width = tile_rows(a_columns - j);
+        const T* strip = strips + rows * j;
+        T total[kTileRows] = {};
+        if (width == kTileRows) {
+            for (index n = 0; n < rows; ++n) {
+                for (int i = 0; i < kTileRows; ++i) total[i] += strip[n * kTileRows + i];
+            }
+        } else {
+            for (index n = 0; n < rows; ++n) {
+                for (int i = 0; i < width; ++i) total[i] += strip[n * width + i];
+            }
+        }
+        for (int i = 0; i < width; ++i) sums[j + i] = add ? sums[j + i] + total[i] : total[i];
+        j += width;
+    }
+}
+
+// Sum of the lanes.
+template <class T, int Lanes>
+inline T lanes_sum(Vector<T, Lanes> v) {
+    if constexpr (Lanes > 4) {
+        using Half = Vector<T, Lanes / 2>;
+        Half low, high;
+        std::memcpy(&low, &v, sizeof(low));
+        std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof(low), sizeof(high));
+        return lanes_sum<T, Lanes / 2>(low + high);
+    } else {
+        T total = 0;
+        for (int i = 0; i < Lanes; ++i) total += v[i];
+        return total;
+    }
+}
+
+// Few rows: dots[R][J] += a[R rows] . b[J rows], along contiguous memory, with nothing packed.
+// Every weight is read once per R rows, which is all that counts when a weight is used R times.
+template <class T, int R, int J>
+inline void dot_tile(const T* a, index a_stride, const T* b, index b_stride, index length,
+                     T (&dots)[R][J]) {
+    constexpr int lanes = kWide<T>;
+    using V = Vector<T, lanes>;
+    V sum[R][J] = {};
+    const auto step = [&](index k, auto load_at) {
+        V row[R];
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) row[r] = load_at(a + r * a_stride + k);
+#pragma GCC unroll 4
+        for (int j = 0; j < J; ++j) {
+            const V column = load_at(b + j * b_stride + k);
+#pragma GCC unroll 4
+            for (int r = 0; r < R; ++r) sum[r][j] += row[r] * column;
+        }
+    };
+    index k = 0;
+    for (; k + lanes <= length; k += lanes) step(k, [](const T* p) { return load<V>(p); });
+    if (k < length) step(k, [&](const T* p) { return load_first<V>(p, length - k); });
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+        for (int j = 0; j < J; ++j) dots[r][j] += lanes_sum<T, lanes>(sum[r][j]);
+    }
+}
+
+}  // namespace SPINAL_ARCH
+}  // namespace spinalnet

@@ -1,0 +1,86 @@
+// The spinal chain as plain arrays: what Python hands over and what the kernels compute.
+//
+//   h_0 = act(A_0 s_0 + b_0)
+//   h_l = act(A_l s_(l mod S) + B_l h_(l-1) + b_l)              l = 1 ... L-1
+//   hidden = [h_0 | ... | h_(L-1)],  logits = C hidden + d      (either or both)
+//
+// `act(z)` is `z > 0 ? z : slope * z`. W_l = [A_l | B_l] is stored row by row, H rows.
+
+#pragma once
+
+#include <cstddef>
+
+namespace spinalnet {
+
+using index = std::ptrdiff_t;
+
+// Statistics of an eval-mode batch norm between the linear map and the activation.
+template <class T>
+struct Norm {
+    const T* mean;
+    const T* variance;
+    const T* gain;  // null: 1
+    const T* bias;  // null: 0
+    double epsilon;
+};
+
+template <class T>
+struct Layer {
+    index offset;  // first column of x that this layer sees
+    index size;    // number of those columns
+
+    const T* weight;
+    index stride;   // elements from one row of `weight` to the next
+    index columns;  // at least size + H (without the H in the first layer); B_l is the last H
+    const T* bias;  // null: none
+    const Norm<T>* norm;  // null: none
+
+    T* weight_grad;   // H x columns, contiguous; null: not wanted
+    T* bias_grad;     // null: not wanted
+    bool shared;      // several layers add to the same gradients, which start as zero
+};
+
+template <class T>
+struct Spine {
+    index rows, features, width, layers, splits;
+    T slope;
+    int threads;
+
+    const T* x;
+    index x_stride;
+    const Layer<T>* layer;
+
+    // The output row; outputs == 0: hidden layers alone.
+    index outputs;
+    const T* out_weight;  // outputs x (layers * width)
+    index out_stride;
+    const T* out_bias;  // null: none
+
+    T* hidden;  // rows x (layers * width), contiguous; forward: null if not wanted
+    T* logits;  // rows x outputs, contiguous
+
+    // Backward only. Null: not given, or not wanted.
+    const T* hidden_grad;
+    index hidden_grad_stride;
+    const T* logits_grad;
+    index logits_grad_stride;
+    T* x_grad;  // rows x features, contiguous
+    T* out_weight_grad;
+    T* out_bias_grad;
+    bool wants_weights;
+};
+
+// One build of the kernels for one instruction set. They throw std::bad_alloc.
+struct Kernels {
+    const char* name;
+    void (*forward_float)(const Spine<float>&);
+    void (*forward_double)(const Spine<double>&);
+    void (*backward_float)(const Spine<float>&);
+    void (*backward_double)(const Spine<double>&);
+};
+
+// Run `task(context, part)` for every part in [0, parts) on up to `threads` threads and wait.
+// An exception of any of them is thrown here.
+void parallel(int threads, index parts, void (*task)(const void*, index), const void* context);
+
+}  // namespace spinalnet

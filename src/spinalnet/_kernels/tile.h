@@ -1,0 +1,204 @@
+// The register tile: the one inner loop behind every phase of forward and backward.
+//
+// A tile is MR rows times NV vectors of the product, kept in registers while the inner dimension
+// runs. Per step it loads NV vectors of b, broadcasts MR numbers of a, and does MR * NV fused
+// multiply-adds. Two things fix its shape:
+//
+//   * Latency. An FMA takes 4 cycles and two can start per cycle, so at least 8 independent
+//     accumulators are needed.
+//   * Loads. A core starts two loads and two FMAs per cycle, so (MR + NV) / (MR * NV) must stay
+//     well below 1; the more accumulators, the lower, until the registers are used up:
+//
+//     AVX-512  32 registers   8 x 3 accumulators + 3 of b + 1 of a = 28   0.46 loads per FMA
+//     AVX2     16 registers   4 x 3 accumulators + 3 of b + 1 of a = 16   0.58
+//     NEON     32 registers   8 x 3, as AVX-512
+//
+// Vectors are the compiler's own vector types, so the same text serves every instruction set;
+// this header is compiled once per set, in the namespace SPINAL_ARCH.
+
+#pragma once
+
+#include <cstring>
+#include <utility>
+
+#include "spine.h"
+
+#ifndef SPINAL_ARCH
+#error "compile with -DSPINAL_ARCH=<name of the instruction set>"
+#endif
+
+namespace spinalnet {
+namespace SPINAL_ARCH {
+
+#if defined(__AVX512F__)
+constexpr int kTileRows = 8, kWideBytes = 64, kNarrowBytes = 32;
+#elif defined(__AVX2__)
+constexpr int kTileRows = 4, kWideBytes = 32, kNarrowBytes = 32;
+#else
+constexpr int kTileRows = 8, kWideBytes = 16, kNarrowBytes = 16;
+#endif
+constexpr int kTileVectors = 3;
+
+template <class T, int Lanes>
+struct VectorOf {
+    typedef T type __attribute__((vector_size(Lanes * sizeof(T))));
+};
+template <class T, int Lanes>
+using Vector = typename VectorOf<T, Lanes>::type;
+
+template <class T>
+constexpr int kWide = kWideBytes / static_cast<int>(sizeof(T));
+template <class T>
+constexpr int kNarrow = kNarrowBytes / static_cast<int>(sizeof(T));
+
+constexpr index round_up(index value, index multiple) {
+    return (value + multiple - 1) / multiple * multiple;
+}
+
+template <class V, class T>
+inline V load(const T* p) {
+    V v;
+    std::memcpy(&v, p, sizeof(V));
+    return v;
+}
+
+template <class V, class T>
+inline void store(T* p, V v) {
+    std::memcpy(p, &v, sizeof(V));
+}
+
+// The first `count` lanes only; memory behind them is not touched. Loops of this form become one
+// masked instruction with AVX-512 and AVX2.
+template <class V, class T>
+inline V load_first(const T* p, index count) {
+    constexpr int lanes = sizeof(V) / sizeof(T);
+    if (count >= lanes) return load<V>(p);
+    const int end = static_cast<int>(count);
+    V v;
+    for (int i = 0; i < lanes; ++i) v[i] = i < end ? p[i] : T(0);
+    return v;
+}
+
+template <class V, class T>
+inline void store_first(T* p, V v, index count) {
+    constexpr int lanes = sizeof(V) / sizeof(T);
+    if (count >= lanes) return store(p, v);
+    const int end = static_cast<int>(count);
+    for (int i = 0; i < lanes; ++i) {
+        if (i < end) p[i] = v[i];
+    }
+}
+
+// One product a * b inside a sum of products. Rows of b are `b_stride` apart. Element (i, k) of a
+// is a[i * a_stride + k], or, interleaved, a[k * MR + i]: a whole tile row per step.
+template <class T>
+struct Term {
+    const T* a;
+    index a_stride;
+    const T* b;
+    index b_stride;
+    index length;
+};
+
+// out[MR][NV * Lanes] = sum over the terms of a * b.
+template <class T, int Lanes, int MR, int NV, bool Interleaved>
+void accumulate(const Term<T>* terms, int count, T* out) {
+    using V = Vector<T, Lanes>;
+    V sum[MR][NV] = {};
+    for (const Term<T>* term = terms; term != terms + count; ++term) {
+        const T* b = term->b;
+        const index b_stride = term->b_stride, length = term->length;
+        const T* a[MR];
+        for (int i = 0; i < MR; ++i) a[i] = term->a + (Interleaved ? i : i * term->a_stride);
+#pragma GCC unroll 2
+        for (index k = 0; k < length; ++k) {
+            V column[NV];
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; ++v) column[v] = load<V>(b + v * Lanes);
+#pragma GCC unroll 8
+            for (int i = 0; i < MR; ++i) {
+                const T value = Interleaved ? a[0][k * MR + i] : a[i][k];
+#pragma GCC unroll 4
+                for (int v = 0; v < NV; ++v) sum[i][v] += value * column[v];
+            }
+            b += b_stride;
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < MR; ++i) {
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) store(out + (i * NV + v) * Lanes, sum[i][v]);
+    }
+}
+
+// Call the tile of `rows` x `vectors`, both among the sizes that the walks below hand out.
+template <class T, int Lanes, bool Interleaved>
+inline void tile(int rows, int vectors, const Term<T>* terms, int count, T* out) {
+    using Function = void (*)(const Term<T>*, int, T*);
+    static constexpr Function functions[4][kTileVectors] = {
+        {accumulate<T, Lanes, 1, 1, Interleaved>, accumulate<T, Lanes, 1, 2, Interleaved>,
+         accumulate<T, Lanes, 1, 3, Interleaved>},
+        {accumulate<T, Lanes, 2, 1, Interleaved>, accumulate<T, Lanes, 2, 2, Interleaved>,
+         accumulate<T, Lanes, 2, 3, Interleaved>},
+        {accumulate<T, Lanes, 4, 1, Interleaved>, accumulate<T, Lanes, 4, 2, Interleaved>,
+         accumulate<T, Lanes, 4, 3, Interleaved>},
+        {accumulate<T, Lanes, kTileRows, 1, Interleaved>,
+         accumulate<T, Lanes, kTileRows, 2, Interleaved>,
+         accumulate<T, Lanes, kTileRows, 3, Interleaved>},
+    };
+    const int row = rows == kTileRows ? 3 : rows == 4 ? 2 : rows == 2 ? 1 : 0;
+    functions[row][vectors - 1](terms, count, out);
+}
+
+// Height of the next tile when `left` rows remain: full tiles, then 4, 2, 1.
+inline int tile_rows(index left) {
+    return left >= kTileRows ? kTileRows : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+}
+
+// Width in vectors of the next panel when `left` vectors remain; 4 go as 2 + 2, not 3 + 1.
+inline int panel_vectors(index left) {
+    return left == 4 ? 2 : left < kTileVectors ? static_cast<int>(left) : kTileVectors;
+}
+
+// Walk the panels of `columns`: body(first column, vectors).
+template <int Lanes, class Body>
+inline void for_each_panel(index columns, Body body) {
+    index left = round_up(columns, Lanes) / Lanes;
+    for (index column = 0; left > 0;) {
+        const int vectors = panel_vectors(left);
+        body(column, vectors);
+        left -= vectors;
+        column += vectors * Lanes;
+    }
+}
+
+// Whether 512-bit vectors pay for a product this wide: not if they mostly multiply padding.
+template <class T>
+inline bool use_wide(index columns) {
+    return round_up(columns, kWide<T>) * 8 <= round_up(columns, kNarrow<T>) * 9;
+}
+
+// One round of the transposition: zip the first half of the rows with the second.
+template <class V, int Lanes, std::size_t... I>
+inline void zip(V (&row)[Lanes], std::index_sequence<I...>) {
+    V zipped[Lanes];
+#pragma GCC unroll 8
+    for (int i = 0; i < Lanes / 2; ++i) {
+        const V a = row[i], b = row[i + Lanes / 2];
+        zipped[2 * i] = __builtin_shufflevector(a, b, (I / 2 + I % 2 * Lanes)...);
+        zipped[2 * i + 1] =
+            __builtin_shufflevector(a, b, (Lanes / 2 + I / 2 + I % 2 * Lanes)...);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < Lanes; ++i) row[i] = zipped[i];
+}
+
+// Transpose Lanes rows of Lanes numbers in log2(Lanes) rounds.
+template <class V, int Lanes>
+inline void transpose(V (&row)[Lanes]) {
+#pragma GCC unroll 4
+    for (int round = 1; round < Lanes; round *= 2) zip(row, std::make_index_sequence<Lanes>());
+}
+
+}  // namespace SPINAL_ARCH
+}  // namespace spinalnet
