@@ -313,7 +313,9 @@ def is_plain(x: Tensor, weights: Sequence[Tensor]) -> bool:
 
 def _computed_dtype(x: Tensor) -> torch.dtype:
     device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    # torch raises when asked about autocast on the meta device.
+    autocast = device != "meta" and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if autocast else x.dtype
 
 
 def _foldable(norms: Sequence[Elementwise] | None) -> bool:
