@@ -371,8 +371,8 @@ def test_the_source_is_asked_for_seed_epoch_and_augmentation_in_training_only():
     config = TrainConfig(epochs=2, batch_size=16, eval_batch_size=7, seed=5, augment="flip")
     fit(mlp(), data, val, config)
     trained = [options for options in data.asked if options[1]]
-    assert trained == [(16, True, 5, epoch, "flip", False) for epoch in (0, 1)]
-    assert set(val.asked) == {(7, False, 0, 0, "none", False)}
+    assert trained == [(16, True, 5, epoch, "flip", True) for epoch in (0, 1)]
+    assert set(val.asked) == {(7, False, 0, 0, "none", True)}
 
 
 # Seeds
