@@ -179,7 +179,7 @@ class SpinalLayer(nn.Module):
 
     def chain(self) -> tuple[list[Tensor], list[Tensor] | None]:
         """Return the weights and biases layer by layer, a shared one once per layer."""
-        owned = list(self.layers)
+        owned: list[Any] = list(self.layers)  # nn.Linear each; a check would cost every call
         linears = [owned[index] for index in self.schedule]
         weights = [linear.weight for linear in linears]
         if linears[0].bias is None:

@@ -29,6 +29,7 @@ from spinalnet.nn import (
     ReusedSpinalNet,
     SpinalLayer,
     SpinalNet,
+    head_arguments,
 )
 
 _COUNTER = "num_batches_tracked"  # torch wrote none before 0.4.1
@@ -526,7 +527,8 @@ def convert_checkpoint(
             row.input_shape[0],
         )
     head = guess.head if head is None else head
-    chosen = {**guess.options, **options}
+    accepted = {"neck", *head_arguments(head)}
+    chosen = {key: value for key, value in guess.options.items() if key in accepted} | options
     if class_names is not None and len(class_names) != guess.num_classes:
         raise InputError(
             f"class_names must have {guess.num_classes} names, one per output of {path}, "
