@@ -390,6 +390,30 @@ def test_papers_initialisation() -> None:
     assert all(p.any() for key, p in model.head.named_parameters() if key.endswith("weight"))
 
 
+@pytest.mark.parametrize(
+    "name", [name for name, row in MODELS.items() if row.pretrained and not name.startswith("vit_")]
+)
+def test_pretrained_asks_for_weights_that_are_published(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torchvision
+
+    published = torchvision.models.get_model_weights(name).__members__
+    get_model = torchvision.models.get_model
+    asked: list[str | None] = []
+
+    def untrained(name: str, weights: str | None) -> nn.Module:
+        asked.append(weights)
+        return get_model(name, weights=None)
+
+    monkeypatch.setattr(torchvision.models, "get_model", untrained)
+    with torch.device("meta"):
+        create_model(name, 3, pretrained=True)
+        create_model(name, 3)
+    assert asked[0] in published
+    assert asked[1] is None
+
+
 # Necks: how a map becomes features.
 
 

@@ -59,9 +59,13 @@ class _Chain:
     dropout: bool = False
 
 
+def _suffixed(name: str) -> Callable[[int], str]:
+    return lambda i: f"{name}_{i}" if i else name
+
+
 _CHAINS = (
-    _Chain(lambda i: f"fc1_{i}" if i else "fc1", "fc2"),  # MNIST CNN
-    _Chain(lambda i: f"fc1_{i}" if i else "fc1", "fc_layer"),  # CIFAR ResNet
+    _Chain(_suffixed("fc1"), "fc2"),  # MNIST CNN
+    _Chain(_suffixed("fc1"), "fc_layer"),  # CIFAR ResNet
     _Chain(  # bare heads, Progressive nets
         lambda i: f"fc_spinal_layer{i + 1}.0",
         "fc_out.0",
@@ -99,11 +103,8 @@ _STACKS = (
 )
 
 # Chains of Arch2 in the order of its taps (pixels, first and second convolution), then the top.
-_TAPS, _TOP = ("fcp2", "fcp", "fc1"), ("fc2", "fc3")
-
-
-def _tap_layer(tap: str, layer: int) -> str:
-    return f"{tap}_{layer}" if layer else tap
+_TAPS = (_suffixed("fcp2"), _suffixed("fcp"), _suffixed("fc1"))
+_TOP = ("fc2", "fc3")
 
 
 def _join(*parts: str) -> str:
@@ -210,7 +211,7 @@ def _head_names(head: nn.Module) -> Iterator[_Names]:
         chains = [chain for chain in head.chains if isinstance(chain, SpinalLayer)]
         if len(chains) == len(_TAPS) and not any(len(chain.norms) for chain in chains):
             layers = [
-                _tap_layer(tap, layer)
+                tap(layer)
                 for tap, chain in zip(_TAPS, chains, strict=True)
                 for layer in range(chain.num_layers)
             ]
@@ -365,24 +366,32 @@ def _weight(state_dict: Mapping[str, Tensor], *parts: str) -> Tensor | None:
     return weight if weight is not None and weight.dim() == 2 else None
 
 
+def _count_layers(
+    state_dict: Mapping[str, Tensor], attribute: str, layer: Callable[[int], str]
+) -> int:
+    count = 0
+    while _weight(state_dict, attribute, layer(count)) is not None:
+        count += 1
+    return count
+
+
 def _read_chain(
     state_dict: Mapping[str, Tensor], attribute: str, chain: _Chain, row: models.ModelSpec
 ) -> _Guess | None:
-    layers: list[Tensor] = []
-    while (weight := _weight(state_dict, attribute, chain.layer(len(layers)))) is not None:
-        layers.append(weight)
+    length = _count_layers(state_dict, attribute, chain.layer)
+    first = _weight(state_dict, attribute, chain.layer(0))
     output = _weight(state_dict, attribute, chain.output)
-    if len(layers) < 2 or output is None:
+    if first is None or length < 2 or output is None:
         return None
-    width, first = layers[0].shape
-    options: dict[str, Any] = {"hidden_features": width, "num_layers": len(layers)}
+    width, features = first.shape
+    options: dict[str, Any] = {"hidden_features": width, "num_layers": length}
     normed = chain.norm is not None and _join(attribute, chain.norm(0), "weight") in state_dict
     if normed:
         options["norm"] = "batch"
-    if output.shape[1] == first + len(layers) * width:
+    if output.shape[1] == features + length * width:
         head = "progressive"
         options["dropout"] = 0.5 if chain.dropout else 0.0
-    elif len(layers) == 2 and output.shape[1] > 2 * width:
+    elif length == 2 and 0 < 2 * width < output.shape[1]:
         head = "spinal-shared"
         options["num_layers"] = output.shape[1] // width
     else:
@@ -394,9 +403,9 @@ def _read_chain(
         if chain.activation is not None:
             options["activation"] = chain.activation
         reused = row.heads.get("spinal-reused")
-        if reused is not None and chain.slope is not None and len(layers) == 6:
+        if reused is not None and chain.slope is not None and length == 6:
             head = "spinal-reused"
-    return _Guess(head, output.shape[0], options, len(layers) + normed * len(layers) + 1)
+    return _Guess(head, output.shape[0], options, length * (1 + normed) + 1)
 
 
 def _read_stack(state_dict: Mapping[str, Tensor], attribute: str, stack: _Stack) -> _Guess | None:
@@ -413,16 +422,9 @@ def _read_stack(state_dict: Mapping[str, Tensor], attribute: str, stack: _Stack)
 
 
 def _read_taps(state_dict: Mapping[str, Tensor]) -> _Guess | None:
-    lengths = []
-    for tap in _TAPS:
-        length = 0
-        while _weight(state_dict, _tap_layer(tap, length)) is not None:
-            length += 1
-        lengths.append(length)
-    first, (hidden, output) = (
-        _weight(state_dict, _TAPS[0]),
-        (_weight(state_dict, name) for name in _TOP),
-    )
+    lengths = [_count_layers(state_dict, "", tap) for tap in _TAPS]
+    first = _weight(state_dict, _TAPS[0](0))
+    hidden, output = (_weight(state_dict, name) for name in _TOP)
     if first is None or hidden is None or output is None or 0 in lengths:
         return None
     options = {
