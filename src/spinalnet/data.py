@@ -6,6 +6,8 @@ on the device as uint8 tensors (`ArrayDataset`); a folder of images that does no
 budget streams from disk (`FolderDataset`) behind the same `batches` iterator. Order and
 augmentation are pure functions of (seed, epoch, batch index), so a resumed run, and both members
 of a pair, see the same batches.
+
+What the named data sets are stands in `catalog`; how their files are read, here (`READERS`).
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from torch.nn import functional
 
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.augment import build_augment
+from spinalnet.catalog import DATASETS as DATASETS
+from spinalnet.catalog import DatasetSpec as DatasetSpec
 
 # --- what a data set is ---------------------------------------------------------------------------
 
@@ -177,6 +181,7 @@ class ArrayDataset:
         targets: Class indices (int64) or regression targets (float), `N` rows.
         mean: Mean per channel or feature (uint8 images: on the 0..1 scale); empty for none.
         std: Standard deviation per channel or feature; empty for none.
+        size: Side that uint8 images are resized to, batch by batch; `None` to leave them.
 
     Raises:
         InputError: If the lengths differ, or `mean` and `std` do not fit the inputs.
@@ -188,6 +193,7 @@ class ArrayDataset:
         targets: Tensor,
         mean: Sequence[float] = (),
         std: Sequence[float] = (),
+        size: int | None = None,
     ) -> None:
         if len(inputs) != len(targets):
             raise InputError(
@@ -205,6 +211,7 @@ class ArrayDataset:
         self.targets = targets if targets.is_floating_point() else targets.long()
         self.mean = tuple(mean)
         self.std = tuple(std)
+        self.size = size
         self._on_device: tuple[torch.device, Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
@@ -218,7 +225,16 @@ class ArrayDataset:
 
     def subset(self, indices: Tensor) -> ArrayDataset:
         """Return the samples at `indices` as a data set of their own."""
-        return ArrayDataset(self.inputs[indices], self.targets[indices], self.mean, self.std)
+        return ArrayDataset(
+            self.inputs[indices], self.targets[indices], self.mean, self.std, self.size
+        )
+
+    def joined(self, other: ArrayDataset) -> ArrayDataset:
+        """Return the samples of both, these first, normalised as these are."""
+        inputs, targets = (
+            torch.cat(pair) for pair in ((self.inputs, other.inputs), (self.targets, other.targets))
+        )
+        return ArrayDataset(inputs, targets, self.mean, self.std, self.size)
 
     def _resident(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return inputs and targets on `device`, moved at the first call only."""
@@ -257,8 +273,8 @@ class ArrayDataset:
         for number, rows in enumerate(_batch_slices(len(self), batch_size, shuffle)):
             index = rows if order is None else order[rows]
             key = (seed, epoch, number)
-            x = _finish(inputs[index], self.mean, self.std, augment, key, channels_last)
-            yield x, targets[index]
+            x = inputs[index] if self.size is None else _fit_to(inputs[index], self.size)
+            yield _finish(x, self.mean, self.std, augment, key, channels_last), targets[index]
 
 
 # --- image files ----------------------------------------------------------------------------------
@@ -283,12 +299,16 @@ def _fit_to(images: Tensor, size: int) -> Tensor:
     top, left = (height - short) // 2, (width - short) // 2
     square = images[..., top : top + short, left : left + short]
     batch = square if square.ndim == 4 else square[None]
+    # Only the CPU resizes bytes.
+    work = torch.uint8 if batch.device.type == "cpu" else torch.float32
     resized = torch.cat(
         [
-            functional.interpolate(part, (size, size), mode="bilinear", antialias=True)
+            functional.interpolate(part.to(work), (size, size), mode="bilinear", antialias=True)
             for part in batch.split(4096)
         ]
     )
+    if work != torch.uint8:
+        resized = resized.round_().clamp_(0, 255).to(torch.uint8)
     return resized.contiguous().view(*images.shape[:-2], size, size)
 
 
@@ -498,6 +518,13 @@ class FolderDataset:
             self.num_workers,
         )
 
+    def joined(self, other: FolderDataset) -> FolderDataset:
+        """Return the samples of both, these first, read and normalised as these are."""
+        twin = copy.copy(self)
+        twin.paths = [*self.paths, *other.paths]
+        twin.targets = torch.cat([self.targets, other.targets])
+        return twin
+
     def batches(
         self,
         batch_size: int,
@@ -562,181 +589,22 @@ def _stratified(
     return by_class[chosen].sort().values, by_class[~chosen].sort().values
 
 
-# --- named data sets ------------------------------------------------------------------------------
+# --- reading the named data sets ------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class DatasetSpec:
-    """One row of `DATASETS`: a data set of grey images and all that is particular to it.
+class _Files:
+    """A data set as read: samples in memory, or the paths of image files, part by part.
 
     Attributes:
-        name: The name given to `load_dataset`.
-        summary: One line for lists.
-        class_names: Class names in label order.
-        image_shape: `(C, H, W)` as stored.
-        mean: Mean per channel of the training images on the 0..1 scale.
-        std: Standard deviation per channel of the training images on the 0..1 scale.
-        sizes: Number of training and test images.
-        source: Where the data comes from.
-        torchvision_name: The torchvision class that downloads it; `None` if bundled.
-        torchvision_options: Further arguments of that class.
-        prefixes: How the names of the training and the test files begin.
-        label_suffix: How the names of the label files end.
-        first_label: The label of class 0 in the files.
-        transposed: Whether images are stored with rows and columns exchanged; if so they are put
-            upright. `dataclasses.replace(spec, transposed=False)` keeps them as stored.
-        val_fraction: Share of the training images used for validation.
-        system_dirs: Folders searched when no `data_dir` is given (operating system packages).
-        hint: A further way to get the data, told when it is missing.
+        classes: Class names in label order; empty for a regression.
+        parts: (Inputs or paths, targets) of "train", "test" and, if it is predefined, "val".
+        notes: What was found on the way.
     """
 
-    name: str
-    summary: str
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    sizes: tuple[int, int]
-    source: str
-    torchvision_name: str | None = None
-    torchvision_options: tuple[tuple[str, Any], ...] = ()
-    prefixes: tuple[str, str] = ("train", "t10k")
-    label_suffix: str = "labels-idx1-ubyte"
-    first_label: int = 0
-    transposed: bool = False
-    val_fraction: float = 0.1
-    system_dirs: tuple[str, ...] = ()
-    hint: str = ""
-
-
-_DIGITS = tuple("0123456789")
-_UPPER = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-_EMNIST_SOURCE = "Cohen et al., EMNIST, arXiv:1702.05373"
-
-
-def _emnist(
-    split: str,
-    summary: str,
-    class_names: tuple[str, ...],
-    mean: float,
-    std: float,
-    sizes: tuple[int, int],
-    first_label: int = 0,
-) -> DatasetSpec:
-    """Return the row of one EMNIST split."""
-    return DatasetSpec(
-        name=f"emnist-{split}",
-        summary=summary,
-        class_names=class_names,
-        image_shape=(1, 28, 28),
-        mean=(mean,),
-        std=(std,),
-        sizes=sizes,
-        source=_EMNIST_SOURCE,
-        torchvision_name="EMNIST",
-        torchvision_options=(("split", split),),
-        prefixes=(f"emnist-{split}-train", f"emnist-{split}-test"),
-        first_label=first_label,
-        transposed=True,
-    )
-
-
-# How the constants were obtained: "computed" = mean and standard deviation over all pixels of all
-# training images, from the files; "published" = the figure in common use, not recomputed.
-DATASETS: dict[str, DatasetSpec] = {
-    spec.name: spec
-    for spec in (
-        DatasetSpec(
-            name="digits",
-            summary="8x8 handwritten digits bundled with scikit-learn",
-            class_names=_DIGITS,
-            image_shape=(1, 8, 8),
-            mean=(0.3058,),  # computed on all that is not the fixed test part
-            std=(0.3764,),
-            sizes=(1438, 359),
-            source="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits (UCI)",
-            val_fraction=0.15,  # few images: a tenth would leave 14 per class
-        ),
-        DatasetSpec(
-            name="mnist",
-            summary="28x28 handwritten digits",
-            class_names=_DIGITS,
-            image_shape=(1, 28, 28),
-            mean=(0.1307,),  # computed: 0.13066, 0.30811
-            std=(0.3081,),
-            sizes=(60_000, 10_000),
-            source="LeCun, Cortes and Burges, The MNIST database",
-            torchvision_name="MNIST",
-        ),
-        DatasetSpec(
-            name="fashion-mnist",
-            summary="28x28 photographs of clothing",
-            class_names=(
-                "T-shirt/top",
-                "Trouser",
-                "Pullover",
-                "Dress",
-                "Coat",
-                "Sandal",
-                "Shirt",
-                "Sneaker",
-                "Bag",
-                "Ankle boot",
-            ),
-            image_shape=(1, 28, 28),
-            mean=(0.2860,),  # computed: 0.28604, 0.35302
-            std=(0.3530,),
-            sizes=(60_000, 10_000),
-            source="Xiao, Rasul and Vollgraf, Fashion-MNIST, arXiv:1708.07747",
-            torchvision_name="FashionMNIST",
-            system_dirs=("/usr/share/datasets/fashion-mnist",),
-            hint="on Debian, the package dataset-fashion-mnist also holds it",
-        ),
-        DatasetSpec(
-            name="kmnist",
-            summary="28x28 cursive Japanese characters",
-            class_names=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
-            image_shape=(1, 28, 28),
-            mean=(0.1918,),  # published
-            std=(0.3483,),
-            sizes=(60_000, 10_000),
-            source="Clanuwat et al., Kuzushiji-MNIST, arXiv:1812.01718",
-            torchvision_name="KMNIST",
-        ),
-        DatasetSpec(
-            name="qmnist",
-            summary="MNIST with its full test set of 60,000 digits",
-            class_names=_DIGITS,
-            image_shape=(1, 28, 28),
-            mean=(0.1307,),  # its training images are MNIST's, so are the constants
-            std=(0.3081,),
-            sizes=(60_000, 60_000),
-            source="Yadav and Bottou, Cold Case: the Lost MNIST Digits, arXiv:1905.10498",
-            torchvision_name="QMNIST",
-            prefixes=("qmnist-train", "qmnist-test"),
-            label_suffix="labels-idx2-int",
-        ),
-        # EMNIST: all published.
-        _emnist("digits", "28x28 handwritten digits", _DIGITS, 0.1733, 0.3317, (240_000, 40_000)),
-        _emnist(
-            "letters",
-            "28x28 handwritten letters, both cases merged",
-            _UPPER,
-            0.1722,
-            0.3309,
-            (124_800, 20_800),
-            first_label=1,
-        ),
-        _emnist(
-            "balanced",
-            "28x28 handwritten digits and letters, similar cases merged",
-            (*_DIGITS, *_UPPER, *"abdefghnqrt"),
-            0.1751,
-            0.3332,
-            (112_800, 18_800),
-        ),
-    )
-}
+    classes: tuple[str, ...]
+    parts: dict[str, tuple[Tensor | list[Path], Tensor]]
+    notes: tuple[str, ...] = ()
 
 
 def list_datasets() -> list[str]:
@@ -744,8 +612,8 @@ def list_datasets() -> list[str]:
     return list(DATASETS)
 
 
-def _read_digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return scikit-learn's digits as (train images, labels, test images, labels)."""
+def _read_digits(spec: DatasetSpec, roots: Sequence[Path]) -> _Files:
+    """Read scikit-learn's digits."""
     from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()
@@ -754,7 +622,8 @@ def _read_digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     targets = torch.as_tensor(bunch.target).long()
     # The set has no test part of its own: a fifth is set apart, the same one for every seed.
     test, train = _stratified(targets, round(0.2 * len(targets)), "digits test", keep_train=1)
-    return images[train], targets[train], images[test], targets[test]
+    parts = {part: (images[i], targets[i]) for part, i in (("train", train), ("test", test))}
+    return _Files(spec.class_names, {**parts})
 
 
 def _read_idx(path: Path) -> Tensor:
@@ -792,50 +661,15 @@ def _find_idx(spec: DatasetSpec, folders: Iterable[Path]) -> list[Path] | None:
     return None
 
 
-def _download(spec: DatasetSpec, root: Path) -> None:
-    """Fetch and check the files of a data set with torchvision's own downloader."""
-    from torchvision import datasets
-
-    make: Callable[..., Any] = getattr(datasets, str(spec.torchvision_name))
-    for train in (True, False):
-        try:
-            make(root, train=train, download=True, **dict(spec.torchvision_options))
-        except (OSError, RuntimeError) as error:  # URLError is an OSError
-            hint = f"; {spec.hint}" if spec.hint else ""
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"downloading '{spec.name}' to '{root}' failed ({reason}); check the network, or "
-                f"copy its IDX files there and pass that folder as data_dir (--data-dir){hint}."
-            ) from error
-
-
-def _default_cache() -> Path:
-    """Return the package's own data folder, where downloads go unless told otherwise."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "spinalnet" / "data"
-
-
-def _read_idx_dataset(
-    spec: DatasetSpec, data_dir: Path | None, download: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Find, or download, and read a data set kept in IDX files."""
-    root = data_dir or _default_cache()
-    name = str(spec.torchvision_name)
-    below = [root, root / "raw", root / name / "raw"]
-    folders = below if data_dir else [*below, *map(Path, spec.system_dirs)]
-    files = _find_idx(spec, folders)
-    if files is None and download:
-        _download(spec, root)
-        files = _find_idx(spec, folders)
+def _read_idx_dataset(spec: DatasetSpec, roots: Sequence[Path]) -> _Files | None:
+    """Read a data set kept in IDX files."""
+    files = _find_idx(spec, roots)
     if files is None:
-        hint = f"; {spec.hint}" if spec.hint else ""
-        raise InputError(
-            f"no files of '{spec.name}' found in {', '.join(map(str, folders))}; pass the "
-            f"folder that holds its IDX files (--data-dir), or download it (--download){hint}."
-        )
-    parts = [_read_idx(file) for file in files]
-    for k in (0, 2):
-        images, labels = parts[k], parts[k + 1]
+        return None
+    values = [_read_idx(file) for file in files]
+    parts: dict[str, tuple[Tensor | list[Path], Tensor]] = {}
+    for part, k in (("train", 0), ("test", 2)):
+        images, labels = values[k], values[k + 1]
         labels = labels[:, 0] if labels.ndim == 2 else labels  # QMNIST: class, then its origin
         if images.ndim != 3 or len(images) != len(labels) or len(images) == 0:
             raise InputError(
@@ -850,8 +684,199 @@ def _read_idx_dataset(
             )
         if spec.transposed:
             images = images.transpose(1, 2)
-        parts[k], parts[k + 1] = images[:, None].contiguous(), labels
-    return parts[0], parts[1], parts[2], parts[3]
+        parts[part] = images[:, None].contiguous(), labels
+    notes = ("The files hold the images transposed; here they are upright.",)
+    return _Files(spec.class_names, parts, notes if spec.transposed else ())
+
+
+def _find_path(spec: DatasetSpec, roots: Sequence[Path]) -> Path | None:
+    """Return the first of the row's paths that is there."""
+    return next((r / path for r in roots for path in spec.paths if (r / path).exists()), None)
+
+
+def _make_torchvision(spec: DatasetSpec, root: Path, train: bool, download: bool) -> Any:
+    """Make the torchvision object of one part; it checks the files' checksums."""
+    from torchvision import datasets
+
+    by_name = {"split": "train" if train else "test"}
+    asks_by_name = spec.torchvision_name in ("SVHN", "STL10", "Flowers102")
+    part: dict[str, Any] = by_name if asks_by_name else {"train": train}
+    if spec.torchvision_name == "Caltech101":
+        part = {}  # it has no parts
+    make: Callable[..., Any] = getattr(datasets, str(spec.torchvision_name))
+    return make(root, **part, download=download, **dict(spec.torchvision_options))
+
+
+def _read_torchvision(spec: DatasetSpec, roots: Sequence[Path]) -> _Files | None:
+    """Read a data set that torchvision holds as one array of images."""
+    found = _find_path(spec, roots)
+    if found is None:
+        return None
+    parts: dict[str, tuple[Tensor | list[Path], Tensor]] = {}
+    classes = spec.class_names
+    for part in ("train", "test"):
+        try:
+            held = _make_torchvision(spec, found.parent, part == "train", download=False)
+        except (OSError, RuntimeError) as error:
+            raise InputError(
+                f"the files of '{spec.name}' in '{found.parent}' are incomplete or damaged; delete "
+                "them and fetch them again."
+            ) from error
+        images = torch.as_tensor(held.data)
+        if images.shape[-1] == 3:  # CIFAR: channels last
+            images = images.permute(0, 3, 1, 2)
+        labels = held.targets if hasattr(held, "targets") else held.labels
+        parts[part] = images.contiguous(), torch.as_tensor(labels).long()
+        classes = classes or tuple(held.classes)
+    return _Files(classes, parts)
+
+
+def _read_flowers(spec: DatasetSpec, roots: Sequence[Path]) -> _Files | None:
+    """List the photographs of Flowers-102 with the authors' three parts."""
+    from scipy.io import loadmat
+
+    found = _find_path(spec, roots)
+    if found is None:
+        return None
+    try:
+        rows = loadmat(found / "setid.mat", squeeze_me=True)
+        labels = torch.as_tensor(loadmat(found / "imagelabels.mat", squeeze_me=True)["labels"])
+        numbers = {
+            part: torch.as_tensor(rows[key]).long()
+            for part, key in (("train", "trnid"), ("val", "valid"), ("test", "tstid"))
+        }
+    except Exception as error:  # scipy raises many kinds for a damaged file
+        raise InputError(
+            f"'{found}' must hold jpg/, setid.mat and imagelabels.mat of Flowers-102; delete it "
+            "and fetch it again."
+        ) from error
+    parts: dict[str, tuple[Tensor | list[Path], Tensor]] = {
+        part: (
+            [found / "jpg" / f"image_{number:05d}.jpg" for number in chosen.tolist()],
+            labels[chosen - 1].long() - 1,
+        )
+        for part, chosen in numbers.items()
+    }
+    return _Files(spec.class_names, parts)
+
+
+def _read_folder(spec: DatasetSpec, roots: Sequence[Path]) -> _Files | None:
+    """List the images of a data set that lies as a folder: one below the roots, or a root."""
+    found = _find_path(spec, roots) or next(
+        (root for root in roots if root.is_dir() and _has_parts(root)), None
+    )
+    return None if found is None else _index_folder(found, spec.exclude)
+
+
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "regression-product": lambda x: x.prod(1, keepdim=True),
+    "regression-sin-product": lambda x: x.prod(1, keepdim=True).sin(),
+    "regression-sum": lambda x: x.sum(1, keepdim=True),
+    "regression-sin-sum": lambda x: x.sum(1, keepdim=True).sin(),
+}
+
+
+def _draw_regression(spec: DatasetSpec, roots: Sequence[Path]) -> _Files:
+    """Draw a regression set of the paper: its 1,000 samples, and fresh ones to test on."""
+    parts: dict[str, tuple[Tensor | list[Path], Tensor]] = {}
+    for (part, count), seed in zip(
+        (("train", spec.sizes[0]), ("test", spec.sizes[1])), (0, _stream_seed("fresh")), strict=True
+    ):
+        generator = torch.Generator().manual_seed(seed)
+        # Paper: eight separate draws after seed 0, then the noise.
+        columns = [torch.randn(count, 1, generator=generator) for _ in range(spec.image_shape[0])]
+        inputs = torch.cat(columns, 1)
+        # Paper: noise of shape (count,) spreads over a (count, 1) target; the shape here does not.
+        noise = 0.2 * torch.rand(count, 1, generator=generator)
+        parts[part] = inputs, _FUNCTIONS[spec.name](inputs) + noise
+    return _Files((), parts)
+
+
+READERS: dict[str, Callable[[DatasetSpec, Sequence[Path]], _Files | None]] = {
+    "digits": _read_digits,
+    "idx": _read_idx_dataset,
+    "torchvision": _read_torchvision,
+    "flowers": _read_flowers,
+    "folder": _read_folder,
+    "regression": _draw_regression,
+}
+
+
+def _roots(spec: DatasetSpec, data_dir: Path | None) -> list[Path]:
+    """Return the folders that the files of a data set may lie in."""
+    root = data_dir or _default_cache()
+    name = spec.torchvision_name
+    below = [root, root / "raw", *([root / name / "raw", root / name] if name else [])]
+    return below if data_dir else [*below, *map(Path, spec.system_dirs)]
+
+
+def is_present(spec: DatasetSpec, data_dir: str | os.PathLike[str] | None = None) -> bool:
+    """Return whether the files of a data set are there, without reading them."""
+    roots = _roots(spec, None if data_dir is None else Path(data_dir).expanduser())
+    if spec.reader in ("digits", "regression"):
+        return True
+    if spec.reader == "idx":
+        return _find_idx(spec, roots) is not None
+    has_root = spec.reader == "folder" and data_dir is not None and _has_parts(roots[0])
+    return has_root or _find_path(spec, roots) is not None
+
+
+def check_present(
+    spec: DatasetSpec,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    download: bool | None = None,
+) -> None:
+    """Fetch a data set that is missing, if that is allowed and possible.
+
+    Args:
+        spec: The data set.
+        data_dir: As in `load_dataset`.
+        download: As in `load_dataset`.
+
+    Raises:
+        InputError: If it is missing still; the sentence says how to get it.
+    """
+    if is_present(spec, data_dir):
+        return
+    root = None if data_dir is None else Path(data_dir).expanduser()
+    allowed = root is None if download is None else download
+    if allowed and spec.torchvision_name is not None:
+        _download(spec, root or _default_cache())
+        return
+    roots = _roots(spec, root)
+    places = ", ".join(map(str, roots if spec.reader == "idx" else roots[:1]))
+    ways = "pass the folder that holds them (--data-dir)"
+    if spec.reader == "idx":
+        ways = "pass the folder that holds its IDX files (--data-dir)"
+    if spec.torchvision_name is not None:
+        ways += ", or download it (--download)"
+    raise InputError(
+        f"no files of '{spec.name}' found in {places}; "
+        + "; ".join(filter(None, [ways, spec.hint]))
+        + "."
+    )
+
+
+def _download(spec: DatasetSpec, root: Path) -> None:
+    """Fetch and check the files of a data set with torchvision's own downloader."""
+    for train in (True, False):
+        try:
+            _make_torchvision(spec, root, train, download=True)
+        except (OSError, RuntimeError) as error:  # URLError is an OSError
+            hint = f"; {spec.hint}" if spec.hint else ""
+            reason = str(error).splitlines()[0]
+            kind = "IDX files" if spec.reader == "idx" else "files"
+            raise InputError(
+                f"downloading '{spec.name}' to '{root}' failed ({reason}); check the network, or "
+                f"copy its {kind} there and pass that folder as data_dir (--data-dir){hint}."
+            ) from error
+
+
+def _default_cache() -> Path:
+    """Return the package's own data folder, where downloads go unless told otherwise."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "spinalnet" / "data"
 
 
 # --- folders of images ----------------------------------------------------------------------------
@@ -896,15 +921,21 @@ def _find_parts(folder: Path) -> dict[str, Path]:
     return found
 
 
+def _has_parts(folder: Path) -> bool:
+    """Return whether a folder holds folders of parts (train, test, ...)."""
+    known = {name for names in _PARTS.values() for name in names}
+    return folder.is_dir() and any(sub.name.lower() in known for sub in _subfolders(folder))
+
+
 def _class_order(names: Iterable[str]) -> list[str]:
     """Sort class names: by value if all are numbers (0, 1, 2, 10), else as text."""
     names = list(names)
     return sorted(names, key=int) if all(n.isdecimal() for n in names) else sorted(names)
 
 
-def _scan_classes(folder: Path) -> dict[str, list[Path]]:
+def _scan_classes(folder: Path, exclude: Sequence[str]) -> dict[str, list[Path]]:
     """Return the image files of every class folder in `folder`."""
-    classes = {sub.name: _walk(sub) for sub in _subfolders(folder)}
+    classes = {sub.name: _walk(sub) for sub in _subfolders(folder) if sub.name not in exclude}
     for name, files in classes.items():
         if not files:
             raise InputError(
@@ -914,15 +945,13 @@ def _scan_classes(folder: Path) -> dict[str, list[Path]]:
     return classes
 
 
-def _index_folder(
-    folder: Path,
-) -> tuple[tuple[str, ...], dict[str, tuple[list[Path], Tensor]], list[str]]:
-    """Find the images of a folder; return class names, (paths, targets) per part, and notes."""
+def _index_folder(folder: Path, exclude: Sequence[str] = ()) -> _Files:
+    """Find the images of a folder, its classes and its parts."""
     if not folder.exists():
         raise InputError(f"folder '{folder}' does not exist.")
     if not folder.is_dir():
         raise InputError(f"'{folder}' is a file; a data set is a folder with one folder per class.")
-    found = {part: _scan_classes(path) for part, path in _find_parts(folder).items()}
+    found = {part: _scan_classes(path, exclude) for part, path in _find_parts(folder).items()}
     classes = _class_order(found["train"])
     if len(classes) < 2:
         raise InputError(
@@ -936,7 +965,7 @@ def _index_folder(
             "The folder has no test part: its validation folder is the untouched test set, and "
             "validation images are split from train."
         )
-    parts = {}
+    parts: dict[str, tuple[Tensor | list[Path], Tensor]] = {}
     for part, files in found.items():
         unknown = sorted(set(files) - set(classes))
         if unknown:
@@ -957,7 +986,7 @@ def _index_folder(
                 "are needed to split it; add images or remove the class folder."
             )
     if "test" not in parts:
-        paths, targets = parts["train"]
+        paths, targets = list(parts["train"][0]), parts["train"][1]
         total = round(_TEST_FRACTION * len(paths))
         test, train = _stratified(targets, total, "test", keep_train=2)
         for part, rows in (("test", test), ("train", train)):
@@ -966,7 +995,7 @@ def _index_folder(
             f"The folder has no test part: {len(test)} of its {len(paths)} images, the same for "
             "every seed, are set apart as the test set."
         )
-    return tuple(classes), parts, notes
+    return _Files(tuple(classes), parts, tuple(notes))
 
 
 def _channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -994,16 +1023,22 @@ class _Pool:
     val_fraction: float
 
 
-def _load_folder(
-    folder: Path, image_size: int | None, in_channels: int | None, memory_budget: int, workers: int
+def _load_files(
+    name: str,
+    files: _Files,
+    image_size: int | None,
+    in_channels: int | None,
+    memory_budget: int,
+    workers: int,
 ) -> _Pool:
-    """Load a folder of images, into memory if it fits."""
-    classes, parts, notes = _index_folder(folder)
+    """Make a pool of image files, in memory if they fit."""
+    parts = {part: (list(paths), targets) for part, (paths, targets) in files.parts.items()}
     size, channels = image_size or _FOLDER_SIZE, in_channels or 3
-    notes.append(
+    notes = [
+        *files.notes,
         f"Images are cut to their centre square and resized to {size}x{size}"
-        + ("." if image_size else " (choose with image_size, --image-size).")
-    )
+        + ("." if image_size else " (choose with image_size, --image-size)."),
+    ]
     needed = sum(len(paths) for paths, _ in parts.values()) * channels * size * size
     data: dict[str, ArrayDataset | FolderDataset] = {}
     if needed <= memory_budget:
@@ -1015,15 +1050,14 @@ def _load_folder(
         paths = parts["train"][0]
         sample = paths[:: max(1, len(paths) // _STATISTICS_IMAGES)]
         mean, std = _channel_statistics(_read_all(sample, channels, size))
-        for part, (files, targets) in parts.items():
-            data[part] = FolderDataset(files, targets, channels, size, mean, std, workers)
+        for part, (chosen, targets) in parts.items():
+            data[part] = FolderDataset(chosen, targets, channels, size, mean, std, workers)
         notes.append(
             f"Images stream from disk: decoded they need {needed / 2**30:.1f} GiB, more than the "
             f"memory budget of {memory_budget / 2**30:.1f} GiB."
         )
-    name = folder.resolve().name
     info = DatasetInfo(
-        name, "classification", classes, (channels, size, size), mean, std, tuple(notes)
+        name, "classification", files.classes, (channels, size, size), mean, std, tuple(notes)
     )
     return _Pool(info, data["train"], data["test"], data.get("val"), 0.1)
 
@@ -1052,34 +1086,53 @@ def _suspicions(spec: DatasetSpec, train_images: Tensor, test_images: Tensor) ->
     return notes
 
 
-def _load_named(
+def _to_channels(images: Tensor, channels: int) -> Tensor:
+    """Repeat grey as colour without copying, or mix colour to grey (luma of ITU-R BT.601)."""
+    if images.shape[1] == channels:
+        return images
+    if channels == 3:
+        return images.expand(-1, 3, -1, -1)
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    parts = images.split(4096)
+    return torch.cat([(p * weights).sum(1, keepdim=True).round().to(torch.uint8) for p in parts])
+
+
+def _load_arrays(
     spec: DatasetSpec,
-    data_dir: Path | None,
+    files: _Files,
     image_size: int | None,
     in_channels: int | None,
-    download: bool,
+    memory_budget: int,
 ) -> _Pool:
-    """Load a row of `DATASETS`."""
-    if spec.torchvision_name is None:
-        train_x, train_y, test_x, test_y = _read_digits()
-    else:
-        train_x, train_y, test_x, test_y = _read_idx_dataset(spec, data_dir, download)
-    notes = _suspicions(spec, train_x, test_x)
-    if spec.transposed:
-        notes.append("The files hold the images transposed; here they are upright.")
-    native = train_x.shape[-1]
-    if image_size not in (None, native):
-        train_x, test_x = _fit_to(train_x, image_size), _fit_to(test_x, image_size)
-        notes.append(f"Images are resized from {native}x{native} to {image_size}x{image_size}.")
-    copies = (in_channels or 1) // spec.image_shape[0]
-    mean, std = spec.mean * copies, spec.std * copies
-    if copies > 1:  # for networks made for colour
-        train_x, test_x = (x.expand(-1, copies, -1, -1) for x in (train_x, test_x))
-    shape = tuple(train_x.shape[1:])
-    info = DatasetInfo(
-        spec.name, "classification", spec.class_names, shape, mean, std, tuple(notes)
+    """Make a pool of a named data set that is in memory."""
+    (train_x, train_y), (test_x, test_y) = files.parts["train"], files.parts["test"]
+    assert isinstance(train_x, Tensor)
+    assert isinstance(test_x, Tensor)
+    if spec.reader == "regression":
+        shape = tuple(train_x.shape[1:])
+        info = DatasetInfo(spec.name, "regression", (), shape, (), (), spec.notes)
+        train, test = ArrayDataset(train_x, train_y), ArrayDataset(test_x, test_y)
+        return _Pool(info, train, test, None, spec.val_fraction)
+    notes = [*_suspicions(spec, train_x, test_x), *files.notes, *spec.notes]
+    native, size = train_x.shape[-1], image_size or train_x.shape[-1]
+    channels = in_channels or train_x.shape[1]
+    mean, std = spec.mean, spec.std
+    if channels != train_x.shape[1]:
+        train_x, test_x = _to_channels(train_x, channels), _to_channels(test_x, channels)
+        mean, std = (mean * 3, std * 3) if channels == 3 else _channel_statistics(train_x)
+    resize = None
+    if size != native:
+        notes.append(f"Images are resized from {native}x{native} to {size}x{size}.")
+        needed = (len(train_x) + len(test_x)) * channels * size * size
+        if size > native and needed > memory_budget:
+            resize = size  # batch by batch: small images stay small in memory
+        else:
+            train_x, test_x = _fit_to(train_x, size), _fit_to(test_x, size)
+    train, test = (
+        ArrayDataset(x, y, mean, std, resize) for x, y in ((train_x, train_y), (test_x, test_y))
     )
-    train, test = (ArrayDataset(x, y, mean, std) for x, y in ((train_x, train_y), (test_x, test_y)))
+    shape = (channels, size, size)
+    info = DatasetInfo(spec.name, "classification", files.classes, shape, mean, std, tuple(notes))
     return _Pool(info, train, test, None, spec.val_fraction)
 
 
@@ -1153,17 +1206,27 @@ def load_dataset(
     row = spec if isinstance(spec, DatasetSpec) else DATASETS.get(os.fspath(spec), spec)
     with _permission_explained():
         if isinstance(row, DatasetSpec):
-            fetch = root is None if download is None else download
-            pool = _load_named(row, root, image_size, in_channels, fetch)
+            check_present(row, root, download=download)
+            name, files = row.name, READERS[row.reader](row, _roots(row, root))
         else:
             folder = _resolve_folder(os.fspath(row), root)
-            pool = _load_folder(folder, image_size, in_channels, memory_budget, num_workers)
+            name, files = folder.resolve().name, _index_folder(folder)
+        if files is None:  # the folder was there, but not all that belongs in it
+            raise InputError(f"the files of '{name}' are incomplete; fetch them again.")
+        if isinstance(row, DatasetSpec) and isinstance(files.parts["train"][0], Tensor):
+            pool = _load_arrays(row, files, image_size, in_channels, memory_budget)
+        else:
+            if isinstance(row, DatasetSpec):
+                files = replace(files, notes=(*files.notes, *row.notes))
+            pool = _load_files(name, files, image_size, in_channels, memory_budget, num_workers)
 
     train, val = pool.train, pool.val
+    # A regression has no classes to keep in proportion: one class of all.
+    strata = torch.zeros(len(train)) if pool.info.task == "regression" else train.targets
     if val is None:
         total = round((val_fraction or pool.val_fraction) * len(train))
-        rows, rest = _stratified(train.targets, total, "val", seed, keep_train=1)
-        train, val = train.subset(rest), train.subset(rows)
+        rows, rest = _stratified(strata, total, "val", seed, keep_train=1)
+        train, val, strata = train.subset(rest), train.subset(rows), strata[rest]
     info = pool.info
     if limit is not None and limit < len(train):
         check_positive("limit", limit)
@@ -1171,7 +1234,7 @@ def load_dataset(
             raise InputError(
                 f"limit must leave an image of each of the {info.num_classes} classes, got {limit}."
             )
-        rows, _ = _stratified(train.targets, limit, "limit", seed, keep_train=0)
+        rows, _ = _stratified(strata, limit, "limit", seed, keep_train=0)
         note = f"Training uses {limit} of {len(train)} images; validation and test are complete."
         train, info = train.subset(rows), replace(info, notes=(*info.notes, note))
     return Splits(train, val, pool.test, info)
