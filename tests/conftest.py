@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 
+# One thread, here and in subprocesses: on small tensors a second one is slower, and on a busy
+# machine very much so. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from hypothesis import settings

@@ -191,3 +191,24 @@ def test_interrupting_says_how_to_go_on(
         cli.main()
     assert stop.value.code == 130
     assert "the same command continues" in capsys.readouterr().err
+
+
+def test_converted_weights_of_the_original_classify_images(tmp_path: Path) -> None:
+    import torch
+
+    shapes = {"conv1": (10, 1, 5, 5), "conv2": (20, 10, 5, 5), "fc1": (8, 160)}
+    shapes |= {f"fc1_{layer}": (8, 168) for layer in range(1, 6)} | {"fc2": (10, 48)}
+    weights = {f"{name}.weight": torch.randn(shape) for name, shape in shapes.items()}
+    weights |= {f"{name}.bias": torch.randn(shape[0]) for name, shape in shapes.items()}
+    ordered = {
+        f"{name}.{kind}": weights[f"{name}.{kind}"]
+        for name in shapes
+        for kind in ("weight", "bias")
+    }
+    torch.save(ordered, tmp_path / "old.pth")
+    out = tmp_path / "new.safetensors"
+    said = spinalnet("convert", tmp_path / "old.pth", out, "--model", "mnist-cnn").stderr
+    assert "13,818 parameters" in said
+    Image.new("L", (28, 28), 255).save(tmp_path / "white.png")
+    predicted = spinalnet("predict", out, tmp_path / "white.png").stdout.splitlines()
+    assert len(predicted) == 2

@@ -12,7 +12,8 @@ def test_config_round_trips_through_yaml():
     assert (config.lr, config.epochs) == (0.1, 5)
     text = yaml.safe_dump(config.to_dict())
     assert TrainConfig.from_dict(yaml.safe_load(text)) == config
-    assert TrainConfig.from_dict({"lr": "1e-2", "clip_norm": 1}) == TrainConfig(lr=0.01, clip_norm=1.0)
+    read = TrainConfig.from_dict({"lr": "1e-2", "clip_norm": 1})
+    assert read == TrainConfig(lr=0.01, clip_norm=1.0)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from spinalnet.report import (
     _apart,
     _difference,
     _holm,
+    load_summary,
     markdown_table,
     result_table,
     summarize,
@@ -493,3 +494,12 @@ def test_terminal_table_fits_80_columns(written):
     rows = [line for line in console.file.getvalue().splitlines() if "±" in line and "(" in line]
     assert [row.split()[0] for row in rows] == ["mlp", "matched"]
     assert all("2.1 (1.5 to 2.6)" in row for row in rows[:1])
+
+
+def test_a_summary_comes_back_from_its_file(written, tmp_path):
+    assert load_summary(written / "summary.json") == summarize(written)
+    with pytest.raises(InputError, match="there is no summary"):
+        load_summary(tmp_path / "nothing.json")
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(InputError, match="not a summary"):
+        load_summary(tmp_path / "other.json")

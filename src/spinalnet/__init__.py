@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from spinalnet.nn import matched_mlp as matched_mlp
     from spinalnet.ops import spinal as spinal
     from spinalnet.ops import use_backend as use_backend
+    from spinalnet.original import convert_checkpoint as convert_checkpoint
+    from spinalnet.original import load_original_state_dict as load_original_state_dict
+    from spinalnet.report import load_summary as load_summary
     from spinalnet.report import summarize as summarize
     from spinalnet.report import write_report as write_report
     from spinalnet.runs import load_runs as load_runs
@@ -64,7 +67,8 @@ _ROOMS = {
     "nn": "Count LinearHead MLPHead ProgressiveNet SpinalLayer SpinalNet count_macs count_params "
     "make_head matched_mlp",
     "ops": "spinal use_backend",
-    "report": "summarize write_report",
+    "original": "convert_checkpoint load_original_state_dict",
+    "report": "load_summary summarize write_report",
     "runs": "load_runs",
     "train": "FitResult Metrics evaluate fit predict_logits",
 }

@@ -48,9 +48,7 @@ def write_result(path: str | Path, name: str, protocol: str, rows: list[Any]) ->
     )
 
 
-def _row(
-    case: str, baseline: str, unit: str, work: int, timings: dict[str, timing.Timing]
-) -> Row:
+def _row(case: str, baseline: str, unit: str, work: int, timings: dict[str, timing.Timing]) -> Row:
     ours, theirs = timings["ours"], timings[baseline]
     return Row(
         case=case,
@@ -126,9 +124,7 @@ def _classic_loader(
     )
 
 
-def bench_augment(
-    *, batch_size: int = 64, count: int = 1280, seconds: float = 6.0
-) -> list[Row]:
+def bench_augment(*, batch_size: int = 64, count: int = 1280, seconds: float = 6.0) -> list[Row]:
     """Images per second through each augmentation, against torchvision called per sample."""
     images, targets, source = _images(count)
     rows = []
@@ -210,7 +206,9 @@ def bench_epoch(*, batch_size: int = 64, count: int = 1280, seconds: float = 12.
         )
         one = source.subset(torch.arange(2))
 
-        def ours(model: nn.Module = model, config: TrainConfig = config) -> None:
+        def ours(
+            model: nn.Module = model, config: TrainConfig = config, one: ArrayDataset = one
+        ) -> None:
             train.fit(model, source, one, config)
 
         timings = timing.interleave({"ours": ours, "classic script": classic}, seconds=seconds)

@@ -22,7 +22,7 @@ import typer
 from rich.console import Console
 
 import spinalnet
-from spinalnet._checks import InputError, SpinalnetError
+from spinalnet._checks import InputError, SpinalnetError, unknown_name
 from spinalnet.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -64,7 +64,9 @@ HeadOption = Annotated[
         help="Option of the (first) head, repeatable: hidden_features=16, num_layers=8.",
     ),
 ]
-RunFolder = Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")]
+RunFolder = Annotated[
+    Path, typer.Argument(help="Folder of a finished run, or a checkpoint file.", metavar="RUN")
+]
 
 
 def _train_parameters() -> list[inspect.Parameter]:
@@ -328,7 +330,12 @@ def _report(folder: Path, command: str | None = None) -> None:
     page = report.write_report(folder, command=command)
     summary = report.summarize(folder)
     out_console.print(report.result_table(summary))
-    out_console.print(summary.verdict, highlight=False)
+    for head in summary.heads[1:]:
+        if head.difference is not None:
+            out_console.print(
+                f"{summary.heads[0].head} against {head.head}: [bold]{head.difference.verdict}[/]",
+                highlight=False,
+            )
     for note in summary.notes:
         out_console.print(f"[yellow]note[/] {note}", highlight=False)
     out_console.print(f"Report: {page}", highlight=False, soft_wrap=True)
@@ -373,6 +380,67 @@ def predict_command(
     count = experiment.write_predictions(run, paths, out)
     if out is not None:
         err_console.print(f"{count} predictions: {out}", highlight=False, soft_wrap=True)
+
+
+@app.command("convert")
+def convert_command(
+    old: Annotated[Path, typer.Argument(help="Weights trained by the original's scripts (.pth).")],
+    out: Annotated[Path, typer.Argument(help="Checkpoint to write (.safetensors).")],
+    model: Annotated[str, typer.Option(help="Network (see 'spinalnet list').")],
+    head: Annotated[str | None, typer.Option(help="Head, if not the one in the file.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Class names, comma separated.")] = None,
+    in_channels: Channels = None,
+    image_size: ImageSize = None,
+    head_option: HeadOption = None,
+) -> None:
+    """Turn weights trained by the original's scripts into a checkpoint of ours."""
+    from spinalnet.original import convert_checkpoint
+
+    converted = convert_checkpoint(
+        old,
+        model,
+        out,
+        head=head,
+        in_channels=in_channels,
+        input_size=image_size,
+        class_names=None if classes is None else [name.strip() for name in classes.split(",")],
+        **_head_options(head_option),
+    )
+    params = sum(parameter.numel() for parameter in converted.parameters())
+    err_console.print(f"{out}: {model}, {params:,} parameters", highlight=False, soft_wrap=True)
+
+
+@app.command("bench")
+def bench_command(
+    names: Annotated[list[str], typer.Argument(help="Benchmarks: augment, epoch.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for NAME.json result files.")] = None,
+    threads: Annotated[int, typer.Option(help="Compute threads.", min=1)] = 1,
+) -> None:
+    """Time against baselines written here, in turns within one run; report ratios."""
+    import torch
+    from rich.table import Table
+
+    from spinalnet import bench
+
+    torch.set_num_threads(threads)
+    known = {name: (protocol, run) for name, protocol, run in bench.tables()}
+    for name in names:
+        if name not in known:
+            raise unknown_name("benchmark", name, known)
+    for name in names:
+        protocol, run = known[name]
+        rows = run()
+        table = Table("case", "against", "unit", "ours", "theirs", "ratio", "quartiles", title=name)
+        for row in rows:
+            low, high = row.ratio_quartiles
+            table.add_row(
+                *(row.case, row.baseline, row.unit, f"{row.ours:,.0f}", f"{row.theirs:,.0f}"),
+                *(f"{row.ratio:.1f}x", f"{low:.1f} to {high:.1f}"),
+            )
+        out_console.print(table)
+        if out is not None:
+            bench.write_result(out / f"{name}.json", name, protocol, rows)
+            err_console.print(f"{out / name}.json", highlight=False)
 
 
 @app.command("env")

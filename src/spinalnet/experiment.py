@@ -9,6 +9,7 @@ and, bit by bit, the initial trunk.
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -44,6 +45,10 @@ class RunSpec:
             model's where the data's is too small.
         in_channels: 1 for grey, 3 for colour; `None` for the data's own (3 for folders).
         limit: Use only so many training images.
+        neck: How the trunk's last map becomes features, where the model has a choice.
+        pretrained: Start the trunk from published weights.
+        selected_on: What every choice in training is made on: "validation", or, in a repetition
+            of the paper's procedure, "test" or "training". The caller's `load` sees to it.
     """
 
     data: str
@@ -55,6 +60,9 @@ class RunSpec:
     image_size: int | None = None
     in_channels: Literal[1, 3] | None = None
     limit: int | None = None
+    neck: str | None = None
+    pretrained: bool = False
+    selected_on: Literal["validation", "test", "training"] = "validation"
 
     @property
     def name(self) -> str:
@@ -85,7 +93,8 @@ def load_splits(spec: RunSpec, *, download: bool | None = None) -> data_room.Spl
     build_augment(spec.train.augment)  # a misspelt step is told now, not in the first epoch
     size = spec.image_size
     known = data_room.DATASETS.get(spec.data)
-    if size is None and known is not None and known.image_shape[1] < row.min_size:
+    is_image = known is not None and len(known.image_shape) == 3
+    if size is None and known is not None and is_image and known.image_shape[1] < row.min_size:
         size = row.input_shape[1]
     return data_room.load_dataset(
         spec.data,
@@ -100,13 +109,15 @@ def load_splits(spec: RunSpec, *, download: bool | None = None) -> data_room.Spl
 
 def build_model(spec: RunSpec, info: data_room.DatasetInfo) -> models.ImageModel:
     """Build the network of a run, initialised from its seed."""
-    channels, height, _ = info.input_shape
+    channels, *sides = info.input_shape
     return models.create_model(
         spec.model,
-        info.num_classes,
+        info.num_classes or 1,  # a regression has one output
         in_channels=channels,
-        input_size=height,
+        input_size=sides[0] if sides else None,
         head=spec.head,
+        neck=spec.neck,
+        pretrained=spec.pretrained,
         seed=spec.train.seed,
         **spec.head_options,
     )
@@ -118,6 +129,8 @@ def describe_model(spec: RunSpec, info: data_room.DatasetInfo) -> dict[str, Any]
         "model": spec.model,
         "head": spec.head,
         "head_options": dict(spec.head_options),
+        "neck": spec.neck,
+        "task": info.task,
         "class_names": list(info.class_names),
         "input_shape": list(info.input_shape),
         "mean": list(info.mean),
@@ -166,12 +179,14 @@ def run_one(
         description=describe_model(spec, info),
         on_progress=None if on_progress is None else lambda step: on_progress(spec, step),
     )
-    tested = train.evaluate(
-        fitted.model, splits.test, batch_size=spec.train.eval_batch_size, device=spec.train.device
-    )
+    tested = _evaluate(fitted.model, splits.test, spec.train)
     params, macs = count_params(model), count_macs(model, info.input_shape)
     val = fitted.val.to_dict()
     val.pop("confusion", None)
+    # A regression is judged by how far its error on the data it has seen is from the rest.
+    trained = {}
+    if info.task == "regression":
+        trained = {"train": train.evaluate(fitted.model, splits.train).to_dict()}
     folder.finish(
         {
             "model": spec.model,
@@ -187,17 +202,31 @@ def run_one(
             "trunk_macs": macs.trunk,
             "head_macs": macs.head,
             "train_size": len(splits.train),
+            **trained,
             "val": val,
             "test": tested.to_dict(),
             "best_epoch": fitted.best_epoch,
             "epochs_run": fitted.epochs_run,
             "train_seconds": fitted.seconds,
-            "selected_on": "validation",
+            "selected_on": spec.selected_on,
             "stopped": fitted.stopped,
             "notes": [*info.notes, *fitted.notes],
         }
     )
     return runs.load_runs(folder.path)[0]
+
+
+def _evaluate(
+    model: nn.Module, test: data_room.BatchSource, config: TrainConfig
+) -> train.Metrics:
+    """Evaluate in full precision, with the memory format of training."""
+    return train.evaluate(
+        model,
+        test,
+        batch_size=config.eval_batch_size,
+        device=config.device,
+        channels_last=config.channels_last,
+    )
 
 
 @dataclass(frozen=True)
@@ -208,11 +237,13 @@ class Comparison:
         base: The run that all share; its head and seed are replaced in turn.
         heads: Names of heads; the first is compared with each of the others.
         seeds: Number of paired seeds, counted from the seed of `base`.
+        other: Fields of a head's runs that differ from `base`, by head; `head_options` for one.
     """
 
     base: RunSpec
     heads: tuple[str, ...] = ("spinal", "mlp", "matched", "linear")
     seeds: int = 5
+    other: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_positive("seeds", self.seeds)
@@ -221,13 +252,17 @@ class Comparison:
         for head in self.heads:
             if head not in HEADS:
                 raise unknown_name("head", head, HEADS)
+        for head in self.other:
+            if head not in self.heads:
+                raise unknown_name("head with fields of its own", head, self.heads)
         if len(set(self.heads)) < len(self.heads):
             raise InputError(f"heads must differ, got {', '.join(self.heads)}.")
 
     def specs(self) -> Iterator[RunSpec]:
         """Yield every run, all heads of one seed before the next seed.
 
-        Head options belong to the first head; the others keep the paper's.
+        The head options of `base` belong to the first head; the others keep the paper's, unless
+        `other` says more.
         """
         first = self.base.train.seed
         for seed in range(first, first + self.seeds):
@@ -235,12 +270,9 @@ class Comparison:
                 options = self.base.head_options if head == self.heads[0] else {}
                 if head == "matched" and self.heads[0] != "matched":
                     options = {"match": self.heads[0], "match_options": self.base.head_options}
-                yield replace(
-                    self.base,
-                    head=head,
-                    head_options=options,
-                    train=replace(self.base.train, seed=seed),
-                )
+                own = {"head_options": options} | dict(self.other.get(head, {}))
+                config = replace(self.base.train, seed=seed)
+                yield replace(self.base, head=head, train=config, **own)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as they stand in `comparison.yaml`."""
@@ -253,6 +285,7 @@ class Comparison:
             "seeds": list(range(first, first + self.seeds)),
             "epochs": self.base.train.epochs,
             "base": base,
+            "other": {head: dict(fields) for head, fields in self.other.items()},
         }
 
 
@@ -263,6 +296,8 @@ def compare(
     download: bool | None = None,
     on_progress: OnProgress | None = None,
     on_run: Callable[[RunSpec, runs.RunRecord], None] | None = None,
+    load: Callable[[RunSpec], data_room.Splits] | None = None,
+    timed: bool = True,
 ) -> Path:
     """Run every head with every seed, then time the heads side by side.
 
@@ -276,13 +311,16 @@ def compare(
         download: Whether missing data may be fetched.
         on_progress: Called at every training step.
         on_run: Called after every run, also one that was already done.
+        load: What loads the data of a run; `load_splits` without it.
+        timed: Whether to time the heads, which takes a few seconds.
 
     Returns:
         The folder, ready for `report.write_report`.
     """
     out = Path(out)
     specs = list(question.specs())
-    splits = load_splits(specs[0], download=download)
+    load = load or functools.partial(load_splits, download=download)
+    splits = load(specs[0])
     for spec in specs[: len(question.heads)]:
         build_model(spec, splits.info)
     for spec in specs:
@@ -294,11 +332,12 @@ def compare(
     for spec in specs:
         folder = out / "runs" / spec.name
         if not runs.is_done(folder) and spec.train.seed != loaded_seed:
-            splits, loaded_seed = load_splits(spec, download=download), spec.train.seed
+            splits, loaded_seed = load(spec), spec.train.seed
         record = run_one(spec, folder, splits=splits, on_progress=on_progress)
         if on_run is not None:
             on_run(spec, record)
-    runs.write_mapping(out / "timing.json", time_heads(question, splits))
+    if timed:
+        runs.write_mapping(out / "timing.json", time_heads(question, splits))
     return out
 
 
@@ -367,19 +406,25 @@ class TrainedModel:
     spec: RunSpec
 
 
-def load_trained(run: str | Path) -> TrainedModel:
-    """Rebuild the model of a run and load its best weights, in evaluation mode.
+def load_trained(path: str | Path) -> TrainedModel:
+    """Rebuild a model from the folder of a run (its best weights) or from a checkpoint file.
 
     Raises:
-        InputError: If `run` is no run of ours or has no weights yet.
+        InputError: If `path` is neither, or the run has no weights yet.
     """
-    if not runs.is_run(run):
-        raise InputError(f"{run} is not the folder of a run; give the folder that --out named.")
-    spec = RunSpec.from_dict(runs.load_runs(run)[0].config)
-    weights, about = runs.RunFolder(run).load_model()
+    is_file = Path(path).is_file()
+    if not is_file and not runs.is_run(path):
+        raise InputError(f"{path} is not the folder of a run; give the folder that --out named.")
+    file = Path(path) if is_file else Path(path) / "model.safetensors"
+    weights, about = runs.load_weights(file)
+    if is_file:
+        spec = RunSpec(about["data"], about["model"], about["head"], about["head_options"])
+    else:
+        spec = RunSpec.from_dict(runs.load_runs(path)[0].config)
+    spec = replace(spec, pretrained=False)  # the weights are here
     info = data_room.DatasetInfo(
         name=about["data"],
-        task="classification",
+        task=about.get("task", "classification"),
         class_names=tuple(about["class_names"]),
         input_shape=tuple(about["input_shape"]),
         mean=tuple(about["mean"]),
@@ -407,6 +452,8 @@ def evaluate_run(
         image_size=size,
         in_channels=channels,
     )
+    if spec.data is None:
+        raise InputError(f"{run} does not say which data it belongs to; name some with --data.")
     splits = load_splits(spec)
     if splits.info.class_names != trained.info.class_names:
         raise InputError(
@@ -414,10 +461,7 @@ def evaluate_run(
             f"knows {_some(trained.info.class_names)}; give data with the same classes."
         )
     test = splits.test.normalized_by(trained.info.mean, trained.info.std)
-    config = trained.spec.train
-    return train.evaluate(
-        trained.model, test, batch_size=config.eval_batch_size, device=config.device
-    )
+    return _evaluate(trained.model, test, trained.spec.train)
 
 
 def _some(names: Iterable[str]) -> str:

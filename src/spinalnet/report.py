@@ -703,6 +703,31 @@ def result_table(summary: Summary) -> Table:
     return table
 
 
+def load_summary(path: str | Path) -> Summary:
+    """Read a `summary.json` that `write_report` left, without the runs it was made from.
+
+    Raises:
+        InputError: If the file is missing or is not a summary.
+    """
+    record = _mapping(Path(path))
+    if record is None:
+        raise InputError(f"there is no summary '{path}'; 'spinalnet report DIR' writes one.")
+    try:
+        metric = record["metric"]
+        plural = "accuracies" if metric == "accuracy" else f"{metric}_values"
+        names = {f"{metric}_mean": "mean", f"{metric}_std": "std", plural: "values"}
+        heads = []
+        for row in record.pop("heads"):
+            head = {names.get(key, key): value for key, value in row.items()}
+            difference = head.pop("difference")
+            head["difference"] = None if difference is None else Difference(**difference)
+            heads.append(HeadSummary(**{**head, "values": tuple(head["values"])}))
+        seeds, notes = tuple(record.pop("seeds")), tuple(record.pop("notes"))
+        return Summary(**record, heads=tuple(heads), seeds=seeds, notes=notes)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"'{path}' is not a summary of this version ({error}).") from error
+
+
 def markdown_table(summary: Summary) -> str:
     """Return the result table as GitHub Markdown, without a trailing newline."""
     header, rows = _table(summary)

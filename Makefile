@@ -1,0 +1,28 @@
+# `make check` is what CI runs. Everything works without make too: the lines are short.
+PYTHON ?= .venv/bin/python
+
+.PHONY: setup fmt lint types test test-all check tables
+
+setup:       ## Install for development (compiles the kernels if there is a C++ compiler)
+	python3 -m venv .venv && .venv/bin/pip install -q -c constraints/tested.txt -e '.[dev]'
+
+fmt:         ## Format and mend what lint can mend
+	$(PYTHON) -m ruff format . && $(PYTHON) -m ruff check --fix .
+
+lint:
+	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
+
+types:
+	$(PYTHON) -m pyright --pythonpath $(PYTHON)
+
+test:        ## The fast tests
+	$(PYTHON) -m pytest
+
+test-all:    ## With the slow ones
+	$(PYTHON) -m pytest -m 'slow or not slow'
+
+tables:      ## Rewrite the measured tables of README and docs from committed results
+	$(PYTHON) docs/tables.py
+
+check:       ## What CI runs
+	bash .ci/run

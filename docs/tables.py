@@ -1,0 +1,118 @@
+"""Rewrite the measured tables of README.md and docs/*.md from committed result files.
+
+Run `python docs/tables.py` (or `make tables`); `--check` only says whether a file would change.
+Between `<!-- table:NAME -->` and `<!-- /table -->` stands what `TABLES[NAME]` makes, between
+`<!-- rooms -->` and `<!-- /rooms -->` the first sentence of every room's docstring.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+
+def comparison(name: str) -> str:
+    """Return the table of results/NAME.json with the command and the machine that made it."""
+    from spinalnet.report import load_summary, markdown_table
+
+    summary = load_summary(ROOT / "results" / f"{name}.json")
+    environment = summary.environment
+    made = (
+        f"`{summary.command}` on {environment.get('cpu')}, "
+        f"{environment.get('threads')} thread(s), torch {environment.get('torch')}, "
+        f"seeds {min(summary.seeds)} to {max(summary.seeds)}; {summary.test_size:,} test images, "
+        f"epoch selected on {summary.selected_on}."
+    )
+    verdicts = "\n".join(
+        f"- {summary.heads[0].head} against {head.head}: {head.difference.verdict}"
+        for head in summary.heads[1:]
+        if head.difference is not None
+    )
+    return f"{markdown_table(summary)}\n\n{verdicts}\n\n{made}"
+
+
+def benchmark() -> str:
+    """Return the ratios of benchmarks/results/{augment,epoch}.json."""
+    lines = [
+        "| case | against | ours | theirs | ratio (quartiles) |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    made = ""
+    for name in ("augment", "epoch"):
+        path = ROOT / "benchmarks" / "results" / f"{name}.json"
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for row in record["rows"]:
+            low, high = row["ratio_quartiles"]
+            lines.append(
+                f"| {row['case']} | {row['baseline']} | {row['ours']:,.0f} {row['unit']} | "
+                f"{row['theirs']:,.0f} {row['unit']} | **{row['ratio']:.1f}x** "
+                f"({low:.1f} to {high:.1f}) |"
+            )
+        env = record["environment"]
+        made = (
+            f"`spinalnet bench augment` and `spinalnet bench epoch` on {env['cpu']}, "
+            f"{env['threads']} thread(s), torch {env['torch']}. Ratios within one run."
+        )
+    return "\n".join(lines) + "\n\n" + made
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "digits": lambda: comparison("digits"),
+    "fashion-mnist": lambda: comparison("fashion-mnist"),
+    "mnist": lambda: comparison("mnist"),
+    "hymenoptera": lambda: comparison("hymenoptera"),
+    "bench": benchmark,
+}
+
+
+def rooms() -> str:
+    """Return one line per room: the first sentence of its docstring."""
+    lines = ["```"]
+    for path in sorted((ROOT / "src" / "spinalnet").glob("*.py")):
+        if path.stem.startswith("__"):
+            continue
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        sentence = text.split("\n\n")[0].replace("\n", " ").rstrip(".")
+        lines.append(f"{path.stem:<14} {sentence}")
+    return "\n".join([*lines, "```"])
+
+
+def rewrite(text: str) -> str:
+    """Return `text` with all marked parts made anew."""
+
+    def table(match: re.Match[str]) -> str:
+        return f"<!-- table:{match[1]} -->\n{TABLES[match[1]]()}\n<!-- /table -->"
+
+    text = re.sub(r"<!-- table:([\w-]+) -->.*?<!-- /table -->", table, text, flags=re.DOTALL)
+    return re.sub(
+        r"<!-- rooms -->.*?<!-- /rooms -->",
+        lambda _: f"<!-- rooms -->\n{rooms()}\n<!-- /rooms -->",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def main() -> int:
+    """Rewrite, or with `--check` report; return the exit code."""
+    stale = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        old = path.read_text(encoding="utf-8")
+        new = rewrite(old)
+        if new != old:
+            stale.append(path.relative_to(ROOT))
+            if "--check" not in sys.argv:
+                path.write_text(new, encoding="utf-8")
+    for path in stale:
+        print("stale:" if "--check" in sys.argv else "rewritten:", path)
+    return 1 if stale and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
