@@ -83,6 +83,28 @@ def test_resized_crop_equals_torchvision(box):
     torch.testing.assert_close(ours, truth, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.parametrize(("large", "small"), [(272, 256), (230, 224), (3, 2)])
+def test_zoom_crop_is_a_window_of_the_enlarged_image(large, small):
+    images = noise()
+    ours = build_augment(f"zoom-crop:{large},{small}")(images, generator())
+    # At the size where the enlarged image has whole pixels, the windows are those of torchvision.
+    height, width = 20 * large // small, 28 * large // small
+    if (height * small, width * small) == (20 * large, 28 * large):
+        enlarged = tvf.resize(images.float() / 255, [height, width], BILINEAR, antialias=True)
+        windows = enlarged.unfold(2, 20, 1).unfold(3, 28, 1)
+        misses = (windows - ours[:, :, None, None]).abs().amax((1, 4, 5))
+        assert (misses.flatten(1).min(1).values < TOLERANCE).all()
+    # Every place is drawn, none is outside.
+    pixels = torch.arange(28.0).expand(400, 1, 20, 28) / 28
+    seen = build_augment(f"zoom-crop:{large},{small}")(pixels, generator())[:, 0, 0, :]
+    scale = small / large
+    left = (seen[:, 14] * 28 + 0.5 - 14.5 * scale) / (28 / large)
+    assert left.min() > -0.01
+    assert left.max() < large - small + 0.01
+    assert (left - left.round()).abs().max() < 0.01
+    assert len(left.round().unique()) == large - small + 1
+
+
 def test_crop_is_one_of_the_windows_of_the_padded_image():
     images = noise()
     padded = tvf.pad(images, [2, 2, 2, 2])
@@ -342,6 +364,7 @@ def test_steps_merge_into_one_warp_only_where_nothing_lost_comes_back(monkeypatc
 def test_every_row_of_the_table_works_by_its_name():
     for name in AUGMENTATIONS:
         text = f"{name}:0.5" if name in ("rotation", "affine", "brightness", "contrast") else name
+        text = "zoom-crop:9,8" if name == "zoom-crop" else text
         assert build_augment(text)(noise(), generator()).shape == (8, 3, 20, 28)
 
 
@@ -358,6 +381,8 @@ def test_every_row_of_the_table_works_by_its_name():
         ("perspective:0.5,2", "p must be in"),
         ("resized-crop:0.9,0.5", "0 < low <= high <= 1"),
         ("resized-crop:0.5,1,0,1", "ratios must satisfy"),
+        ("zoom-crop:8,9", "whole large >= small > 0"),
+        ("zoom-crop:9.5,9", "whole large >= small > 0"),
         ("crop:1.5", "integer >= 0"),
         ("crop:inf", "integer >= 0"),
         ("crop:nan", "integer >= 0"),

@@ -370,6 +370,33 @@ def random_resized_crop(
     return _Warp(draw, loses_content=True, reads_outside=False)
 
 
+def random_zoom_crop(large: float, small: float) -> Transform:
+    """Enlarge by `large / small` and cut a window of the old size at a random place.
+
+    For images that were loaded at `small` pixels a side, what
+    `torchvision.transforms.Resize(large)` and `RandomCrop(small)` do to larger ones.
+    """
+    whole = float(large).is_integer() and float(small).is_integer()
+    _require(
+        whole and 0 < small <= large, "zoom-crop: needs whole large >= small > 0", (large, small)
+    )
+    if small == large:
+        return _is_identity
+
+    def draw(batch: int, height: int, width: int, generator: Generator) -> _Map:
+        room = int(large - small) + 1
+        place = torch.randint(0, room, (batch, 2), generator=generator, device=generator.device)
+        scale = place.new_tensor([height, width]) / large  # pixels of the image per enlarged one
+        corner = place * scale
+        size = (scale * small).expand(batch, 2)
+        enlarge = _box_to_full(torch.cat([corner, size], 1), height, width).matrix
+        # Unlike a resized crop, the window is cut last: its border pixels blend with neighbours.
+        whole_image = corner.new_tensor([0.5, 0.5, width - 0.5, height - 0.5])
+        return _Map(enlarge, whole_image.expand(batch, 4))
+
+    return _Warp(draw, loses_content=True, reads_outside=False)
+
+
 def random_crop(padding: float = 4) -> Transform:
     """Pad by `padding` black pixels on every side and cut a window of the old size.
 
@@ -462,6 +489,7 @@ AUGMENTATIONS: dict[str, Callable[..., Transform]] = {
     "rotation": random_rotation,
     "affine": random_affine,
     "resized-crop": random_resized_crop,
+    "zoom-crop": random_zoom_crop,
     "crop": random_crop,
     "flip": random_horizontal_flip,
     "vertical-flip": random_vertical_flip,

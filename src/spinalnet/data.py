@@ -1032,7 +1032,10 @@ def _load_files(
     workers: int,
 ) -> _Pool:
     """Make a pool of image files, in memory if they fit."""
-    parts = {part: (list(paths), targets) for part, (paths, targets) in files.parts.items()}
+    parts = {
+        part: ([path for path in paths if isinstance(path, Path)], targets)
+        for part, (paths, targets) in files.parts.items()
+    }
     size, channels = image_size or _FOLDER_SIZE, in_channels or 3
     notes = [
         *files.notes,
@@ -1086,6 +1089,11 @@ def _suspicions(spec: DatasetSpec, train_images: Tensor, test_images: Tensor) ->
     return notes
 
 
+def _tensor(inputs: Tensor | list[Path]) -> Tensor:
+    assert isinstance(inputs, Tensor)
+    return inputs
+
+
 def _to_channels(images: Tensor, channels: int) -> Tensor:
     """Repeat grey as colour without copying, or mix colour to grey (luma of ITU-R BT.601)."""
     if images.shape[1] == channels:
@@ -1105,9 +1113,8 @@ def _load_arrays(
     memory_budget: int,
 ) -> _Pool:
     """Make a pool of a named data set that is in memory."""
-    (train_x, train_y), (test_x, test_y) = files.parts["train"], files.parts["test"]
-    assert isinstance(train_x, Tensor)
-    assert isinstance(test_x, Tensor)
+    train_x, test_x = (_tensor(files.parts[part][0]) for part in ("train", "test"))
+    train_y, test_y = (files.parts[part][1] for part in ("train", "test"))
     if spec.reader == "regression":
         shape = tuple(train_x.shape[1:])
         info = DatasetInfo(spec.name, "regression", (), shape, (), (), spec.notes)
