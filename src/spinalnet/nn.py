@@ -70,24 +70,25 @@ def _make_norm(norm: str | None, features: int, device: Any, dtype: Any) -> nn.M
 
 def _negative_slope(activation: nn.Module) -> float | None:
     """Slope below zero of a piecewise linear activation (see `ops.spinal`), else None."""
-    if type(activation) is nn.ReLU:
+    kind = type(activation)
+    if kind is nn.ReLU:
         return 0.0
-    if type(activation) is nn.LeakyReLU:
-        return float(activation.negative_slope)
-    if type(activation) is nn.Identity:
-        return 1.0
-    return None
+    if kind is nn.LeakyReLU:
+        return float(activation.negative_slope)  # type: ignore[arg-type]
+    return 1.0 if kind is nn.Identity else None
 
 
 def _hooked(*modules: nn.Module) -> bool:
     """Return whether somebody listens to the calls of these modules."""
-    return any(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        for module in modules
-    )
+    for module in modules:
+        if (
+            module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+        ):
+            return True
+    return False
 
 
 def _keep_mask(x: Tensor, width: int, dropout: float) -> Tensor:
@@ -174,17 +175,24 @@ class SpinalLayer(nn.Module):
             else []
         )
         self.activation = make_activation(activation)
+        self._memo = ops.Memo()
         # Which entry of `layers` serves each layer of the chain.
         self.schedule = tuple(min(i, 1) if share_weights else i for i in range(num_layers))
 
     def chain(self) -> tuple[list[Tensor], list[Tensor] | None]:
         """Return the weights and biases layer by layer, a shared one once per layer."""
-        owned: list[Any] = list(self.layers)  # nn.Linear each; a check would cost every call
-        linears = [owned[index] for index in self.schedule]
-        weights = [linear.weight for linear in linears]
-        if linears[0].bias is None:
-            return weights, None
-        return weights, [linear.bias for linear in linears]
+        # Past `nn.Module.__getattr__`, which would take longer than a small head computes.
+        modules: Any = self._modules
+        linears = list(modules["layers"]._modules.values())
+        if self.share_weights:
+            linears += linears[1:] * (self.num_layers - len(linears))
+        try:
+            weights = [linear._parameters["weight"] for linear in linears]
+            biases = [linear._parameters["bias"] for linear in linears]
+        except KeyError:  # parametrized: a property, and no longer in the dictionary
+            weights = [linear.weight for linear in linears]
+            biases = [linear.bias for linear in linears]
+        return weights, None if biases[0] is None else biases
 
     def call(self, x: Tensor) -> ops.SpinalCall:
         """Describe the call that `forward(x)` makes, for `ops.choose_backend`."""
@@ -221,6 +229,8 @@ class SpinalLayer(nn.Module):
             )
         rows = x if len(shape) == 2 else x.reshape(-1, self.in_features)
         weights, biases = self.chain()
+        modules: Any = self._modules
+        activation = modules["activation"]
         masks = None
         if self.training and self.dropout > 0:
             masks = [
@@ -237,11 +247,12 @@ class SpinalLayer(nn.Module):
             weights,
             biases,
             num_splits=self.num_splits,
-            activation=self.activation,
-            negative_slope=_negative_slope(self.activation),
-            norms=list(self.norms) or None,
+            activation=activation,
+            negative_slope=_negative_slope(activation),
+            norms=list(modules["norms"]._modules.values()) or None,
             dropout_masks=masks,
             output=output,
+            memo=self._memo,
         )
         return result if len(shape) == 2 else result.reshape(*shape[:-1], result.shape[-1])
 
@@ -322,9 +333,11 @@ class SpinalNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features `(..., in_features)` to logits `(..., out_features)`."""
-        spine, output = self.spine, self.output
+        modules: Any = self._modules
+        spine, output = modules["spine"], modules["output"]
+        dropped = self.training and modules["output_dropout"].p > 0
         whole = type(spine) is SpinalLayer and type(output) is nn.Linear
-        if whole and not (self.training and self.output_dropout.p) and not _hooked(spine, output):
+        if whole and not dropped and not _hooked(spine, output):
             return spine.run(x, (output.weight, output.bias))
         return output(self.output_dropout(spine(x)))
 

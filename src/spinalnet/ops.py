@@ -37,6 +37,7 @@ from spinalnet import _kernels
 from spinalnet._checks import BackendUnavailable, InputError, check_positive, unknown_name
 
 Elementwise = Callable[[Tensor], Tensor]
+Memo = _kernels.Memo
 
 
 def split_sizes(in_features: int, num_splits: int) -> tuple[int, ...]:
@@ -91,7 +92,7 @@ class SpinalCall(NamedTuple):
     dtype: torch.dtype  # the one computed in: autocast's where it is on
     device: str
     foldable: bool = False  # all norms are batch norms in eval mode
-    wants_grad: bool = False
+    wants_grad: bool = False  # looked up for folded norms only
     plain: bool = True  # ordinary tensors in memory: nothing is traced, transformed or exported
 
 
@@ -291,7 +292,7 @@ def _fastest(call: SpinalCall) -> BackendChoice:
     return BackendChoice("packed", f"one product per slice; not cpp: {obstacle}")
 
 
-_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+_PLAIN_TYPES = {Tensor, torch.nn.Parameter}
 
 
 def is_plain(x: Tensor, weights: Sequence[Tensor]) -> bool:
@@ -304,15 +305,10 @@ def is_plain(x: Tensor, weights: Sequence[Tensor]) -> bool:
         return False
     if forward_ad._current_level >= 0:
         return False
-    dtype, device = x.dtype, x.device
-    for weight in weights:
-        if type(weight) not in _PLAIN_TYPES or weight.dtype != dtype or weight.device != device:
-            return False
-    return True
+    return {type(weight) for weight in weights} <= _PLAIN_TYPES
 
 
-def _computed_dtype(x: Tensor) -> torch.dtype:
-    device = x.device.type
+def _computed_dtype(x: Tensor, device: str) -> torch.dtype:
     # torch raises when asked about autocast on the meta device.
     autocast = device != "meta" and torch.is_autocast_enabled(device)
     return torch.get_autocast_dtype(device) if autocast else x.dtype
@@ -320,15 +316,19 @@ def _computed_dtype(x: Tensor) -> torch.dtype:
 
 def _foldable(norms: Sequence[Elementwise] | None) -> bool:
     return norms is not None and all(
-        type(norm) is torch.nn.BatchNorm1d and not norm.training and norm.running_mean is not None
+        isinstance(norm, torch.nn.BatchNorm1d)
+        and type(norm) is torch.nn.BatchNorm1d
+        and not norm.training
+        and norm.running_mean is not None
         for norm in norms
     )
 
 
-def _any_requires_grad(weights: Sequence[Tensor], norms: Sequence[Elementwise] | None) -> bool:
-    gains = [] if norms is None else [getattr(norm, "weight", None) for norm in norms]
-    tensors = [*weights, *(gain for gain in gains if gain is not None)]
-    return any([tensor.requires_grad for tensor in tensors])
+def _wants_grad(tensors: Sequence[Tensor], norms: Sequence[Elementwise]) -> bool:
+    gains = [getattr(norm, "weight", None) for norm in norms]
+    return torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in [*tensors, *gains]
+    )
 
 
 def spinal(
@@ -342,6 +342,7 @@ def spinal(
     norms: Sequence[Elementwise] | None = None,
     dropout_masks: Sequence[Tensor] | None = None,
     output: tuple[Tensor, Tensor | None] | None = None,
+    memo: Memo | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Run a spinal chain and return the outputs of all its layers side by side, or the logits.
@@ -359,6 +360,8 @@ def spinal(
         norms: One module per layer, applied between the linear map and the activation.
         dropout_masks: One already scaled keep mask `(B, D_s + H)` per layer input.
         output: Matrix `(K, L * H)` and bias `(K,)` or `None` of an output row.
+        memo: Kept by a module from call to call, so that the compiled kernels need not look at
+            every parameter from scratch. Never changes the result.
         backend: Name from `BACKENDS`, or `None` to choose (see `choose_backend`).
 
     Returns:
@@ -388,6 +391,7 @@ def spinal(
             negative_slope=negative_slope,
             norms=norms,
             output=output,
+            memo=memo,
         )
     hidden = chosen.run(
         x,
@@ -412,6 +416,7 @@ def describe_call(
 ) -> SpinalCall:
     """Describe a call of `spinal` for `choose_backend`; arguments as there."""
     rows, features = x.shape
+    device = "cpu" if x.is_cpu else x.device.type
     return SpinalCall(
         rows,
         features,
@@ -421,9 +426,9 @@ def describe_call(
         negative_slope,
         norms is not None,
         masked,
-        _computed_dtype(x),
-        x.device.type,
+        _computed_dtype(x, device),
+        device,
         _foldable(norms),
-        torch.is_grad_enabled() and (x.requires_grad or _any_requires_grad(weights, norms)),
+        norms is not None and _wants_grad([x, *weights], norms),
         is_plain(x, weights),
     )

@@ -40,6 +40,10 @@ class Layout(NamedTuple):
     output: tuple[int, ...]  # none, matrix, or matrix and bias
 
 
+# layout, num_splits, slope
+Settings = tuple[Layout, int, float]
+
+
 def instruction_set() -> str | None:
     """Return which build of the kernels this processor runs, None without the extension."""
     return None if _native is None else _native.instruction_set()
@@ -58,29 +62,26 @@ def _matrix_shapes(
     )
 
 
-def _vector_address(vector: Tensor, size: int, dtype: torch.dtype) -> int:
-    """Return the address of a bias or a norm's vector. The kernels trust it: checked here."""
+def _check_vector(vector: Tensor, size: int, dtype: torch.dtype) -> None:
     fits = vector.numel() == size and vector.is_contiguous()
     if not fits or vector.dtype is not dtype or not vector.is_cpu:
         raise InputError(
             f"a bias must be a contiguous {dtype} vector of {size} elements on the CPU, got "
             f"{vector.dtype} {tuple(vector.shape)} on {vector.device}."
         )
-    return vector.data_ptr()
 
 
-def _matrix_address(
+def _check_matrix(
     matrix: Tensor, shape: tuple[int, int], dtype: torch.dtype, wider: bool = False
-) -> tuple[int, int, int]:
-    """Return address, row stride and columns. The kernels trust them: checked here."""
+) -> None:
     actual = matrix.shape
     fits = actual == shape or (wider and actual[0] == shape[0] and actual[1] > shape[1])
+    fits = fits and matrix.stride(1) == 1
     if not fits or matrix.dtype is not dtype or not matrix.is_cpu:
         raise InputError(
-            f"a weight must be a {dtype} matrix of shape {shape} on the CPU, got "
+            f"a weight must be a {dtype} matrix of shape {shape}, rows contiguous, on the CPU, got "
             f"{matrix.dtype} {tuple(actual)} on {matrix.device}."
         )
-    return matrix.data_ptr(), matrix.stride(0), actual[1]
 
 
 def _unit_rows(matrix: Tensor) -> Tensor:
@@ -88,68 +89,106 @@ def _unit_rows(matrix: Tensor) -> Tensor:
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()
 
 
-def _arguments(
-    x: Tensor, parameters: Sequence[Tensor], layout: Layout, num_splits: int, slope: float
-) -> tuple[Any, ...]:
-    """Describe a call to `_native`; the tensors must outlive it."""
-    rows, features = x.shape
-    dtype, num_layers = x.dtype, len(layout.weights)
-    width = parameters[layout.weights[0]].shape[0]
-    shapes = _matrix_shapes(features, width, num_layers, num_splits)
-    matrices = [
-        _matrix_address(parameters[index], shape, dtype, wider=layer > 0)
-        for layer, (index, shape) in enumerate(zip(layout.weights, shapes, strict=True))
-    ]
-    biases = [_vector_address(parameters[index], width, dtype) for index in layout.biases]
-    outputs = out_weight = out_stride = out_bias = 0
-    if layout.output:
-        matrix = parameters[layout.output[0]]
-        outputs = matrix.shape[0]
-        shape = (outputs, num_layers * width)
-        out_weight, out_stride, _ = _matrix_address(matrix, shape, dtype)
-        if len(layout.output) > 1:
-            out_bias = _vector_address(parameters[layout.output[1]], outputs, dtype)
-    return (
-        rows,
-        features,
-        width,
-        num_layers,
-        num_splits,
-        outputs,
-        slope,
-        torch.get_num_threads(),
-        x.data_ptr(),
-        x.stride(0),
-        [matrix[0] for matrix in matrices],
-        [matrix[1] for matrix in matrices],
-        [matrix[2] for matrix in matrices],
-        biases or None,
-        out_weight,
-        out_stride,
-        out_bias,
-    )
-
-
-def _forward(
-    x: Tensor,
-    parameters: Sequence[Tensor],
+def _plan(
+    features: int,
+    parameters: list[Tensor],
     layout: Layout,
     num_splits: int,
     slope: float,
+    dtype: torch.dtype,
+) -> Any:
+    """Check the parameters and describe them to `_native`, which trusts the description."""
+    num_layers, width = len(layout.weights), parameters[layout.weights[0]].shape[0]
+    shapes = _matrix_shapes(features, width, num_layers, num_splits)
+    matrices = []
+    for layer, (position, shape) in enumerate(zip(layout.weights, shapes, strict=True)):
+        matrix = parameters[position]
+        _check_matrix(matrix, shape, dtype, wider=layer > 0)
+        matrices.append(matrix)
+    for position in layout.biases:
+        _check_vector(parameters[position], width, dtype)
+    outputs = out_stride = 0
+    if layout.output:
+        matrix = parameters[layout.output[0]]
+        outputs, out_stride = matrix.shape[0], matrix.stride(0)
+        _check_matrix(matrix, (outputs, num_layers * width), dtype)
+    for position in layout.output[1:]:
+        _check_vector(parameters[position], outputs, dtype)
+    return _native.Plan(
+        parameters,
+        tuple([parameter.numel() for parameter in parameters]),
+        dtype is torch.float64,
+        features,
+        width,
+        num_splits,
+        outputs,
+        slope,
+        layout.weights,
+        tuple([matrix.stride(0) for matrix in matrices]),
+        tuple([matrix.shape[1] for matrix in matrices]),
+        layout.biases,
+        layout.output,
+        out_stride,
+    )
+
+
+class Memo:
+    """The plan of the last call, kept by a module from call to call.
+
+    A plan is used only after it has found every parameter to be the same tensor, of the same type
+    at the same address, so it is never stale. Copies and pickles are empty.
+    """
+
+    __slots__ = ("_entry",)
+
+    def __init__(self) -> None:
+        self._entry: tuple[Any, ...] = (None, None, None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Memo, ()
+
+    def layout(self, parameters: list[Tensor]) -> Layout | None:
+        """Return the layout of the last call if it had the very same parameters."""
+        known, settings, _ = self._entry
+        return settings[0][0] if known == tuple(map(id, parameters)) else None
+
+    def run(
+        self, direction: str, x: Tensor, parameters: list[Tensor], settings: Settings, *rest: Any
+    ) -> None:
+        """Call the plan's `forward` or `backward`, making one if the last does not fit."""
+        key = settings, x.dtype, x.shape[1]
+        _, known, plan = self._entry
+        if known != key or not getattr(plan, direction)(parameters, *rest):
+            plan = _plan(x.shape[1], parameters, *settings, x.dtype)
+            self._entry = (tuple(map(id, parameters)), key, plan)
+            getattr(plan, direction)(parameters, *rest)
+
+
+def _forward(
+    memo: Memo,
+    x: Tensor,
+    parameters: list[Tensor],
+    settings: Settings,
     *,
     keep_hidden: bool,
     norms: list[float | int] | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Compute hidden outputs (if kept, or if there is no output row) and logits."""
-    rows = x.shape[0]
+    rows, layout = x.shape[0], settings[0]
     hidden = logits = None
     if keep_hidden or not layout.output:
         hidden = x.new_empty(rows, len(layout.weights) * parameters[layout.weights[0]].shape[0])
     if layout.output:
         logits = x.new_empty(rows, parameters[layout.output[0]].shape[0])
-    call = _native.forward_float if x.dtype is torch.float32 else _native.forward_double
-    call(
-        *_arguments(x, parameters, layout, num_splits, slope),
+    memo.run(
+        "forward",
+        x,
+        parameters,
+        settings,
+        rows,
+        x.data_ptr(),
+        x.stride(0),
+        torch.get_num_threads(),
         0 if hidden is None else hidden.data_ptr(),
         0 if logits is None else logits.data_ptr(),
         norms,
@@ -158,43 +197,42 @@ def _forward(
 
 
 def _backward(
+    memo: Memo,
     x: Tensor,
-    parameters: Sequence[Tensor],
-    layout: Layout,
-    num_splits: int,
-    slope: float,
+    parameters: list[Tensor],
+    settings: Settings,
     hidden: Tensor,
     gradient: Tensor,
     x_gradient: Tensor | None,
-    gradients: Sequence[Tensor] | None,
+    gradients: int | list[int] | None,
 ) -> None:
-    """Write the gradients of x and of the parameters, where wanted."""
+    """Write the gradients of x and of the parameters, where wanted.
+
+    `gradients` are the addresses of those of the parameters, or the one address from which on
+    they lie one behind the other.
+    """
     gradient = _unit_rows(gradient)
-    given = gradient.data_ptr(), gradient.stride(0)
-    address = [0] * len(parameters)
-    if gradients is not None:
-        address = [part.data_ptr() for part in gradients]
-    of_output = [address[index] for index in layout.output] + [0, 0]
-    wants_biases = gradients is not None and layout.biases
-    call = _native.backward_float if x.dtype is torch.float32 else _native.backward_double
-    call(
-        *_arguments(x, parameters, layout, num_splits, slope),
+    memo.run(
+        "backward",
+        x,
+        parameters,
+        settings,
+        x.shape[0],
+        x.data_ptr(),
+        x.stride(0),
+        torch.get_num_threads(),
         hidden.data_ptr(),
         0,
-        *((0, 0) if layout.output else given),
-        *(given if layout.output else (0, 0)),
+        gradient.data_ptr(),
+        gradient.stride(0),
         0 if x_gradient is None else x_gradient.data_ptr(),
-        None if gradients is None else [address[index] for index in layout.weights],
-        [address[index] for index in layout.biases] if wants_biases else None,
-        of_output[0],
-        of_output[1],
+        gradients,
     )
 
 
-def _differentiable(
-    x: Tensor, parameters: Sequence[Tensor], layout: Layout, num_splits: int, slope: float
-) -> Tensor:
+def _differentiable(x: Tensor, parameters: Sequence[Tensor], settings: Settings) -> Tensor:
     """Compute the same from torch operations, for derivatives of the gradients."""
+    layout, num_splits, slope = settings
     slices = x.tensor_split(num_splits, dim=1)  # longer slices first, as ours
     hidden: list[Tensor] = []
     for layer, index in enumerate(layout.weights):
@@ -213,39 +251,36 @@ class _Chain(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, layout: Layout, num_splits: int, slope: float, x: Tensor, *parameters: Tensor
+        ctx: Any, memo: Memo, settings: Settings, x: Tensor, *parameters: Tensor
     ) -> Tensor:
-        hidden, logits = _forward(x, parameters, layout, num_splits, slope, keep_hidden=True)
+        hidden, logits = _forward(memo, x, list(parameters), settings, keep_hidden=True)
         assert hidden is not None
-        ctx.settings = (layout, num_splits, slope)
+        ctx.memo, ctx.settings = memo, settings
         ctx.save_for_backward(hidden, x, *parameters)
         return hidden if logits is None else logits
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
         hidden, x, *parameters = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[3:]
+        wanted = ctx.needs_input_grad[2:]
         if torch.is_grad_enabled():
             # `create_graph=True`: the kernels have no second derivative, so the chain is computed
             # once more from torch operations. Slower, but right.
             tensors = [x, *parameters]
             targets = [tensor for tensor, want in zip(tensors, wanted, strict=True) if want]
-            output = _differentiable(x, parameters, *ctx.settings)
+            output = _differentiable(x, parameters, ctx.settings)
             found = iter(torch.autograd.grad(output, targets, gradient, create_graph=True))
-            return None, None, None, *[next(found) if want else None for want in wanted]
+            return None, None, *[next(found) if want else None for want in wanted]
         x_gradient = x.new_empty(x.shape) if wanted[0] else None
-        gradients: list[Tensor] | None = None
-        if any(wanted[1:]):
+        parts: Sequence[Tensor | None] = [None] * len(parameters)
+        address = None
+        if True in wanted[1:]:
             # One allocation: one per parameter would take longer than a small head computes.
-            sizes = [parameter.numel() for parameter in parameters]
-            gradients = [
-                part.view(parameter.shape)
-                for part, parameter in zip(
-                    x.new_empty(sum(sizes)).split(sizes), parameters, strict=True
-                )
-            ]
-        _backward(x, parameters, *ctx.settings, hidden, gradient, x_gradient, gradients)
-        return None, None, None, x_gradient, *(gradients or [None] * len(parameters))
+            flat = x.new_empty(sum([parameter.numel() for parameter in parameters]))
+            parts = torch._C._nn.unflatten_dense_tensors(flat, parameters)
+            address = flat.data_ptr()
+        _backward(ctx.memo, x, parameters, ctx.settings, hidden, gradient, x_gradient, address)
+        return None, None, x_gradient, *parts
 
 
 # The same as operators, for torch.compile.
@@ -262,9 +297,9 @@ def _forward_operator(
     slope: float,
 ) -> tuple[Tensor, Tensor]:
     layout = Layout(tuple(weights), tuple(biases), tuple(output))
-    hidden, logits = _forward(
-        _unit_rows(x), parameters, layout, num_splits, slope, keep_hidden=True
-    )
+    settings = layout, num_splits, slope
+    parameters = [parameter.contiguous() for parameter in parameters]
+    hidden, logits = _forward(Memo(), _unit_rows(x), parameters, settings, keep_hidden=True)
     assert hidden is not None
     return hidden, x.new_empty(0) if logits is None else logits
 
@@ -297,20 +332,12 @@ def _backward_operator(
     hidden: Tensor,
     gradient: Tensor,
 ) -> list[Tensor]:
-    layout = Layout(tuple(weights), tuple(biases), tuple(output))
-    gradients = [tensor.new_empty(tensor.shape) for tensor in [x, *parameters]]
-    _backward(
-        _unit_rows(x),
-        parameters,
-        layout,
-        num_splits,
-        slope,
-        hidden,
-        gradient,
-        gradients[0],
-        gradients[1:],
-    )
-    return gradients
+    settings = Layout(tuple(weights), tuple(biases), tuple(output)), num_splits, slope
+    x_gradient, *gradients = [tensor.new_empty(tensor.shape) for tensor in [x, *parameters]]
+    addresses = [part.data_ptr() for part in gradients]
+    x, parameters = _unit_rows(x), [parameter.contiguous() for parameter in parameters]
+    _backward(Memo(), x, parameters, settings, hidden, gradient, x_gradient, addresses)
+    return [x_gradient, *gradients]
 
 
 @_backward_operator.register_fake
@@ -349,10 +376,12 @@ def _folded(norms: Sequence[nn.BatchNorm1d], dtype: torch.dtype) -> list[float |
     """Describe eval-mode batch norms to `_native`, which folds them anew in every call."""
     described: list[float | int] = []
     for norm in norms:
-        described += [
-            0 if vector is None else _vector_address(vector, norm.num_features, dtype)
-            for vector in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
-        ]
+        for vector in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
+            if vector is None:
+                described.append(0)
+            else:
+                _check_vector(vector, norm.num_features, dtype)
+                described.append(vector.data_ptr())
         described.append(norm.eps)
     return described
 
@@ -393,39 +422,40 @@ def spinal_cpp(
     negative_slope: float,
     norms: Sequence[nn.BatchNorm1d] | None = None,
     output: tuple[Tensor, Tensor | None] | None = None,
+    memo: Memo | None = None,
 ) -> Tensor:
     """Compute hidden outputs, or with `output` the logits, by the compiled kernels.
 
     Arguments as in `ops.spinal`, except that `norms` are batch norms in eval mode and need no
     gradient; `ops.choose_backend` makes sure of it.
     """
-    matrices = [_unit_rows(weight) for weight in weights]
-    vectors = [bias.contiguous() for bias in biases or ()]
-    last: list[Tensor] = []
-    if output is not None:
-        last.append(_unit_rows(output[0]))
-        if output[1] is not None:
-            last.append(output[1])
-    parameters = [*matrices, *vectors, *last]
+    last = [tensor for tensor in output if tensor is not None] if output else []
+    parameters = [*weights, *biases, *last] if biases else [*weights, *last]
     if torch.compiler.is_compiling():
-        parameters, layout = _shared(matrices, vectors, last)
-        settings = [list(positions) for positions in layout]
-        hidden, logits = _forward_operator(x, parameters, *settings, num_splits, negative_slope)
+        parameters, layout = _shared(weights, biases or (), last)
+        positions = [list(group) for group in layout]
+        hidden, logits = _forward_operator(x, parameters, *positions, num_splits, negative_slope)
         return logits if last else hidden
 
-    if len(set(map(id, parameters))) == len(parameters):
-        layout = _distinct(len(matrices), len(vectors), len(last))
-    else:
-        parameters, layout = _shared(matrices, vectors, last)
+    memo = memo or Memo()
+    layout = memo.layout(parameters)
+    if layout is None:
+        weights = [_unit_rows(weight) for weight in weights]
+        biases = [bias.contiguous() for bias in biases or ()]
+        last = [tensor if tensor.dim() == 1 else _unit_rows(tensor) for tensor in last]
+        parameters = [*weights, *biases, *last]
+        if len(set(map(id, parameters))) == len(parameters):
+            layout = _distinct(len(weights), len(biases), len(last))
+        else:
+            parameters, layout = _shared(weights, biases, last)
     x = _unit_rows(x)
+    settings = layout, num_splits, negative_slope
     if torch.is_grad_enabled() and (
-        x.requires_grad or any([parameter.requires_grad for parameter in parameters])
+        x.requires_grad or True in [parameter.requires_grad for parameter in parameters]
     ):
-        return _Chain.apply(layout, num_splits, negative_slope, x, *parameters)  # type: ignore
+        return _Chain.apply(memo, settings, x, *parameters)  # type: ignore[return-value]
     folded = None if norms is None else _folded(norms, x.dtype)
-    hidden, logits = _forward(
-        x, parameters, layout, num_splits, negative_slope, keep_hidden=False, norms=folded
-    )
+    hidden, logits = _forward(memo, x, parameters, settings, keep_hidden=False, norms=folded)
     result = hidden if logits is None else logits
     assert result is not None
     return result

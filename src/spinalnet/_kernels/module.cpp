@@ -1,11 +1,12 @@
-// The Python door: addresses and numbers in, nothing kept. Shapes, dtypes and lifetimes are checked
-// by the only caller, ops.py; no torch header is needed, so one build serves every torch version,
-// and the limited API makes it serve every Python version from 3.11 on.
+// The Python door. Shapes and dtypes are checked by the only caller, __init__.py, once per plan; no
+// torch header is needed, so one build serves every torch version, and the limited API makes it
+// serve every Python version from 3.11 on.
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "spine.h"
@@ -20,7 +21,7 @@ namespace baseline { extern const Kernels kernels; }
 
 namespace {
 
-// The best build this processor can run, unless `at_most` names a lesser one.
+// The best build this processor can run.
 const Kernels* best_kernels() {
 #if defined(SPINAL_X86)
     __builtin_cpu_init();
@@ -40,91 +41,155 @@ class Arguments {
 public:
     Arguments(PyObject* const* items, Py_ssize_t count) : item_(items), end_(items + count) {}
 
-    index number() {
-        PyObject* item = next();
-        return item ? PyLong_AsSsize_t(item) : 0;
+    PyObject* object() {
+        if (item_ == end_) {
+            if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "too few arguments");
+            return Py_None;
+        }
+        return *item_++;
     }
-    double real() {
-        PyObject* item = next();
-        return item ? PyFloat_AsDouble(item) : 0.0;
-    }
+    index number() { return PyLong_AsSsize_t(object()); }
     template <class P>
     P* address() {
-        PyObject* item = next();
-        return item ? as_address<P>(item) : nullptr;
+        return static_cast<P*>(PyLong_AsVoidPtr(object()));
     }
-    // A list of exactly `count` items, or None (null).
-    PyObject* list(index count) {
-        PyObject* item = next();
-        if (!item || item == Py_None) return nullptr;
+    // None (null), or a list of `count` items.
+    PyObject* list(Py_ssize_t count) {
+        PyObject* item = object();
+        if (item == Py_None) return nullptr;
         if (!PyList_Check(item) || PyList_Size(item) != count) {
-            PyErr_Format(PyExc_TypeError, "expected a list of %zd items or None", count);
+            PyErr_Format(PyExc_TypeError, "expected None or a list of %zd items", count);
             return nullptr;
         }
         return item;
     }
-    template <class P>
-    static P* as_address(PyObject* item) {
-        return static_cast<P*>(PyLong_AsVoidPtr(item));
-    }
 
 private:
-    PyObject* next() {
-        if (item_ == end_) {
-            if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "too few arguments");
-            return nullptr;
-        }
-        return *item_++;
-    }
     PyObject* const* item_;
     PyObject* const* end_;
 };
 
-// A Spine and the arrays that it points to.
+// A reference that is counted.
+class Reference {
+public:
+    explicit Reference(PyObject* stolen = nullptr) : object_(stolen) {}
+    Reference(Reference&& other) noexcept : object_(other.object_) { other.object_ = nullptr; }
+    Reference& operator=(Reference&& other) noexcept {
+        std::swap(object_, other.object_);
+        return *this;
+    }
+    ~Reference() { Py_XDECREF(object_); }
+    PyObject* get() const { return object_; }
+
+private:
+    PyObject* object_;
+};
+
+struct Names {
+    PyObject* data_ptr = PyUnicode_InternFromString("data_ptr");
+    PyObject* stride = PyUnicode_InternFromString("stride");
+    PyObject* dtype = PyUnicode_InternFromString("dtype");
+};
+const Names* names = nullptr;
+
+// A parameter as it was when its plan was made. Bound methods are kept because looking them up
+// would take as long as calling them.
+struct Parameter {
+    Reference tensor, data_ptr, stride, strides, dtype;
+    const char* address;
+    index count;
+
+    explicit Parameter(PyObject* object) {
+        Py_INCREF(object);
+        tensor = Reference(object);
+        data_ptr = Reference(PyObject_GetAttr(object, names->data_ptr));
+        stride = Reference(PyObject_GetAttr(object, names->stride));
+        dtype = Reference(PyObject_GetAttr(object, names->dtype));
+        if (!data_ptr.get() || !stride.get() || !dtype.get()) return;
+        strides = Reference(PyObject_CallNoArgs(stride.get()));
+        address = current_address();
+    }
+    const char* current_address() const {
+        const Reference result(PyObject_CallNoArgs(data_ptr.get()));
+        return result.get() ? static_cast<char*>(PyLong_AsVoidPtr(result.get())) : nullptr;
+    }
+    // Whether `object` is the same tensor and still lies in memory as it did.
+    bool still(PyObject* object) const {
+        if (object != tensor.get() || current_address() != address) return false;
+        const Reference type(PyObject_GetAttr(object, names->dtype));
+        if (type.get() != dtype.get()) return false;
+        const Reference now(PyObject_CallNoArgs(stride.get()));
+        return now.get() && PyObject_RichCompareBool(now.get(), strides.get(), Py_EQ) == 1;
+    }
+};
+
+// Everything about a chain that stays the same from call to call. Python checks the shapes and
+// makes one; every call then asks whether the parameters are still where they were.
+struct Plan {
+    bool is_double;
+    double slope;
+    index features, width, layers, splits, outputs;
+    std::vector<Parameter> parameters;
+    // Per layer; then, if there are outputs, those of the output row.
+    std::vector<index> weight, bias, stride, columns;
+    index out_weight = -1, out_bias = -1, out_stride = 0;
+
+    bool still(PyObject* tensors) const {
+        if (!PyList_Check(tensors) ||
+            PyList_Size(tensors) != static_cast<Py_ssize_t>(parameters.size())) {
+            return false;
+        }
+        for (std::size_t i = 0; i < parameters.size(); ++i) {
+            if (!parameters[i].still(PyList_GetItem(tensors, static_cast<Py_ssize_t>(i)))) {
+                return false;
+            }
+        }
+        return true;
+    }
+};
+
+// A Spine filled from a plan, and the arrays that it points to.
 template <class T>
 struct Call {
     Spine<T> spine{};
     std::vector<Layer<T>> layers;
     std::vector<Norm<T>> norms;
 
-    // The arguments forward and backward have in common.
-    void read(Arguments& in) {
+    const T* at(const Plan& plan, index parameter) const {
+        return parameter < 0 ? nullptr
+                             : reinterpret_cast<const T*>(plan.parameters[parameter].address);
+    }
+
+    // Arguments: rows, x, stride of x, threads, hidden, logits.
+    Call(const Plan& plan, Arguments& in) : layers(plan.layers) {
         Spine<T>& s = spine;
         s.rows = in.number();
-        s.features = in.number();
-        s.width = in.number();
-        s.layers = in.number();
-        s.splits = in.number();
-        s.outputs = in.number();
-        s.slope = static_cast<T>(in.real());
-        s.threads = static_cast<int>(in.number());
         s.x = in.address<const T>();
         s.x_stride = in.number();
-        if (PyErr_Occurred()) return;
-        layers.resize(s.layers);
+        s.threads = static_cast<int>(in.number());
+        s.hidden = in.address<T>();
+        s.logits = in.address<T>();
+        s.features = plan.features;
+        s.width = plan.width;
+        s.layers = plan.layers;
+        s.splits = plan.splits;
+        s.outputs = plan.outputs;
+        s.slope = static_cast<T>(plan.slope);
         s.layer = layers.data();
-
-        PyObject* const weights = in.list(s.layers);
-        PyObject* const strides = in.list(s.layers);
-        PyObject* const columns = in.list(s.layers);
-        PyObject* const biases = in.list(s.layers);
-        if (PyErr_Occurred()) return;
         const index shorter = s.features / s.splits, longer = s.features % s.splits;
         for (index l = 0; l < s.layers; ++l) {
             Layer<T>& layer = layers[l];
             const index split = l % s.splits;
             layer.size = shorter + (split < longer);
             layer.offset = split * shorter + (split < longer ? split : longer);
-            layer.weight = Arguments::as_address<const T>(PyList_GetItem(weights, l));
-            layer.stride = PyLong_AsSsize_t(PyList_GetItem(strides, l));
-            layer.columns = PyLong_AsSsize_t(PyList_GetItem(columns, l));
-            if (biases) layer.bias = Arguments::as_address<const T>(PyList_GetItem(biases, l));
+            layer.weight = at(plan, plan.weight[l]);
+            layer.stride = plan.stride[l];
+            layer.columns = plan.columns[l];
+            if (!plan.bias.empty()) layer.bias = at(plan, plan.bias[l]);
         }
-        s.out_weight = in.address<const T>();
-        s.out_stride = in.number();
-        s.out_bias = in.address<const T>();
-        s.hidden = in.address<T>();
-        s.logits = in.address<T>();
+        s.out_weight = at(plan, plan.out_weight);
+        s.out_stride = plan.out_stride;
+        s.out_bias = at(plan, plan.out_bias);
     }
 
     // Five addresses and numbers per layer: mean, variance, gain, bias (0: none), epsilon.
@@ -133,38 +198,58 @@ struct Call {
         if (!values) return;
         norms.resize(spine.layers);
         for (index l = 0; l < spine.layers; ++l) {
-            const auto at = [&](int i) {
-                return Arguments::as_address<const T>(PyList_GetItem(values, 5 * l + i));
+            const auto vector = [&](int i) {
+                return static_cast<const T*>(PyLong_AsVoidPtr(PyList_GetItem(values, 5 * l + i)));
             };
-            norms[l] = {at(0), at(1), at(2), at(3),
+            norms[l] = {vector(0), vector(1), vector(2), vector(3),
                         PyFloat_AsDouble(PyList_GetItem(values, 5 * l + 4))};
             layers[l].norm = &norms[l];
         }
     }
 
-    void read_gradients(Arguments& in) {
+    // Gradient of the result, its stride, address for the gradient of x (0: not wanted), and for
+    // those of the parameters: None, a list of addresses, or one address behind which they lie
+    // one after the other.
+    void read_gradients(const Plan& plan, Arguments& in) {
         Spine<T>& s = spine;
-        s.hidden_grad = in.address<const T>();
-        s.hidden_grad_stride = in.number();
-        s.logits_grad = in.address<const T>();
-        s.logits_grad_stride = in.number();
+        const T* gradient = in.address<const T>();
+        const index stride = in.number();
+        (s.outputs ? s.logits_grad : s.hidden_grad) = gradient;
+        (s.outputs ? s.logits_grad_stride : s.hidden_grad_stride) = stride;
         s.x_grad = in.address<T>();
-        PyObject* const weights = in.list(s.layers);
-        PyObject* const biases = in.list(s.layers);
-        s.out_weight_grad = in.address<T>();
-        s.out_bias_grad = in.address<T>();
-        s.wants_weights = weights != nullptr;
-        for (index l = 0; weights && l < s.layers; ++l) {
-            Layer<T>& layer = layers[l];
-            layer.weight_grad = Arguments::as_address<T>(PyList_GetItem(weights, l));
-            if (biases) layer.bias_grad = Arguments::as_address<T>(PyList_GetItem(biases, l));
+        PyObject* const where = in.object();
+        s.wants_weights = where != Py_None;
+        if (!s.wants_weights || PyErr_Occurred()) return;
+
+        std::vector<T*> address(plan.parameters.size());
+        if (PyList_Check(where)) {
+            if (PyList_Size(where) != static_cast<Py_ssize_t>(address.size())) {
+                PyErr_SetString(PyExc_TypeError, "need one gradient per parameter");
+                return;
+            }
+            for (std::size_t i = 0; i < address.size(); ++i) {
+                address[i] = static_cast<T*>(
+                    PyLong_AsVoidPtr(PyList_GetItem(where, static_cast<Py_ssize_t>(i))));
+            }
+        } else {
+            T* next = static_cast<T*>(PyLong_AsVoidPtr(where));
+            for (std::size_t i = 0; i < address.size(); ++i) {
+                address[i] = next;
+                next += plan.parameters[i].count;
+            }
+        }
+        for (index l = 0; l < s.layers; ++l) {
+            layers[l].weight_grad = address[plan.weight[l]];
+            if (!plan.bias.empty()) layers[l].bias_grad = address[plan.bias[l]];
             for (index k = 0; k < l; ++k) {
-                if (layers[k].weight_grad == layer.weight_grad ||
-                    (biases && layers[k].bias_grad == layer.bias_grad)) {
-                    layers[k].shared = layer.shared = true;
+                if (plan.weight[k] == plan.weight[l] ||
+                    (!plan.bias.empty() && plan.bias[k] == plan.bias[l])) {
+                    layers[k].shared = layers[l].shared = true;
                 }
             }
         }
+        if (plan.out_weight >= 0) s.out_weight_grad = address[plan.out_weight];
+        if (plan.out_bias >= 0) s.out_bias_grad = address[plan.out_bias];
     }
 
     PyObject* run(void (*kernel)(const Spine<T>&)) {
@@ -178,39 +263,120 @@ struct Call {
         }
         Py_END_ALLOW_THREADS
         if (out_of_memory) return PyErr_NoMemory();
-        Py_RETURN_NONE;
+        Py_RETURN_TRUE;
     }
 };
 
 const Kernels* kernels = best_kernels();
 
+struct PlanObject {
+    PyObject_HEAD
+    Plan* plan;
+};
+
+const Plan& plan_of(PyObject* self) { return *reinterpret_cast<PlanObject*>(self)->plan; }
+
+// forward(parameters, ...): False if the plan no longer describes the parameters.
 template <class T>
-PyObject* forward(Arguments in, void (*kernel)(const Spine<T>&)) {
-    Call<T> call;
-    call.read(in);
-    if (!PyErr_Occurred()) call.read_norms(in);
+PyObject* forward(const Plan& plan, Arguments in, void (*kernel)(const Spine<T>&)) {
+    Call<T> call(plan, in);
+    call.read_norms(in);
     return call.run(kernel);
 }
 
 template <class T>
-PyObject* backward(Arguments in, void (*kernel)(const Spine<T>&)) {
-    Call<T> call;
-    call.read(in);
-    if (!PyErr_Occurred()) call.read_gradients(in);
+PyObject* backward(const Plan& plan, Arguments in, void (*kernel)(const Spine<T>&)) {
+    Call<T> call(plan, in);
+    call.read_gradients(plan, in);
     return call.run(kernel);
 }
 
-PyObject* forward_float(PyObject*, PyObject* const* items, Py_ssize_t count) {
-    return forward<float>(Arguments(items, count), kernels->forward_float);
+PyObject* plan_forward(PyObject* self, PyObject* const* items, Py_ssize_t count) {
+    const Plan& plan = plan_of(self);
+    Arguments in(items, count);
+    if (!plan.still(in.object())) {
+        if (PyErr_Occurred()) return nullptr;
+        Py_RETURN_FALSE;
+    }
+    return plan.is_double ? forward<double>(plan, in, kernels->forward_double)
+                          : forward<float>(plan, in, kernels->forward_float);
 }
-PyObject* forward_double(PyObject*, PyObject* const* items, Py_ssize_t count) {
-    return forward<double>(Arguments(items, count), kernels->forward_double);
+
+PyObject* plan_backward(PyObject* self, PyObject* const* items, Py_ssize_t count) {
+    const Plan& plan = plan_of(self);
+    Arguments in(items, count);
+    if (!plan.still(in.object())) {
+        if (PyErr_Occurred()) return nullptr;
+        Py_RETURN_FALSE;
+    }
+    return plan.is_double ? backward<double>(plan, in, kernels->backward_double)
+                          : backward<float>(plan, in, kernels->backward_float);
 }
-PyObject* backward_float(PyObject*, PyObject* const* items, Py_ssize_t count) {
-    return backward<float>(Arguments(items, count), kernels->backward_float);
+
+std::vector<index> numbers(PyObject* tuple) {
+    std::vector<index> values(PyTuple_Size(tuple));
+    for (std::size_t i = 0; i < values.size(); ++i) {
+        values[i] = PyLong_AsSsize_t(PyTuple_GetItem(tuple, static_cast<Py_ssize_t>(i)));
+    }
+    return values;
 }
-PyObject* backward_double(PyObject*, PyObject* const* items, Py_ssize_t count) {
-    return backward<double>(Arguments(items, count), kernels->backward_double);
+
+// Plan(parameters, counts, double, features, width, splits, outputs, slope,
+//      weights, strides, columns, biases, output, out_stride); positions as in Layout.
+PyObject* plan_new(PyTypeObject* type, PyObject* arguments, PyObject*) {
+    PyObject *tensors, *counts, *weights, *strides, *columns, *biases, *output;
+    Plan plan;
+    int is_double;
+    if (!PyArg_ParseTuple(arguments, "O!O!pnnnndO!O!O!O!O!n", &PyList_Type, &tensors, &PyTuple_Type,
+                          &counts, &is_double, &plan.features, &plan.width, &plan.splits,
+                          &plan.outputs, &plan.slope, &PyTuple_Type, &weights, &PyTuple_Type,
+                          &strides, &PyTuple_Type, &columns, &PyTuple_Type, &biases, &PyTuple_Type,
+                          &output, &plan.out_stride)) {
+        return nullptr;
+    }
+    plan.is_double = is_double;
+    plan.weight = numbers(weights);
+    plan.stride = numbers(strides);
+    plan.columns = numbers(columns);
+    plan.bias = numbers(biases);
+    plan.layers = static_cast<index>(plan.weight.size());
+    const std::vector<index> count = numbers(counts), last = numbers(output);
+    if (!last.empty()) plan.out_weight = last[0];
+    if (last.size() > 1) plan.out_bias = last[1];
+    for (std::size_t i = 0; i < count.size() && !PyErr_Occurred(); ++i) {
+        plan.parameters.emplace_back(PyList_GetItem(tensors, static_cast<Py_ssize_t>(i)));
+        plan.parameters.back().count = count[i];
+    }
+    if (PyErr_Occurred()) return nullptr;
+    auto* self = reinterpret_cast<PlanObject*>(PyType_GenericAlloc(type, 0));
+    if (self) self->plan = new Plan(std::move(plan));
+    return reinterpret_cast<PyObject*>(self);
+}
+
+// A tensor can refer back to the module that owns the plan, through its hooks.
+int plan_traverse(PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    if (const Plan* plan = reinterpret_cast<PlanObject*>(self)->plan) {
+        for (const Parameter& parameter : plan->parameters) {
+            Py_VISIT(parameter.tensor.get());
+            Py_VISIT(parameter.data_ptr.get());
+            Py_VISIT(parameter.stride.get());
+        }
+    }
+    return 0;
+}
+
+int plan_clear(PyObject* self) {
+    if (Plan* plan = reinterpret_cast<PlanObject*>(self)->plan) plan->parameters.clear();
+    return 0;
+}
+
+void plan_dealloc(PyObject* self) {
+    PyTypeObject* type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    delete reinterpret_cast<PlanObject*>(self)->plan;
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
 }
 
 PyObject* instruction_set(PyObject*, PyObject*) {
@@ -239,11 +405,30 @@ PyCFunction fast(PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t))
     return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
 }
 
+PyMethodDef plan_methods[] = {
+    {"forward", fast(plan_forward), METH_FASTCALL, nullptr},
+    {"backward", fast(plan_backward), METH_FASTCALL, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyType_Slot plan_slots[] = {
+    {Py_tp_new, reinterpret_cast<void*>(plan_new)},
+    {Py_tp_dealloc, reinterpret_cast<void*>(plan_dealloc)},
+    {Py_tp_traverse, reinterpret_cast<void*>(plan_traverse)},
+    {Py_tp_clear, reinterpret_cast<void*>(plan_clear)},
+    {Py_tp_methods, plan_methods},
+    {0, nullptr},
+};
+
+PyType_Spec plan_spec = {
+    "spinalnet._kernels._native.Plan",
+    sizeof(PlanObject),
+    0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    plan_slots,
+};
+
 PyMethodDef methods[] = {
-    {"forward_float", fast(forward_float), METH_FASTCALL, nullptr},
-    {"forward_double", fast(forward_double), METH_FASTCALL, nullptr},
-    {"backward_float", fast(backward_float), METH_FASTCALL, nullptr},
-    {"backward_double", fast(backward_double), METH_FASTCALL, nullptr},
     {"instruction_set", instruction_set, METH_NOARGS, nullptr},
     {"select", select, METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr},
@@ -256,4 +441,11 @@ PyModuleDef definition = {
 }  // namespace
 }  // namespace spinalnet
 
-PyMODINIT_FUNC PyInit__native() { return PyModule_Create(&spinalnet::definition); }
+PyMODINIT_FUNC PyInit__native() {
+    using namespace spinalnet;
+    names = new Names;
+    PyObject* module = PyModule_Create(&definition);
+    PyObject* type = PyType_FromSpec(&plan_spec);
+    if (!module || !type || PyModule_AddObject(module, "Plan", type) < 0) return nullptr;
+    return module;
+}
