@@ -276,10 +276,10 @@ def choose_backend(call: SpinalCall, requested: str | None = None) -> BackendCho
         if reason is not None:
             raise BackendUnavailable(f"backend '{name}' cannot serve this call: {reason}")
         return BackendChoice(name, "asked for by name")
-    return _fastest(call)
+    # While torch.compile traces, the batch size may be a symbol, which no cache can hold.
+    return _fastest(call) if torch.compiler.is_compiling() else _known_fastest(call)
 
 
-@lru_cache(maxsize=1024)
 def _fastest(call: SpinalCall) -> BackendChoice:
     """Return the backend that the measurements in `docs/kernels.md` favour."""
     obstacle = _cpp_why_not(call)
@@ -291,6 +291,8 @@ def _fastest(call: SpinalCall) -> BackendChoice:
         return BackendChoice("reference", "no two layers share a slice, nothing can be grouped")
     return BackendChoice("packed", f"one product per slice; not cpp: {obstacle}")
 
+
+_known_fastest = lru_cache(maxsize=1024)(_fastest)
 
 _PLAIN_TYPES = {Tensor, torch.nn.Parameter}
 
@@ -373,6 +375,8 @@ def spinal(
     """
     if x.dim() != 2:
         raise InputError(f"x must have shape (batch, features), got {tuple(x.shape)}.")
+    if activation is torch.relu:
+        negative_slope = 0.0
     call = describe_call(
         x,
         weights,

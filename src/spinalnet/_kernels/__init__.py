@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._utils import _unflatten_dense_tensors
 
 from spinalnet._checks import InputError
 
@@ -277,27 +278,38 @@ class _Chain(torch.autograd.Function):
         if True in wanted[1:]:
             # One allocation: one per parameter would take longer than a small head computes.
             flat = x.new_empty(sum([parameter.numel() for parameter in parameters]))
-            parts = torch._C._nn.unflatten_dense_tensors(flat, parameters)
+            parts = _unflatten_dense_tensors(flat, parameters)
             address = flat.data_ptr()
         _backward(ctx.memo, x, parameters, ctx.settings, hidden, gradient, x_gradient, address)
         return None, None, x_gradient, *parts
 
 
-# The same as operators, for torch.compile.
+# The same as operators, for torch.compile. An operator takes no tuples and mistakes empty lists of
+# numbers for lists of tensors: the layout travels as one list of numbers.
+
+
+def _packed(layout: Layout) -> list[int]:
+    weights, biases, output = layout
+    return [len(weights), len(biases), *weights, *biases, *output]
+
+
+def _unpacked(positions: list[int]) -> Layout:
+    num_weights, num_biases, *rest = positions
+    biases_end = num_weights + num_biases
+    return Layout(
+        tuple(rest[:num_weights]), tuple(rest[num_weights:biases_end]), tuple(rest[biases_end:])
+    )
 
 
 @torch.library.custom_op("spinalnet::forward", mutates_args=())
 def _forward_operator(
     x: Tensor,
     parameters: list[Tensor],
-    weights: list[int],
-    biases: list[int],
-    output: list[int],
+    positions: list[int],
     num_splits: int,
     slope: float,
 ) -> tuple[Tensor, Tensor]:
-    layout = Layout(tuple(weights), tuple(biases), tuple(output))
-    settings = layout, num_splits, slope
+    settings = _unpacked(positions), num_splits, slope
     parameters = [parameter.contiguous() for parameter in parameters]
     hidden, logits = _forward(Memo(), _unit_rows(x), parameters, settings, keep_hidden=True)
     assert hidden is not None
@@ -308,31 +320,29 @@ def _forward_operator(
 def _(
     x: Tensor,
     parameters: list[Tensor],
-    weights: list[int],
-    biases: list[int],
-    output: list[int],
+    positions: list[int],
     num_splits: int,
     slope: float,
 ) -> tuple[Tensor, Tensor]:
-    hidden = x.new_empty(x.shape[0], len(weights) * parameters[weights[0]].shape[0])
-    if not output:
+    layout = _unpacked(positions)
+    width = parameters[layout.weights[0]].shape[0]
+    hidden = x.new_empty(x.shape[0], len(layout.weights) * width)
+    if not layout.output:
         return hidden, x.new_empty(0)
-    return hidden, x.new_empty(x.shape[0], parameters[output[0]].shape[0])
+    return hidden, x.new_empty(x.shape[0], parameters[layout.output[0]].shape[0])
 
 
 @torch.library.custom_op("spinalnet::backward", mutates_args=())
 def _backward_operator(
     x: Tensor,
     parameters: list[Tensor],
-    weights: list[int],
-    biases: list[int],
-    output: list[int],
+    positions: list[int],
     num_splits: int,
     slope: float,
     hidden: Tensor,
     gradient: Tensor,
 ) -> list[Tensor]:
-    settings = Layout(tuple(weights), tuple(biases), tuple(output)), num_splits, slope
+    settings = _unpacked(positions), num_splits, slope
     x_gradient, *gradients = [tensor.new_empty(tensor.shape) for tensor in [x, *parameters]]
     addresses = [part.data_ptr() for part in gradients]
     x, parameters = _unit_rows(x), [parameter.contiguous() for parameter in parameters]
@@ -344,9 +354,7 @@ def _backward_operator(
 def _(
     x: Tensor,
     parameters: list[Tensor],
-    weights: list[int],
-    biases: list[int],
-    output: list[int],
+    positions: list[int],
     num_splits: int,
     slope: float,
     hidden: Tensor,
@@ -362,11 +370,11 @@ def _save_for_operator(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 def _operator_backward(ctx: Any, of_hidden: Tensor, of_logits: Tensor) -> Any:
     hidden, x, *parameters = ctx.saved_tensors
-    has_output = len(ctx.settings[2]) > 0
+    has_output = len(_unpacked(ctx.settings[0]).output) > 0
     x_gradient, *gradients = _backward_operator(
         x, parameters, *ctx.settings, hidden, of_logits if has_output else of_hidden
     )
-    return x_gradient, gradients, None, None, None, None, None
+    return x_gradient, gradients, None, None, None
 
 
 _forward_operator.register_autograd(_operator_backward, setup_context=_save_for_operator)
@@ -433,8 +441,9 @@ def spinal_cpp(
     parameters = [*weights, *biases, *last] if biases else [*weights, *last]
     if torch.compiler.is_compiling():
         parameters, layout = _shared(weights, biases or (), last)
-        positions = [list(group) for group in layout]
-        hidden, logits = _forward_operator(x, parameters, *positions, num_splits, negative_slope)
+        hidden, logits = _forward_operator(
+            x, parameters, _packed(layout), num_splits, negative_slope
+        )
         return logits if last else hidden
 
     memo = memo or Memo()

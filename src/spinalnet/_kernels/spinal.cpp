@@ -497,12 +497,15 @@ void backward(const Spine<T>& s) {
         panel.wide ? panel_gradients<T, kWide<T>>(s, panel, block, strips)
                    : panel_gradients<T, kNarrow<T>>(s, panel, block, strips);
     };
+    const auto weights_phase = [&](index block, const T* strips) {
+        for (const Panel& panel : panels) panel_block(panel, block, strips);
+        bias_gradients(s, block, strips);
+    };
     if (threads <= 1) {
         Buffer<T> strips(block_rows(s, 0) * strips_per_row);
         for (index block = 0; block < blocks; ++block) {
             backward_rows(s, weights, block, strips.data());
-            for (const Panel& panel : panels) panel_block(panel, block, strips.data());
-            if (s.wants_weights) bias_gradients(s, block, strips.data());
+            if (s.wants_weights) weights_phase(block, strips.data());
         }
         return;
     }
@@ -514,16 +517,23 @@ void backward(const Spine<T>& s) {
     run(threads, blocks, rows_phase);
     if (!s.wants_weights) return;
 
-    // Panels of different slices add to the same columns of a shared matrix: one thread then.
+    // Panels of different slices add to the same columns of a shared matrix: all blocks in order.
     bool shared = false;
     for (index l = 0; l < s.layers; ++l) shared = shared || s.layer[l].shared;
-    const auto weights_phase = [&](index part) {
+    if (shared) {
+        for (index block = 0; block < blocks; ++block) weights_phase(block, strips_of(block));
+        return;
+    }
+    const auto panel_phase = [&](index part) {
         for (index block = 0; block < blocks; ++block) {
-            if (part == 0) bias_gradients(s, block, strips_of(block));
-            if (part > 0) panel_block(panels[part - 1], block, strips_of(block));
+            if (part == 0) {
+                bias_gradients(s, block, strips_of(block));
+            } else {
+                panel_block(panels[part - 1], block, strips_of(block));
+            }
         }
     };
-    run(shared ? 1 : threads, static_cast<index>(panels.size()) + 1, weights_phase);
+    run(threads, static_cast<index>(panels.size()) + 1, panel_phase);
 }
 
 }  // namespace

@@ -1,0 +1,431 @@
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from helpers import assert_close
+from spinalnet import InputError, _kernels, nn, ops, use_backend
+from test_ops import problem
+
+pytestmark = pytest.mark.skipif(
+    _kernels.UNAVAILABLE is not None, reason=_kernels.UNAVAILABLE or "built"
+)
+
+BUILDS = ("baseline", "x86_64_v3", "x86_64_v4")
+DTYPES = (torch.float32, torch.float64)
+
+
+@pytest.fixture(params=BUILDS)
+def build(request: pytest.FixtureRequest) -> Iterator[str]:
+    best = _kernels.instruction_set()
+    if not _kernels._native.select(request.param):
+        pytest.skip(f"this processor cannot run {request.param}")
+    yield request.param
+    _kernels._native.select(best)
+
+
+def truth_and_fused(
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor] | None,
+    output: tuple[Tensor, Tensor | None] | None,
+    splits: int,
+    slope: float,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Outputs and every gradient, from the reference in float64 and from the kernels."""
+    found: list[dict[str, Tensor]] = []
+    for dtype, backend in ((torch.float64, "reference"), (x.dtype, "cpp")):
+        leaves: dict[int, Tensor] = {}
+
+        def leaf(tensor: Tensor, dtype: torch.dtype = dtype, leaves: dict = leaves) -> Tensor:
+            fresh = tensor.detach().to(dtype).clone().requires_grad_()
+            return leaves.setdefault(id(tensor), fresh)
+
+        row = None
+        if output is not None:
+            row = leaf(output[0]), None if output[1] is None else leaf(output[1])
+        result = ops.spinal(
+            leaf(x),
+            [leaf(weight) for weight in weights],
+            None if biases is None else [leaf(bias) for bias in biases],
+            num_splits=splits,
+            activation=lambda z: z if slope == 1 else F.leaky_relu(z, slope) if slope else z.relu(),
+            negative_slope=slope,
+            output=row,
+            backend=backend,
+        )
+        ramp = torch.linspace(0.5, 2, result.numel(), dtype=dtype).reshape(result.shape)
+        gradients = torch.autograd.grad((result * ramp).sum(), list(leaves.values()))
+        names = [f"gradient {index}" for index in range(len(gradients))]
+        found.append({"output": result.detach(), **dict(zip(names, gradients, strict=True))})
+    return {name: (found[1][name], found[0][name]) for name in found[0]}
+
+
+def assert_true(pairs: dict[str, tuple[Tensor, Tensor]], dtype: torch.dtype) -> None:
+    for name, (fused, truth) in pairs.items():
+        assert_close(name, fused, truth, dtype)
+
+
+SHAPES = [  # rows, features, splits, layers, width, outputs
+    (0, 9, 2, 4, 5, 3),
+    (1, 9, 2, 4, 5, 3),
+    (3, 320, 2, 6, 8, 10),
+    (4, 17, 1, 1, 3, 1),
+    (5, 5, 5, 9, 1, 2),
+    (28, 101, 3, 4, 20, 7),
+    (64, 8, 2, 6, 50, 1),
+    (131, 64, 2, 8, 50, 10),
+    (257, 33, 2, 5, 17, 3),
+    (300, 130, 1, 70, 2, 3),  # more layers on one slice than one product takes terms
+    (200, 256, 2, 4, 128, 10),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_build_matches_the_reference(
+    build: str, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    rows, features, splits, layers, width, outputs = shape
+    x, weights, biases = problem(rows, features, splits, layers, width, dtype)
+    weights = [weight / 2 for weight in weights]
+    # In float32 a sum near zero may fall on either side of the kink; the identity has none.
+    large = rows * layers * width > 2000
+    slope = 0.0 if dtype == torch.float64 else 1.0 if large else 0.01
+    row = torch.randn(outputs, layers * width, dtype=dtype), torch.randn(outputs, dtype=dtype)
+    assert_true(truth_and_fused(x, weights, biases, row, splits, slope), dtype)
+
+
+@given(
+    rows=st.integers(0, 140),
+    features=st.integers(1, 45),
+    splits=st.integers(1, 5),
+    layers=st.integers(1, 9),
+    width=st.integers(1, 35),
+    outputs=st.integers(0, 12),
+    slope=st.sampled_from([0.0, 0.01, 1.0]),
+    shared=st.booleans(),
+    bias=st.booleans(),
+    threads=st.integers(1, 3),
+)
+def test_any_shape_matches_the_reference(
+    rows: int,
+    features: int,
+    splits: int,
+    layers: int,
+    width: int,
+    outputs: int,
+    slope: float,
+    shared: bool,
+    bias: bool,
+    threads: int,
+) -> None:
+    splits = min(splits, features)
+    x, weights, biases = problem(
+        rows, features, splits, layers, width, torch.float64, shared=shared, bias=bias
+    )
+    row = None
+    if outputs:
+        matrix = torch.randn(outputs, layers * width, dtype=torch.float64)
+        row = matrix, torch.randn(outputs, dtype=torch.float64) if bias else None
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert_true(truth_and_fused(x, weights, biases, row, splits, slope), torch.float64)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("slope", [0.0, 0.01, 1.0])
+@pytest.mark.parametrize("rows", [2, 40])
+def test_nan_and_inf_go_where_torch_sends_them(value: float, slope: float, rows: int) -> None:
+    x, weights, biases = problem(rows, 8, 2, 4, 5, torch.float64)
+    x[1, 3] = value
+
+    def run(backend: str) -> Tensor:
+        return ops.spinal(
+            x,
+            weights,
+            biases,
+            num_splits=2,
+            activation=lambda z: z if slope == 1 else F.leaky_relu(z, slope) if slope else z.relu(),
+            negative_slope=slope,
+            backend=backend,
+        )
+
+    torch.testing.assert_close(run("cpp"), run("reference"), equal_nan=True)
+    assert run("cpp")[0].isfinite().all(), "one row's NaN must not reach another row"
+
+
+def test_padding_and_scratch_memory_never_reach_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Tensor.new_empty
+
+    def poisoned(self: Tensor, *size: int) -> Tensor:
+        return plain(self, *size).fill_(float("nan"))
+
+    monkeypatch.setattr(Tensor, "new_empty", poisoned)
+    for shape in SHAPES:
+        rows, features, splits, layers, width, outputs = shape
+        x, weights, biases = problem(rows, features, splits, layers, width, torch.float64)
+        row = torch.randn(outputs, layers * width, dtype=torch.float64), None
+        for slope, shared in ((0.0, row), (0.01, None)):
+            pairs = truth_and_fused(x, weights, biases, shared, splits, slope)
+            assert all(fused.isfinite().all() for fused, _ in pairs.values())
+
+
+def test_strided_inputs_and_parameters() -> None:
+    x, weights, biases = problem(33, 14, 2, 4, 5, torch.float64)
+    assert biases is not None
+    wide = torch.randn(33, 40, dtype=torch.float64)
+    wide[:, 3:17] = x
+    strided = torch.randn(28, 33, dtype=torch.float64).t()[:, ::2]
+    transposed = [weight.t().contiguous().t() for weight in weights]
+    every_other = [bias.repeat_interleave(2)[::2] for bias in biases]
+    for rows in (wide[:, 3:17], strided, x[:1].expand(33, 14)):
+        expected = ops.spinal(rows, weights, biases, num_splits=2, backend="reference")
+        actual = ops.spinal(rows, transposed, every_other, num_splits=2, backend="cpp")
+        torch.testing.assert_close(actual, expected)
+
+
+def test_gradcheck_and_second_derivatives() -> None:
+    x, weights, biases = problem(3, 7, 2, 4, 3, torch.float64)
+    assert biases is not None
+    row = torch.randn(2, 12, dtype=torch.float64), torch.randn(2, dtype=torch.float64)
+    leaves = [tensor.requires_grad_() for tensor in [x, *weights, *biases, *row]]
+
+    def run(x: Tensor, *parameters: Tensor) -> Tensor:
+        return ops.spinal(
+            x,
+            parameters[:4],
+            parameters[4:8],
+            num_splits=2,
+            negative_slope=0.01,
+            output=(parameters[8], parameters[9]),
+            backend="cpp",
+        )
+
+    assert torch.autograd.gradcheck(run, leaves)
+    assert torch.autograd.gradgradcheck(run, leaves)
+
+
+def test_only_wanted_gradients_are_computed() -> None:
+    net = nn.SpinalNet(9, 3, 4)
+    x = torch.randn(5, 9, requires_grad=True)
+    net.requires_grad_(False)
+    net(x).sum().backward()
+    assert x.grad is not None
+    assert all(parameter.grad is None for parameter in net.parameters())
+    net.output.requires_grad_(True)
+    net(x.detach()).sum().backward()
+    assert net.output.weight.grad is not None
+    assert all(parameter.grad is None for parameter in net.spine.parameters())
+
+
+@pytest.mark.parametrize("rows", [1, 7, 300, 4000])
+def test_the_result_is_the_same_bits_for_any_number_of_threads(rows: int) -> None:
+    def results(threads: int) -> list[Tensor]:
+        torch.set_num_threads(threads)
+        net.zero_grad()
+        y = net(x)
+        y.square().sum().backward()
+        return [y.detach(), *(p.grad.clone() for p in net.parameters() if p.grad is not None)]
+
+    before = torch.get_num_threads()
+    for share in (False, True):
+        net = nn.SpinalNet(120, 10, 20, 6, share_weights=share)
+        x = torch.randn(rows, 120)
+        try:
+            one, many = results(1), results(4)
+        finally:
+            torch.set_num_threads(before)
+        assert all(torch.equal(a, b) for a, b in zip(one, many, strict=True))
+
+
+def test_concurrent_calls_do_not_disturb_each_other() -> None:
+    net = nn.SpinalNet(64, 5, 12, 6)
+    inputs = [torch.randn(rows, 64) for rows in (1, 3, 40, 200)]
+    with torch.no_grad():
+        expected = [net(x) for x in inputs]
+    wrong: list[str] = []
+
+    def work(offset: int) -> None:
+        for step in range(60):
+            index = (step + offset) % len(inputs)
+            y = net(inputs[index])
+            if not torch.equal(y.detach(), expected[index]):
+                wrong.append(f"rows {inputs[index].shape[0]}")
+            torch.autograd.grad(y.sum(), list(net.parameters()))
+
+    threads = [threading.Thread(target=work, args=(offset,)) for offset in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_changed_parameter_is_seen_at_once() -> None:
+    net = nn.SpinalNet(12, 3, 4).eval()
+    x = torch.randn(6, 12)
+
+    def check(x: Tensor = x) -> None:
+        with torch.no_grad():
+            with use_backend("reference"):
+                expected = net(x)
+            assert net.spine.backend_choice(x).name == "cpp"
+            torch.testing.assert_close(net(x), expected)
+
+    check()
+    with torch.no_grad():
+        net.spine.layers[1].weight.add_(1)
+    check()
+    net.load_state_dict({key: value * 2 for key, value in net.state_dict().items()})
+    check()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    net(x).sum().backward()
+    optimizer.step()
+    check()
+    net.spine.layers[2].weight.data = torch.randn_like(net.spine.layers[2].weight)
+    check()
+    net.spine.layers[2].weight = torch.nn.Parameter(torch.randn(4, 10))
+    check()
+    net.spine.layers[3] = torch.nn.Linear(10, 4)
+    check()
+    net.output = torch.nn.Linear(16, 5)
+    check()
+    net.double()
+    check(x.double())
+    net.float()
+    check()
+    net.spine.activation = torch.nn.LeakyReLU(0.3)
+    check()
+    torch.nn.utils.parametrizations.weight_norm(net.spine.layers[1], "weight")
+    check()
+
+
+def test_a_folded_batch_norm_is_never_stale() -> None:
+    net = nn.SpinalNet(12, 3, 4, norm="batch")
+    x = torch.randn(50, 12)
+    net(x)  # running statistics move
+    net.eval()
+
+    def check(x: Tensor = x) -> None:
+        with torch.no_grad():
+            with use_backend("reference"):
+                expected = net(x)
+            assert net.spine.backend_choice(x).name == "cpp"
+            torch.testing.assert_close(net(x), expected)
+
+    check()
+    with torch.no_grad():
+        net.spine.norms[1].weight.mul_(3)
+        net.spine.norms[2].running_var.fill_(0.3)
+    check()
+    net.load_state_dict({key: value * 2 for key, value in net.state_dict().items()})
+    check()
+    net.train()
+    torch.optim.SGD(net.parameters(), lr=0.1).step()
+    net(torch.randn(20, 12))
+    net.eval()
+    check()
+    net.double()
+    check(x.double())
+    assert net.spine.backend_choice(x.double()).name != "cpp", "its gains want gradients"
+
+
+def test_copies_and_pickles_are_independent(tmp_path: Path) -> None:
+    net = nn.SpinalNet(12, 3, 4)
+    x = torch.randn(6, 12)
+    expected = net(x)
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        with torch.no_grad():
+            net.output.weight.add_(1)
+        torch.testing.assert_close(other(x), expected)
+
+
+def test_hooks_on_the_parts_are_called() -> None:
+    net = nn.SpinalNet(12, 3, 4)
+    seen: list[str] = []
+    net.spine.register_forward_hook(lambda *_: seen.append("spine"))
+    net.output.register_forward_hook(lambda *_: seen.append("output"))
+    net(torch.randn(2, 12))
+    assert seen == ["spine", "output"]
+
+
+def test_wrong_shapes_and_types_are_refused() -> None:
+    x, weights, biases = problem(3, 8, 2, 4, 5, torch.float32)
+    assert biases is not None
+
+    def run(*arguments: object) -> None:
+        ops.spinal(*arguments, num_splits=2, backend="cpp")  # type: ignore[arg-type]
+
+    for bad in (
+        (x, [*weights[:3], weights[3][:, :-1]], biases),
+        (x, [*weights[:3], weights[3][:-1]], biases),
+        (x, [*weights[:3], weights[3].double()], biases),
+        (x, weights, [*biases[:3], biases[3][:-1]]),
+        (x[:, :6], weights, biases),
+    ):
+        with pytest.raises(InputError):
+            run(*bad)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:FutureWarning")  # torch.export's own
+def test_transforms_and_modes_take_a_path_that_knows_them() -> None:
+    net = nn.SpinalNet(12, 3, 4)
+    x = torch.randn(6, 12)
+    parameters = dict(net.named_parameters())
+    expected = net(x)
+
+    def run(parameters: dict[str, Tensor], row: Tensor) -> Tensor:
+        return torch.func.functional_call(net, parameters, (row,))
+
+    torch.testing.assert_close(torch.func.vmap(run, (None, 0))(parameters, x), expected)
+    jacobian = torch.func.jacrev(lambda x: run(parameters, x).sum())(x)
+    leaf = x.clone().requires_grad_()
+    net(leaf).sum().backward()
+    torch.testing.assert_close(jacobian, leaf.grad)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        tangent = torch.autograd.forward_ad.unpack_dual(net(dual)).tangent
+    torch.testing.assert_close(tangent.sum(), jacobian.sum())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert net(x).dtype == torch.bfloat16
+    exported = torch.export.export(net, (x,)).module()
+    torch.testing.assert_close(exported(x), expected)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_compiles_without_a_graph_break(share: bool) -> None:
+    torch._dynamo.reset()
+    net = nn.SpinalNet(12, 3, 4, share_weights=share)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    x = torch.randn(6, 12, requires_grad=True)
+    net(x).square().sum().backward()
+    expected = [x.grad, *(p.grad for p in net.parameters())]
+    x.grad = None
+    net.zero_grad()
+    torch.testing.assert_close(compiled(x), net(x))
+    compiled(x).square().sum().backward()
+    torch.testing.assert_close([x.grad, *(p.grad for p in net.parameters())], expected)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # opcheck looks at non-leaf tensors
+def test_the_operators_keep_their_contract() -> None:
+    x, weights, biases = problem(4, 7, 2, 3, 3, torch.float64)
+    assert biases is not None
+    parameters = [tensor.requires_grad_() for tensor in [*weights, *biases]]
+    positions = _kernels._packed(_kernels.Layout((0, 1, 2), (3, 4, 5), ()))
+    arguments = (x.requires_grad_(), parameters, positions, 2, 0.01)
+    torch.library.opcheck(_kernels._forward_operator, arguments)
