@@ -20,7 +20,7 @@ LEVELS = [
     {"train", "gradients"},
     {"models", "estimators", "theory", "report"},
     {"original", "experiment"},
-    {"recipes"},
+    {"reproduce"},
     {"bench"},
     {"cli"},
     {"__main__"},

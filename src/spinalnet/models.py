@@ -263,21 +263,38 @@ def _torchvision_trunk(name: str, classifier: str) -> Callable[..., nn.Module]:
     return build
 
 
-def _vit_trunk(in_channels: int, pretrained: bool = False) -> nn.Module:
-    try:
-        import timm
-    except ImportError as error:
-        raise InputError(
-            "the vision transformer needs the package timm: install it with 'pip install timm'."
-        ) from error
-    # Dynamic: images of any size, the position embedding is resampled to it.
-    return timm.create_model(
-        "vit_large_patch16_224",
-        pretrained=pretrained,
-        num_classes=0,
-        in_chans=in_channels,
-        dynamic_img_size=True,
-        dynamic_img_pad=True,
+def _vit_trunk(name: str) -> Callable[..., nn.Module]:
+    """Trunk of one of timm's vision transformers."""
+
+    def build(in_channels: int, pretrained: bool = False) -> nn.Module:
+        try:
+            import timm
+        except ImportError as error:
+            raise InputError(
+                "the vision transformer needs the package timm: install it with 'pip install timm'."
+            ) from error
+        # Dynamic: images of any size, the position embedding is resampled to it.
+        return timm.create_model(
+            name,
+            pretrained=pretrained,
+            num_classes=0,
+            in_chans=in_channels,
+            dynamic_img_size=True,
+            dynamic_img_pad=True,
+        )
+
+    return build
+
+
+def _vit(name: str, summary: str) -> ModelSpec:
+    shared = {"hidden_features": 20, "num_layers": 8, "num_splits": 8}
+    return ModelSpec(
+        trunk=_vit_trunk(name),
+        input_shape=(3, 224, 224),
+        min_size=16,
+        heads={"spinal": shared, "spinal-shared": shared},
+        pretrained=True,
+        summary=summary,
     )
 
 
@@ -422,16 +439,10 @@ MODELS: dict[str, ModelSpec] = {
         progressive={"hidden_features": 1024},
         spinal_shared={"hidden_features": 20, "num_layers": 8, "num_splits": 8},
     ),
-    "vit_large_patch16_224": ModelSpec(
-        trunk=_vit_trunk,
-        input_shape=(3, 224, 224),
-        min_size=16,
-        heads={
-            "spinal": {"hidden_features": 20, "num_layers": 8, "num_splits": 8},
-            "spinal-shared": {"hidden_features": 20, "num_layers": 8, "num_splits": 8},
-        },
-        pretrained=True,
-        summary="timm's vision transformer ViT-L/16 (shared-weight spinal heads: STL-10)",
+    "vit_tiny_patch16_224": _vit("vit_tiny_patch16_224", "timm's vision transformer ViT-Ti/16"),
+    "vit_large_patch16_224": _vit(
+        "vit_large_patch16_224",
+        "timm's vision transformer ViT-L/16 (shared-weight spinal heads: STL-10)",
     ),
     "regression-net": ModelSpec(
         trunk=_no_trunk,
