@@ -4,7 +4,7 @@
 data, by a stratified, seeded split; the test set is the same for every seed. Small data sets stay
 on the device as uint8 tensors (`ArrayDataset`); a folder of images that does not fit the memory
 budget streams from disk (`FolderDataset`) behind the same `batches` iterator. Order and
-augmentation are pure functions of (seed, epoch, batch index), so a resumed run, and both members
+augmentation are pure functions of (seed, epoch, position), so a resumed run, and both members
 of a pair, see the same batches.
 
 What the named data sets are stands in `catalog`; how their files are read, here (`READERS`).
@@ -17,6 +17,7 @@ import copy
 import functools
 import gzip
 import hashlib
+import math
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -126,6 +127,27 @@ def _batch_slices(num_samples: int, batch_size: int, shuffle: bool) -> list[slic
     return [slice(a, b) for a, b in zip(starts, [*starts[1:], num_samples], strict=True)]
 
 
+# Small batches are augmented several at a time, up to this many values (256 images of 28 x 28): a
+# warp costs a fixed amount per call that 64 such images do not outweigh.
+_AUGMENT_TOGETHER = 256 * 28 * 28
+
+
+def _groups(batches: list[slice], values_per_sample: int, augment: str) -> list[list[slice]]:
+    """Group neighbouring batches that are made in one go."""
+    together = 1
+    if augment != "none" and batches:
+        values = (batches[0].stop - batches[0].start) * values_per_sample
+        together = max(1, _AUGMENT_TOGETHER // values)
+    return [batches[start : start + together] for start in range(0, len(batches), together)]
+
+
+def _cut(x: Tensor, y: Tensor, group: list[slice]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cut a group of batches, made in one go, back into its batches."""
+    first = group[0].start
+    for rows in group:
+        yield x[rows.start - first : rows.stop - first], y[rows.start - first : rows.stop - first]
+
+
 @functools.lru_cache(maxsize=64)
 def _constants(
     mean: tuple[float, ...], std: tuple[float, ...], unit: float, ndim: int, device: torch.device
@@ -163,7 +185,7 @@ def _finish(
     key: tuple[int, ...],
     channels_last: bool,
 ) -> Tensor:
-    """Augment (before normalisation, so that fill is black) and normalise one batch."""
+    """Augment (before normalisation, so that fill is black) and normalise."""
     if augment != "none":
         generator = torch.Generator(inputs.device).manual_seed(_stream_seed("augment", *key))
         inputs = build_augment(augment)(inputs, generator)
@@ -270,11 +292,15 @@ class ArrayDataset:
         """
         inputs, targets = self._resident(torch.device(device))
         order = _order(len(self), shuffle, seed, epoch).to(inputs.device) if shuffle else None
-        for number, rows in enumerate(_batch_slices(len(self), batch_size, shuffle)):
+        batches = _batch_slices(len(self), batch_size, shuffle)
+        shape = inputs.shape[1:] if self.size is None else (inputs.shape[1], self.size, self.size)
+        for number, group in enumerate(_groups(batches, math.prod(shape), augment)):
+            rows = slice(group[0].start, group[-1].stop)
             index = rows if order is None else order[rows]
             key = (seed, epoch, number)
             x = inputs[index] if self.size is None else _fit_to(inputs[index], self.size)
-            yield _finish(x, self.mean, self.std, augment, key, channels_last), targets[index]
+            x = _finish(x, self.mean, self.std, augment, key, channels_last)
+            yield from _cut(x, targets[index], group)
 
 
 # --- image files ----------------------------------------------------------------------------------
@@ -543,22 +569,25 @@ class FolderDataset:
         """
         device = torch.device(device)
         order = _order(len(self), shuffle, seed, epoch)
-        slices = _batch_slices(len(self), batch_size, shuffle)
+        batches = _batch_slices(len(self), batch_size, shuffle)
+        groups = _groups(batches, self.channels * self.size**2, augment)
+        spans = [slice(group[0].start, group[-1].stop) for group in groups]
         loader = torch.utils.data.DataLoader(
             _ImageFiles(self.paths, self.channels, self.size),
-            batch_sampler=[order[rows].tolist() for rows in slices],
+            batch_sampler=[order[rows].tolist() for rows in spans],
             num_workers=min(self.num_workers, _usable_cpus()),
             collate_fn=_ImageFiles.collate,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # its own: the loader would draw from the global stream
         )
-        for number, (rows, images) in enumerate(zip(slices, loader, strict=True)):
+        for number, (group, images) in enumerate(zip(groups, loader, strict=True)):
             if isinstance(images, str):
                 raise InputError(images)
             images = images.to(device, non_blocking=True)
             key = (seed, epoch, number)
             x = _finish(images, self.mean, self.std, augment, key, channels_last)
-            yield x, self.targets[order[rows]].to(device, non_blocking=True)
+            y = self.targets[order[spans[number]]].to(device, non_blocking=True)
+            yield from _cut(x, y, group)
 
 
 # --- stratified choice ----------------------------------------------------------------------------
