@@ -1,0 +1,93 @@
+"""README, docs and docstrings say what is true: their code runs, their tables are the measured."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.main import get_command
+
+import spinalnet
+from spinalnet import cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+ROOMS = sorted(
+    path.stem
+    for path in Path(spinalnet.__file__).parent.glob("*.py")
+    if not path.stem.startswith("__")
+)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(page, "python"):
+        exec(compile(block, str(page), "exec"), {"__name__": "example"})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_exist_with_their_options(page: Path) -> None:
+    group = get_command(cli.app)
+    for block in blocks(page, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            for command in re.findall(r"(?:^|&& )(?:\.venv/bin/)?spinalnet (.*?)(?=$| && )", line):
+                words = shlex.split(command.split("  #")[0], comments=True)
+                context = group.make_context("spinalnet", words[:1], resilient_parsing=True)
+                _, sub, rest = group.resolve_command(context, words)
+                assert sub is not None
+                while hasattr(sub, "commands"):
+                    context = sub.make_context(sub.name, rest[:1], resilient_parsing=True)
+                    _, sub, rest = sub.resolve_command(context, rest)
+                if "--help" not in rest:
+                    sub.make_context(sub.name, list(rest), parent=context)
+
+
+def test_readme_starts_with_the_two_commands() -> None:
+    first = blocks(ROOT / "README.md", "bash")[0].splitlines()
+    assert len(first) == 2
+    assert all(line.startswith("python3 -m venv .venv && ") for line in first)
+    assert first[0].endswith("&& .venv/bin/spinalnet compare digits")
+    assert first[1].endswith("&& .venv/bin/pytest")
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    pattern = re.search(r"grep -m1 -E '(.*?)' README\.md", script)
+    assert pattern is not None
+    assert re.search(pattern[1], first[1])
+
+
+def test_tables_are_made_from_the_committed_results() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "tables.py", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr + "Run: make tables"
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to missing {target}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_docstring_examples_run(room: str) -> None:
+    module = importlib.import_module(f"spinalnet.{room}")
+    names = {name: getattr(spinalnet, name) for name in spinalnet.__all__}
+    result = doctest.testmod(
+        module, extraglobs={"torch": torch, **names}, optionflags=doctest.NORMALIZE_WHITESPACE
+    )
+    assert result.failed == 0
