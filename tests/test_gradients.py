@@ -158,9 +158,17 @@ NETS = {
 @pytest.mark.parametrize("classification", [True, False])
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "tanh", "gelu", "identity"])
+@pytest.mark.parametrize("compiled", [True, False])
 def test_loss_gradient_is_that_of_autograd(
-    kind: str, classification: bool, weighted: bool, activation: str
+    kind: str,
+    classification: bool,
+    weighted: bool,
+    activation: str,
+    compiled: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if not compiled:
+        monkeypatch.setattr(LossGradient, "_kernel_settings", lambda self, splits: None)
     net = NETS[kind](activation=activation, dtype=torch.float64)
     x = torch.randn(11, net.in_features).double()
     weights = torch.rand(11).double() if weighted else None
@@ -173,9 +181,9 @@ def test_loss_gradient_is_that_of_autograd(
         losses = (outputs - targets).square().mean(1)
     loss = (losses if weights is None else losses * weights).mean()
     expected = torch.autograd.grad(loss, list(net.parameters()))
-    for parameter in net.parameters():
-        parameter.grad = torch.full_like(parameter, 7.0)
-    found = LossGradient(net, classification)(x, targets, weights)
+    gradient = LossGradient(net, classification)
+    gradient.gradient.fill_(7.0)  # what was there before must not matter
+    found = gradient(x, targets, weights)
     assert float(found) == pytest.approx(float(loss.detach()), abs=1e-13)
     for parameter, gradient in zip(net.parameters(), expected, strict=True):
         assert float((parameter.grad - gradient).abs().max()) < 1e-13
@@ -189,8 +197,6 @@ def test_loss_gradient_with_dropout_is_that_of_the_same_masks() -> None:
     ):
         gradient = LossGradient(net.train(), classification=False)
         x, targets = torch.randn(9, 6).double(), torch.randn(9, 2).double()
-        for parameter in net.parameters():
-            parameter.grad = torch.zeros_like(parameter)
         torch.manual_seed(3)
         gradient(x, targets)
         numeric = []

@@ -30,8 +30,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spinalnet import _kernels, ops
 from spinalnet._checks import InputError
-from spinalnet.nn import MLPHead, SpinalLayer, SpinalNet, TiledSpinalNet
+from spinalnet.nn import MLPHead, SpinalLayer, SpinalNet, TiledSpinalNet, _negative_slope
 
 # --- activations ----------------------------------------------------------------------------------
 
@@ -319,12 +320,14 @@ def _backward_jacobian(net: SpinalNet, rows: Tensor) -> Tensor:
 class LossGradient:
     """Loss and gradients of a small net for one batch in training mode, without autograd.
 
-    Takes a `SpinalNet` or an `MLPHead`; call it like a function. The gradients are written to the
-    `grad` of the parameters, which must exist.
+    Takes a `SpinalNet` or an `MLPHead` and gives every parameter a `grad`, all of them views of
+    one vector `gradient`; call it like a function to fill it. With a piecewise linear activation
+    and no dropout the chain runs through the compiled kernels, where they are installed: a dense
+    hidden layer is a chain of length one.
 
     Args:
         net: Without norms, trainable activations and matrices shared by unequal slices: see
-            `why_not`.
+            `why_not`. It must keep its parameters where they are.
         classification: Cross entropy of logits, or squared error.
     """
 
@@ -333,6 +336,7 @@ class LossGradient:
         if reason is not None:
             raise InputError(f"the loss has no closed-form gradient here: {reason}.")
         self.classification = classification
+        self.in_features = net.in_features
         self.output = net.output
         self.output_keep = 1.0 - net.output_dropout.p
         self.slices: list[slice | None]
@@ -344,6 +348,7 @@ class LossGradient:
             self.slices = [parts[i % spine.num_splits] for i in range(spine.num_layers)]
             self.activations: Sequence[Any] = [spine.activation] * spine.num_layers
             self.keeps = [1.0 - spine.dropout] * spine.num_layers
+            splits = spine.num_splits
         else:
             blocks = [list(block) for block in net.layers]  # type: ignore[arg-type]
             self.linears = [next(m for m in b if isinstance(m, nn.Linear)) for b in blocks]
@@ -352,11 +357,54 @@ class LossGradient:
             self.keeps = [
                 1.0 - block[0].p if isinstance(block[0], nn.Dropout) else 1.0 for block in blocks
             ]
+            splits = 1
         self.spinal = isinstance(net, SpinalNet)
         # A matrix that serves several layers collects its gradient from all, the last one first.
         self.writes = [
             linear not in self.linears[index + 1 :] for index, linear in enumerate(self.linears)
         ]
+        maps = dict.fromkeys(self.linears)
+        parameters = [linear.weight for linear in maps]
+        parameters += [linear.bias for linear in maps if linear.bias is not None]
+        parameters += [p for p in (self.output.weight, self.output.bias) if p is not None]
+        self.parameters: list[Tensor] = parameters
+        self.gradient = torch.zeros_like(torch.cat([p.detach().flatten() for p in parameters]))
+        start = 0
+        for parameter in parameters:
+            end = start + parameter.numel()
+            parameter.grad = self.gradient[start:end].view_as(parameter)
+            start = end
+        self.kernel = self._kernel_settings(splits)
+        self.memo = _kernels.Memo()
+
+    def _kernel_settings(self, num_splits: int) -> Any:
+        """Return what the compiled kernels must know of the net; None if they cannot serve it."""
+        masked = min([*self.keeps, self.output_keep]) < 1.0
+        if masked or not self.linears or (not self.spinal and len(self.linears) > 1):
+            return None
+        weights = [linear.weight for linear in self.linears]
+        rows = weights[0].detach().new_empty(1, self.in_features)
+        negative_slope = _negative_slope(self.activations[0])
+        call = ops.describe_call(
+            rows,
+            weights,
+            num_splits=num_splits,
+            negative_slope=negative_slope,
+            norms=None,
+            masked=False,
+        )
+        if ops.BACKENDS["cpp"].why_not(call) is not None:
+            return None
+        place = {id(parameter): index for index, parameter in enumerate(self.parameters)}
+        groups: tuple[list[Tensor | None], ...] = (
+            [*weights],
+            [linear.bias for linear in self.linears],
+            [self.output.weight, self.output.bias],
+        )
+        layout = _kernels.Layout(
+            *(tuple(place[id(p)] for p in group if p is not None) for group in groups)
+        )
+        return layout, num_splits, negative_slope
 
     @staticmethod
     def why_not(net: nn.Module) -> str | None:
@@ -383,6 +431,28 @@ class LossGradient:
             targets: Class numbers `(B,)`, or values `(B, K)`.
             weights: Weight of each row `(B,)`; `None` for 1.
         """
+        if self.kernel is not None:
+            hidden_, outputs = _kernels._forward(
+                self.memo, x, self.parameters, self.kernel, keep_hidden=True
+            )
+            assert hidden_ is not None
+            assert outputs is not None
+            loss, gradient = self._loss(outputs, targets, weights)
+            _kernels._backward(
+                self.memo,
+                x,
+                self.parameters,
+                self.kernel,
+                hidden_,
+                gradient,
+                None,
+                self.gradient.data_ptr(),
+            )
+            return loss
+        return self._by_operations(x, targets, weights)
+
+    def _by_operations(self, x: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        """Do the same with torch operations, for any activation and with dropout."""
         inputs: list[Tensor] = []
         masks: list[Tensor | None] = []
         hidden: list[Tensor] = []
