@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from spinalnet.experiment import Comparison as Comparison
     from spinalnet.experiment import RunSpec as RunSpec
     from spinalnet.experiment import compare as compare
+    from spinalnet.experiment import evaluate_run as evaluate_run
     from spinalnet.experiment import load_trained as load_trained
+    from spinalnet.experiment import predict_paths as predict_paths
     from spinalnet.experiment import run_one as run_one
     from spinalnet.models import create_model as create_model
     from spinalnet.models import list_models as list_models
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from spinalnet.nn import make_head as make_head
     from spinalnet.nn import matched_mlp as matched_mlp
     from spinalnet.ops import spinal as spinal
+    from spinalnet.ops import spinal_reference as spinal_reference
+    from spinalnet.ops import split_sizes as split_sizes
     from spinalnet.ops import use_backend as use_backend
     from spinalnet.original import convert_checkpoint as convert_checkpoint
     from spinalnet.original import load_original_state_dict as load_original_state_dict
@@ -62,11 +66,11 @@ _ROOMS = {
     "_checks": "BackendUnavailable InputError SpinalnetError SurgeryError TrainingError",
     "config": "TrainConfig",
     "data": "ArrayDataset DatasetInfo Splits list_datasets load_dataset",
-    "experiment": "Comparison RunSpec compare load_trained run_one",
+    "experiment": "Comparison RunSpec compare evaluate_run load_trained predict_paths run_one",
     "models": "create_model list_models",
     "nn": "Count LinearHead MLPHead ProgressiveNet SpinalLayer SpinalNet count_macs count_params "
     "make_head matched_mlp",
-    "ops": "spinal use_backend",
+    "ops": "spinal spinal_reference split_sizes use_backend",
     "original": "convert_checkpoint load_original_state_dict",
     "report": "load_summary summarize write_report",
     "runs": "load_runs",
