@@ -7,7 +7,9 @@ from those files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spinalnet import runs, timing, train
+from spinalnet import ops, runs, timing, train
+from spinalnet._checks import SpinalnetError
+from spinalnet._kernels import peak_gflops
 from spinalnet.config import TrainConfig
 from spinalnet.data import ArrayDataset, load_dataset
 from spinalnet.models import create_model
+from spinalnet.nn import SpinalNet
 
 
 @dataclass(frozen=True)
@@ -228,3 +233,227 @@ def tables() -> Iterator[tuple[str, str, Callable[[], list[Row]]]]:
         "one training epoch of the spinal MNIST CNN, batch 64; both sides in turns",
         bench_epoch,
     )
+
+
+# Heads ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HeadCase:
+    """A spinal head and the fully connected layers it replaces, on the same features."""
+
+    name: str
+    in_features: int
+    out_features: int
+    hidden_features: int
+    num_layers: int
+    mlp: tuple[int, ...]
+
+    def spinal(self) -> SpinalNet:
+        return SpinalNet(self.in_features, self.out_features, self.hidden_features, self.num_layers)
+
+    def fully_connected(self) -> nn.Sequential:
+        """The counterpart as its users write it, with nothing around it."""
+        widths = [self.in_features, *self.mlp]
+        layers: list[nn.Module] = []
+        for inputs, outputs in itertools.pairwise(widths):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        return nn.Sequential(*layers, nn.Linear(widths[-1], self.out_features))
+
+    def macs(self) -> tuple[int, int]:
+        """Multiply-accumulates per row: spinal, fully connected."""
+        widths = [self.in_features, *self.mlp, self.out_features]
+        spinal = ops.spinal_macs(
+            self.in_features,
+            self.hidden_features,
+            self.num_layers,
+            out_features=self.out_features,
+        )
+        return spinal, sum(a * b for a, b in itertools.pairwise(widths))
+
+
+HEAD_CASES = (
+    HeadCase("320 / 8x6 vs 50", 320, 10, 8, 6, (50,)),
+    HeadCase("256 / 128x4 vs 512", 256, 10, 128, 4, (512,)),
+    HeadCase("2048 / 20x4 vs one Linear", 2048, 10, 20, 4, ()),
+    HeadCase("1440 / 50x8 vs 50", 1440, 10, 50, 8, (50,)),
+    HeadCase("8 / 50x6 vs 200-100", 8, 1, 50, 6, (200, 100)),
+    HeadCase("512 / 512x4 vs 4096-4096", 512, 10, 512, 4, (4096, 4096)),
+)
+
+
+@dataclass(frozen=True)
+class HeadRow:
+    """One head at one batch size: microseconds per batch of every way to compute it.
+
+    Training times have the `floor` (the loss alone, forward and backward) taken off.
+    """
+
+    head: str
+    batch: int
+    mode: str
+    backend: str
+    reason: str
+    mac_ratio: float
+    macs: int
+    microseconds: dict[str, float]
+    quartiles: dict[str, tuple[float, float]]
+    floor: float
+    over_mlp: float
+    peak_fraction: float
+    rounds: int
+
+
+class _LonghandHead(nn.Module):
+    """The same head as its paper's authors write it: slice, concatenate, linear, relu."""
+
+    def __init__(self, net: SpinalNet) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(list(net.spine.layers))
+        self.output = net.output
+        self.half = net.in_features // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: list[Tensor] = []
+        for index, layer in enumerate(self.layers):
+            part = x[:, : self.half] if index % 2 == 0 else x[:, self.half :]
+            outputs.append(
+                torch.relu(layer(torch.cat([part, outputs[-1]], dim=1) if outputs else part))
+            )
+        return self.output(torch.cat(outputs, dim=1))
+
+
+def _on_backend(net: nn.Module, backend: str) -> Callable[[Tensor], Tensor]:
+    def run(x: Tensor) -> Tensor:
+        with ops.use_backend(backend):
+            return net(x)
+
+    return run
+
+
+def check_head_parity(cases: Sequence[HeadCase] = HEAD_CASES) -> None:
+    """Compare outputs and every gradient of each head with the reference in float64.
+
+    Raises:
+        SpinalnetError: If a head is off; no benchmark is worth reporting then.
+    """
+    for case in cases:
+        net = case.spinal().requires_grad_()
+        truth = copy.deepcopy(net).double()
+        for batch in (1, 5, 64):
+            x = torch.randn(batch, case.in_features, requires_grad=True)
+            wide = x.detach().double().requires_grad_()
+            with ops.use_backend("reference"):
+                expected = truth(wide)
+            actual = net(x)
+            weighting = torch.randn_like(actual)
+            found = torch.autograd.grad(actual, [x, *net.parameters()], weighting)
+            exact = torch.autograd.grad(expected, [wide, *truth.parameters()], weighting.double())
+            pairs = [(actual, expected), *zip(found, exact, strict=True)]
+            for ours, theirs in pairs:
+                error = (ours.double() - theirs).square().mean().sqrt()
+                # A sum within rounding of the kink of relu can fall on its other side.
+                if not error <= 1e-4 * theirs.square().mean().sqrt() + 1e-12:
+                    raise SpinalnetError(
+                        f"the head {case.name} differs from the reference at batch size {batch}: "
+                        "no time is reported for wrong numbers."
+                    )
+
+
+def bench_heads(
+    cases: Sequence[HeadCase] = HEAD_CASES,
+    batches: Sequence[int] = (1, 28, 64, 100, 1024, 4096),
+    *,
+    seconds: float = 1.0,
+    compile_batches: Sequence[int] = (),
+) -> list[HeadRow]:
+    """Time every head, inference and training step, against its alternatives, in turns.
+
+    Alternatives: `naive` (longhand), `packed` (plain torch, grouped), `mlp` (the layers replaced),
+    `linear` (one linear map), and for `compile_batches` also `compiled` (torch.compile of naive,
+    half a minute each to prepare).
+
+    Raises:
+        SpinalnetError: If parity with the reference does not hold (checked first).
+    """
+    check_head_parity(cases)
+    peak = peak_gflops()
+    rows: list[HeadRow] = []
+    for case, batch, training in itertools.product(cases, batches, (False, True)):
+        net = case.spinal()
+        naive = _LonghandHead(net)
+        ways: dict[str, Callable[[Tensor], Tensor]] = {
+            "spinal": net,
+            "naive": naive,
+            "packed": _on_backend(net, "packed"),
+            "mlp": case.fully_connected(),
+            "linear": nn.Linear(case.in_features, case.out_features),
+        }
+        if batch in compile_batches:
+            torch.compiler.reset()
+            ways["compiled"] = torch.compile(naive, dynamic=False)
+        x = torch.randn(batch, case.in_features, requires_grad=training)
+        timed = {name: _timed(way, x, training) for name, way in ways.items()}
+        if training:
+            logits = torch.randn(batch, case.out_features)
+            timed["floor"] = _timed(nn.Identity(), logits, training)
+        with torch.set_grad_enabled(training):
+            timings = timing.interleave(timed, seconds=seconds, min_rounds=5)
+        floor = timings.pop("floor").median if training else 0.0
+        spinal, mlp = timings["spinal"].median - floor, timings["mlp"].median - floor
+        macs, mlp_macs = case.macs()
+        passes = 3 if training else 1
+        choice = net.spine.backend_choice(x)
+        rows.append(
+            HeadRow(
+                head=case.name,
+                batch=batch,
+                mode="training" if training else "inference",
+                backend=choice.name,
+                reason=choice.reason,
+                mac_ratio=macs / mlp_macs,
+                macs=macs,
+                microseconds={n: 1e6 * (t.median - floor) for n, t in timings.items()},
+                quartiles={
+                    n: (1e6 * (t.quartiles[0] - floor), 1e6 * (t.quartiles[1] - floor))
+                    for n, t in timings.items()
+                },
+                floor=1e6 * floor,
+                over_mlp=spinal / mlp,
+                peak_fraction=2e-9 * macs * batch * passes / spinal / peak,
+                rounds=timings["spinal"].rounds,
+            )
+        )
+    return rows
+
+
+def _timed(way: Callable[[Tensor], Tensor], x: Tensor, training: bool) -> Callable[[], object]:
+    if not training:
+        return lambda: way(x)
+    module = way if isinstance(way, nn.Module) else None
+    leaves = [x, *(module.parameters() if module is not None else ())]
+    x.requires_grad_()
+
+    def step() -> object:
+        for leaf in leaves:
+            leaf.grad = None
+        return way(x).square().mean().backward()
+
+    return step
+
+
+def heads_table(rows: Sequence[HeadRow]) -> str:
+    """Return the rows as a Markdown table; `of MLP` at or below `MACs` keeps the promise."""
+    lines = [
+        "| head | batch | mode | path | µs | of MLP | MACs | faster than naive | than packed "
+        "| of peak |",
+        "|---|--:|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        us = row.microseconds
+        lines.append(
+            f"| {row.head} | {row.batch} | {row.mode} | {row.backend} | {us['spinal']:,.0f} "
+            f"| {row.over_mlp:.2f} | {row.mac_ratio:.2f} | {us['naive'] / us['spinal']:.1f}x "
+            f"| {us['packed'] / us['spinal']:.1f}x | {row.peak_fraction:.0%} |"
+        )
+    return "\n".join(lines)

@@ -231,6 +231,8 @@ class SpinalLayer(nn.Module):
         weights, biases = self.chain()
         modules: Any = self._modules
         activation = modules["activation"]
+        slope = _negative_slope(activation)
+        norms = list(modules["norms"]._modules.values()) or None
         masks = None
         if self.training and self.dropout > 0:
             masks = [
@@ -242,18 +244,23 @@ class SpinalLayer(nn.Module):
                 )
                 for layer in range(self.num_layers)
             ]
-        result = ops.spinal(
-            rows,
-            weights,
-            biases,
-            num_splits=self.num_splits,
-            activation=activation,
-            negative_slope=_negative_slope(activation),
-            norms=list(modules["norms"]._modules.values()) or None,
-            dropout_masks=masks,
-            output=output,
-            memo=self._memo,
-        )
+        result = None
+        if masks is None and norms is None:
+            parameters = [*weights, *(biases or ()), *(output or ())]
+            result = ops.infer_again(rows, parameters, slope, self._memo)
+        if result is None:
+            result = ops.spinal(
+                rows,
+                weights,
+                biases,
+                num_splits=self.num_splits,
+                activation=activation,
+                negative_slope=slope,
+                norms=norms,
+                dropout_masks=masks,
+                output=output,
+                memo=self._memo,
+            )
         return result if len(shape) == 2 else result.reshape(*shape[:-1], result.shape[-1])
 
     def extra_repr(self) -> str:

@@ -409,6 +409,21 @@ def spinal(
     return hidden if output is None else F.linear(hidden, *output)
 
 
+def infer_again(
+    x: Tensor, parameters: list[Tensor], negative_slope: float | None, memo: Memo
+) -> Tensor | None:
+    """Return what `spinal` would, if this call is like the last one of `memo`, else None.
+
+    For inference without norms and masks. Saves finding out once more which backend serves the
+    call, which takes longer than a small head computes.
+    """
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or _forced.get() is not None:
+        return None
+    if not is_plain(x, ()) or torch.is_autocast_enabled("cpu"):
+        return None
+    return memo.infer(x, parameters, negative_slope)
+
+
 def describe_call(
     x: Tensor,
     weights: Sequence[Tensor],

@@ -383,6 +383,12 @@ PyObject* instruction_set(PyObject*, PyObject*) {
     return PyUnicode_FromString(kernels->name);
 }
 
+PyObject* exercise_tile(PyObject*, PyObject* repeats) {
+    const index count = PyLong_AsSsize_t(repeats);
+    if (PyErr_Occurred()) return nullptr;
+    return PyFloat_FromDouble(kernels->exercise_tile(count));
+}
+
 // Choose a build by name, for tests; false if this processor cannot run it.
 PyObject* select(PyObject*, PyObject* name) {
     const Kernels* const available[] = {
@@ -430,6 +436,7 @@ PyType_Spec plan_spec = {
 
 PyMethodDef methods[] = {
     {"instruction_set", instruction_set, METH_NOARGS, nullptr},
+    {"exercise_tile", exercise_tile, METH_O, nullptr},
     {"select", select, METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };

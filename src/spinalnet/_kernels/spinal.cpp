@@ -536,11 +536,26 @@ void backward(const Spine<T>& s) {
     run(threads, static_cast<index>(panels.size()) + 1, panel_phase);
 }
 
+double exercise_tile(index repeats) {
+    constexpr int lanes = kWide<float>, width = kTileVectors * lanes;
+    constexpr index length = 64;
+    Buffer<float> a(kTileRows * length), b(length * width), sums(kTileRows * width);
+    for (index i = 0; i < kTileRows * length; ++i) a[i] = 1;
+    for (index i = 0; i < length * width; ++i) b[i] = 1;
+    const Term<float> term{a.data(), 0, b.data(), width, length};
+    for (index i = 0; i < repeats; ++i) {
+        tile<float, lanes, true>(kTileRows, kTileVectors, &term, 1, sums.data());
+        asm volatile("" ::: "memory");  // each round counts
+    }
+    return static_cast<double>(repeats) * kTileRows * width * length;
+}
+
 }  // namespace
 
 extern const Kernels kernels;
 const Kernels kernels = {
-    SPINAL_ARCH_NAME, forward<float>, forward<double>, backward<float>, backward<double>,
+    SPINAL_ARCH_NAME, forward<float>,   forward<double>,
+    backward<float>,  backward<double>, exercise_tile,
 };
 
 }  // namespace SPINAL_ARCH

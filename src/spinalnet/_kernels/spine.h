@@ -77,6 +77,9 @@ struct Kernels {
     void (*forward_double)(const Spine<double>&);
     void (*backward_float)(const Spine<float>&);
     void (*backward_double)(const Spine<double>&);
+    // Multiply-accumulates done by `repeats` rounds of the float tile on numbers in the L1 cache:
+    // the ceiling of everything above, for benchmarks.
+    double (*exercise_tile)(index repeats);
 };
 
 // Run `task(context, part)` for every part in [0, parts) on up to `threads` threads and wait.
