@@ -14,12 +14,12 @@ SOURCE = Path(spinalnet.__file__).parent
 # Rooms by level; a room may import rooms of lower levels only (and `_checks`).
 LEVELS = [
     {"_checks"},
-    {"_dist", "catalog", "config", "timing", "_kernels", "_triton"},
+    {"_dist", "config", "timing", "_kernels", "_triton"},
     {"runs", "ops", "augment", "catalog"},
-    {"nn", "data"},
-    {"train", "gradients"},
+    {"nn", "data", "recipes"},
+    {"train", "gradients", "surgery"},
     {"models", "estimators", "theory", "report"},
-    {"original", "experiment"},
+    {"original", "experiment", "transfer"},
     {"reproduce"},
     {"bench"},
     {"cli"},
