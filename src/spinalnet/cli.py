@@ -451,6 +451,128 @@ def env_command() -> None:
     out_console.print_json(json.dumps(runs.describe_environment()))
 
 
+@app.command("recipes")
+def recipes_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    results: Annotated[Path, typer.Option(help="Folder of kept records.")] = Path("results"),
+    page: Annotated[
+        Path | None, typer.Option(help="Write the page of all records to this file.")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """List every experiment of the original, with its status."""
+    from spinalnet import reproduce, runs
+
+    if page is not None:
+        runs.write_text(page, reproduce.experiments_page(results))
+        err_console.print(f"{page}", highlight=False, soft_wrap=True)
+        return
+    rows = reproduce.describe_recipes(results, data_dir)
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    from rich.table import Table
+
+    table = Table(box=None)
+    for column in ("recipe", "epochs", "printed"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("status")
+    for row in rows:
+        printed = f"{row['printed'][0]['value']:g}" if row["printed"] else "–"
+        table.add_row(f"[bold]{row['name']}[/]", f"{row['epochs']}", printed, row["status"])
+    out_console.print(table)
+
+
+@app.command("reproduce")
+def reproduce_command(
+    pattern: Annotated[
+        str, typer.Argument(help="Recipe or pattern, such as 'regression-*'.", metavar="NAME")
+    ],
+    protocol: Annotated[
+        str, typer.Option(help="honest: chosen on validation data. paper: as the original did.")
+    ] = "honest",
+    seeds: Annotated[int, typer.Option(help="Number of paired seeds.", min=1)] = 5,
+    budget: Annotated[
+        str, typer.Option(help="smoke: two steps; short: a part; full: the original's length.")
+    ] = "full",
+    out: Annotated[Path, typer.Option(help="Folder for the folders of recipes.")] = Path(
+        "runs/recipes"
+    ),
+    data_dir: DataDir = None,
+    download: Download = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Also keep the record in this folder (results).")
+    ] = None,
+) -> None:
+    """Run experiments of the original; the same command again continues."""
+    from spinalnet import recipes, reproduce
+
+    chosen = recipes.find_recipes(pattern)
+    for recipe in chosen:
+        reproduce.check_ready(recipe, protocol, budget, data_dir, download=download)
+    for recipe in chosen:
+        err_console.print(f"[bold]{recipe.name}[/]", highlight=False)
+        count = seeds * reproduce.count_heads(recipe, protocol)
+        with _progress(count) as (on_progress, run_done):
+
+            def on_run(
+                _: experiment.RunSpec, record: runs.RunRecord, done: Callable[[], None] = run_done
+            ) -> None:
+                _say(record)
+                done()
+
+            folder = reproduce.run_recipe(
+                recipe.name,
+                protocol=protocol,
+                seeds=seeds,
+                budget=budget,
+                out=out,
+                data_dir=data_dir,
+                download=download,
+                on_progress=on_progress,
+                on_run=on_run,
+            )
+        if budget != "smoke":
+            _report(folder)
+        if keep is not None and budget != "smoke":
+            err_console.print(f"{reproduce.keep_record(folder, keep)}", highlight=False)
+
+
+@app.command("datasets")
+def datasets_command(
+    get: Annotated[str | None, typer.Option(help="Fetch this data set.")] = None,
+    data_dir: DataDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say where every data set is from, its size and licence, and whether it is here."""
+    from spinalnet import data, reproduce
+
+    if get is not None:
+        if get not in data.DATASETS:
+            raise unknown_name("dataset", get, data.DATASETS)
+        data.check_present(data.DATASETS[get], data_dir, download=True)
+        err_console.print(f"{get} is here.", highlight=False)
+        return
+    rows = reproduce.describe_datasets(data_dir)
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    from rich.table import Table
+
+    table = Table(box=None)
+    for column in ("data set", "here"):
+        table.add_column(column, no_wrap=True)
+    for column in ("size", "licence", "from", "to get it"):
+        table.add_column(column)
+    for row in rows:
+        here = "[green]yes[/]" if row["present"] else "no"
+        table.add_row(
+            *(f"[bold]{row['name']}[/]", here, row["size"], row["licence"], row["source"]),
+            "" if row["present"] else row["get"],
+        )
+    out_console.print(table)
+
+
 @app.callback(invoke_without_command=True)
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,

@@ -277,20 +277,9 @@ def run_recipe(
     if name not in RECIPES:
         find_recipes(name)  # raises with the nearest names, unless it is a pattern
         raise InputError(f"run_recipe takes one recipe, got the pattern '{name}'.")
-    for kind, value, known in (("protocol", protocol, Protocol), ("budget", budget, Budget)):
-        if value not in get_args(known):
-            raise unknown_name(kind, value, get_args(known))
     check_positive("seeds", seeds)
-    job = _Job(RECIPES[name], protocol, budget)  # type: ignore[arg-type]  # checked above
-    recipe = job.recipe
-    if recipe.is_demonstration and budget != "smoke":
-        raise InputError(
-            f"'{name}' is a demonstration without data of its own: run it with budget=smoke."
-        )
-    if budget != "smoke":
-        data_room.check_present(DATASETS[recipe.data], data_dir, download=download)
-        if job.pretrained:
-            _fetch_weights(recipe.model)
+    recipe = RECIPES[name]
+    job = check_ready(recipe, protocol, budget, data_dir, download=download)
     question = job.question(seeds, data_dir)
     folder = Path(out) / job.name
     listener = _LastBatches(folder) if recipe.selected_on == "training" else None
@@ -313,6 +302,42 @@ def run_recipe(
         report.write_report(folder, command=_command(job, seeds))
         runs.write_mapping(folder / "recipe.json", _record(job, folder))
     return folder
+
+
+def check_ready(
+    recipe: Recipe,
+    protocol: str,
+    budget: str,
+    data_dir: str | None = None,
+    *,
+    download: bool | None = None,
+) -> _Job:
+    """See that a recipe can be run as asked, fetching its data and weights where that is allowed.
+
+    Raises:
+        InputError: If it cannot; the sentence says what is missing and how to get it.
+    """
+    for kind, value, known in (("protocol", protocol, Protocol), ("budget", budget, Budget)):
+        if value not in get_args(known):
+            raise unknown_name(kind, value, get_args(known))
+    job = _Job(recipe, protocol, budget)  # type: ignore[arg-type]  # checked above
+    if budget == "smoke":
+        return job
+    if recipe.is_demonstration:
+        raise InputError(
+            f"'{recipe.name}' is a demonstration without data of its own: run it with budget=smoke."
+        )
+    data_room.check_present(DATASETS[recipe.data], data_dir, download=download)
+    if job.pretrained:
+        _fetch_weights(recipe.model)
+    return job
+
+
+def count_heads(recipe: Recipe, protocol: str) -> int:
+    """Return how many heads a protocol trains: the original's, or all and the matched control."""
+    return (
+        len(recipe.original_heads or recipe.heads) if protocol == "paper" else 1 + len(recipe.heads)
+    )
 
 
 def _fetch_weights(model: str) -> None:
