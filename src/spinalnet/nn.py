@@ -184,8 +184,8 @@ class SpinalLayer(nn.Module):
         # Past `nn.Module.__getattr__`, which would take longer than a small head computes.
         modules: Any = self._modules
         linears = list(modules["layers"]._modules.values())
-        if self.share_weights:
-            linears += linears[1:] * (self.num_layers - len(linears))
+        if len(linears) < self.num_layers:  # some run more than once
+            linears = [linears[index] for index in self.schedule]
         try:
             weights = [linear._parameters["weight"] for linear in linears]
             biases = [linear._parameters["bias"] for linear in linears]
