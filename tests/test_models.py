@@ -130,7 +130,8 @@ def test_golden_numbers_and_outputs(case: golden.Case) -> None:
 def test_every_golden_table_is_tested() -> None:
     assert sorted(case.table for case in golden.CASES) == sorted(golden.NUMBERS)
     tested = {case.model for case in golden.CASES} | {row.backbone for row in golden.RUNS}
-    assert tested | set(golden.BACKBONES) >= set(MODELS)
+    stand_ins = {"vit_tiny_patch16_224"}  # not the paper's: the small relative of a smoke run
+    assert tested | set(golden.BACKBONES) | stand_ins >= set(MODELS)
 
 
 def test_regression_net_with_all_six_layers() -> None:

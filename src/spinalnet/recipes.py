@@ -113,14 +113,14 @@ class Recipe:
     @property
     def gpu_hours(self) -> float:
         """Rough hours of one run (one head, one seed) on a GPU that sustains 10 TFLOP/s."""
-        macs, reference = _MACS[self.model]
+        macs, reference = MACS[self.model]
         size = self.image_size or DATASETS[self.data].image_shape[-1]
         per_image = macs * (size / reference) ** 2 * 3 * 2  # forward and twice that back; 2 FLOPs
         return self.train.epochs * DATASETS[self.data].sizes[0] * per_image / 10e12 / 3600
 
 
 # Multiply-accumulates of one input at one side, with the paper's head: (MACs, side).
-_MACS: dict[str, tuple[float, int]] = {
+MACS: dict[str, tuple[float, int]] = {
     "regression-net": (14e3, 8),
     "mnist-pixels": (0.5e6, 28),
     "mnist-cnn": (0.47e6, 28),

@@ -1,0 +1,548 @@
+"""Recipes: all of the original's experiments, their settings, and the two ways to run them."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.error
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recipes_table import EXPERIMENTS, FILES, NOT_EXPERIMENTS
+from spinalnet import catalog, data, experiment, recipes, reproduce, runs
+from spinalnet._checks import InputError
+from spinalnet.augment import build_augment
+from spinalnet.data import ArrayDataset, DatasetInfo, Splits
+from spinalnet.models import MODELS, create_model
+from spinalnet.nn import count_macs
+from spinalnet.recipes import RECIPES, find_recipes, list_recipes
+from spinalnet.reproduce import run_recipe
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch):
+    # Small networks are no faster on more, and no test here pulls the plug.
+    monkeypatch.setattr(runs.os, "fsync", lambda file: None)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def job(name: str, protocol: str = "honest", budget: str = "full") -> Any:
+    return reproduce._Job(RECIPES[name], protocol, budget)
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def test_every_experiment_of_the_original_has_its_recipe():
+    assert len(EXPERIMENTS) == len(RECIPES) == len({name for *_, name in EXPERIMENTS})
+    for source, _, name in EXPERIMENTS:
+        assert source in RECIPES[name].sources
+
+
+def test_every_recipe_stands_for_an_experiment_of_the_original():
+    told = {name: source for source, _, name in EXPERIMENTS}
+    for name, recipe in RECIPES.items():
+        assert recipe.name == name
+        assert recipe.sources == (told[name],)
+
+
+def test_every_file_of_the_original_is_in_the_table():
+    files = {source for source, *_ in EXPERIMENTS} | set(NOT_EXPERIMENTS)
+    folders = Counter(source.split("/")[0] for source in files)
+    assert dict(folders) == FILES
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=list_recipes())
+def test_a_row_names_only_what_exists(recipe):
+    assert recipe.data in catalog.DATASETS
+    assert recipe.model in MODELS
+    assert recipe.constants in recipes.CONSTANTS
+    assert recipe.protocol in recipes.SELECTION
+    assert set(recipe.options) <= set(recipe.heads)
+    assert set(recipe.original_heads) <= set(recipe.heads)
+    assert recipe.pretrained <= MODELS[recipe.model].pretrained
+    assert recipe.gpu_hours > 0
+    assert recipe.defects, "what is known against it must be told"
+    for printed in recipe.printed:
+        assert printed.what
+        assert printed.where
+    channels = recipe.in_channels or catalog.DATASETS[recipe.data].image_shape[0]
+    mean, std = recipes.CONSTANTS[recipe.constants]
+    assert len(mean) == len(std)
+    assert len(mean) in (0, 1, channels)
+    if recipe.train.augment != "none":
+        images = torch.randint(0, 256, (2, channels, 20, 20)).to(torch.uint8)
+        assert build_augment(recipe.train.augment)(images, torch.Generator()).shape == images.shape
+
+
+def settings(name: str, *fields: str) -> list[Any]:
+    return [getattr(RECIPES[name].train, field) for field in fields]
+
+
+def test_learning_rate_policies_are_the_originals():
+    fields = ("optimizer", "lr", "schedule", "epochs", "batch_size")
+    assert settings("mnist-vgg5", *fields, "redraw_power", "ties_improve") == [
+        *("adam", 0.005, "redraw", 200, 100),
+        *(3.0, False),
+    ]
+    assert settings("cifar10-resnet", *fields, "redraw_power", "ties_improve") == [
+        *("adam", 1e-3, "redraw", 160, 200),
+        *(5.0, True),
+    ]
+    assert settings("cifar10-vgg", *fields, "redraw_power", "ties_improve") == [
+        *("adam", 1e-4, "redraw", 200, 100),
+        *(3.0, True),
+    ]
+    assert settings("cifar100-cnn", *fields, "divide_by", "ties_improve") == [
+        *("adam", 1e-3, "divide-on-plateau", 160, 200),
+        *(3.0, True),
+    ]
+    assert settings("cifar10-cnn", *fields) == ["adam", 1e-3, "constant", 160, 100]
+    assert settings("cifar10-cnn-default", "schedule") == ["cnn-a"]
+    assert settings("mnist-arch2", *fields, "restart_from", "momentum", "redraw_power") == [
+        *("sgd", 0.01, "restart-sgd", 200, 64),
+        *(100, 0.5, 3.0),
+    ]
+    assert settings("fashion-mnist-arch2", "lr", "restart_from") == [0.005, 50]
+    assert settings("kmnist-arch2", "lr", "schedule") == [0.1, "constant"]
+    assert settings("mnist-cnn", *fields, "momentum") == [*("sgd", 0.01, "constant", 8, 64), 0.5]
+    assert settings("notebook-cifar10", "phases", "schedule", "step_size", "gamma", "momentum") == [
+        ((0.01, 5), (0.001, 5), (0.0001, 5)),
+        *("step", 7, 0.1, 0.9),
+    ]
+    assert settings("transfer-stl10", "epochs", "batch_size", "augment") == [
+        *(20, 24),
+        "rotation:15+zoom-crop:272,256+flip",
+    ]
+    assert settings("regression-sum", *fields) == ["adam", 0.01, "constant", 200, 64]
+    assert settings("progressive-qmnist", "lr", "epochs", "batch_size") == [0.0008, 100, 64]
+
+
+# Parameters of what each run of the original trains, from its own code.
+TOTALS = {
+    "transfer-bird225": 133_111_841,
+    "transfer-cifar100": 127_932_324,
+    "transfer-cinic10": 124_921_706,
+    "transfer-caltech101": 125_044_645,
+    "transfer-fruits360": 125_495_054,
+    "transfer-mnist": 74_614_602,
+    "transfer-flowers102": 125_328_826,
+    "transfer-stl10": 127_747_914,
+    "transfer-cars": 125_910_404,
+    "transfer-cifar10": 143_678_248,
+    "transfer-svhn": 143_678_248,
+    "transfer-hymenoptera": 11_184_409,
+    "notebook-monkeys": 2_840_426,
+    "notebook-caltech101": 125_323_304,
+    "notebook-cifar10": 124_921_706,
+    "notebook-cifar100": 125_857_796,
+    "notebook-fashion-mnist": 132_222_794,
+    "notebook-flowers102": 125_046_694,
+    "notebook-flowers102-mlp": 23_460_630,
+    "customizable-stl10": 132_496_202,
+    "shared-stl10-wideresnet": 124_849_986,
+    "shared-stl10-vit-100": 303_345_442,
+    "mnist-cnn": 13_818,
+    "mnist-cnn-default": 21_840,
+    "emnist-digits-cnn": 16_050,
+    "mnist-arch2": 395_120,
+    "fashion-mnist-arch2": 5_761_640,
+    "kmnist-arch2": 677_640,
+    "mnist-vgg5": 3_629_770,
+    "emnist-letters-vgg5": 3_656_446,
+    "cifar10-cnn": 2_230_282,
+    "cifar100-cnn": 3_524_196,
+    "cifar10-cnn-default": 5_852_170,
+    "cifar10-resnet": 3_609_130,
+    "cifar100-resnet": 7_185_668,
+    "cifar10-vgg": 21_368_650,
+    "cifar100-vgg": 21_553_060,
+    "progressive-mnist": 514_218,
+    "progressive-kmnist": 3_603_914,
+    "progressive-emnist-letters": 3_785_982,
+    "progressive-qmnist": 3_604_426,
+    "progressive-stl10": 124_837_696 + 16_220_410,
+    "progressive-caltech-101": 124_837_696 + 2_166_949,
+    "regression-sum": 14_301,
+    "regression-sum-reused": 14_301 - 5_500,  # without those that never ran
+}
+
+
+@pytest.mark.parametrize(("name", "total"), TOTALS.items())
+def test_the_networks_are_the_originals_to_the_last_parameter(name, total):
+    recipe = RECIPES[name]
+    if recipe.model.startswith("vit_"):
+        pytest.importorskip("timm")
+    row = catalog.DATASETS[recipe.data]
+    spec = next(iter(job(name, "paper").question(1, None).specs()))
+    # Meta tensors have no memory: a network of a gigabyte costs nothing.
+    with torch.device("meta"):
+        model = create_model(
+            spec.model,
+            recipe.outputs or row.num_classes or 1,
+            recipe.in_channels or row.image_shape[0],
+            spec.image_size or (row.image_shape[1] if len(row.image_shape) == 3 else None),
+            spec.head,
+            neck=spec.neck,
+            **spec.head_options,
+        )
+    assert sum(parameter.numel() for parameter in model.parameters()) == total
+
+
+@pytest.mark.parametrize("model", ["mnist-cnn", "vgg5", "cifar-cnn", "regression-net", "resnet18"])
+def test_the_stated_costs_are_near_the_counted_ones(model):
+    macs, size = recipes.MACS[model]
+    shape = MODELS[model].input_shape
+    counted = count_macs(create_model(model, 10), shape).total
+    assert macs * (shape[-1] / size) ** 2 == pytest.approx(counted, rel=0.05)
+
+
+def test_the_demonstration_prints_what_it_printed():
+    model = create_model(
+        "regression-net", 7, 200, head="spinal", **RECIPES["customizable-demo"].options["spinal"]
+    )
+    assert model.head.spine(torch.randn(1, 200)).shape == (1, 450)
+    assert sum(p.numel() for p in model.parameters()) == 38_707
+    assert model(torch.randn(1, 200)).shape == (1, 7)
+
+
+# --- running --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_recipe_trains_two_steps(tmp_path, name):
+    if RECIPES[name].model.startswith("vit_"):
+        pytest.importorskip("timm")
+    folder = run_recipe(name, budget="smoke", seeds=1, out=tmp_path)
+    assert folder == tmp_path / f"{name}-honest-smoke"
+    records = runs.load_runs(folder)
+    assert {record.result["head"] for record in records} == {*RECIPES[name].heads, "matched"}
+    phases = len(RECIPES[name].train.phases) or 1
+    for record in records:
+        assert record.done
+        assert record.result["epochs_run"] == phases
+        assert record.result["train_size"] == 8
+        assert record.config["train"]["batch_size"] == 4
+        assert record.result["selected_on"] == "validation"
+        assert "its numbers mean nothing" in record.result["notes"][0]
+    assert not (folder / "recipe.json").exists()
+
+
+# One of each way to choose, schedule and oddity.
+@pytest.mark.parametrize(
+    "name",
+    [
+        "regression-sum",
+        "mnist-cnn-default",
+        "fashion-mnist-arch2",
+        "emnist-letters-vgg5",
+        "cifar10-cnn-default",
+        "cifar100-cnn",
+        "cifar10-resnet",
+        "transfer-svhn",
+        "transfer-cinic10",
+        "transfer-hymenoptera-reused",
+        "progressive-stl10",
+    ],
+)
+def test_the_originals_procedure_says_what_chose(tmp_path, name):
+    recipe = RECIPES[name]
+    folder = run_recipe(name, protocol="paper", budget="smoke", seeds=1, out=tmp_path)
+    records = runs.load_runs(folder)
+    assert {r.result["head"] for r in records} == set(recipe.original_heads or recipe.heads)
+    for record in records:
+        result = record.result
+        assert result["selected_on"] == recipe.selected_on == record.config["selected_on"]
+        if recipe.selected_on == "test":
+            # The number that is reported is the maximum over epochs of the test accuracy.
+            best = max(row["val_accuracy"] for row in record.metrics)
+            assert result["test"]["accuracy"] == pytest.approx(best)
+            assert result["train_size"] == 12  # with what others hold out
+        if recipe.outputs:
+            assert len(result["class_names"]) == recipe.outputs
+    if name == "cifar10-resnet":
+        necks = {record.result["head"]: record.config["neck"] for record in records}
+        assert necks == {"spinal": None, "linear": "vector"}
+        sizes = {record.result["head"]: record.result["params"] for record in records}
+        assert sizes["linear"] < sizes["spinal"]
+
+
+def tiny_splits(spec: Any, *args: Any, **options: Any) -> Splits:
+    """Two classes told apart by brightness, with parts that can be told apart by their sizes."""
+    generator = torch.Generator().manual_seed(0)
+
+    def part(count: int) -> ArrayDataset:
+        targets = torch.arange(count) % 2
+        images = torch.randint(0, 60, (count, 1, 28, 28), generator=generator)
+        images += 150 * targets.view(-1, 1, 1, 1)
+        return ArrayDataset(images.to(torch.uint8), targets, (0.2,), (0.3,))
+
+    info = DatasetInfo("mnist", "classification", ("dark", "bright"), (1, 28, 28), (0.2,), (0.3,))
+    return Splits(part(40), part(10), part(16), info)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(data, "load_dataset", tiny_splits)
+    monkeypatch.setattr(data, "check_present", lambda *args, **options: None)
+    monkeypatch.setitem(
+        RECIPES,
+        "mnist-cnn",
+        replace(RECIPES["mnist-cnn"], train=replace(RECIPES["mnist-cnn"].train, epochs=3)),
+    )
+
+
+def test_protocols_differ_in_the_data_that_choose(tiny):
+    spec = next(iter(job("mnist-cnn").question(1, None).specs()))
+    honest = job("mnist-cnn").load(spec)
+    assert (len(honest.train), len(honest.val), len(honest.test)) == (40, 10, 16)
+    assert honest.info.mean == (0.2,)
+    paper = job("mnist-cnn", "paper").load(spec)
+    assert paper.val is paper.test
+    assert (len(paper.train), len(paper.test)) == (50, 16)
+    assert paper.info.mean == (0.1307,)
+    assert paper.test.mean == (0.1307,)
+    # Where the original chose on validation data, so does the repetition.
+    kept = job("notebook-mnist", "paper").load(spec)
+    assert (len(kept.train), len(kept.val), len(kept.test)) == (40, 10, 16)
+    # A pretrained trunk gets the constants of its weights.
+    assert job("notebook-mnist").load(spec).info.mean == (0.485, 0.456, 0.406)
+    # The original takes the letters as they lie in the files, and has 62 outputs for them.
+    assert len(job("emnist-letters-vgg5", "paper").load(spec).info.class_names) == 62
+    assert len(job("emnist-letters-vgg5").load(spec).info.class_names) == 2
+
+
+def test_transposed_images_stay_so_in_the_originals_procedure(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        data, "load_dataset", lambda row, *args, **options: asked.append(row) or tiny_splits(row)
+    )
+    for protocol in ("honest", "paper"):
+        letters = job("emnist-letters-vgg5", protocol)
+        letters.load(next(iter(letters.question(1, None).specs())))
+    assert [row.transposed for row in asked] == [True, False]
+
+
+def test_short_runs_say_so_everywhere(tiny, tmp_path):
+    folder = run_recipe("mnist-cnn", budget="short", seeds=2, out=tmp_path)
+    assert folder.name == "mnist-cnn-honest-short"
+    record = json.loads((folder / "recipe.json").read_text())
+    assert (record["budget"], record["epochs"], record["of_epochs"]) == ("short", 2, 3)
+    notes = record["summary"]["notes"]
+    assert any(note.startswith("Short budget: 2 of 3 epochs, at most 12000") for note in notes)
+    assert "Short budget" in (folder / "report.html").read_text()
+    kept = reproduce.keep_record(folder, tmp_path / "results")
+    assert kept.name == "mnist-cnn-honest-short.json"
+    page = reproduce.experiments_page(tmp_path / "results")
+    assert "short budget" in page
+    assert re.search(r"\| mnist-cnn \| spinal \| – \| – \| [\d.]+ ± [\d.]+ \(n=2, short\) \|", page)
+
+
+def test_the_originals_procedure_is_marked_in_report_record_and_page(tiny, tmp_path):
+    folder = run_recipe("mnist-cnn", protocol="paper", seeds=2, out=tmp_path / "runs")
+    run_recipe("mnist-cnn", seeds=2, out=tmp_path / "runs")
+    record = json.loads((folder / "recipe.json").read_text())
+    assert record["summary"]["selected_on"] == "test"
+    assert [head["head"] for head in record["summary"]["heads"]] == ["spinal"]
+    assert record["train_size"] == 50
+    assert "selected on test" in (folder / "report.html").read_text().lower()
+    assert str(tmp_path) not in (folder / "recipe.json").read_text()
+    for name in ("mnist-cnn-paper", "mnist-cnn-honest"):
+        reproduce.keep_record(tmp_path / "runs" / name, tmp_path / "results")
+    page = reproduce.experiments_page(tmp_path / "results")
+    row = next(line for line in page.splitlines() if line.startswith("| mnist-cnn | spinal"))
+    assert "selected on test" in row.split("|")[4]
+    assert "selected on test" not in row.split("|")[5]
+    assert "### Paper protocol, selected on test" in page
+    assert "### Honest protocol, selected on validation data" in page
+    assert "1 of 76 recipes have been run" in page
+    statuses = {r["name"]: r["status"] for r in reproduce.describe_recipes(tmp_path / "results")}
+    assert statuses["mnist-cnn"] == "done: paper (full), honest (full)"
+
+
+def test_the_same_call_continues_and_another_question_is_refused(tiny, tmp_path):
+    seen: list[str] = []
+
+    def on_run(spec: experiment.RunSpec, record: runs.RunRecord) -> None:
+        seen.append(record.path.name)
+
+    run_recipe("mnist-cnn", seeds=1, out=tmp_path)
+    results = [r.result["train_seconds"] for r in runs.load_runs(tmp_path)]
+    run_recipe("mnist-cnn", seeds=1, out=tmp_path, on_run=on_run)
+    assert seen == ["spinal-seed0", "mlp-seed0", "matched-seed0"]
+    assert [r.result["train_seconds"] for r in runs.load_runs(tmp_path)] == results
+    RECIPES["mnist-cnn"] = replace(
+        RECIPES["mnist-cnn"], train=replace(RECIPES["mnist-cnn"].train, lr=0.5)
+    )
+    with pytest.raises(InputError, match=r"train\.lr = 0\.01, not 0\.5"):
+        run_recipe("mnist-cnn", seeds=1, out=tmp_path)
+
+
+def test_short_budgets_shrink_everything_that_counts_epochs():
+    short = job("mnist-arch2", budget="short").config()
+    assert (short.epochs, short.restart_from) == (5, 2)
+    phased = job("transfer-cars", budget="short").config()
+    assert phased.phases == ((0.001, 2), (0.0001, 2))
+    assert phased.step_size == 1
+    assert job("transfer-cars", budget="short").limit() == round(0.2 * 8144)
+    assert job("mnist-vgg5", budget="short").limit() == 6_000
+    assert job("mnist-vgg5").limit() is None
+    assert job("mnist-vgg5").config().epochs == 200
+
+
+# --- regression -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short_regression(monkeypatch):
+    row = RECIPES["regression-sum"]
+    monkeypatch.setitem(RECIPES, row.name, replace(row, train=replace(row.train, epochs=6)))
+
+
+def test_regressions_report_training_and_fresh_error(tmp_path, short_regression):
+    folder = run_recipe("regression-sum", seeds=2, out=tmp_path)
+    record = json.loads((folder / "recipe.json").read_text())
+    assert record["summary"]["metric"] == "mse"
+    assert [head["head"] for head in record["summary"]["heads"]] == ["spinal", "mlp", "matched"]
+    for name, extra in record["heads"].items():
+        assert len(extra["train_mse"]) == 2
+        assert all(0 < value < 3 for value in extra["train_mse"]), name
+        assert "last_batch_minimum" not in extra
+    for result in (r.result for r in runs.load_runs(folder)):
+        assert (result["train"]["n"], result["val"]["n"], result["test"]["n"]) == (900, 100, 20_000)
+    assert any("0.00333" in note for note in record["summary"]["notes"])
+
+
+def test_the_number_the_script_prints_is_that_of_its_last_batch(tmp_path, short_regression):
+    folder = run_recipe("regression-sum", protocol="paper", seeds=1, out=tmp_path)
+    record = json.loads((folder / "recipe.json").read_text())
+    assert record["summary"]["selected_on"] == "training"
+    assert record["train_size"] == 1000
+    losses = json.loads((folder / "last_batches" / "spinal-seed0.json").read_text())
+    assert list(losses) == [str(epoch) for epoch in range(1, 7)]
+    # The same training written out, with the loss of the last 40 examples of every epoch.
+    spec = next(iter(job("regression-sum", "paper").question(1, None).specs()))
+    splits = job("regression-sum", "paper").load(spec)
+    model = experiment.build_model(spec, splits.info).train()
+    adam = torch.optim.Adam(model.parameters(), lr=0.01)
+    for epoch in range(6):
+        for x, y in splits.train.batches(64, shuffle=True, seed=0, epoch=epoch):
+            loss = (model(x) - y).square().mean()
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+        assert len(x) == 40
+        assert losses[str(epoch + 1)] == pytest.approx(loss.item(), rel=2e-3)
+    minimum = record["heads"]["spinal"]["last_batch_minimum"]
+    assert minimum == [min(losses.values())]
+
+
+# --- what is refused, and what is told ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("mnist-vgg", "mnist-vgg5"), ("regresion-sum", "regression-sum"), ("cifar-10", "cifar10")],
+)
+def test_unknown_recipes_get_the_nearest_names(name, near):
+    with pytest.raises(InputError, match=f"unknown recipe '{name}'; did you mean .*{near}"):
+        run_recipe(name, budget="smoke")
+
+
+def test_patterns_stand_for_several_recipes():
+    assert [r.name for r in find_recipes("regression-s?m")] == ["regression-sum"]
+    assert len(find_recipes("shared-*")) == 5
+    assert len(find_recipes("*")) == len(RECIPES)
+    with pytest.raises(
+        InputError, match=r"run_recipe takes one recipe, got the pattern 'shared-\*'"
+    ):
+        run_recipe("shared-*")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"protocol": "papers"}, "unknown protocol 'papers'; did you mean 'paper'"),
+        ({"budget": "long"}, "unknown budget 'long'"),
+        ({"seeds": 0}, "seeds must be an integer >= 1, got 0"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_written(tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        run_recipe("mnist-cnn", out=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_data_is_said_before_any_training(tmp_path):
+    with pytest.raises(InputError, match=r"no files of 'stanford-cars' found .*kaggle"):
+        run_recipe("transfer-cars", out=tmp_path / "out", data_dir=str(tmp_path))
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_weights_are_said_before_any_training(tmp_path, monkeypatch):
+    def offline(*args: object, **options: object) -> None:
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr(data, "check_present", lambda *args, **options: None)
+    with pytest.raises(InputError, match="published weights of 'resnet18' cannot be fetched"):
+        run_recipe("transfer-hymenoptera", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_demonstration_has_nothing_to_train_on(tmp_path):
+    with pytest.raises(InputError, match="run it with budget=smoke"):
+        run_recipe("customizable-demo", out=tmp_path)
+
+
+def test_lists_say_what_is_missing(tmp_path):
+    rows = {row["name"]: row for row in reproduce.describe_recipes(tmp_path, str(tmp_path))}
+    assert list(rows) == list_recipes()
+    assert rows["regression-sum"]["status"] == "ready"
+    assert rows["cifar10-vgg"]["status"] == "missing data: cifar10"
+    assert rows["customizable-demo"]["status"] == "demonstration: smoke only"
+    json.dumps(list(rows.values()))
+    sets = {row["name"]: row for row in reproduce.describe_datasets(str(tmp_path))}
+    assert list(sets) == data.list_datasets()
+    assert sets["digits"]["present"]
+    assert not sets["stl10"]["present"]
+    assert f"--get stl10 --data-dir {tmp_path}" in sets["stl10"]["get"]
+    assert "kaggle" in sets["monkeys"]["get"]
+    for row in sets.values():
+        assert row["source"]
+        assert row["licence"]
+        assert row["size"]
+    (tmp_path / "car_data" / "train").mkdir(parents=True)
+    assert data.is_present(catalog.DATASETS["stanford-cars"], tmp_path)
+
+
+# --- the pages ------------------------------------------------------------------------------------
+
+
+def test_the_page_of_experiments_is_the_one_the_records_give():
+    page = (DOCS / "experiments.md").read_text(encoding="utf-8")
+    assert page == reproduce.experiments_page(DOCS.parent / "results")
+
+
+def test_records_hold_no_paths_of_a_machine():
+    for path in (DOCS.parent / "results").glob("*.json"):
+        text = path.read_text(encoding="utf-8")
+        for root in ("/work", "/tmp", "/home", "/root", "/mnt", "C:\\"):
+            assert root not in text, path
+        record = json.loads(text)
+        assert record["summary"]["environment"]["commit"], path
+        assert (
+            path.stem
+            == reproduce._Job(RECIPES[record["recipe"]], record["protocol"], record["budget"]).name
+        )
