@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -234,10 +234,27 @@ def _cpp_why_not(call: SpinalCall) -> str | None:
     return _not_fusable(call)
 
 
+def _triton_why_not(call: SpinalCall) -> str | None:
+    try:
+        from spinalnet import _triton
+    except ImportError as error:
+        return f"triton is not installed ({error})"
+    return _triton.why_not(call.device, call.dtype, call.hidden_features) or (
+        "folding a norm is left to the packed path" if call.normed else _not_fusable(call)
+    )
+
+
+def _spinal_triton(*arguments: Any, **options: Any) -> Tensor:
+    from spinalnet import _triton
+
+    return _triton.spinal_triton(*arguments, **options)
+
+
 BACKENDS: dict[str, Backend] = {
     "reference": Backend(spinal_reference, _always),
     "packed": Backend(spinal_packed, _always),
     "cpp": Backend(_kernels.spinal_cpp, _cpp_why_not, fused=True),
+    "triton": Backend(_spinal_triton, _triton_why_not, fused=True),
 }
 
 _forced: ContextVar[str | None] = ContextVar("spinalnet_backend", default=None)

@@ -26,8 +26,12 @@ namespace {
 constexpr index kForwardRows = 64;
 constexpr index kBackwardRows = 128;
 
-// Up to this many rows a weight is used too seldom to pay for packing it.
-constexpr index kDotRows = 4;
+// Up to so many rows a weight is used too seldom to pay for packing it: one if a neuron has few
+// inputs (a dot product ends in a sum over lanes, which must be worth its while), more when the
+// weights do not fit the L2 cache, so that packing writes and reads back a slower memory.
+constexpr index kFewRowsShort = 1, kFewRows = 4, kFewRowsLarge = 16;
+constexpr index kShortInputs = 128;
+constexpr double kLargeBytes = 1 << 20;
 // Slices shorter than this are not projected ahead: keeping the sums would cost more than the
 // products.
 constexpr index kGroupLength = 16;
@@ -49,10 +53,21 @@ void run(int threads, index parts, const F& body) {
 }
 
 template <class T>
-int useful_threads(const Spine<T>& s, double passes) {
+double macs_per_row(const Spine<T>& s) {
     double macs = static_cast<double>(s.layers) * s.width * s.outputs;
     for (index l = 0; l < s.layers; ++l) macs += s.width * (s.layer[l].size + (l ? s.width : 0.0));
-    const double limit = macs * s.rows * passes / kWorkPerThread;
+    return macs;
+}
+
+template <class T>
+index few_rows(const Spine<T>& s) {
+    if (macs_per_row(s) * sizeof(T) > kLargeBytes) return kFewRowsLarge;
+    return s.layer[0].size + s.width < kShortInputs ? kFewRowsShort : kFewRows;
+}
+
+template <class T>
+int useful_threads(const Spine<T>& s, double passes) {
+    const double limit = macs_per_row(s) * s.rows * passes / kWorkPerThread;
     return limit < s.threads ? static_cast<int>(limit) + 1 : s.threads;
 }
 
@@ -114,52 +129,66 @@ private:
     Buffer<T> values_;
 };
 
-// Up to four rows: every weight is read where it is, once.
-template <class T, int R>
-void forward_dots(const Spine<T>& s, const Affine<T>& affine) {
-    constexpr int J = 4;
-    const index hidden_stride = s.layers * s.width;
-    Buffer<T> scratch(s.hidden ? 0 : R * hidden_stride);
-    T* hidden = s.hidden ? s.hidden : scratch.data();
-
-    const auto each_column = [](index columns, auto body) {
-        index j = 0;
-        for (; j + J <= columns; j += J) body(j, std::integral_constant<int, J>());
-        for (; j < columns; ++j) body(j, std::integral_constant<int, 1>());
+// Products of a few rows with a matrix, along contiguous memory and with nothing packed:
+// add(row, column, sum) for all of them. Each weight is loaded once per kDotTileRows rows.
+template <class T, class Matrix, class Add>
+void few_rows_product(const T* a, index a_stride, index rows, Matrix matrix, index stride,
+                      index columns, index length, Add add) {
+    const auto tile = [&](index row, index column, auto height, auto width) {
+        constexpr int R = decltype(height)::value, J = decltype(width)::value;
+        T dots[R][J] = {};
+        dot_tile(a + row * a_stride, a_stride, matrix + column * stride, stride, length, dots);
+        for (int r = 0; r < R; ++r) {
+            for (int j = 0; j < J; ++j) add(row + r, column + j, dots[r][j]);
+        }
     };
+    using One = std::integral_constant<int, 1>;
+    using Two = std::integral_constant<int, 2>;
+    using Four = std::integral_constant<int, 4>;
+    const auto strip = [&](index column, auto width) {
+        index row = 0;
+        for (; row + 4 <= rows; row += 4) tile(row, column, Four(), width);
+        if (rows - row >= 2) tile(row, column, Two(), width), row += 2;
+        if (row < rows) tile(row, column, One(), width);
+    };
+    index column = 0;
+    for (; column + 4 <= columns; column += 4) strip(column, Four());
+    for (; column < columns; ++column) strip(column, One());
+}
+
+// Forward for few rows: every weight is read where it is, once.
+template <class T>
+void forward_few_rows(const Spine<T>& s, const Affine<T>& affine) {
+    const index hidden_stride = s.layers * s.width;
+    Buffer<T> scratch(s.hidden ? 0 : s.rows * hidden_stride);
+    T* hidden = s.hidden ? s.hidden : scratch.data();
+    Buffer<T> sums(s.rows * s.width);
     for (index l = 0; l < s.layers; ++l) {
         const Layer<T>& layer = s.layer[l];
         Finish<T> finish{hidden + l * s.width, hidden_stride};
         affine.apply(s, l, finish);
-        each_column(s.width, [&](index j, auto count) {
-            T dots[R][decltype(count)::value] = {};
-            const T* weight = layer.weight + j * layer.stride;
-            dot_tile(s.x + layer.offset, s.x_stride, weight, layer.stride, layer.size, dots);
-            if (l) {
-                dot_tile(finish.c - s.width, hidden_stride, chained(s, l) + j * layer.stride,
-                         layer.stride, s.width, dots);
+        few_rows_product(s.x + layer.offset, s.x_stride, s.rows, layer.weight, layer.stride,
+                         s.width, layer.size,
+                         [&](index row, index j, T sum) { sums[row * s.width + j] = sum; });
+        if (l) {
+            few_rows_product(finish.c - s.width, hidden_stride, s.rows, chained(s, l), layer.stride,
+                             s.width, s.width,
+                             [&](index row, index j, T sum) { sums[row * s.width + j] += sum; });
+        }
+        for (index row = 0; row < s.rows; ++row) {
+            for (index j = 0; j < s.width; ++j) {
+                using One = Vector<T, 1>;
+                const One z = {sums[row * s.width + j] * finish.scale[j] + finish.shift[j]};
+                finish.c[row * hidden_stride + j] = activation(z, s.slope)[0];
             }
-            for (int r = 0; r < R; ++r) {
-                for (int i = 0; i < count; ++i) {
-                    using One = Vector<T, 1>;
-                    const One z = {dots[r][i] * finish.scale[j + i] + finish.shift[j + i]};
-                    finish.c[r * hidden_stride + j + i] = activation(z, s.slope)[0];
-                }
-            }
-        });
+        }
     }
     Finish<T> finish{s.logits, s.outputs};
     affine.apply(s, s.layers, finish);
-    each_column(s.outputs, [&](index j, auto count) {
-        T dots[R][decltype(count)::value] = {};
-        dot_tile(hidden, hidden_stride, s.out_weight + j * s.out_stride, s.out_stride,
-                 hidden_stride, dots);
-        for (int r = 0; r < R; ++r) {
-            for (int i = 0; i < count; ++i) {
-                s.logits[r * s.outputs + j + i] = dots[r][i] + finish.shift[j + i];
-            }
-        }
-    });
+    few_rows_product(hidden, hidden_stride, s.rows, s.out_weight, s.out_stride, s.outputs,
+                     hidden_stride, [&](index row, index j, T sum) {
+                         s.logits[row * s.outputs + j] = sum + finish.shift[j];
+                     });
 }
 
 // The weights of a forward pass as operands. Layers that share a slice are projected together
@@ -261,14 +290,7 @@ template <class T>
 void forward(const Spine<T>& s) {
     if (s.rows == 0) return;
     const Affine<T> affine(s);
-    if (s.rows <= kDotRows) {
-        switch (s.rows) {
-            case 1: return forward_dots<T, 1>(s, affine);
-            case 2: return forward_dots<T, 2>(s, affine);
-            case 3: return forward_dots<T, 3>(s, affine);
-            default: return forward_dots<T, 4>(s, affine);
-        }
-    }
+    if (s.rows <= few_rows(s)) return forward_few_rows(s, affine);
     const PackedSpine<T> packed(s);
     const auto block = [&](index part) {
         const index first = part * kForwardRows;

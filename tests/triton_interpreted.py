@@ -1,0 +1,97 @@
+"""Compare the Triton kernels with the reference; run with TRITON_INTERPRET=1."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from helpers import assert_close
+from spinalnet import _triton, ops, use_backend
+from spinalnet.nn import SpinalNet
+
+# rows, features, width, layers, splits, outputs, slope, shared, bias, dtype
+CASES = [
+    (5, 9, 5, 4, 2, 3, 0.0, False, True, torch.float32),
+    (70, 37, 8, 6, 2, 10, 0.0, False, True, torch.float32),
+    (3, 8, 17, 3, 2, 0, 0.01, False, True, torch.float32),
+    (4, 9, 4, 5, 3, 2, 1.0, True, False, torch.float32),
+    (1, 7, 1, 1, 1, 1, 0.0, False, True, torch.float32),
+    (0, 9, 5, 4, 2, 3, 0.0, False, True, torch.float32),
+    (33, 40, 8, 4, 2, 10, 0.01, False, True, torch.float16),
+]
+
+
+def compare(case: tuple) -> None:
+    rows, features, width, layers, splits, outputs, slope, shared, bias, dtype = case
+    torch.manual_seed(0)
+    net = SpinalNet(
+        features,
+        max(outputs, 1),
+        width,
+        layers,
+        num_splits=splits,
+        share_weights=shared,
+        bias=bias,
+        dtype=dtype,
+    )
+    weights, biases = net.spine.chain()
+    row = (net.output.weight, net.output.bias) if outputs else None
+    x = torch.randn(rows, features, dtype=dtype, requires_grad=True)
+    truth = {id(p): p.detach().double().requires_grad_() for p in [x, *net.parameters()]}
+
+    def run(backend: str, convert: object) -> torch.Tensor:
+        return ops.spinal(
+            convert(x),
+            [convert(weight) for weight in weights],
+            None if biases is None else [convert(b) for b in biases],
+            num_splits=splits,
+            activation=lambda z: z if slope == 1 else F.leaky_relu(z, slope) if slope else z.relu(),
+            negative_slope=slope,
+            output=None if row is None else tuple(None if t is None else convert(t) for t in row),
+            backend=backend,
+        )
+
+    expected = run("reference", lambda t: truth[id(t)])
+    actual = run("triton", lambda t: t)
+    with torch.no_grad():
+        torch.testing.assert_close(run("triton", lambda t: t), actual.detach())
+    # float16 gradients add the rounding of every step to that of the outputs.
+    assert_close("output", actual.detach(), expected.detach(), dtype)
+    ramp = torch.linspace(0.5, 1, actual.numel()).reshape(actual.shape)
+    used = [p for p in [x, *net.parameters()] if outputs or p not in set(net.output.parameters())]
+    found = torch.autograd.grad((actual * ramp.to(dtype)).sum(), used)
+    exact = torch.autograd.grad((expected * ramp.to(dtype)).sum(), [truth[id(p)] for p in used])
+    kind = torch.float32 if dtype == torch.float32 else torch.bfloat16
+    for index, (ours, theirs) in enumerate(zip(found, exact, strict=True)):
+        assert_close(f"gradient {index} of {case}", ours, theirs, kind)
+
+
+def check_nan() -> None:
+    net = SpinalNet(8, 3, 4)
+    x = torch.randn(4, 8)
+    x[1, 2], x[2, 5], x[3, 1] = float("nan"), float("inf"), -float("inf")
+    with torch.no_grad():
+        with use_backend("reference"):
+            expected = net(x)
+        with use_backend("triton"):
+            torch.testing.assert_close(net(x), expected, equal_nan=True)
+
+
+def check_second_derivative() -> None:
+    net = SpinalNet(8, 3, 4)
+    with use_backend("triton"):
+        y = net(torch.randn(2, 8))
+    with pytest.raises(RuntimeError, match="packed"):
+        torch.autograd.grad(y.sum(), list(net.parameters()), create_graph=True)
+
+
+if __name__ == "__main__":
+    assert _triton.INTERPRETED
+    for one in CASES:
+        compare(one)
+    check_nan()
+    check_second_derivative()
+    sys.stdout.write("all agree")
