@@ -250,6 +250,7 @@ class HeadCase:
     mlp: tuple[int, ...]
 
     def spinal(self) -> SpinalNet:
+        """The head, with fresh weights."""
         return SpinalNet(self.in_features, self.out_features, self.hidden_features, self.num_layers)
 
     def fully_connected(self) -> nn.Sequential:

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._utils import _unflatten_dense_tensors
 
 from spinalnet._checks import InputError
 
@@ -128,7 +127,6 @@ def _plan(
         _check_vector(parameters[position], outputs, dtype)
     return _native.Plan(
         parameters,
-        tuple([parameter.numel() for parameter in parameters]),
         dtype is torch.float64,
         features,
         width,
@@ -242,13 +240,9 @@ def _backward(
     hidden: Tensor,
     gradient: Tensor,
     x_gradient: Tensor | None,
-    gradients: int | list[int] | None,
+    gradients: list[Tensor] | None,
 ) -> None:
-    """Write the gradients of x and of the parameters, where wanted.
-
-    `gradients` are the addresses of those of the parameters, or the one address from which on
-    they lie one behind the other.
-    """
+    """Write the gradients of x and of the parameters, where wanted."""
     gradient = _unit_rows(gradient)
     memo.run(
         "backward",
@@ -264,7 +258,7 @@ def _backward(
         gradient.data_ptr(),
         gradient.stride(0),
         0 if x_gradient is None else x_gradient.data_ptr(),
-        gradients,
+        None if gradients is None else [part.data_ptr() for part in gradients],
     )
 
 
@@ -310,15 +304,11 @@ class _Chain(torch.autograd.Function):
             found = iter(torch.autograd.grad(output, targets, gradient, create_graph=True))
             return None, None, *[next(found) if want else None for want in wanted]
         x_gradient = x.new_empty(x.shape) if wanted[0] else None
-        parts: Sequence[Tensor | None] = [None] * len(parameters)
-        address = None
+        gradients: list[Tensor] | None = None
         if True in wanted[1:]:
-            # One allocation: one per parameter would take longer than a small head computes.
-            flat = x.new_empty(sum([parameter.numel() for parameter in parameters]))
-            parts = _unflatten_dense_tensors(flat, parameters)
-            address = flat.data_ptr()
-        _backward(ctx.memo, x, parameters, ctx.settings, hidden, gradient, x_gradient, address)
-        return None, None, x_gradient, *parts
+            gradients = [torch.empty_like(parameter) for parameter in parameters]
+        _backward(ctx.memo, x, parameters, ctx.settings, hidden, gradient, x_gradient, gradients)
+        return None, None, x_gradient, *(gradients or [None] * len(parameters))
 
 
 # The same as operators, for torch.compile. An operator takes no tuples and mistakes empty lists of
@@ -381,9 +371,8 @@ def _backward_operator(
 ) -> list[Tensor]:
     settings = _unpacked(positions), num_splits, slope
     x_gradient, *gradients = [tensor.new_empty(tensor.shape) for tensor in [x, *parameters]]
-    addresses = [part.data_ptr() for part in gradients]
     x, parameters = _unit_rows(x), [parameter.contiguous() for parameter in parameters]
-    _backward(Memo(), x, parameters, settings, hidden, gradient, x_gradient, addresses)
+    _backward(Memo(), x, parameters, settings, hidden, gradient, x_gradient, gradients)
     return [x_gradient, *gradients]
 
 

@@ -97,7 +97,6 @@ const Names* names = nullptr;
 struct Parameter {
     Reference tensor, data_ptr, stride, strides, dtype;
     const char* address;
-    index count;
 
     explicit Parameter(PyObject* object) {
         Py_INCREF(object);
@@ -118,6 +117,7 @@ struct Parameter {
         if (object != tensor.get() || current_address() != address) return false;
         const Reference type(PyObject_GetAttr(object, names->dtype));
         if (type.get() != dtype.get()) return false;
+        if (PyTuple_Size(strides.get()) == 1) return true;  // a vector was checked to be contiguous
         const Reference now(PyObject_CallNoArgs(stride.get()));
         return now.get() && PyObject_RichCompareBool(now.get(), strides.get(), Py_EQ) == 1;
     }
@@ -207,9 +207,8 @@ struct Call {
         }
     }
 
-    // Gradient of the result, its stride, address for the gradient of x (0: not wanted), and for
-    // those of the parameters: None, a list of addresses, or one address behind which they lie
-    // one after the other.
+    // Gradient of the result, its stride, address for the gradient of x (0: not wanted), and a list
+    // of addresses for those of the parameters (None: not wanted).
     void read_gradients(const Plan& plan, Arguments& in) {
         Spine<T>& s = spine;
         const T* gradient = in.address<const T>();
@@ -217,26 +216,13 @@ struct Call {
         (s.outputs ? s.logits_grad : s.hidden_grad) = gradient;
         (s.outputs ? s.logits_grad_stride : s.hidden_grad_stride) = stride;
         s.x_grad = in.address<T>();
-        PyObject* const where = in.object();
-        s.wants_weights = where != Py_None;
-        if (!s.wants_weights || PyErr_Occurred()) return;
-
+        PyObject* const where = in.list(static_cast<Py_ssize_t>(plan.parameters.size()));
+        s.wants_weights = where != nullptr;
+        if (!s.wants_weights) return;
         std::vector<T*> address(plan.parameters.size());
-        if (PyList_Check(where)) {
-            if (PyList_Size(where) != static_cast<Py_ssize_t>(address.size())) {
-                PyErr_SetString(PyExc_TypeError, "need one gradient per parameter");
-                return;
-            }
-            for (std::size_t i = 0; i < address.size(); ++i) {
-                address[i] = static_cast<T*>(
-                    PyLong_AsVoidPtr(PyList_GetItem(where, static_cast<Py_ssize_t>(i))));
-            }
-        } else {
-            T* next = static_cast<T*>(PyLong_AsVoidPtr(where));
-            for (std::size_t i = 0; i < address.size(); ++i) {
-                address[i] = next;
-                next += plan.parameters[i].count;
-            }
+        for (std::size_t i = 0; i < address.size(); ++i) {
+            PyObject* const item = PyList_GetItem(where, static_cast<Py_ssize_t>(i));
+            address[i] = static_cast<T*>(PyLong_AsVoidPtr(item));
         }
         for (index l = 0; l < s.layers; ++l) {
             layers[l].weight_grad = address[plan.weight[l]];
@@ -321,17 +307,16 @@ std::vector<index> numbers(PyObject* tuple) {
     return values;
 }
 
-// Plan(parameters, counts, double, features, width, splits, outputs, slope,
+// Plan(parameters, double, features, width, splits, outputs, slope,
 //      weights, strides, columns, biases, output, out_stride); positions as in Layout.
 PyObject* plan_new(PyTypeObject* type, PyObject* arguments, PyObject*) {
-    PyObject *tensors, *counts, *weights, *strides, *columns, *biases, *output;
+    PyObject *tensors, *weights, *strides, *columns, *biases, *output;
     Plan plan;
     int is_double;
-    if (!PyArg_ParseTuple(arguments, "O!O!pnnnndO!O!O!O!O!n", &PyList_Type, &tensors, &PyTuple_Type,
-                          &counts, &is_double, &plan.features, &plan.width, &plan.splits,
-                          &plan.outputs, &plan.slope, &PyTuple_Type, &weights, &PyTuple_Type,
-                          &strides, &PyTuple_Type, &columns, &PyTuple_Type, &biases, &PyTuple_Type,
-                          &output, &plan.out_stride)) {
+    if (!PyArg_ParseTuple(arguments, "O!pnnnndO!O!O!O!O!n", &PyList_Type, &tensors, &is_double,
+                          &plan.features, &plan.width, &plan.splits, &plan.outputs, &plan.slope,
+                          &PyTuple_Type, &weights, &PyTuple_Type, &strides, &PyTuple_Type, &columns,
+                          &PyTuple_Type, &biases, &PyTuple_Type, &output, &plan.out_stride)) {
         return nullptr;
     }
     plan.is_double = is_double;
@@ -340,12 +325,11 @@ PyObject* plan_new(PyTypeObject* type, PyObject* arguments, PyObject*) {
     plan.columns = numbers(columns);
     plan.bias = numbers(biases);
     plan.layers = static_cast<index>(plan.weight.size());
-    const std::vector<index> count = numbers(counts), last = numbers(output);
+    const std::vector<index> last = numbers(output);
     if (!last.empty()) plan.out_weight = last[0];
     if (last.size() > 1) plan.out_bias = last[1];
-    for (std::size_t i = 0; i < count.size() && !PyErr_Occurred(); ++i) {
-        plan.parameters.emplace_back(PyList_GetItem(tensors, static_cast<Py_ssize_t>(i)));
-        plan.parameters.back().count = count[i];
+    for (Py_ssize_t i = 0; i < PyList_Size(tensors) && !PyErr_Occurred(); ++i) {
+        plan.parameters.emplace_back(PyList_GetItem(tensors, i));
     }
     if (PyErr_Occurred()) return nullptr;
     auto* self = reinterpret_cast<PlanObject*>(PyType_GenericAlloc(type, 0));
