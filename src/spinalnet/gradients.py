@@ -438,15 +438,22 @@ class LossGradient:
             assert hidden_ is not None
             assert outputs is not None
             loss, gradient = self._loss(outputs, targets, weights)
-            _kernels._backward(
-                self.memo,
+            gradient = gradient.contiguous()
+            self.memo.run(
+                "backward",
                 x,
                 self.parameters,
                 self.kernel,
-                hidden_,
-                gradient,
-                None,
-                self.gradient.data_ptr(),
+                len(x),
+                x.data_ptr(),
+                x.stride(0),
+                torch.get_num_threads(),
+                hidden_.data_ptr(),
+                0,
+                gradient.data_ptr(),
+                gradient.stride(0),
+                0,  # the inputs want no gradient
+                [parameter.grad.data_ptr() for parameter in self.parameters],  # type: ignore[union-attr]
             )
             return loss
         return self._by_operations(x, targets, weights)
