@@ -1,0 +1,116 @@
+"""Defects of the original that no other test shows absent, and the page that lists all."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from spinalnet import catalog, models, recipes, train
+from spinalnet.config import SCHEDULES
+from spinalnet.data import ArrayDataset
+from spinalnet.recipes import RECIPES
+
+TESTS = Path(__file__).parent
+PAGE = (TESTS.parent / "docs" / "paper-vs-code.md").read_text(encoding="utf-8")
+ITEMS = [
+    *(f"A{k}" for k in range(1, 34)),
+    *(f"B{k}" for k in range(1, 21)),
+    *(f"C{k}" for k in range(1, 13)),
+]
+
+
+def test_the_page_has_every_item_once_in_order():
+    assert re.findall(r"^\| ([ABC]\d+) \|", PAGE, re.MULTILINE) == ITEMS
+
+
+def test_the_page_names_tests_that_exist():
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", PAGE)
+    assert len(named) > 40
+    for file, test in named:
+        assert f"def {test}(" in (TESTS / file).read_text(encoding="utf-8"), f"{file}::{test}"
+
+
+def test_every_item_of_class_a_is_shown_by_a_test():
+    for line in PAGE.splitlines():
+        if line.startswith("| A"):
+            assert "`test_" in line.split("|")[4], line
+
+
+def test_recipes_refer_to_items_of_the_page():
+    for recipe in RECIPES.values():
+        assert set(recipe.defects) <= set(ITEMS), recipe.name
+
+
+# --- A5, A6, A7, A19, A20, A29, A33 ---------------------------------------------------------------
+
+
+def test_a_head_put_on_a_vgg_really_is_used():
+    model = models.create_model(
+        "vgg19_bn", 10, input_size=32, head="spinal", hidden_features=4, num_layers=4
+    )
+    logits = model(torch.randn(2, 3, 32, 32))
+    assert logits.shape == (2, 10)
+    logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    # Nothing of VGG's own classifier is left to be trained in its place.
+    assert not any(isinstance(module, nn.Linear) for module in model.trunk.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "trained"),
+    [
+        ("notebook-flowers102", ("linear",)),
+        ("notebook-flowers102-mlp", ("mlp",)),
+        ("transfer-caltech101", ("linear",)),
+        ("transfer-cifar10", ("mlp",)),
+        ("transfer-svhn", ("mlp",)),
+        ("transfer-stl10", ("spinal",)),
+    ],
+)
+def test_recipes_tell_which_head_the_original_trained(name, trained):
+    recipe = RECIPES[name]
+    assert recipe.original_heads == trained
+    # Whatever it trained, here the spinal head is compared with it.
+    assert set(trained) | {"spinal"} <= set(recipe.heads)
+
+
+def test_the_step_schedule_stops_learning_long_before_its_end():
+    config = RECIPES["transfer-cifar100"].train
+    rates = [
+        config.lr * SCHEDULES["step"].along(config, epoch, config.epochs)
+        for epoch in range(config.epochs)
+    ]
+    assert config.epochs == 50
+    assert rates[27] > 0.99e-6
+    assert max(rates[28:]) < 1e-6
+
+
+def test_outputs_are_counted_in_the_data():
+    images = torch.randint(0, 256, (30, 1, 28, 28)).to(torch.uint8)
+    source = ArrayDataset(images, torch.arange(30) % 10)
+    fitted = models.create_model("mnist-cnn", catalog.DATASETS["mnist"].num_classes)
+    assert train.evaluate(fitted, source).n == 30
+    assert fitted(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
+    # The other way round, labels beyond the outputs, is refused and not learned around.
+    few = models.create_model("mnist-cnn", 5)
+    with pytest.raises(train.InputError, match="class"):
+        train.fit(few, source, source, train.TrainConfig(epochs=1))
+
+
+def test_images_never_become_more_samples():
+    model = models.create_model("mnist-cnn", 10)
+    with pytest.raises(ValueError, match="in_features=320"):
+        model(torch.zeros(4, 1, 44, 44))
+    larger = models.create_model("mnist-cnn", 10, input_size=44)
+    assert larger(torch.zeros(4, 1, 44, 44)).shape == (4, 10)
+
+
+def test_two_folders_are_selected_on_test():
+    for recipe in RECIPES.values():
+        if "second folder" in recipe.protocol or recipe.name == "notebook-monkeys":
+            assert recipe.selected_on == "test"
+    assert set(recipes.SELECTION.values()) == {"test", "validation", "training"}
