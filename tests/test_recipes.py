@@ -590,11 +590,11 @@ def test_reproduce_runs_patterns_and_checks_all_before_the_first(tmp_path):
 
 def test_the_page_of_experiments_is_the_one_the_records_give():
     page = (DOCS / "experiments.md").read_text(encoding="utf-8")
-    assert page == reproduce.experiments_page(DOCS.parent / "results")
+    assert page == reproduce.experiments_page(DOCS.parent / "results" / "recipes")
 
 
 def test_records_hold_no_paths_of_a_machine():
-    for path in (DOCS.parent / "results").glob("*.json"):
+    for path in (DOCS.parent / "results" / "recipes").glob("*.json"):
         text = path.read_text(encoding="utf-8")
         for root in ("/work", "/tmp", "/home", "/root", "/mnt", "C:\\"):
             assert root not in text, path

@@ -454,7 +454,9 @@ def env_command() -> None:
 @app.command("recipes")
 def recipes_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    results: Annotated[Path, typer.Option(help="Folder of kept records.")] = Path("results"),
+    results: Annotated[Path, typer.Option(help="Folder of kept records.")] = Path(
+        "results/recipes"
+    ),
     page: Annotated[
         Path | None, typer.Option(help="Write the page of all records to this file.")
     ] = None,
@@ -501,7 +503,7 @@ def reproduce_command(
     data_dir: DataDir = None,
     download: Download = None,
     keep: Annotated[
-        Path | None, typer.Option(help="Also keep the record in this folder (results).")
+        Path | None, typer.Option(help="Also keep the record in this folder (results/recipes).")
     ] = None,
 ) -> None:
     """Run experiments of the original; the same command again continues."""
