@@ -312,7 +312,6 @@ def tiny_splits(spec: Any, *args: Any, **options: Any) -> Splits:
 def tiny(monkeypatch):
     monkeypatch.setattr(data, "load_dataset", tiny_splits)
     monkeypatch.setattr(data, "check_present", lambda *args, **options: None)
-    monkeypatch.setattr(experiment, "time_heads", lambda *args: {})  # it has its own tests
     monkeypatch.setitem(
         RECIPES,
         "mnist-cnn",
@@ -423,7 +422,6 @@ def test_short_budgets_shrink_everything_that_counts_epochs():
 
 @pytest.fixture
 def short_regression(monkeypatch):
-    monkeypatch.setattr(experiment, "time_heads", lambda *args: {})
     row = RECIPES["regression-sum"]
     monkeypatch.setitem(RECIPES, row.name, replace(row, train=replace(row.train, epochs=6)))
 
