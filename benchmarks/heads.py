@@ -1,0 +1,51 @@
+"""Time the heads, write benchmarks/results/heads.json and the table in docs/kernels.md.
+
+python benchmarks/heads.py [--table-only]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from spinalnet import _kernels, bench
+
+ROOT = Path(__file__).parent.parent
+RESULT = ROOT / "benchmarks" / "results" / "heads.json"
+PAGE = ROOT / "docs" / "kernels.md"
+BEGIN, END = "<!-- table: heads -->", "<!-- end of table -->"
+
+
+def measure() -> None:
+    torch.set_num_threads(1)
+    rows = []
+    for case in bench.HEAD_CASES:
+        compiled = (64,) if case.hidden_features == 8 else ()
+        rows += bench.bench_heads([case], seconds=0.8, compile_batches=compiled)
+        print(bench.heads_table(rows[-12:]), flush=True)
+    protocol = (
+        "one thread; all ways in turns within a row, shortest round in microseconds per batch; "
+        "training is forward, square().mean() and backward with a gradient for x too, the "
+        "loss alone taken off; parity with the float64 reference checked first; kernels for "
+        f"{_kernels.instruction_set()}, inner loop at {_kernels.peak_gflops():.0f} GFLOP/s"
+    )
+    bench.write_result(RESULT, "heads", protocol, rows)
+
+
+def write_table() -> None:
+    result = json.loads(RESULT.read_text(encoding="utf-8"))
+    rows = [bench.HeadRow(**row) for row in result["rows"]]
+    head, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    tail = rest.split(END)[1]
+    table = f"{BEGIN}\n\n{bench.heads_table(rows)}\n\n{END}"
+    PAGE.write_text(head + table + tail, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if "--table-only" not in sys.argv:
+        measure()
+    if PAGE.exists():
+        write_table()
