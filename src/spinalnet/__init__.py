@@ -54,6 +54,11 @@ if TYPE_CHECKING:
     from spinalnet.report import summarize as summarize
     from spinalnet.report import write_report as write_report
     from spinalnet.runs import load_runs as load_runs
+    from spinalnet.surgery import find_classifier as find_classifier
+    from spinalnet.surgery import freeze_except_head_ as freeze_except_head_
+    from spinalnet.surgery import remove_classifier_ as remove_classifier_
+    from spinalnet.surgery import replace_head_ as replace_head_
+    from spinalnet.surgery import replace_hidden_ as replace_hidden_
     from spinalnet.train import FitResult as FitResult
     from spinalnet.train import Metrics as Metrics
     from spinalnet.train import evaluate as evaluate
@@ -74,6 +79,8 @@ _ROOMS = {
     "original": "convert_checkpoint load_original_state_dict",
     "report": "load_summary summarize write_report",
     "runs": "load_runs",
+    "surgery": "find_classifier freeze_except_head_ remove_classifier_ replace_head_ "
+    "replace_hidden_",
     "train": "FitResult Metrics evaluate fit predict_logits",
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names.split()}

@@ -7,6 +7,7 @@ any number of classes fit. `create_model` builds from it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spinalnet import backbones, surgery
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.nn import head_arguments, make_head
 
@@ -96,7 +98,10 @@ class ModelSpec:
         spinal: The row of `nn.HEADS` that "spinal" means on this trunk.
         necks: How a trunk that ends in a map makes features of it, the default first.
         zero_head_bias: The biases of the head start at zero.
-        pretrained: The trunk can start from published ImageNet weights.
+        pretrained: The trunk can start from published ImageNet weights, or from a file of weights.
+        mean: Mean per channel that published weights expect images normalised by, where that is
+            known; otherwise the data's own is used.
+        std: The same for the standard deviation.
     """
 
     trunk: Callable[..., nn.Module]
@@ -108,6 +113,8 @@ class ModelSpec:
     necks: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
     zero_head_bias: bool = False
     pretrained: bool = False
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 def _no_trunk(_: int) -> nn.Module:
@@ -230,34 +237,19 @@ def _half_resnet_trunk(*blocks: int) -> Callable[[int], nn.Module]:
     return build
 
 
-def _set_input_channels(body: nn.Module, in_channels: int) -> None:
-    """Give the first convolution of `body` as many input channels as asked for."""
-    name, conv = next((n, m) for n, m in body.named_modules() if isinstance(m, nn.Conv2d))
-    if conv.in_channels == in_channels:
-        return
-    parent, _, attribute = name.rpartition(".")
-    conv_in = nn.Conv2d(
-        in_channels,
-        conv.out_channels,
-        conv.kernel_size,  # type: ignore[arg-type]
-        conv.stride,  # type: ignore[arg-type]
-        conv.padding,  # type: ignore[arg-type]
-        bias=conv.bias is not None,
-    )
-    setattr(body.get_submodule(parent), attribute, conv_in)
-
-
 def _torchvision_trunk(name: str, classifier: str) -> Callable[..., nn.Module]:
     """Trunk of a torchvision network: everything but its `classifier`."""
 
-    def build(in_channels: int, pretrained: bool = False) -> nn.Module:
+    def build(in_channels: int, pretrained: bool | str = False) -> nn.Module:
         import torchvision
 
         # Paper: the ImageNet weights of 2020, which torchvision now calls V1.
-        weights = "IMAGENET1K_V1" if pretrained else None
+        weights = "IMAGENET1K_V1" if pretrained is True else None
         body = torchvision.models.get_model(name, weights=weights)
+        if isinstance(pretrained, str):
+            backbones.load_weights_(body, pretrained)
         setattr(body, classifier, nn.Identity())
-        _set_input_channels(body, in_channels)
+        backbones.set_input_channels_(body, in_channels)
         return body
 
     return build
@@ -266,7 +258,7 @@ def _torchvision_trunk(name: str, classifier: str) -> Callable[..., nn.Module]:
 def _vit_trunk(name: str) -> Callable[..., nn.Module]:
     """Trunk of one of timm's vision transformers."""
 
-    def build(in_channels: int, pretrained: bool = False) -> nn.Module:
+    def build(in_channels: int, pretrained: bool | str = False) -> nn.Module:
         try:
             import timm
         except ImportError as error:
@@ -274,14 +266,17 @@ def _vit_trunk(name: str) -> Callable[..., nn.Module]:
                 "the vision transformer needs the package timm: install it with 'pip install timm'."
             ) from error
         # Dynamic: images of any size, the position embedding is resampled to it.
-        return timm.create_model(
+        body = timm.create_model(
             name,
-            pretrained=pretrained,
+            pretrained=pretrained is True,
             num_classes=0,
             in_chans=in_channels,
             dynamic_img_size=True,
             dynamic_img_pad=True,
         )
+        if isinstance(pretrained, str):
+            backbones.load_weights_(body, pretrained)
+        return body
 
     return build
 
@@ -459,8 +454,35 @@ MODELS: dict[str, ModelSpec] = {
 
 
 def list_models() -> list[str]:
-    """Return the names that `create_model` knows."""
+    """Return the names that `create_model` knows, besides backbones."""
     return sorted(MODELS)
+
+
+def model_spec(name: str, num_classes: int = 2) -> ModelSpec:
+    """Return the row of `MODELS`, or the row that a backbone (`timm:NAME`, ...) would have there.
+
+    Args:
+        name: Row of `MODELS`, or full name of a backbone (`backbones.find_backbone`).
+        num_classes: Number of outputs, which the width of a backbone's spinal head depends on.
+
+    Raises:
+        InputError: If there is neither.
+    """
+    if name in MODELS:
+        return MODELS[name]
+    if not backbones.is_backbone(name):
+        raise unknown_name("model", name, MODELS)
+    backbone = backbones.find_backbone(name)
+    return ModelSpec(
+        trunk=functools.partial(backbones.build_trunk, backbone.name),
+        input_shape=backbone.input_shape,
+        min_size=1,  # not declared anywhere: told when the trunk is tried
+        heads={"spinal": surgery.spinal_options(num_classes)},
+        pretrained=True,
+        summary=f"{backbone.name} (transfer learning)",
+        mean=backbone.mean,
+        std=backbone.std,
+    )
 
 
 def _choose_head(
@@ -532,7 +554,7 @@ def _check_input(
 
 
 def _build_trunk(
-    name: str, spec: ModelSpec, in_channels: int, neck: str | None, pretrained: bool
+    name: str, spec: ModelSpec, in_channels: int, neck: str | None, pretrained: bool | str
 ) -> nn.Module:
     if neck is not None and neck not in spec.necks:
         raise unknown_name(f"neck of model '{name}'", neck, spec.necks)
@@ -548,18 +570,27 @@ def _build_trunk(
             f"got in_channels={in_channels}: repeat the channels of the images instead."
         )
     else:
-        trunk = spec.trunk(in_channels, pretrained=True)
+        trunk = spec.trunk(in_channels, pretrained=pretrained)
     if spec.necks:
         trunk = nn.Sequential(trunk, spec.necks[neck or next(iter(spec.necks))]())
     return trunk
 
 
-def _tap_features(trunk: nn.Module, input_shape: Sequence[int]) -> list[int]:
+def _tap_features(name: str, trunk: nn.Module, input_shape: Sequence[int]) -> list[int]:
     """Number of features the trunk makes of one input, tap by tap."""
     trunk.eval()
-    with torch.no_grad():
-        example = torch.zeros(1, *input_shape)
-        taps = trunk.taps(example) if isinstance(trunk, MultiTapTrunk) else [trunk(example)]
+    example = torch.zeros(1, *input_shape)
+    try:
+        with torch.no_grad():
+            taps = trunk.taps(example) if isinstance(trunk, MultiTapTrunk) else [trunk(example)]
+    except (RuntimeError, AssertionError, ValueError) as error:
+        if name in MODELS:  # whose sizes are checked beforehand
+            raise
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise InputError(
+            f"model '{name}' does not take images of shape {tuple(input_shape)} ({reason[:160]}); "
+            "leave out the image size to use its own."
+        ) from error
     trunk.train()
     return [tap.shape[1] for tap in taps]
 
@@ -572,21 +603,23 @@ def create_model(
     head: str = "spinal",
     *,
     neck: str | None = None,
-    pretrained: bool = False,
+    pretrained: bool | str = False,
     seed: int | None = None,
     **options: Any,
 ) -> ImageModel:
     """Build a network of the paper with the head of your choice.
 
     Args:
-        name: Row of `MODELS` (see `list_models`).
+        name: Row of `MODELS` (see `list_models`), or a backbone: `timm:NAME`, `torchvision:NAME`
+            or a row of `backbones.PACKAGED`.
         num_classes: Number of outputs.
         in_channels: Channels of the images, or numbers in a row; the paper's if `None`.
         input_size: Side of the (square) images in pixels; the paper's if `None`.
         head: Name of a head (see `spinalnet.nn.HEADS`).
         neck: How the last map becomes features, where the model has a choice (`ModelSpec.necks`).
             The default gives every head the same features.
-        pretrained: Start the trunk from the published ImageNet weights (downloads them).
+        pretrained: Start the trunk from the published ImageNet weights (downloads them), or from
+            those in the file of this path.
         seed: Initialise from this seed without touching the global generator. The trunk is made
             first and the head from a stream of its own, so models that differ only in the head
             have the same trunk, bit by bit.
@@ -605,16 +638,14 @@ def create_model(
         >>> model(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 10])
     """
-    if name not in MODELS:
-        raise unknown_name("model", name, MODELS)
-    spec = MODELS[name]
     check_positive("num_classes", num_classes)
+    spec = model_spec(name, num_classes)
     input_shape = _check_input(name, spec, in_channels, input_size)
     with torch.random.fork_rng(enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
         trunk = _build_trunk(name, spec, input_shape[0], neck, pretrained)
-        tap_features = _tap_features(trunk, input_shape)
+        tap_features = _tap_features(name, trunk, input_shape)
         if seed is not None:
             torch.manual_seed(seed + 1_000_003)
         kind, chosen = _choose_head(spec, head, num_classes, tap_features, options)

@@ -1,0 +1,509 @@
+"""Surgery: the classifier of any network is found and replaced, and nothing else is touched."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spinalnet import SurgeryError, count_params
+from spinalnet.nn import LinearHead, MLPHead, SpinalLayer, SpinalNet, make_head
+from spinalnet.surgery import (
+    PooledHead,
+    PositionHead,
+    find_classifier,
+    freeze_except_head_,
+    remove_classifier_,
+    replace_head_,
+    replace_hidden_,
+)
+
+HAS_TIMM = importlib.util.find_spec("timm") is not None
+needs_timm = pytest.mark.skipif(not HAS_TIMM, reason="timm is not installed")
+
+
+def mlp(**options: object) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(8, 16, **options),  # type: ignore[arg-type]
+        nn.ReLU(),
+        nn.Linear(16, 5, **options),  # type: ignore[arg-type]
+    )
+
+
+def build_torchvision(name: str) -> nn.Module:
+    from torchvision import models
+
+    untold = name in ("googlenet", "inception_v3")
+    return models.get_model(name, weights=None, **({"init_weights": False} if untold else {}))
+
+
+def build_timm(name: str) -> nn.Module:
+    import timm
+
+    return timm.create_model(name)
+
+
+def check_surgery(model: nn.Module, head: str, *, side: int | None = None) -> tuple[str, ...]:
+    """Replace the head and check everything that is promised; with `side`, with real numbers."""
+    paths = find_classifier(model)
+    old = {path: model.get_submodule(path) for path in paths}
+    gone = {id(p) for module in old.values() for p in module.parameters()}
+    gone |= {
+        id(p)
+        for name in ("aux1", "aux2", "AuxLogits")
+        if getattr(model, "aux_logits", False) and isinstance(getattr(model, name, None), nn.Module)
+        for p in getattr(model, name).parameters()
+    }
+    trunk = {n: p for n, p in model.named_parameters() if id(p) not in gone}
+    versions = {n: p._version for n, p in trunk.items()}
+    numbers = {n: p.detach().clone() for n, p in trunk.items()} if side else {}
+    modes = {n: m.training for n, m in model.named_modules()}
+
+    assert replace_head_(model, head, num_classes=7) is model
+
+    heads = [model.get_submodule(path) for path in paths]
+    new = {id(p) for module in heads for p in module.parameters()}
+    after = dict(model.named_parameters())
+    assert gone.isdisjoint(id(p) for p in after.values())
+    assert {n for n, p in after.items() if id(p) not in new} == set(trunk)
+    for name, parameter in trunk.items():
+        assert after[name] is parameter, name
+        assert parameter._version == versions[name], name  # never written to
+        assert not numbers or torch.equal(parameter, numbers[name]), name
+    for name, module in model.named_modules():
+        assert module.training == modes.get(name, True), name
+
+    shape = (3, side, side) if side else tuple(getattr(model, "pretrained_cfg", {})["input_size"])
+    anchor = next(iter(after.values()))
+    images = torch.randn(2, *shape, device=anchor.device)
+    model.eval()
+    logits = model(images)
+    assert logits.shape == (2, 7)
+    logits.square().sum().backward()
+    for module in heads:
+        for name, parameter in module.named_parameters():
+            assert parameter.grad is not None, name
+            # Rectifiers may let through nothing of a row, but not of a whole tensor.
+            assert not side or parameter.grad.abs().sum() > 0, name
+    return paths
+
+
+# --- plain modules --------------------------------------------------------------------------------
+
+
+def test_a_plain_network_gets_the_head_and_keeps_the_rest() -> None:
+    model = mlp()
+    first = model[0]
+    before = first.weight.detach().clone()  # type: ignore[union-attr, operator]
+    assert find_classifier(model) == ("2",)
+    replace_head_(model, "spinal", num_classes=3, hidden_features=4, num_layers=6)
+    assert model[0] is first
+    assert torch.equal(first.weight, before)  # type: ignore[arg-type]
+    head = model[2]
+    assert isinstance(head, SpinalNet)
+    assert (head.in_features, head.spine.hidden_features, head.spine.num_layers) == (16, 4, 6)
+    assert model(torch.randn(2, 8)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp", "matched", "spinal-shared", "progressive"])
+def test_every_head_fits_without_options(head: str) -> None:
+    model = replace_head_(mlp(), head, num_classes=3)
+    assert model(torch.randn(2, 8)).shape == (2, 3)
+
+
+def test_the_default_width_is_the_number_of_classes_and_at_least_twenty() -> None:
+    for classes, width in ((2, 20), (20, 20), (102, 102)):
+        head = replace_head_(mlp(), "spinal", num_classes=classes).get_submodule("2")
+        assert isinstance(head, SpinalNet)
+        assert (head.spine.hidden_features, head.spine.num_layers) == (width, 4)
+
+
+def test_matched_has_the_size_of_the_default_spinal_head() -> None:
+    sizes = [
+        count_params(replace_head_(mlp(), head, num_classes=3).get_submodule("2")).total
+        for head in ("spinal", "matched")
+    ]
+    assert abs(sizes[0] - sizes[1]) < 20  # one neuron of the MLP has 20 parameters
+
+
+def test_dtype_and_training_flag_are_those_of_the_old_classifier() -> None:
+    model = mlp(dtype=torch.float64).eval()
+    model[0].train()
+    replace_head_(model, "spinal", num_classes=3)
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    assert model[0].training
+    assert not any(m.training for m in model[2].modules())
+
+
+def test_device_is_that_of_the_old_classifier() -> None:
+    with torch.device("meta"):
+        model = mlp()
+    replace_head_(model, "spinal", num_classes=3)
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+
+
+def test_a_second_head_replaces_the_first() -> None:
+    model = replace_head_(mlp(), "spinal", num_classes=3)
+    assert find_classifier(model) == ("2",)
+    assert isinstance(replace_head_(model, "linear", num_classes=4).get_submodule("2"), LinearHead)
+    assert model(torch.randn(2, 8)).shape == (2, 4)
+
+
+def test_a_pointwise_convolution_is_replaced_position_by_position() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Conv2d(3, 6, 3)
+            self.score = nn.Conv2d(6, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.score(self.body(x)).mean((2, 3))
+
+    model = Net()
+    images = torch.randn(2, 3, 9, 9)
+    replace_head_(model, "linear", num_classes=4)
+    assert isinstance(model.score, PositionHead)
+    head = model.score.head
+    assert isinstance(head, LinearHead)
+    weight = head.output.weight[:, :, None, None]
+    expected = nn.functional.conv2d(model.body(images), weight, head.output.bias).mean((2, 3))
+    torch.testing.assert_close(model(images), expected)
+
+
+def test_a_named_container_may_pool_a_map() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
+    )
+    replace_head_(model, "spinal", num_classes=4, where="1")
+    assert isinstance(model[1], PooledHead)
+    assert model(torch.randn(2, 3, 9, 9)).shape == (2, 4)
+
+
+def test_where_takes_a_path_or_a_function() -> None:
+    for where in ("2", lambda m: m[2], ["2"], lambda m: [m[2]]):
+        assert isinstance(replace_head_(mlp(), num_classes=3, where=where)[2], SpinalNet)  # type: ignore[index]
+
+
+def test_a_module_used_under_two_names_is_replaced_under_both() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(8, 5)
+            self.alias = self.fc
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.alias(x)
+
+    model = replace_head_(Net(), num_classes=3)
+    assert model.fc is model.alias
+    assert model(torch.randn(2, 8)).shape == (2, 3)
+
+
+def test_integer_and_frozen_parameters_do_not_hide_the_classifier() -> None:
+    model = mlp().requires_grad_(False)
+    assert find_classifier(model) == ("2",)
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+
+class TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.left, self.right = nn.Linear(8, 16), nn.Linear(16, 5), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.left(self.body(x)) + self.right(self.body(x))
+
+
+def test_two_classifiers_are_refused_by_name_and_where_decides() -> None:
+    with pytest.raises(SurgeryError, match=r"2 possible classifiers in TwoHeads: .*left.*right"):
+        replace_head_(TwoHeads(), num_classes=3)
+    model = TwoHeads()
+    replace_head_(model, num_classes=3, where=lambda m: (m.left, m.right))
+    assert model(torch.randn(2, 8)).shape == (2, 3)
+
+
+def test_a_choice_that_does_not_fit_leaves_the_model_as_it_was() -> None:
+    model = TwoHeads()
+    parts = dict(model.named_modules())
+    with pytest.raises(SurgeryError, match="does not fit TwoHeads"):
+        replace_head_(model, num_classes=3, where="left")
+    assert dict(model.named_modules()) == parts
+
+
+def test_refusals_say_what_to_do() -> None:
+    conv = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(SurgeryError, match=r"does not end in a linear map.*Pass where="):
+        find_classifier(conv)
+    with pytest.raises(SurgeryError, match=r"must name a module inside Sequential.*'0'"):
+        replace_head_(mlp(), num_classes=3, where="fc")
+    with pytest.raises(SurgeryError, match="Pass input_shape="):
+        find_classifier(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 26 * 26, 5)))
+    with pytest.raises(ValueError, match="unknown head 'spnal'; did you mean 'spinal'"):
+        replace_head_(mlp(), "spnal", num_classes=3)
+    with pytest.raises(ValueError, match="num_classes must be an integer >= 1"):
+        replace_head_(mlp(), num_classes=0)
+
+
+def test_a_given_input_shape_is_used() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 26 * 26, 5))
+    replace_head_(model, num_classes=3, input_shape=(1, 28, 28))
+    assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 3)
+
+
+# --- a trial leaves no trace ----------------------------------------------------------------------
+
+
+def test_a_trial_moves_no_state() -> None:
+    class Remembering(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.fc = nn.BatchNorm1d(8), nn.Linear(8, 5)
+            self.cache: dict[str, Tensor] = {}
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.norm(x)
+            self.cache["x"] = x
+            return self.fc(x)
+
+    model = Remembering()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    generator = torch.get_rng_state()
+    find_classifier(model, input_shape=(8,))
+    assert model.cache == {}
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_network_that_needs_numbers_is_tried_with_numbers() -> None:
+    class Asking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x) if x.sum().item() == 0 else self.fc(-x)
+
+    assert find_classifier(Asking()) == ("fc",)
+    assert replace_head_(Asking(), num_classes=3)(torch.zeros(2, 8)).shape == (2, 3)
+
+
+# --- freezing, removing, hidden layers ------------------------------------------------------------
+
+
+def test_only_the_head_learns_after_freezing() -> None:
+    model = freeze_except_head_(replace_head_(mlp(), num_classes=3))
+    learning = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert learning == {n for n, _ in model.named_parameters() if n.startswith("2.")}
+    plain = freeze_except_head_(mlp())
+    assert {n for n, p in plain.named_parameters() if p.requires_grad} == {"2.weight", "2.bias"}
+
+
+def test_without_its_classifier_a_model_makes_features() -> None:
+    model = mlp()
+    features = nn.Sequential(*list(model)[:2])
+    x = torch.randn(2, 8)
+    torch.testing.assert_close(remove_classifier_(model)(x), features(x))
+
+
+@pytest.mark.parametrize(("name", "hidden"), [("alexnet", 2), ("mobilenet_v3_small", 1)])
+def test_hidden_layers_become_spinal(name: str, hidden: int) -> None:
+    with torch.device("meta" if name == "alexnet" else "cpu"):
+        model = build_torchvision(name)
+    stack = model.classifier
+    assert isinstance(stack, nn.Sequential)
+    old = [m for m in stack if isinstance(m, nn.Linear)]
+    trunk = {n: p for n, p in model.named_parameters() if "classifier" not in n}
+    replace_hidden_(model, num_layers=4)
+    chains = [m for m in stack if isinstance(m, SpinalLayer)]
+    assert [c.out_features for c in chains] == [m.out_features for m in old[:-1]]
+    assert len(chains) == hidden
+    assert next(m for m in reversed(list(stack)) if isinstance(m, nn.Linear)) is old[-1]
+    assert all(model.get_parameter(n) is p for n, p in trunk.items())
+    images = torch.randn(2, 3, 64, 64, device=old[0].weight.device)
+    model.eval()(images).sum().backward()
+    assert all(p.grad is not None for c in chains for p in c.parameters())
+
+
+def test_hidden_layers_keep_their_activation_once() -> None:
+    model = nn.Sequential(nn.Linear(8, 12), nn.Hardswish(inplace=True), nn.Linear(12, 5))
+    replace_hidden_(model, num_layers=3, num_splits=2)
+    chain = model[0]
+    assert isinstance(chain, SpinalLayer)
+    assert isinstance(chain.activation, nn.Hardswish)
+    assert isinstance(model[1], nn.Identity)
+    x = torch.randn(4, 8)
+    weights, biases = chain.chain()
+    assert biases is not None
+    outputs: list[Tensor] = []
+    for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        part = x.split([4, 4], 1)[layer % 2]
+        inputs = torch.cat([part, *outputs[-1:]], 1)
+        outputs.append(nn.functional.hardswish(inputs @ weight.T + bias))
+    torch.testing.assert_close(model(x), model[2](torch.cat(outputs, 1)))
+
+
+def test_hidden_layers_that_cannot_become_spinal_are_refused() -> None:
+    with pytest.raises(SurgeryError, match="16 wide, which does not divide by num_layers=3"):
+        replace_hidden_(mlp(), num_layers=3)
+    with pytest.raises(SurgeryError, match="has no hidden layers"):
+        replace_hidden_(nn.Sequential(nn.Linear(8, 5)))
+    with pytest.raises(SurgeryError, match="must be followed by one activation, found 0"):
+        replace_hidden_(nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 5)))
+
+
+# --- torchvision ----------------------------------------------------------------------------------
+
+TORCHVISION = {
+    "resnet18": ("fc",),
+    "squeezenet1_1": ("classifier.1",),
+    "mobilenet_v3_small": ("classifier.3",),
+    "googlenet": ("fc",),
+    "shufflenet_v2_x0_5": ("fc",),
+}
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvision(name: str) -> None:
+    assert check_surgery(build_torchvision(name), "spinal", side=64) == TORCHVISION[name]
+
+
+def test_the_whole_classifier_of_vgg_may_be_replaced() -> None:
+    with torch.device("meta"):
+        model = build_torchvision("vgg11")
+    assert find_classifier(model) == ("classifier.6",)
+    replace_head_(model, "spinal", num_classes=3, where=lambda m: m.classifier)
+    head = model.classifier
+    assert isinstance(head, SpinalNet)
+    assert head.in_features == 25088
+
+
+def test_auxiliary_classifiers_go() -> None:
+    model = replace_head_(build_torchvision("googlenet"), "linear", num_classes=3)
+    assert model.train()(torch.randn(2, 3, 64, 64)).shape == (2, 3)
+    assert not any("aux" in name for name, _ in model.named_parameters())
+
+
+def all_torchvision() -> list[str]:
+    from torchvision import models
+
+    return models.list_models(module=models)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", all_torchvision())
+def test_every_torchvision_builder(name: str) -> None:
+    if name == "regnet_y_128gf":
+        pytest.skip("644 million parameters; the nine smaller ones of its family are tried")
+    big = ("vit_h", "vit_l", "convnext_large", "vgg", "regnet_y_32", "regnet_x_32", "swin_b")
+    side = 299 if name == "inception_v3" else 224 if name.startswith(("vit", "maxvit")) else 64
+    if name.startswith(big) and "regnet" not in name:
+        with torch.device("meta"):
+            model = build_torchvision(name)
+        model.pretrained_cfg = {"input_size": (3, 224, 224)}  # type: ignore[assignment]
+        check_surgery(model, "spinal")
+    else:
+        check_surgery(build_torchvision(name), "spinal", side=side)
+
+
+# --- timm -----------------------------------------------------------------------------------------
+
+TIMM = {
+    "resnet10t": ("fc",),
+    "dla46_c": ("fc",),  # a 1x1 convolution on the pooled map
+    "mobilenetv3_small_050": ("classifier",),
+    "levit_128s": ("head.linear", "head_dist.linear"),
+    "deit_tiny_distilled_patch16_224": ("head", "head_dist"),
+    "convnext_atto": ("head.fc",),
+    "ghostnet_050": ("classifier",),
+    "lcnet_035": ("classifier",),
+    "efficientvit_b0": ("head.classifier.4",),
+}
+
+
+@needs_timm
+@pytest.mark.parametrize("name", TIMM)
+def test_timm(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of libraries about themselves
+        fixed = name in ("levit_128s", "deit_tiny_distilled_patch16_224")
+        assert check_surgery(build_timm(name), "spinal", side=224 if fixed else 64) == TIMM[name]
+
+
+@needs_timm
+def test_timm_with_two_classifiers_by_design() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with torch.device("meta"):
+            model = build_timm("volo_d1_224")
+        assert check_surgery(model, "spinal") == ("head", "aux_head")
+
+
+@needs_timm
+def test_timm_without_a_classifier_gets_one() -> None:
+    import timm
+
+    model = timm.create_model("mobilenetv3_small_050", num_classes=0)
+    replace_head_(model, "spinal", num_classes=3)
+    head = model.get_classifier()
+    assert isinstance(head, SpinalNet)
+    assert head.in_features == 1024  # not num_features, which is 288
+    assert model.eval()(torch.randn(2, 3, 64, 64)).shape == (2, 3)
+
+
+# Encoders and models of text and images: they have no classes.
+NOT_CLASSIFIERS = {"mobilenetv5", "qwen3_vit"}
+
+
+def sample_of_timm() -> list[str]:
+    """Return for every family the alphabetically first name and the one in the middle."""
+    if not HAS_TIMM:
+        return []
+    import timm
+
+    names: list[str] = []
+    for family in timm.list_modules():
+        members = timm.list_models(module=family)
+        if family not in NOT_CLASSIFIERS:
+            names += [*members[:1], *members[len(members) // 2 :][:1]]
+    return list(dict.fromkeys(names))
+
+
+@pytest.mark.slow
+@needs_timm
+def test_the_sample_is_broad() -> None:
+    assert len(sample_of_timm()) >= 150
+
+
+@pytest.mark.slow
+@needs_timm
+@pytest.mark.parametrize("name", sample_of_timm())
+def test_every_family_of_timm(name: str) -> None:
+    """On the meta device: shapes, gradients and identity of the parameters, not their numbers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with torch.device("meta"):
+            model = build_timm(name)
+        check_surgery(model, "spinal")
+
+
+def heads_of_ours() -> Iterator[nn.Module]:
+    for name in ("spinal", "mlp", "linear"):
+        options = {"hidden_features": 4} if name != "linear" else {}
+        yield make_head(name, 6, 3, **options)
+
+
+def test_heads_on_maps_are_heads_at_every_position() -> None:
+    maps = torch.randn(2, 6, 4, 5)
+    for head in heads_of_ours():
+        everywhere = PositionHead(head)(maps)
+        torch.testing.assert_close(everywhere[:, :, 1, 3], head(maps[:, :, 1, 3]))
+        torch.testing.assert_close(PooledHead(head)(maps), head(maps.mean((2, 3))))
+    assert isinstance(head, LinearHead | MLPHead | SpinalNet)
