@@ -10,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from spinalnet import theory
+from spinalnet import theory, train
 from spinalnet._checks import InputError
+from spinalnet.config import TrainConfig
+from spinalnet.data import load_dataset
+from spinalnet.narrowing import narrow, shrink
 from spinalnet.nn import ACTIVATIONS, MLPHead, SpinalNet, count_macs
-from spinalnet.theory import approximate, bounds_of, convert, narrow, to_spinal
+from spinalnet.theory import approximate, bounds_of, convert, to_spinal
 
 
 @pytest.fixture(autouse=True)
@@ -241,3 +244,21 @@ def test_approximation_improves_with_depth_and_with_width() -> None:
         assert all(one.conversion_error < 1e-9 for one in found)
     assert by_depth[-1].net.spine.num_layers == 128
     assert by_depth[-1].net.spine.hidden_features == 2
+
+
+def test_a_trained_head_converts_shrinks_and_is_tuned() -> None:
+    splits = load_dataset("digits", limit=300)
+    model = nn.Sequential()
+    model.add_module("trunk", nn.Flatten())
+    model.add_module("head", MLPHead(64, 10, 8))
+    with torch.enable_grad():
+        train.fit(model, splits.train, splits.val, TrainConfig(epochs=20, device="cpu"))
+        found = shrink(model, splits.train, splits.val, splits.test, epochs=2, seeds=1)
+    assert found.converted == found.dense  # to the last digit
+    assert found.dense > 0.5
+    assert found.largest_difference < 1e-4
+    assert [row.width for row in found.rows] == [8, 4, 2, 1]
+    assert found.rows[0].pruned == (found.converted,)
+    assert found.rows[0].macs == found.converted_macs
+    assert [row.macs for row in found.rows] == sorted((r.macs for r in found.rows), reverse=True)
+    assert found.rows[1].tuned[0] > found.rows[1].pruned[0] - 0.05

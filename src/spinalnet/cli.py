@@ -68,6 +68,8 @@ RunFolder = Annotated[
     Path, typer.Argument(help="Folder of a finished run, or a checkpoint file.", metavar="RUN")
 ]
 
+ALL_HEADS = "spinal,mlp,matched,linear"
+
 
 def _train_parameters() -> list[inspect.Parameter]:
     """Return one keyword-only parameter per field of `TrainConfig`, as typer reads them."""
@@ -276,7 +278,7 @@ def compare_command(
     model: Model = "mnist-cnn",
     heads: Annotated[
         str, typer.Option(help="Heads, comma separated; the first is compared with each other.")
-    ] = "spinal,mlp,matched,linear",
+    ] = ALL_HEADS,
     seeds: Annotated[int, typer.Option(help="Number of paired seeds.", min=1)] = 5,
     head_option: HeadOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the comparison.")] = None,
@@ -285,13 +287,37 @@ def compare_command(
     image_size: ImageSize = None,
     in_channels: Channels = None,
     limit: Limit = None,
+    target: Annotated[
+        str | None, typer.Option(help="Tables: column to predict.", rich_help_panel="Tables")
+    ] = None,
+    task: Annotated[
+        str,
+        typer.Option(help="Tables: classification, regression, or auto.", rich_help_panel="Tables"),
+    ] = "auto",
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            help="Tables: every model chooses settings inside the training rows.",
+            rich_help_panel="Tables",
+        ),
+    ] = False,
     training: TrainConfig,
 ) -> None:
     """Answer "does a spinal head help on this data, and what does it cost?".
 
-    Trains every head with the same seeds (same split, data order, augmentation draws and initial
-    trunk), chooses epochs on validation data, tests once, and writes a table and a report.
+    Images: trains every head with the same seeds (same split, data order, augmentation draws and
+    initial trunk), chooses epochs on validation data, tests once, and writes a table and a report.
+
+    Tables (csv, tsv, parquet, arrow, or sklearn:NAME): scores a spinal net, a dense net of its
+    size, a linear model and boosted trees on --seeds repeated splits. Of the other options --out,
+    --heads (spinal, dense, linear, trees) and --seed apply.
     """
+    from spinalnet import tables
+
+    if tables.is_table(data) or target is not None:
+        _compare_table(data, target, task, heads, seeds, tune, training.seed, out)
+        return
     from spinalnet import experiment
 
     base = experiment.RunSpec(
@@ -317,6 +343,42 @@ def compare_command(
             question, folder, download=download, on_progress=on_progress, on_run=on_run
         )
     _report(folder, command="spinalnet " + shlex.join(sys.argv[1:]))
+
+
+def _compare_table(
+    source: str,
+    target: str | None,
+    task: str,
+    heads: str,
+    repeats: int,
+    tune: bool,
+    seed: int,
+    out: Path | None,
+) -> None:
+    from rich.progress import Progress
+
+    from spinalnet import tables
+
+    asked = () if heads == ALL_HEADS else tuple(name.strip() for name in heads.split(","))
+    models = asked or tuple(tables.CONTENDERS)
+    table = tables.load_table(source, target, task)
+    for note in table.notes:
+        err_console.print(f"[yellow]note[/] {note}", highlight=False)
+    with Progress(console=err_console, transient=True) as bars:
+        bar = bars.add_task(table.name, total=repeats * len(models))
+        result = tables.compare_table(
+            table,
+            models,
+            repeats=repeats,
+            tune=tune,
+            seed=seed,
+            on_score=lambda model, repeat, score: bars.advance(bar),
+        )
+    folder = out or Path("runs") / f"compare-{table.name.replace(':', '-')}"
+    tables.write_results(result, folder, command="spinalnet " + shlex.join(sys.argv[1:]))
+    out_console.print(tables.result_table(result))
+    out_console.print(result.verdict, highlight=False)
+    out_console.print(f"Results: {folder}", highlight=False, soft_wrap=True)
 
 
 def replace_head(base: experiment.RunSpec, names: tuple[str, ...]) -> experiment.RunSpec:
@@ -573,6 +635,197 @@ def datasets_command(
             "" if row["present"] else row["get"],
         )
     out_console.print(table)
+
+
+theory_app = typer.Typer(
+    help="The paper's theory as experiments: conversion, approximation, sensitivities.",
+    no_args_is_help=True,
+)
+app.add_typer(theory_app, name="theory")
+
+TheoryOut = Annotated[Path, typer.Option(help="Folder for figures and numbers.")]
+
+
+@theory_app.command("approximate")
+def approximate_command(
+    target: Annotated[
+        str, typer.Option(help="Function: sum, sin-sum, product, ripple or saddle.")
+    ] = "saddle",
+    features: Annotated[int, typer.Option(help="Number of inputs.", min=2)] = 2,
+    splits: Annotated[int, typer.Option(help="Number of slices.", min=2)] = 2,
+    seeds: Annotated[int, typer.Option(help="Random hidden layers per point.", min=1)] = 5,
+    out: TheoryOut = Path("runs/theory-approximate"),
+) -> None:
+    """Draw the universality proof, and the error of its construction by depth and width."""
+    from spinalnet import diagrams, runs, theory
+
+    if target not in theory.TARGETS:
+        raise unknown_name("target", target, theory.TARGETS)
+    errors = theory.approximation_errors(
+        theory.TARGETS[target], features, num_splits=splits, seeds=seeds
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    diagrams.draw_proof().savefig(out / "proof.png", dpi=110)
+    title = f"'{target}' of {features} inputs on [-1, 1], {splits} slices: error by construction"
+    diagrams.draw_errors(errors, title).savefig(out / "errors.png", dpi=110)
+    rows = [
+        {"width": width, "layers": layers, "rms_errors": values}
+        for width, found in errors.items()
+        for layers, values in found
+    ]
+    numbers = {"target": target, "features": features, "splits": splits, "errors": rows}
+    runs.write_text(out / "errors.json", json.dumps(numbers, indent=1) + "\n")
+    best = min(rows, key=lambda row: sum(row["rms_errors"]))
+    out_console.print(
+        f"{best['layers']} layers of width {best['width']}: rms error "
+        f"{sum(best['rms_errors']) / seeds:.4f} of the target's spread. Figures: {out}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@theory_app.command("sensitivity")
+def sensitivity_command(
+    source: Annotated[
+        str, typer.Argument(help="Table: csv, parquet, arrow, or sklearn:NAME.", metavar="TABLE")
+    ],
+    target: Annotated[str | None, typer.Option(help="Column to predict.")] = None,
+    task: Annotated[str, typer.Option(help="classification, regression or auto.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+    out: TheoryOut = Path("runs/theory-sensitivity"),
+) -> None:
+    """Train a spinal net on a table and say which inputs matter, by its exact Jacobian."""
+    import csv
+    import io
+
+    from spinalnet import estimators, runs, sensitivity, tables
+
+    table = tables.load_table(source, target, task)
+    kind = (
+        estimators.SpinalClassifier
+        if table.task == "classification"
+        else estimators.SpinalRegressor
+    )
+    model = kind(random_state=seed).fit(table.X, table.y)
+    outputs = [str(name) for name in getattr(model, "classes_", ())] or None
+    found = sensitivity.sensitivities(
+        model.module_, model.prepare(table.X), inputs=model.prepared_names(), outputs=outputs
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    sensitivity.draw_sensitivities(found).savefig(out / "sensitivity.png", dpi=110)
+    records = found.records()
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    runs.write_text(out / "sensitivity.csv", buffer.getvalue())
+    from rich.table import Table
+
+    shown = Table(title=f"{table.name}: derivatives of the outputs by the standardised inputs")
+    for name in records[0]:
+        shown.add_column(name)
+    for record in records[:20]:
+        shown.add_row(*(v if isinstance(v, str) else f"{v:.4f}" for v in record.values()))
+    out_console.print(shown)
+    out_console.print(f"All rows and the figure: {out}", highlight=False, soft_wrap=True)
+
+
+@theory_app.command("explain")
+def explain_command(
+    run: RunFolder,
+    examples: Annotated[int, typer.Option(help="Number of test images.", min=1, max=12)] = 4,
+    wrong: Annotated[bool, typer.Option("--wrong", help="Wrongly classified ones only.")] = False,
+    out: TheoryOut = Path("runs/theory-explain"),
+) -> None:
+    """Draw which slice at which layer spoke for which class, for test images of a run."""
+    import torch
+
+    from spinalnet import experiment, sensitivity
+    from spinalnet.nn import SpinalNet
+
+    trained = experiment.load_trained(run)
+    if not isinstance(trained.model.head, SpinalNet):
+        raise InputError(f"explain needs a run with a spinal head, {run} has another one.")
+    splits = experiment.load_splits(trained.spec)
+    test = splits.test.normalized_by(trained.info.mean, trained.info.std)
+    images, targets = next(iter(test.batches(512)))
+    with torch.no_grad():
+        features = trained.model.trunk(images)
+        if wrong:
+            rows = (trained.model.head(features).argmax(1) != targets).nonzero()[:, 0][:examples]
+        else:
+            rows = torch.arange(min(examples, len(targets)))
+    if len(rows) == 0:
+        raise InputError("no test image of the first 512 is classified wrongly.")
+    figure = sensitivity.draw_explanations(
+        trained.model.head,
+        features[rows],
+        trained.info.class_names,
+        images=images[rows],
+        targets=targets[rows].tolist(),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out / "explanations.png", dpi=110)
+    out_console.print(f"Figure: {out / 'explanations.png'}", highlight=False, soft_wrap=True)
+
+
+@theory_app.command("convert")
+def convert_head_command(
+    run: RunFolder,
+    splits: Annotated[int, typer.Option(help="Number of slices.", min=1)] = 2,
+    width: Annotated[int | None, typer.Option(help="Width of the spinal layers.", min=1)] = None,
+    epochs: Annotated[int, typer.Option(help="Of fine-tuning.", min=1)] = 20,
+    seeds: Annotated[int, typer.Option(help="Repeats of fine-tuning.", min=1)] = 3,
+    out: TheoryOut = Path("runs/theory-convert"),
+) -> None:
+    """Turn the dense head of a run into a spinal one of the same function, then make it narrower.
+
+    Shows accuracy against multiply-accumulates: pruned, pruned and fine-tuned, and trained from
+    scratch in the same shape. The trunk stays as it is.
+    """
+    from spinalnet import diagrams, experiment, narrowing, runs
+
+    trained = experiment.load_trained(run)
+    data = experiment.load_splits(trained.spec)
+    parts = [
+        part.normalized_by(trained.info.mean, trained.info.std)
+        for part in (data.train, data.val, data.test)
+    ]
+    found = narrowing.shrink(
+        trained.model, *parts, num_splits=splits, hidden_features=width, epochs=epochs, seeds=seeds
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    lines = {
+        name: [(row.macs, getattr(row, name)) for row in found.rows]
+        for name in ("pruned", "tuned", "scratch")
+    }
+    labels = {
+        "pruned": "converted, pruned",
+        "tuned": "pruned, fine-tuned",
+        "scratch": "from scratch",
+    }
+    figure = diagrams.draw_trade_off(
+        {labels[name]: rows for name, rows in lines.items()}, (found.dense_macs, found.dense)
+    )
+    figure.savefig(out / "trade-off.png", dpi=110)
+    numbers = dataclasses.asdict(found) | {"environment": runs.describe_environment()}
+    runs.write_text(out / "trade-off.json", json.dumps(numbers, indent=1) + "\n")
+    from rich.table import Table
+
+    shown = Table(title="Test accuracy by width of the spinal head (mean over seeds)")
+    for name in ("width", "MACs", "pruned", "fine-tuned", "from scratch"):
+        shown.add_column(name, justify="right")
+    for row in found.rows:
+        means = [f"{sum(v) / len(v):.4f}" for v in (row.pruned, row.tuned, row.scratch)]
+        shown.add_row(str(row.width), str(row.macs), *means)
+    out_console.print(shown)
+    out_console.print(
+        f"Dense head: {found.dense:.4f} with {found.dense_macs} MACs; converted: "
+        f"{found.converted:.4f}, largest difference of a logit on test images "
+        f"{found.largest_difference:.1e}. Figure: {out}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @app.callback(invoke_without_command=True)

@@ -155,6 +155,21 @@ class _Encoder:
             values = self.imputer.transform(values)
         return np.asarray(values)
 
+    def names(self, columns: list[str]) -> list[str]:
+        """Return a name for every number that `transform` makes, given those of the columns."""
+        if self.numeric is None:
+            return columns
+        names = [str(name) for name in self.numeric]
+        if self.imputer is not None and names:
+            names = [
+                str(name).replace("missingindicator_", "missing ")
+                for name in self.imputer.get_feature_names_out(names)
+            ]
+        if self.one_hot is None:
+            return names
+        categories = [str(name) for name in self.categorical]
+        return names + [str(name) for name in self.one_hot.get_feature_names_out(categories)]
+
     def transform(self, X: Any) -> np.ndarray:
         """Return the numbers, `(N, features)`."""
         categories = None if self.one_hot is None else self._categorical_values(X)
@@ -282,6 +297,8 @@ class _NetEstimator(BaseEstimator):
     n_iter_no_change: int
     random_state: Any
     device: str
+
+    n_features_in_: int  # set by scikit-learn's validation
 
     def _make_net(self, in_features: int, out_features: int, dtype: torch.dtype) -> nn.Module:
         raise NotImplementedError
@@ -519,6 +536,13 @@ class _NetEstimator(BaseEstimator):
         check_is_fitted(self)
         X = self._check_X(X, reset=False)
         return torch.from_numpy(np.ascontiguousarray(self.encoder_.transform(X), dtype=np.float64))
+
+    def prepared_names(self) -> list[str]:
+        """Return names for the columns of `prepare`."""
+        check_is_fitted(self)
+        columns = getattr(self, "feature_names_in_", None)
+        names = [f"x{i + 1}" for i in range(self.n_features_in_)]
+        return self.encoder_.names(names if columns is None else [str(name) for name in columns])
 
     @torch.no_grad()
     def _outputs(self, X: Any) -> np.ndarray:

@@ -243,10 +243,10 @@ def hidden_influence(net: SpinalNet, x: Tensor) -> list[Tensor]:
     Returns:
         One tensor `(N, K, H)` per layer.
     """
-    return _influence(net, _run(net.spine, _tiled(net, _rows(net, x))))
+    return _influence(net, _run(net.spine, chain_input(net, _rows(net, x))))
 
 
-def _tiled(net: nn.Module, x: Tensor) -> Tensor:
+def chain_input(net: nn.Module, x: Tensor) -> Tensor:
     """Return the input as the chain sees it (repeated, in the compatibility wiring)."""
     if not isinstance(net, TiledSpinalNet):
         return x
@@ -277,7 +277,7 @@ def jacobian(net: SpinalNet | SpinalLayer, x: Tensor) -> Tensor:
     """
     if not isinstance(net, SpinalNet | SpinalLayer):
         raise InputError(f"net must be a SpinalNet or a SpinalLayer, got {type(net).__name__}.")
-    rows = _tiled(net, _rows(net, x))
+    rows = chain_input(net, _rows(net, x))
     if isinstance(net, SpinalLayer):
         return _forward_jacobian(net, rows)
     if net.out_features > net.in_features:

@@ -38,7 +38,13 @@ from torch import Tensor, nn
 
 from spinalnet import gradients
 from spinalnet._checks import InputError, check_positive
-from spinalnet.nn import Activation, MLPHead, SpinalLayer, SpinalNet, make_activation
+from spinalnet.nn import (
+    Activation,
+    MLPHead,
+    SpinalLayer,
+    SpinalNet,
+    make_activation,
+)
 
 Bounds = tuple[Any, Any]
 
@@ -517,81 +523,6 @@ def _interval(
         values = torch.stack([at(point) for point in points])
     slack = 1e-6 if piece.smooth else 0.0  # turning points are given to four digits
     return values.amin(0) - slack, values.amax(0) + slack
-
-
-# --- narrower nets --------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def narrow(net: SpinalNet, hidden_features: int, inputs: Tensor) -> SpinalNet:
-    """Return a copy of `net` that keeps the `hidden_features` most important neurons per layer.
-
-    The importance of a neuron is how much the outputs change, to first order and in the mean over
-    `inputs`, when it is replaced by its mean: `E |h - E h| * |dy/dh|`. The means of the neurons
-    that go are added to the biases they fed, so a neuron that is constant on `inputs` (a padded
-    one, say) costs nothing.
-
-    Args:
-        net: Without norms and shared weights.
-        hidden_features: New width, at most the present one.
-        inputs: Rows that importance is judged on. Shape `(N, D)`.
-
-    Raises:
-        InputError: If the net cannot be narrowed so.
-    """
-    spine = net.spine
-    check_positive("hidden_features", hidden_features)
-    if hidden_features > spine.hidden_features:
-        raise InputError(
-            f"hidden_features must be at most {spine.hidden_features}, got {hidden_features}."
-        )
-    if len(spine.norms) or len(set(spine.schedule)) < spine.num_layers:
-        raise InputError("a net with norms or shared weights cannot be narrowed layer by layer.")
-    hidden = spine(inputs).unflatten(-1, (spine.num_layers, spine.hidden_features))  # (N, L, H)
-    effect = torch.stack(gradients.hidden_influence(net, inputs), dim=1)  # (N, L, K, H)
-    mean = hidden.mean(0)
-    importance = ((hidden - mean).abs() * effect.norm(dim=2)).mean(0)  # (L, H)
-    kept = importance.argsort(dim=1, descending=True, stable=True)[:, :hidden_features]
-    kept = kept.sort(dim=1).values
-
-    anchor = net.output.weight
-    small = SpinalNet(
-        net.in_features,
-        net.out_features,
-        hidden_features,
-        spine.num_layers,
-        num_splits=spine.num_splits,
-        activation=lambda: copy.deepcopy(spine.activation),
-        dropout=spine.dropout,
-        output_dropout=net.output_dropout.p,
-        device=anchor.device,
-        dtype=anchor.dtype,
-    ).train(net.training)
-    weights, biases = spine.chain()
-    linears = gradients.linears_of(small.spine)
-    for layer in range(spine.num_layers):
-        linear, weight = linears[layer], weights[layer]
-        size = spine.split_sizes[layer % spine.num_splits]
-        bias = torch.zeros(len(weight)).to(weight) if biases is None else biases[layer]
-        columns = torch.arange(size, device=weight.device)
-        if layer:
-            gone = _without(mean[layer - 1], kept[layer - 1])
-            bias = bias + weight[:, size:] @ gone
-            columns = torch.cat([columns, size + kept[layer - 1]])
-        linear.weight.copy_(weight[kept[layer]][:, columns])
-        linear.bias.copy_(bias[kept[layer]])
-    offsets = torch.arange(spine.num_layers, device=anchor.device)[:, None] * spine.hidden_features
-    gone = torch.cat([_without(m, k) for m, k in zip(mean, kept, strict=True)])
-    small.output.weight.copy_(anchor[:, (kept + offsets).flatten()])
-    small.output.bias.copy_(
-        anchor @ gone if net.output.bias is None else net.output.bias + anchor @ gone
-    )
-    return small
-
-
-def _without(values: Tensor, kept: Tensor) -> Tensor:
-    """Return `values` with zeros where a neuron is kept."""
-    return values.index_fill(0, kept, 0.0)
 
 
 # --- universal approximation ----------------------------------------------------------------------

@@ -1,0 +1,98 @@
+"""The tables that come with scikit-learn: run the comparisons, write `docs/tables.md`.
+
+python benchmarks/tables.py          # everything: a quarter of an hour on one core
+python benchmarks/tables.py --page   # the page alone, from results/tables
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from spinalnet import tables
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results" / "tables"
+REPEATS = 10
+
+INTRODUCTION = """# Tables
+
+Made by `python benchmarks/tables.py`; do not edit.
+
+Do spinal nets help on tables? Every row below is the mean test score of one model over repeated
+random splits, the same splits for all models (see `spinalnet.tables`). The *dense* net has one
+hidden layer and as many parameters as the *spinal* net and is trained by the same code; *linear*
+has no hidden layer; *trees* are scikit-learn's `HistGradientBoosting`. The p-value is that of the
+corrected resampled t test, which allows for the splits sharing rows; with several comparisons per
+table, values just below 0.05 mean little.
+
+Any table of your own: `spinalnet compare table.csv --target COLUMN [--tune]`.
+"""
+
+
+def run() -> None:
+    """Run every comparison: default settings, and settings chosen inside the training rows."""
+    torch.set_num_threads(1)
+    for name in tables.BUNDLED:
+        for tune in (False, True):
+            if tune and name == "digits":
+                continue  # hours of boosted trees with ten classes
+            folder = RESULTS / (f"{name}-tuned" if tune else name)
+            if (folder / "summary.json").exists():
+                continue
+            result = tables.compare_table(
+                tables.load_table(f"sklearn:{name}"), repeats=REPEATS, tune=tune
+            )
+            command = f"spinalnet compare sklearn:{name} --seeds {REPEATS}"
+            tables.write_results(result, folder, command + (" --tune" if tune else ""))
+            print(result.verdict, flush=True)
+
+
+def page() -> None:
+    """Write the page and its figure from the results."""
+    found = [
+        json.loads((RESULTS / folder / "summary.json").read_text(encoding="utf-8"))
+        for name in tables.BUNDLED
+        for folder in (name, f"{name}-tuned")
+        if (RESULTS / folder / "summary.json").exists()
+    ]
+    default = [result for result in found if not result["tuned"]]
+    tables.draw(default).savefig(RESULTS / "overview.png", dpi=110)
+    environment = found[0]["environment"]
+    shown = "\n".join(f"- {key}: {value}" for key, value in environment.items())
+    sections = "\n".join(tables.markdown(result) for result in found)
+    speed = RESULTS / "speed.json"
+    parts = [
+        INTRODUCTION,
+        "![Test scores of every split](../results/tables/overview.png)\n",
+        "Default settings. A dot is one split, a bar the mean.\n",
+        sections,
+    ]
+    if speed.exists():
+        parts.append(_speed(json.loads(speed.read_text(encoding="utf-8"))))
+    parts += ["## Where this was measured\n", shown, ""]
+    (ROOT / "docs" / "tables.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def _speed(result: dict) -> str:
+    lines = [
+        "## Speed\n",
+        f"{result['protocol']}\n",
+        "| case | baseline | ours, ms per epoch | baseline, ms | baseline / ours |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['case']} | {row['baseline']} | {1e3 * row['ours']:.1f} | "
+        f"{1e3 * row['theirs']:.1f} | {row['ratio']:.2f} |"
+        for row in result["rows"]
+    ]
+    return "\n".join([*lines, "", "Command: `python benchmarks/estimators.py`", ""])
+
+
+if __name__ == "__main__":
+    if "--page" not in sys.argv:
+        run()
+    page()

@@ -1,0 +1,135 @@
+"""Summaries of the Jacobian, exact shares of the layers, and the drawings of both."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from spinalnet import diagrams, theory
+from spinalnet._checks import InputError
+from spinalnet.gradients import jacobian
+from spinalnet.nn import MLPHead, SpinalNet, TiledSpinalNet
+from spinalnet.sensitivity import (
+    draw_explanations,
+    draw_sensitivities,
+    explain,
+    sensitivities,
+)
+from spinalnet.timing import interleave
+
+
+def test_summaries_of_a_linear_map_are_its_weights() -> None:
+    net = SpinalNet(4, 2, 3, 4, activation="identity", dtype=torch.float64)
+    x = torch.randn(50, 4).double()
+    found = sensitivities(net, x, batch_size=7, inputs="abcd", outputs=["p", "q"])
+    weights = jacobian(net, x[:1])[0]
+    assert torch.allclose(found.mean, weights)
+    assert torch.allclose(found.mean_absolute, weights.abs())
+    assert float(found.std.max()) < 1e-12
+    assert found.rows == 50
+    first = found.records()[0]
+    top = int(found.importance().argmax())
+    assert first["input"] == "abcd"[top]
+    assert first["mean"] == pytest.approx(float(weights[0, top]))
+    assert len(found.records()) == 8
+
+
+def test_summaries_of_other_modules_are_differentiated_automatically() -> None:
+    # A dense net with one hidden layer is a spinal net of one layer.
+    dense = MLPHead(5, 3, 4, activation="tanh", dtype=torch.float64)
+    spinal = SpinalNet(5, 3, 4, 1, num_splits=1, activation="tanh", dtype=torch.float64)
+    spinal.load_state_dict(dict(zip(spinal.state_dict(), dense.state_dict().values(), strict=True)))
+    x = torch.randn(20, 5).double()
+    ours, theirs = sensitivities(spinal, x), sensitivities(dense, x)
+    for name in ("mean", "std", "mean_absolute"):
+        assert torch.allclose(getattr(ours, name), getattr(theirs, name), atol=1e-12)
+    with pytest.raises(InputError, match="names must fit 5 inputs"):
+        sensitivities(spinal, x, inputs=["a"])
+    with pytest.raises(InputError, match="N >= 1"):
+        sensitivities(spinal, x[:0])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("norm", [None, "batch"])
+def test_shares_of_the_layers_sum_to_the_logits(shared: bool, norm: str | None) -> None:
+    net = SpinalNet(9, 4, 3, 5, num_splits=3, share_weights=shared, norm=norm, dropout=0.5)
+    net.double()
+    x = torch.randn(6, 9).double()
+    shares = explain(net, x)
+    assert shares.shape == (6, 5, 4)
+    assert net.training  # as it was
+    logits = net.eval()(x).detach()
+    assert float((shares.sum(1) + net.output.bias.detach() - logits).abs().max()) < 1e-12
+    # A layer's share is what goes when its output weights go.
+    with torch.no_grad():
+        net.output.weight[:, 3:6] = 0
+    assert torch.allclose(logits - net(x).detach(), shares[:, 1], atol=1e-12)
+
+
+def test_shares_in_the_compatibility_wiring() -> None:
+    net = TiledSpinalNet(7, 3, 4, 5, num_splits=2, dtype=torch.float64).eval()
+    x = torch.randn(4, 7).double()
+    shares = explain(net, x)
+    assert float((shares.sum(1) + net.output.bias - net(x)).abs().max().detach()) < 1e-12
+    with pytest.raises(InputError, match="SpinalNet"):
+        explain(MLPHead(7, 3, 4), x)  # type: ignore[arg-type]
+
+
+def pixels(figure: object) -> np.ndarray:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
+
+
+def test_drawings_show_what_they_are_given() -> None:
+    net = SpinalNet(64, 3, 4, 4)
+    x = torch.rand(2, 64)
+    figure = draw_explanations(
+        net, x, ["ant", "bee", "cat"], images=x.view(2, 1, 8, 8), targets=[0, 1]
+    )
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+    logits = net(x).detach()
+    assert [t for t in texts if t.lstrip("-")[0].isdigit()] == [
+        f"{value:.1f}" for value in logits.flatten().tolist()
+    ]
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    best = logits.argmax(1).tolist()
+    names = ["ant", "bee", "cat"]
+    for row in range(2):
+        end = "right" if best[row] == row else f"is {names[row]}"
+        assert f"says {names[best[row]]}, {end}" in titles
+    assert pixels(figure).std() > 0
+
+    summary = sensitivities(net, x, outputs=names)
+    bars = draw_sensitivities(summary, top=5).axes[0]
+    assert len(bars.patches) == 15
+    longest = max(patch.get_width() for patch in bars.patches)
+    top = summary.importance().argsort(descending=True)[:5]
+    assert longest == pytest.approx(float(summary.mean_absolute[:, top].max()))
+
+
+def test_diagrams_are_drawn_from_numbers() -> None:
+    proof = diagrams.draw_proof()
+    assert [axes.get_title()[:3] for axes in proof.axes] == ["(a)", "(b)", "(c)", "(d)"]
+    errors = theory.approximation_errors(
+        theory.TARGETS["sum"], 2, groups=(1, 2), widths=(2, 4), seeds=2
+    )
+    left, right = diagrams.draw_errors(errors, "sum").axes
+    assert [list(line.get_xdata()) for line in left.lines] == [[2, 4], [2, 4]]
+    assert [list(line.get_xdata()) for line in right.lines] == [[4, 8], [8, 16]]
+    (axes,) = diagrams.draw_trade_off({"tuned": [(10, [0.5, 0.7])]}, (20, 0.9)).axes
+    assert axes.lines[0].get_ydata() == pytest.approx([0.6])
+
+
+def test_the_closed_jacobian_is_faster_than_jacrev() -> None:
+    net = SpinalNet(64, 10, 16, 6, dtype=torch.float64).eval()
+    x = torch.randn(1, 64).double()
+    reverse = torch.func.jacrev(lambda row: net(row[None])[0])
+    times = interleave(
+        {"closed": lambda: jacobian(net, x), "jacrev": lambda: reverse(x[0])}, seconds=0.3
+    )
+    assert torch.allclose(jacobian(net, x)[0], reverse(x[0]).detach(), atol=1e-12)
+    assert times["closed"].median < times["jacrev"].median  # about four times
