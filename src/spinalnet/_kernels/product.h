@@ -140,12 +140,17 @@ inline void finish_tile(const Finish<T>& f, const T* sums, int rows, int vectors
 
 constexpr int kMaxTerms = 64;
 
+// Which operand stays in the L1 cache while the other passes by. Few columns and a long inner
+// dimension: the panel of b. Many columns: the rows of a, so that c, wider than the caches, is
+// written line after line instead of in strips.
+enum class Keep { kPanel, kRows };
+
 template <class T, int Lanes>
 void rows_product(const Product<T>* products, int count, index rows, index columns,
-                  const Finish<T>& finish) {
+                  const Finish<T>& finish, Keep keep) {
     alignas(64) T sums[kTileRows * kTileVectors * Lanes];
     Term<T> terms[kMaxTerms];
-    for_each_panel<Lanes>(columns, [&](index column, int vectors) {
+    const auto take_panel = [&](index column, int vectors) {
         for (int t = 0; t < count; ++t) {
             const Product<T>& p = products[t];
             const Operand<T>& b = *p.b;
@@ -156,23 +161,47 @@ void rows_product(const Product<T>* products, int count, index rows, index colum
             terms[t].b_stride = packed ? vectors * Lanes : b.stride;
             terms[t].length = p.length;
         }
+    };
+    const auto take_rows = [&](index row) {
+        for (int t = 0; t < count; ++t) terms[t].a = products[t].a + row * products[t].a_stride;
+    };
+    const auto compute = [&](index row, int height, index column, int vectors) {
+        tile<T, Lanes, false>(height, vectors, terms, count, sums);
+        finish_tile<T, Lanes>(finish, sums, height, vectors, row, column, columns);
+    };
+    const auto for_each_strip = [&](auto body) {
         for (index row = 0; row < rows;) {
             const int height = tile_rows(rows - row);
-            for (int t = 0; t < count; ++t) terms[t].a = products[t].a + row * products[t].a_stride;
-            tile<T, Lanes, false>(height, vectors, terms, count, sums);
-            finish_tile<T, Lanes>(finish, sums, height, vectors, row, column, columns);
+            body(row, height);
             row += height;
         }
-    });
+    };
+    if (keep == Keep::kPanel) {
+        for_each_panel<Lanes>(columns, [&](index column, int vectors) {
+            take_panel(column, vectors);
+            for_each_strip([&](index row, int height) {
+                take_rows(row);
+                compute(row, height, column, vectors);
+            });
+        });
+    } else {
+        for_each_strip([&](index row, int height) {
+            take_rows(row);
+            for_each_panel<Lanes>(columns, [&](index column, int vectors) {
+                take_panel(column, vectors);
+                compute(row, height, column, vectors);
+            });
+        });
+    }
 }
 
 template <class T>
 inline void rows_product(const Product<T>* products, int count, index rows, index columns,
-                         const Finish<T>& finish) {
+                         const Finish<T>& finish, Keep keep = Keep::kPanel) {
     if (use_wide<T>(columns)) {
-        rows_product<T, kWide<T>>(products, count, rows, columns, finish);
+        rows_product<T, kWide<T>>(products, count, rows, columns, finish, keep);
     } else {
-        rows_product<T, kNarrow<T>>(products, count, rows, columns, finish);
+        rows_product<T, kNarrow<T>>(products, count, rows, columns, finish, keep);
     }
 }
 

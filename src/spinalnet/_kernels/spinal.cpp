@@ -38,8 +38,11 @@ constexpr index kGroupLength = 16;
 // From this many rows on, backward copies whole operands instead of padded last panels.
 constexpr index kPackRows = 24;
 
-// Multiply-accumulates that justify one more thread: about 0.2 ms, ten times what starting it
-// takes.
+// Weights up to this size stay in the L2 cache while the gradient of x is written past them.
+constexpr double kStreamBytes = 512 << 10;
+
+// Multiply-accumulates that justify one more thread: about 0.2 ms, ten times what starting and
+// joining it takes (19 us).
 constexpr double kWorkPerThread = 8e6;
 
 template <class F>
@@ -369,11 +372,13 @@ void backward_rows(const Spine<T>& s, const BackwardSpine<T>& weights, index blo
             Finish<T> finish{s.x_grad + first * s.features + slice.offset, s.features};
             Product<T> products[kMaxTerms];
             int count = 0;
+            const double bytes = 1.0 * members(s, split) * s.width * slice.size * sizeof(T);
+            const Keep keep = bytes <= kStreamBytes ? Keep::kRows : Keep::kPanel;
             for (index l = split; l < s.layers; l += s.splits) {
                 products[count++] = {sums_grad.data() + l * s.width, hidden_stride,
                                      &weights.slices[l], s.width};
                 if (count == kMaxTerms || l + s.splits >= s.layers) {
-                    rows_product(products, count, rows, slice.size, finish);
+                    rows_product(products, count, rows, slice.size, finish, keep);
                     finish.start = finish.c, finish.start_stride = finish.stride;
                     count = 0;
                 }
