@@ -58,7 +58,7 @@ def is_frame(X: Any) -> bool:
     return hasattr(X, "columns") and hasattr(X, "dtypes")
 
 
-def _column_kind(name: str, dtype: Any) -> str:
+def column_kind(name: str, dtype: Any) -> str:
     """Return "numeric" or "categorical" for the type of a pandas or polars column."""
     if hasattr(dtype, "is_numeric"):  # polars
         if dtype.is_numeric() or str(dtype) == "Boolean":
@@ -113,7 +113,7 @@ class _Encoder:
         self.numeric: list[str] | None = None
         self.categorical: list[str] = []
         if is_frame(X):
-            kinds = [_column_kind(str(c), t) for c, t in zip(X.columns, X.dtypes, strict=True)]
+            kinds = [column_kind(str(c), t) for c, t in zip(X.columns, X.dtypes, strict=True)]
             named = list(zip(X.columns, kinds, strict=True))
             self.numeric = [name for name, kind in named if kind == "numeric"]
             self.categorical = [name for name, kind in named if kind == "categorical"]

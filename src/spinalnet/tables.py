@@ -96,7 +96,19 @@ def load_table(source: str, target: str | None = None, task: str = "auto") -> Ta
     X = frame.drop(columns=names)
     if X.shape[1] == 0:
         raise InputError(f"{source} has no column besides the target.")
+    X = _with_categories(X)
     return Table(Path(source).stem, X, _target_values(y, found), found, tuple(notes))  # type: ignore[arg-type]
+
+
+def _with_categories(X: Any) -> Any:
+    """Give columns that are no numbers the type that nets and trees alike know categories by."""
+    from spinalnet.estimators import column_kind
+
+    try:
+        kinds = {name: column_kind(str(name), X[name].dtype) for name in X.columns}
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return X.astype({name: "category" for name, kind in kinds.items() if kind == "categorical"})
 
 
 def _target_values(y: Any, task: str) -> Any:

@@ -1,0 +1,208 @@
+"""Tables from files, task detection, the paired statistics, and the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import t
+from typer.testing import CliRunner
+
+from spinalnet import tables
+from spinalnet._checks import InputError
+from spinalnet.cli import app
+from spinalnet.tables import Table, compare_table, detect_task, load_table
+
+pd = pytest.importorskip("pandas")
+
+
+def frame(n: int = 80) -> object:
+    rng = np.random.default_rng(0)
+    size = rng.normal(size=n)
+    colour = rng.choice(["red", "blue"], n)
+    return pd.DataFrame(
+        {
+            "size": np.where(rng.random(n) < 0.1, np.nan, size),
+            "colour": colour,
+            "kind": np.where((size > 0) == (colour == "red"), "yes", "no"),
+            "weight": 3 * size + (colour == "red"),
+        }
+    )
+
+
+def write(table: object, path: Path) -> None:
+    suffix = path.suffix
+    if suffix in (".csv", ".tsv"):
+        table.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
+    elif suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+        table.to_parquet(path)
+    else:
+        pa = pytest.importorskip("pyarrow")
+        arrow = pa.Table.from_pandas(table)
+        kind = pa.ipc.new_file if suffix == ".feather" else pa.ipc.new_stream
+        with kind(str(path), arrow.schema) as sink:
+            sink.write_table(arrow)
+
+
+@pytest.mark.parametrize("suffix", tables.FORMATS)
+def test_every_format_holds_the_same_table(suffix: str, tmp_path: Path) -> None:
+    write(frame(), tmp_path / f"t{suffix}")
+    found = load_table(str(tmp_path / f"t{suffix}"), "kind")
+    assert found.task == "classification"
+    assert list(found.X.columns) == ["size", "colour", "weight"]
+    assert set(found.y) == {"yes", "no"}
+    assert found.X["size"].isna().sum() == frame()["size"].isna().sum()
+    assert tables.is_table(str(tmp_path / f"t{suffix}"))
+    many = load_table(str(tmp_path / f"t{suffix}"), "weight")
+    assert many.task == "regression"
+    assert "override with --task" in many.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "task"),
+    [
+        ([0, 1] * 50, "classification"),
+        ([0.0, 1.0] * 50, "classification"),
+        ([True, False] * 50, "classification"),
+        (["a", "b"] * 50, "classification"),
+        (list(range(100)), "regression"),
+        ([0.5, 1.0] * 50, "regression"),
+        ([1, 2, 3, 4, 5] * 20, "classification"),
+    ],
+)
+def test_the_task_is_read_off_the_target(values: list, task: str) -> None:
+    assert detect_task(pd.Series(values)) == task
+
+
+def test_bad_tables_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    write(frame(), path)
+    (tmp_path / "empty.csv").write_text("a,b\n")
+    (tmp_path / "broken.parquet").write_text("nonsense")
+    one = frame().assign(kind="yes")
+    write(one, tmp_path / "one.csv")
+    rare = frame()
+    rare.loc[0, "kind"] = "rare"
+    write(rare, tmp_path / "rare.csv")
+    write(frame().assign(day=pd.date_range("2020", periods=80)), tmp_path / "day.parquet")
+    cases = [
+        (lambda: load_table(str(tmp_path / "day.parquet"), "kind"), "'day' has type datetime"),
+        (lambda: load_table(str(path)), "--target; the columns are size, colour"),
+        (lambda: load_table(str(path), "knd"), "did you mean 'kind'"),
+        (lambda: load_table(str(path), "kind", "regression"), "use --task classification"),
+        (lambda: load_table(str(path), "kind", "clas"), "unknown task"),
+        (lambda: load_table(str(path), "kind,size", "classification"), "one target column"),
+        (lambda: load_table(str(tmp_path / "no.csv"), "kind"), "does not exist"),
+        (lambda: load_table(str(tmp_path / "empty.csv"), "a"), "no rows"),
+        (lambda: load_table(str(tmp_path / "broken.parquet"), "a"), "cannot be read"),
+        (lambda: load_table("sklearn:wein"), "did you mean 'wine'"),
+        (lambda: compare_table(load_table(str(tmp_path / "one.csv"), "kind")), "only one class"),
+        (lambda: compare_table(load_table(str(tmp_path / "rare.csv"), "kind")), "'rare' of rare"),
+        (lambda: compare_table(load_table("sklearn:wine"), ["spinl"]), "did you mean 'spinal'"),
+        (
+            lambda: compare_table(Table("t", np.ones((3, 2)), np.arange(3.0), "regression")),
+            "too few to split",
+        ),
+        (lambda: compare_table(load_table("sklearn:wine"), repeats=0), "repeats must be"),
+    ]
+    for call, message in cases:
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_rows_without_a_target_are_left_out(tmp_path: Path) -> None:
+    table = frame()
+    table.loc[[1, 5], "weight"] = np.nan
+    write(table, tmp_path / "t.csv")
+    found = load_table(str(tmp_path / "t.csv"), "weight,size")
+    gone = int(table[["weight", "size"]].isna().any(axis=1).sum())
+    assert found.y.shape == (80 - gone, 2)
+    assert found.notes[0] == f"{gone} rows without a target are left out."
+
+
+def test_the_interval_is_the_corrected_resampled_one() -> None:
+    first, other = [0.9, 0.8, 0.95, 0.85], [0.8, 0.78, 0.85, 0.8]
+    found = tables._difference(first, other, share=1 / 3)
+    gaps = np.subtract(first, other)
+    error = gaps.std(ddof=1) * np.sqrt(1 / 4 + 1 / 3)
+    assert found.mean == pytest.approx(gaps.mean())
+    assert found.high == pytest.approx(gaps.mean() + t.ppf(0.975, 3) * error)
+    assert found.p_value == pytest.approx(2 * t.sf(gaps.mean() / error, 3))
+    assert tables._difference([1.0, 1.0], [1.0, 1.0], 0.3).verdict == "no difference"
+    assert tables._difference([1.0], [0.5], 0.3).p_value is None
+    far = tables._difference([0.9, 0.91, 0.9], [0.5, 0.5, 0.51], 0.3)
+    assert far.verdict == "better"
+    assert tables._difference([0.5, 0.5, 0.51], [0.9, 0.91, 0.9], 0.3).verdict == "worse"
+
+
+def test_models_share_splits_and_the_dense_net_matches_the_spinal_one() -> None:
+    table = load_table("sklearn:iris")
+    result = compare_table(table, ["spinal", "dense", "trees"], repeats=2, seed=3)
+    again = compare_table(table, ["dense", "spinal"], repeats=2, seed=3)
+    by_name = {row.model: row for row in result.models}
+    assert by_name["spinal"].scores == again.models[1].scores
+    assert by_name["dense"].scores == again.models[0].scores
+    assert by_name["spinal"].params is not None
+    assert by_name["dense"].params == pytest.approx(by_name["spinal"].params, rel=0.02)
+    assert by_name["trees"].params is None
+    assert min(row.mean for row in result.models) > 0.85
+    assert result.models[0].difference is None
+    assert result.models[1].difference is not None
+
+
+def test_tuning_chooses_inside_the_training_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        tables.CONTENDERS,
+        "linear",
+        tables.Contender("", tables._linear, {"lr": (1e-7, 3e-2)}),
+    )
+    result = compare_table(load_table("sklearn:wine"), ["linear"], repeats=2, tune=True)
+    assert result.models[0].chosen == {"lr=0.03": 2}
+    assert result.models[0].mean > 0.9
+
+
+def test_the_command_compares_a_file(tmp_path: Path) -> None:
+    write(frame(), tmp_path / "t.csv")
+    out = tmp_path / "out"
+    options = ["--target", "kind", "--heads", "spinal,trees", "--seeds", "2", "--out", str(out)]
+    done = CliRunner().invoke(app, ["compare", str(tmp_path / "t.csv"), *options])
+    assert done.exit_code == 0, done.output
+    assert "the highest mean accuracy is that of" in done.output.replace("\n", " ")
+    summary = json.loads((out / "summary.json").read_text())
+    assert [row["model"] for row in summary["models"]] == ["spinal", "trees"]
+    assert summary["rows"] == 80
+    assert summary["environment"]["torch"]
+    lines = (out / "scores.csv").read_text().splitlines()
+    assert lines[0] == "seed,spinal,trees"
+    assert len(lines) == 3
+    assert (out / "scores.png").stat().st_size > 1000
+    page = tables.markdown(summary)
+    assert f"| spinal | {summary['models'][0]['mean']:.3f}" in page
+
+
+def test_the_theory_commands_write_figures(tmp_path: Path) -> None:
+    runner = CliRunner()
+    done = runner.invoke(
+        app, ["theory", "approximate", "--seeds", "1", "--out", str(tmp_path / "a")]
+    )
+    assert done.exit_code == 0, done.output
+    assert {p.name for p in (tmp_path / "a").iterdir()} == {
+        "proof.png",
+        "errors.png",
+        "errors.json",
+    }
+    write(frame(), tmp_path / "t.csv")
+    done = runner.invoke(
+        app,
+        ["theory", "sensitivity", str(tmp_path / "t.csv"), "--target", "kind", "--out",
+         str(tmp_path / "s")],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    rows = (tmp_path / "s" / "sensitivity.csv").read_text().splitlines()
+    assert rows[0] == "output,input,mean,std,mean_absolute"
+    assert {row.split(",")[1] for row in rows[1:]} == {
+        "size", "missing size", "weight", "colour_red", "colour_blue",
+    }  # fmt: skip
