@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from spinalnet import data as data_room
-from spinalnet import models, runs, timing, train
+from spinalnet import models, runs, timing, train, transfer
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.augment import build_augment
 from spinalnet.config import TrainConfig
@@ -46,9 +46,11 @@ class RunSpec:
         in_channels: 1 for grey, 3 for colour; `None` for the data's own (3 for folders).
         limit: Use only so many training images.
         neck: How the trunk's last map becomes features, where the model has a choice.
-        pretrained: Start the trunk from published weights.
+        pretrained: Start the trunk from published weights, or from those in the file of this path.
         selected_on: What every choice in training is made on: "validation", or, in a repetition
             of the paper's procedure, "test" or "training". The caller's `load` sees to it.
+        trunk: "frozen" to train the head only, on features that the trunk makes once (see
+            `transfer`); None to train both.
     """
 
     data: str
@@ -61,8 +63,9 @@ class RunSpec:
     in_channels: Literal[1, 3] | None = None
     limit: int | None = None
     neck: str | None = None
-    pretrained: bool = False
+    pretrained: bool | str = False
     selected_on: Literal["validation", "test", "training"] = "validation"
+    trunk: Literal["frozen"] | None = None
 
     @property
     def name(self) -> str:
@@ -87,24 +90,33 @@ def load_splits(spec: RunSpec, *, download: bool | None = None) -> data_room.Spl
     Raises:
         InputError: If a name is unknown, the data is missing or unusable.
     """
-    if spec.model not in models.MODELS:
-        raise unknown_name("model", spec.model, models.MODELS)
-    row = models.MODELS[spec.model]
+    row = models.model_spec(spec.model)
     build_augment(spec.train.augment)  # a misspelt step is told now, not in the first epoch
-    size = spec.image_size
+    size, channels = spec.image_size, spec.in_channels
     known = data_room.DATASETS.get(spec.data)
-    is_image = known is not None and len(known.image_shape) == 3
-    if size is None and known is not None and is_image and known.image_shape[1] < row.min_size:
+    is_image = known is None or len(known.image_shape) == 3
+    if size is None and row.mean and is_image:
+        size = row.input_shape[1]  # a backbone knows what it was trained on
+    elif size is None and known is not None and is_image and known.image_shape[1] < row.min_size:
         size = row.input_shape[1]
-    return data_room.load_dataset(
+    if channels is None and row.mean and spec.pretrained:
+        channels = 3
+    splits = data_room.load_dataset(
         spec.data,
         spec.data_dir,
         spec.train.seed,
         image_size=size,
-        in_channels=spec.in_channels,
+        in_channels=channels,
         limit=spec.limit,
         download=download,
     )
+    if not row.mean or not spec.pretrained:
+        return splits
+    train_part, val, test = (
+        part.normalized_by(row.mean, row.std) for part in (splits.train, splits.val, splits.test)
+    )
+    info = replace(splits.info, mean=row.mean, std=row.std)
+    return data_room.Splits(train_part, val, test, info)  # type: ignore[arg-type]
 
 
 def build_model(spec: RunSpec, info: data_room.DatasetInfo) -> models.ImageModel:
@@ -130,6 +142,7 @@ def describe_model(spec: RunSpec, info: data_room.DatasetInfo) -> dict[str, Any]
         "head": spec.head,
         "head_options": dict(spec.head_options),
         "neck": spec.neck,
+        "trunk": spec.trunk,
         "task": info.task,
         "class_names": list(info.class_names),
         "input_shape": list(info.input_shape),
@@ -170,23 +183,34 @@ def run_one(
     info = splits.info
     model = build_model(spec, info)
     folder = runs.RunFolder.start(out, spec.to_dict())
+    trained, parts = model, splits
+    if spec.trunk == "frozen":
+        parts = transfer.frozen_splits(
+            model.trunk,
+            splits,
+            augment=spec.train.augment,
+            device=train.resolve_device(spec.train.device),
+        )
+        transfer.keep_trunk(model.trunk, folder.path)
+        # The names of the head's weights stay those of the whole model.
+        trained = models.ImageModel(nn.Identity(), model.head, model.name)
     fitted = train.fit(
-        model,
-        splits.train,
-        splits.val,
+        trained,
+        parts.train,
+        parts.val,
         spec.train,
         out=folder,
         description=describe_model(spec, info),
         on_progress=None if on_progress is None else lambda step: on_progress(spec, step),
     )
-    tested = _evaluate(fitted.model, splits.test, spec.train)
+    tested = _evaluate(fitted.model, parts.test, spec.train)
     params, macs = count_params(model), count_macs(model, info.input_shape)
     val = fitted.val.to_dict()
     val.pop("confusion", None)
     # A regression is judged by how far its error on the data it has seen is from the rest.
-    trained = {}
+    seen = {}
     if info.task == "regression":
-        trained = {"train": train.evaluate(fitted.model, splits.train).to_dict()}
+        seen = {"train": train.evaluate(fitted.model, parts.train).to_dict()}
     folder.finish(
         {
             "model": spec.model,
@@ -202,7 +226,7 @@ def run_one(
             "trunk_macs": macs.trunk,
             "head_macs": macs.head,
             "train_size": len(splits.train),
-            **trained,
+            **seen,
             "val": val,
             "test": tested.to_dict(),
             "best_epoch": fitted.best_epoch,
@@ -216,9 +240,7 @@ def run_one(
     return runs.load_runs(folder.path)[0]
 
 
-def _evaluate(
-    model: nn.Module, test: data_room.BatchSource, config: TrainConfig
-) -> train.Metrics:
+def _evaluate(model: nn.Module, test: train.BatchSource, config: TrainConfig) -> train.Metrics:
     """Evaluate in full precision, with the memory format of training."""
     return train.evaluate(
         model,
@@ -421,6 +443,8 @@ def load_trained(path: str | Path) -> TrainedModel:
         spec = RunSpec(about["data"], about["model"], about["head"], about["head_options"])
     else:
         spec = RunSpec.from_dict(runs.load_runs(path)[0].config)
+    if about.get("trunk") == "frozen":
+        weights |= transfer.load_trunk(file.parent)
     spec = replace(spec, pretrained=False)  # the weights are here
     info = data_room.DatasetInfo(
         name=about["data"],

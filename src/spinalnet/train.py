@@ -345,6 +345,7 @@ class _Training:
         classification = self.task == "classification"
         on_cpu = self.device.type == "cpu"
         model.train()
+        _rest_frozen(model)
         has_batch_norm = any(
             isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules()
         )
@@ -928,6 +929,19 @@ def _check_fit(outputs: Tensor, targets: Tensor, *, values: bool) -> None:
 
 def _at_least_float32(outputs: Tensor) -> Tensor:
     return outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
+
+
+def _rest_frozen(module: nn.Module) -> None:
+    """Run parts that learn nothing as in evaluation: no dropout, and statistics stay as they are.
+
+    A frozen trunk then makes the same features in every epoch, those it was trained to make.
+    """
+    parameters = list(module.parameters())
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        module.eval()
+        return
+    for child in module.children():
+        _rest_frozen(child)
 
 
 @contextmanager
