@@ -49,6 +49,29 @@ Download = Annotated[
     typer.Option("--download/--no-download", help="Fetch missing data. Default: into the cache."),
 ]
 Model = Annotated[str, typer.Option(help="Network (see 'spinalnet list').")]
+Backbone = Annotated[
+    str | None,
+    typer.Option(
+        help="Pre-trained network instead of --model: efficientnet_lite0, or any of torchvision "
+        "or timm (torchvision:NAME, timm:NAME).",
+        rich_help_panel="Transfer",
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        help="File of weights of the network, instead of the published ones.",
+        rich_help_panel="Transfer",
+    ),
+]
+Freeze = Annotated[
+    bool,
+    typer.Option(
+        "--freeze",
+        help="Train the head only, on features that the network makes once.",
+        rich_help_panel="Transfer",
+    ),
+]
 ImageSize = Annotated[
     int | None, typer.Option(help="Side in pixels that images are brought to.", min=1)
 ]
@@ -119,6 +142,20 @@ def with_training_options(command: Callable[..., None]) -> Callable[..., None]:
 
     wrapper.__signature__ = inspect.Signature([*own, *_train_parameters()])  # type: ignore[attr-defined]
     return wrapper
+
+
+def _network(
+    model: str, backbone: str | None, weights: Path | None, freeze: bool
+) -> dict[str, Any]:
+    """Return the fields of a run that say which network it starts from."""
+    if backbone is not None:
+        from spinalnet.backbones import find_backbone
+
+        model = find_backbone(backbone).name
+    if freeze and backbone is None and weights is None:
+        raise InputError("--freeze keeps what a network has learned: give --backbone or --weights.")
+    pretrained = str(weights) if weights is not None else backbone is not None
+    return {"model": model, "pretrained": pretrained, "trunk": "frozen" if freeze else None}
 
 
 def _head_options(pairs: list[str] | None) -> dict[str, Any]:
@@ -234,6 +271,9 @@ def train_command(
     data: Data,
     *,
     model: Model = "mnist-cnn",
+    backbone: Backbone = None,
+    weights: Weights = None,
+    freeze: Freeze = False,
     head: Annotated[str, typer.Option(help="Head (see 'spinalnet list').")] = "spinal",
     head_option: HeadOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
@@ -247,9 +287,11 @@ def train_command(
     """Train one network; the same command again continues an interrupted run."""
     from spinalnet import experiment, runs
 
+    network = _network(model, backbone, weights, freeze)
+    model = network["model"]
     spec = experiment.RunSpec(
         data=data,
-        model=model,
+        **network,
         head=head,
         head_options=_head_options(head_option),
         train=training,
@@ -276,6 +318,9 @@ def compare_command(
     data: Data,
     *,
     model: Model = "mnist-cnn",
+    backbone: Backbone = None,
+    weights: Weights = None,
+    freeze: Freeze = False,
     heads: Annotated[
         str, typer.Option(help="Heads, comma separated; the first is compared with each other.")
     ] = ALL_HEADS,
@@ -320,9 +365,11 @@ def compare_command(
         return
     from spinalnet import experiment
 
+    network = _network(model, backbone, weights, freeze)
+    model = network["model"]
     base = experiment.RunSpec(
         data=data,
-        model=model,
+        **network,
         head_options=_head_options(head_option),
         train=training,
         data_dir=data_dir,
