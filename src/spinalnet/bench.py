@@ -315,12 +315,12 @@ class _LonghandHead(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(list(net.spine.layers))
         self.output = net.output
-        self.half = net.in_features // 2
+        self.first_half = net.in_features // 2
 
     def forward(self, x: Tensor) -> Tensor:
         outputs: list[Tensor] = []
         for index, layer in enumerate(self.layers):
-            part = x[:, : self.half] if index % 2 == 0 else x[:, self.half :]
+            part = x[:, : self.first_half] if index % 2 == 0 else x[:, self.first_half :]
             outputs.append(
                 torch.relu(layer(torch.cat([part, outputs[-1]], dim=1) if outputs else part))
             )

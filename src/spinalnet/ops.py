@@ -257,6 +257,8 @@ BACKENDS: dict[str, Backend] = {
     "triton": Backend(_spinal_triton, _triton_why_not, fused=True),
 }
 
+GROUPING_PAYS = 512  # rows from which one product per slice beats one per layer on the CPU
+
 _forced: ContextVar[str | None] = ContextVar("spinalnet_backend", default=None)
 
 
@@ -302,11 +304,20 @@ def _fastest(call: SpinalCall) -> BackendChoice:
     obstacle = _cpp_why_not(call)
     if obstacle is None:
         return BackendChoice("cpp", "one compiled operation for the whole chain")
+    why = f"not cpp: {obstacle}"
     if call.masked:
-        return BackendChoice("reference", "each layer drops other inputs, nothing can be grouped")
+        return BackendChoice("reference", f"nothing can be grouped, each layer drops others; {why}")
     if call.num_layers <= call.num_splits:
-        return BackendChoice("reference", "no two layers share a slice, nothing can be grouped")
-    return BackendChoice("packed", f"one product per slice; not cpp: {obstacle}")
+        return BackendChoice("reference", f"no two layers share a slice; {why}")
+    # Grouping takes more operations than it saves until the products are large. Not asked of a
+    # batch size that may be a symbol, nor where it was not measured.
+    if call.plain and call.device == "cpu" and not torch.compiler.is_compiling():
+        small = (
+            call.batch < GROUPING_PAYS or call.in_features < call.num_splits * call.hidden_features
+        )
+        if small or call.normed:
+            return BackendChoice("reference", f"too small for grouping to pay; {why}")
+    return BackendChoice("packed", f"one product per slice; {why}")
 
 
 _known_fastest = lru_cache(maxsize=1024)(_fastest)
