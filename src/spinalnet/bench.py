@@ -369,12 +369,14 @@ def bench_heads(
     batches: Sequence[int] = (1, 28, 64, 100, 1024, 4096),
     *,
     seconds: float = 1.0,
+    min_rounds: int = 5,
     compile_batches: Sequence[int] = (),
 ) -> list[HeadRow]:
     """Time every head, inference and training step, against its alternatives, in turns.
 
     Alternatives: `naive` (longhand), `packed` (plain torch, grouped), `mlp` (the layers replaced),
-    `linear` (one linear map), and for `compile_batches` also `compiled` (torch.compile of naive,
+    `linear` (one linear map). Rows last `seconds` or `min_rounds`, whichever is longer; for
+    `compile_batches` there is also `compiled` (torch.compile of naive,
     half a minute each to prepare).
 
     Raises:
@@ -402,7 +404,7 @@ def bench_heads(
             logits = torch.randn(batch, case.out_features)
             timed["floor"] = _timed(nn.Identity(), logits, training)
         with torch.set_grad_enabled(training):
-            timings = timing.interleave(timed, seconds=seconds, min_rounds=5)
+            timings = timing.interleave(timed, seconds=seconds, min_rounds=min_rounds)
         floor = timings.pop("floor").minimum if training else 0.0
         spinal, mlp = timings["spinal"].minimum - floor, timings["mlp"].minimum - floor
         macs, mlp_macs = case.macs()
