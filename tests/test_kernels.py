@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from helpers import assert_close
-from spinalnet import InputError, _kernels, nn, ops, use_backend
+from spinalnet import InputError, SpinalnetError, _kernels, bench, nn, ops, use_backend
 from test_ops import problem
 
 pytestmark = pytest.mark.skipif(
@@ -429,3 +429,26 @@ def test_the_operators_keep_their_contract() -> None:
     positions = _kernels._packed(_kernels.Layout((0, 1, 2), (3, 4, 5), ()))
     arguments = (x.requires_grad_(), parameters, positions, 2, 0.01)
     torch.library.opcheck(_kernels._forward_operator, arguments)
+
+
+TINY = bench.HeadCase("12 / 4x4 vs 6", 12, 3, 4, 4, (6,))
+
+
+def test_the_benchmark_times_every_way() -> None:
+    rows = bench.bench_heads([TINY], [3], seconds=0.0, min_rounds=2)
+    assert [row.mode for row in rows] == ["inference", "training"]
+    for row in rows:
+        assert set(row.microseconds) == {"spinal", "naive", "packed", "mlp", "linear"}
+        assert row.mac_ratio == pytest.approx((4 * (6 * 4 + 3 * 4) + 16 * 3) / (12 * 6 + 6 * 3))
+    assert bench.heads_table(rows).count(TINY.name) == 2
+
+
+def test_the_benchmark_refuses_wrong_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = ops.BACKENDS["cpp"]
+
+    def wrong(*arguments: object, **options: object) -> Tensor:
+        return right.run(*arguments, **options) * 1.001
+
+    monkeypatch.setitem(ops.BACKENDS, "cpp", ops.Backend(wrong, right.why_not, fused=True))
+    with pytest.raises(SpinalnetError, match="no time is reported"):
+        bench.check_head_parity([TINY])
