@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from spinalnet.data import Splits as Splits
     from spinalnet.data import list_datasets as list_datasets
     from spinalnet.data import load_dataset as load_dataset
+    from spinalnet.estimators import DenseClassifier as DenseClassifier
+    from spinalnet.estimators import DenseRegressor as DenseRegressor
+    from spinalnet.estimators import SpinalClassifier as SpinalClassifier
+    from spinalnet.estimators import SpinalRegressor as SpinalRegressor
     from spinalnet.experiment import Comparison as Comparison
     from spinalnet.experiment import RunSpec as RunSpec
     from spinalnet.experiment import compare as compare
@@ -32,8 +36,10 @@ if TYPE_CHECKING:
     from spinalnet.experiment import load_trained as load_trained
     from spinalnet.experiment import predict_paths as predict_paths
     from spinalnet.experiment import run_one as run_one
+    from spinalnet.gradients import jacobian as jacobian
     from spinalnet.models import create_model as create_model
     from spinalnet.models import list_models as list_models
+    from spinalnet.narrowing import narrow as narrow
     from spinalnet.nn import Count as Count
     from spinalnet.nn import LinearHead as LinearHead
     from spinalnet.nn import MLPHead as MLPHead
@@ -54,11 +60,15 @@ if TYPE_CHECKING:
     from spinalnet.report import summarize as summarize
     from spinalnet.report import write_report as write_report
     from spinalnet.runs import load_runs as load_runs
+    from spinalnet.sensitivity import explain as explain
+    from spinalnet.sensitivity import sensitivities as sensitivities
     from spinalnet.surgery import find_classifier as find_classifier
     from spinalnet.surgery import freeze_except_head_ as freeze_except_head_
     from spinalnet.surgery import remove_classifier_ as remove_classifier_
     from spinalnet.surgery import replace_head_ as replace_head_
     from spinalnet.surgery import replace_hidden_ as replace_hidden_
+    from spinalnet.theory import approximate as approximate
+    from spinalnet.theory import to_spinal as to_spinal
     from spinalnet.train import FitResult as FitResult
     from spinalnet.train import Metrics as Metrics
     from spinalnet.train import evaluate as evaluate
@@ -71,16 +81,21 @@ _ROOMS = {
     "_checks": "BackendUnavailable InputError SpinalnetError SurgeryError TrainingError",
     "config": "TrainConfig",
     "data": "ArrayDataset DatasetInfo Splits list_datasets load_dataset",
+    "estimators": "DenseClassifier DenseRegressor SpinalClassifier SpinalRegressor",
     "experiment": "Comparison RunSpec compare evaluate_run load_trained predict_paths run_one",
+    "gradients": "jacobian",
     "models": "create_model list_models",
+    "narrowing": "narrow",
     "nn": "Count LinearHead MLPHead ProgressiveNet SpinalLayer SpinalNet count_macs count_params "
     "make_head matched_mlp",
     "ops": "spinal spinal_reference split_sizes use_backend",
     "original": "convert_checkpoint load_original_state_dict",
     "report": "load_summary summarize write_report",
     "runs": "load_runs",
+    "sensitivity": "explain sensitivities",
     "surgery": "find_classifier freeze_except_head_ remove_classifier_ replace_head_ "
     "replace_hidden_",
+    "theory": "approximate to_spinal",
     "train": "FitResult Metrics evaluate fit predict_logits",
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names.split()}

@@ -231,8 +231,9 @@ class _Trainer:
         config, rows = self.config, len(x)
         self.net.train()
         order = _order(rows, True, config.seed, number).to(x.device)
-        x, targets = x[order], targets[order]
-        weights = None if weights is None else weights[order]
+        # Once per epoch, not once per batch; index_select is several times faster than x[order].
+        x, targets = x.index_select(0, order), targets.index_select(0, order)
+        weights = None if weights is None else weights.index_select(0, order)
         batches = _batch_slices(rows, config.batch_size, True)
         schedule, total = SCHEDULES[config.schedule], torch.zeros((), dtype=torch.float64)
         total = total.to(x.device)

@@ -374,6 +374,7 @@ class LossGradient:
             end = start + parameter.numel()
             parameter.grad = self.gradient[start:end].view_as(parameter)
             start = end
+        self.minus_one = -torch.ones_like(self.gradient[:1])
         self.kernel = self._kernel_settings(splits)
         self.memo = _kernels.Memo()
 
@@ -530,7 +531,7 @@ class LossGradient:
         picked = logs.gather(1, targets[:, None])
         loss = -(picked if weights is None else picked[:, 0] * weights).sum() / len(outputs)
         gradient = logs.exp_()
-        gradient.scatter_add_(1, targets[:, None], -torch.ones_like(picked))
+        gradient.scatter_add_(1, targets[:, None], self.minus_one.expand(len(outputs), 1))
         gradient *= 1.0 / len(outputs) if weights is None else weights[:, None] / len(outputs)
         return loss, gradient
 
