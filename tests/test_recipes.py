@@ -432,7 +432,7 @@ def test_regressions_report_training_and_fresh_error(tmp_path, short_regression)
     assert record["summary"]["metric"] == "mse"
     assert [head["head"] for head in record["summary"]["heads"]] == ["spinal", "mlp", "matched"]
     for name, extra in record["heads"].items():
-        assert len(extra["train_mse"]) == 2
+        assert len(extra["train_mse"]) == len(extra["test_r2"]) == 2
         assert all(0 < value < 3 for value in extra["train_mse"]), name
         assert "last_batch_minimum" not in extra
     for result in (r.result for r in runs.load_runs(folder)):

@@ -400,6 +400,7 @@ def _record(job: _Job, folder: Path) -> dict[str, Any]:
         extras[head] = {"best_epochs": [result["best_epoch"] for result in own]}
         if "train" in own[0]:
             extras[head]["train_mse"] = [result["train"]["mse"] for result in own]
+            extras[head]["test_r2"] = [result["test"]["r2"] for result in own]
         losses = [
             _LastBatches(folder).read(record.path.name)
             for record in records
@@ -640,7 +641,8 @@ def _result(recipe: Recipe, record: Mapping[str, Any]) -> list[str]:
     has_train = any("train_mse" in extra for extra in record["heads"].values())
     has_last = any("last_batch_minimum" in extra for extra in record["heads"].values())
     columns = ["head", "params", "head MACs", metric]
-    columns += ["train mse"] * has_train + ["minimum of last mini-batches"] * has_last
+    columns += ["test R²", "train mse"] * has_train
+    columns += ["minimum of last mini-batches"] * has_last
     columns += [f"{summary['heads'][0]['head']} minus this (95 % interval)"]
     lines = [
         f"### {title.capitalize()}",
@@ -662,7 +664,8 @@ def _result(recipe: Recipe, record: Mapping[str, Any]) -> list[str]:
         values = [value for value in head[_values(summary)] if value is not None]
         cells = [head["head"], f"{head['params']:,}", f"{head['head_macs']:,}"]
         cells.append(_spread(values, summary["metric"]))
-        cells += [_spread(extra["train_mse"]) if "train_mse" in extra else "–"] * has_train
+        if has_train:
+            cells += [_spread(extra["test_r2"]), _spread(extra["train_mse"])]
         minima = extra.get("last_batch_minimum")
         cells += [_spread(minima) if minima else "–"] * has_last
         cells.append(_interval(head["difference"], summary["metric"]))
