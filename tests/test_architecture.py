@@ -20,7 +20,7 @@ LEVELS = [
     {"train", "gradients", "surgery"},
     {"backbones", "transfer"},
     {"models", "estimators", "theory", "sensitivity", "diagrams", "report"},
-    {"original", "experiment", "transfer", "tables", "narrowing"},
+    {"original", "experiment", "tables", "narrowing"},
     {"reproduce"},
     {"bench"},
     {"cli"},
