@@ -40,12 +40,38 @@ def measure() -> None:
         bench.write_result(RESULT, "heads", protocol, rows)
 
 
+def kept(row: bench.HeadRow) -> bool:
+    """Whether a head takes no longer than its multiplications promise (training: 15 % slack)."""
+    slack = 1.15 if row.mode == "training" and row.mac_ratio < 1 else 1.0
+    return row.over_mlp <= slack * row.mac_ratio
+
+
+def summary(rows: list[bench.HeadRow]) -> str:
+    lines = []
+    for mode in ("inference", "training"):
+        mine = [row for row in rows if row.mode == mode]
+        missed = [f"{row.head}: {row.batch}" for row in mine if not kept(row)]
+        slower = [f"{row.head}: {row.batch}" for row in mine if not is_fastest(row)]
+        lines.append(
+            f"- {mode}: the promise is kept in {len(mine) - len(missed)} of {len(mine)} rows"
+            + (f"; missed (head: batch) {', '.join(missed)}" if missed else "")
+            + (f"; naive or packed was faster by over 5 % in {', '.join(slower)}" if slower else "")
+            + "."
+        )
+    return "\n".join(lines)
+
+
+def is_fastest(row: bench.HeadRow) -> bool:
+    us = row.microseconds
+    return us["spinal"] <= 1.05 * min(us["naive"], us["packed"])
+
+
 def write_table() -> None:
     result = json.loads(RESULT.read_text(encoding="utf-8"))
     rows = [bench.HeadRow(**row) for row in result["rows"]]
     head, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
     tail = rest.split(END)[1]
-    table = f"{BEGIN}\n\n{bench.heads_table(rows)}\n\n{END}"
+    table = f"{BEGIN}\n\n{bench.heads_table(rows)}\n\n{summary(rows)}\n\n{END}"
     PAGE.write_text(head + table + tail, encoding="utf-8")
 
 
