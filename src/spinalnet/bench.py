@@ -97,7 +97,7 @@ _CLASSIC: dict[str, Callable[[Any], list[Any]]] = {
 }
 
 
-class _PerSample(torch.utils.data.Dataset[tuple[Tensor, int]]):
+class _PerSample(torch.utils.data.Dataset[tuple[Any, int]]):
     """A data set as torchvision's: an image object per index, transformed one by one."""
 
     def __init__(self, images: Tensor, targets: Tensor, augment: str) -> None:
@@ -117,7 +117,7 @@ class _PerSample(torch.utils.data.Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Any, int]:
         return self.transform(self.images[index]), self.targets[index]
 
 
