@@ -38,14 +38,14 @@ def comparison(name: str) -> str:
     return f"{markdown_table(summary)}\n\n{verdicts}\n\n{made}"
 
 
-def benchmark() -> str:
-    """Return the ratios of benchmarks/results/{augment,epoch}.json."""
+def benchmark(*names: str, command: str) -> str:
+    """Return the ratios of benchmarks/results/NAME.json, made by `command`."""
     lines = [
         "| case | against | ours | theirs | ratio (quartiles) |",
         "| --- | --- | ---: | ---: | ---: |",
     ]
     made = ""
-    for name in ("augment", "epoch"):
+    for name in names:
         path = ROOT / "benchmarks" / "results" / f"{name}.json"
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         for row in record["rows"]:
@@ -57,10 +57,28 @@ def benchmark() -> str:
             )
         env = record["environment"]
         made = (
-            f"`spinalnet bench augment` and `spinalnet bench epoch` on {env['cpu']}, "
+            f"{command} on {env['cpu']}, "
             f"{env['threads']} thread(s), torch {env['torch']}. Ratios within one run."
         )
     return "\n".join(lines) + "\n\n" + made
+
+
+def jacobians() -> str:
+    """Return the table of results/theory/jacobian.json."""
+    path = ROOT / "results" / "theory" / "jacobian.json"
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        "| inputs | outputs | rows | ours, µs | jacrev, µs | jacrev / ours |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {row['inputs']} | {row['outputs']} | {row['rows']} | {row['ours_us']:,.0f} | "
+        f"{row['jacrev_us']:,.0f} | **{row['ratio']:.1f}x** |"
+        for row in record["rows"]
+    ]
+    env = record["environment"]
+    made = f"`python benchmarks/jacobian.py` on {env['cpu']}, torch {env['torch']}. "
+    return "\n".join(lines) + "\n\n" + made + record["protocol"]
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -68,7 +86,15 @@ TABLES: dict[str, Callable[[], str]] = {
     "fashion-mnist": lambda: comparison("fashion-mnist"),
     "mnist": lambda: comparison("mnist"),
     "hymenoptera": lambda: comparison("hymenoptera"),
-    "bench": benchmark,
+    "transfer-hymenoptera": lambda: comparison("transfer-hymenoptera"),
+    "transfer-hymenoptera-dropout": lambda: comparison("transfer-hymenoptera-dropout"),
+    "bench": lambda: benchmark(
+        "augment", "epoch", command="`spinalnet bench augment` and `spinalnet bench epoch`"
+    ),
+    "bench-transfer": lambda: benchmark(
+        "transfer", command="`python benchmarks/transfer.py data/hymenoptera`"
+    ),
+    "jacobian": jacobians,
 }
 
 

@@ -20,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -426,7 +427,7 @@ def compare_table(
         models=tuple(rows),
         verdict="",
         notes=table.notes,
-        environment=runs.describe_environment(),
+        environment=runs.describe_environment() | {"scikit-learn": version("scikit-learn")},
     )
     return replace(result, verdict=_verdict(result))
 
@@ -581,7 +582,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         else "default settings"
     )
     lines = [
-        f"## {result['table']}",
+        f"## {result['table']}{', tuned' if result['tuned'] else ''}",
         "",
         f"{result['task'].capitalize()}, {result['rows']} rows, {result['columns']} columns, "
         f"{result['outputs']} target(s). {result['repeats']} splits, {result['test_fraction']:.0%} "
