@@ -8,8 +8,9 @@ from those files.
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -219,20 +220,6 @@ def bench_epoch(*, batch_size: int = 64, count: int = 1280, seconds: float = 12.
         timings = timing.interleave({"ours": ours, "classic script": classic}, seconds=seconds)
         rows.append(_row(f"mnist-cnn, {augment}", "classic script", "images/s", count, timings))
     return rows
-
-
-def tables() -> Iterator[tuple[str, str, Callable[[], list[Row]]]]:
-    """Yield (name, protocol, function) of every benchmark whose rows are `Row`."""
-    yield (
-        "augment",
-        "28 x 28 images, batch 64; both sides in turns; medians, quartiles of the ratio",
-        bench_augment,
-    )
-    yield (
-        "epoch",
-        "one training epoch of the spinal MNIST CNN, batch 64; both sides in turns",
-        bench_epoch,
-    )
 
 
 # Heads ---------------------------------------------------------------------------------------
@@ -464,3 +451,47 @@ def heads_table(rows: Sequence[HeadRow]) -> str:
             f"| {us['packed'] / us['spinal']:.1f}x | {row.peak_fraction:.0%} |"
         )
     return "\n".join(lines)
+
+
+# The benchmarks by name ----------------------------------------------------------------------
+
+
+def _rows_table(rows: Sequence[Row]) -> str:
+    lines = ["| case | against | ours | theirs | ratio (quartiles) |", "|---|---|--:|--:|--:|"]
+    for row in rows:
+        low, high = row.ratio_quartiles
+        lines.append(
+            f"| {row.case} | {row.baseline} | {row.ours:,.0f} {row.unit} "
+            f"| {row.theirs:,.0f} {row.unit} | {row.ratio:.1f}x ({low:.1f} to {high:.1f}) |"
+        )
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One row of `BENCHMARKS`: what is measured how, and how its rows are shown (Markdown)."""
+
+    protocol: str
+    run: Callable[[], list[Any]]
+    show: Callable[[list[Any]], str]
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "augment": Benchmark(
+        "28 x 28 images, batch 64; both sides in turns; medians, quartiles of the ratio",
+        bench_augment,
+        _rows_table,
+    ),
+    "epoch": Benchmark(
+        "one training epoch of the spinal MNIST CNN, batch 64; both sides in turns",
+        bench_epoch,
+        _rows_table,
+    ),
+    "heads": Benchmark(
+        "all ways in turns within a row, shortest round in microseconds per batch; training is "
+        "forward, square().mean() and backward with a gradient for x too, the loss alone taken "
+        "off; parity with the float64 reference checked first",
+        functools.partial(bench_heads, seconds=0.6),
+        heads_table,
+    ),
+}

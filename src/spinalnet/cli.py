@@ -521,34 +521,25 @@ def convert_command(
 
 @app.command("bench")
 def bench_command(
-    names: Annotated[list[str], typer.Argument(help="Benchmarks: augment, epoch.")],
+    names: Annotated[list[str], typer.Argument(help="Benchmarks: augment, epoch, heads.")],
     out: Annotated[Path | None, typer.Option(help="Folder for NAME.json result files.")] = None,
     threads: Annotated[int, typer.Option(help="Compute threads.", min=1)] = 1,
 ) -> None:
     """Time against baselines written here, in turns within one run; report ratios."""
     import torch
-    from rich.table import Table
 
-    from spinalnet import bench
+    from spinalnet.bench import BENCHMARKS, write_result
 
+    for name in names:
+        if name not in BENCHMARKS:
+            raise unknown_name("benchmark", name, BENCHMARKS)
     torch.set_num_threads(threads)
-    known = {name: (protocol, run) for name, protocol, run in bench.tables()}
     for name in names:
-        if name not in known:
-            raise unknown_name("benchmark", name, known)
-    for name in names:
-        protocol, run = known[name]
-        rows = run()
-        table = Table("case", "against", "unit", "ours", "theirs", "ratio", "quartiles", title=name)
-        for row in rows:
-            low, high = row.ratio_quartiles
-            table.add_row(
-                *(row.case, row.baseline, row.unit, f"{row.ours:,.0f}", f"{row.theirs:,.0f}"),
-                *(f"{row.ratio:.1f}x", f"{low:.1f} to {high:.1f}"),
-            )
-        out_console.print(table)
+        benchmark = BENCHMARKS[name]
+        rows = benchmark.run()
+        print(benchmark.show(rows), flush=True)
         if out is not None:
-            bench.write_result(out / f"{name}.json", name, protocol, rows)
+            write_result(out / f"{name}.json", name, benchmark.protocol, rows)
             err_console.print(f"{out / name}.json", highlight=False)
 
 
