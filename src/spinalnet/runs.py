@@ -32,6 +32,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from spinalnet import _kernels
 from spinalnet._checks import InputError
 
 _MARK = "# A spinalnet run: what was asked for. Do not edit.\n"
@@ -287,6 +288,7 @@ def describe_environment() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "kernels": _kernels.instruction_set() or f"none: {_kernels.UNAVAILABLE}",
         "cuda_device": cuda,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
