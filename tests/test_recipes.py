@@ -479,6 +479,12 @@ def test_unknown_recipes_get_the_nearest_names(name, near):
 def test_patterns_stand_for_several_recipes():
     assert [r.name for r in find_recipes("regression-s?m")] == ["regression-sum"]
     assert len(find_recipes("shared-*")) == 5
+    assert [r.name for r in find_recipes("regression")] == [
+        "regression-product",
+        "regression-sin-product",
+        "regression-sum",
+        "regression-sin-sum",
+    ]
     assert len(find_recipes("*")) == len(RECIPES)
     with pytest.raises(
         InputError, match=r"run_recipe takes one recipe, got the pattern 'shared-\*'"
@@ -602,3 +608,16 @@ def test_records_hold_no_paths_of_a_machine():
             path.stem
             == reproduce._Job(RECIPES[record["recipe"]], record["protocol"], record["budget"]).name
         )
+
+
+def test_the_regression_study_is_drawn_from_the_committed_records(tmp_path):
+    from PIL import Image
+
+    records = reproduce.load_records(DOCS.parent / "results" / "recipes")
+    figure = reproduce.draw_regression_study(records, tmp_path / "study.png")
+    assert figure is not None
+    with Image.open(figure) as image:
+        assert image.width > 1000
+        assert len(image.convert("RGB").getcolors(1_000_000) or []) > 20
+    assert reproduce.draw_regression_study([], tmp_path / "none.png") is None
+    assert not (tmp_path / "none.png").exists()

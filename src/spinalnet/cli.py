@@ -638,6 +638,12 @@ def reproduce_command(
             _report(folder)
         if keep is not None and budget != "smoke":
             err_console.print(f"{reproduce.keep_record(folder, keep)}", highlight=False)
+    if budget != "smoke" and any(recipe.data.startswith("regression") for recipe in chosen):
+        folder, files = (out, "*/recipe.json") if keep is None else (keep, "*.json")
+        figure = reproduce.draw_regression_study(
+            reproduce.load_records(folder, files), folder / "regression.png"
+        )
+        err_console.print(f"{figure or ''}", highlight=False)
 
 
 @app.command("datasets")

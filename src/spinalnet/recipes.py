@@ -1012,10 +1012,19 @@ def list_recipes() -> list[str]:
 def find_recipes(pattern: str) -> list[Recipe]:
     """Return the recipes that a name or a pattern such as `mnist-*` stands for.
 
+    The first word of several names, such as `regression`, stands for all of them but the
+    compatibility variants (`...-reused`), which a pattern includes.
+
     Raises:
         InputError: If there is none; the nearest names are in the sentence.
     """
     found = [recipe for name, recipe in RECIPES.items() if fnmatch.fnmatchcase(name, pattern)]
+    if not found:
+        found = [
+            recipe
+            for name, recipe in RECIPES.items()
+            if name.startswith(f"{pattern}-") and not name.endswith("-reused")
+        ]
     if found:
         return found
     near = difflib.get_close_matches(pattern, RECIPES, n=3, cutoff=0.4)

@@ -54,6 +54,10 @@ _SMOKE_MODELS = {
 }
 
 
+_REGRESSION_STUDY = tuple(r.name for r in find_recipes("regression"))
+_NOISE_VARIANCE = 0.2**2 / 12  # of the noise 0.2 U that is added to every target
+
+
 @dataclass(frozen=True)
 class _Job:
     """A recipe with all that was asked for it."""
@@ -426,12 +430,13 @@ def _record(job: _Job, folder: Path) -> dict[str, Any]:
 # --- what there is -------------------------------------------------------------------------------
 
 
-def load_records(folder: str | Path = "results/recipes") -> list[dict[str, Any]]:
+def load_records(
+    folder: str | Path = "results/recipes", files: str = "*.json"
+) -> list[dict[str, Any]]:
     """Return the records in a folder, by recipe in the order of `RECIPES`, protocol and budget."""
     order = list(RECIPES)
-    records = [
-        json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("*.json"))
-    ]
+    paths = sorted(Path(folder).glob(files))
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     return sorted(
         records, key=lambda r: (order.index(r["recipe"]), r["protocol"] != "paper", r["budget"])
     )
@@ -442,6 +447,31 @@ def keep_record(folder: str | Path, results: str | Path) -> Path:
     target = Path(results) / f"{Path(folder).name}.json"
     runs.write_text(target, (Path(folder) / "recipe.json").read_text(encoding="utf-8"))
     return target
+
+
+def draw_regression_study(records: Iterable[Mapping[str, Any]], path: str | Path) -> Path | None:
+    """Draw the honest records of the regression recipes side by side, as a PNG file.
+
+    Returns:
+        The file, or None if no such record is there.
+    """
+    from io import BytesIO
+
+    from spinalnet.diagrams import draw_regression
+
+    panels = {
+        str(record["recipe"]).removeprefix("regression-"): {
+            head["head"]: head["mse_values"] for head in record["summary"]["heads"]
+        }
+        for record in records
+        if record["protocol"] == "honest" and record["recipe"] in _REGRESSION_STUDY
+    }
+    if not panels:
+        return None
+    image = BytesIO()
+    draw_regression(panels, _NOISE_VARIANCE).savefig(image, format="png", dpi=110)
+    runs.write_bytes(path, image.getvalue())
+    return Path(path)
 
 
 def status(recipe: Recipe, records: Iterable[Mapping[str, Any]], data_dir: str | None) -> str:
@@ -539,6 +569,16 @@ def experiments_page(results: str | Path = "results/recipes") -> str:
     ]
     for name in run:
         lines += _section(RECIPES[name], [r for r in records if r["recipe"] == name])
+    if (Path(results) / "regression.png").exists():
+        lines += [
+            "## The regression study in one figure",
+            "",
+            "`spinalnet reproduce regression --seeds 10 --keep results/recipes` draws it from the "
+            "honest runs.",
+            "",
+            "![mean squared error of each head on four targets](../results/recipes/regression.png)",
+            "",
+        ]
     lines += [
         "## Not run yet",
         "",

@@ -268,10 +268,19 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     Raises:
         InputError: If it cannot be written.
     """
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Replace a file whole, making its folder if need be.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
     path = Path(path)
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, lambda file: file.write(text.encode("utf-8")))
+    _write(path, lambda file: file.write(data))
 
 
 def describe_environment() -> dict[str, Any]:
