@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from spinalnet._checks import InputError
-from spinalnet.runs import RunRecord, load_runs
+from spinalnet.runs import RunRecord, load_runs, write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -784,17 +784,7 @@ def write_report(folder: str | Path, command: str | None = None) -> Path:
         "report.html": _page(summary, figures, confusions).encode(),
     }
     for name, content in files.items():
-        aside = folder / f".{name}.tmp"  # renamed when complete: never half a file
-        try:
-            aside.write_bytes(content)
-            aside.replace(folder / name)
-        except OSError as error:
-            raise InputError(
-                f"cannot write {folder / name}: {error.strerror}. "
-                "Make the folder writable, or report on a copy of it."
-            ) from error
-        finally:
-            aside.unlink(missing_ok=True)
+        write_bytes(folder / name, content)
     return folder / "report.html"
 
 
