@@ -18,13 +18,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from spinalnet import data
+from spinalnet import data, train
 from spinalnet._checks import InputError
 from spinalnet.augment import build_augment
 from spinalnet.data import (
     DATASETS,
     ArrayDataset,
-    BatchSource,
     FolderDataset,
     Splits,
     iter_images,
@@ -35,7 +34,7 @@ from spinalnet.data import (
 )
 
 
-def arrays(source: BatchSource) -> ArrayDataset:
+def arrays(source: train.BatchSource) -> ArrayDataset:
     assert isinstance(source, ArrayDataset)
     return source
 
@@ -818,8 +817,8 @@ def test_resident_and_streamed_folders_give_the_same_batches(tmp_path):
     resident = load_dataset(tmp_path, image_size=16)
     streamed = load_dataset(tmp_path, image_size=16, memory_budget=1000, num_workers=2)
     assert isinstance(streamed.train, FolderDataset)
-    assert isinstance(resident.train, BatchSource)
-    assert isinstance(streamed.train, BatchSource)
+    assert isinstance(resident.train, train.BatchSource)
+    assert isinstance(streamed.train, train.BatchSource)
     assert "stream from disk" in streamed.info.notes[-1]
     assert streamed.info.mean == resident.info.mean
     options = {"shuffle": True, "seed": 1, "epoch": 2, "augment": "rotation:20+flip"}

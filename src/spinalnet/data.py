@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -64,29 +64,6 @@ class DatasetInfo:
     def num_classes(self) -> int:
         """Number of classes (0 for regression)."""
         return len(self.class_names)
-
-
-@runtime_checkable
-class BatchSource(Protocol):
-    """Anything `fit` and `evaluate` can draw batches from."""
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        ...
-
-    def batches(
-        self,
-        batch_size: int,
-        *,
-        device: str | torch.device = "cpu",
-        shuffle: bool = False,
-        seed: int = 0,
-        epoch: int = 0,
-        augment: str = "none",
-        channels_last: bool = False,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield every sample once as normalised inputs `(B, ...)` and targets `(B,)`."""
-        ...
 
 
 @dataclass(frozen=True)
