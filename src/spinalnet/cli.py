@@ -866,7 +866,7 @@ def convert_head_command(
     out_console.print(
         f"Dense head: {found.dense:.4f} with {found.dense_macs} MACs; converted: "
         f"{found.converted:.4f}, largest difference of a logit on test images "
-        f"{found.largest_difference:.1e}. Figure: {out}",
+        f"{found.largest_difference:.1e}. Figure: {out / 'trade-off.png'}",
         highlight=False,
         soft_wrap=True,
     )
