@@ -853,6 +853,10 @@ def test_limit_and_splits_work_on_streamed_folders(tmp_path):
     assert (len(splits.train), len(splits.val), len(splits.test)) == (10, 3, 8)
     assert isinstance(splits.train, FolderDataset)
     assert torch.equal(splits.train.targets, arrays(resident.train).targets)
+    assert splits.train.paths == resident.train.paths
+    for part in (resident.train, resident.val, resident.test):
+        names = [path.parent.name for path in part.paths]
+        assert names == ["ab"[k] for k in part.targets.tolist()]
 
 
 def break_folder(tmp_path: Path, case: str) -> Path:

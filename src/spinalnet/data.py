@@ -181,6 +181,7 @@ class ArrayDataset:
         mean: Mean per channel or feature (uint8 images: on the 0..1 scale); empty for none.
         std: Standard deviation per channel or feature; empty for none.
         size: Side that uint8 images are resized to, batch by batch; `None` to leave them.
+        paths: The file of every sample, if they were read from files; empty if not.
 
     Raises:
         InputError: If the lengths differ, or `mean` and `std` do not fit the inputs.
@@ -193,6 +194,7 @@ class ArrayDataset:
         mean: Sequence[float] = (),
         std: Sequence[float] = (),
         size: int | None = None,
+        paths: Sequence[Path] = (),
     ) -> None:
         if len(inputs) != len(targets):
             raise InputError(
@@ -211,6 +213,7 @@ class ArrayDataset:
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.size = size
+        self.paths = list(paths)
         self._on_device: tuple[torch.device, Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
@@ -224,8 +227,9 @@ class ArrayDataset:
 
     def subset(self, indices: Tensor) -> ArrayDataset:
         """Return the samples at `indices` as a data set of their own."""
+        paths = [self.paths[i] for i in indices.tolist()] if self.paths else ()
         return ArrayDataset(
-            self.inputs[indices], self.targets[indices], self.mean, self.std, self.size
+            self.inputs[indices], self.targets[indices], self.mean, self.std, self.size, paths
         )
 
     def joined(self, other: ArrayDataset) -> ArrayDataset:
@@ -233,7 +237,8 @@ class ArrayDataset:
         inputs, targets = (
             torch.cat(pair) for pair in ((self.inputs, other.inputs), (self.targets, other.targets))
         )
-        return ArrayDataset(inputs, targets, self.mean, self.std, self.size)
+        paths = [*self.paths, *other.paths]
+        return ArrayDataset(inputs, targets, self.mean, self.std, self.size, paths)
 
     def _resident(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return inputs and targets on `device`, moved at the first call only."""
@@ -1053,8 +1058,8 @@ def _load_files(
     if needed <= memory_budget:
         images = {part: _read_all(paths, channels, size) for part, (paths, _) in parts.items()}
         mean, std = _channel_statistics(images["train"])
-        for part, (_, targets) in parts.items():
-            data[part] = ArrayDataset(images[part], targets, mean, std)
+        for part, (paths, targets) in parts.items():
+            data[part] = ArrayDataset(images[part], targets, mean, std, paths=paths)
     else:
         paths = parts["train"][0]
         sample = paths[:: max(1, len(paths) // _STATISTICS_IMAGES)]
