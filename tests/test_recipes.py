@@ -252,7 +252,8 @@ def test_every_recipe_trains_two_steps(tmp_path, name):
         assert record.config["train"]["batch_size"] == 4
         assert record.result["selected_on"] == "validation"
         assert "its numbers mean nothing" in record.result["notes"][0]
-    assert not (folder / "recipe.json").exists()
+    assert json.loads((folder / "recipe.json").read_text())["budget"] == "smoke"
+    assert not (folder / "report.html").exists()
 
 
 # One of each way to choose, schedule and oddity.
@@ -363,6 +364,21 @@ def test_short_runs_say_so_everywhere(tiny, tmp_path):
     page = reproduce.experiments_page(tmp_path / "results")
     assert "short budget" in page
     assert re.search(r"\| mnist-cnn \| spinal \| – \| – \| [\d.]+ ± [\d.]+ \(n=2, short\) \|", page)
+
+
+def test_a_kept_smoke_run_is_listed_without_its_numbers(tmp_path):
+    out, kept = str(tmp_path / "runs"), str(tmp_path / "results")
+    options = ["--budget", "smoke", "--seeds", "1", "--out", out, "--keep", kept]
+    done = invoke("reproduce", "emnist-digits-cnn", *options)
+    assert done.exit_code == 0, done.exception
+    page = reproduce.experiments_page(kept)
+    assert "0 of 76 recipes have been run" in page
+    tried = page.split("## Tried out on random data")[1].split("## Not run yet")
+    assert "| emnist-digits-cnn | honest | spinal (" in tried[0]
+    assert "| emnist-digits-cnn |" in tried[1]
+    assert "±" not in tried[0] and "accurac" not in tried[0]
+    rows = {r["name"]: r["status"] for r in reproduce.describe_recipes(kept, str(tmp_path))}
+    assert rows["emnist-digits-cnn"] == "missing data: emnist-digits"
 
 
 def test_the_originals_procedure_is_marked_in_report_record_and_page(tiny, tmp_path):

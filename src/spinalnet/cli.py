@@ -636,7 +636,7 @@ def reproduce_command(
             )
         if budget != "smoke":
             _report(folder)
-        if keep is not None and budget != "smoke":
+        if keep is not None:
             err_console.print(f"{reproduce.keep_record(folder, keep)}", highlight=False)
     if budget != "smoke" and any(recipe.data.startswith("regression") for recipe in chosen):
         folder, files = (out, "*/recipe.json") if keep is None else (keep, "*.json")

@@ -273,7 +273,7 @@ def run_recipe(
         on_run: Called after every run.
 
     Returns:
-        The folder: a comparison with its report, and `recipe.json` (not for smoke runs).
+        The folder: a comparison with its report (not for smoke runs), and `recipe.json`.
 
     Raises:
         InputError: If a name is unknown or the data is missing, before anything is trained.
@@ -304,7 +304,7 @@ def run_recipe(
     )
     if budget != "smoke":
         report.write_report(folder, command=_command(job, seeds))
-        runs.write_mapping(folder / "recipe.json", _record(job, folder))
+    runs.write_mapping(folder / "recipe.json", _record(job, folder))
     return folder
 
 
@@ -464,7 +464,9 @@ def draw_regression_study(records: Iterable[Mapping[str, Any]], path: str | Path
             head["head"]: head["mse_values"] for head in record["summary"]["heads"]
         }
         for record in records
-        if record["protocol"] == "honest" and record["recipe"] in _REGRESSION_STUDY
+        if record["protocol"] == "honest"
+        and record["budget"] != "smoke"
+        and record["recipe"] in _REGRESSION_STUDY
     }
     if not panels:
         return None
@@ -476,7 +478,7 @@ def draw_regression_study(records: Iterable[Mapping[str, Any]], path: str | Path
 
 def status(recipe: Recipe, records: Iterable[Mapping[str, Any]], data_dir: str | None) -> str:
     """Say in a few words whether a recipe has been run, can be run, or what it needs."""
-    done = [r for r in records if r["recipe"] == recipe.name]
+    done = [r for r in records if r["recipe"] == recipe.name and r["budget"] != "smoke"]
     if done:
         return "done: " + ", ".join(f"{r['protocol']} ({r['budget']})" for r in done)
     if recipe.is_demonstration:
@@ -545,7 +547,9 @@ def describe_datasets(data_dir: str | None = None) -> list[dict[str, Any]]:
 
 def experiments_page(results: str | Path = "results/recipes") -> str:
     """Return the Markdown page of all recipes, from the records in `results` alone."""
-    records = load_records(results)
+    kept = load_records(results)
+    records = [record for record in kept if record["budget"] != "smoke"]
+    tried = [record for record in kept if record["budget"] == "smoke"]
     run = [name for name in RECIPES if any(r["recipe"] == name for r in records)]
     lines = [
         "# Experiments",
@@ -579,6 +583,8 @@ def experiments_page(results: str | Path = "results/recipes") -> str:
             "![mean squared error of each head on four targets](../results/recipes/regression.png)",
             "",
         ]
+    if tried:
+        lines += _tried_out(tried)
     lines += [
         "## Not run yet",
         "",
@@ -593,6 +599,30 @@ def experiments_page(results: str | Path = "results/recipes") -> str:
             hours = "below 0.01" if recipe.gpu_hours < 0.01 else f"{recipe.gpu_hours:.2g}"
             lines.append(f"| {recipe.name} | {recipe.data} | {hours} | {printed} |")
     return "\n".join(lines) + "\n"
+
+
+def _tried_out(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the part of the page on smoke runs, without their numbers, which mean nothing."""
+    lines = [
+        "## Tried out on random data",
+        "",
+        "`spinalnet reproduce NAME --budget smoke`: every head of the recipe, two steps on random "
+        "data of the right shape (with small stand-ins for networks too large for that), through "
+        "training, validation and test. It shows that the recipe runs; what came out means nothing "
+        "and is not shown. The test suite does the same for every recipe.",
+        "",
+        "| recipe | protocol | heads (parameters) | torch | commit |",
+        "|---|---|---|---|---|",
+    ]
+    for record in records:
+        summary = record["summary"]
+        heads = ", ".join(f"{row['head']} ({row['params']:,})" for row in summary["heads"])
+        environment = summary["environment"]
+        lines.append(
+            f"| {record['recipe']} | {record['protocol']} | {heads} | {environment.get('torch')} "
+            f"| {_short_commit(environment.get('commit'))} |"
+        )
+    return [*lines, ""]
 
 
 def _overview(recipe: Recipe, records: Sequence[Mapping[str, Any]]) -> list[str]:

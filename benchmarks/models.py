@@ -1,0 +1,314 @@
+"""Time training steps of five of the paper's networks against the same networks written longhand.
+
+python benchmarks/models.py; writes benchmarks/results/models.json
+
+Two comparisons per network, each in turns within one run:
+
+* "same loop": only the module differs. Batches, optimiser, memory format and loop are the same.
+* "fit": the longhand network in a plain loop, against `spinalnet.fit` with its defaults
+  (channels-last images, fused optimiser step) and with the metrics it takes along.
+
+Neither loads data: the batches are tensors in memory on both sides. Before anything is timed, each
+pair must agree in logits and in every gradient, in evaluation mode, with the same weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spinalnet import TrainConfig, bench, create_model, fit, timing
+from spinalnet._checks import SpinalnetError
+from spinalnet.data import ArrayDataset
+
+RESULT = Path(__file__).parent / "results" / "models.json"
+
+
+# The networks as somebody writes them who has only the paper: halves, concatenation, a layer at a
+# time. Parameters stand in the order of `create_model`, so that weights can be copied across.
+
+
+def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    middle = x.shape[1] // 2
+    return x[:, :middle], x[:, middle:]
+
+
+class Chain(nn.Module):
+    """Spinal layers, each `finish(linear(half + last output))`, their outputs side by side."""
+
+    def __init__(self, half: int, width: int, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            [nn.Linear(half if i == 0 else half + width, width) for i in range(layers)]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = halves(x)
+        outputs: list[Tensor] = []
+        for index in range(len(self.layers)):
+            part = parts[index % 2]
+            seen = torch.cat([part, outputs[-1]], dim=1) if outputs else part
+            outputs.append(self.layer(index, seen))
+        return torch.cat(outputs, dim=1)
+
+    def layer(self, index: int, seen: Tensor) -> Tensor:
+        return torch.relu(self.layers[index](seen))
+
+
+class DropoutChain(Chain):
+    def __init__(self, half: int, width: int, layers: int, rate: float) -> None:
+        super().__init__(half, width, layers)
+        self.drop = nn.Dropout(rate)
+
+    def layer(self, index: int, seen: Tensor) -> Tensor:
+        return torch.relu(self.layers[index](self.drop(seen)))
+
+
+class DropoutNormChain(DropoutChain):
+    def __init__(self, half: int, width: int, layers: int, rate: float) -> None:
+        super().__init__(half, width, layers, rate)
+        self.norms = nn.ModuleList([nn.BatchNorm1d(width) for _ in range(layers)])
+
+    def layer(self, index: int, seen: Tensor) -> Tensor:
+        return torch.relu(self.norms[index](self.layers[index](self.drop(seen))))
+
+
+class SmallCNN(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 10, 5), nn.Conv2d(10, 20, 5)
+        self.drop = nn.Dropout2d(0.5)
+        self.chain = Chain(160, 8, 6)
+        self.output = nn.Linear(48, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(torch.max_pool2d(self.conv1(x), 2))
+        x = torch.relu(torch.max_pool2d(self.drop(self.conv2(x)), 2)).flatten(1)
+        return self.output(self.chain(x))
+
+
+class Arch2(nn.Module):
+    def __init__(self, width: int = 50) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 10, 5), nn.Conv2d(10, 20, 5)
+        self.drop = nn.Dropout2d(0.5)
+        self.chain1, self.chain2 = Chain(392, width, 10), Chain(720, width, 8)
+        self.chain3 = Chain(160, width, 8)
+        self.hidden, self.output = nn.Linear(26 * width, 50), nn.Linear(50, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = torch.relu(torch.max_pool2d(self.conv1(x), 2))
+        second = torch.relu(torch.max_pool2d(self.drop(self.conv2(first)), 2))
+        depths = [
+            self.chain1(x.flatten(1)),
+            self.chain2(first.flatten(1)),
+            self.chain3(second.flatten(1)),
+        ]
+        return self.output(torch.relu(self.hidden(torch.cat(depths, dim=1))))
+
+
+def convolutions(channels: int, stages: Sequence[Sequence[int]]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for widths in stages:
+        for width in widths:
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+            channels = width
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers)
+
+
+class VGG(nn.Module):
+    """VGG-5 with a batch-normed chain, VGG19_bn with a plain one; dropout 0.5 before each layer."""
+
+    def __init__(self, channels: int, stages: Sequence[Sequence[int]], chain: Chain) -> None:
+        super().__init__()
+        self.features = convolutions(channels, stages)
+        self.chain = chain
+        self.drop = nn.Dropout(0.5)
+        self.output = nn.Linear(sum(layer.out_features for layer in chain.layers), 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.drop(self.chain(self.features(x).flatten(1))))
+
+
+def vgg5() -> nn.Module:
+    stages = ((64, 64), (128, 128), (256, 256, 256), (256, 256, 256))
+    return VGG(1, stages, DropoutNormChain(128, 128, 4, 0.5))
+
+
+def vgg19_bn() -> nn.Module:
+    stages = ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)
+    chain = DropoutChain(256, 512, 4, 0.5)
+    net = VGG(3, stages, chain)
+    net.drop = nn.Identity()  # there is none before its output row
+    return net
+
+
+class CifarCNN(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for first, second in ((32, 64), (128, 128), (256, 256)):
+            layers += [
+                nn.Conv2d(channels, first, 3, padding=1),
+                nn.BatchNorm2d(first),
+                nn.ReLU(),
+                nn.Conv2d(first, second, 3, padding=1),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
+            if first == 128:
+                layers.append(nn.Dropout2d(0.05))
+            channels = second
+        self.features = nn.Sequential(*layers)
+        self.chain = DropoutChain(2048, 128, 4, 0.1)
+        self.drop, self.output = nn.Dropout(0.1), nn.Linear(512, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.drop(self.chain(self.features(x).flatten(1))))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network of ours, its longhand twin, and the optimiser and batch size of its recipe."""
+
+    name: str
+    model: str
+    longhand: Callable[[], nn.Module]
+    batch: int
+    optimizer: str
+    lr: float
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def ours(self) -> nn.Module:
+        return create_model(self.model, 10, head="spinal", seed=0, **dict(self.options))
+
+    def new_optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(net.parameters(), lr=self.lr, momentum=0.5)
+        return torch.optim.Adam(net.parameters(), lr=self.lr)
+
+
+# Small rates: the same batches come again and again, and a network that dies has fewer to multiply.
+CASES = (
+    Case("MNIST CNN", "mnist-cnn", SmallCNN, 64, "sgd", 1e-3),
+    Case("Arch2, w = 50", "arch2", Arch2, 64, "sgd", 1e-3, (("hidden_features", 50),)),
+    Case("VGG-5", "vgg5", vgg5, 100, "adam", 1e-5),
+    Case("CIFAR CNN", "cifar-cnn", CifarCNN, 100, "adam", 1e-5),
+    Case("VGG19_bn", "cifar-vgg19-bn", vgg19_bn, 100, "adam", 1e-5),
+)
+
+
+def copy_weights_(twin: nn.Module, net: nn.Module) -> None:
+    """Give `twin` the weights of `net`, parameter by parameter in order.
+
+    Raises:
+        SpinalnetError: If the two do not have the same parameters.
+    """
+    pairs = list(zip(twin.parameters(), net.parameters(), strict=True))
+    if any(mine.shape != theirs.shape for mine, theirs in pairs):
+        raise SpinalnetError("a longhand network does not have the parameters of ours.")
+    with torch.no_grad():
+        for mine, theirs in pairs:
+            mine.copy_(theirs)
+
+
+def check_parity(case: Case, images: Tensor, targets: Tensor) -> None:
+    """Compare logits and every gradient of the pair in float64, without dropout.
+
+    Raises:
+        SpinalnetError: If they differ; no time is reported then.
+    """
+    net, twin = case.ours().double().eval(), case.longhand().double().eval()
+    copy_weights_(twin, net)
+    found = []
+    for each in (net, twin):
+        logits = each(images.double())
+        loss = nn.functional.cross_entropy(logits, targets)
+        found.append([logits, *torch.autograd.grad(loss, list(each.parameters()))])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def loop(
+    net: nn.Module, optimizer: torch.optim.Optimizer, batches: Sequence[tuple[Tensor, Tensor]]
+) -> None:
+    net.train()
+    for images, targets in batches:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(images), targets).backward()
+        optimizer.step()
+
+
+def measure(case: Case, seconds: float = 6.0) -> list[bench.Row]:
+    """Return the two rows of a network."""
+    side, channels = (28, 1) if case.model in ("mnist-cnn", "arch2", "vgg5") else (32, 3)
+    steps = 16 if case.optimizer == "sgd" else 1
+    generator = torch.Generator().manual_seed(0)
+    shape = (steps * case.batch, channels, side, side)
+    pixels = torch.randint(0, 256, shape, generator=generator).to(torch.uint8)
+    targets = torch.randint(0, 10, (len(pixels),), generator=generator)
+    half = (0.5,) * channels
+    source = ArrayDataset(pixels, targets, half, half)
+    batches = list(source.batches(case.batch))
+    check_parity(case, *(part[:8] for part in batches[0]))
+
+    twin = case.longhand()
+    copy_weights_(twin, case.ours())
+    longhand = functools.partial(loop, twin, case.new_optimizer(twin), batches)
+    net = case.ours()
+    same = functools.partial(loop, net, case.new_optimizer(net), batches)
+    fitted = copy.deepcopy(net)
+    config = TrainConfig(
+        epochs=1,
+        batch_size=case.batch,
+        optimizer=case.optimizer,
+        lr=case.lr,
+        momentum=0.5,
+        schedule="constant",
+        device="cpu",
+    )
+    two = source.subset(torch.arange(2))  # fit wants to validate
+    rows = []
+    for name, ours in (("same loop", same), ("fit", lambda: fit(fitted, source, two, config))):
+        timings = timing.interleave(
+            {"ours": ours, "longhand": longhand}, seconds=seconds, min_rounds=5
+        )
+        rows.append(
+            bench._row(
+                f"{case.name}, batch {case.batch}, {name}",
+                "longhand",
+                "images/s",
+                len(pixels),
+                timings,
+            )
+        )
+    return rows
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    protocol = (
+        "training steps (forward, cross entropy, backward, optimiser) on random images in memory, "
+        "one thread; parity of logits and gradients checked first; both networks in turns; "
+        "medians, quartiles of the ratio. same loop: nothing but the module differs; fit: an epoch "
+        "of spinalnet.fit, its metrics and the validation of two images included, against the "
+        "plain loop"
+    )
+    rows: list[bench.Row] = []
+    for case in CASES:
+        rows += measure(case)
+        print(bench._rows_table(rows[-2:]), flush=True)
+        bench.write_result(RESULT, "models", protocol, rows)
+
+
+if __name__ == "__main__":
+    main()
