@@ -96,6 +96,18 @@ def test_matched_control_follows_the_first_heads_options() -> None:
     assert abs(sizes[1] - sizes[0]) < 200
 
 
+def test_matched_control_has_the_norm_and_dropout_of_the_first_head() -> None:
+    base = spec(head_options={"norm": "batch", "dropout": 0.5, "hidden_features": 16})
+    spinal, matched = list(Comparison(base, ("spinal", "matched"), seeds=1).specs())
+    info = experiment.load_splits(spinal).info
+    heads = [experiment.build_model(s, info).head for s in (spinal, matched)]
+    for head in heads:
+        assert any(isinstance(m, torch.nn.BatchNorm1d) for m in head.modules())
+        assert {m.p for m in head.modules() if isinstance(m, torch.nn.Dropout)} == {0.5}
+    sizes = [sum(p.numel() for p in head.parameters()) for head in heads]
+    assert abs(sizes[1] - sizes[0]) < 200
+
+
 def test_comparison_folder_can_be_read_extended_and_repeated(done: Path) -> None:
     summary = summarize(done).as_dict()
     assert [head["head"] for head in summary["heads"]] == ["spinal", "matched"]

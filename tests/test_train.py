@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -85,6 +86,23 @@ def environment(**variables):
     """The variables of a child process, in which this file can be imported."""
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | variables
+
+
+class Deep(nn.Module):
+    """A trunk of two stages with all that must rest when frozen, and a head."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.low = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU())
+        self.high = nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.Dropout(0.3), nn.ReLU())
+        self.head = nn.Linear(16, CLASSES)
+
+    def forward(self, x):
+        return self.head(self.high(self.low(x)))
+
+    def depth_groups(self):
+        return [list(part.parameters()) for part in (self.head, self.high, self.low)]
 
 
 def weights_of(model):
@@ -225,6 +243,7 @@ def test_a_model_that_is_never_right_still_returns_its_best_trained_epoch():
         {"schedule": "step", "step_size": 1},
         {"schedule": "step", "step_size": 1, "gamma": 0.5},
         {"phases": [[0.01, 1], [0.01, 1]]},
+        {"weight_decay": 0.5, "decay_norms": False},
         {"clip_norm": 0.1},
         {"label_smoothing": 0.2},
         {"class_weights": "balanced"},
@@ -468,6 +487,190 @@ def test_phases_restart_schedule_and_optimizer():
         torch.testing.assert_close(current[name], previous[name] - 0.1 * parameter.grad)
 
 
+# Depth: parts of a model trained differently
+
+
+def weights_by_epoch(model, data, config):
+    """Fit, and return the weights after every epoch, those before the first included."""
+    seen = [weights_of(model)]
+
+    def watch(progress):
+        if progress.phase == "validate":
+            seen.append(weights_of(model))
+
+    return fit(model, data, data, config, on_progress=watch), seen
+
+
+def moved(before, after):
+    """Return the parts of a `Deep` that differ in anything, statistics of norms included."""
+    return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_rates_fall_with_depth():
+    data, model = classes_source(), Deep()
+    model.high[2].p = 0.0
+    before = weights_of(model)
+    model.train()
+    nn.functional.cross_entropy(model(data.inputs), data.targets).backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.load_state_dict(before)
+    options = {"optimizer": "sgd", "lr": 0.1, "schedule": "constant", "batch_size": 48, "epochs": 1}
+    result = fit(model, data, data, TrainConfig(**options, trunk_lr=0.5, layer_decay=0.4))
+    for name, gradient in gradients.items():
+        factor = {"head": 1.0, "high": 0.5 * 0.4, "low": 0.5 * 0.4**2}[name.split(".")[0]]
+        expected = before[name] - 0.1 * factor * gradient
+        torch.testing.assert_close(model.state_dict()[name], expected)
+    assert result.history[0]["lr"] == pytest.approx(0.1)  # the head's
+
+
+def test_the_head_warms_up_while_the_trunk_rests():
+    config = TrainConfig(epochs=4, batch_size=16, lr=0.01, head_epochs=2)
+    result, seen = weights_by_epoch(Deep(), classes_source(), config)
+    parts = [moved(a, b) for a, b in itertools.pairwise(seen)]
+    assert parts == [{"head"}, {"head"}, {"head", "high", "low"}, {"head", "high", "low"}]
+    assert [row["groups_trained"] for row in result.history] == [1, 1, 3, 3]
+    assert all(parameter.requires_grad for parameter in result.model.parameters())
+
+
+@pytest.mark.parametrize(("head_epochs", "trained"), [(0, [1, 1, 2, 2, 3]), (1, [1, 2, 2, 3, 3])])
+def test_depth_groups_are_released_in_turn(head_epochs, trained):
+    config = TrainConfig(
+        epochs=5,
+        batch_size=16,
+        lr=0.01,
+        weight_decay=0.1,
+        unfreeze_every=2,
+        head_epochs=head_epochs,
+    )
+    result, seen = weights_by_epoch(Deep(), classes_source(), config)
+    assert [row["groups_trained"] for row in result.history] == trained
+    parts = [moved(a, b) for a, b in itertools.pairwise(seen)]
+    assert parts == [set(["head", "high", "low"][:count]) for count in trained]
+
+
+def test_what_was_frozen_before_stays_frozen():
+    model = Deep()
+    model.low.requires_grad_(False)
+    before = weights_of(model)
+    config = TrainConfig(epochs=3, batch_size=16, lr=0.01, unfreeze_every=1)
+    result = fit(model, classes_source(), classes_source(), config)
+    assert [row["groups_trained"] for row in result.history] == [1, 2, 2]
+    assert moved(before, weights_of(model)) == {"head", "high"}
+    assert not any(parameter.requires_grad for parameter in model.low.parameters())
+
+
+def test_an_interrupted_warm_up_leaves_a_model_that_can_learn():
+    def interrupt(progress):
+        raise KeyboardInterrupt
+
+    model = Deep()
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            model,
+            classes_source(),
+            classes_source(),
+            TrainConfig(epochs=2, head_epochs=1),
+            on_progress=interrupt,
+        )
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_biases_and_norms_can_be_spared_from_weight_decay():
+    data, plain, spared = classes_source(), Deep(), Deep()
+    options = {"optimizer": "sgd", "lr": 0.1, "batch_size": 48, "epochs": 1}
+    fit(plain, data, data, TrainConfig(**options))
+    fit(spared, data, data, TrainConfig(**options, weight_decay=0.5, decay_norms=False))
+    for name, parameter in spared.named_parameters():
+        assert torch.equal(parameter, plain.get_parameter(name)) == (parameter.ndim == 1), name
+
+
+def test_patience_begins_when_everything_learns():
+    options = {"epochs": 9, "lr": 1e-12, "early_stopping": 2, "schedule": "constant"}
+    data = classes_source()
+    for depth, epochs in (({"head_epochs": 4}, 6), ({"unfreeze_every": 2}, 6), ({}, 3)):
+        model = Deep()
+        model.low[1] = model.high[1] = nn.Identity()  # statistics move without being trained
+        result = fit(model, data, data, TrainConfig(**options, **depth))
+        assert (result.stopped, result.epochs_run) == ("early_stopping", epochs), depth
+
+
+def test_phases_and_depth_go_together():
+    config = TrainConfig(
+        phases=((0.1, 2), (0.01, 2)),
+        optimizer="sgd",
+        schedule="constant",
+        head_epochs=1,
+        layer_decay=0.5,
+        batch_size=16,
+    )
+    result, seen = weights_by_epoch(Deep(), classes_source(), config)
+    assert lrs(result) == [0.1, 0.1, 0.01, 0.01]
+    best = seen[result.best_epoch]
+    assert same(result.model.state_dict(), best)
+    assert moved(seen[0], seen[1]) == {"head"}
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "sentence"),
+    [
+        (mlp(), {"trunk_lr": 0.1}, "need a head and a trunk that both learn.*Sequential has not"),
+        (Deep().requires_grad_(False), {"layer_decay": 0.5}, "no parameter to train"),
+        (Deep(), {"unfreeze_every": 2, "epochs": 4}, "reaches 2 of the 3 depth groups"),
+    ],
+)
+def test_depth_that_is_not_there_is_one_sentence(model, options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        fit(model, classes_source(), classes_source(), TrainConfig(**{"epochs": 3} | options))
+
+
+# Stages
+
+
+def test_a_later_stage_counts_on_and_the_best_of_both_is_kept(tmp_path):
+    data, val = classes_source(), classes_source(seed=1)
+    model = mlp()
+    first = fit(model, data, val, TrainConfig(epochs=3, batch_size=16, lr=0.02))
+    weights = weights_of(model)
+    ruin = TrainConfig(epochs=2, batch_size=16, lr=50.0, optimizer="sgd")
+    both = fit(model, data, val, ruin, out=tmp_path, after=first)
+    assert [row["epoch"] for row in both.history] == [1, 2, 3, 4, 5]
+    assert both.history[:3] == first.history
+    assert (both.best_epoch, both.val) == (first.best_epoch, first.val)
+    assert same(weights_of(model), weights)
+    assert same(runs.RunFolder(tmp_path).load_model()[0], weights)
+    assert runs.RunFolder(tmp_path).metrics() == list(both.history)
+    better = fit(model, data, val, TrainConfig(epochs=9, batch_size=16, lr=0.02), after=first)
+    assert better.best_epoch > 3
+    assert better.val.score >= first.val.score
+
+
+def test_a_later_stage_is_resumed_bit_for_bit(tmp_path):
+    data = classes_source()
+
+    def stages(out, on_progress=None):
+        model = Deep()
+        first = None
+        if out is None or not runs.RunFolder(out).has_state():
+            first = fit(model, data, data, TrainConfig(epochs=2, batch_size=16, early_stopping=9))
+        config = TrainConfig(epochs=3, batch_size=16, early_stopping=2, unfreeze_every=1)
+        return fit(model, data, data, config, out=out, after=first, on_progress=on_progress)
+
+    def interrupt(progress):
+        assert progress.epochs == 5
+        if progress.phase == "train" and progress.epoch == 4:
+            raise KeyboardInterrupt
+
+    straight = stages(None)
+    with pytest.raises(KeyboardInterrupt):
+        stages(tmp_path, interrupt)
+    assert len(runs.RunFolder(tmp_path).metrics()) == 3
+    resumed = stages(tmp_path)
+    assert same(resumed.model.state_dict(), straight.model.state_dict())
+    assert resumed.best_epoch == straight.best_epoch
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in straight.history]
+    assert rows_without_seconds(tmp_path) == rows
+
+
 def test_redraw_draws_from_the_seed_and_only_without_improvement():
     options = {"epochs": 25, "schedule": "redraw", "lr": 0.05, "optimizer": "sgd"}
     result = train_with(**options)
@@ -708,7 +911,8 @@ CAREFUL = {  # everything that carries state from epoch to epoch
 
 
 def careful_fit(out, on_progress=None, **options):
-    model = mlp(norm=True, dropout=0.3)
+    deep = TrainConfig(**CAREFUL | options).uses_depth
+    model = Deep() if deep else mlp(norm=True, dropout=0.3)
     config = TrainConfig(**CAREFUL | options)
     return fit(
         model, classes_source(40), classes_source(seed=1), config, out=out, on_progress=on_progress
@@ -750,13 +954,23 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"schedule": "restart-sgd", "optimizer": "sgd"}, {"phases": ((0.02, 2), (0.1, 3))}]
+    "options",
+    [
+        {"schedule": "restart-sgd", "optimizer": "sgd"},
+        {"phases": ((0.02, 2), (0.1, 3))},
+        {"trunk_lr": 0.3, "layer_decay": 0.5, "weight_decay": 0.1, "decay_norms": False},
+        {"head_epochs": 3, "class_weights": "balanced"},
+        {"unfreeze_every": 1, "optimizer": "sgd", "phases": ((0.02, 3), (0.1, 2))},
+        {"unfreeze_every": 2, "head_epochs": 1, "amp": "bf16", "layer_decay": 0.7},
+    ],
+    ids=str,
 )
-def test_new_optimizers_are_resumed_bit_for_bit(tmp_path, options):
+def test_every_kind_of_training_is_resumed_bit_for_bit(tmp_path, options):
     straight = careful_fit(None, **options)
     with pytest.raises(KeyboardInterrupt):
         careful_fit(tmp_path, interrupt_in_third_epoch, **options)
     resumed = careful_fit(tmp_path, **options)
+    assert len(straight.history) == 5
     assert lrs(resumed) == lrs(straight)
     assert same(resumed.model.state_dict(), straight.model.state_dict())
 
@@ -872,9 +1086,19 @@ def distributed_fit(out):
     data = classes_source(51)  # a last batch of 3 rows: one process gets 2, the other 1
     data.targets[:20] = 0
     config = TrainConfig(
-        epochs=3, batch_size=16, lr=0.02, clip_norm=1.0, class_weights="balanced", ema_decay=0.5
+        epochs=3,
+        batch_size=16,
+        lr=0.02,
+        clip_norm=1.0,
+        class_weights="balanced",
+        ema_decay=0.5,
+        head_epochs=1,
+        layer_decay=0.5,
     )
-    return fit(mlp(seed=2), data, classes_source(33, seed=1), config, out=out)
+    model = Deep(seed=2)
+    # Statistics of batches and dropout differ by process, by nature.
+    model.low[1] = model.high[1] = model.high[2] = nn.Identity()
+    return fit(model, data, classes_source(33, seed=1), config, out=out)
 
 
 def test_two_processes_equal_one(tmp_path, one_thread):

@@ -198,6 +198,143 @@ def test_training_on_features_is_training_with_a_frozen_trunk() -> None:
     torch.testing.assert_close(short.weight, head.weight)
 
 
+# --- a probe, then everything ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of weights for a small network, as if somebody had trained it."""
+    from safetensors.torch import save_file
+    from torchvision import models
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "shufflenet.safetensors"
+    save_file(models.get_model("shufflenet_v2_x0_5", weights=None).state_dict(), path)
+    return str(path)
+
+
+def probed(weights: str, **options: object) -> experiment.RunSpec:
+    fields: dict[str, object] = {
+        "data": "digits",
+        "model": "torchvision:shufflenet_v2_x0_5",
+        "image_size": 32,
+        "limit": 120,
+        "pretrained": weights,
+        "probe_epochs": 3,
+        "train": TrainConfig(epochs=2, lr=1e-3, batch_size=32, device="cpu", amp="bf16"),
+    }
+    return experiment.RunSpec(**(fields | options))  # type: ignore[arg-type]
+
+
+def rows(path: Path) -> list[dict[str, object]]:
+    return [
+        {k: v for k, v in row.items() if k != "seconds"}
+        for row in experiment.runs.RunFolder(path).metrics()
+    ]
+
+
+def test_a_probe_is_a_frozen_run_and_fine_tuning_goes_on_from_it(
+    tmp_path: Path, weights: str
+) -> None:
+    spec = probed(weights)
+    digits = experiment.load_splits(spec)
+    digits = replace(digits, test=digits.test.subset(torch.arange(60)))
+    # So fast that fine-tuning ruins everything: an epoch of the probe must win.
+    ruin = replace(spec, train=replace(spec.train, lr=1.0, optimizer="sgd", trunk_lr=0.5))
+    both = experiment.run_one(ruin, tmp_path / "both", splits=digits)
+    frozen = experiment.run_one(
+        replace(
+            ruin,
+            trunk="frozen",
+            probe_epochs=0,
+            train=replace(spec.train, epochs=3, lr=spec.probe_lr, optimizer="sgd"),
+        ),
+        tmp_path / "frozen",
+        splits=digits,
+    )
+    probe = [row | {"stage": "probe"} for row in rows(tmp_path / "frozen")]
+    assert rows(tmp_path / "both")[:3] == probe
+    assert [row["epoch"] for row in rows(tmp_path / "both")] == [1, 2, 3, 4, 5]
+    assert both.result is not None
+    assert frozen.result is not None
+    assert both.result["best_epoch"] == frozen.result["best_epoch"]
+    assert both.result["test"]["confusion"] == frozen.result["test"]["confusion"]
+    # The whole network is in the file, as it was published but for the head.
+    whole = experiment.load_trained(tmp_path / "both").model
+    fresh = experiment.build_model(spec, digits.info)
+    for name, value in whole.trunk.state_dict().items():
+        assert torch.equal(value, fresh.trunk.state_dict()[name]), name
+
+
+def test_a_probed_run_is_resumed_bit_for_bit(tmp_path: Path, weights: str) -> None:
+    spec = probed(weights, train=replace(probed(weights).train, epochs=2, head_epochs=1))
+    digits = experiment.load_splits(spec)
+    digits = replace(digits, test=digits.test.subset(torch.arange(60)))
+    experiment.run_one(spec, tmp_path / "straight", splits=digits)
+
+    def interrupt_in(epoch: int) -> object:
+        def on_progress(_: experiment.RunSpec, step: train.Progress) -> None:
+            if step.phase == "train" and step.epoch == epoch:
+                raise KeyboardInterrupt
+
+        return on_progress
+
+    for epoch in (2, 4, 5):  # in the probe, before and after the first state of the second stage
+        with pytest.raises(KeyboardInterrupt):
+            experiment.run_one(
+                spec,
+                tmp_path / "again",
+                splits=digits,
+                on_progress=interrupt_in(epoch),  # type: ignore[arg-type]
+            )
+    experiment.run_one(spec, tmp_path / "again", splits=digits)
+    assert rows(tmp_path / "again") == rows(tmp_path / "straight")
+    found = [experiment.load_trained(tmp_path / name).model for name in ("straight", "again")]
+    for name, value in found[0].state_dict().items():
+        assert torch.equal(value, found[1].state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"trunk": "frozen"}, "a frozen trunk does not learn"),
+        ({"trunk": "frozen", "probe_epochs": 0, "train": TrainConfig(trunk_lr=0.1)}, "leave out"),
+        ({"pretrained": False}, "what a network has learned: give it published weights"),
+        ({"probe_epochs": -1}, "probe_epochs must be an integer >= 1"),
+    ],
+)
+def test_senseless_ways_to_train_are_one_sentence(
+    options: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        probed("w.safetensors", **options)
+
+
+# --- depth ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("torchvision:resnet18", ["layer4", "layer3", "layer2", "layer1", "conv1"]),
+        ("torchvision:densenet121", ["denseblock4", "transition3"]),
+        ("torchvision:swin_t", ["features.7", "features.6", "features.5"]),
+        ("torchvision:vit_b_32", ["encoder_layer_11", "encoder_layer_10"]),
+        pytest.param("timm:convnext_atto", ["head.norm", "stages.2"], marks=needs_timm),
+        pytest.param("timm:vit_tiny_patch16_224", ["norm", "blocks.10"], marks=needs_timm),
+        ("mnist-cnn", ["3", "0"]),
+    ],
+)
+def test_depth_groups_are_all_parameters_from_the_head_down(name: str, parts: list[str]) -> None:
+    model = create_model(name, 3, head="linear")
+    names = {id(p): n for n, p in model.named_parameters()}
+    groups = [[names[id(p)] for p in group] for group in model.depth_groups()]
+    assert sorted(n for group in groups for n in group) == sorted(names.values())
+    assert groups[0] == [n for n in names.values() if n.startswith("head.")]
+    for group, part in zip(groups[1:], parts, strict=False):
+        assert any(part in n for n in group), (group, part)
+
+
 # --- backbones ------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,36 @@ def build_trunk(
     return surgery.remove_classifier_(model)
 
 
+def stages(network: nn.Module, at_least: int = 4) -> list[list[nn.Parameter]]:
+    """Return the parameters of a network in groups by depth, the input's first.
+
+    timm's networks say their stages (`group_matcher`). Of another network the children in their
+    order count; while they are fewer than `at_least`, the largest that has children gives way to
+    them. Norms and single parameters join the group beside them.
+
+    Args:
+        network: Any network whose children stand in the order in which they are used.
+        at_least: Groups wanted, where the network has so many parts.
+    """
+    if hasattr(network, "group_matcher"):
+        from timm.models import group_parameters
+
+        matcher: Any = network.group_matcher
+        named = dict(network.named_parameters())
+        groups = group_parameters(network, matcher(coarse=True))
+        named_stages = [[named[name] for name in groups[key]] for key in sorted(groups)]
+        return _joined([nn.ParameterList(stage) for stage in named_stages])
+    parts: list[nn.Module | nn.Parameter] = [network]
+    while len(_joined(parts)) < at_least:
+        inner = [part for part in parts if isinstance(part, nn.Module) and _members(part)]
+        if not inner:
+            break
+        largest = max(inner, key=lambda part: sum(p.numel() for p in part.parameters()))
+        place = parts.index(largest)
+        parts[place : place + 1] = _members(largest)
+    return _joined(parts)
+
+
 def load_weights_(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     """Load a file of weights into a model, except for a classifier of another size.
 
@@ -198,6 +228,28 @@ def set_input_channels_(model: nn.Module, in_channels: int) -> nn.Module:
         )
         setattr(model.get_submodule(parent), attribute, fresh)
     return model
+
+
+def _members(module: nn.Module) -> list[nn.Module | nn.Parameter]:
+    """Return what a module directly consists of, but of a layer nothing."""
+    children = [c for c in module.children() if next(c.parameters(), None) is not None]
+    return [*module.parameters(recurse=False), *children] if children else []
+
+
+def _joined(parts: Sequence[nn.Module | nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Return the parameters of the parts; a part without matrix or filter joins its neighbour."""
+    groups: list[list[nn.Parameter]] = []
+    for part in parts:
+        own = list(part.parameters()) if isinstance(part, nn.Module) else [part]
+        if groups and (isinstance(part, nn.Parameter) or _is_thin(own) or _is_thin(groups[-1])):
+            groups[-1] += own
+        elif own:
+            groups.append(own)
+    return groups
+
+
+def _is_thin(parameters: list[nn.Parameter]) -> bool:
+    return all(sum(side > 1 for side in p.shape) < 2 for p in parameters)
 
 
 def _timm(name: str) -> Any:

@@ -72,6 +72,18 @@ Freeze = Annotated[
         rich_help_panel="Transfer",
     ),
 ]
+ProbeEpochs = Annotated[
+    int,
+    typer.Option(
+        help="First train the head so long on features of the plain images, then everything.",
+        min=0,
+        rich_help_panel="Transfer",
+    ),
+]
+ProbeLr = Annotated[
+    float,
+    typer.Option(help="Learning rate of the --probe-epochs.", rich_help_panel="Transfer"),
+]
 ImageSize = Annotated[
     int | None, typer.Option(help="Side in pixels that images are brought to.", min=1)
 ]
@@ -274,6 +286,8 @@ def train_command(
     backbone: Backbone = None,
     weights: Weights = None,
     freeze: Freeze = False,
+    probe_epochs: ProbeEpochs = 0,
+    probe_lr: ProbeLr = 3e-3,
     head: Annotated[str, typer.Option(help="Head (see 'spinalnet list').")] = "spinal",
     head_option: HeadOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
@@ -292,6 +306,8 @@ def train_command(
     spec = experiment.RunSpec(
         data=data,
         **network,
+        probe_epochs=probe_epochs,
+        probe_lr=probe_lr,
         head=head,
         head_options=_head_options(head_option),
         train=training,
@@ -321,6 +337,8 @@ def compare_command(
     backbone: Backbone = None,
     weights: Weights = None,
     freeze: Freeze = False,
+    probe_epochs: ProbeEpochs = 0,
+    probe_lr: ProbeLr = 3e-3,
     heads: Annotated[
         str, typer.Option(help="Heads, comma separated; the first is compared with each other.")
     ] = ALL_HEADS,
@@ -370,6 +388,8 @@ def compare_command(
     base = experiment.RunSpec(
         data=data,
         **network,
+        probe_epochs=probe_epochs,
+        probe_lr=probe_lr,
         head_options=_head_options(head_option),
         train=training,
         data_dir=data_dir,

@@ -49,6 +49,15 @@ class TrainConfig:
         "Phases (lr, epochs), each with a new optimizer and the schedule from its start; the "
         "best weights are kept over all phases. Sets lr and epochs.",
     )
+    trunk_lr: float = _option(1.0, "Factor of the rate for all of a model but its head.")
+    layer_decay: float = _option(
+        1.0, "Factor of the rate per depth group of the trunk, counted from the head down."
+    )
+    head_epochs: int = _option(0, "First epochs, in which the head alone is trained.")
+    unfreeze_every: int = _option(
+        0, "Epochs after which one more depth group is trained, from the head down; 0: all at once."
+    )
+    decay_norms: bool = _option(True, "Whether biases and norms decay as the other weights do.")
     clip_norm: float = _option(0.0, "Largest norm of the gradient; 0 for no limit.")
     label_smoothing: float = _option(0.0, "Share of the target spread over all classes.")
     class_weights: str = _option(
@@ -96,8 +105,33 @@ class TrainConfig:
                 raise InputError(f"{name} must be in [{low}, {high}), got {value!r}.")
         if not all(0.0 < lr < math.inf for lr in (self.lr, *(lr for lr, _ in phases))):
             raise InputError(f"lr must be a positive number, got {self.phases or self.lr!r}.")
-        if self.divide_by <= 0.0:
-            raise InputError(f"divide_by must be above 0, got {self.divide_by!r}.")
+        for name in ("divide_by", "trunk_lr", "layer_decay"):
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be above 0, got {getattr(self, name)!r}.")
+        if max(self.head_epochs, self.unfreeze_every) >= self.epochs:
+            raise InputError(
+                f"head_epochs and unfreeze_every must be below epochs={self.epochs}, got "
+                f"{self.head_epochs} and {self.unfreeze_every}: nothing but the head would learn."
+            )
+
+    @property
+    def uses_depth(self) -> bool:
+        """Whether the parts of a model are trained differently by their depth."""
+        return bool(
+            self.head_epochs
+            or self.unfreeze_every
+            or self.trunk_lr != 1.0
+            or self.layer_decay != 1.0
+        )
+
+    def groups_trained(self, epoch: int, groups: int) -> int:
+        """Return how many of the depth groups, head first, learn in `epoch` (from 0)."""
+        alone = self.head_epochs or self.unfreeze_every
+        if epoch < alone:
+            return 1
+        if not self.unfreeze_every:
+            return groups
+        return min(groups, 2 + (epoch - alone) // self.unfreeze_every)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values that YAML and JSON hold."""
@@ -146,6 +180,8 @@ _RANGES = (
     ("gamma", 0.0, math.inf),
     ("redraw_power", 0.0, math.inf),
     ("restart_from", 0, math.inf),
+    ("head_epochs", 0, math.inf),
+    ("unfreeze_every", 0, math.inf),
     ("clip_norm", 0.0, math.inf),
     ("label_smoothing", 0.0, 1.0),
     ("ema_decay", 0.0, 1.0),

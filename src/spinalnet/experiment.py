@@ -51,6 +51,9 @@ class RunSpec:
             of the paper's procedure, "test" or "training". The caller's `load` sees to it.
         trunk: "frozen" to train the head only, on features that the trunk makes once (see
             `transfer`); None to train both.
+        probe_epochs: Train the head so long on features of the plain images first, then both from
+            its best weights. The best epoch may be one of either stage.
+        probe_lr: Learning rate of that first stage; all else is as in `train`.
     """
 
     data: str
@@ -66,6 +69,22 @@ class RunSpec:
     pretrained: bool | str = False
     selected_on: Literal["validation", "test", "training"] = "validation"
     trunk: Literal["frozen"] | None = None
+    probe_epochs: int = 0
+    probe_lr: float = 3e-3
+
+    def __post_init__(self) -> None:
+        if self.probe_epochs:
+            check_positive("probe_epochs", self.probe_epochs)
+            if not self.pretrained:
+                raise InputError(
+                    "probe_epochs trains a head on what a network has learned: give it published "
+                    "weights or a file of them (--backbone or --weights), or leave it out."
+                )
+        if self.trunk == "frozen" and (self.probe_epochs or self.train.uses_depth):
+            raise InputError(
+                "a frozen trunk does not learn: leave out --freeze, or probe_epochs, trunk_lr, "
+                "layer_decay, head_epochs and unfreeze_every."
+            )
 
     @property
     def name(self) -> str:
@@ -183,17 +202,14 @@ def run_one(
     info = splits.info
     model = build_model(spec, info)
     folder = runs.RunFolder.start(out, spec.to_dict())
-    trained, parts = model, splits
+    tell = None if on_progress is None else functools.partial(on_progress, spec)
+    trained, parts, after = model, splits, None
     if spec.trunk == "frozen":
-        parts = transfer.frozen_splits(
-            model.trunk,
-            splits,
-            augment=spec.train.augment,
-            device=train.resolve_device(spec.train.device),
-        )
+        parts = _features(model, splits, spec.train)
         transfer.keep_trunk(model.trunk, folder.path)
-        # The names of the head's weights stay those of the whole model.
-        trained = models.ImageModel(nn.Identity(), model.head, model.name)
+        trained = _head_alone(model)
+    elif spec.probe_epochs and not folder.has_state():
+        after = _probe(model, splits, spec, tell)
     fitted = train.fit(
         trained,
         parts.train,
@@ -201,7 +217,8 @@ def run_one(
         spec.train,
         out=folder,
         description=describe_model(spec, info),
-        on_progress=None if on_progress is None else lambda step: on_progress(spec, step),
+        on_progress=tell,
+        after=after,
     )
     tested = _evaluate(fitted.model, parts.test, spec.train)
     params, macs = count_params(model), count_macs(model, info.input_shape)
@@ -238,6 +255,46 @@ def run_one(
         }
     )
     return runs.load_runs(folder.path)[0]
+
+
+def _features(
+    model: models.ImageModel, splits: data_room.Splits, config: TrainConfig
+) -> transfer.FeatureSplits:
+    device = train.resolve_device(config.device)
+    return transfer.frozen_splits(model.trunk, splits, augment=config.augment, device=device)
+
+
+def _head_alone(model: models.ImageModel) -> models.ImageModel:
+    """Return the head as a model of features; its weights keep the names they have in `model`."""
+    return models.ImageModel(nn.Identity(), model.head, model.name)
+
+
+def _probe(
+    model: models.ImageModel,
+    splits: data_room.Splits,
+    spec: RunSpec,
+    on_progress: Callable[[train.Progress], None] | None,
+) -> train.FitResult:
+    """Train the head of `model` on features of the plain images, and leave its best weights in it.
+
+    It takes seconds and repeats itself bit by bit, so an interrupted run simply does it again.
+    """
+    config = replace(
+        spec.train,
+        epochs=spec.probe_epochs,
+        lr=spec.probe_lr,
+        augment="none",
+        **{name: TrainConfig.__dataclass_fields__[name].default for name in _OF_THE_TRUNK},
+    )
+    parts = _features(model, splits, config)
+    fitted = train.fit(_head_alone(model), parts.train, parts.val, config, on_progress=on_progress)
+    model.train()
+    rows = tuple(row | {"stage": "probe"} for row in fitted.history)
+    return replace(fitted, history=rows)
+
+
+# What a probe does not take over from the training of the whole.
+_OF_THE_TRUNK = ("phases", "trunk_lr", "layer_decay", "head_epochs", "unfreeze_every")
 
 
 def _evaluate(model: nn.Module, test: train.BatchSource, config: TrainConfig) -> train.Metrics:
@@ -445,7 +502,7 @@ def load_trained(path: str | Path) -> TrainedModel:
         spec = RunSpec.from_dict(runs.load_runs(path)[0].config)
     if about.get("trunk") == "frozen":
         weights |= transfer.load_trunk(file.parent)
-    spec = replace(spec, pretrained=False)  # the weights are here
+    spec = replace(spec, pretrained=False, probe_epochs=0)  # the weights are here
     info = data_room.DatasetInfo(
         name=about["data"],
         task=about.get("task", "classification"),

@@ -40,6 +40,10 @@ class ImageModel(nn.Module):
         """Return logits, shape `(B, num_classes)`."""
         return self.head(self.trunk(images))
 
+    def depth_groups(self) -> list[list[nn.Parameter]]:
+        """Return all parameters in groups, from the head down to the trunk's first stage."""
+        return [list(self.head.parameters()), *reversed(backbones.stages(self.trunk))]
+
 
 class MultiTapTrunk(nn.Module):
     """Stages in a row whose input and outputs, flattened and side by side, are the features."""
@@ -485,6 +489,9 @@ def model_spec(name: str, num_classes: int = 2) -> ModelSpec:
     )
 
 
+_FLAVOUR = ("norm", "dropout", "output_dropout", "activation")
+
+
 def _choose_head(
     spec: ModelSpec,
     head: str,
@@ -502,11 +509,7 @@ def _choose_head(
     overrides = dict(overrides)
     accepted = head_arguments(kind)
     spinal = spec.heads["spinal"]
-    flavour = {
-        key: value
-        for key, value in spinal.items()
-        if key in ("norm", "dropout", "output_dropout", "activation")
-    }
+    flavour = {key: value for key, value in spinal.items() if key in _FLAVOUR}
     if head in spec.heads:
         chosen = dict(spec.heads[head])
     elif head == "linear":
@@ -526,6 +529,8 @@ def _choose_head(
             with torch.device("meta"):
                 twin = make_head(twin_kind, sum(tap_features), num_classes, **twin_options)
             chosen["num_params"] = sum(p.numel() for p in twin.parameters())
+        # A control for the wiring: a norm or dropout given to the twin is given to it too.
+        chosen |= {key: twin_overrides[key] for key in _FLAVOUR if key in twin_overrides}
     if "tap_features" in accepted:
         chosen["tap_features"] = tuple(tap_features)
     return kind, {**chosen, **overrides}

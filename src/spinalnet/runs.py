@@ -120,6 +120,10 @@ class RunFolder:
         """Replace `state.pt`. `state` holds tensors, numbers, strings, lists and dicts only."""
         _write(self.path / "state.pt", lambda file: torch.save(dict(state), file))
 
+    def has_state(self) -> bool:
+        """Return whether `save_state` was ever called, so that the run can go on."""
+        return (self.path / "state.pt").exists()
+
     def load_state(self) -> dict[str, Any] | None:
         """Return what `save_state` was last given, tensors on the CPU; None without one.
 
@@ -127,7 +131,7 @@ class RunFolder:
             InputError: If `state.pt` cannot be read.
         """
         target = self.path / "state.pt"
-        if not target.exists():
+        if not self.has_state():
             return None
         try:
             return torch.load(target, map_location="cpu", weights_only=True)

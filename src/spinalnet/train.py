@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import math
 import os
 import random
@@ -33,6 +34,7 @@ from spinalnet.config import SCHEDULES as SCHEDULES
 from spinalnet.config import Outcome, TrainConfig
 
 Task = Literal["classification", "regression"]
+Phase = Literal["train", "validate", "epoch", "note"]
 Batch = tuple[Tensor, Tensor]
 
 
@@ -56,6 +58,15 @@ class BatchSource(Protocol):
         channels_last: bool = False,
     ) -> Iterator[Batch]:
         """Yield (inputs `(B, ...)`, targets `(B, ...)`) on `device`."""
+        ...
+
+
+@runtime_checkable
+class HasDepth(Protocol):
+    """A model that says which of its parameters are near its output, and which near its input."""
+
+    def depth_groups(self) -> list[list[nn.Parameter]]:
+        """Return all parameters, in groups from the head down to the input."""
         ...
 
 
@@ -105,7 +116,7 @@ class Metrics:
 class Progress:
     """What `on_progress` is told: at every step, before validation, and after every epoch."""
 
-    phase: Literal["train", "validate", "epoch", "note"]
+    phase: Phase
     epoch: int  # from 1
     epochs: int
     step: int = 0  # from 1; steps of this epoch
@@ -120,8 +131,9 @@ class FitResult:
     """A trained model and how it got there.
 
     `model` is the object given to `fit`, with the weights of `best_epoch`, in evaluation mode.
-    `history` is one row per epoch: epoch (from 1), lr (of the last step), train_loss, val_loss,
-    seconds, and train_accuracy, val_accuracy, or val_mae, val_r2.
+    `history` is one row per epoch: epoch (from 1), lr (of the last step; the head's, where rates
+    differ), train_loss, val_loss, seconds, and train_accuracy, val_accuracy, or val_mae, val_r2.
+    With gradual unfreezing, groups_trained is the number of depth groups that learned in it.
     """
 
     model: nn.Module
@@ -134,7 +146,7 @@ class FitResult:
 
     @property
     def epochs_run(self) -> int:
-        """Epochs trained, those before an interruption included."""
+        """Epochs trained, those before an interruption and of earlier stages included."""
         return len(self.history)
 
     @property
@@ -157,6 +169,7 @@ def fit(
     out: runs.RunFolder | str | os.PathLike[str] | None = None,
     description: Mapping[str, Any] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    after: FitResult | None = None,
 ) -> FitResult:
     """Train `model` in place and leave in it the weights of the best epoch on `val`.
 
@@ -173,6 +186,9 @@ def fit(
         description: Kept in the header of `model.safetensors`; see `RunFolder.save_model`.
         on_progress: Called at every step, in the main process; must be quick. What it raises ends
             the training.
+        after: An earlier stage, with whose best weights `model` comes. The epochs of this stage are
+            counted on from there, and the best epoch is that of both. A run that `out` has already
+            begun knows it.
 
     Returns:
         The model, the history and the validation metrics of the best epoch.
@@ -192,20 +208,27 @@ def fit(
         raise InputError(f"{run.path} holds a run that is done: use it, or choose another folder.")
     with _own_random_state(device), _kernel_choice(config, device):
         training = _Training(model, train, val, config, device, on_progress)
+        state = None if run is None else run.load_state()
+        if state is not None:
+            training.load_state_dict(state)
+        elif after is not None:
+            training.follow(after)
         if run is not None:
-            if (state := run.load_state()) is not None:
-                training.load_state_dict(state)
             if _dist.is_main():
-                run.keep_metrics(training.epoch)
-            training.history = run.metrics()[: training.epoch]
-        while not training.stopped:
-            row, is_best = training.run_epoch()
-            if run is not None and _dist.is_main():
-                run.append_metrics(row)
-                run.save_state(training.state_dict())
-                if is_best:
-                    run.save_model(training.best_weights, description)
-            training.tell(Progress("epoch", training.epoch, config.epochs, row=row))
+                run.keep_metrics(0 if state is None else training.epochs_done)
+                for row in training.history:
+                    run.append_metrics(row)
+            if state is not None:
+                training.history = run.metrics()[: training.epochs_done]
+        with training.all_released_after():
+            while not training.stopped:
+                row, is_best = training.run_epoch()
+                if run is not None and _dist.is_main():
+                    run.append_metrics(row)
+                    run.save_state(training.state_dict())
+                    if is_best:
+                        run.save_model(training.best_weights, description)
+                training.tell(training.progress("epoch", row=row))
         if run is not None and _dist.is_main():
             # Again: a run killed between its state and its weights has only the state.
             run.save_model(training.best_weights, description)
@@ -246,13 +269,16 @@ class _Training:
         self.task: Task
         self.task, outputs = self._probe()
         self.criterion = _criterion(config, self.task, train, outputs, self.placement)
+        self.groups = self._depth_groups()
+        self.groups_trained = len(self.groups)
         self.net = _wrap_for_processes(self.model, device)
         self.optimizer = self._new_optimizer()
         self.scaler = torch.amp.GradScaler(
             device.type, enabled=self.placement.amp_dtype is torch.float16
         )
         self.ema = _Average(self.model, config.ema_decay) if config.ema_decay else None
-        self.epoch = 0  # epochs finished
+        self.epochs_before = 0  # of earlier stages
+        self.epoch = 0  # epochs of this stage that are finished
         self.held_lr = config.lr  # the rate that a schedule's `after` decides
         self.best_key: list[float] = []
         self.best_epoch = 0
@@ -275,18 +301,88 @@ class _Training:
         task: Task = "regression" if targets.is_floating_point() else "classification"
         return task, outputs.shape[-1]
 
+    def _depth_groups(self) -> list[list[nn.Parameter]]:
+        """Return the parameters that may be trained, from the head down; one group if all alike."""
+        if not self.config.uses_depth:
+            return [[p for p in self.model.parameters() if p.requires_grad]]
+        groups = self.model.depth_groups() if isinstance(self.model, HasDepth) else []
+        groups = [[p for p in group if p.requires_grad] for group in groups]
+        groups = [group for group in groups if group]
+        if len(groups) < 2:
+            raise InputError(
+                "trunk_lr, layer_decay, head_epochs and unfreeze_every need a head and a trunk "
+                f"that both learn, which this {type(self.model).__name__} has not: leave them out, "
+                "or give a model with depth_groups()."
+            )
+        last = self.config.groups_trained(self.config.epochs - 1, len(groups))
+        if last < len(groups):
+            raise InputError(
+                f"unfreeze_every={self.config.unfreeze_every} reaches {last} of the {len(groups)} "
+                f"depth groups within epochs={self.config.epochs}: lower it, or train longer."
+            )
+        return groups
+
     def _new_optimizer(self) -> torch.optim.Optimizer:
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        return _new_optimizer(self.config, parameters)
+        config = self.config
+        groups: list[dict[str, Any]] = []
+        for depth, parameters in enumerate(self.groups):
+            factor = config.trunk_lr * config.layer_decay**depth if depth else 1.0
+            spared = [p for p in parameters if p.ndim < 2 and not config.decay_norms]
+            if spared:
+                groups.append({"params": spared, "factor": factor, "weight_decay": 0.0})
+                parameters = [p for p in parameters if p.ndim >= 2]
+            if parameters:
+                groups.append({"params": parameters, "factor": factor})
+        return _new_optimizer(config, groups)
+
+    def _release(self, groups: int) -> None:
+        """Let the first `groups` depth groups learn, and the others rest."""
+        if groups != self.groups_trained:
+            for depth, parameters in enumerate(self.groups):
+                for parameter in parameters:
+                    parameter.requires_grad_(depth < groups)
+                    parameter.grad = None  # an old gradient would still move it
+            self.groups_trained = groups
+            self.net = _wrap_for_processes(self.model, self.device)
+
+    @contextmanager
+    def all_released_after(self) -> Iterator[None]:
+        """Let every depth group learn again after, as it did when the model came."""
+        try:
+            yield
+        finally:
+            for parameter in itertools.chain.from_iterable(self.groups):
+                parameter.requires_grad_()
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs finished, those of earlier stages included."""
+        return self.epochs_before + self.epoch
 
     @property
     def stopped(self) -> Literal["", "epochs", "early_stopping"]:
-        patience = self.config.early_stopping
-        if self.epoch >= self.config.epochs:
+        config, groups = self.config, len(self.groups)
+        if self.epoch >= config.epochs:
             return "epochs"
-        if patience and self.epoch - self.best_epoch >= patience:
+        # Patience begins when everything learns: a new depth group is a new chance.
+        begins = next(e for e in range(config.epochs) if config.groups_trained(e, groups) == groups)
+        best = max(self.best_epoch, self.epochs_before + begins)
+        if config.early_stopping and self.epochs_done - best >= config.early_stopping:
             return "early_stopping"
         return ""
+
+    def follow(self, stage: FitResult) -> None:
+        """Count on from an earlier stage, whose best weights the model has now."""
+        self.history, self.notes = list(stage.history), list(stage.notes)
+        self.epochs_before = stage.epochs_run
+        self.best_metrics, self.best_epoch = stage.val, stage.best_epoch
+        self.best_key = [stage.val.score, -stage.val.loss]
+        self.best_weights = _copy_weights(self.model)
+
+    def progress(self, phase: Phase, **more: Any) -> Progress:
+        """Return where the training is: in its running epoch, or after the one that has ended."""
+        epoch = self.epochs_done + (phase != "epoch")
+        return Progress(phase, epoch, self.epochs_before + self.config.epochs, **more)
 
     def tell(self, progress: Progress) -> None:
         if self.on_progress is not None:
@@ -296,7 +392,7 @@ class _Training:
         """Say `sentence` to the user, once in a run."""
         if sentence not in self.notes:
             self.notes.append(sentence)
-            self.tell(Progress("note", self.epoch + 1, self.config.epochs, note=sentence))
+            self.tell(self.progress("note", note=sentence))
 
     def rate(self, step: int) -> float:
         """Return the learning rate of `step` (from 0) of the running epoch."""
@@ -315,8 +411,11 @@ class _Training:
         """Train and validate one epoch; return its row of metrics and whether it is the best."""
         began = time.perf_counter()
         _seed_everything(self.config.seed, self.epoch)
-        row: dict[str, Any] = {"epoch": self.epoch + 1} | self._train_epoch()
-        self.tell(Progress("validate", self.epoch + 1, self.config.epochs))
+        self._release(self.config.groups_trained(self.epoch, len(self.groups)))
+        row: dict[str, Any] = {"epoch": self.epochs_done + 1} | self._train_epoch()
+        if self.config.head_epochs or self.config.unfreeze_every:
+            row["groups_trained"] = self.groups_trained
+        self.tell(self.progress("validate"))
         evaluated = self.model if self.ema is None else self.ema.model
         _dist.copy_from_main(evaluated.buffers())
         metrics = _measure(evaluated, self.val, self.placement, sharded=True)
@@ -332,7 +431,7 @@ class _Training:
         best_before = self.best_key[0] if self.best_key else -math.inf
         is_best = key > self.best_key
         if is_best:
-            self.best_key, self.best_epoch, self.best_metrics = key, self.epoch + 1, metrics
+            self.best_key, self.best_epoch, self.best_metrics = key, self.epochs_done + 1, metrics
             self.best_weights = _copy_weights(evaluated)
         self._set_next_rate(metrics.score, best_before)
         self.epoch += 1
@@ -362,7 +461,7 @@ class _Training:
                 continue
             lr = self.rate(step)
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["factor"]
             part = _dist.shard(targets)
             with self.placement.autocast():
                 outputs = self.net(_dist.shard(inputs))
@@ -386,11 +485,7 @@ class _Training:
             if self.ema is not None:
                 self.ema.update()
             if self.on_progress is not None:
-                self.on_progress(
-                    Progress(
-                        "train", self.epoch + 1, config.epochs, step + 1, self.steps, tally.mean
-                    )
-                )
+                self.tell(self.progress("train", step=step + 1, steps=self.steps, loss=tally.mean))
         loss_sum, correct = tally.totals(self.device)
         if not math.isfinite(loss_sum):
             raise self._not_finite("training loss", lr)
@@ -411,7 +506,7 @@ class _Training:
         if self.placement.amp_dtype is torch.float16:
             advice += ", or amp=bf16"
         return TrainingError(
-            f"the {what} is not finite in epoch {self.epoch + 1} at learning rate {lr:g}: "
+            f"the {what} is not finite in epoch {self.epochs_done + 1} at learning rate {lr:g}: "
             f"check the data for extreme values, {advice}."
         )
 
@@ -437,6 +532,7 @@ class _Training:
         assert self.best_metrics is not None
         return {
             "config": self.config.to_dict(),
+            "epochs_before": self.epochs_before,
             "epoch": self.epoch,
             "model": self.model.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
@@ -469,7 +565,8 @@ class _Training:
                 "give the same model, or choose another folder."
             ) from error
         self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.held_lr = state["epoch"], state["held_lr"]
+        self.epochs_before, self.epoch = state["epochs_before"], state["epoch"]
+        self.held_lr = state["held_lr"]
         self.best_key, self.best_epoch = state["best_key"], state["best_epoch"]
         self.best_metrics = Metrics(**state["best_metrics"])
         self.best_weights, self.notes = state["best_weights"], list(state["notes"])
@@ -582,12 +679,12 @@ _OPTIMIZERS: dict[str, Callable[[TrainConfig], Callable[..., torch.optim.Optimiz
 }
 
 
-def _new_optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def _new_optimizer(config: TrainConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     create = _OPTIMIZERS[config.optimizer](config)
     try:
-        return create(parameters, lr=config.lr, fused=True)
+        return create(groups, lr=config.lr, fused=True)
     except RuntimeError:  # no fused kernel for this device or type of number
-        return create(parameters, lr=config.lr)
+        return create(groups, lr=config.lr)
 
 
 def _criterion(
