@@ -1,8 +1,12 @@
-"""One tolerance table and one comparison for the whole test-suite."""
+"""One tolerance table and one comparison for the whole test-suite; folders of small images."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import torch
+from PIL import Image
 from torch import Tensor
 
 # Relative root-mean-square error against the float64 truth.
@@ -22,3 +26,12 @@ def assert_close(name: str, actual: Tensor, expected: Tensor, dtype: torch.dtype
     assert actual.shape == expected.shape, f"{name}: shape {actual.shape} != {expected.shape}"
     error = relative_rms(actual, expected)
     assert error <= TOL[dtype], f"{name}: relative RMS error {error:.2e} > {TOL[dtype]:.0e}"
+
+
+def write_images(folder: Path, counts: Mapping[str, int], size: tuple[int, int] = (20, 16)) -> None:
+    """Write PNG images of one colour each, all different, `counts[class]` per class folder."""
+    for k, (name, count) in enumerate(counts.items()):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            tone = sum(map(ord, str(folder.name))) % 100
+            Image.new("RGB", size, (i * 5, k * 20, tone)).save(folder / name / f"{i:03}.png")

@@ -15,7 +15,7 @@ SOURCE = Path(spinalnet.__file__).parent
 LEVELS = [
     {"_checks"},
     {"_dist", "config", "timing", "_kernels", "_triton"},
-    {"runs", "ops", "augment", "catalog"},
+    {"runs", "ops", "augment", "catalog", "images"},
     {"nn", "data", "recipes"},
     {"train", "gradients", "surgery"},
     {"backbones", "transfer"},

@@ -6,7 +6,6 @@ import gzip
 import os
 import struct
 import urllib.error
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
+from helpers import write_images
 from spinalnet import data, train
 from spinalnet._checks import InputError
 from spinalnet.augment import build_augment
@@ -726,15 +726,6 @@ def test_joining_puts_two_parts_in_a_row(tmp_path):
 # --- folders of images ----------------------------------------------------------------------------
 
 
-def write_images(folder: Path, counts: Mapping[str, int], size: tuple[int, int] = (20, 16)) -> None:
-    """Write PNG images of one colour each, all different, `counts[class]` per class folder."""
-    for k, (name, count) in enumerate(counts.items()):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        for i in range(count):
-            tone = sum(map(ord, str(folder.name))) % 100
-            Image.new("RGB", size, (i * 5, k * 20, tone)).save(folder / name / f"{i:03}.png")
-
-
 def test_a_folder_of_classes_is_split_three_ways(tmp_path):
     write_images(tmp_path, {"cat": 20, "dog": 30})
     splits = load_dataset(tmp_path)
@@ -788,7 +779,6 @@ def test_train_and_test_give_validation_from_train(tmp_path):
 def test_numeric_classes_are_in_the_order_of_their_values(tmp_path):
     write_images(tmp_path, {str(k): 3 for k in (10, 0, 2, 1, 11)})
     assert load_dataset(tmp_path).info.class_names == ("0", "1", "2", "10", "11")
-    assert data._class_order(["10", "2", "a"]) == ["10", "2", "a"]
 
 
 def test_a_folder_is_found_below_data_dir(tmp_path, monkeypatch):
@@ -855,7 +845,7 @@ def test_limit_and_splits_work_on_streamed_folders(tmp_path):
     assert torch.equal(splits.train.targets, arrays(resident.train).targets)
     assert splits.train.paths == resident.train.paths
     for part in (resident.train, resident.val, resident.test):
-        names = [path.parent.name for path in part.paths]
+        names = [Path(path).parent.name for path in part.paths]
         assert names == ["ab"[k] for k in part.targets.tolist()]
 
 
@@ -903,9 +893,9 @@ def break_folder(tmp_path: Path, case: str) -> Path:
         ("one image", r"class 'b' has 1 training image\(s\), but 3 are needed"),
         ("two images", r"class 'b' has 2 training image\(s\), but 3 are needed"),
         ("no images in class", "c' holds no images .*; fill it or remove it"),
-        ("corrupt", "image '.*000.png' is corrupt .*; remove or replace it"),
-        ("not an image", "000.png' is not an image; remove it or replace it"),
-        ("empty file", "000.png' is not an image; remove it or replace it"),
+        ("corrupt", "image '.*000.png' is corrupt .*; remove or replace it, or leave such files"),
+        ("not an image", "000.png' is not an image; remove or replace it"),
+        ("empty file", "000.png' is empty; remove or replace it"),
         ("float image", "x.tif' is corrupt .*32-bit float"),
     ],
 )
@@ -976,7 +966,7 @@ def test_missing_permission_is_explained(tmp_path, monkeypatch, target):
     monkeypatch.setattr(Path, "iterdir", guard(Path.iterdir))
     monkeypatch.setattr(Path, "read_bytes", guard(Path.read_bytes))
     monkeypatch.setattr(Image, "open", guard(Image.open))
-    with pytest.raises(InputError, match=r"cannot be read: permission denied\.$") as caught:
+    with pytest.raises(InputError, match=r"cannot be read: permission denied[.;]") as caught:
         load_dataset("mnist" if target == "idx" else tmp_path, tmp_path)
     assert str(forbidden) in str(caught.value)
     if target in ("class", "root"):
@@ -987,90 +977,6 @@ def test_missing_permission_is_explained(tmp_path, monkeypatch, target):
 # --- single images --------------------------------------------------------------------------------
 
 
-def save(path: Path, pixels: np.ndarray, **options: object) -> Path:
-    Image.fromarray(pixels).save(path, **options)
-    return path
-
-
-def gradient(height: int = 16, width: int = 16) -> np.ndarray:
-    rows, columns = np.mgrid[:height, :width]
-    return np.stack([rows * 8, columns * 8, rows + columns], 2).astype(np.uint8)
-
-
-def pixels(path: Path, channels: int = 3, size: int = 16) -> Tensor:
-    return data._read_pixels(path, channels, size)
-
-
-def test_images_of_every_mode_become_rgb_or_grey(tmp_path):
-    colour = gradient()
-    rgb = torch.from_numpy(colour).permute(2, 0, 1)
-    grey = torch.from_numpy(np.array(Image.fromarray(colour).convert("L")))[None]
-    path = save(tmp_path / "rgb.png", colour)
-    assert torch.equal(pixels(path), rgb)
-    assert torch.equal(pixels(path, 1), grey)
-    path = save(tmp_path / "l.png", grey[0].numpy())
-    assert torch.equal(pixels(path, 1), grey)
-    assert torch.equal(pixels(path), grey.expand(3, -1, -1))
-    deep = (grey[0].numpy().astype(np.uint16) * 257).astype(np.uint16)
-    assert torch.equal(pixels(save(tmp_path / "16bit.png", deep), 1), grey)
-    Image.fromarray(colour).convert("CMYK").save(tmp_path / "cmyk.tif")
-    assert (pixels(tmp_path / "cmyk.tif").int() - rgb.int()).abs().max() <= 2
-    Image.fromarray(colour).quantize(256).save(tmp_path / "palette.png")
-    assert (pixels(tmp_path / "palette.png").int() - rgb.int()).abs().float().mean() < 8
-    Image.fromarray(grey[0].numpy() > 60).save(tmp_path / "bilevel.png")
-    assert set(pixels(tmp_path / "bilevel.png", 1).unique().tolist()) == {0, 255}
-
-
-def test_transparent_pixels_become_white(tmp_path):
-    rgba = np.dstack([gradient(), np.full((16, 16), 255, np.uint8)])
-    rgba[:8, :, 3] = 0
-    out = pixels(save(tmp_path / "rgba.png", rgba))
-    assert (out[:, :8] == 255).all()
-    assert torch.equal(out[:, 8:], torch.from_numpy(rgba[8:, :, :3]).permute(2, 0, 1))
-    palette = Image.new("P", (16, 16), 0)
-    palette.putpalette([9, 9, 9, 200, 0, 0])
-    palette.putpixel((3, 3), 1)
-    palette.save(tmp_path / "p.png", transparency=0)
-    out = pixels(tmp_path / "p.png")
-    assert out[:, 0, 0].tolist() == [255, 255, 255]
-    assert out[:, 3, 3].tolist() == [200, 0, 0]
-
-
-def test_the_camera_orientation_is_applied(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned a quarter: the first row is on the right
-    path = save(tmp_path / "turned.png", gradient(), exif=exif)
-    upright = np.rot90(gradient(), k=-1).copy()
-    assert torch.equal(pixels(path), torch.from_numpy(upright).permute(2, 0, 1))
-
-
-@pytest.mark.parametrize(("height", "width"), [(40, 60), (61, 33), (1, 500), (7, 7), (3000, 2)])
-def test_images_of_any_size_are_cut_to_the_centre_square(tmp_path, height, width):
-    image = np.zeros((height, width, 3), np.uint8)
-    short = min(height, width)
-    top, left = (height - short) // 2, (width - short) // 2
-    image[top : top + short, left : left + short] = 200
-    out = pixels(save(tmp_path / "x.png", image), size=16)
-    assert out.shape == (3, 16, 16)
-    assert (out == 200).all()
-
-
-def test_large_jpegs_decode_small_and_look_the_same(tmp_path, monkeypatch):
-    size = 512
-    axis = np.linspace(0, 150, size)
-    wave = 127 + 100 * np.sin(axis)[:, None] * np.cos(axis)
-    image = np.repeat(wave.astype(np.uint8)[:, :, None], 3, 2)
-    save(tmp_path / "x.png", image)
-    save(tmp_path / "x.jpg", image, quality=95)
-    truth = pixels(tmp_path / "x.png", size=128).int()
-    decoded = []
-    fit = data._fit_to
-    monkeypatch.setattr(data, "_fit_to", lambda x, size: decoded.append(x.shape) or fit(x, size))
-    difference = pixels(tmp_path / "x.jpg", size=128).int() - truth
-    assert decoded == [(3, 256, 256)]
-    assert difference.abs().float().mean() < 3
-
-
 def test_read_image_gives_exactly_what_was_trained_on(tmp_path, digits):
     write_images(tmp_path / "set", {"a": 4, "b": 4}, size=(40, 30))
     splits = load_dataset(tmp_path / "set", image_size=12)
@@ -1079,7 +985,8 @@ def test_read_image_gives_exactly_what_was_trained_on(tmp_path, digits):
         assert read_image(path, splits.info).numpy().tobytes() in fingerprints(seen)
     large = load_dataset("digits", image_size=20)
     small_image, large_image = arrays(digits.test).inputs[0], arrays(large.test).inputs[0]
-    path = save(tmp_path / "digit.png", small_image[0].numpy())
+    path = tmp_path / "digit.png"
+    Image.fromarray(small_image[0].numpy()).save(path)
     assert torch.equal(read_image(path, digits.info), small_image)
     assert torch.equal(read_image(str(path), large.info), large_image)
     batch = normalize(read_image(path, digits.info)[None], digits.info.mean, digits.info.std)
@@ -1092,28 +999,6 @@ def test_read_image_explains_what_is_wrong(tmp_path, digits):
     table = replace(digits.info, name="table", input_shape=(7,))
     with pytest.raises(InputError, match="'table' holds features, not images"):
         read_image(tmp_path / "none.png", table)
-
-
-def test_iter_images_takes_files_and_folders(tmp_path):
-    write_images(tmp_path, {"a": 2, "b": 1})
-    single = tmp_path / "b" / "000.png"
-    found = list(iter_images([single, tmp_path / "a", str(tmp_path)]))
-    names = [path.relative_to(tmp_path).as_posix() for path in found]
-    assert names == ["b/000.png", *["a/000.png", "a/001.png"] * 2, "b/000.png"]
-    with pytest.raises(InputError, match=r"'.*gone' does not exist"):
-        list(iter_images([tmp_path / "gone"]))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"'.*empty' holds no images"):
-        list(iter_images([tmp_path / "empty"]))
-
-
-def test_resizing_whole_sets_equals_resizing_one_by_one():
-    images = torch.randint(0, 256, (5, 3, 13, 9)).byte()
-    together = data._fit_to(images, 6)
-    for image, small in zip(images, together, strict=True):
-        assert torch.equal(data._fit_to(image, 6), small)
-    square = images[..., :9, :]
-    assert torch.equal(data._fit_to(square, 9), square)
 
 
 def test_augmented_batches_are_those_of_the_augment_room():

@@ -21,19 +21,32 @@ import math
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.augment import build_augment
 from spinalnet.catalog import DATASETS as DATASETS
 from spinalnet.catalog import DatasetSpec as DatasetSpec
+from spinalnet.images import (
+    BadImage,
+    BadImagesError,
+    FoundImages,
+    find_bad,
+    fit_to,
+    has_parts,
+    index_folder,
+    permission_explained,
+    read_all,
+    read_batches,
+    same_content,
+    usable_cpus,
+)
+from spinalnet.images import iter_images as iter_images
 
 # --- what a data set is ---------------------------------------------------------------------------
 
@@ -68,12 +81,16 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class Splits:
-    """The three parts of a data set; `test` is for one final evaluation only."""
+    """The three parts of a data set; `test` is for one final evaluation only.
+
+    `left_out` lists the image files that cannot be used: the parts are as if they were not there.
+    """
 
     train: ArrayDataset | FolderDataset
     val: ArrayDataset | FolderDataset
     test: ArrayDataset | FolderDataset
     info: DatasetInfo
+    left_out: tuple[BadImage, ...] = ()
 
 
 # --- batches --------------------------------------------------------------------------------------
@@ -147,11 +164,17 @@ def normalize(inputs: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
         std: One value per channel; empty for no normalisation.
     """
     unit = 255.0 if inputs.dtype == torch.uint8 else 1.0
-    inputs = inputs.float()
     if not mean:
-        return inputs / unit
+        return inputs.float() / unit
     centre, scale = _constants(tuple(mean), tuple(std), unit, inputs.ndim, inputs.device)
-    return (inputs - centre).mul_(scale)
+    if inputs.ndim == 4 and inputs.stride(1) == 1 < inputs.shape[1]:
+        # Channels innermost: as rows of pixels with the constants repeated, vector units have more
+        # than three numbers in a row to work on.
+        rows = inputs.permute(0, 2, 3, 1).flatten(2)
+        centre, scale = (c.flatten().repeat(inputs.shape[3]) for c in (centre, scale))
+        rows = rows.to(torch.float32, copy=True).sub_(centre).mul_(scale)
+        return rows.unflatten(2, (-1, inputs.shape[1])).permute(0, 3, 1, 2)
+    return inputs.to(torch.float32, copy=True).sub_(centre).mul_(scale)
 
 
 def _finish(
@@ -165,11 +188,10 @@ def _finish(
     """Augment (before normalisation, so that fill is black) and normalise."""
     if augment != "none":
         generator = torch.Generator(inputs.device).manual_seed(_stream_seed("augment", *key))
-        inputs = build_augment(augment)(inputs, generator)
+        inputs = build_augment(augment)(inputs.contiguous(), generator)
     inputs = normalize(inputs, mean, std)
-    if channels_last and inputs.ndim == 4:
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-    return inputs
+    last = channels_last and inputs.ndim == 4
+    return inputs.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 class ArrayDataset:
@@ -194,7 +216,7 @@ class ArrayDataset:
         mean: Sequence[float] = (),
         std: Sequence[float] = (),
         size: int | None = None,
-        paths: Sequence[Path] = (),
+        paths: Sequence[str] = (),
     ) -> None:
         if len(inputs) != len(targets):
             raise InputError(
@@ -280,102 +302,14 @@ class ArrayDataset:
             rows = slice(group[0].start, group[-1].stop)
             index = rows if order is None else order[rows]
             key = (seed, epoch, number)
-            x = inputs[index] if self.size is None else _fit_to(inputs[index], self.size)
+            x = inputs[index] if self.size is None else fit_to(inputs[index], self.size)
             x = _finish(x, self.mean, self.std, augment, key, channels_last)
             yield from _cut(x, targets[index], group)
 
 
-# --- image files ----------------------------------------------------------------------------------
+# --- images on disk -------------------------------------------------------------------------------
 
-_IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
-    *(".ppm", ".pgm", ".pbm", ".pnm"),
-)
-
-
-def _fit_to(images: Tensor, size: int) -> Tensor:
-    """Bring uint8 images `(..., C, H, W)` to `size` x `size`.
-
-    The largest centred square is cut out and resized (bilinear, antialiased), the usual "shorter
-    side, then centre crop": shapes are kept, where stretching both sides would turn circles into
-    ellipses, and every image comes out in the same size whatever its format.
-    """
-    height, width = images.shape[-2:]
-    if height == width == size:
-        return images
-    short = min(height, width)
-    top, left = (height - short) // 2, (width - short) // 2
-    square = images[..., top : top + short, left : left + short]
-    batch = square if square.ndim == 4 else square[None]
-    # Only the CPU resizes bytes.
-    work = torch.uint8 if batch.device.type == "cpu" else torch.float32
-    resized = torch.cat(
-        [
-            functional.interpolate(part.to(work), (size, size), mode="bilinear", antialias=True)
-            for part in batch.split(4096)
-        ]
-    )
-    if work != torch.uint8:
-        resized = resized.round_().clamp_(0, 255).to(torch.uint8)
-    return resized.contiguous().view(*images.shape[:-2], size, size)
-
-
-def _to_mode(image: Any, channels: int) -> Any:
-    """Convert a PIL image of any mode to 8-bit grey (1 channel) or RGB (3)."""
-    import numpy as np
-    from PIL import Image
-
-    if image.mode == "F":
-        raise ValueError("32-bit float pixels have no agreed range; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):  # 16 bits; PIL's own conversion would clip at 255
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-    if "A" in image.getbands() or "transparency" in image.info:
-        # On white, as viewers show it; dropping alpha would reveal whatever hides beneath.
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("L" if channels == 1 else "RGB")
-
-
-def _read_pixels(path: Path, channels: int, size: int) -> Tensor:
-    """Decode one image file to uint8 `(channels, size, size)`."""
-    import numpy as np
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            # JPEG can decode at 1/2, 1/4 or 1/8 much faster; twice the size keeps the resize fair.
-            image.draft("RGB", (2 * size, 2 * size))
-            upright = ImageOps.exif_transpose(image)
-            pixels = np.array(_to_mode(upright, channels))
-    except FileNotFoundError as error:
-        raise InputError(f"image '{path}' does not exist.") from error
-    except PermissionError as error:
-        raise InputError(f"image '{path}' cannot be read: permission denied.") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"'{path}' is not an image; remove it or replace it.") from error
-    except Exception as error:  # decoders raise almost anything on broken files
-        reason = str(error) or type(error).__name__
-        raise InputError(f"image '{path}' is corrupt ({reason}); remove or replace it.") from error
-    tensor = torch.from_numpy(pixels)
-    return _fit_to(tensor[None] if channels == 1 else tensor.permute(2, 0, 1), size)
-
-
-def _usable_cpus() -> int:
-    """Return how many processors this process may use, which a container may limit."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1
-
-
-def _read_all(paths: Sequence[Path], channels: int, size: int) -> Tensor:
-    """Decode image files to one uint8 tensor `(N, C, H, W)`, in threads."""
-    images = torch.empty(len(paths), channels, size, size, dtype=torch.uint8)
-    with ThreadPoolExecutor(min(8, _usable_cpus())) as pool:  # decoders release the GIL
-        decoded = pool.map(lambda path: _read_pixels(path, channels, size), paths)
-        for i, image in enumerate(decoded):
-            images[i] = image
-    return images
+_MEND = "remove or replace {them}"
 
 
 def read_image(path: str | os.PathLike[str], info: DatasetInfo) -> Tensor:
@@ -391,84 +325,42 @@ def read_image(path: str | os.PathLike[str], info: DatasetInfo) -> Tensor:
     Raises:
         InputError: If the file is missing, unreadable, corrupt or not an image.
     """
-    if len(info.input_shape) != 3:
-        raise InputError(f"'{info.name}' holds features, not images, so '{path}' cannot be used.")
-    return _read_pixels(Path(path), info.input_shape[0], info.input_shape[1])
+    pixels, bad = read_images([path], info)
+    if bad:
+        raise BadImagesError(bad)
+    return pixels[0]
 
 
-@contextlib.contextmanager
-def _permission_explained() -> Iterator[None]:
-    """Turn a refusal of the operating system into a sentence."""
-    try:
-        yield
-    except PermissionError as error:
-        raise InputError(f"'{error.filename}' cannot be read: permission denied.") from error
+def read_images(
+    paths: Sequence[str | os.PathLike[str]], info: DatasetInfo
+) -> tuple[Tensor, list[BadImage]]:
+    """Read image files, on all processors, exactly as the images of the data set were made.
 
+    Args:
+        paths: Image files.
+        info: The data set a model was trained on (stored in its checkpoint).
 
-def _raise(error: OSError) -> None:
-    """Let `os.walk` report what it would otherwise skip."""
-    raise error
-
-
-def _walk(folder: Path) -> list[Path]:
-    """Return the image files below `folder`, sorted; hidden ones are skipped."""
-    found: list[Path] = []
-    for parent, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(parent, name)
-            for name in files
-            if not name.startswith(".") and Path(name).suffix.lower() in _IMAGE_SUFFIXES
-        ]
-    return sorted(found)
-
-
-def iter_images(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
-    """Yield the image files that `paths` name: files as they are, folders with all below them.
-
-    Raises:
-        InputError: If a path does not exist, or a folder holds no images.
+    Returns:
+        Pixels, uint8, `(N, *info.input_shape)`, of the files that can be used, in their order; and
+        the others, each with its reason.
     """
-    for path in map(Path, paths):
-        with _permission_explained():
-            if not path.exists():
-                raise InputError(f"'{path}' does not exist.")
-            files = _walk(path) if path.is_dir() else [path]
-        if not files:
-            raise InputError(f"'{path}' holds no images ({_suffixes()}).")
-        yield from files
+    if len(info.input_shape) != 3:
+        raise InputError(f"'{info.name}' holds features, not images, so files cannot be used.")
+    pixels, bad = read_all([os.fspath(path) for path in paths], *info.input_shape[:2])
+    return _without(pixels, bad), [what for _, what in bad]
 
 
-def _suffixes() -> str:
-    """Name the file name endings that count as images."""
-    return " ".join(_IMAGE_SUFFIXES)
-
-
-class _ImageFiles(torch.utils.data.Dataset[Tensor | str]):
-    """Map-style view of image files for the workers of a `DataLoader`."""
-
-    def __init__(self, paths: Sequence[Path], channels: int, size: int) -> None:
-        self.paths, self.channels, self.size = paths, channels, size
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Tensor | str:
-        # An exception would cross the process border as a page of traceback: send the sentence.
-        try:
-            return _read_pixels(self.paths[index], self.channels, self.size)
-        except InputError as error:
-            return str(error)
-
-    @staticmethod
-    def collate(items: list[Tensor | str]) -> Tensor | str:
-        """Stack images, or return the first error."""
-        errors = [item for item in items if isinstance(item, str)]
-        return errors[0] if errors else torch.stack([i for i in items if isinstance(i, Tensor)])
+def _without(values: Tensor, bad: Sequence[tuple[int, BadImage]]) -> Tensor:
+    """Return `values` without the rows in `bad`."""
+    if not bad:
+        return values
+    keep = torch.ones(len(values), dtype=torch.bool)
+    keep[[row for row, _ in bad]] = False
+    return values[keep]
 
 
 class FolderDataset:
-    """Image files decoded by worker processes as they are needed.
+    """Image files decoded by threads as they are needed.
 
     For folders that do not fit in memory; same batches, in the same order and with the same
     augmentation, as an `ArrayDataset` of the decoded images.
@@ -480,12 +372,12 @@ class FolderDataset:
         size: Height and width of the decoded images.
         mean: Mean per channel on the 0..1 scale; empty for none.
         std: Standard deviation per channel on the 0..1 scale; empty for none.
-        num_workers: Worker processes, at most one per processor; 0 decodes in this one.
+        num_workers: Threads that decode ahead, at most one per processor; 0 for none.
     """
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[str | os.PathLike[str]],
         targets: Tensor,
         channels: int,
         size: int,
@@ -497,7 +389,7 @@ class FolderDataset:
             raise InputError(
                 f"paths and targets must have the same length, got {len(paths)} and {len(targets)}."
             )
-        self.paths = list(paths)
+        self.paths = [os.fspath(path) for path in paths]  # a Path takes several times the memory
         self.targets = targets.long()
         self.channels = channels
         self.size = size
@@ -553,23 +445,23 @@ class FolderDataset:
         order = _order(len(self), shuffle, seed, epoch)
         batches = _batch_slices(len(self), batch_size, shuffle)
         groups = _groups(batches, self.channels * self.size**2, augment)
-        spans = [slice(group[0].start, group[-1].stop) for group in groups]
-        loader = torch.utils.data.DataLoader(
-            _ImageFiles(self.paths, self.channels, self.size),
-            batch_sampler=[order[rows].tolist() for rows in spans],
-            num_workers=min(self.num_workers, _usable_cpus()),
-            collate_fn=_ImageFiles.collate,
-            pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # its own: the loader would draw from the global stream
+        rows = [order[group[0].start : group[-1].stop] for group in groups]
+        read = read_batches(
+            ([self.paths[i] for i in chosen.tolist()] for chosen in rows),
+            self.channels,
+            self.size,
+            min(self.num_workers, usable_cpus()),
+            pinned=device.type == "cuda",
         )
-        for number, (group, images) in enumerate(zip(groups, loader, strict=True)):
-            if isinstance(images, str):
-                raise InputError(images)
-            images = images.to(device, non_blocking=True)
-            key = (seed, epoch, number)
-            x = _finish(images, self.mean, self.std, augment, key, channels_last)
-            y = self.targets[order[spans[number]]].to(device, non_blocking=True)
-            yield from _cut(x, y, group)
+        with contextlib.closing(read):  # threads end with the epoch, however it ends
+            for number, (group, (pixels, bad)) in enumerate(zip(groups, read, strict=True)):
+                if bad:
+                    raise BadImagesError([what for _, what in bad], _MEND)
+                key = (seed, epoch, number)
+                x = pixels.to(device, non_blocking=True)
+                x = _finish(x, self.mean, self.std, augment, key, channels_last)
+                y = self.targets[rows[number]].to(device, non_blocking=True)
+                yield from _cut(x, y, group)
 
 
 # --- stratified choice ----------------------------------------------------------------------------
@@ -604,17 +496,17 @@ def _stratified(
 
 
 @dataclass(frozen=True)
-class _Files:
-    """A data set as read: samples in memory, or the paths of image files, part by part.
+class _Arrays:
+    """A data set as read into memory, part by part.
 
     Attributes:
         classes: Class names in label order; empty for a regression.
-        parts: (Inputs or paths, targets) of "train", "test" and, if it is predefined, "val".
+        parts: (Inputs, targets) of "train" and "test".
         notes: What was found on the way.
     """
 
     classes: tuple[str, ...]
-    parts: dict[str, tuple[Tensor | list[Path], Tensor]]
+    parts: dict[str, tuple[Tensor, Tensor]]
     notes: tuple[str, ...] = ()
 
 
@@ -623,7 +515,7 @@ def list_datasets() -> list[str]:
     return list(DATASETS)
 
 
-def _read_digits(spec: DatasetSpec, roots: Sequence[Path]) -> _Files:
+def _read_digits(spec: DatasetSpec, roots: Sequence[Path]) -> _Arrays:
     """Read scikit-learn's digits."""
     from sklearn.datasets import load_digits
 
@@ -634,7 +526,7 @@ def _read_digits(spec: DatasetSpec, roots: Sequence[Path]) -> _Files:
     # The set has no test part of its own: a fifth is set apart, the same one for every seed.
     test, train = _stratified(targets, round(0.2 * len(targets)), "digits test", keep_train=1)
     parts = {part: (images[i], targets[i]) for part, i in (("train", train), ("test", test))}
-    return _Files(spec.class_names, {**parts})
+    return _Arrays(spec.class_names, parts)
 
 
 def _read_idx(path: Path) -> Tensor:
@@ -672,13 +564,13 @@ def _find_idx(spec: DatasetSpec, folders: Iterable[Path]) -> list[Path] | None:
     return None
 
 
-def _read_idx_dataset(spec: DatasetSpec, roots: Sequence[Path]) -> _Files | None:
+def _read_idx_dataset(spec: DatasetSpec, roots: Sequence[Path]) -> _Arrays | None:
     """Read a data set kept in IDX files."""
     files = _find_idx(spec, roots)
     if files is None:
         return None
     values = [_read_idx(file) for file in files]
-    parts: dict[str, tuple[Tensor | list[Path], Tensor]] = {}
+    parts: dict[str, tuple[Tensor, Tensor]] = {}
     for part, k in (("train", 0), ("test", 2)):
         images, labels = values[k], values[k + 1]
         labels = labels[:, 0] if labels.ndim == 2 else labels  # QMNIST: class, then its origin
@@ -697,7 +589,7 @@ def _read_idx_dataset(spec: DatasetSpec, roots: Sequence[Path]) -> _Files | None
             images = images.transpose(1, 2)
         parts[part] = images[:, None].contiguous(), labels
     notes = ("The files hold the images transposed; here they are upright.",)
-    return _Files(spec.class_names, parts, notes if spec.transposed else ())
+    return _Arrays(spec.class_names, parts, notes if spec.transposed else ())
 
 
 def _find_path(spec: DatasetSpec, roots: Sequence[Path]) -> Path | None:
@@ -718,12 +610,12 @@ def _make_torchvision(spec: DatasetSpec, root: Path, train: bool, download: bool
     return make(root, **part, download=download, **dict(spec.torchvision_options))
 
 
-def _read_torchvision(spec: DatasetSpec, roots: Sequence[Path]) -> _Files | None:
+def _read_torchvision(spec: DatasetSpec, roots: Sequence[Path]) -> _Arrays | None:
     """Read a data set that torchvision holds as one array of images."""
     found = _find_path(spec, roots)
     if found is None:
         return None
-    parts: dict[str, tuple[Tensor | list[Path], Tensor]] = {}
+    parts: dict[str, tuple[Tensor, Tensor]] = {}
     classes = spec.class_names
     for part in ("train", "test"):
         try:
@@ -739,10 +631,10 @@ def _read_torchvision(spec: DatasetSpec, roots: Sequence[Path]) -> _Files | None
         labels = held.targets if hasattr(held, "targets") else held.labels
         parts[part] = images.contiguous(), torch.as_tensor(labels).long()
         classes = classes or tuple(held.classes)
-    return _Files(classes, parts)
+    return _Arrays(classes, parts)
 
 
-def _read_flowers(spec: DatasetSpec, roots: Sequence[Path]) -> _Files | None:
+def _read_flowers(spec: DatasetSpec, roots: Sequence[Path]) -> FoundImages | None:
     """List the photographs of Flowers-102 with the authors' three parts."""
     from scipy.io import loadmat
 
@@ -761,22 +653,22 @@ def _read_flowers(spec: DatasetSpec, roots: Sequence[Path]) -> _Files | None:
             f"'{found}' must hold jpg/, setid.mat and imagelabels.mat of Flowers-102; delete it "
             "and fetch it again."
         ) from error
-    parts: dict[str, tuple[Tensor | list[Path], Tensor]] = {
+    parts = {
         part: (
-            [found / "jpg" / f"image_{number:05d}.jpg" for number in chosen.tolist()],
+            [str(found / "jpg" / f"image_{number:05d}.jpg") for number in chosen.tolist()],
             labels[chosen - 1].long() - 1,
         )
         for part, chosen in numbers.items()
     }
-    return _Files(spec.class_names, parts)
+    return FoundImages(spec.class_names, parts)
 
 
-def _read_folder(spec: DatasetSpec, roots: Sequence[Path]) -> _Files | None:
+def _read_folder(spec: DatasetSpec, roots: Sequence[Path]) -> FoundImages | None:
     """List the images of a data set that lies as a folder: one below the roots, or a root."""
     found = _find_path(spec, roots) or next(
-        (root for root in roots if root.is_dir() and _has_parts(root)), None
+        (root for root in roots if root.is_dir() and has_parts(root)), None
     )
-    return None if found is None else _index_folder(found, spec.exclude)
+    return None if found is None else index_folder(found, spec.exclude)
 
 
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -787,9 +679,9 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _draw_regression(spec: DatasetSpec, roots: Sequence[Path]) -> _Files:
+def _draw_regression(spec: DatasetSpec, roots: Sequence[Path]) -> _Arrays:
     """Draw a regression set of the paper: its 1,000 samples, and fresh ones to test on."""
-    parts: dict[str, tuple[Tensor | list[Path], Tensor]] = {}
+    parts: dict[str, tuple[Tensor, Tensor]] = {}
     for (part, count), seed in zip(
         (("train", spec.sizes[0]), ("test", spec.sizes[1])), (0, _stream_seed("fresh")), strict=True
     ):
@@ -800,10 +692,10 @@ def _draw_regression(spec: DatasetSpec, roots: Sequence[Path]) -> _Files:
         # Paper: noise of shape (count,) spreads over a (count, 1) target; the shape here does not.
         noise = 0.2 * torch.rand(count, 1, generator=generator)
         parts[part] = inputs, _FUNCTIONS[spec.name](inputs) + noise
-    return _Files((), parts)
+    return _Arrays((), parts)
 
 
-READERS: dict[str, Callable[[DatasetSpec, Sequence[Path]], _Files | None]] = {
+READERS: dict[str, Callable[[DatasetSpec, Sequence[Path]], _Arrays | FoundImages | None]] = {
     "digits": _read_digits,
     "idx": _read_idx_dataset,
     "torchvision": _read_torchvision,
@@ -828,7 +720,7 @@ def is_present(spec: DatasetSpec, data_dir: str | os.PathLike[str] | None = None
         return True
     if spec.reader == "idx":
         return _find_idx(spec, roots) is not None
-    has_root = spec.reader == "folder" and data_dir is not None and _has_parts(roots[0])
+    has_root = spec.reader == "folder" and data_dir is not None and has_parts(roots[0])
     return has_root or _find_path(spec, roots) is not None
 
 
@@ -895,118 +787,6 @@ def _default_cache() -> Path:
 _FOLDER_SIZE = 64  # default height and width: small enough to train on two cores
 _TEST_FRACTION = 0.2
 _STATISTICS_IMAGES = 512  # enough for two digits of mean and std when a folder is streamed
-_PARTS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "eval"),
-    "test": ("test", "testing"),
-}
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    """Return the visible folders in `folder`."""
-    return sorted(
-        entry
-        for entry in folder.iterdir()
-        if entry.is_dir() and not entry.name.startswith((".", "__"))
-    )
-
-
-def _find_parts(folder: Path) -> dict[str, Path]:
-    """Return the folders of train, val and test; all of `folder` as train if it has no parts."""
-    found: dict[str, Path] = {}
-    for sub in _subfolders(folder):
-        for part, names in _PARTS.items():
-            if sub.name.lower() in names:
-                if part in found:
-                    raise InputError(
-                        f"'{folder}' has two folders for {part}, '{found[part].name}' and "
-                        f"'{sub.name}'; keep one of them."
-                    )
-                inner = _subfolders(sub)  # some archives hold training/training/<class>
-                nested = len(inner) == 1 and inner[0].name.lower() == sub.name.lower()
-                found[part] = inner[0] if nested else sub
-    if "train" not in found:
-        if found and len(found) == len(_subfolders(folder)):
-            raise InputError(f"'{folder}' has {' and '.join(sorted(found))} but no train folder.")
-        return {"train": folder}
-    return found
-
-
-def _has_parts(folder: Path) -> bool:
-    """Return whether a folder holds folders of parts (train, test, ...)."""
-    known = {name for names in _PARTS.values() for name in names}
-    return folder.is_dir() and any(sub.name.lower() in known for sub in _subfolders(folder))
-
-
-def _class_order(names: Iterable[str]) -> list[str]:
-    """Sort class names: by value if all are numbers (0, 1, 2, 10), else as text."""
-    names = list(names)
-    return sorted(names, key=int) if all(n.isdecimal() for n in names) else sorted(names)
-
-
-def _scan_classes(folder: Path, exclude: Sequence[str]) -> dict[str, list[Path]]:
-    """Return the image files of every class folder in `folder`."""
-    classes = {sub.name: _walk(sub) for sub in _subfolders(folder) if sub.name not in exclude}
-    for name, files in classes.items():
-        if not files:
-            raise InputError(
-                f"class folder '{folder / name}' holds no images ({_suffixes()}); fill it or "
-                "remove it."
-            )
-    return classes
-
-
-def _index_folder(folder: Path, exclude: Sequence[str] = ()) -> _Files:
-    """Find the images of a folder, its classes and its parts."""
-    if not folder.exists():
-        raise InputError(f"folder '{folder}' does not exist.")
-    if not folder.is_dir():
-        raise InputError(f"'{folder}' is a file; a data set is a folder with one folder per class.")
-    found = {part: _scan_classes(path, exclude) for part, path in _find_parts(folder).items()}
-    classes = _class_order(found["train"])
-    if len(classes) < 2:
-        raise InputError(
-            f"'{folder}' must hold at least two class folders with images "
-            f"(DIR/<class>/ or DIR/train/<class>/), found {len(classes)}."
-        )
-    notes = []
-    if "val" in found and "test" not in found:
-        found["test"] = found.pop("val")
-        notes.append(
-            "The folder has no test part: its validation folder is the untouched test set, and "
-            "validation images are split from train."
-        )
-    parts: dict[str, tuple[Tensor | list[Path], Tensor]] = {}
-    for part, files in found.items():
-        unknown = sorted(set(files) - set(classes))
-        if unknown:
-            raise InputError(
-                f"class '{unknown[0]}' is in the {part} folder of '{folder}' but has no training "
-                "images."
-            )
-        missing = [name for name in classes if name not in files]
-        if missing:
-            notes.append(f"The {part} part has no images of {', '.join(missing)}.")
-        pairs = [(path, k) for k, name in enumerate(classes) for path in files.get(name, [])]
-        parts[part] = ([path for path, _ in pairs], torch.tensor([k for _, k in pairs]))
-    needed = 1 if "val" in found else 2 if "test" in found else 3
-    for name in classes:
-        if len(found["train"][name]) < needed:
-            raise InputError(
-                f"class '{name}' has {len(found['train'][name])} training image(s), but {needed} "
-                "are needed to split it; add images or remove the class folder."
-            )
-    if "test" not in parts:
-        paths, targets = list(parts["train"][0]), parts["train"][1]
-        total = round(_TEST_FRACTION * len(paths))
-        test, train = _stratified(targets, total, "test", keep_train=2)
-        for part, rows in (("test", test), ("train", train)):
-            parts[part] = ([paths[i] for i in rows.tolist()], targets[rows])
-        notes.append(
-            f"The folder has no test part: {len(test)} of its {len(paths)} images, the same for "
-            "every seed, are set apart as the test set."
-        )
-    return _Files(tuple(classes), parts, tuple(notes))
 
 
 def _channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -1032,48 +812,126 @@ class _Pool:
     test: ArrayDataset | FolderDataset
     val: ArrayDataset | FolderDataset | None
     val_fraction: float
+    left_out: tuple[BadImage, ...] = ()
+
+
+def _usable(
+    found: FoundImages, bad: dict[str, list[tuple[int, BadImage]]], on_bad_image: str
+) -> FoundImages:
+    """Return `found` without the files that cannot be used, or refuse them all in one report."""
+    files = [what for rows in bad.values() for _, what in rows]
+    if not files:
+        return found
+    if on_bad_image == "error":
+        raise BadImagesError(files, f"{_MEND}, or leave such files out (--on-bad-image skip)")
+    total = sum(len(paths) for paths, _ in found.parts.values())
+    parts = {}
+    for part, (paths, targets) in found.parts.items():
+        left_out = {row for row, _ in bad[part]}
+        kept = [path for row, path in enumerate(paths) if row not in left_out]
+        parts[part] = kept, _without(targets, bad[part])
+    named = ", ".join(f"'{path}'" for path, _ in files[:3])
+    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+    note = f"{len(files)} of {total} image files cannot be used and are left out: {named}{more}."
+    return FoundImages(found.classes, parts, (*found.notes, note))
+
+
+def _check_classes(found: FoundImages) -> list[str]:
+    """Check that every class can be split; return notes on parts without some class."""
+    notes = []
+    counts = {
+        part: torch.bincount(targets, minlength=len(found.classes)).tolist()
+        for part, (_, targets) in found.parts.items()
+    }
+    for part, numbers in counts.items():
+        missing = [name for name, n in zip(found.classes, numbers, strict=True) if n == 0]
+        if missing and part != "train":
+            notes.append(f"The {part} part has no images of {', '.join(missing)}.")
+    needed = 1 if "val" in counts else 2 if "test" in counts else 3
+    for name, number in zip(found.classes, counts["train"], strict=True):
+        if number < needed:
+            raise InputError(
+                f"class '{name}' has {number} training image(s), but {needed} are needed to split "
+                "it; add images or remove the class folder."
+            )
+    return notes
+
+
+def _leak_notes(data: dict[str, ArrayDataset | FolderDataset]) -> list[str]:
+    """Return a note if test images stand among those that training and its choices see."""
+    seen = [path for part, source in data.items() if part != "test" for path in source.paths]
+    twins = same_content(seen, data["test"].paths)
+    if not twins:
+        return []
+    return [
+        f"{len(twins)} of the {len(data['test'])} test images are also in train or val, byte for "
+        f"byte ('{twins[0][1]}' is '{twins[0][0]}'): the test result flatters."
+    ]
 
 
 def _load_files(
     name: str,
-    files: _Files,
+    found: FoundImages,
     image_size: int | None,
     in_channels: int | None,
     memory_budget: int,
-    workers: int,
+    num_workers: int,
+    on_bad_image: str,
 ) -> _Pool:
     """Make a pool of image files, in memory if they fit."""
-    parts = {
-        part: ([path for path in paths if isinstance(path, Path)], targets)
-        for part, (paths, targets) in files.parts.items()
-    }
+    _check_classes(found)  # before the reading, which can take long, and again after it
     size, channels = image_size or _FOLDER_SIZE, in_channels or 3
-    notes = [
-        *files.notes,
+    needed = sum(len(paths) for paths, _ in found.parts.values()) * channels * size * size
+    bad: dict[str, list[tuple[int, BadImage]]] = {}
+    pixels: dict[str, Tensor] = {}
+    for part, (paths, _) in found.parts.items():
+        if needed <= memory_budget:
+            pixels[part], bad[part] = read_all(paths, channels, size)
+            pixels[part] = _without(pixels[part], bad[part])
+        else:
+            # What is left out must be known before the first epoch, so then all is decoded once.
+            bad[part] = find_bad(paths, thorough=on_bad_image == "skip")
+    found = _usable(found, bad, on_bad_image)
+    notes = [*found.notes, *_check_classes(found)]
+    data: dict[str, ArrayDataset | FolderDataset] = {
+        part: ArrayDataset(pixels[part], targets, paths=paths)
+        if pixels
+        else FolderDataset(paths, targets, channels, size, num_workers=num_workers)
+        for part, (paths, targets) in found.parts.items()
+    }
+    if "test" not in data:
+        whole = data["train"]
+        total = round(_TEST_FRACTION * len(whole))
+        test, train = _stratified(whole.targets, total, "test", keep_train=2)
+        data = {"train": whole.subset(train), "test": whole.subset(test)}
+        notes.append(
+            f"The folder has no test part: {len(test)} of its {len(whole)} images, the same for "
+            "every seed, are set apart as the test set."
+        )
+    notes += _leak_notes(data)
+    notes.append(
         f"Images are cut to their centre square and resized to {size}x{size}"
-        + ("." if image_size else " (choose with image_size, --image-size)."),
-    ]
-    needed = sum(len(paths) for paths, _ in parts.values()) * channels * size * size
-    data: dict[str, ArrayDataset | FolderDataset] = {}
-    if needed <= memory_budget:
-        images = {part: _read_all(paths, channels, size) for part, (paths, _) in parts.items()}
-        mean, std = _channel_statistics(images["train"])
-        for part, (paths, targets) in parts.items():
-            data[part] = ArrayDataset(images[part], targets, mean, std, paths=paths)
+        + ("." if image_size else " (choose with image_size, --image-size).")
+    )
+    train = data["train"]
+    if isinstance(train, ArrayDataset):
+        sample = train.inputs
     else:
-        paths = parts["train"][0]
-        sample = paths[:: max(1, len(paths) // _STATISTICS_IMAGES)]
-        mean, std = _channel_statistics(_read_all(sample, channels, size))
-        for part, (chosen, targets) in parts.items():
-            data[part] = FolderDataset(chosen, targets, channels, size, mean, std, workers)
         notes.append(
             f"Images stream from disk: decoded they need {needed / 2**30:.1f} GiB, more than the "
             f"memory budget of {memory_budget / 2**30:.1f} GiB."
         )
+        chosen = train.paths[:: max(1, len(train) // _STATISTICS_IMAGES)]
+        sample, unreadable = read_all(chosen, channels, size)
+        if unreadable:
+            raise BadImagesError([what for _, what in unreadable], _MEND)
+    mean, std = _channel_statistics(sample)
     info = DatasetInfo(
-        name, "classification", files.classes, (channels, size, size), mean, std, tuple(notes)
+        name, "classification", found.classes, (channels, size, size), mean, std, tuple(notes)
     )
-    return _Pool(info, data["train"], data["test"], data.get("val"), 0.1)
+    data = {part: source.normalized_by(mean, std) for part, source in data.items()}
+    files = tuple(what for rows in bad.values() for _, what in rows)
+    return _Pool(info, data["train"], data["test"], data.get("val"), 0.1, files)
 
 
 # --- the door -------------------------------------------------------------------------------------
@@ -1100,11 +958,6 @@ def _suspicions(spec: DatasetSpec, train_images: Tensor, test_images: Tensor) ->
     return notes
 
 
-def _tensor(inputs: Tensor | list[Path]) -> Tensor:
-    assert isinstance(inputs, Tensor)
-    return inputs
-
-
 def _to_channels(images: Tensor, channels: int) -> Tensor:
     """Repeat grey as colour without copying, or mix colour to grey (luma of ITU-R BT.601)."""
     if images.shape[1] == channels:
@@ -1118,14 +971,13 @@ def _to_channels(images: Tensor, channels: int) -> Tensor:
 
 def _load_arrays(
     spec: DatasetSpec,
-    files: _Files,
+    files: _Arrays,
     image_size: int | None,
     in_channels: int | None,
     memory_budget: int,
 ) -> _Pool:
     """Make a pool of a named data set that is in memory."""
-    train_x, test_x = (_tensor(files.parts[part][0]) for part in ("train", "test"))
-    train_y, test_y = (files.parts[part][1] for part in ("train", "test"))
+    (train_x, train_y), (test_x, test_y) = (files.parts[part] for part in ("train", "test"))
     if spec.reader == "regression":
         shape = tuple(train_x.shape[1:])
         info = DatasetInfo(spec.name, "regression", (), shape, (), (), spec.notes)
@@ -1145,7 +997,7 @@ def _load_arrays(
         if size > native and needed > memory_budget:
             resize = size  # batch by batch: small images stay small in memory
         else:
-            train_x, test_x = _fit_to(train_x, size), _fit_to(test_x, size)
+            train_x, test_x = fit_to(train_x, size), fit_to(test_x, size)
     train, test = (
         ArrayDataset(x, y, mean, std, resize) for x, y in ((train_x, train_y), (test_x, test_y))
     )
@@ -1179,7 +1031,8 @@ def load_dataset(
     limit: int | None = None,
     download: bool | None = None,
     memory_budget: int = 2 * 2**30,
-    num_workers: int = 2,
+    num_workers: int = 16,
+    on_bad_image: Literal["error", "skip"] = "error",
 ) -> Splits:
     """Load a data set and split it into a training, a validation and a test part.
 
@@ -1201,7 +1054,11 @@ def load_dataset(
         download: Whether missing files may be fetched; by default only if `data_dir` is not given,
             into the package's cache folder.
         memory_budget: Bytes of decoded images up to which a folder is held in memory.
-        num_workers: Worker processes for a folder that is not.
+        num_workers: Threads that decode a folder that is not; at most one per processor.
+        on_bad_image: Whether image files that cannot be used are refused, all in one report, or
+            left out as if they were not there, and listed in `Splits.left_out`. Where images
+            stream from disk, "error" looks at the beginning and the end of every file, and a fault
+            in between is met in training; "skip" decodes every file once.
 
     Returns:
         The splits. `info.notes` says in sentences what a reader of results must know.
@@ -1220,23 +1077,28 @@ def load_dataset(
         raise InputError(f"in_channels must be 1 or 3, got {in_channels!r}.")
     if val_fraction is not None and not 0 < val_fraction < 1:
         raise InputError(f"val_fraction must be between 0 and 1, got {val_fraction!r}.")
+    if on_bad_image not in ("error", "skip"):
+        raise InputError(f"on_bad_image must be error or skip, got {on_bad_image!r}.")
     root = None if data_dir is None else Path(data_dir).expanduser()
     row = spec if isinstance(spec, DatasetSpec) else DATASETS.get(os.fspath(spec), spec)
-    with _permission_explained():
+    with permission_explained():
         if isinstance(row, DatasetSpec):
             check_present(row, root, download=download)
             name, files = row.name, READERS[row.reader](row, _roots(row, root))
         else:
             folder = _resolve_folder(os.fspath(row), root)
-            name, files = folder.resolve().name, _index_folder(folder)
+            name, files = folder.resolve().name, index_folder(folder)
         if files is None:  # the folder was there, but not all that belongs in it
             raise InputError(f"the files of '{name}' are incomplete; fetch them again.")
-        if isinstance(row, DatasetSpec) and isinstance(files.parts["train"][0], Tensor):
-            pool = _load_arrays(row, files, image_size, in_channels, memory_budget)
-        else:
+        if isinstance(files, FoundImages):
             if isinstance(row, DatasetSpec):
                 files = replace(files, notes=(*files.notes, *row.notes))
-            pool = _load_files(name, files, image_size, in_channels, memory_budget, num_workers)
+            pool = _load_files(
+                name, files, image_size, in_channels, memory_budget, num_workers, on_bad_image
+            )
+        else:
+            assert isinstance(row, DatasetSpec)
+            pool = _load_arrays(row, files, image_size, in_channels, memory_budget)
 
     train, val = pool.train, pool.val
     # A regression has no classes to keep in proportion: one class of all.
@@ -1255,4 +1117,4 @@ def load_dataset(
         rows, _ = _stratified(strata, limit, "limit", seed, keep_train=0)
         note = f"Training uses {limit} of {len(train)} images; validation and test are complete."
         train, info = train.subset(rows), replace(info, notes=(*info.notes, note))
-    return Splits(train, val, pool.test, info)
+    return Splits(train, val, pool.test, info, pool.left_out)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from spinalnet import data
 from spinalnet._checks import InputError
+from spinalnet.images import RECIPE
 
 TRUNK_FILE = "trunk.safetensors"  # beside the head's `model.safetensors` in a run folder
 AUGMENTED_VIEWS = 8  # more cost a pass over the images each; a head sees little new in them
@@ -222,13 +223,17 @@ def _sample_keys(part: data.ArrayDataset | data.FolderDataset) -> list[bytes]:
     return _KNOWN[part]
 
 
-def _file_key(path: Path) -> bytes:
-    """Return a key of an image file that changes when it does, without reading it."""
+def _file_key(path: str) -> bytes:
+    """Return a key of the pixels of an image file, which changes with the file, without reading it.
+
+    Pixels depend on how files are read too, so the recipe of that is in the key.
+    """
     try:
-        status = path.stat()
+        status = Path(path).stat()
     except OSError as error:
         raise InputError(f"image '{path}' cannot be read: {error.strerror}.") from error
-    text = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
+    file = f"{Path(path).resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
+    text = f"{RECIPE}\0{file}"
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 

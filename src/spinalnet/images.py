@@ -1,0 +1,525 @@
+"""Image files: found in folders, checked, and decoded by threads to square uint8 pixels.
+
+Everything that makes pixels of a file is in `read_pixels`, whoever asks: training in memory,
+training from disk, prediction. Decoders release Python's lock, so threads use every processor,
+write into the batch they fill, and need no copies of anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from spinalnet._checks import InputError
+
+# Whatever is computed from pixels and kept (features of a frozen network) is kept under this name
+# too: a change of `read_pixels` that changes pixels changes it.
+RECIPE = "draft-2,centre-square,bilinear-antialias"
+
+_DRAFT_MARGIN = 2  # times the wanted size; what less costs is measured in benchmarks/images.py
+_CHUNK = 8  # images per task of a thread: the hand-over is then a small share of the work
+_BATCHES_AHEAD = 2
+
+_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+
+# --- files that cannot be used --------------------------------------------------------------------
+
+
+class BadImage(NamedTuple):
+    """An image file that cannot be used, and why: `'{path}' {reason}` is a sentence."""
+
+    path: str
+    reason: str
+
+
+class BadImagesError(InputError):
+    """Image files cannot be used; the message lists every one of them, `bad` holds them.
+
+    `advice` says what to do with them, with `{them}` for the files.
+    """
+
+    def __init__(self, bad: Sequence[BadImage], advice: str = "") -> None:
+        self.bad = tuple(bad)
+        advice = advice and "; " + advice.format(them="it" if len(bad) == 1 else "them")
+        if len(bad) == 1:
+            message = f"image {bad_list(bad)}{advice}."
+        else:
+            message = f"{len(bad)} image files cannot be used{advice}:\n{bad_list(bad)}"
+        super().__init__(message)
+
+
+def bad_list(bad: Iterable[BadImage]) -> str:
+    """Return one line per file."""
+    return "\n".join(f"'{path}' {reason}" for path, reason in bad)
+
+
+def _reason(error: Exception, path: str) -> str:
+    """Say what an exception of a decoder means."""
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(error, FileNotFoundError):
+        return "does not exist"
+    if isinstance(error, PermissionError):
+        return "cannot be read: permission denied"
+    if isinstance(error, UnidentifiedImageError):
+        return "is not an image" if Path(path).stat().st_size else "is empty"
+    said = str(error).rstrip(".") or type(error).__name__
+    if isinstance(error, Image.DecompressionBombError):
+        return f"is refused ({said})"
+    return f"is corrupt ({said})"
+
+
+# --- pixels of one file ---------------------------------------------------------------------------
+
+
+def fit_to(images: Tensor, size: int) -> Tensor:
+    """Bring uint8 images `(..., C, H, W)` to `size` x `size`.
+
+    The largest centred square is cut out and resized (bilinear, antialiased), the usual "shorter
+    side, then centre crop": shapes are kept, where stretching both sides would turn circles into
+    ellipses, and every image comes out in the same size whatever its format.
+    """
+    height, width = images.shape[-2:]
+    if height == width == size:
+        return images
+    left, top, right, bottom = _centre_square(width, height)
+    square = images[..., top:bottom, left:right]
+    batch = square if square.ndim == 4 else square[None]
+    # Only the CPU resizes bytes.
+    work = torch.uint8 if batch.device.type == "cpu" else torch.float32
+    resized = torch.cat(
+        [
+            functional.interpolate(part.to(work), (size, size), mode="bilinear", antialias=True)
+            for part in batch.split(4096)
+        ]
+    )
+    if work != torch.uint8:
+        resized = resized.round_().clamp_(0, 255).to(torch.uint8)
+    return resized if square.ndim == 4 else resized[0]
+
+
+def _centre_square(width: int, height: int) -> tuple[int, int, int, int]:
+    """Return left, top, right and bottom of the largest centred square."""
+    short = min(height, width)
+    left, top = (width - short) // 2, (height - short) // 2
+    return left, top, left + short, top + short
+
+
+def _to_mode(image: Any, channels: int) -> Any:
+    """Convert a PIL image of any mode to 8-bit grey (1 channel) or RGB (3)."""
+    import numpy as np
+    from PIL import Image
+
+    if image.mode == "F":
+        raise ValueError("32-bit float pixels have no agreed range; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):  # 16 bits; PIL's own conversion would clip at 255
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in image.info:
+        # On white, as viewers show it; dropping alpha would reveal whatever hides beneath.
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def read_pixels(path: str, channels: int, size: int) -> Tensor:
+    """Decode one image file, the first frame if it has several, as a camera held upright sees it.
+
+    Args:
+        path: The file.
+        channels: 1 for grey, 3 for colour.
+        size: Height and width.
+
+    Returns:
+        uint8, `(size, size, channels)`.
+
+    Raises:
+        Exception: Whatever the decoder raises; `_reason` says what it means.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as image:
+        # JPEG decodes at 1/2, 1/4 or 1/8 much faster; the margin leaves something to resize.
+        image.draft("L" if channels == 1 else "RGB", (_DRAFT_MARGIN * size, _DRAFT_MARGIN * size))
+        ImageOps.exif_transpose(image, in_place=True)
+        square = _centre_square(*image.size)
+        if square != (0, 0, *image.size):
+            image = image.crop(square)
+        pixels = torch.from_numpy(np.array(_to_mode(image, channels)))
+    # As a batch of one, which torch recognises as channels-last: half the time to resize.
+    batch = pixels.view(1, *pixels.shape[:2], channels).permute(0, 3, 1, 2)
+    return fit_to(batch, size)[0].permute(1, 2, 0)
+
+
+# --- pixels of many files -------------------------------------------------------------------------
+
+
+def usable_cpus() -> int:
+    """Return how many processors this process may use, which a container may limit."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
+
+
+def _fill(out: Tensor, paths: Sequence[str]) -> list[tuple[int, BadImage]]:
+    """Decode files into the rows of `out` `(n, H, W, C)`; return (row, what is wrong with it)."""
+    bad = []
+    for row, path in enumerate(paths):
+        try:
+            out[row] = read_pixels(path, out.shape[3], out.shape[1])
+        except Exception as error:  # decoders raise almost anything on broken files
+            bad.append((row, BadImage(path, _reason(error, path))))
+    return bad
+
+
+def read_batches(
+    batches: Iterable[Sequence[str]],
+    channels: int,
+    size: int,
+    threads: int,
+    pinned: bool = False,
+) -> Generator[tuple[Tensor, list[tuple[int, BadImage]]], None, None]:
+    """Decode batches of files, in their order, some batches ahead of who uses them.
+
+    Threads end, and what they have not begun is dropped, when the iterator is closed, whether at
+    its end, by an error or by an interruption.
+
+    Args:
+        batches: Paths of each batch.
+        channels: 1 for grey, 3 for colour.
+        size: Height and width.
+        threads: Threads that decode; 0 to decode in the caller's, without reading ahead.
+        pinned: Whether batches are made in page-locked memory, for CUDA.
+
+    Yields:
+        Pixels, uint8, `(B, C, H, W)` in channels-last memory, with rows of any content where a
+        file cannot be used; and those rows, with what is wrong.
+    """
+
+    def empty(paths: Sequence[str]) -> Tensor:
+        return torch.empty(len(paths), size, size, channels, dtype=torch.uint8, pin_memory=pinned)
+
+    if threads == 0:
+        for paths in batches:
+            out = empty(paths)
+            bad = _fill(out, paths)
+            yield out.permute(0, 3, 1, 2), bad
+        return
+    ahead: deque[tuple[Tensor, list[tuple[int, Future[list[tuple[int, BadImage]]]]]]] = deque()
+
+    def finished() -> tuple[Tensor, list[tuple[int, BadImage]]]:
+        out, tasks = ahead.popleft()
+        bad = [(start + row, what) for start, task in tasks for row, what in task.result()]
+        return out.permute(0, 3, 1, 2), bad
+
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="spinalnet-images")
+    try:
+        for paths in batches:
+            out = empty(paths)
+            tasks = []
+            for start in range(0, len(paths), _CHUNK):
+                rows = slice(start, start + _CHUNK)
+                tasks.append((start, pool.submit(_fill, out[rows], paths[rows])))
+            ahead.append((out, tasks))
+            if len(ahead) > _BATCHES_AHEAD:
+                yield finished()
+        while ahead:
+            yield finished()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_all(
+    paths: Sequence[str], channels: int, size: int
+) -> tuple[Tensor, list[tuple[int, BadImage]]]:
+    """Decode image files to one tensor.
+
+    Returns:
+        Pixels, uint8, `(N, C, H, W)`, with rows of any content where a file cannot be used; and
+        those rows, with what is wrong.
+    """
+    images = torch.empty(len(paths), channels, size, size, dtype=torch.uint8)
+    starts = range(0, len(paths), 64)
+    batches = (paths[start : start + 64] for start in starts)
+    bad = []
+    for start, (pixels, wrong) in zip(
+        starts, read_batches(batches, channels, size, usable_cpus()), strict=True
+    ):
+        images[start : start + len(pixels)] = pixels
+        bad += [(start + row, what) for row, what in wrong]
+    return images, bad
+
+
+# How files of these formats end. Bytes may follow; then a file is decoded to be sure.
+_ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+
+
+def _defect(path: str, thorough: bool) -> BadImage | None:
+    """Return what is wrong with a file as far as its beginning and its end say, or all of it."""
+    from PIL import Image
+
+    try:
+        with Path(path).open("rb") as file:
+            end = _ENDS.get(str(Image.open(file).format), b"")
+            file.seek(-len(end), os.SEEK_END)
+            unsure = thorough or not end or file.read() != end
+        if unsure:
+            read_pixels(path, 3, 32)
+    except Exception as error:  # decoders raise almost anything on broken files
+        return BadImage(path, _reason(error, path))
+    return None
+
+
+_checked: dict[tuple[str, bool], list[tuple[int, BadImage]]] = {}
+
+
+def find_bad(paths: Sequence[str], *, thorough: bool) -> list[tuple[int, BadImage]]:
+    """Find files that cannot be used without keeping any pixels.
+
+    Args:
+        paths: Image files.
+        thorough: Whether to decode every file. Otherwise its header and its last bytes are looked
+            at, which finds what is empty, cut off or no image, at a tenth of the time.
+
+    Returns:
+        Places in `paths`, with what is wrong there. Files that have not changed since are not
+        looked at again.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        with contextlib.suppress(OSError):  # the check will tell
+            status = os.stat(path)  # noqa: PTH116 (a Path per file costs more than the call)
+            digest.update(os.fsencode(path))
+            digest.update(f"\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    key = digest.hexdigest(), thorough
+    if key not in _checked:
+        starts = range(0, len(paths), 256)
+
+        def look(start: int) -> list[tuple[int, BadImage]]:
+            found = ((i, _defect(paths[i], thorough)) for i in range(start, len(paths))[:256])
+            return [(i, what) for i, what in found if what is not None]
+
+        with ThreadPoolExecutor(usable_cpus()) as pool:
+            _checked[key] = [row for rows in pool.map(look, starts) for row in rows]
+    return _checked[key]
+
+
+# --- files in folders -----------------------------------------------------------------------------
+
+_PARTS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "eval"),
+    "test": ("test", "testing"),
+}
+
+
+@dataclass(frozen=True)
+class FoundImages:
+    """The image files of a data set, part by part.
+
+    Attributes:
+        classes: Class names in label order.
+        parts: (Paths, class indices) of "train" and, where they exist, "val" and "test".
+        notes: Sentences the user must see.
+    """
+
+    classes: tuple[str, ...]
+    parts: dict[str, tuple[list[str], Tensor]]
+    notes: tuple[str, ...] = ()
+
+
+@contextlib.contextmanager
+def permission_explained() -> Iterator[None]:
+    """Turn a refusal of the operating system into a sentence."""
+    try:
+        yield
+    except PermissionError as error:
+        raise InputError(f"'{error.filename}' cannot be read: permission denied.") from error
+
+
+def suffixes() -> str:
+    """Name the file name endings that count as images."""
+    return " ".join(_SUFFIXES)
+
+
+def _walk(folder: Path) -> list[str]:
+    """Return the image files below `folder`, sorted folder by folder; hidden ones are skipped."""
+    return list(_below(str(folder), frozenset(map(_identity, folder.resolve().parents))))
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    """Return what tells a folder from all others, whatever path leads to it."""
+    status = os.stat(folder)  # noqa: PTH116
+    return status.st_dev, status.st_ino
+
+
+def _below(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    """Yield the image files below `folder`, which lies in the folders `above`."""
+    identity = _identity(folder)
+    if identity in above:  # a link that leads back up
+        return
+    with os.scandir(folder) as entries:
+        visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    for entry in visible:
+        if entry.is_dir():
+            yield from _below(entry.path, above | {identity})
+        elif entry.name.lower().endswith(_SUFFIXES):
+            yield entry.path
+
+
+def iter_images(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
+    """Yield the image files that `paths` name: files as they are, folders with all below them.
+
+    Raises:
+        InputError: If a path does not exist, or a folder holds no images.
+    """
+    for path in map(Path, paths):
+        with permission_explained():
+            if not path.exists():
+                raise InputError(f"'{path}' does not exist.")
+            files = _walk(path) if path.is_dir() else [str(path)]
+        if not files:
+            raise InputError(f"'{path}' holds no images ({suffixes()}).")
+        yield from map(Path, files)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    """Return the visible folders in `folder`."""
+    return sorted(
+        entry
+        for entry in folder.iterdir()
+        if entry.is_dir() and not entry.name.startswith((".", "__"))
+    )
+
+
+def _find_parts(folder: Path) -> dict[str, Path]:
+    """Return the folders of train, val and test; all of `folder` as train if it has no parts."""
+    found: dict[str, Path] = {}
+    for sub in _subfolders(folder):
+        for part, names in _PARTS.items():
+            if sub.name.lower() in names:
+                if part in found:
+                    raise InputError(
+                        f"'{folder}' has two folders for {part}, '{found[part].name}' and "
+                        f"'{sub.name}'; keep one of them."
+                    )
+                inner = _subfolders(sub)  # some archives hold training/training/<class>
+                nested = len(inner) == 1 and inner[0].name.lower() == sub.name.lower()
+                found[part] = inner[0] if nested else sub
+    if "train" not in found:
+        if found and len(found) == len(_subfolders(folder)):
+            raise InputError(f"'{folder}' has {' and '.join(sorted(found))} but no train folder.")
+        return {"train": folder}
+    return found
+
+
+def has_parts(folder: Path) -> bool:
+    """Return whether a folder holds folders of parts (train, test, ...)."""
+    known = {name for names in _PARTS.values() for name in names}
+    return folder.is_dir() and any(sub.name.lower() in known for sub in _subfolders(folder))
+
+
+def _class_order(names: Iterable[str]) -> list[str]:
+    """Sort class names: by value if all are numbers (0, 1, 2, 10), else as text."""
+    names = list(names)
+    return sorted(names, key=int) if all(n.isdecimal() for n in names) else sorted(names)
+
+
+def _scan_classes(folder: Path, exclude: Sequence[str]) -> dict[str, list[str]]:
+    """Return the image files of every class folder in `folder`."""
+    classes = {sub.name: _walk(sub) for sub in _subfolders(folder) if sub.name not in exclude}
+    alike: dict[str, str] = {}
+    for name, files in classes.items():
+        other = alike.setdefault(name.casefold(), name)
+        if other != name:
+            raise InputError(
+                f"'{folder}' has the class folders '{other}' and '{name}', which differ in case "
+                "only; move the images of one into the other, or rename it."
+            )
+        if not files:
+            raise InputError(
+                f"class folder '{folder / name}' holds no images ({suffixes()}); fill it or "
+                "remove it."
+            )
+    return classes
+
+
+def index_folder(folder: Path, exclude: Sequence[str] = ()) -> FoundImages:
+    """Find the images of a folder, its classes and its parts, by their names alone.
+
+    Args:
+        folder: `DIR/<class>/*`, or `DIR/train/<class>/*` with `val` and `test` beside it or not.
+        exclude: Folders that are no classes.
+
+    Raises:
+        InputError: If that is not how the folder looks.
+    """
+    if not folder.exists():
+        raise InputError(f"folder '{folder}' does not exist.")
+    if not folder.is_dir():
+        raise InputError(f"'{folder}' is a file; a data set is a folder with one folder per class.")
+    found = {part: _scan_classes(path, exclude) for part, path in _find_parts(folder).items()}
+    classes = _class_order(found["train"])
+    if len(classes) < 2:
+        raise InputError(
+            f"'{folder}' must hold at least two class folders with images "
+            f"(DIR/<class>/ or DIR/train/<class>/), found {len(classes)}."
+        )
+    notes = []
+    if "val" in found and "test" not in found:
+        found["test"] = found.pop("val")
+        notes.append(
+            "The folder has no test part: its validation folder is the untouched test set, and "
+            "validation images are split from train."
+        )
+    parts: dict[str, tuple[list[str], Tensor]] = {}
+    for part, files in found.items():
+        unknown = sorted(set(files) - set(classes))
+        if unknown:
+            close = [name for name in classes if name.casefold() == unknown[0].casefold()]
+            hint = f"; train calls it '{close[0]}'" if close else ""
+            raise InputError(
+                f"class '{unknown[0]}' is in the {part} folder of '{folder}' but has no training "
+                f"images{hint}."
+            )
+        counts = torch.tensor([len(files.get(name, ())) for name in classes])
+        targets = torch.repeat_interleave(torch.arange(len(classes)), counts)
+        parts[part] = [path for name in classes for path in files.get(name, ())], targets
+    return FoundImages(tuple(classes), parts, tuple(notes))
+
+
+def same_content(first: Sequence[str], second: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the files of `second` whose bytes are those of a file of `first`, as pairs.
+
+    Only files that share their size with one on the other side are read.
+    """
+    sizes = [
+        [os.stat(path).st_size for path in paths]  # noqa: PTH116
+        for paths in (first, second)
+    ]
+    shared = set(sizes[0]) & set(sizes[1])
+
+    def digests(paths: Sequence[str], sizes: Sequence[int]) -> Iterator[tuple[bytes, str]]:
+        for path, size in zip(paths, sizes, strict=True):
+            if size in shared:
+                content = Path(path).read_bytes()
+                yield hashlib.blake2b(content, digest_size=16).digest(), path
+
+    known = dict(digests(first, sizes[0]))
+    return [(known[key], path) for key, path in digests(second, sizes[1]) if key in known]
