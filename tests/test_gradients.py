@@ -168,7 +168,7 @@ def test_loss_gradient_is_that_of_autograd(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not compiled:
-        monkeypatch.setattr(LossGradient, "_kernel_settings", lambda self, splits: None)
+        monkeypatch.setattr(LossGradient, "_compiled_chain", lambda self, splits: None)
     net = NETS[kind](activation=activation, dtype=torch.float64)
     x = torch.randn(11, net.in_features).double()
     weights = torch.rand(11).double() if weighted else None

@@ -275,42 +275,91 @@ def test_concurrent_calls_do_not_disturb_each_other() -> None:
     assert not wrong
 
 
-def test_a_changed_parameter_is_seen_at_once() -> None:
-    net = nn.SpinalNet(12, 3, 4).eval()
+@pytest.mark.parametrize("flat", [False, True], ids=["many parameters", "one"])
+@pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+def test_whatever_changes_is_seen_at_once(flat: bool, grad: bool) -> None:
+    net = nn.SpinalNet(12, 3, 4)
+    if flat:
+        net.flatten_parameters()
     x = torch.randn(6, 12)
+    seen: list[str] = []
 
-    def check(x: Tensor = x) -> None:
-        with torch.no_grad():
-            with use_backend("reference"):
-                expected = net(x)
-            assert net.spine.backend_choice(x).name == "cpp"
-            torch.testing.assert_close(net(x), expected)
+    def check(x: Tensor = x, name: str = "cpp") -> None:
+        """Compare twice: the second call may repeat the first."""
+        for _ in range(2):
+            with torch.set_grad_enabled(grad):
+                with use_backend("reference"):
+                    expected = net(x)
+                assert net.spine.backend_choice(x).name == name
+                actual = net(x)
+            torch.testing.assert_close(actual, expected)
+            assert actual.requires_grad == expected.requires_grad
+            torch.testing.assert_close(net.spine(x), net.spine.forward(x))
+            assert actual.shape != net.spine(x).shape
 
     check()
     with torch.no_grad():
         net.spine.layers[1].weight.add_(1)
     check()
+    check(torch.randn(2, 12))
+    check(torch.randn(6, 24)[:, ::2])
+    check(x.clone().requires_grad_())
     net.load_state_dict({key: value * 2 for key, value in net.state_dict().items()})
     check()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     net(x).sum().backward()
     optimizer.step()
     check()
-    net.spine.layers[2].weight.data = torch.randn_like(net.spine.layers[2].weight)
+    for parameter in net.parameters():
+        parameter.data = torch.randn_like(parameter) / 4
+        check()
+    net.requires_grad_(False)
     check()
-    net.spine.layers[2].weight = torch.nn.Parameter(torch.randn(4, 10))
+    net.requires_grad_(True)
+    net.double()
+    check(x.double())
+    net.float()
+    check()
+    handle = net.output.register_forward_hook(lambda *_: seen.append("output"))
+    net(x)
+    handle.remove()
+    handle = net.spine.register_forward_pre_hook(lambda *_: seen.append("spine"))
+    net(x)
+    handle.remove()
+    net.register_forward_hook(lambda *_: seen.append("net"))
+    net(x)
+    assert seen == ["output", "spine", "net"]
+    check()
+    net.spine.activation = torch.nn.LeakyReLU(0.3)
+    check()
+    net.spine.activation.negative_slope = 0.6
+    check()
+    net.spine.activation = torch.nn.Tanh()
+    check(name="reference")
+    net.spine.activation = torch.nn.ReLU()
     check()
     net.spine.layers[3] = torch.nn.Linear(10, 4)
     check()
     net.output = torch.nn.Linear(16, 5)
     check()
-    net.double()
-    check(x.double())
-    net.float()
+    net.spine.layers[3].weight = torch.nn.Parameter(torch.randn(4, 10) / 4)
     check()
-    net.spine.activation = torch.nn.LeakyReLU(0.3)
+    torch.nn.utils.parametrizations.weight_norm(net.spine.layers[3], "weight")
     check()
-    torch.nn.utils.parametrizations.weight_norm(net.spine.layers[1], "weight")
+    with torch.nn.utils.parametrize.cached():
+        check()
+    with torch.no_grad():
+        net.spine.layers[3].parametrizations.weight.original0.mul_(3)
+    check()
+    net.spine.norms.extend([torch.nn.LayerNorm(4) for _ in range(4)])
+    check(name="reference")
+    net.spine.norms = torch.nn.ModuleList()
+    net.output_dropout.p = 0.5
+    check_dropout = [net(x) for _ in range(2)]
+    assert not torch.equal(*check_dropout)
+    net.output_dropout.p, net.spine.dropout = 0.0, 0.5
+    assert not torch.equal(net(x), net(x))
+    net.eval()
     check()
 
 

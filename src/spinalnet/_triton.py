@@ -344,6 +344,7 @@ def spinal_triton(
     negative_slope: float,
     norms: None = None,
     output: tuple[Tensor, Tensor | None] | None = None,
+    flat: object = None,
     memo: object = None,
 ) -> Tensor:
     """Compute hidden outputs, or with `output` the logits. Arguments as in `ops.spinal`."""

@@ -32,7 +32,14 @@ from torch import Tensor, nn
 
 from spinalnet import _kernels, ops
 from spinalnet._checks import InputError
-from spinalnet.nn import MLPHead, SpinalLayer, SpinalNet, TiledSpinalNet, _negative_slope
+from spinalnet.nn import (
+    FlatLinear,
+    MLPHead,
+    SpinalLayer,
+    SpinalNet,
+    TiledSpinalNet,
+    _negative_slope,
+)
 
 # --- activations ----------------------------------------------------------------------------------
 
@@ -375,11 +382,10 @@ class LossGradient:
             parameter.grad = self.gradient[start:end].view_as(parameter)
             start = end
         self.minus_one = -torch.ones_like(self.gradient[:1])
-        self.kernel = self._kernel_settings(splits)
-        self.memo = _kernels.Memo()
+        self.chain = self._compiled_chain(splits)
 
-    def _kernel_settings(self, num_splits: int) -> Any:
-        """Return what the compiled kernels must know of the net; None if they cannot serve it."""
+    def _compiled_chain(self, num_splits: int) -> _kernels.UntrackedChain | None:
+        """Return the net as the compiled kernels compute it; None if they cannot serve it."""
         masked = min([*self.keeps, self.output_keep]) < 1.0
         if masked or not self.linears or (not self.spinal and len(self.linears) > 1):
             return None
@@ -394,18 +400,16 @@ class LossGradient:
             norms=None,
             masked=False,
         )
-        if ops.BACKENDS["cpp"].why_not(call) is not None:
+        if negative_slope is None or ops.BACKENDS["cpp"].why_not(call) is not None:
             return None
-        place = {id(parameter): index for index, parameter in enumerate(self.parameters)}
-        groups: tuple[list[Tensor | None], ...] = (
-            [*weights],
-            [linear.bias for linear in self.linears],
-            [self.output.weight, self.output.bias],
+        last = (self.output.weight, self.output.bias)
+        return _kernels.UntrackedChain(
+            weights,
+            [linear.bias for linear in self.linears if linear.bias is not None],
+            [tensor for tensor in last if tensor is not None],
+            num_splits=num_splits,
+            negative_slope=negative_slope,
         )
-        layout = _kernels.Layout(
-            *(tuple(place[id(p)] for p in group if p is not None) for group in groups)
-        )
-        return layout, num_splits, negative_slope
 
     @staticmethod
     def why_not(net: nn.Module) -> str | None:
@@ -414,6 +418,8 @@ class LossGradient:
             return f"{type(net).__name__} is neither a SpinalNet nor an MLPHead"
         if any(isinstance(m, nn.BatchNorm1d | nn.LayerNorm) for m in net.modules()):
             return "norms mix the rows or the neurons of a batch"
+        if any(isinstance(m, FlatLinear) for m in net.modules()):
+            return "its parameters are one"
         linears = [m for m in net.modules() if isinstance(m, nn.Linear)]
         own = {id(p) for m in linears for p in m.parameters()}
         if any(id(p) not in own for p in net.parameters()):
@@ -432,30 +438,11 @@ class LossGradient:
             targets: Class numbers `(B,)`, or values `(B, K)`.
             weights: Weight of each row `(B,)`; `None` for 1.
         """
-        if self.kernel is not None:
-            hidden_, outputs = _kernels._forward(
-                self.memo, x, self.parameters, self.kernel, keep_hidden=True
-            )
-            assert hidden_ is not None
-            assert outputs is not None
+        if self.chain is not None:
+            hidden, outputs = self.chain.forward(x)
             loss, gradient = self._loss(outputs, targets, weights)
-            gradient = gradient.contiguous()
-            self.memo.run(
-                "backward",
-                x,
-                self.parameters,
-                self.kernel,
-                len(x),
-                x.data_ptr(),
-                x.stride(0),
-                torch.get_num_threads(),
-                hidden_.data_ptr(),
-                0,
-                gradient.data_ptr(),
-                gradient.stride(0),
-                0,  # the inputs want no gradient
-                [parameter.grad.data_ptr() for parameter in self.parameters],  # type: ignore[union-attr]
-            )
+            gradients = [parameter.grad for parameter in self.chain.parameters]
+            self.chain.backward(x, hidden, gradient, gradients)  # type: ignore[arg-type]
             return loss
         return self._by_operations(x, targets, weights)
 

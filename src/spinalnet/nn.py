@@ -15,7 +15,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -78,17 +78,16 @@ def _negative_slope(activation: nn.Module) -> float | None:
     return 1.0 if kind is nn.Identity else None
 
 
+def _entries(mapping: Any, *keys: str) -> list[tuple[dict[str, Any], str, Any]]:
+    return [(mapping, key, mapping[key]) for key in keys]
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
 def _hooked(*modules: nn.Module) -> bool:
     """Return whether somebody listens to the calls of these modules."""
-    for module in modules:
-        if (
-            module._forward_hooks
-            or module._forward_pre_hooks
-            or module._backward_hooks
-            or module._backward_pre_hooks
-        ):
-            return True
-    return False
+    return any(getattr(module, name) for module in modules for name in _HOOKS)
 
 
 def _keep_mask(x: Tensor, width: int, dropout: float) -> Tensor:
@@ -189,7 +188,9 @@ class SpinalLayer(nn.Module):
         try:
             weights = [linear._parameters["weight"] for linear in linears]
             biases = [linear._parameters["bias"] for linear in linears]
-        except KeyError:  # parametrized: a property, and no longer in the dictionary
+        except KeyError:  # parametrized or flat: a property, and no longer in the dictionary
+            if isinstance(linears[0], FlatLinear) and linears[0].net.flat_parts() is not None:
+                return linears[0].net.flat_chain()
             weights = [linear.weight for linear in linears]
             biases = [linear.bias for linear in linears]
         return weights, None if biases[0] is None else biases
@@ -217,10 +218,39 @@ class SpinalLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features `(..., in_features)` to `(..., num_layers * hidden_features)`."""
-        return self.run(x)
+        result = ops.again(self, x, self._memo)
+        if result is None:
+            result = self.run(x)
+            self._memo.remember(self, self.watched)
+        return result
 
-    def run(self, x: Tensor, output: tuple[Tensor, Tensor | None] | None = None) -> Tensor:
-        """Compute `forward(x)`, or with matrix and bias of an output row its logits, at once."""
+    def watched(self) -> ops.Watched:
+        """Return what the last call depended on, so that the next one need not look again."""
+        modules: Any = self._modules
+        layers = modules["layers"]._modules
+        weights, biases = self.chain()
+        entries = [*_entries(modules, "layers", "activation", "norms"), *_entries(layers, *layers)]
+        for linear in layers.values():
+            entries += _entries(linear._parameters, *linear._parameters)
+        entries += _entries(self.__dict__, "training", "dropout", "num_splits", "schedule")
+        activation = modules["activation"].__dict__
+        entries += _entries(activation, *activation.keys() & {"negative_slope"})
+        parameters = {id(tensor): tensor for tensor in [*weights, *(biases or ())]}
+        return ops.Watched([*parameters.values()], entries, [modules["norms"]._modules])
+
+    def run(
+        self,
+        x: Tensor,
+        output: nn.Linear | None = None,
+        flat: tuple[Tensor, ops.Layout] | None = None,
+    ) -> Tensor:
+        """Compute `forward(x)`, or with an output row its logits, at once.
+
+        Args:
+            x: Features. Shape `(..., in_features)`.
+            output: The output row.
+            flat: The one parameter that holds all others, and where, if there is one.
+        """
         shape = x.shape
         if shape[-1] != self.in_features:
             raise InputError(
@@ -228,7 +258,6 @@ class SpinalLayer(nn.Module):
                 f"got shape {tuple(shape)}."
             )
         rows = x if len(shape) == 2 else x.reshape(-1, self.in_features)
-        weights, biases = self.chain()
         modules: Any = self._modules
         activation = modules["activation"]
         slope = _negative_slope(activation)
@@ -244,23 +273,20 @@ class SpinalLayer(nn.Module):
                 )
                 for layer in range(self.num_layers)
             ]
-        result = None
-        if masks is None and norms is None:
-            parameters = [*weights, *(biases or ()), *(output or ())]
-            result = ops.infer_again(rows, parameters, slope, self._memo)
-        if result is None:
-            result = ops.spinal(
-                rows,
-                weights,
-                biases,
-                num_splits=self.num_splits,
-                activation=activation,
-                negative_slope=slope,
-                norms=norms,
-                dropout_masks=masks,
-                output=output,
-                memo=self._memo,
-            )
+        weights, biases = self.chain()
+        result = ops.spinal(
+            rows,
+            weights,
+            biases,
+            num_splits=self.num_splits,
+            activation=activation,
+            negative_slope=slope,
+            norms=norms,
+            dropout_masks=masks,
+            output=None if output is None else (output.weight, output.bias),
+            flat=flat,
+            memo=self._memo,
+        )
         return result if len(shape) == 2 else result.reshape(*shape[:-1], result.shape[-1])
 
     def extra_repr(self) -> str:
@@ -270,6 +296,52 @@ class SpinalLayer(nn.Module):
             f"num_layers={self.num_layers}, num_splits={self.num_splits}, "
             f"dropout={self.dropout}, share_weights={self.share_weights}"
         )
+
+
+class FlatLinear(nn.Linear):
+    """A linear map whose matrix and bias are pieces of the one parameter of its spinal net.
+
+    Made by `SpinalNet.flatten_parameters`. In state dicts it is a linear map like any other.
+    """
+
+    net: SpinalNet  # a plain attribute, past `nn.Module.__setattr__`: the owner is no submodule
+    places: dict[str, int]  # of "weight" and "bias", if there is one, in the layout of the net
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """The matrix, a view of the net's parameter. Shape `(out_features, in_features)`."""
+        return self.net.flat_piece(self.places["weight"])
+
+    @property
+    def bias(self) -> Tensor | None:  # type: ignore[override]
+        """The bias, a view of the net's parameter. Shape `(out_features,)`."""
+        return self.net.flat_piece(self.places["bias"]) if "bias" in self.places else None
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in self.places:
+            piece = getattr(self, name)
+            destination[prefix + name] = piece if keep_vars else piece.detach()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        # For the time of the call the pieces are what torch expects to copy into. Even with
+        # `assign=True` they are: a piece cannot be another tensor.
+        self._parameters.update({name: getattr(self, name).detach() for name in self.places})
+        metadata = {**local_metadata, "assign_to_params_buffers": False}
+        reports = strict, missing_keys, unexpected_keys, error_msgs
+        try:
+            super()._load_from_state_dict(state_dict, prefix, metadata, *reports)
+        finally:
+            self._parameters.clear()
 
 
 class SpinalNet(nn.Module):
@@ -337,16 +409,150 @@ class SpinalNet(nn.Module):
             )
         )
         self.output = nn.Linear(self.spine.out_features, out_features, bias, device, dtype)
+        # Set by `flatten_parameters`.
+        self._layout: ops.Layout | None = None
+        self._flat_linears: list[nn.Module] = []
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features `(..., in_features)` to logits `(..., out_features)`."""
-        modules: Any = self._modules
-        spine, output = modules["spine"], modules["output"]
-        dropped = self.training and modules["output_dropout"].p > 0
-        whole = type(spine) is SpinalLayer and type(output) is nn.Linear
+        modules: Any = self._modules  # past `nn.Module.__getattr__`, which takes a while
+        spine = modules["spine"]
+        if type(spine) is SpinalLayer:
+            result = ops.again(self, x, spine._memo)
+            if result is not None:
+                return result
+        output = self.output
+        dropped = self.training and self.output_dropout.p > 0
+        whole = type(spine) is SpinalLayer and type(output) in (nn.Linear, FlatLinear)
         if whole and not dropped and not _hooked(spine, output):
-            return spine.run(x, (output.weight, output.bias))
-        return output(self.output_dropout(spine(x)))
+            result = spine.run(x, output, self.flat_parts())
+            spine._memo.remember(self, self.watched)
+            return result
+        return output(self.output_dropout(self.spine(x)))
+
+    def watched(self) -> ops.Watched:
+        """Return what the last call depended on, if it was computed as one operation."""
+        modules, output = self._modules, self.output
+        parameters, entries, empty = self.spine.watched()
+        entries += _entries(modules, "spine", "output", "output_dropout")
+        entries += _entries(self.__dict__, "training", "_layout")
+        entries += _entries(self.output_dropout.__dict__, "p")
+        entries += _entries(output._parameters, *output._parameters)
+        for module in (self.spine, output):
+            entries += _entries(module.__dict__, *_HOOKS)
+            empty += [module.__dict__[name] for name in _HOOKS]
+        flat = self.flat_parts()
+        if flat is not None:
+            entries += _entries(self._parameters, "flat")
+            return ops.Watched([flat[0]], entries, empty)
+        last = [tensor for tensor in (output.weight, output.bias) if tensor is not None]
+        return ops.Watched([*parameters, *last], entries, empty)
+
+    def flatten_parameters(self) -> Self:
+        """Keep the parameters of all linear maps in one, `flat`; return the net itself.
+
+        Automatic differentiation and optimisers take time for every parameter they visit; the
+        layers of a small head compute less than that. With one parameter a training step of such
+        a head takes about half the time (`docs/kernels.md`), and computes the same.
+
+        The layers keep their `weight` and `bias`, now views that can be read and, under
+        `torch.no_grad()`, written in place, and the state dict keeps its keys, so that checkpoints
+        fit both ways. But `parameters()` gives `flat` alone: no layer can be frozen, have an
+        optimiser's group, be pruned or be parametrized by itself, and optimisers that look at the
+        shape or the norm of a parameter (Muon, LARS, LAMB, no weight decay for biases) see one
+        long vector. Norms and trainable activations keep their own parameters.
+
+        Call it before the optimizer is made. Gradients so far are dropped.
+
+        Raises:
+            InputError: If the linear maps do not have their own matrices and biases (parametrized,
+                tied, replaced), all of one type, on one device, frozen together or not at all.
+
+        Example:
+            >>> net = SpinalNet(320, 10, hidden_features=8, num_layers=6).flatten_parameters()
+            >>> [name for name, _ in net.named_parameters()], "output.weight" in net.state_dict()
+            (['flat'], True)
+        """
+        if self.flat_parts() is not None:
+            return self
+        linears: list[Any] = [*self.spine.layers, self.output]
+        parameters: list[Tensor] = []
+        places: list[dict[str, int]] = []
+        for linear in linears:
+            own = {name: p for name, p in linear._parameters.items() if p is not None}
+            if type(linear) is not nn.Linear or "weight" not in own:
+                raise InputError(
+                    "flatten_parameters needs layers that are nn.Linear with parameters of their "
+                    f"own, got {linear}; undo what replaced or parametrized it."
+                )
+            places.append({name: len(parameters) + i for i, name in enumerate(own)})
+            parameters += own.values()
+        kinds = {(p.dtype, p.device, p.requires_grad) for p in parameters}
+        if len(kinds) > 1 or len(set(map(id, parameters))) < len(parameters):
+            raise InputError(
+                "flatten_parameters needs parameters of one type on one device, all of them frozen "
+                "or none, and no two tied; flatten first and freeze then."
+            )
+        self.flat = nn.Parameter(
+            torch.cat([p.detach().flatten() for p in parameters]), parameters[0].requires_grad
+        )
+        for linear, own in zip(linears, places, strict=True):
+            linear._parameters.clear()
+            linear.__class__ = FlatLinear
+            linear.__dict__.update(net=self, places=own)
+        chain = [places[index] for index in self.spine.schedule]
+        self._flat_linears = linears
+        self._layout = ops.Layout(
+            tuple(own["weight"] for own in chain),
+            tuple(own["bias"] for own in chain if "bias" in own),
+            tuple(places[-1].values()),
+            tuple(tuple(p.shape) for p in parameters),
+        )
+        return self
+
+    def flat_parts(self) -> tuple[Tensor, ops.Layout] | None:
+        """Return the one parameter and what is where in it; None if there are many."""
+        if self._layout is None:
+            return None
+        modules: Any = self._modules
+        layers = modules["spine"]._modules["layers"]._modules.values()
+        if [*layers, modules["output"]] != self._flat_linears:
+            return None  # somebody put another module in the place of one
+        return self._parameters["flat"], self._layout  # type: ignore[return-value]
+
+    def flat_piece(self, place: int) -> Tensor:
+        """Return one matrix or bias after `flatten_parameters`."""
+        assert self._layout is not None
+        return self._layout.piece(self.flat, place)
+
+    def flat_chain(self) -> tuple[list[Tensor], list[Tensor] | None]:
+        """Return what `SpinalLayer.chain` does, by one operation for all layers.
+
+        Each piece by itself would have a gradient as long as the whole parameter.
+        """
+        assert self._layout is not None
+        pieces = self._layout.pieces([self.flat])
+        weights, biases = ([pieces[i] for i in group] for group in self._layout[:2])
+        return weights, biases or None
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination.pop(prefix + "flat", None)  # saved by the layers, each its own
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        reports = strict, missing_keys, unexpected_keys, error_msgs
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *reports)
+        if prefix + "flat" in missing_keys:
+            missing_keys.remove(prefix + "flat")
 
 
 class LinearHead(nn.Module):

@@ -38,6 +38,8 @@ from spinalnet._checks import BackendUnavailable, InputError, check_positive, un
 
 Elementwise = Callable[[Tensor], Tensor]
 Memo = _kernels.Memo
+Layout = _kernels.Layout
+Watched = _kernels.Watched
 
 
 def split_sizes(in_features: int, num_splits: int) -> tuple[int, ...]:
@@ -334,13 +336,18 @@ def is_plain(x: Tensor, weights: Sequence[Tensor]) -> bool:
     """Return whether a kernel may read these tensors' memory, or compile to an operator."""
     if torch.compiler.is_compiling():
         return not torch.compiler.is_exporting()
-    if type(x) not in _PLAIN_TYPES or torch.jit.is_tracing():
-        return False
-    if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
-        return False
-    if forward_ad._current_level >= 0:
-        return False
-    return {type(weight) for weight in weights} <= _PLAIN_TYPES
+    return _eager(x) and {type(weight) for weight in weights} <= _PLAIN_TYPES
+
+
+def _eager(x: Tensor) -> bool:
+    """Return whether `x` is an ordinary tensor, and nobody traces or transforms operations."""
+    return not (
+        type(x) not in _PLAIN_TYPES
+        or torch._C._is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+        or forward_ad._current_level >= 0
+    )
 
 
 def _computed_dtype(x: Tensor, device: str) -> torch.dtype:
@@ -377,6 +384,7 @@ def spinal(
     norms: Sequence[Elementwise] | None = None,
     dropout_masks: Sequence[Tensor] | None = None,
     output: tuple[Tensor, Tensor | None] | None = None,
+    flat: tuple[Tensor, Layout] | None = None,
     memo: Memo | None = None,
     backend: str | None = None,
 ) -> Tensor:
@@ -395,6 +403,8 @@ def spinal(
         norms: One module per layer, applied between the linear map and the activation.
         dropout_masks: One already scaled keep mask `(B, D_s + H)` per layer input.
         output: Matrix `(K, L * H)` and bias `(K,)` or `None` of an output row.
+        flat: The one parameter that holds all of the above, and where. A fused backend then
+            differentiates by it alone, which costs less than by each of them.
         memo: Kept by a module from call to call, so that the compiled kernels need not look at
             every parameter from scratch. Never changes the result.
         backend: Name from `BACKENDS`, or `None` to choose (see `choose_backend`).
@@ -428,6 +438,7 @@ def spinal(
             negative_slope=negative_slope,
             norms=norms,
             output=output,
+            flat=flat,
             memo=memo,
         )
     hidden = chosen.run(
@@ -442,19 +453,15 @@ def spinal(
     return hidden if output is None else F.linear(hidden, *output)
 
 
-def infer_again(
-    x: Tensor, parameters: list[Tensor], negative_slope: float | None, memo: Memo
-) -> Tensor | None:
-    """Return what `spinal` would, if this call is like the last one of `memo`, else None.
+def again(owner: object, x: Tensor, memo: Memo) -> Tensor | None:
+    """Return what `owner(x)` must be, if `memo` knows a call like it, else None.
 
-    For inference without norms and masks. Saves finding out once more which backend serves the
-    call, which takes longer than a small head computes.
+    Saves finding out once more what the call depends on and which backend serves it, which takes
+    longer than a small head computes.
     """
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or _forced.get() is not None:
+    if torch.compiler.is_compiling() or _forced.get() is not None or not _eager(x):
         return None
-    if not is_plain(x, ()) or torch.is_autocast_enabled("cpu"):
-        return None
-    return memo.infer(x, parameters, negative_slope)
+    return None if torch._C._is_any_autocast_enabled() else memo.again(owner, x)
 
 
 def describe_call(

@@ -12,8 +12,10 @@ The extension is built when the package is installed. Without a compiler it is l
 from __future__ import annotations
 
 import importlib
+import itertools
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -34,11 +36,29 @@ DTYPES = (torch.float32, torch.float64)
 
 
 class Layout(NamedTuple):
-    """Which parameter is what: positions in a list that holds every parameter once."""
+    """Where every matrix and bias is: numbers of places.
+
+    A place is one tensor of a list that holds every parameter once, or, if there are `shapes`, a
+    stretch of the only parameter: one stretch behind the other, in this order.
+    """
 
     weights: tuple[int, ...]  # of each layer
     biases: tuple[int, ...]  # of each layer, or none
     output: tuple[int, ...]  # none, matrix, or matrix and bias
+    shapes: tuple[tuple[int, ...], ...] = ()
+
+    def pieces(self, parameters: list[Tensor]) -> list[Tensor]:
+        """Return the tensor at every place."""
+        if not self.shapes:
+            return parameters
+        parts = parameters[0].split(_sizes(self.shapes))
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def piece(self, flat: Tensor, place: int) -> Tensor:
+        """Return the tensor at `place` of the only parameter."""
+        start = sum(_sizes(self.shapes)[:place])
+        shape = self.shapes[place]
+        return flat[start : start + math.prod(shape)].view(shape)
 
 
 # layout, num_splits, slope
@@ -58,6 +78,10 @@ def peak_gflops(repeats: int = 500, trials: int = 500) -> float:
         macs = _native.exercise_tile(repeats)
         best = max(best, 2e-9 * macs / (time.perf_counter() - start))
     return best
+
+
+def _sizes(shapes: tuple[tuple[int, ...], ...]) -> list[int]:
+    return [math.prod(shape) for shape in shapes]
 
 
 @lru_cache(maxsize=256)
@@ -107,25 +131,31 @@ def _plan(
     num_splits: int,
     slope: float,
     dtype: torch.dtype,
-) -> Any:
-    """Check the parameters and describe them to `_native`, which trusts the description."""
-    num_layers, width = len(layout.weights), parameters[layout.weights[0]].shape[0]
+) -> tuple[Any, int, int]:
+    """Check the parameters and describe them to `_native`, which trusts the description.
+
+    Returns:
+        The plan, and the number of hidden outputs and of results of a row.
+    """
+    pieces = layout.pieces(parameters)
+    num_layers, width = len(layout.weights), pieces[layout.weights[0]].shape[0]
     shapes = _matrix_shapes(features, width, num_layers, num_splits)
     matrices = []
     for layer, (position, shape) in enumerate(zip(layout.weights, shapes, strict=True)):
-        matrix = parameters[position]
+        matrix = pieces[position]
         _check_matrix(matrix, shape, dtype, wider=layer > 0)
         matrices.append(matrix)
     for position in layout.biases:
-        _check_vector(parameters[position], width, dtype)
+        _check_vector(pieces[position], width, dtype)
     outputs = out_stride = 0
     if layout.output:
-        matrix = parameters[layout.output[0]]
+        matrix = pieces[layout.output[0]]
         outputs, out_stride = matrix.shape[0], matrix.stride(0)
         _check_matrix(matrix, (outputs, num_layers * width), dtype)
     for position in layout.output[1:]:
-        _check_vector(parameters[position], outputs, dtype)
-    return _native.Plan(
+        _check_vector(pieces[position], outputs, dtype)
+    offsets = itertools.accumulate(_sizes(layout.shapes)[:-1], initial=0) if layout.shapes else ()
+    plan = _native.Plan(
         parameters,
         dtype is torch.float64,
         features,
@@ -139,65 +169,132 @@ def _plan(
         layout.biases,
         layout.output,
         out_stride,
+        tuple(offsets),
     )
+    hidden = num_layers * width
+    return plan, hidden, outputs if layout.output else hidden
+
+
+class _Known(NamedTuple):
+    """A plan and what it was made for."""
+
+    ids: tuple[int, ...]  # of the parameters
+    settings: Settings
+    dtype: torch.dtype
+    features: int
+    plan: Any
+    hidden: int  # columns of the hidden outputs
+    outputs: int  # columns of the result
+
+
+class Watched(NamedTuple):
+    """What one call of a module depended on, so that a later one need not look for it again."""
+
+    parameters: list[Tensor]  # each once: weights, biases, output row
+    entries: list[tuple[dict[str, Any], str, Any]]  # dictionaries that held a value under a key
+    empty: list[dict[Any, Any]]  # dictionaries that held nothing
 
 
 class Memo:
-    """The plan of the last call, kept by a module from call to call.
+    """What a module keeps from call to call: a plan, and perhaps a call to be repeated.
 
     A plan is used only after it has found every parameter to be the same tensor, of the same type
     at the same address, so it is never stale. Copies and pickles are empty.
     """
 
-    __slots__ = ("_entry", "_inference")
+    __slots__ = ("_candidate", "_known", "_repeat")
 
     def __init__(self) -> None:
-        self._entry: tuple[Any, ...] = (None, None, None)
-        self._inference: tuple[Any, ...] | None = None
+        self._known: _Known | None = None
+        self._candidate: tuple[_Known, torch.Size] | None = None
+        self._repeat: tuple[Any, ...] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Memo, ()
 
-    def inferred(self, x: Tensor, slope: float, columns: int, has_output: bool) -> None:
-        """Remember an inference call, without norms, that `infer` may repeat."""
-        self._inference = self._entry[2], x.dtype, x.shape, slope, columns, has_output
+    def layout(self, parameters: list[Tensor]) -> Layout | None:
+        """Return the layout of the last call if it had the very same parameters."""
+        known = self._known
+        return known.settings[0] if known and known.ids == tuple(map(id, parameters)) else None
 
-    def infer(self, x: Tensor, parameters: list[Tensor], slope: float | None) -> Tensor | None:
-        """Return the result if the last inference call was of this kind, else None.
+    def find(self, x: Tensor, parameters: list[Tensor], settings: Settings) -> _Known:
+        """Return the last plan if it was made for such a call, else a new one."""
+        known = self._known
+        if (
+            known is not None
+            and known.settings == settings
+            and known.dtype is x.dtype
+            and known.features == x.shape[1]
+        ):
+            return known
+        return self.renew(x, parameters, settings)
 
-        The caller makes sure that nothing is differentiated, traced or transformed.
+    def renew(self, x: Tensor, parameters: list[Tensor], settings: Settings) -> _Known:
+        """Make a plan for the parameters as they are now."""
+        features = x.shape[1]
+        plan, hidden, outputs = _plan(features, parameters, *settings, x.dtype)
+        ids = tuple(map(id, parameters))
+        known = _Known(ids, settings, x.dtype, features, plan, hidden, outputs)
+        self._known = known
+        return known
+
+    def may_repeat(self, x: Tensor, parameters: list[Tensor], settings: Settings) -> None:
+        """Offer the present call, which has no norms, for repetition."""
+        self._candidate = self.find(x, parameters, settings), x.shape
+
+    def remember(self, owner: object, look: Callable[[], Watched]) -> None:
+        """Let `again` repeat for `owner` the call just made, if the kernels served it.
+
+        Args:
+            owner: The module that was called.
+            look: Says on what the call depended.
         """
-        if self._inference is None:
+        candidate, self._candidate = self._candidate, None
+        if candidate is None or torch.compiler.is_compiling():
+            return
+        known, shape = candidate
+        if self._repeat is not None and self._repeat[0] is owner and self._repeat[1].holds():
+            _, watch, parameters, *_ = self._repeat
+        else:
+            watched = look()
+            seen = {id(value) for _, _, value in watched.entries}
+            if not seen.issuperset(known.ids):
+                return  # computed anew in every call, or copied
+            watch, parameters = _native.Watch(watched.entries, watched.empty), watched.parameters
+        if known.ids == tuple(map(id, parameters)):  # else another thread called in between
+            self._repeat = owner, watch, parameters, known, shape
+
+    def again(self, owner: object, x: Tensor) -> Tensor | None:
+        """Return the result if the last remembered call was of this kind, else None.
+
+        The caller makes sure that nothing is traced or transformed.
+        """
+        if self._repeat is None:
             return None
-        plan, dtype, shape, known_slope, columns, has_output = self._inference
-        if x.shape != shape or x.dtype is not dtype or slope != known_slope or not x.is_cpu:
+        known_owner, watch, parameters, known, shape = self._repeat
+        if (
+            owner is not known_owner
+            or x.shape != shape
+            or x.dtype is not known.dtype
+            or not x.is_cpu
+            or not watch.holds()
+        ):
             return None
         row, unit = x.stride()
         if unit != 1:
             return None
-        result = x.new_empty(shape[0], columns)
+        if torch.is_grad_enabled() and (
+            x.requires_grad or True in [parameter.requires_grad for parameter in parameters]
+        ):
+            return _Chain.apply(self, known.settings, x, *parameters)  # type: ignore[return-value]
+        rows = shape[0]
+        result = x.new_empty(rows, known.outputs)
         address = result.data_ptr()
-        where = (0, address) if has_output else (address, 0)
+        where = (0, address) if known.settings[0].output else (address, 0)
         threads = torch.get_num_threads()
-        if plan.forward(parameters, shape[0], x.data_ptr(), row, threads, *where, None):
+        if known.plan.forward(parameters, rows, x.data_ptr(), row, threads, *where, None):
             return result
         return None
-
-    def layout(self, parameters: list[Tensor]) -> Layout | None:
-        """Return the layout of the last call if it had the very same parameters."""
-        known, settings, _ = self._entry
-        return settings[0][0] if known == tuple(map(id, parameters)) else None
-
-    def run(
-        self, direction: str, x: Tensor, parameters: list[Tensor], settings: Settings, *rest: Any
-    ) -> None:
-        """Call the plan's `forward` or `backward`, making one if the last does not fit."""
-        key = settings, x.dtype, x.shape[1]
-        _, known, plan = self._entry
-        if known != key or not getattr(plan, direction)(parameters, *rest):
-            plan = _plan(x.shape[1], parameters, *settings, x.dtype)
-            self._entry = (tuple(map(id, parameters)), key, plan)
-            getattr(plan, direction)(parameters, *rest)
 
 
 def _forward(
@@ -208,28 +305,28 @@ def _forward(
     *,
     keep_hidden: bool,
     norms: list[float | int] | None = None,
-) -> tuple[Tensor | None, Tensor | None]:
-    """Compute hidden outputs (if kept, or if there is no output row) and logits."""
-    rows, layout = x.shape[0], settings[0]
-    hidden = logits = None
-    if keep_hidden or not layout.output:
-        hidden = x.new_empty(rows, len(layout.weights) * parameters[layout.weights[0]].shape[0])
-    if layout.output:
-        logits = x.new_empty(rows, parameters[layout.output[0]].shape[0])
-    memo.run(
-        "forward",
-        x,
-        parameters,
-        settings,
-        rows,
-        x.data_ptr(),
-        x.stride(0),
-        torch.get_num_threads(),
-        0 if hidden is None else hidden.data_ptr(),
-        0 if logits is None else logits.data_ptr(),
-        norms,
-    )
-    return hidden, logits
+) -> tuple[Tensor | None, Tensor]:
+    """Compute hidden outputs, where they are kept, and the result: logits, or hidden outputs."""
+    known = memo.find(x, parameters, settings)
+    has_output = len(settings[0].output) > 0
+    while True:
+        rows = x.shape[0]
+        result = x.new_empty(rows, known.outputs)
+        hidden = result
+        if has_output:
+            hidden = x.new_empty(rows, known.hidden) if keep_hidden else None
+        if known.plan.forward(
+            parameters,
+            rows,
+            x.data_ptr(),
+            x.stride(0),
+            torch.get_num_threads(),
+            0 if hidden is None else hidden.data_ptr(),
+            result.data_ptr() if has_output else 0,
+            norms,
+        ):
+            return hidden, result
+        known = memo.renew(x, parameters, settings)  # a parameter has moved
 
 
 def _backward(
@@ -240,15 +337,13 @@ def _backward(
     hidden: Tensor,
     gradient: Tensor,
     x_gradient: Tensor | None,
-    gradients: list[Tensor] | None,
+    gradients: Sequence[Tensor] | None,
 ) -> None:
     """Write the gradients of x and of the parameters, where wanted."""
     gradient = _unit_rows(gradient)
-    memo.run(
-        "backward",
-        x,
+    known = memo.find(x, parameters, settings)
+    while not known.plan.backward(
         parameters,
-        settings,
         x.shape[0],
         x.data_ptr(),
         x.stride(0),
@@ -259,23 +354,25 @@ def _backward(
         gradient.stride(0),
         0 if x_gradient is None else x_gradient.data_ptr(),
         None if gradients is None else [part.data_ptr() for part in gradients],
-    )
+    ):
+        known = memo.renew(x, parameters, settings)  # a parameter has moved
 
 
-def _differentiable(x: Tensor, parameters: Sequence[Tensor], settings: Settings) -> Tensor:
+def _differentiable(x: Tensor, parameters: list[Tensor], settings: Settings) -> Tensor:
     """Compute the same from torch operations, for derivatives of the gradients."""
     layout, num_splits, slope = settings
+    pieces = layout.pieces(parameters)
     slices = x.tensor_split(num_splits, dim=1)  # longer slices first, as ours
     hidden: list[Tensor] = []
     for layer, index in enumerate(layout.weights):
-        seen, weight = slices[layer % num_splits], parameters[index]
-        bias = parameters[layout.biases[layer]] if layout.biases else None
+        seen, weight = slices[layer % num_splits], pieces[index]
+        bias = pieces[layout.biases[layer]] if layout.biases else None
         z = F.linear(seen, weight[:, : seen.shape[1]], bias)
         if hidden:
             z = z + F.linear(hidden[-1], weight[:, -weight.shape[0] :])
         hidden.append(F.relu(z) if slope == 0 else F.leaky_relu(z, slope))
     output = torch.cat(hidden, dim=1)
-    return F.linear(output, *[parameters[i] for i in layout.output]) if layout.output else output
+    return F.linear(output, *[pieces[i] for i in layout.output]) if layout.output else output
 
 
 class _Chain(torch.autograd.Function):
@@ -285,11 +382,10 @@ class _Chain(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, memo: Memo, settings: Settings, x: Tensor, *parameters: Tensor
     ) -> Tensor:
-        hidden, logits = _forward(memo, x, list(parameters), settings, keep_hidden=True)
-        assert hidden is not None
+        hidden, result = _forward(memo, x, [*parameters], settings, keep_hidden=True)
         ctx.memo, ctx.settings = memo, settings
         ctx.save_for_backward(hidden, x, *parameters)
-        return hidden if logits is None else logits
+        return result
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
@@ -303,7 +399,7 @@ class _Chain(torch.autograd.Function):
             output = _differentiable(x, parameters, ctx.settings)
             found = iter(torch.autograd.grad(output, targets, gradient, create_graph=True))
             return None, None, *[next(found) if want else None for want in wanted]
-        x_gradient = x.new_empty(x.shape) if wanted[0] else None
+        x_gradient = x.new_empty(*x.shape) if wanted[0] else None
         gradients: list[Tensor] | None = None
         if True in wanted[1:]:
             gradients = [torch.empty_like(parameter) for parameter in parameters]
@@ -311,12 +407,56 @@ class _Chain(torch.autograd.Function):
         return None, None, x_gradient, *(gradients or [None] * len(parameters))
 
 
+class UntrackedChain:
+    """Forward and backward for a caller that needs no autograd, because it knows the gradients.
+
+    Args:
+        weights: One matrix per layer, as `biases` and `output` as in `ops.spinal`, rows contiguous.
+        biases: One vector per layer, or none.
+        output: Matrix and bias of the output row.
+        num_splits: Number of slices.
+        negative_slope: Of the activation, 1 for the identity.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor],
+        output: Sequence[Tensor],
+        *,
+        num_splits: int,
+        negative_slope: float,
+    ) -> None:
+        self.parameters, layout = _shared(weights, biases, output)
+        self._settings = layout, num_splits, negative_slope
+        self._memo = Memo()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the hidden outputs `(B, L * H)` and the logits `(B, K)` for `x` `(B, D)`."""
+        hidden, logits = _forward(self._memo, x, self.parameters, self._settings, keep_hidden=True)
+        assert hidden is not None
+        return hidden, logits
+
+    def backward(
+        self, x: Tensor, hidden: Tensor, gradient: Tensor, gradients: Sequence[Tensor]
+    ) -> None:
+        """Overwrite `gradients` with those by each of `parameters`, in their order.
+
+        Args:
+            x: Input of `forward`.
+            hidden: What it returned.
+            gradient: Of the loss by the logits. Shape `(B, K)`.
+            gradients: Contiguous tensors like `parameters`.
+        """
+        _backward(self._memo, x, self.parameters, self._settings, hidden, gradient, None, gradients)
+
+
 # The same as operators, for torch.compile. An operator takes no tuples and mistakes empty lists of
 # numbers for lists of tensors: the layout travels as one list of numbers.
 
 
 def _packed(layout: Layout) -> list[int]:
-    weights, biases, output = layout
+    weights, biases, output, _ = layout
     return [len(weights), len(biases), *weights, *biases, *output]
 
 
@@ -338,9 +478,9 @@ def _forward_operator(
 ) -> tuple[Tensor, Tensor]:
     settings = _unpacked(positions), num_splits, slope
     parameters = [parameter.contiguous() for parameter in parameters]
-    hidden, logits = _forward(Memo(), _unit_rows(x), parameters, settings, keep_hidden=True)
+    hidden, result = _forward(Memo(), _unit_rows(x), parameters, settings, keep_hidden=True)
     assert hidden is not None
-    return hidden, x.new_empty(0) if logits is None else logits
+    return hidden, x.new_empty(0) if result is hidden else result
 
 
 @_forward_operator.register_fake
@@ -443,8 +583,8 @@ def _shared(
         parameters.append(tensor)
         return len(parameters) - 1
 
-    layout = Layout(*(tuple(map(position, group)) for group in (weights, biases, output)))
-    return parameters, layout
+    groups = [tuple(map(position, group)) for group in (weights, biases, output)]
+    return parameters, Layout(groups[0], groups[1], groups[2])
 
 
 def spinal_cpp(
@@ -456,6 +596,7 @@ def spinal_cpp(
     negative_slope: float,
     norms: Sequence[nn.BatchNorm1d] | None = None,
     output: tuple[Tensor, Tensor | None] | None = None,
+    flat: tuple[Tensor, Layout] | None = None,
     memo: Memo | None = None,
 ) -> Tensor:
     """Compute hidden outputs, or with `output` the logits, by the compiled kernels.
@@ -473,7 +614,10 @@ def spinal_cpp(
         return logits if last else hidden
 
     memo = memo or Memo()
-    layout = memo.layout(parameters)
+    if flat is not None:
+        parameters, layout = [flat[0]], flat[1]
+    else:
+        layout = memo.layout(parameters)
     if layout is None:
         weights = [_unit_rows(weight) for weight in weights]
         biases = [bias.contiguous() for bias in biases or ()]
@@ -488,11 +632,10 @@ def spinal_cpp(
     if torch.is_grad_enabled() and (
         x.requires_grad or True in [parameter.requires_grad for parameter in parameters]
     ):
-        return _Chain.apply(memo, settings, x, *parameters)  # type: ignore[return-value]
-    folded = None if norms is None else _folded(norms, x.dtype)
-    hidden, logits = _forward(memo, x, parameters, settings, keep_hidden=False, norms=folded)
-    result = hidden if logits is None else logits
-    assert result is not None
+        result: Tensor = _Chain.apply(memo, settings, x, *parameters)  # type: ignore[assignment]
+    else:
+        folded = None if norms is None else _folded(norms, x.dtype)
+        _, result = _forward(memo, x, parameters, settings, keep_hidden=False, norms=folded)
     if norms is None:
-        memo.inferred(x, negative_slope, result.shape[1], logits is not None)
+        memo.may_repeat(x, parameters, settings)
     return result

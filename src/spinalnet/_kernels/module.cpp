@@ -79,6 +79,10 @@ public:
         return *this;
     }
     ~Reference() { Py_XDECREF(object_); }
+    static Reference to(PyObject* borrowed) {
+        Py_INCREF(borrowed);
+        return Reference(borrowed);
+    }
     PyObject* get() const { return object_; }
 
 private:
@@ -99,8 +103,7 @@ struct Parameter {
     const char* address;
 
     explicit Parameter(PyObject* object) {
-        Py_INCREF(object);
-        tensor = Reference(object);
+        tensor = Reference::to(object);
         data_ptr = Reference(PyObject_GetAttr(object, names->data_ptr));
         stride = Reference(PyObject_GetAttr(object, names->stride));
         dtype = Reference(PyObject_GetAttr(object, names->dtype));
@@ -123,6 +126,12 @@ struct Parameter {
     }
 };
 
+// Where a matrix or a bias begins: so many elements behind the start of a parameter. Zero unless one
+// parameter holds them all.
+struct Place {
+    index parameter, offset;
+};
+
 // Everything about a chain that stays the same from call to call. Python checks the shapes and
 // makes one; every call then asks whether the parameters are still where they were.
 struct Plan {
@@ -130,12 +139,25 @@ struct Plan {
     double slope;
     index features, width, layers, splits, outputs;
     std::vector<Parameter> parameters;
-    // Per layer; then, if there are outputs, those of the output row.
+    std::vector<Place> places;
+    // Per layer (places, numbers of elements); then, if there are outputs, those of the output row.
     std::vector<index> weight, bias, stride, columns;
     index out_weight = -1, out_bias = -1, out_stride = 0;
 
+    template <class See>
+    int visit(See see) const {
+        for (const Parameter& parameter : parameters) {
+            for (const Reference* reference :
+                 {&parameter.tensor, &parameter.data_ptr, &parameter.stride}) {
+                if (int stop = see(*reference)) return stop;
+            }
+        }
+        return 0;
+    }
+    void clear() { parameters.clear(); }
+
     bool still(PyObject* tensors) const {
-        if (!PyList_Check(tensors) ||
+        if (parameters.empty() || !PyList_Check(tensors) ||
             PyList_Size(tensors) != static_cast<Py_ssize_t>(parameters.size())) {
             return false;
         }
@@ -155,9 +177,10 @@ struct Call {
     std::vector<Layer<T>> layers;
     std::vector<Norm<T>> norms;
 
-    const T* at(const Plan& plan, index parameter) const {
-        return parameter < 0 ? nullptr
-                             : reinterpret_cast<const T*>(plan.parameters[parameter].address);
+    const T* at(const Plan& plan, index number) const {
+        if (number < 0) return nullptr;
+        const Place& place = plan.places[number];
+        return reinterpret_cast<const T*>(plan.parameters[place.parameter].address) + place.offset;
     }
 
     // Arguments: rows, x, stride of x, threads, hidden, logits.
@@ -219,10 +242,10 @@ struct Call {
         PyObject* const where = in.list(static_cast<Py_ssize_t>(plan.parameters.size()));
         s.wants_weights = where != nullptr;
         if (!s.wants_weights) return;
-        std::vector<T*> address(plan.parameters.size());
-        for (std::size_t i = 0; i < address.size(); ++i) {
-            PyObject* const item = PyList_GetItem(where, static_cast<Py_ssize_t>(i));
-            address[i] = static_cast<T*>(PyLong_AsVoidPtr(item));
+        std::vector<T*> address;
+        for (const Place& place : plan.places) {
+            PyObject* const item = PyList_GetItem(where, place.parameter);
+            address.push_back(static_cast<T*>(PyLong_AsVoidPtr(item)) + place.offset);
         }
         for (index l = 0; l < s.layers; ++l) {
             layers[l].weight_grad = address[plan.weight[l]];
@@ -255,12 +278,40 @@ struct Call {
 
 const Kernels* kernels = best_kernels();
 
-struct PlanObject {
+// A Python object around a C++ value that refers to Python objects: `visit(see)` shows them to the
+// garbage collector, for a tensor or a module can refer back to the owner of a plan or a watch.
+template <class T>
+struct Object {
     PyObject_HEAD
-    Plan* plan;
-};
+    T* value;
 
-const Plan& plan_of(PyObject* self) { return *reinterpret_cast<PlanObject*>(self)->plan; }
+    static const T& of(PyObject* self) { return *reinterpret_cast<Object*>(self)->value; }
+
+    static PyObject* make(PyTypeObject* type, T&& value) {
+        auto* self = reinterpret_cast<Object*>(PyType_GenericAlloc(type, 0));
+        if (self) self->value = new T(std::move(value));
+        return reinterpret_cast<PyObject*>(self);
+    }
+    static int traverse(PyObject* self, visitproc visit, void* arg) {
+        Py_VISIT(Py_TYPE(self));
+        if (!reinterpret_cast<Object*>(self)->value) return 0;
+        return of(self).visit([&](const Reference& reference) {
+            Py_VISIT(reference.get());
+            return 0;
+        });
+    }
+    static int clear(PyObject* self) {
+        if (T* value = reinterpret_cast<Object*>(self)->value) value->clear();
+        return 0;
+    }
+    static void dealloc(PyObject* self) {
+        PyTypeObject* type = Py_TYPE(self);
+        PyObject_GC_UnTrack(self);
+        delete reinterpret_cast<Object*>(self)->value;
+        PyObject_GC_Del(self);
+        Py_DECREF(type);
+    }
+};
 
 // forward(parameters, ...): False if the plan no longer describes the parameters.
 template <class T>
@@ -278,7 +329,7 @@ PyObject* backward(const Plan& plan, Arguments in, void (*kernel)(const Spine<T>
 }
 
 PyObject* plan_forward(PyObject* self, PyObject* const* items, Py_ssize_t count) {
-    const Plan& plan = plan_of(self);
+    const Plan& plan = Object<Plan>::of(self);
     Arguments in(items, count);
     if (!plan.still(in.object())) {
         if (PyErr_Occurred()) return nullptr;
@@ -289,7 +340,7 @@ PyObject* plan_forward(PyObject* self, PyObject* const* items, Py_ssize_t count)
 }
 
 PyObject* plan_backward(PyObject* self, PyObject* const* items, Py_ssize_t count) {
-    const Plan& plan = plan_of(self);
+    const Plan& plan = Object<Plan>::of(self);
     Arguments in(items, count);
     if (!plan.still(in.object())) {
         if (PyErr_Occurred()) return nullptr;
@@ -308,15 +359,19 @@ std::vector<index> numbers(PyObject* tuple) {
 }
 
 // Plan(parameters, double, features, width, splits, outputs, slope,
-//      weights, strides, columns, biases, output, out_stride); positions as in Layout.
+//      weights, strides, columns, biases, output, out_stride, offsets)
+//
+// Weights, biases and output are numbers of places, as in Layout. Place i begins `offsets[i]`
+// elements behind the start of the only parameter; without offsets it is parameter i.
 PyObject* plan_new(PyTypeObject* type, PyObject* arguments, PyObject*) {
-    PyObject *tensors, *weights, *strides, *columns, *biases, *output;
+    PyObject *tensors, *weights, *strides, *columns, *biases, *output, *offsets;
     Plan plan;
     int is_double;
-    if (!PyArg_ParseTuple(arguments, "O!pnnnndO!O!O!O!O!n", &PyList_Type, &tensors, &is_double,
+    if (!PyArg_ParseTuple(arguments, "O!pnnnndO!O!O!O!O!nO!", &PyList_Type, &tensors, &is_double,
                           &plan.features, &plan.width, &plan.splits, &plan.outputs, &plan.slope,
                           &PyTuple_Type, &weights, &PyTuple_Type, &strides, &PyTuple_Type, &columns,
-                          &PyTuple_Type, &biases, &PyTuple_Type, &output, &plan.out_stride)) {
+                          &PyTuple_Type, &biases, &PyTuple_Type, &output, &plan.out_stride,
+                          &PyTuple_Type, &offsets)) {
         return nullptr;
     }
     plan.is_double = is_double;
@@ -328,39 +383,81 @@ PyObject* plan_new(PyTypeObject* type, PyObject* arguments, PyObject*) {
     const std::vector<index> last = numbers(output);
     if (!last.empty()) plan.out_weight = last[0];
     if (last.size() > 1) plan.out_bias = last[1];
+    for (const index offset : numbers(offsets)) plan.places.push_back({0, offset});
+    for (index i = 0; PyTuple_Size(offsets) == 0 && i < PyList_Size(tensors); ++i) {
+        plan.places.push_back({i, 0});
+    }
     for (Py_ssize_t i = 0; i < PyList_Size(tensors) && !PyErr_Occurred(); ++i) {
         plan.parameters.emplace_back(PyList_GetItem(tensors, i));
     }
     if (PyErr_Occurred()) return nullptr;
-    auto* self = reinterpret_cast<PlanObject*>(PyType_GenericAlloc(type, 0));
-    if (self) self->plan = new Plan(std::move(plan));
-    return reinterpret_cast<PyObject*>(self);
+    return Object<Plan>::make(type, std::move(plan));
 }
 
-// A tensor can refer back to the module that owns the plan, through its hooks.
-int plan_traverse(PyObject* self, visitproc visit, void* arg) {
-    Py_VISIT(Py_TYPE(self));
-    if (const Plan* plan = reinterpret_cast<PlanObject*>(self)->plan) {
-        for (const Parameter& parameter : plan->parameters) {
-            Py_VISIT(parameter.tensor.get());
-            Py_VISIT(parameter.data_ptr.get());
-            Py_VISIT(parameter.stride.get());
+// What a call found in a tree of modules, as entries of dictionaries. As long as `holds()`, another
+// call would find the same, and need not look.
+struct Watch {
+    struct Entry {
+        Reference dictionary, key, value;
+    };
+    std::vector<Entry> entries;
+    std::vector<Reference> empty;  // dictionaries without entries
+
+    bool holds() const {
+        if (entries.empty()) return false;  // cleared by the garbage collector
+        for (const Entry& entry : entries) {
+            PyObject* const now = PyDict_GetItemWithError(entry.dictionary.get(), entry.key.get());
+            if (now != entry.value.get()) return false;
         }
+        for (const Reference& dictionary : empty) {
+            if (PyDict_Size(dictionary.get()) != 0) return false;
+        }
+        return true;
     }
-    return 0;
+    template <class See>
+    int visit(See see) const {
+        for (const Entry& entry : entries) {
+            if (int stop = see(entry.dictionary)) return stop;
+            if (int stop = see(entry.value)) return stop;
+        }
+        for (const Reference& dictionary : empty) {
+            if (int stop = see(dictionary)) return stop;
+        }
+        return 0;
+    }
+    void clear() { entries.clear(), empty.clear(); }
+};
+
+// Watch([(dictionary, key, value), ...], [dictionary, ...])
+PyObject* watch_new(PyTypeObject* type, PyObject* arguments, PyObject*) {
+    PyObject *entries, *empty;
+    if (!PyArg_ParseTuple(arguments, "O!O!", &PyList_Type, &entries, &PyList_Type, &empty)) {
+        return nullptr;
+    }
+    Watch watch;
+    for (Py_ssize_t i = 0; i < PyList_Size(entries); ++i) {
+        PyObject *dictionary, *key, *value;
+        if (!PyArg_ParseTuple(PyList_GetItem(entries, i), "O!OO", &PyDict_Type, &dictionary, &key,
+                              &value)) {
+            return nullptr;
+        }
+        watch.entries.push_back({Reference::to(dictionary), Reference::to(key),
+                                 Reference::to(value)});
+    }
+    for (Py_ssize_t i = 0; i < PyList_Size(empty); ++i) {
+        PyObject* const dictionary = PyList_GetItem(empty, i);
+        if (!PyDict_Check(dictionary)) {
+            PyErr_SetString(PyExc_TypeError, "expected dictionaries");
+            return nullptr;
+        }
+        watch.empty.push_back(Reference::to(dictionary));
+    }
+    return Object<Watch>::make(type, std::move(watch));
 }
 
-int plan_clear(PyObject* self) {
-    if (Plan* plan = reinterpret_cast<PlanObject*>(self)->plan) plan->parameters.clear();
-    return 0;
-}
-
-void plan_dealloc(PyObject* self) {
-    PyTypeObject* type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    delete reinterpret_cast<PlanObject*>(self)->plan;
-    PyObject_GC_Del(self);
-    Py_DECREF(type);
+PyObject* watch_holds(PyObject* self, PyObject*) {
+    const bool holds = Object<Watch>::of(self).holds();
+    return PyErr_Occurred() ? nullptr : PyBool_FromLong(holds);
 }
 
 PyObject* instruction_set(PyObject*, PyObject*) {
@@ -401,22 +498,24 @@ PyMethodDef plan_methods[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
-PyType_Slot plan_slots[] = {
-    {Py_tp_new, reinterpret_cast<void*>(plan_new)},
-    {Py_tp_dealloc, reinterpret_cast<void*>(plan_dealloc)},
-    {Py_tp_traverse, reinterpret_cast<void*>(plan_traverse)},
-    {Py_tp_clear, reinterpret_cast<void*>(plan_clear)},
-    {Py_tp_methods, plan_methods},
-    {0, nullptr},
+PyMethodDef watch_methods[] = {
+    {"holds", watch_holds, METH_NOARGS, nullptr},
+    {nullptr, nullptr, 0, nullptr},
 };
 
-PyType_Spec plan_spec = {
-    "spinalnet._kernels._native.Plan",
-    sizeof(PlanObject),
-    0,
-    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
-    plan_slots,
-};
+template <class T>
+PyObject* make_type(const char* name, newfunc create, PyMethodDef* methods) {
+    PyType_Slot slots[] = {
+        {Py_tp_new, reinterpret_cast<void*>(create)},
+        {Py_tp_dealloc, reinterpret_cast<void*>(Object<T>::dealloc)},
+        {Py_tp_traverse, reinterpret_cast<void*>(Object<T>::traverse)},
+        {Py_tp_clear, reinterpret_cast<void*>(Object<T>::clear)},
+        {Py_tp_methods, methods},
+        {0, nullptr},
+    };
+    PyType_Spec spec = {name, sizeof(Object<T>), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots};
+    return PyType_FromSpec(&spec);
+}
 
 PyMethodDef methods[] = {
     {"instruction_set", instruction_set, METH_NOARGS, nullptr},
@@ -436,7 +535,11 @@ PyMODINIT_FUNC PyInit__native() {
     using namespace spinalnet;
     names = new Names;
     PyObject* module = PyModule_Create(&definition);
-    PyObject* type = PyType_FromSpec(&plan_spec);
-    if (!module || !type || PyModule_AddObject(module, "Plan", type) < 0) return nullptr;
+    PyObject* plan = make_type<Plan>("spinalnet._kernels._native.Plan", plan_new, plan_methods);
+    PyObject* watch = make_type<Watch>("spinalnet._kernels._native.Watch", watch_new, watch_methods);
+    if (!module || !plan || !watch || PyModule_AddObject(module, "Plan", plan) < 0 ||
+        PyModule_AddObject(module, "Watch", watch) < 0) {
+        return nullptr;
+    }
     return module;
 }
