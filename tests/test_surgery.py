@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -507,3 +509,73 @@ def test_heads_on_maps_are_heads_at_every_position() -> None:
         torch.testing.assert_close(everywhere[:, :, 1, 3], head(maps[:, :, 1, 3]))
         torch.testing.assert_close(PooledHead(head)(maps), head(maps.mean((2, 3))))
     assert isinstance(head, LinearHead | MLPHead | SpinalNet)
+
+
+# --- Hugging Face ---------------------------------------------------------------------------------
+
+
+class Record(NamedTuple):
+    """What a Hugging Face model returns, as far as surgery is concerned."""
+
+    logits: Tensor
+
+
+class ReturnsRecord(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(image_size=16, num_labels=5)
+        self.num_labels = 5
+        self.embed = nn.Conv2d(3, 6, kernel_size=8, stride=8)
+        self.classifier = nn.Linear(4 * 6, 5)  # 224 pixels would not fit
+
+    def forward(self, images: Tensor) -> Record:
+        return Record(self.classifier(self.embed(images).relu().flatten(1)))
+
+
+def test_a_network_that_returns_a_record_with_logits_gets_the_head() -> None:
+    model = replace_head_(ReturnsRecord(), "spinal", num_classes=3)
+    assert isinstance(model.classifier, SpinalNet)
+    assert model(torch.randn(2, 3, 16, 16)).logits.shape == (2, 3)
+    assert (model.num_labels, model.config.num_labels) == (3, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "options", "path"),
+    [
+        ("ViT", {"image_size": 32, "patch_size": 8}, "classifier"),
+        ("Beit", {"image_size": 32, "patch_size": 8}, "classifier"),
+        (
+            "ResNet",
+            {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]},
+            "classifier.1",
+        ),
+        ("ConvNext", {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}, "classifier"),
+        ("MobileNetV2", {"depth_multiplier": 0.35}, "classifier"),
+        (
+            "RegNet",
+            {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 8},
+            "classifier.1",
+        ),
+    ],
+)
+def test_hugging_face(family: str, options: dict[str, Any], path: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    if "patch_size" in options:
+        options = {
+            **options,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+        }
+    config = getattr(transformers, f"{family}Config")(**options)
+    model = getattr(transformers, f"{family}ForImageClassification")(config)
+    assert find_classifier(model) == (path,)
+    replace_head_(model, "spinal", num_classes=3)
+    side = options.get("image_size", 64)
+    output = model(torch.randn(2, 3, side, side), labels=torch.tensor([0, 2]))
+    assert output.logits.shape == (2, 3)
+    output.loss.backward()
+    assert all(p.grad is not None for p in model.get_submodule(path).parameters())
+    assert len(model.config.id2label) == 3

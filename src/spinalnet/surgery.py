@@ -146,7 +146,8 @@ def replace_head_(
     A classifier that is a 1x1 convolution is replaced position by position.
 
     Args:
-        model: Any torchvision or timm classifier, or a module of your own.
+        model: Any torchvision, timm or Hugging Face classifier of images, or a module of your own
+            (that returns its logits, or a record with `logits`).
         head: Row of `spinalnet.nn.HEADS`.
         num_classes: Number of outputs.
         where: What to replace, if not the classifier that `find_classifier` finds: a dotted path,
@@ -474,10 +475,11 @@ def _try(
         except Exception as error:  # whatever a network says to a size it cannot take
             reason = error
             continue
+        output = getattr(output, "logits", output)  # Hugging Face models return a record
         if not isinstance(output, Tensor):
             raise SurgeryError(
-                f"{type(model).__name__} must return one tensor in evaluation, got "
-                f"{type(output).__name__}."
+                f"{type(model).__name__} must return one tensor in evaluation, or a record with "
+                f"logits, got {type(output).__name__}."
             )
         return _Trial(output, owners, seen[-1] if seen else None)
     first = (str(reason).strip() or repr(reason)).splitlines()[0]
@@ -491,6 +493,7 @@ def _likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
     """Return shapes of one input that the model may take, the likeliest first."""
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
     declared = tuple(config.get("input_size") or () if hasattr(config, "get") else ())
+    transformers = getattr(model, "config", None)  # of a Hugging Face model
     weighted = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, SpinalLayer, *_OURS)
     first = next((m for m in model.modules() if isinstance(m, weighted)), None)
     reads_rows: Any = first if isinstance(first, (nn.Linear, SpinalLayer, *_OURS)) else None
@@ -499,7 +502,11 @@ def _likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
     channels = [first.in_channels] if isinstance(first, nn.Conv2d) else []
     channels += declared[:1] or [3]
     sides: list[tuple[int, ...]] = []
-    for holder, name in ((getattr(model, "patch_embed", None), "img_size"), (model, "image_size")):
+    for holder, name in (
+        (getattr(model, "patch_embed", None), "img_size"),
+        (model, "image_size"),
+        (transformers, "image_size"),
+    ):
         side = getattr(holder, name, None)
         if isinstance(side, int):
             sides.append((side, side))
@@ -618,6 +625,11 @@ def _set_counts(model: nn.Module, num_classes: int, without_auxiliary: bool) -> 
     """Keep what the model says about itself true."""
     if num_classes and isinstance(getattr(model, "num_classes", None), int):
         model.num_classes = num_classes  # type: ignore[assignment]
+    if num_classes and isinstance(getattr(model, "num_labels", None), int):
+        model.num_labels = num_classes  # type: ignore[assignment]
+        config = getattr(model, "config", None)
+        if config is not None and hasattr(config, "num_labels"):
+            config.num_labels = num_classes  # Hugging Face: the names of the labels follow
     if without_auxiliary:
         model.aux_logits = False  # type: ignore[assignment]
 
