@@ -575,6 +575,20 @@ def test_an_interrupted_warm_up_leaves_a_model_that_can_learn():
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_statistics_can_be_kept_while_the_trunk_learns():
+    data, model = classes_source(33), Deep()
+    model.head = nn.Sequential(nn.BatchNorm1d(16), nn.Linear(16, CLASSES))
+    before = weights_of(model)
+    fit(model, data, data, TrainConfig(epochs=2, batch_size=16, lr=0.01, keep_statistics=True))
+    for name, value in before.items():
+        kept = "running" in name and not name.startswith("head")
+        if "num_batches" not in name:
+            assert torch.equal(model.state_dict()[name], value) == kept, name
+    model.low[1].bias.requires_grad_(False)  # its weight still learns
+    fit(model, data, data, TrainConfig(epochs=1, batch_size=16, lr=0.01, keep_statistics=True))
+    assert torch.equal(model.low[1].running_mean, before["low.1.running_mean"])
+
+
 def test_biases_and_norms_can_be_spared_from_weight_decay():
     data, plain, spared = classes_source(), Deep(), Deep()
     options = {"optimizer": "sgd", "lr": 0.1, "batch_size": 48, "epochs": 1}

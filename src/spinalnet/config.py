@@ -57,6 +57,9 @@ class TrainConfig:
     unfreeze_every: int = _option(
         0, "Epochs after which one more depth group is trained, from the head down; 0: all at once."
     )
+    keep_statistics: bool = _option(
+        False, "Normalise batches in the trunk by the statistics it came with, not by their own."
+    )
     decay_norms: bool = _option(True, "Whether biases and norms decay as the other weights do.")
     clip_norm: float = _option(0.0, "Largest norm of the gradient; 0 for no limit.")
     label_smoothing: float = _option(0.0, "Share of the target spread over all classes.")
@@ -120,6 +123,7 @@ class TrainConfig:
         return bool(
             self.head_epochs
             or self.unfreeze_every
+            or self.keep_statistics
             or self.trunk_lr != 1.0
             or self.layer_decay != 1.0
         )

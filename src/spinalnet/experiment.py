@@ -83,7 +83,7 @@ class RunSpec:
         if self.trunk == "frozen" and (self.probe_epochs or self.train.uses_depth):
             raise InputError(
                 "a frozen trunk does not learn: leave out --freeze, or probe_epochs, trunk_lr, "
-                "layer_decay, head_epochs and unfreeze_every."
+                "layer_decay, head_epochs, unfreeze_every and keep_statistics."
             )
 
     @property
@@ -294,7 +294,14 @@ def _probe(
 
 
 # What a probe does not take over from the training of the whole.
-_OF_THE_TRUNK = ("phases", "trunk_lr", "layer_decay", "head_epochs", "unfreeze_every")
+_OF_THE_TRUNK = (
+    "phases",
+    "trunk_lr",
+    "layer_decay",
+    "head_epochs",
+    "unfreeze_every",
+    "keep_statistics",
+)
 
 
 def _evaluate(model: nn.Module, test: train.BatchSource, config: TrainConfig) -> train.Metrics:

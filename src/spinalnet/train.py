@@ -310,9 +310,9 @@ class _Training:
         groups = [group for group in groups if group]
         if len(groups) < 2:
             raise InputError(
-                "trunk_lr, layer_decay, head_epochs and unfreeze_every need a head and a trunk "
-                f"that both learn, which this {type(self.model).__name__} has not: leave them out, "
-                "or give a model with depth_groups()."
+                "trunk_lr, layer_decay, head_epochs, unfreeze_every and keep_statistics need a "
+                f"head and a trunk that both learn, which this {type(self.model).__name__} has "
+                "not: leave them out, or give a model with depth_groups()."
             )
         last = self.config.groups_trained(self.config.epochs - 1, len(groups))
         if last < len(groups):
@@ -445,9 +445,12 @@ class _Training:
         on_cpu = self.device.type == "cpu"
         model.train()
         _rest_frozen(model)
-        has_batch_norm = any(
-            isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules()
-        )
+        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if config.keep_statistics:
+            of_head = set(self.groups[0])
+            for norm in norms:
+                norm.train(not of_head.isdisjoint(norm.parameters()))
+        has_batch_norm = any(norm.training for norm in norms)
         fewest = _dist.world_size() * (2 if has_batch_norm else 1)
         # Asking a GPU for a number makes it wait; on the CPU the number is already there.
         tally = _Tally(fetch_every=1 if on_cpu else 50)
