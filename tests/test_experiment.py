@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers import write_images
 from spinalnet import (
     Comparison,
     InputError,
@@ -262,3 +264,32 @@ def test_it_learns_real_digits(head: str) -> None:
     model = experiment.build_model(question, splits.info)
     fit(model, splits.train, splits.val, question.train)
     assert (evaluate(model, splits.test).accuracy or 0) > 0.93
+
+
+def test_files_left_out_are_told_kept_and_part_of_what_a_run_is(tmp_path: Path) -> None:
+    write_images(tmp_path / "set", {"a": 8, "b": 8})
+    broken = [tmp_path / "set" / "a" / f"{k:03}.png" for k in range(4)]
+    contents = [path.read_bytes() for path in broken]
+    for path in broken:
+        path.write_bytes(b"")
+    base = RunSpec(
+        str(tmp_path / "set"), train=QUICK, image_size=28, in_channels=1, on_bad_image="skip"
+    )
+    with pytest.raises(InputError, match="4 image files cannot be used; remove or replace them"):
+        compare(Comparison(replace(base, on_bad_image="error"), ("linear",), 1), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    compare(Comparison(base, ("linear",), 1), tmp_path / "out", timed=False)
+    listed = "".join(f"'{path}' is empty\n" for path in broken)
+    run = tmp_path / "out" / "runs" / "linear-seed0"
+    for folder in (tmp_path / "out", run):
+        assert (folder / "bad-images.txt").read_text() == listed
+    note = "4 of 16 image files cannot be used and are left out"
+    assert any(note in line for line in json.loads((run / "result.json").read_text())["notes"])
+    assert any(note in line for line in summarize(tmp_path / "out").notes)
+    # With a file mended it is other data: neither the comparison nor a begun run goes on with it.
+    broken[0].write_bytes(contents[0])
+    with pytest.raises(InputError, match="begun with other image files left out"):
+        compare(Comparison(base, ("linear",), 2), tmp_path / "out", timed=False)
+    (run / "DONE").unlink()
+    with pytest.raises(InputError, match="begun with other image files left out"):
+        run_one(replace(base, head="linear"), run)

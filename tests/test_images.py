@@ -286,7 +286,7 @@ def test_skipping_is_as_if_the_files_were_not_there(tmp_path, streamed):
     assert [what.path for what in skipped.left_out] == [str(path) for path in broken]
     assert (
         f"7 of 31 image files cannot be used and are left out: '{broken[0]}', '{broken[1]}', "
-        f"'{broken[2]}' and 4 more." in skipped.info.notes
+        f"'{broken[2]}' and 4 more (bad-images.txt lists all)." in skipped.info.notes
     )
     for path in broken:
         path.unlink()

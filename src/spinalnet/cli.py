@@ -91,6 +91,13 @@ Channels = Annotated[
     int | None, typer.Option("--in-channels", help="1: grey images, 3: colour.", min=1, max=3)
 ]
 Limit = Annotated[int | None, typer.Option(help="Use only so many training images.", min=1)]
+OnBadImage = Annotated[
+    str,
+    typer.Option(
+        metavar="error|skip",
+        help="Image files that cannot be used: refuse (all in one report), or leave out.",
+    ),
+]
 HeadOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -296,6 +303,7 @@ def train_command(
     image_size: ImageSize = None,
     in_channels: Channels = None,
     limit: Limit = None,
+    on_bad_image: OnBadImage = "error",
     training: TrainConfig,
 ) -> None:
     """Train one network; the same command again continues an interrupted run."""
@@ -315,6 +323,7 @@ def train_command(
         image_size=image_size,
         in_channels=in_channels,  # type: ignore[arg-type]
         limit=limit,
+        on_bad_image=on_bad_image,  # type: ignore[arg-type]
     )
     folder = out or Path("runs") / f"{Path(data).name}-{model}-{spec.name}"
     if runs.is_done(folder):
@@ -350,6 +359,7 @@ def compare_command(
     image_size: ImageSize = None,
     in_channels: Channels = None,
     limit: Limit = None,
+    on_bad_image: OnBadImage = "error",
     target: Annotated[
         str | None, typer.Option(help="Tables: column to predict.", rich_help_panel="Tables")
     ] = None,
@@ -396,6 +406,7 @@ def compare_command(
         image_size=image_size,
         in_channels=in_channels,  # type: ignore[arg-type]
         limit=limit,
+        on_bad_image=on_bad_image,  # type: ignore[arg-type]
     )
     names = tuple(name.strip() for name in heads.split(",") if name.strip())
     question = experiment.Comparison(replace_head(base, names), names, seeds)

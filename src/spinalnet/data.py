@@ -831,7 +831,7 @@ def _usable(
         kept = [path for row, path in enumerate(paths) if row not in left_out]
         parts[part] = kept, _without(targets, bad[part])
     named = ", ".join(f"'{path}'" for path, _ in files[:3])
-    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+    more = f" and {len(files) - 3} more (bad-images.txt lists all)" if len(files) > 3 else ""
     note = f"{len(files)} of {total} image files cannot be used and are left out: {named}{more}."
     return FoundImages(found.classes, parts, (*found.notes, note))
 

@@ -25,6 +25,7 @@ from spinalnet import models, runs, timing, train, transfer
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.augment import build_augment
 from spinalnet.config import TrainConfig
+from spinalnet.images import bad_list
 from spinalnet.nn import HEADS, count_macs, count_params
 
 OnProgress = Callable[["RunSpec", train.Progress], None]
@@ -45,6 +46,8 @@ class RunSpec:
             model's where the data's is too small.
         in_channels: 1 for grey, 3 for colour; `None` for the data's own (3 for folders).
         limit: Use only so many training images.
+        on_bad_image: Whether image files that cannot be used are refused ("error") or left out
+            ("skip").
         neck: How the trunk's last map becomes features, where the model has a choice.
         pretrained: Start the trunk from published weights, or from those in the file of this path.
         selected_on: What every choice in training is made on: "validation", or, in a repetition
@@ -65,6 +68,7 @@ class RunSpec:
     image_size: int | None = None
     in_channels: Literal[1, 3] | None = None
     limit: int | None = None
+    on_bad_image: Literal["error", "skip"] = "error"
     neck: str | None = None
     pretrained: bool | str = False
     selected_on: Literal["validation", "test", "training"] = "validation"
@@ -128,6 +132,7 @@ def load_splits(spec: RunSpec, *, download: bool | None = None) -> data_room.Spl
         in_channels=channels,
         limit=spec.limit,
         download=download,
+        on_bad_image=spec.on_bad_image,
     )
     if not row.mean or not spec.pretrained:
         return splits
@@ -135,7 +140,7 @@ def load_splits(spec: RunSpec, *, download: bool | None = None) -> data_room.Spl
         part.normalized_by(row.mean, row.std) for part in (splits.train, splits.val, splits.test)
     )
     info = replace(splits.info, mean=row.mean, std=row.std)
-    return data_room.Splits(train_part, val, test, info)  # type: ignore[arg-type]
+    return replace(splits, train=train_part, val=val, test=test, info=info)
 
 
 def build_model(spec: RunSpec, info: data_room.DatasetInfo) -> models.ImageModel:
@@ -202,6 +207,7 @@ def run_one(
     info = splits.info
     model = build_model(spec, info)
     folder = runs.RunFolder.start(out, spec.to_dict())
+    _keep_left_out(folder.path, splits, begun=bool(folder.metrics()))
     tell = None if on_progress is None else functools.partial(on_progress, spec)
     trained, parts, after = model, splits, None
     if spec.trunk == "frozen":
@@ -255,6 +261,24 @@ def run_one(
         }
     )
     return runs.load_runs(folder.path)[0]
+
+
+def _keep_left_out(folder: Path, splits: data_room.Splits, *, begun: bool) -> None:
+    """Write which image files are left out: they belong to what a result is a result of.
+
+    Raises:
+        InputError: If what the folder holds was begun with others left out.
+    """
+    path = folder / "bad-images.txt"
+    listed = bad_list(splits.left_out)
+    if begun and listed != (path.read_text(encoding="utf-8") if path.exists() else ""):
+        raise InputError(
+            f"{folder} was begun with other image files left out than cannot be used now "
+            "(bad-images.txt lists them): bring the files back to what they were, or choose "
+            "another folder."
+        )
+    if listed:
+        runs.write_text(path, listed)
 
 
 def _features(
@@ -412,6 +436,7 @@ def compare(
     for spec in specs:
         if runs.is_run(out / "runs" / spec.name):
             runs.RunFolder.start(out / "runs" / spec.name, spec.to_dict())
+    _keep_left_out(out, splits, begun=(out / "comparison.yaml").exists())
     runs.write_mapping(out / "comparison.yaml", question.to_dict())
 
     loaded_seed = specs[0].train.seed

@@ -56,15 +56,15 @@ class BadImagesError(InputError):
         self.bad = tuple(bad)
         advice = advice and "; " + advice.format(them="it" if len(bad) == 1 else "them")
         if len(bad) == 1:
-            message = f"image {bad_list(bad)}{advice}."
+            message = f"image '{bad[0].path}' {bad[0].reason}{advice}."
         else:
             message = f"{len(bad)} image files cannot be used{advice}:\n{bad_list(bad)}"
-        super().__init__(message)
+        super().__init__(message.rstrip())
 
 
 def bad_list(bad: Iterable[BadImage]) -> str:
     """Return one line per file."""
-    return "\n".join(f"'{path}' {reason}" for path, reason in bad)
+    return "".join(f"'{path}' {reason}\n" for path, reason in bad)
 
 
 def _reason(error: Exception, path: str) -> str:
