@@ -81,6 +81,44 @@ def jacobians() -> str:
     return "\n".join(lines) + "\n\n" + made + record["protocol"]
 
 
+def draft() -> str:
+    """Return what draft decoding costs in pixels, from benchmarks/results/images.json."""
+    path = ROOT / "benchmarks" / "results" / "images.json"
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        "| from 1024 to | decoded to at least | mean difference | 99 % below | time |",
+        "| ---: | ---: | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {row['size']} | {row['margin']:g} x {row['size']} | {row['mean_difference']:.2f} | "
+        f"{row['p99_difference']:.0f} | {row['time_of_full']:.2f} |"
+        for row in record["draft"]
+    ]
+    return "\n".join(lines) + (
+        "\n\nDifferences in levels of 255, and time, against decoding whole; same run as above."
+    )
+
+
+def many_files() -> str:
+    """Return the table of benchmarks/results/many-files.json."""
+    path = ROOT / "benchmarks" / "results" / "many-files.json"
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        "| files | loading, s | more memory | epoch, s | more memory |",
+        "| ---: | ---: | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {row['files']:,} | {row['scan_seconds']:.1f} | {row['scan_mib']:.0f} MiB | "
+        f"{row['epoch_seconds']:.1f} | {row['epoch_mib']:.0f} MiB |"
+        for row in record["rows"]
+    ]
+    env = record["environment"]
+    return "\n".join(lines) + (
+        f"\n\n`python benchmarks/many_files.py` on {env['cpu']}: peak memory above what a process "
+        f"with torch in it takes ({record['rows'][-1]['base_mib']:,.0f} MiB)."
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "digits": lambda: comparison("digits"),
     "fashion-mnist": lambda: comparison("fashion-mnist"),
@@ -94,6 +132,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench-transfer": lambda: benchmark(
         "transfer", command="`python benchmarks/transfer.py data/hymenoptera`"
     ),
+    "bench-images": lambda: benchmark(
+        "images", command="`python benchmarks/images.py data/hymenoptera`"
+    ),
+    "draft": draft,
+    "many-files": many_files,
     "jacobian": jacobians,
 }
 

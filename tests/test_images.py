@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -155,6 +156,21 @@ def test_the_camera_orientation_is_applied(tmp_path, name, orientation):
     truth = torch.from_numpy(upright[:, 8:40].copy()).permute(2, 0, 1)
     error = (pixels(path, size=32).int() - truth.int()).abs()
     assert error.max() <= (6 if name == "x.jpg" else 0)
+
+
+def test_decoding_a_photograph_at_a_fraction_hardly_changes_it(tmp_path, monkeypatch):
+    from sklearn.datasets import load_sample_image
+
+    photo = load_sample_image("flower.jpg")[:416, :416].repeat(2, 0).repeat(2, 1)
+    path = save(tmp_path / "x.jpg", photo, quality=90)
+    for size, mean, most in ((64, 0.6, 6), (200, 0.6, 6)):  # decoded at 1/4, at 1/2
+        small = pixels(path, size=size).int()
+        with monkeypatch.context() as patched:
+            patched.setattr(images, "_DRAFT_MARGIN", 10_000)
+            whole = pixels(path, size=size).int()
+        error = (small - whole).abs().float()
+        assert 0 < error.mean() < mean
+        assert error.flatten().quantile(0.999) <= most
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 60), (61, 33), (1, 500), (7, 7), (3000, 2)])
@@ -471,3 +487,22 @@ def test_a_link_to_a_folder_above_does_not_go_round(tmp_path):
 
 def test_classes_of_digits_and_letters_are_in_the_order_of_text():
     assert images._class_order(["10", "2", "a"]) == ["10", "2", "a"]
+
+
+def test_a_file_more_takes_little_more_memory(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for k in range(1500):
+            (tmp_path / name / f"photograph-{k:06}.jpg").touch()
+    tracemalloc.start()
+    try:
+        found = images.index_folder(tmp_path)
+        paths, targets = found.parts["train"]
+        source = FolderDataset(paths, targets, 3, 8)
+        half = source.subset(torch.arange(0, len(source), 2))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(half) == 1500
+    # The text of a path and a few references to it.
+    assert held / len(source) < 100 + len(paths[0])

@@ -101,12 +101,11 @@ def fit_to(images: Tensor, size: int) -> Tensor:
     batch = square if square.ndim == 4 else square[None]
     # Only the CPU resizes bytes.
     work = torch.uint8 if batch.device.type == "cpu" else torch.float32
-    resized = torch.cat(
-        [
-            functional.interpolate(part.to(work), (size, size), mode="bilinear", antialias=True)
-            for part in batch.split(4096)
-        ]
-    )
+    parts = [
+        functional.interpolate(part.to(work), (size, size), mode="bilinear", antialias=True)
+        for part in batch.split(4096)
+    ]
+    resized = torch.cat(parts) if len(parts) > 1 else parts[0]
     if work != torch.uint8:
         resized = resized.round_().clamp_(0, 255).to(torch.uint8)
     return resized if square.ndim == 4 else resized[0]
