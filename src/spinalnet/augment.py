@@ -1,19 +1,22 @@
 """Random image transforms for whole batches, on the device, with one draw per image.
 
 Every transform is a function `(images, generator) -> images` and a pure function of its two
-arguments. Distributions are torchvision's, which the tests check draw by draw; three things
-differ, all on purpose:
+arguments. Distributions are torchvision's, which the tests check draw by draw, and so is the
+interpolation: rotations and affine maps copy the nearest pixel, the others are bilinear. Two things
+differ, both on purpose:
 
-- torchvision rotates with NEAREST interpolation unless told otherwise; here every warp is
-  BILINEAR.
-- Neighbouring geometric steps become ONE warp (one interpolation, not one per step) wherever
-  that gives the same picture; see `_Warp`.
+- Neighbouring geometric steps become ONE warp (one sampling, not one per step) wherever that gives
+  the same picture; see `_Warp`.
 - Pixels half outside the image fade to black once; torchvision, on tensors and with an explicit
-  `fill`, fades them twice (its result for `fill=None` is the one here).
+  `fill`, fades them twice (its result for `fill=None` is the one here), and on image objects does
+  not fade them at all.
 
-Images are uint8 `(B, C, H, W)`, or float on the 0..1 scale. Crops and flips keep the dtype;
-everything that computes with pixel values returns float32 on the 0..1 scale. What lies outside the
-image is 0 (black), so augment before normalising.
+On the CPU the compiled kernels warp, where they are installed (`_kernels.warp`); elsewhere torch
+operations give the same coordinates, bit by bit, and the same values up to rounding.
+
+Images are uint8 `(B, C, H, W)`, or float on the 0..1 scale. Crops, flips and rotations keep the
+dtype; everything that computes with pixel values returns float32 on the 0..1 scale. What lies
+outside the image is 0 (black), so augment before normalising.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from spinalnet import _kernels
 from spinalnet._checks import InputError, unknown_name
 
 Transform = Callable[[Tensor, Generator], Tensor]
@@ -41,7 +45,7 @@ def _to_float(images: Tensor) -> Tensor:
 def _uniform(low: float, high: float, shape: tuple[int, ...], generator: Generator) -> Tensor:
     """Draw uniformly from [low, high)."""
     draw = torch.rand(shape, generator=generator, device=generator.device)
-    return draw.mul_(high - low).add_(low)
+    return draw if (low, high) == (0, 1) else draw.mul_(high - low).add_(low)
 
 
 def _per_image(values: Tensor) -> Tensor:
@@ -63,17 +67,32 @@ class _Map:
         box: Bounds (x_low, y_low, x_high, y_high) that read coordinates are clamped to, so that
             nothing outside a crop is seen. Shape `(B, 4)`, or `None`.
         projective: Whether the last row can be other than (0, 0, 1).
+        nearest: Whether the pixel that is hit is taken as it is, without interpolation.
     """
 
     matrix: Tensor
     box: Tensor | None = None
     projective: bool = False
+    nearest: bool = False
+
+
+def _warp(images: Tensor, maps: Sequence[_Map]) -> Tensor:
+    """Apply `maps` in order (the first acts on the image first) with one sampling of the image.
+
+    Nearest maps come last: what they hit is a pixel of the picture before them, so that one
+    sampling gives exactly what one sampling per map would. If the first map is nearest, so is the
+    sampling, and the dtype is kept. A map without a finite answer reads black.
+    """
+    if _kernels.can_warp(images):
+        return _kernels.warp(images, maps)
+    return _sample(images, *_locate(images, maps), nearest=maps[0].nearest)
 
 
 def _apply(matrix: Tensor, x: Tensor, y: Tensor, projective: bool) -> tuple[Tensor, Tensor]:
     """Map coordinates `x`, `y`, each broadcastable to `(B, H, W)`."""
     rows = [[matrix[:, i, j].view(-1, 1, 1) for j in range(3)] for i in range(3)]
-    # Summed so that a column of x and a row of y meet only once, in the last addition.
+    # Summed so that a column of x and a row of y meet only once, in the last addition. The compiled
+    # warp adds in this order too: rounding to a pixel goes the same way there.
     new_x, new_y = (row[0] * x + (row[1] * y + row[2]) for row in rows[:2])
     if projective:
         scale = (rows[2][0] * x + (rows[2][1] * y + rows[2][2])).reciprocal_()
@@ -81,27 +100,37 @@ def _apply(matrix: Tensor, x: Tensor, y: Tensor, projective: bool) -> tuple[Tens
     return new_x, new_y
 
 
-def _warp(images: Tensor, maps: Sequence[_Map]) -> Tensor:
-    """Apply `maps` in order (the first acts on the image first) with one bilinear sampling."""
-    images = _to_float(images)
-    batch, _, height, width = images.shape
+def _locate(images: Tensor, maps: Sequence[_Map]) -> tuple[Tensor, Tensor]:
+    """Return where the pixels of the result read the image: x and y, `(B, H, W)`, NaN: nowhere."""
+    height, width = images.shape[2:]
     x = torch.arange(width, device=images.device, dtype=torch.float32).add_(0.5).view(1, 1, -1)
     y = torch.arange(height, device=images.device, dtype=torch.float32).add_(0.5).view(1, -1, 1)
-    matrix: Tensor | None = None
-    projective = False
     for step in reversed(maps):  # from the output back to the image
-        matrix = step.matrix if matrix is None else step.matrix @ matrix
-        projective |= step.projective
+        x, y = _apply(step.matrix, x, y, step.projective)
         if step.box is not None:
-            x, y = _apply(matrix, x, y, projective)
             x_low, y_low, x_high, y_high = (bound.view(-1, 1, 1) for bound in step.box.unbind(1))
             x, y = x.clamp(x_low, x_high), y.clamp(y_low, y_high)
-            matrix, projective = None, False
-    if matrix is not None:
-        x, y = _apply(matrix, x, y, projective)
-    grid = torch.empty(batch, height, width, 2, device=images.device)
-    grid[..., 0] = x * (2 / width) - 1
-    grid[..., 1] = y * (2 / height) - 1
+        if step.nearest:  # on to the centre of the pixel; there is none off the canvas
+            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+            x, y = (torch.where(inside, value.floor() + 0.5, math.nan) for value in (x, y))
+    shape = (len(images), height, width)
+    return x.expand(shape), y.expand(shape)
+
+
+def _sample(images: Tensor, x: Tensor, y: Tensor, *, nearest: bool) -> Tensor:
+    """Read images at coordinates, black where these are outside or NaN."""
+    height, width = images.shape[2:]
+    if nearest:  # at centres of pixels, or nowhere
+        column, row = (value.nan_to_num(nan=0.5).long() for value in (x, y))
+        place = (row * width + column).flatten(1).unsqueeze(1).expand(-1, images.shape[1], -1)
+        pixels = images.flatten(2).gather(2, place).view(images.shape)
+        return pixels.masked_fill(x.isnan().unsqueeze(1), 0)
+    images = _to_float(images)
+    # One pixel off the image is black already; farther, whole numbers would overflow.
+    x, y = (
+        value.clamp(-1, size + 1).nan_to_num(nan=-1.0) for value, size in ((x, width), (y, height))
+    )
+    grid = torch.stack([x * (2 / width) - 1, y * (2 / height) - 1], 3)
     return functional.grid_sample(
         images, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=False
     )
@@ -111,18 +140,22 @@ def _warp(images: Tensor, maps: Sequence[_Map]) -> Tensor:
 class _Warp:
     """A geometric step: callable on its own, and open to being merged with its neighbours.
 
-    Two steps in a row may be merged unless the first pushes content off the canvas AND the second
-    reads from beyond the canvas: one warp would then bring back what two warps have lost.
+    A nearest step copies pixels of the picture before it, so it can always be merged with the steps
+    before it, exactly. An interpolating one may be merged with interpolating ones before it, unless
+    one of these pushes content off the canvas AND it reads from beyond the canvas: one warp would
+    then bring back what two warps have lost.
 
     Attributes:
         draw: `(batch, height, width, generator) -> _Map`.
         loses_content: Whether parts of the image may leave the canvas.
         reads_outside: Whether the output may show what lies beyond the canvas.
+        nearest: Whether its maps are nearest.
     """
 
     draw: Callable[[int, int, int, Generator], _Map]
     loses_content: bool
     reads_outside: bool
+    nearest: bool = False
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         return _WarpChain((self,))(images, generator)
@@ -140,14 +173,26 @@ class _WarpChain:
 
     def can_take(self, step: _Warp) -> bool:
         """Whether `step` may be merged as the last of the chain."""
-        return not (step.reads_outside and any(s.loses_content for s in self.steps))
+        if step.nearest:
+            return True
+        brings_back = step.reads_outside and any(s.loses_content for s in self.steps)
+        return not brings_back and not any(s.nearest for s in self.steps)
+
+
+@functools.lru_cache(maxsize=64)
+def _constant(device: torch.device, *rows: tuple[float, ...]) -> Tensor:
+    """Return a small float32 matrix; making one anew would cost as much as using it."""
+    return torch.tensor(rows, device=device)
 
 
 def _quad_to_rectangle(corners: Tensor, height: int, width: int) -> Tensor:
     """Return the homographies that take four corners to those of the rectangle.
 
-    The rectangle is (0, 0)..(width - 1, height - 1), as in torchvision. Closed form, so that no
-    linear system is solved: the unit square is mapped to the quadrilateral and that map inverted.
+    The rectangle is (0, 0)..(width - 1, height - 1), as in torchvision. In closed form, without a
+    linear system and without a division: with p = (x, y, 1) for the corners and x for the cross
+    product, u is zero on the line p3 x p0 and v on p0 x p1, and both are one at p2; the line
+    p1 x p3 completes the denominator. The weights of the three lines are products of what they
+    give at p2.
 
     Args:
         corners: Top left, top right, bottom right, bottom left, as (x, y). Shape `(B, 4, 2)`.
@@ -157,24 +202,18 @@ def _quad_to_rectangle(corners: Tensor, height: int, width: int) -> Tensor:
     Returns:
         Matrices, up to scale. Shape `(B, 3, 3)`.
 
-    Source: P. Heckbert, Fundamentals of Texture Mapping and Image Warping (1989), section 2.2.3.
+    Source: P. Heckbert, Fundamentals of Texture Mapping and Image Warping (1989), section 2.2.3,
+    its inverse written with lines.
     """
-    q0, q1, q2, q3 = corners.unbind(1)
-    d1, d2, total = q1 - q2, q3 - q2, q0 - q1 + q2 - q3
-
-    def cross(a: Tensor, b: Tensor) -> Tensor:
-        return (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).unsqueeze(1)
-
-    area = cross(d1, d2)
-    g, h = cross(total, d2) / area, cross(d1, total) / area  # (B, 1)
-    one = torch.ones_like(g)
-    # Columns of the map from the unit square to the quadrilateral, each (B, 3).
-    c0 = torch.cat([q1 - q0 + g * q1, g], 1)
-    c1 = torch.cat([q3 - q0 + h * q3, h], 1)
-    c2 = torch.cat([q0, one], 1)
-    # Rows of its adjugate, which is its inverse up to scale.
-    rows = [torch.linalg.cross(c1, c2), torch.linalg.cross(c2, c0), torch.linalg.cross(c0, c1)]
-    return torch.stack([rows[0] * (width - 1), rows[1] * (height - 1), rows[2]], 1)
+    p0, p1, p2, p3 = functional.pad(corners, (0, 1), value=1.0).unbind(1)
+    three = torch.stack([p3, p0, p1], 1)
+    lines = torch.linalg.cross(three, three.roll(-1, 1))  # p3 x p0, p0 x p1, p1 x p3
+    at_p2 = (lines * p2.unsqueeze(1)).sum(2)
+    weights = at_p2.roll(1, 1) * at_p2.roll(-1, 1)  # for each line, of the other two
+    weights *= _constant(corners.device, (-1.0, -1.0, 1.0))
+    rows = lines * weights.unsqueeze(2)
+    rows[:, 2] = rows.sum(1)
+    return rows * _constant(corners.device, (width - 1.0,), (height - 1.0,), (1.0,))
 
 
 def _rotation_about_centre(
@@ -191,19 +230,16 @@ def _rotation_about_centre(
     Returns:
         Matrices from output to input coordinates. Shape `(B, 3, 3)`.
     """
-    radians = degrees * (math.pi / 180)
-    cos, sin = radians.cos(), radians.sin()
-    centre_x, centre_y = width / 2, height / 2
-    moved_x, moved_y = centre_x, centre_y
+    radians = (degrees * (math.pi / 180)).view(-1, 1, 1)
+    x, y = width / 2, height / 2
+    device = degrees.device
+    by_cos = _constant(device, (1.0, 0.0, -x), (0.0, 1.0, -y), (0.0, 0.0, 0.0))
+    by_sin = _constant(device, (0.0, -1.0, y), (1.0, 0.0, -x), (0.0, 0.0, 0.0))
+    fixed = _constant(device, (0.0, 0.0, x), (0.0, 0.0, y), (0.0, 0.0, 1.0))
+    matrix = torch.addcmul(fixed, radians.cos(), by_cos).addcmul_(radians.sin(), by_sin)
     if shift is not None:
-        moved_x, moved_y = centre_x + shift[:, 0], centre_y + shift[:, 1]
-    zero, one = torch.zeros_like(cos), torch.ones_like(cos)
-    entries = [
-        *(cos, -sin, centre_x - cos * moved_x + sin * moved_y),
-        *(sin, cos, centre_y - sin * moved_x - cos * moved_y),
-        *(zero, zero, one),
-    ]
-    return torch.stack(entries, 1).view(-1, 3, 3)
+        matrix[:, :2, 2] -= (matrix[:, :2, :2] * shift.unsqueeze(1)).sum(2)
+    return matrix
 
 
 def _box_to_full(boxes: Tensor, height: int, width: int) -> _Map:
@@ -229,17 +265,14 @@ def _draw_corners(
     batch: int, height: int, width: int, distortion: float, generator: Generator
 ) -> Tensor:
     """Draw where the corners go: inwards by whole pixels, each axis on its own. `(B, 4, 2)`."""
-    reach = [int(distortion * (size // 2)) for size in (width, height)]
-    inward = torch.stack(
-        [
-            torch.randint(0, r + 1, (batch, 4), generator=generator, device=generator.device)
-            for r in reach
-        ],
-        2,
-    ).float()
-    corners = inward.new_tensor([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]])
-    signs = inward.new_tensor([[1, 1], [-1, 1], [-1, -1], [1, -1]])
-    return corners + signs * inward
+    device = generator.device
+    right, bottom = width - 1.0, height - 1.0
+    at_rest = _constant(device, (0.0, 0.0), (right, 0.0), (right, bottom), (0.0, bottom))
+    reach = _constant(device, tuple(float(int(distortion * (n // 2))) for n in (width, height)))
+    signs = _constant(device, (1.0, 1.0), (-1.0, 1.0), (-1.0, -1.0), (1.0, -1.0))
+    inward = _uniform(0, 1, (batch, 4, 2), generator).mul_(reach + 1).floor_()
+    # minimum: rounding can lift the product of a number below one to the next integer.
+    return torch.addcmul(at_rest, signs, torch.minimum(inward, reach))
 
 
 def _draw_boxes(
@@ -305,7 +338,8 @@ def random_perspective(distortion: float = 0.5, p: float = 0.5) -> Transform:
         corners = _draw_corners(batch, height, width, distortion, generator)
         matrix = _quad_to_rectangle(corners, height, width)
         chosen = _uniform(0, 1, (batch, 1, 1), generator) < p
-        return _Map(torch.where(chosen, matrix, torch.eye(3, device=matrix.device)), None, True)
+        as_it_is = _constant(matrix.device, (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+        return _Map(torch.where(chosen, matrix, as_it_is), projective=True)
 
     # Corners move inwards only, so the whole image stays on the canvas.
     return _Warp(draw, loses_content=False, reads_outside=True)
@@ -314,7 +348,7 @@ def random_perspective(distortion: float = 0.5, p: float = 0.5) -> Transform:
 def random_rotation(degrees: float) -> Transform:
     """Rotate about the centre by an angle uniform in `[-degrees, degrees]`.
 
-    As `torchvision.transforms.RandomRotation(degrees, InterpolationMode.BILINEAR)`.
+    As `torchvision.transforms.RandomRotation(degrees)`: pixels are copied, not interpolated.
     """
     return random_affine(degrees, 0.0)
 
@@ -322,7 +356,8 @@ def random_rotation(degrees: float) -> Transform:
 def random_affine(degrees: float, translate: float = 0.1) -> Transform:
     """Rotate by up to `degrees`, then shift by whole pixels up to `translate` of each side.
 
-    As `torchvision.transforms.RandomAffine(degrees, (translate, translate))`, bilinear.
+    As `torchvision.transforms.RandomAffine(degrees, (translate, translate))`: pixels are copied,
+    not interpolated.
     """
     _require(0 <= degrees <= 180, "rotation: degrees must be in [0, 180]", degrees)
     _require(0 <= translate <= 1, "affine: translate must be in [0, 1]", translate)
@@ -333,11 +368,11 @@ def random_affine(degrees: float, translate: float = 0.1) -> Transform:
         angles = _uniform(-degrees, degrees, (batch,), generator)
         shift = None
         if translate:
-            reach = angles.new_tensor([translate * width, translate * height])
+            reach = _constant(angles.device, (translate * width, translate * height))
             shift = (_uniform(-1, 1, (batch, 2), generator) * reach).round_()
-        return _Map(_rotation_about_centre(angles, height, width, shift))
+        return _Map(_rotation_about_centre(angles, height, width, shift), nearest=True)
 
-    return _Warp(draw, loses_content=True, reads_outside=True)
+    return _Warp(draw, loses_content=True, reads_outside=True, nearest=True)
 
 
 def random_resized_crop(

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "spine.h"
+#include "warp.h"
 
 namespace spinalnet {
 
@@ -470,6 +471,50 @@ PyObject* exercise_tile(PyObject*, PyObject* repeats) {
     return PyFloat_FromDouble(kernels->exercise_tile(count));
 }
 
+// warp(source, bytes, shape, target, threads, maps): `shape` is (images, channels, height, width), a
+// map is (address of matrices, address of boxes or 0, projective, nearest).
+PyObject* warp(PyObject*, PyObject* arguments) {
+    Warp call;
+    PyObject *source, *target, *maps;
+    int bytes;
+    if (!PyArg_ParseTuple(arguments, "O!p(nnnn)O!iO!", &PyLong_Type, &source, &bytes, &call.images,
+                          &call.channels, &call.height, &call.width, &PyLong_Type, &target,
+                          &call.threads, &PyTuple_Type, &maps)) {
+        return nullptr;
+    }
+    call.source = PyLong_AsVoidPtr(source);
+    call.target = PyLong_AsVoidPtr(target);
+    call.bytes = bytes;
+    std::vector<Map> chain;
+    for (Py_ssize_t i = 0; i < PyTuple_Size(maps); ++i) {
+        PyObject *matrix, *box;
+        int projective, nearest;
+        if (!PyArg_ParseTuple(PyTuple_GetItem(maps, i), "O!O!pp", &PyLong_Type, &matrix,
+                              &PyLong_Type, &box, &projective, &nearest)) {
+            return nullptr;
+        }
+        chain.push_back({static_cast<const float*>(PyLong_AsVoidPtr(matrix)),
+                         static_cast<const float*>(PyLong_AsVoidPtr(box)), projective != 0,
+                         nearest != 0});
+    }
+    if (chain.empty()) {
+        PyErr_SetString(PyExc_ValueError, "warp needs at least one map");
+        return nullptr;
+    }
+    call.map = chain.data();
+    call.maps = static_cast<index>(chain.size());
+    bool out_of_memory = false;
+    Py_BEGIN_ALLOW_THREADS
+    try {
+        kernels->warp(call);
+    } catch (const std::bad_alloc&) {
+        out_of_memory = true;
+    }
+    Py_END_ALLOW_THREADS
+    if (out_of_memory) return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
 // Choose a build by name, for tests; false if this processor cannot run it.
 PyObject* select(PyObject*, PyObject* name) {
     const Kernels* const available[] = {
@@ -521,6 +566,7 @@ PyMethodDef methods[] = {
     {"instruction_set", instruction_set, METH_NOARGS, nullptr},
     {"exercise_tile", exercise_tile, METH_O, nullptr},
     {"select", select, METH_O, nullptr},
+    {"warp", warp, METH_VARARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -580,9 +580,11 @@ double exercise_tile(index repeats) {
 }  // namespace
 
 extern const Kernels kernels;
+void warp(const Warp&);  // warp.cpp
+
 const Kernels kernels = {
     SPINAL_ARCH_NAME, forward<float>,   forward<double>,
-    backward<float>,  backward<double>, exercise_tile,
+    backward<float>,  backward<double>, exercise_tile, warp,
 };
 
 }  // namespace SPINAL_ARCH

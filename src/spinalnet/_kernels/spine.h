@@ -70,6 +70,8 @@ struct Spine {
     bool wants_weights;
 };
 
+struct Warp;  // warp.h
+
 // One build of the kernels for one instruction set. They throw std::bad_alloc.
 struct Kernels {
     const char* name;
@@ -80,6 +82,7 @@ struct Kernels {
     // Multiply-accumulates done by `repeats` rounds of the float tile on numbers in the L1 cache:
     // the ceiling of everything above, for benchmarks.
     double (*exercise_tile)(index repeats);
+    void (*warp)(const Warp&);
 };
 
 // Run `task(context, part)` for every part in [0, parts) on up to `threads` threads and wait.
