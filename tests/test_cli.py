@@ -161,6 +161,24 @@ def test_missing_data_says_where_it_looked_and_how_to_get_it(
     assert not (tmp_path / "out").exists()
 
 
+def test_every_broken_image_is_in_the_refusal_whatever_its_name(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for k in range(4):
+            Image.new("L", (8, 8), k).save(tmp_path / "set" / name / f"{k}.png")
+    for name in ("[bold]x.png", "y [red].jpg"):  # no markup
+        (tmp_path / "set" / "b" / name).write_bytes(b"")
+    said = refusal(capsys, "compare", tmp_path / "set", "--out", tmp_path / "out")
+    assert "2 image files cannot be used; remove or replace them, or leave such files out" in said
+    assert "[bold]x.png' is empty" in said
+    assert "y [red].jpg' is empty" in said
+    said = refusal(capsys, "compare", tmp_path / "set", "--on-bad-image", "skp")
+    assert "on_bad_image must be error or skip, got 'skp'" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_unwritable_out_is_refused_before_training(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -832,7 +832,7 @@ def test_a_corrupt_image_met_while_streaming_is_one_sentence(tmp_path, workers):
     )
     with pytest.raises(InputError) as caught:
         list(source.batches(2))
-    assert str(caught.value).startswith(f"image '{broken}' is corrupt")
+    assert str(caught.value).startswith(f"image '{broken}' cannot be decoded")
     assert "\n" not in str(caught.value)
 
 
@@ -893,10 +893,13 @@ def break_folder(tmp_path: Path, case: str) -> Path:
         ("one image", r"class 'b' has 1 training image\(s\), but 3 are needed"),
         ("two images", r"class 'b' has 2 training image\(s\), but 3 are needed"),
         ("no images in class", "c' holds no images .*; fill it or remove it"),
-        ("corrupt", "image '.*000.png' is corrupt .*; remove or replace it, or leave such files"),
+        (
+            "corrupt",
+            "image '.*000.png' cannot be decoded .*; remove or replace it, or leave such files",
+        ),
         ("not an image", "000.png' is not an image; remove or replace it"),
         ("empty file", "000.png' is empty; remove or replace it"),
-        ("float image", "x.tif' is corrupt .*32-bit float"),
+        ("float image", "x.tif' cannot be decoded .*32-bit float"),
     ],
 )
 def test_wrong_folders_are_explained_in_one_sentence(tmp_path, case, message):

@@ -24,6 +24,7 @@ from spinalnet import (
     runs,
     summarize,
 )
+from spinalnet.images import BadImage
 
 QUICK = TrainConfig(epochs=2, lr=3e-3, device="cpu")
 
@@ -293,3 +294,20 @@ def test_files_left_out_are_told_kept_and_part_of_what_a_run_is(tmp_path: Path) 
     (run / "DONE").unlink()
     with pytest.raises(InputError, match="begun with other image files left out"):
         run_one(replace(base, head="linear"), run)
+
+
+def test_files_that_cannot_be_predicted_are_told_all_at_once(done: Path, tmp_path: Path) -> None:
+    write_images(tmp_path, {"a": 5})
+    for k in (1, 2):
+        (tmp_path / "a" / f"{k:03}.png").write_bytes(b"")
+    run = done / "runs" / "spinal-seed0"
+    with pytest.raises(InputError, match="2 image files cannot be used; remove them, or leave"):
+        experiment.write_predictions(run, [tmp_path], tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+    told: list[BadImage] = []
+    options: dict[str, Any] = {"batch_size": 2, "on_bad_image": told.append}
+    found = list(experiment.predict_paths(run, [tmp_path], **options))
+    assert [what.path for what in told] == [str(tmp_path / "a" / f"{k:03}.png") for k in (1, 2)]
+    good = [tmp_path / "a" / f"{k:03}.png" for k in (0, 3, 4)]
+    assert [row.path for row in found] == good
+    assert found == list(experiment.predict_paths(run, good))

@@ -255,10 +255,13 @@ def cut(path: Path) -> None:
 # What is wrong, how to make it, and what is said.
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "bomb.png": (bomb, "is refused (Image size (3600000000 pixels) exceeds limit"),
-    "cut.jpg": (cut, "is corrupt (image file is truncated"),
-    "cut.png": (cut, "is corrupt ("),
+    "cut.jpg": (cut, "cannot be decoded (image file is truncated"),
+    "cut.png": (cut, "cannot be decoded ("),
     "empty.jpg": (lambda path: path.write_bytes(b""), "is empty"),
-    "float.tif": (lambda path: Image.new("F", (9, 9)).save(path), "is corrupt (32-bit float"),
+    "float.tif": (
+        lambda path: Image.new("F", (9, 9)).save(path),
+        "cannot be decoded (32-bit float",
+    ),
     "text.jpg": (lambda path: path.write_text("<html>404</html>"), "is not an image"),
 }
 

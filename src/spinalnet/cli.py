@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 import spinalnet
 from spinalnet._checks import InputError, SpinalnetError, unknown_name
 from spinalnet.config import TrainConfig
 
 if TYPE_CHECKING:
-    from spinalnet import experiment, runs, train
+    from spinalnet import experiment, images, runs, train
 
 app = typer.Typer(
     help="SpinalNet: train, compare and use spinal heads. Start with: spinalnet compare digits",
@@ -218,7 +219,7 @@ def _progress(total_runs: int) -> Iterator[tuple[experiment.OnProgress, Callable
 
         def on_progress(spec: experiment.RunSpec, step: train.Progress) -> None:
             if step.phase == "note":
-                bars.console.print(f"[yellow]note[/] {step.note}")
+                bars.console.print(f"[yellow]note[/] {escape(step.note)}")
                 return
             detail = ""
             if step.row is not None:
@@ -238,6 +239,11 @@ def _progress(total_runs: int) -> Iterator[tuple[experiment.OnProgress, Callable
             bars.update(over_steps, detail="")
 
         yield on_progress, run_done
+
+
+def _note(note: str) -> None:
+    # File names may hold brackets, which are no markup.
+    err_console.print(f"[yellow]note[/] {escape(note)}", highlight=False)
 
 
 def _say(record: runs.RunRecord) -> None:
@@ -330,7 +336,7 @@ def train_command(
         err_console.print(f"{folder} is already done; nothing to train.", highlight=False)
     splits = experiment.load_splits(spec, download=download)
     for note in splits.info.notes:
-        err_console.print(f"[yellow]note[/] {note}", highlight=False)
+        _note(note)
     with _progress(1) as (on_progress, _):
         record = experiment.run_one(spec, folder, splits=splits, on_progress=on_progress)
     _say(record)
@@ -441,7 +447,7 @@ def _compare_table(
     models = asked or tuple(tables.CONTENDERS)
     table = tables.load_table(source, target, task)
     for note in table.notes:
-        err_console.print(f"[yellow]note[/] {note}", highlight=False)
+        _note(note)
     with Progress(console=err_console, transient=True) as bars:
         bar = bars.add_task(table.name, total=repeats * len(models))
         result = tables.compare_table(
@@ -477,7 +483,7 @@ def _report(folder: Path, command: str | None = None) -> None:
                 highlight=False,
             )
     for note in summary.notes:
-        out_console.print(f"[yellow]note[/] {note}", highlight=False)
+        out_console.print(f"[yellow]note[/] {escape(note)}", highlight=False)
     out_console.print(f"Report: {page}", highlight=False, soft_wrap=True)
 
 
@@ -513,11 +519,20 @@ def predict_command(
     run: RunFolder,
     paths: Annotated[list[Path], typer.Argument(help="Images or folders of images.")],
     out: Annotated[Path | None, typer.Option(help="CSV file; standard output without it.")] = None,
+    on_bad_image: OnBadImage = "error",
 ) -> None:
     """Classify images: a CSV with path, class, and one probability per class."""
     from spinalnet import experiment
 
-    count = experiment.write_predictions(run, paths, out)
+    if on_bad_image not in ("error", "skip"):
+        raise InputError(f"--on-bad-image must be error or skip, got '{on_bad_image}'.")
+
+    def leave_out(bad: images.BadImage) -> None:
+        _note(f"left out: '{bad.path}' {bad.reason}.")
+
+    count = experiment.write_predictions(
+        run, paths, out, on_bad_image=leave_out if on_bad_image == "skip" else None
+    )
     if out is not None:
         err_console.print(f"{count} predictions: {out}", highlight=False, soft_wrap=True)
 
@@ -917,5 +932,5 @@ def main() -> None:
     try:
         app()
     except SpinalnetError as error:
-        err_console.print(f"[red]error[/] {error}", highlight=False, soft_wrap=True)
+        err_console.print(f"[red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)

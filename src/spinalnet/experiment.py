@@ -25,7 +25,7 @@ from spinalnet import models, runs, timing, train, transfer
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.augment import build_augment
 from spinalnet.config import TrainConfig
-from spinalnet.images import bad_list
+from spinalnet.images import BadImage, BadImagesError, bad_list
 from spinalnet.nn import HEADS, count_macs, count_params
 
 OnProgress = Callable[["RunSpec", train.Progress], None]
@@ -592,32 +592,58 @@ class Prediction:
 
 
 def predict_paths(
-    run: str | Path, paths: Iterable[str | Path], *, batch_size: int = 256
+    run: str | Path,
+    paths: Iterable[str | Path],
+    *,
+    batch_size: int = 256,
+    on_bad_image: Callable[[BadImage], None] | None = None,
 ) -> Iterator[Prediction]:
     """Classify image files and all images in folders, a batch at a time.
 
     Images are read exactly as the training images were (size, channels, normalisation).
 
+    Args:
+        run: Folder of a finished run.
+        paths: Image files and folders of images.
+        batch_size: Images per forward pass.
+        on_bad_image: Called with every file that cannot be used, which is then left out. Without
+            it they are an error, all in one report, after the last prediction.
+
     Raises:
-        InputError: If a path holds no image or an image cannot be read; the sentence names it.
+        InputError: If a path holds no image or images cannot be used; they are all named.
     """
     trained = load_trained(run)
     device = train.resolve_device(trained.spec.train.device)
     model = trained.model.to(device)
     files = list(data_room.iter_images(paths))
+    bad: list[BadImage] = []
     for start in range(0, len(files), batch_size):
         chunk = files[start : start + batch_size]
-        images = torch.stack([data_room.read_image(path, trained.info) for path in chunk])
+        images, wrong = data_room.read_images(chunk, trained.info)
+        bad += wrong
+        if on_bad_image is not None:
+            for what in wrong:
+                on_bad_image(what)
+        if not len(images):
+            continue
+        left_out = {what.path for what in wrong}
+        chunk = [path for path in chunk if str(path) not in left_out]
         inputs = data_room.normalize(images.to(device), trained.info.mean, trained.info.std)
         with torch.no_grad():
             probabilities = model(inputs).softmax(dim=1).cpu()
         for path, row in zip(chunk, probabilities, strict=True):
             name = trained.info.class_names[int(row.argmax())]
             yield Prediction(path, name, tuple(row.tolist()))
+    if bad and on_bad_image is None:
+        raise BadImagesError(bad, "remove {them}, or leave such files out (--on-bad-image skip)")
 
 
 def write_predictions(
-    run: str | Path, paths: Iterable[str | Path], out: str | Path | None = None
+    run: str | Path,
+    paths: Iterable[str | Path],
+    out: str | Path | None = None,
+    *,
+    on_bad_image: Callable[[BadImage], None] | None = None,
 ) -> int:
     """Write predictions as CSV (path, prediction, probability, then one column per class).
 
@@ -625,6 +651,7 @@ def write_predictions(
         run: Folder of a finished run.
         paths: Image files and folders of images.
         out: File to write, replaced only when all images are classified; standard output if None.
+        on_bad_image: As in `predict_paths`.
 
     Returns:
         The number of images.
@@ -633,7 +660,7 @@ def write_predictions(
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["path", "prediction", "probability", *(f"p_{name}" for name in class_names)])
-    rows = list(predict_paths(run, paths))
+    rows = list(predict_paths(run, paths, on_bad_image=on_bad_image))
     for row in rows:
         best = max(row.probabilities)
         shown = [f"{value:.6f}" for value in (best, *row.probabilities)]

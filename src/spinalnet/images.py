@@ -80,7 +80,7 @@ def _reason(error: Exception, path: str) -> str:
     said = str(error).rstrip(".") or type(error).__name__
     if isinstance(error, Image.DecompressionBombError):
         return f"is refused ({said})"
-    return f"is corrupt ({said})"
+    return f"cannot be decoded ({said})"
 
 
 # --- pixels of one file ---------------------------------------------------------------------------
