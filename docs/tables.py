@@ -129,6 +129,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench": lambda: benchmark(
         "augment", "epoch", command="`spinalnet bench augment` and `spinalnet bench epoch`"
     ),
+    "bench-export": lambda: benchmark("export", command="`spinalnet bench export`"),
     "bench-transfer": lambda: benchmark(
         "transfer", command="`python benchmarks/transfer.py data/hymenoptera`"
     ),

@@ -21,7 +21,7 @@ LEVELS = [
     {"backbones", "transfer"},
     {"models", "estimators", "theory", "sensitivity", "diagrams", "report"},
     {"original", "experiment", "tables", "narrowing"},
-    {"reproduce"},
+    {"reproduce", "export"},
     {"bench"},
     {"cli"},
     {"__main__"},
@@ -42,6 +42,8 @@ HEAVY = {
     "safetensors",
     "timm",
     "onnx",
+    "onnxruntime",
+    "onnxscript",
     "pandas",
     "triton",
 }

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from spinalnet.experiment import load_trained as load_trained
     from spinalnet.experiment import predict_paths as predict_paths
     from spinalnet.experiment import run_one as run_one
+    from spinalnet.export import Exported as Exported
+    from spinalnet.export import export_onnx as export_onnx
+    from spinalnet.export import export_program as export_program
     from spinalnet.gradients import jacobian as jacobian
     from spinalnet.models import create_model as create_model
     from spinalnet.models import list_models as list_models
@@ -83,6 +86,7 @@ _ROOMS = {
     "data": "ArrayDataset DatasetInfo Splits list_datasets load_dataset",
     "estimators": "DenseClassifier DenseRegressor SpinalClassifier SpinalRegressor",
     "experiment": "Comparison RunSpec compare evaluate_run load_trained predict_paths run_one",
+    "export": "Exported export_onnx export_program",
     "gradients": "jacobian",
     "models": "create_model list_models",
     "narrowing": "narrow",

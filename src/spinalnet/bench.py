@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spinalnet import ops, runs, timing, train
+from spinalnet import export, ops, runs, timing, train
 from spinalnet._checks import SpinalnetError
 from spinalnet._kernels import peak_gflops
 from spinalnet.config import TrainConfig
@@ -453,6 +454,58 @@ def heads_table(rows: Sequence[HeadRow]) -> str:
     return "\n".join(lines)
 
 
+# Exported models -----------------------------------------------------------------------------
+
+
+def _exported(model: nn.Module, shape: tuple[int, ...]) -> Callable[[Tensor], object]:
+    """Return what runs an exported model in ONNX Runtime, with as many threads as torch."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        # Compares its answers with torch's and refuses wrong ones.
+        exported = export.export_onnx(model, Path(folder) / "model.onnx", input_shape=shape)
+        session = onnxruntime.InferenceSession(
+            exported.path.read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
+    return lambda inputs: session.run(None, {"inputs": inputs.numpy()})
+
+
+def bench_export(batches: Sequence[int] = (1, 64), *, seconds: float = 3.0) -> list[Row]:
+    """Time ONNX Runtime against torch: the MNIST CNN and its head alone, spinal and MLP.
+
+    "torch" is the plainest module, "torch, ours" the one of this package with its kernels.
+
+    Raises:
+        SpinalnetError: If an exported model answers differently (checked first).
+    """
+    spinal = create_model("mnist-cnn", 10, head="spinal").eval()
+    mlp = create_model("mnist-cnn", 10, head="mlp").eval()
+    case = HEAD_CASES[0]
+    head = case.spinal().eval()
+    # name, shape of a sample, ours, the plainest
+    models: list[tuple[str, tuple[int, ...], nn.Module, nn.Module]] = [
+        ("mnist-cnn, spinal", (1, 28, 28), spinal, _LonghandSpinalCNN().eval()),
+        ("mnist-cnn, mlp", (1, 28, 28), mlp, nn.Sequential(mlp.trunk, case.fully_connected())),
+        ("head alone, spinal", (case.in_features,), head, _LonghandHead(head)),
+        ("head alone, mlp", (case.in_features,), mlp.head, case.fully_connected()),
+    ]
+    rows: list[Row] = []
+    for (name, shape, ours, plain), batch in itertools.product(models, batches):
+        inputs = torch.rand(batch, *shape)
+        session = _exported(ours, shape)
+        ways = {"ours": session, "torch": plain.eval(), "torch, ours": ours}
+        timed = {way: functools.partial(run, inputs) for way, run in ways.items()}
+        with torch.no_grad():
+            timings = timing.interleave(timed, seconds=seconds)
+        rows += [
+            _row(f"{name}, batch {batch}", baseline, "rows/s", batch, timings)
+            for baseline in ("torch", "torch, ours")
+        ]
+    return rows
+
+
 # The benchmarks by name ----------------------------------------------------------------------
 
 
@@ -493,5 +546,11 @@ BENCHMARKS: dict[str, Benchmark] = {
         "off; parity with the float64 reference checked first",
         functools.partial(bench_heads, seconds=0.6),
         heads_table,
+    ),
+    "export": Benchmark(
+        "ONNX Runtime (ours) and torch in turns within a row, inference; the exported model's "
+        "answers compared with torch's first; medians, quartiles of the ratio",
+        bench_export,
+        _rows_table,
     ),
 }

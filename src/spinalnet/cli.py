@@ -537,6 +537,48 @@ def predict_command(
         err_console.print(f"{count} predictions: {out}", highlight=False, soft_wrap=True)
 
 
+@app.command("export")
+def export_command(
+    run: RunFolder,
+    out: Annotated[Path, typer.Argument(help="File to write: .onnx, or .pt2 (torch.export).")],
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            help="uint8-hwc or uint8-chw: images as bytes; float: images on the 0..1 scale, "
+            "channels first, or rows. Default: uint8-hwc for images, float for rows.",
+        ),
+    ] = None,
+    output: Annotated[str, typer.Option(help="logits, or probabilities.")] = "logits",
+    normalize: Annotated[
+        bool,
+        typer.Option(
+            "--normalize/--no-normalize", help="Whether the file normalises its inputs itself."
+        ),
+    ] = True,
+    opset: Annotated[
+        int | None, typer.Option(help="Version of the ONNX operators. Default: 18.")
+    ] = None,
+) -> None:
+    """Write a trained model as a file that runs without this package, and check its answers."""
+    from spinalnet import export
+
+    options: dict[str, Any] = {"inputs": inputs, "output": output, "normalize": normalize}
+    if out.suffix == ".onnx":
+        exported = export.export_onnx(run, out, **options, opset=opset or export.OPSET)
+    elif out.suffix == ".pt2" and opset is None:
+        exported = export.export_program(run, out, **options)
+    else:
+        raise InputError(f"the file must end in .onnx, or in .pt2 without --opset, got '{out}'.")
+    shape = ", ".join(map(str, exported.inputs))
+    out_console.print(
+        f"{out}: inputs {exported.dtype} ({shape}), {exported.output} out, "
+        f"{sum(exported.nodes.values())} operations, {out.stat().st_size:,} bytes; differs from "
+        f"the model by {exported.largest_difference:.1e}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 @app.command("convert")
 def convert_command(
     old: Annotated[Path, typer.Argument(help="Weights trained by the original's scripts (.pth).")],
@@ -567,7 +609,7 @@ def convert_command(
 
 @app.command("bench")
 def bench_command(
-    names: Annotated[list[str], typer.Argument(help="Benchmarks: augment, epoch, heads.")],
+    names: Annotated[list[str], typer.Argument(help="Benchmarks: augment, epoch, heads, export.")],
     out: Annotated[Path | None, typer.Option(help="Folder for NAME.json result files.")] = None,
     threads: Annotated[int, typer.Option(help="Compute threads.", min=1)] = 1,
 ) -> None:
