@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -51,6 +52,19 @@ def barrier() -> None:
     """Wait until every process has come this far."""
     if world_size() > 1:
         dist.barrier()
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """Run the block in the main process, then in the others: they find the files it has made.
+
+    If it fails in the main process, the others wait until `torchrun` ends them.
+    """
+    if not is_main():
+        barrier()
+    yield
+    if is_main():
+        barrier()
 
 
 def shard(batch: Tensor) -> Tensor:

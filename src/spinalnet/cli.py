@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import inspect
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -471,8 +472,10 @@ def replace_head(base: experiment.RunSpec, names: tuple[str, ...]) -> experiment
 
 
 def _report(folder: Path, command: str | None = None) -> None:
-    from spinalnet import report
+    from spinalnet import _dist, report
 
+    if not _dist.is_main():
+        return
     page = report.write_report(folder, command=command)
     summary = report.summarize(folder)
     out_console.print(report.result_table(summary))
@@ -969,10 +972,20 @@ def _root(
         raise typer.Exit
 
 
+def _hush_other_processes() -> None:
+    """Let the main process alone speak, where `torchrun` has started several."""
+    if "RANK" in os.environ:  # the room needs torch, which takes its time
+        from spinalnet import _dist
+
+        out_console.quiet = err_console.quiet = not _dist.is_main()
+
+
 def main() -> None:
     """Run the command; a mistake of the user ends in one sentence and exit code 2."""
+    _hush_other_processes()
     try:
         app()
     except SpinalnetError as error:
+        err_console.quiet = False  # it may be the mistake of one process alone
         err_console.print(f"[red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)

@@ -4,6 +4,8 @@ The protocol of every honest number in this package lives here: the validation p
 the training data by the seed, every choice is made on it, and the test part is touched once, after
 training. Runs with the same seed share the split, the order of the data, the augmentation draws
 and, bit by bit, the initial trunk.
+
+Under `torchrun` every process goes through all of this, and the main one writes the files.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import functools
 import io
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from spinalnet import data as data_room
-from spinalnet import models, runs, timing, train, transfer
+from spinalnet import _dist, models, runs, timing, train, transfer
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.augment import build_augment
 from spinalnet.config import TrainConfig
@@ -124,16 +127,17 @@ def load_splits(spec: RunSpec, *, download: bool | None = None) -> data_room.Spl
         size = row.input_shape[1]
     if channels is None and row.mean and spec.pretrained:
         channels = 3
-    splits = data_room.load_dataset(
-        spec.data,
-        spec.data_dir,
-        spec.train.seed,
-        image_size=size,
-        in_channels=channels,
-        limit=spec.limit,
-        download=download,
-        on_bad_image=spec.on_bad_image,
-    )
+    with _one_after_another(spec):  # a download is for one
+        splits = data_room.load_dataset(
+            spec.data,
+            spec.data_dir,
+            spec.train.seed,
+            image_size=size,
+            in_channels=channels,
+            limit=spec.limit,
+            download=download,
+            on_bad_image=spec.on_bad_image,
+        )
     if not row.mean or not spec.pretrained:
         return splits
     train_part, val, test = (
@@ -141,6 +145,12 @@ def load_splits(spec: RunSpec, *, download: bool | None = None) -> data_room.Spl
     )
     info = replace(splits.info, mean=row.mean, std=row.std)
     return replace(splits, train=train_part, val=val, test=test, info=info)
+
+
+def _one_after_another(spec: RunSpec) -> AbstractContextManager[None]:
+    """Join the job's processes; the main one goes through the block before the others."""
+    _dist.connect(train.resolve_device(spec.train.device))
+    return _dist.main_first()
 
 
 def build_model(spec: RunSpec, info: data_room.DatasetInfo) -> models.ImageModel:
@@ -204,17 +214,18 @@ def run_one(
         runs.RunFolder.start(out, spec.to_dict())  # refuses another question in the same folder
         return runs.load_runs(out)[0]
     splits = splits or load_splits(spec)
-    info = splits.info
-    model = build_model(spec, info)
-    folder = runs.RunFolder.start(out, spec.to_dict())
-    _keep_left_out(folder.path, splits, begun=bool(folder.metrics()))
     tell = None if on_progress is None else functools.partial(on_progress, spec)
-    trained, parts, after = model, splits, None
-    if spec.trunk == "frozen":
-        parts = _features(model, splits, spec.train)
-        transfer.keep_trunk(model.trunk, folder.path)
-        trained = _head_alone(model)
-    elif spec.probe_epochs and not folder.has_state():
+    with _one_after_another(spec):  # weights are fetched, features computed, files written once
+        model = build_model(spec, splits.info)
+        folder = runs.RunFolder.start(out, spec.to_dict())
+        if _dist.is_main():
+            _keep_left_out(folder.path, splits, begun=bool(folder.metrics()))
+        trained, parts, after = model, splits, None
+        if spec.trunk == "frozen":
+            parts = _features(model, splits, spec.train)
+            transfer.keep_trunk(model.trunk, folder.path)
+            trained = _head_alone(model)
+    if spec.probe_epochs and not folder.has_state():
         after = _probe(model, splits, spec, tell)
     fitted = train.fit(
         trained,
@@ -222,10 +233,33 @@ def run_one(
         parts.val,
         spec.train,
         out=folder,
-        description=describe_model(spec, info),
+        description=describe_model(spec, splits.info),
         on_progress=tell,
         after=after,
     )
+    if _dist.is_main():
+        folder.finish(_result(spec, model, splits, parts, fitted))
+    _dist.barrier()
+    return runs.load_runs(folder.path)[0]
+
+
+def _result(
+    spec: RunSpec,
+    model: models.ImageModel,
+    splits: data_room.Splits,
+    parts: data_room.Splits | transfer.FeatureSplits,
+    fitted: train.FitResult,
+) -> dict[str, Any]:
+    """Test the trained model, once; return the content of `result.json`.
+
+    Args:
+        spec: What was asked for.
+        model: The whole model.
+        splits: The data as it is.
+        parts: The data as it was trained on: `splits`, or the features of a frozen trunk.
+        fitted: What came out of training on `parts`.
+    """
+    info = splits.info
     tested = _evaluate(fitted.model, parts.test, spec.train)
     params, macs = count_params(model), count_macs(model, info.input_shape)
     val = fitted.val.to_dict()
@@ -234,33 +268,30 @@ def run_one(
     seen = {}
     if info.task == "regression":
         seen = {"train": train.evaluate(fitted.model, parts.train).to_dict()}
-    folder.finish(
-        {
-            "model": spec.model,
-            "head": spec.head,
-            "data": info.name,
-            "seed": spec.train.seed,
-            "task": info.task,
-            "class_names": list(info.class_names),
-            "params": params.total,
-            "trunk_params": params.trunk,
-            "head_params": params.head,
-            "macs": macs.total,
-            "trunk_macs": macs.trunk,
-            "head_macs": macs.head,
-            "train_size": len(splits.train),
-            **seen,
-            "val": val,
-            "test": tested.to_dict(),
-            "best_epoch": fitted.best_epoch,
-            "epochs_run": fitted.epochs_run,
-            "train_seconds": fitted.seconds,
-            "selected_on": spec.selected_on,
-            "stopped": fitted.stopped,
-            "notes": [*info.notes, *fitted.notes],
-        }
-    )
-    return runs.load_runs(folder.path)[0]
+    return {
+        "model": spec.model,
+        "head": spec.head,
+        "data": info.name,
+        "seed": spec.train.seed,
+        "task": info.task,
+        "class_names": list(info.class_names),
+        "params": params.total,
+        "trunk_params": params.trunk,
+        "head_params": params.head,
+        "macs": macs.total,
+        "trunk_macs": macs.trunk,
+        "head_macs": macs.head,
+        "train_size": len(splits.train),
+        **seen,
+        "val": val,
+        "test": tested.to_dict(),
+        "best_epoch": fitted.best_epoch,
+        "epochs_run": fitted.epochs_run,
+        "train_seconds": fitted.seconds,
+        "selected_on": spec.selected_on,
+        "stopped": fitted.stopped,
+        "notes": [*info.notes, *fitted.notes],
+    }
 
 
 def _keep_left_out(folder: Path, splits: data_room.Splits, *, begun: bool) -> None:
@@ -431,13 +462,15 @@ def compare(
     specs = list(question.specs())
     load = load or functools.partial(load_splits, download=download)
     splits = load(specs[0])
-    for spec in specs[: len(question.heads)]:
-        build_model(spec, splits.info)
-    for spec in specs:
-        if runs.is_run(out / "runs" / spec.name):
-            runs.RunFolder.start(out / "runs" / spec.name, spec.to_dict())
-    _keep_left_out(out, splits, begun=(out / "comparison.yaml").exists())
-    runs.write_mapping(out / "comparison.yaml", question.to_dict())
+    with _one_after_another(specs[0]):
+        for spec in specs[: len(question.heads)]:
+            build_model(spec, splits.info)
+        for spec in specs:
+            if runs.is_run(out / "runs" / spec.name):
+                runs.RunFolder.start(out / "runs" / spec.name, spec.to_dict())
+        if _dist.is_main():
+            _keep_left_out(out, splits, begun=(out / "comparison.yaml").exists())
+            runs.write_mapping(out / "comparison.yaml", question.to_dict())
 
     loaded_seed = specs[0].train.seed
     for spec in specs:
@@ -447,8 +480,9 @@ def compare(
         record = run_one(spec, folder, splits=splits, on_progress=on_progress)
         if on_run is not None:
             on_run(spec, record)
-    if timed:
+    if timed and _dist.is_main():
         runs.write_mapping(out / "timing.json", time_heads(question, splits))
+    _dist.barrier()
     return out
 
 

@@ -25,7 +25,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from spinalnet import data as data_room
-from spinalnet import experiment, report, runs, train
+from spinalnet import _dist, experiment, report, runs, train
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.catalog import DATASETS
 from spinalnet.config import TrainConfig
@@ -302,7 +302,7 @@ def run_recipe(
         load=functools.partial(job.load, download=download),
         timed=False,  # the benchmarks do that, on a quiet machine
     )
-    if budget != "smoke":
+    if budget != "smoke" and _dist.is_main():
         report.write_report(folder, command=_command(job, seeds))
     runs.write_mapping(folder / "recipe.json", _record(job, folder))
     return folder
