@@ -23,8 +23,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from spinalnet import data as data_room
 from spinalnet import _dist, models, runs, timing, train, transfer
+from spinalnet import data as data_room
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.augment import build_augment
 from spinalnet.config import TrainConfig

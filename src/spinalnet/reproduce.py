@@ -24,8 +24,8 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from spinalnet import data as data_room
 from spinalnet import _dist, experiment, report, runs, train
+from spinalnet import data as data_room
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.catalog import DATASETS
 from spinalnet.config import TrainConfig
