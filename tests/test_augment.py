@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -283,6 +284,20 @@ def test_the_compiled_warp_leaves_to_torch_what_it_cannot_do():
     build_augment("perspective:0.5,1+rotation:10")(grown, generator()).sum().backward()
     assert grown.grad is not None
     assert grown.grad.isfinite().all()
+
+
+@needs_kernels
+def test_concurrent_warps_do_not_disturb_each_other(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    images = noise(batch=70, height=40, width=60)
+    maps = [
+        [build_step("perspective:0.5,1").draw(70, 40, 60, generator(seed))] for seed in range(6)
+    ]
+    expected = [_kernels.warp(images, chain) for chain in maps]
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(5):
+            found = list(pool.map(lambda chain: _kernels.warp(images, chain), maps))
+            assert all(map(torch.equal, found, expected))
 
 
 @needs_kernels

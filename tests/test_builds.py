@@ -1,0 +1,119 @@
+"""What is built from this tree: the wheel, with and without a compiler, and the stress program."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake"),
+    pytest.mark.timeout(1200),
+]
+needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+
+CHECK = """
+import torch
+import spinalnet
+from spinalnet import _kernels, augment, ops
+
+assert spinalnet.__file__.startswith({place!r}), spinalnet.__file__
+assert _kernels.UNAVAILABLE is None, _kernels.UNAVAILABLE
+torch.manual_seed(0)
+net = spinalnet.SpinalNet(33, 5, 7, 6)
+x = torch.randn(20, 33)
+assert net.spine.backend_choice(x).name == "cpp"
+with ops.use_backend("reference"):
+    truth = net.double()(x.double())
+torch.testing.assert_close(net.float()(x).double(), truth, rtol=1e-5, atol=1e-5)
+images = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8)
+warped = _kernels.warp(images, [augment._Map(torch.eye(3).expand(5, 3, 3))])
+torch.testing.assert_close(warped, images / 255, rtol=0, atol=1e-5)
+print("parity")
+"""
+
+
+def run(*command: str | Path, **environment: str) -> str:
+    done = subprocess.run(
+        [str(word) for word in command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+        cwd=Path(sys.prefix),  # not where an import would find the source tree
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def build(out: Path, **environment: str) -> Path:
+    """Make a source archive, and a wheel from that archive alone."""
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, ROOT, **environment)
+    (archive,) = out.glob("*.tar.gz")
+    assert archive.stat().st_size < 2e6
+    (wheel,) = out.glob("*.whl")
+    return wheel
+
+
+def install(wheel: Path, place: Path) -> Path:
+    """Return the interpreter of a fresh environment with the wheel, and the libraries from here."""
+    venv.create(place)
+    python = place / "bin" / "python"
+    (site,) = place.glob("lib/python*/site-packages")
+    (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = (sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check")
+    run(*pip, "install", "--quiet", "--no-deps", "--no-index", wheel)
+    return python
+
+
+@needs_compiler
+def test_source_archive_to_wheel_to_fresh_environment_to_parity(tmp_path: Path) -> None:
+    wheel = build(tmp_path / "dist")
+    assert "cp311-abi3" in wheel.name
+    python = install(wheel, tmp_path / "fresh")
+    found = run(python, "-c", CHECK.format(place=str(tmp_path)), PYTHONPATH="")
+    assert found == "parity\n"
+
+
+def test_without_a_compiler_the_package_installs_in_pure_python_and_says_so(
+    tmp_path: Path,
+) -> None:
+    wheel = build(tmp_path / "dist", CXX="/bin/false")
+    assert wheel.name.endswith("py3-none-any.whl")
+    python = install(wheel, tmp_path / "fresh")
+    told = json.loads(run(python, "-m", "spinalnet", "env", PYTHONPATH="", COLUMNS="1000"))
+    assert "compiled kernels are not installed" in json.dumps(told)
+    code = (
+        "import torch, spinalnet\n"
+        "from spinalnet.augment import build_augment\n"
+        "net = spinalnet.SpinalNet(9, 2, 4)\n"
+        "net(torch.randn(3, 9)).sum().backward()\n"
+        "images = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)\n"
+        "draws = torch.Generator().manual_seed(0)\n"
+        "print(build_augment('perspective+rotation:9')(images, draws).shape)\n"
+        "print(net.spine.backend_choice(torch.randn(3, 9)).reason)\n"
+    )
+    assert "compiled kernels are not installed" in run(python, "-c", code, PYTHONPATH="")
+
+
+@needs_compiler
+@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
+def test_the_kernels_pass_the_sanitizers(tmp_path: Path, sanitizer: str) -> None:
+    source = ROOT / "src" / "spinalnet" / "_kernels"
+    options = ("-DSPINALNET_STRESS=ON", f"-DSPINALNET_SANITIZE={sanitizer}")
+    run("cmake", "-S", source, "-B", tmp_path, *options, f"-DPython_EXECUTABLE={sys.executable}")
+    run("cmake", "--build", tmp_path, "--target", "kernels_stress")
+    told = run(
+        tmp_path / "kernels_stress", TSAN_OPTIONS="halt_on_error=1", UBSAN_OPTIONS="halt_on_error=1"
+    )
+    assert told.count(" 0 wrong") == len(told.splitlines())
