@@ -18,7 +18,7 @@ LEVELS = [
     {"runs", "ops", "augment", "catalog", "images"},
     {"nn", "data", "recipes"},
     {"train", "gradients", "surgery"},
-    {"backbones", "transfer"},
+    {"backbones", "lrfind", "transfer"},
     {"models", "estimators", "theory", "sensitivity", "diagrams", "report"},
     {"original", "experiment", "tables", "narrowing"},
     {"reproduce", "export"},

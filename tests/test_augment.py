@@ -14,6 +14,7 @@ from scipy import stats
 from torch import Generator, Tensor
 from torchvision import transforms
 from torchvision.transforms import functional as tvf
+from torchvision.transforms import v2
 
 from spinalnet import _kernels, augment
 from spinalnet._checks import InputError
@@ -529,6 +530,30 @@ def test_steps_merge_into_one_warp_only_where_nothing_lost_comes_back(monkeypatc
         torch.testing.assert_close(merged, apart, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize(
+    ("spec", "step"),
+    [
+        ("rand-augment:3,12", v2.RandAugment(3, 12, interpolation=BILINEAR)),
+        ("trivial-augment", v2.TrivialAugmentWide(interpolation=BILINEAR)),
+        ("color-jitter:0.5,0.4,0.3,0.2", v2.ColorJitter(0.5, 0.4, 0.3, 0.2)),
+    ],
+)
+def test_policies_are_torchvisions_with_one_draw_per_image(spec, step, dtype, channels):
+    images = noise(1, channels).expand(12, -1, -1, -1)
+    images = images / 255 if dtype.is_floating_point else images
+    state = torch.get_rng_state()
+    made = build_augment(spec)(images, generator(4))
+    assert torch.equal(torch.get_rng_state(), state)  # the global stream is as it was
+    assert torch.equal(made, build_augment(spec)(images, generator(4)))
+    assert (made.dtype, made.shape) == (images.dtype, images.shape)
+    assert len({image.numpy().tobytes() for image in made}) >= 8
+    seed = torch.randint(2**62, (), generator=generator(4))
+    torch.manual_seed(int(seed))
+    assert torch.equal(made, torch.stack([step(image) for image in images]))
+
+
 def test_every_row_of_the_table_works_by_its_name():
     for name in AUGMENTATIONS:
         text = f"{name}:0.5" if name in ("rotation", "affine", "brightness", "contrast") else name
@@ -555,6 +580,11 @@ def test_every_row_of_the_table_works_by_its_name():
         ("crop:inf", "integer >= 0"),
         ("crop:nan", "integer >= 0"),
         ("crop:-1", "integer >= 0"),
+        ("color-jitter:0.1,0.1,0.1,0.6", "hue must be in [0, 0.5]"),
+        ("color-jitter:-1", "brightness must be >= 0"),
+        ("rand-augment:2,31", "magnitude one from 0 to 30"),
+        ("rand-augment:1.5", "num_ops must be an integer"),
+        ("trivial-augment:1", "takes numbers as"),
         ("flip:2", "flip: p must be in"),
         ("brightness:-1", "must be >= 0"),
         ("flip+", "unknown augmentation ''"),

@@ -102,6 +102,18 @@ def test_train_evaluate_predict_round_trip(tmp_path: Path) -> None:
     assert len(predicted) == 2
 
 
+def test_rates_are_found_for_several_heads(tmp_path: Path) -> None:
+    done = spinalnet(
+        *("lr-find", "digits", "--heads", "spinal,linear", "--limit", 200, "--steps", 20),
+        *("--device", "cpu", "--out", tmp_path / "rates"),
+    )
+    assert {path.name for path in (tmp_path / "rates").iterdir()} == {"lr-find.png", "lr-find.json"}
+    found = json.loads((tmp_path / "rates" / "lr-find.json").read_text())
+    for head in ("spinal", "linear"):
+        assert f"{head}: --lr {found['heads'][head]['suggestion']:.1e}" in done.stdout
+        assert len(found["heads"][head]["losses"]) <= 20
+
+
 def test_list_names_everything_as_json() -> None:
     tables = json.loads(spinalnet("list", "--json").stdout)
     assert {"digits", "mnist", "emnist-letters"} <= set(tables["data sets"])

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from spinalnet._checks import InputError
-from spinalnet.config import SCHEDULES, Outcome, TrainConfig
+from spinalnet.config import SCHEDULES, Outcome, TrainConfig, parse_mix
 
 
 def test_config_round_trips_through_yaml():
@@ -37,6 +37,10 @@ def test_config_round_trips_through_yaml():
         ({"head_epochs": 20}, "must be below epochs=20, got 20 and 0: nothing but the head"),
         ({"unfreeze_every": 3, "epochs": 3}, "must be below epochs=3, got 0 and 3"),
         ({"head_epochs": -1}, "head_epochs must be in"),
+        ({"mix": "mixup:0"}, "mix must be none, mixup:ALPHA.*got 'mixup:0'"),
+        ({"mix": "cutmix:a"}, "mix must be none"),
+        ({"mix": "mixup+mixup"}, "mix must be none"),
+        ({"mix": "blend"}, "mix must be none"),
         ({"deterministic": "yes"}, "deterministic must be true or false"),
         ({"phases": [[0.1, 0]]}, "epochs of a phase must be an integer >= 1"),
         ({"phases": [[-0.1, 1]]}, "lr must be a positive number"),
@@ -88,3 +92,9 @@ def test_rules_after_an_epoch(schedule, options, outcome, lr, new):
     rate = SCHEDULES[schedule].after(config, dataclasses.replace(OUTCOME, **outcome))
     assert rate.lr == pytest.approx(lr)
     assert rate.new_optimizer is new
+
+
+def test_mixes_are_read():
+    assert parse_mix("none") == ()
+    assert parse_mix("cutmix") == (("cutmix", 1.0),)
+    assert parse_mix("both") == parse_mix("mixup:0.2+cutmix:1.0")

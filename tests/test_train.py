@@ -487,6 +487,112 @@ def test_phases_restart_schedule_and_optimizer():
         torch.testing.assert_close(current[name], previous[name] - 0.1 * parameter.grad)
 
 
+# Mixtures
+
+
+def pictures(n=24, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(n, 3, 6, 6, generator=generator)
+    return Source(images, images.mean((2, 3)).argmax(1))
+
+
+class Watching(nn.Module):
+    """A linear classifier of pictures that keeps what it was shown in training."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(108, CLASSES)
+        self.shown = []
+
+    def forward(self, images):
+        if self.training:
+            self.shown.append(images.clone())
+        return self.linear(images.flatten(1))
+
+
+def mixed_fit(model=None, data=None, **options):
+    options = {"epochs": 2, "batch_size": 12, "lr": 0.01, "channels_last": False} | options
+    data = data or pictures()
+    return fit(model or Watching(), data, pictures(seed=1), TrainConfig(**options))
+
+
+def test_mixup_blends_pictures_and_classes_alike():
+    data, model = pictures(12), Watching()
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    options = {"epochs": 1, "label_smoothing": 0.1, "class_weights": "balanced"}
+    result = mixed_fit(model, data, mix="mixup:1", **options)
+    ((images, targets),) = data.batches(12, shuffle=True)
+    (shown,) = model.shown
+    share = ((shown - images.roll(1, 0)) / (images - images.roll(1, 0))).median()
+    assert 0.02 < share < 0.98
+    torch.testing.assert_close(shown, share * images + (1 - share) * images.roll(1, 0))
+    classes = nn.functional.one_hot(targets, CLASSES).float()
+    shares = share * classes + (1 - share) * classes.roll(1, 0)
+    plain = Watching()
+    plain.load_state_dict(start)
+    logits = plain(shown).detach()
+    counts = torch.bincount(targets, minlength=CLASSES)
+    weight = 12 / (CLASSES * counts)
+    loss = nn.functional.cross_entropy(logits, shares, weight, label_smoothing=0.1, reduction="sum")
+    (row,) = result.history
+    assert row["train_loss"] == pytest.approx(float(loss / (shares @ weight).sum()), rel=1e-4)
+    right = shares[torch.arange(12), logits.argmax(1)].mean()
+    assert row["train_accuracy"] == pytest.approx(float(right), rel=1e-4)
+
+
+def test_cutmix_pastes_a_box_of_the_neighbour():
+    data, model = pictures(12), Watching()
+    mixed_fit(model, data, mix="cutmix:1", epochs=1)
+    ((images, _),) = data.batches(12, shuffle=True)
+    (shown,) = model.shown
+    pasted = (shown != images).any(1)
+    assert torch.equal(shown.movedim(1, -1)[pasted], images.roll(1, 0).movedim(1, -1)[pasted])
+    assert (pasted == pasted[0]).all()
+    assert 0 < pasted[0].sum() < 36
+
+
+def test_mixtures_depend_on_seed_epoch_and_batch_and_on_nothing_else():
+    class Drawing(Watching):
+        def forward(self, images):
+            torch.rand(3)
+            return super().forward(images)
+
+    first, second, other = Watching(), Drawing(), Watching()
+    mixed_fit(first, mix="both")
+    mixed_fit(second, mix="both")
+    mixed_fit(other, mix="both", seed=1)
+    assert len(first.shown) == 4
+    for ours, theirs, another in zip(first.shown, second.shown, other.shown, strict=True):
+        assert torch.equal(ours, theirs)
+        assert not torch.equal(ours, another)
+    plain, mixed = Watching(), Watching()
+    mixed_fit(plain)
+    mixed_fit(mixed, mix="mixup:1")
+    shares = {
+        round(((ours - images.roll(1, 0)) / (images - images.roll(1, 0))).median().item(), 4)
+        for ours, images in zip(mixed.shown, plain.shown, strict=True)
+    }
+    assert len(shares) == 4  # two epochs of two batches
+
+
+@pytest.mark.parametrize("options", [{"mix": "mixup:0.2"}, {"mix": "both"}, {"mix": "cutmix"}])
+def test_mixing_changes_training_and_not_validation(options):
+    plain, mixed = Watching(), Watching()
+    mixed_fit(plain)
+    mixed_fit(mixed, **options, amp="bf16")
+    assert not same(weights_of(plain), weights_of(mixed))
+    val = pictures(seed=1)
+    result = mixed_fit(Watching(), **options, ema_decay=0.5, early_stopping=1)
+    assert evaluate(result.model, val).loss == pytest.approx(result.val.loss)
+
+
+@pytest.mark.parametrize("data", [classes_source(), regression_source(outputs=3)])
+def test_what_cannot_be_mixed_is_refused(data):
+    with pytest.raises(InputError, match="mixes images and their classes, got inputs of shape"):
+        fit(mlp(), data, data, TrainConfig(mix="mixup"))
+
+
 # Depth: parts of a model trained differently
 
 

@@ -221,7 +221,10 @@ def probed(weights: str, **options: object) -> experiment.RunSpec:
         "limit": 120,
         "pretrained": weights,
         "probe_epochs": 3,
-        "train": TrainConfig(epochs=2, lr=1e-3, batch_size=32, device="cpu", amp="bf16"),
+        "train": TrainConfig(
+            epochs=2, lr=1e-3, batch_size=32, device="cpu", amp="bf16",
+            class_weights="balanced", early_stopping=4,
+        ),
     }
     return experiment.RunSpec(**(fields | options))  # type: ignore[arg-type]
 
@@ -299,6 +302,7 @@ def test_a_probed_run_is_resumed_bit_for_bit(tmp_path: Path, weights: str) -> No
     [
         ({"trunk": "frozen"}, "a frozen trunk does not learn"),
         ({"trunk": "frozen", "probe_epochs": 0, "train": TrainConfig(trunk_lr=0.1)}, "leave out"),
+        ({"trunk": "frozen", "probe_epochs": 0, "train": TrainConfig(mix="both")}, "mixes images"),
         ({"pretrained": False}, "what a network has learned: give it published weights"),
         ({"probe_epochs": -1}, "probe_epochs must be an integer >= 1"),
     ],

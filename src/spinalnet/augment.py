@@ -519,6 +519,63 @@ def random_contrast(strength: float) -> Transform:
     return change
 
 
+def _image_by_image(step: Callable[[Tensor], Tensor]) -> Transform:
+    """Let a transform of torchvision's, which draws once a call, draw once an image."""
+
+    def transform(images: Tensor, generator: Generator) -> Tensor:
+        seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+        # It draws from the global stream of the CPU, wherever the images are.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(seed))
+            return torch.stack([step(image) for image in images]) if len(images) else images
+
+    return transform
+
+
+def random_colors(
+    brightness: float = 0.4, contrast: float = 0.4, saturation: float = 0.4, hue: float = 0.1
+) -> Transform:
+    """Change brightness, contrast, saturation and hue: torchvision's `ColorJitter`, per image.
+
+    Slower than `brightness` and `contrast` alone, which take the whole batch at once.
+    """
+    for name, value in (("brightness", brightness), ("contrast", contrast)):
+        _require(0 <= value < math.inf, f"color-jitter: {name} must be >= 0", value)
+    _require(0 <= saturation < math.inf, "color-jitter: saturation must be >= 0", saturation)
+    _require(0 <= hue <= 0.5, "color-jitter: hue must be in [0, 0.5]", hue)
+    if brightness == contrast == saturation == hue == 0:
+        return _is_identity
+    from torchvision.transforms.v2 import ColorJitter
+
+    return _image_by_image(ColorJitter(brightness, contrast, saturation, hue))
+
+
+def rand_augment(num_ops: float = 2, magnitude: float = 9) -> Transform:
+    """Apply `num_ops` random operations of one strength (0 to 30): torchvision's `RandAugment`.
+
+    Source: Cubuk et al., "RandAugment", arXiv:1909.13719.
+    """
+    _require(
+        num_ops in range(1, 15) and magnitude in range(31),
+        "rand-augment: num_ops must be an integer from 1 to 14, magnitude one from 0 to 30",
+        (num_ops, magnitude),
+    )
+    from torchvision.transforms.v2 import InterpolationMode, RandAugment
+
+    bilinear = InterpolationMode.BILINEAR
+    return _image_by_image(RandAugment(int(num_ops), int(magnitude), interpolation=bilinear))
+
+
+def trivial_augment() -> Transform:
+    """Apply one random operation of random strength: torchvision's `TrivialAugmentWide`.
+
+    Source: Müller and Hutter, "TrivialAugment", arXiv:2103.10158.
+    """
+    from torchvision.transforms.v2 import InterpolationMode, TrivialAugmentWide
+
+    return _image_by_image(TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR))
+
+
 AUGMENTATIONS: dict[str, Callable[..., Transform]] = {
     "perspective": random_perspective,
     "rotation": random_rotation,
@@ -530,6 +587,9 @@ AUGMENTATIONS: dict[str, Callable[..., Transform]] = {
     "vertical-flip": random_vertical_flip,
     "brightness": random_brightness,
     "contrast": random_contrast,
+    "color-jitter": random_colors,
+    "rand-augment": rand_augment,
+    "trivial-augment": trivial_augment,
 }
 
 

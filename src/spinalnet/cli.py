@@ -430,6 +430,81 @@ def compare_command(
     _report(folder, command="spinalnet " + shlex.join(sys.argv[1:]))
 
 
+@app.command("lr-find")
+@with_training_options
+def lr_find_command(
+    data: Data,
+    *,
+    model: Model = "mnist-cnn",
+    backbone: Backbone = None,
+    weights: Weights = None,
+    freeze: Freeze = False,
+    heads: Annotated[str, typer.Option(help="Heads, comma separated.")] = "spinal",
+    head_option: HeadOption = None,
+    lowest: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-6,
+    highest: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 10.0,
+    steps: Annotated[int, typer.Option(help="Steps at rising rates.", min=10)] = 100,
+    out: Annotated[Path | None, typer.Option(help="Folder of figure and numbers.")] = None,
+    data_dir: DataDir = None,
+    download: Download = None,
+    image_size: ImageSize = None,
+    in_channels: Channels = None,
+    limit: Limit = None,
+    training: TrainConfig,
+) -> None:
+    """Try rising learning rates for some steps and suggest one; no weights are kept.
+
+    The suggestion is a tenth of the rate at which the smoothed training loss is lowest.
+    """
+    from rich.progress import Progress
+
+    from spinalnet import experiment, lrfind, runs
+
+    network = _network(model, backbone, weights, freeze)
+    base = experiment.RunSpec(
+        data=data,
+        **network,
+        head_options=_head_options(head_option),
+        train=training,
+        data_dir=data_dir,
+        image_size=image_size,
+        in_channels=in_channels,  # type: ignore[arg-type]
+        limit=limit,
+    )
+    names = tuple(name.strip() for name in heads.split(",") if name.strip())
+    question = experiment.Comparison(replace_head(base, names), names, seeds=1)
+    with Progress(console=err_console, transient=True) as bars:
+        shown = {name: bars.add_task(name, total=steps) for name in names}
+        found = experiment.find_rates(
+            question,
+            download=download,
+            lowest=lowest,
+            highest=highest,
+            steps=steps,
+            on_step=lambda head, done, _: bars.update(shown[head], completed=done),
+        )
+    folder = out or Path("runs") / f"lr-find-{Path(data).name}-{network['model']}"
+    folder.mkdir(parents=True, exist_ok=True)
+    title = f"{Path(data).name}, {network['model']}: rates rising over {steps} steps"
+    lrfind.draw_range_tests(found, title).savefig(folder / "lr-find.png", dpi=110)
+    numbers = {
+        "command": "spinalnet " + shlex.join(sys.argv[1:]),
+        "run": base.to_dict(),
+        "heads": {name: test.to_dict() for name, test in found.items()},
+        "environment": runs.describe_environment(),
+    }
+    runs.write_mapping(folder / "lr-find.json", numbers)
+    for name, test in found.items():
+        end = "it diverged" if test.diverged else "the range ended"
+        out_console.print(
+            f"{name}: --lr {test.suggestion:.1e} (a tenth of {test.lowest:.1e}, where the loss is "
+            f"lowest; it falls fastest at {test.steepest:.1e}; at {test.rates[-1]:.1e} {end})",
+            highlight=False,
+            soft_wrap=True,
+        )
+    out_console.print(f"Figure: {folder / 'lr-find.png'}", highlight=False, soft_wrap=True)
+
+
 def _compare_table(
     source: str,
     target: str | None,

@@ -77,6 +77,11 @@ class TrainConfig:
     )
     early_stopping: int = _option(0, "Stop after so many epochs without a new best; 0: never.")
     augment: str = _option("none", "Augmentation of the training inputs; the data's business.")
+    mix: str = _option(
+        "none",
+        "Mixes the images of a batch, and their classes: mixup:ALPHA, cutmix:ALPHA, one of them at "
+        "random (mixup:ALPHA+cutmix:ALPHA), or both, which is mixup:0.2+cutmix:1.",
+    )
     seed: int = _option(0, "Seed of every random draw.")
     deterministic: bool = _option(False, "Use deterministic kernels only (slower on CUDA).")
     device: str = _option("auto", "Where to train.", ("auto", "cpu", "cuda", "mps"))
@@ -108,6 +113,7 @@ class TrainConfig:
                 raise InputError(f"{name} must be in [{low}, {high}), got {value!r}.")
         if not all(0.0 < lr < math.inf for lr in (self.lr, *(lr for lr, _ in phases))):
             raise InputError(f"lr must be a positive number, got {self.phases or self.lr!r}.")
+        parse_mix(self.mix)
         for name in ("divide_by", "trunk_lr", "layer_decay"):
             if not 0.0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} must be above 0, got {getattr(self, name)!r}.")
@@ -175,6 +181,30 @@ class TrainConfig:
                 return lr, first, epochs
             first += epochs
         return self.lr, 0, self.epochs
+
+
+def parse_mix(text: str) -> tuple[tuple[str, float], ...]:
+    """Return what `TrainConfig.mix` asks for: names ("mixup", "cutmix") with their alpha.
+
+    Raises:
+        InputError: If it asks for something else.
+    """
+    if text == "none":
+        return ()
+    found: dict[str, float] = {}
+    for part in ("mixup:0.2+cutmix:1" if text == "both" else text).split("+"):
+        name, _, number = part.strip().partition(":")
+        try:
+            alpha = float(number or 1.0)
+        except ValueError:
+            alpha = 0.0
+        if name not in ("mixup", "cutmix") or name in found or not 0.0 < alpha < math.inf:
+            raise InputError(
+                "mix must be none, mixup:ALPHA, cutmix:ALPHA, the two joined by +, or both, with "
+                f"ALPHA above 0; got {text!r}."
+            )
+        found[name] = alpha
+    return tuple(found.items())
 
 
 _RANGES = (

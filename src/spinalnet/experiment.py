@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from spinalnet import _dist, models, runs, timing, train, transfer
+from spinalnet import _dist, lrfind, models, runs, timing, train, transfer
 from spinalnet import data as data_room
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.augment import build_augment
@@ -80,6 +80,11 @@ class RunSpec:
     probe_lr: float = 3e-3
 
     def __post_init__(self) -> None:
+        if self.trunk == "frozen" and self.train.mix != "none":
+            raise InputError(
+                "mix mixes images, but a frozen trunk is given every image once: leave out "
+                "--freeze or mix."
+            )
         if self.probe_epochs:
             check_positive("probe_epochs", self.probe_epochs)
             if not self.pretrained:
@@ -338,8 +343,7 @@ def _probe(
         spec.train,
         epochs=spec.probe_epochs,
         lr=spec.probe_lr,
-        augment="none",
-        **{name: TrainConfig.__dataclass_fields__[name].default for name in _OF_THE_TRUNK},
+        **{name: TrainConfig.__dataclass_fields__[name].default for name in _OF_THE_WHOLE},
     )
     parts = _features(model, splits, config)
     fitted = train.fit(_head_alone(model), parts.train, parts.val, config, on_progress=on_progress)
@@ -349,12 +353,8 @@ def _probe(
 
 
 # What a probe does not take over from the training of the whole.
-_OF_THE_TRUNK = (
-    "phases",
-    "trunk_lr",
-    "layer_decay",
-    "head_epochs",
-    "unfreeze_every",
+_OF_THE_WHOLE = (
+    *("augment", "mix", "phases", "trunk_lr", "layer_decay", "head_epochs", "unfreeze_every"),
     "keep_statistics",
 )
 
@@ -484,6 +484,47 @@ def compare(
         runs.write_mapping(out / "timing.json", time_heads(question, splits))
     _dist.barrier()
     return out
+
+
+def find_rates(
+    question: Comparison,
+    *,
+    download: bool | None = None,
+    lowest: float = 1e-6,
+    highest: float = 10.0,
+    steps: int = 100,
+    on_step: Callable[[str, int, int], None] | None = None,
+) -> dict[str, lrfind.RangeTest]:
+    """Run a range test of the learning rate for every head, with the first seed; write nothing.
+
+    Args:
+        question: Network, data, heads and settings, as for `compare`.
+        download: Whether missing data may be fetched.
+        lowest: See `lrfind.range_test`, as the following ones.
+        highest: Rate of the last step.
+        steps: Number of steps.
+        on_step: Called with (head, steps done, steps).
+
+    Returns:
+        What was found, by head. Only training images are used.
+    """
+    specs = list(question.specs())[: len(question.heads)]
+    splits = load_splits(specs[0], download=download)
+    found = {}
+    for spec in specs:
+        model, parts = build_model(spec, splits.info), splits
+        if spec.trunk == "frozen":
+            parts, model = _features(model, splits, spec.train), _head_alone(model)
+        found[spec.head] = lrfind.range_test(
+            model,
+            parts.train,
+            spec.train,
+            lowest=lowest,
+            highest=highest,
+            steps=steps,
+            on_step=None if on_step is None else functools.partial(on_step, spec.head),
+        )
+    return found
 
 
 def time_heads(question: Comparison, splits: data_room.Splits) -> dict[str, Any]:

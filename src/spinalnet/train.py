@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from spinalnet import _dist, runs
 from spinalnet._checks import InputError, TrainingError, check_positive, unknown_name
 from spinalnet.config import SCHEDULES as SCHEDULES
-from spinalnet.config import Outcome, TrainConfig
+from spinalnet.config import Outcome, TrainConfig, parse_mix
 
 Task = Literal["classification", "regression"]
 Phase = Literal["train", "validate", "epoch", "note"]
@@ -235,6 +235,49 @@ def fit(
         return training.result()
 
 
+@contextmanager
+def trial(model: nn.Module, train: Data, config: TrainConfig) -> Iterator[Callable[[float], float]]:
+    """Make single steps of training, for what wants to watch them: no validation, nothing written.
+
+    Args:
+        model: As for `fit`; trained in place.
+        train: Training data, gone through again and again.
+        config: How to train; the rate of each step is the caller's.
+
+    Yields:
+        A function that makes one step at a rate and returns the batch's loss before it. A step
+        with a loss that is not finite leaves the weights as they are.
+
+    Raises:
+        InputError: If data and model do not fit together.
+    """
+    device = resolve_device(config.device)
+    with _own_random_state(device), _kernel_choice(config, device):
+        training = _Training(model, train, train, config, device, None)
+
+        def batches() -> Iterator[Batch]:
+            while True:
+                _seed_everything(config.seed, training.epoch)
+                yielded = False
+                for batch in training.training_batches(training.epoch):
+                    yielded = True
+                    yield batch
+                if not yielded:
+                    raise _nothing_to_train_on()
+                training.epoch += 1
+
+        endless = enumerate(batches())
+
+        def step(lr: float) -> float:
+            number, (inputs, targets) = next(endless)
+            loss = float(training.find_gradients(number, inputs, targets)[0])
+            if math.isfinite(loss):
+                training.update_weights(lr)
+            return loss
+
+        yield step
+
+
 class _Training:
     """Everything that changes while a model trains, saved and restored as one mapping."""
 
@@ -267,8 +310,9 @@ class _Training:
             )
         self.model = self.placement.move(model)
         self.task: Task
-        self.task, outputs = self._probe()
-        self.criterion = _criterion(config, self.task, train, outputs, self.placement)
+        self.task, self.outputs = self._probe()
+        self.criterion = _criterion(config, self.task, train, self.outputs, self.placement)
+        self.mix = _mixer(config, self.outputs, self.placement)
         self.groups = self._depth_groups()
         self.groups_trained = len(self.groups)
         self.net = _wrap_for_processes(self.model, device)
@@ -296,6 +340,11 @@ class _Training:
         with _evaluating(self.model), self.placement.autocast():
             outputs = self.model(inputs)
         _check_fit(outputs, targets, values=True)
+        if self.config.mix != "none" and (targets.is_floating_point() or inputs.ndim != 4):
+            raise InputError(
+                f"mix={self.config.mix} mixes images and their classes, got inputs of shape "
+                f"{tuple(inputs.shape)} and targets of type {targets.dtype}: leave it out."
+            )
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise InputError("the model has no parameter to train: unfreeze some of it.")
         task: Task = "regression" if targets.is_floating_point() else "classification"
@@ -440,62 +489,84 @@ class _Training:
         return row, is_best
 
     def _train_epoch(self) -> dict[str, Any]:
-        config, model, optimizer, scaler = self.config, self.model, self.optimizer, self.scaler
-        classification = self.task == "classification"
-        on_cpu = self.device.type == "cpu"
-        model.train()
-        _rest_frozen(model)
-        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        if config.keep_statistics:
-            of_head = set(self.groups[0])
-            for norm in norms:
-                norm.train(not of_head.isdisjoint(norm.parameters()))
-        has_batch_norm = any(norm.training for norm in norms)
-        fewest = _dist.world_size() * (2 if has_batch_norm else 1)
         # Asking a GPU for a number makes it wait; on the CPU the number is already there.
-        tally = _Tally(fetch_every=1 if on_cpu else 50)
+        tally = _Tally(fetch_every=1 if self.device.type == "cpu" else 50)
         lr = self.rate(0)
-        batches = _batches(
-            self.train, config.batch_size, self.placement, shuffled_by=config, epoch=self.epoch
-        )
-        for step, (inputs, targets) in enumerate(batches):
-            if len(inputs) < fewest:
-                self._note_left_out(len(inputs), has_batch_norm)
-                continue
+        for step, (inputs, targets) in enumerate(self.training_batches(self.epoch)):
             lr = self.rate(step)
-            for group in optimizer.param_groups:
-                group["lr"] = lr * group["factor"]
-            part = _dist.shard(targets)
-            with self.placement.autocast():
-                outputs = self.net(_dist.shard(inputs))
-            _check_fit(outputs, part, values=on_cpu)
-            outputs = _at_least_float32(outputs)
-            loss = self.criterion(outputs, part, targets)
-            optimizer.zero_grad()
-            scaler.scale(loss * _dist.world_size()).backward()  # its gradients will be averaged
-            tally.add(
-                loss.detach(),
-                _count_correct(outputs, part) if classification else None,
-                len(targets),
-            )
+            tally.add(*self.find_gradients(step, inputs, targets), len(targets))
             if not math.isfinite(tally.loss):
                 raise self._not_finite("training loss", lr)
-            if config.clip_norm:
-                scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-            scaler.step(optimizer)
-            scaler.update()
-            if self.ema is not None:
-                self.ema.update()
+            self.update_weights(lr)
             if self.on_progress is not None:
                 self.tell(self.progress("train", step=step + 1, steps=self.steps, loss=tally.mean))
         loss_sum, correct = tally.totals(self.device)
         if not math.isfinite(loss_sum):
             raise self._not_finite("training loss", lr)
         if tally.n == 0:
-            raise InputError("no batch could be trained on: give at least two training examples.")
+            raise _nothing_to_train_on()
         row = {"lr": lr, "train_loss": loss_sum / tally.n}
+        classification = self.task == "classification"
         return row | ({"train_accuracy": correct / tally.n} if classification else {})
+
+    def training_batches(self, epoch: int) -> Iterator[Batch]:
+        """Put the model in training mode and yield the batches of an epoch that can be used."""
+        config = self.config
+        self.model.train()
+        _rest_frozen(self.model)
+        norms = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if config.keep_statistics:
+            of_head = set(self.groups[0])
+            for norm in norms:
+                norm.train(not of_head.isdisjoint(norm.parameters()))
+        has_batch_norm = any(norm.training for norm in norms)
+        fewest = _dist.world_size() * (2 if has_batch_norm else 1)
+        for inputs, targets in _batches(
+            self.train, config.batch_size, self.placement, shuffled_by=config, epoch=epoch
+        ):
+            if len(inputs) < fewest:
+                self._note_left_out(len(inputs), has_batch_norm)
+            else:
+                yield inputs, targets
+
+    def find_gradients(
+        self, step: int, inputs: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return (mean loss, right answers) of a batch, its gradients being in the parameters.
+
+        Of several processes, each returns its share of both. Where images are mixed, an answer is
+        right by as much as its class is in the mixture.
+        """
+        on_cpu = self.device.type == "cpu"
+        wanted = targets
+        if self.mix is not None:
+            if on_cpu:
+                _check_classes(targets, self.outputs)
+            key = f"mix/{self.config.seed}/{self.epoch}/{step}"
+            inputs, wanted = self.mix(key, inputs, targets)
+        part = _dist.shard(wanted)
+        with self.placement.autocast():
+            outputs = self.net(_dist.shard(inputs))
+        _check_fit(outputs, _dist.shard(targets), values=on_cpu)
+        outputs = _at_least_float32(outputs)
+        loss = self.criterion(outputs, part, wanted)
+        self.optimizer.zero_grad()
+        # The gradients of the processes will be averaged.
+        self.scaler.scale(loss * _dist.world_size()).backward()
+        is_class = self.task == "classification"
+        return loss.detach(), _count_correct(outputs, part) if is_class else None
+
+    def update_weights(self, lr: float) -> None:
+        """Make a step of the optimizer at the rate `lr` (of the head, where rates differ)."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["factor"]
+        if self.config.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.ema is not None:
+            self.ema.update()
 
     def _note_left_out(self, examples: int, has_batch_norm: bool) -> None:
         if has_batch_norm:
@@ -587,6 +658,10 @@ class _Training:
             stopped=self.stopped or "epochs",
             notes=tuple(self.notes),
         )
+
+
+def _nothing_to_train_on() -> InputError:
+    return InputError("no batch could be trained on: give at least two training examples.")
 
 
 class _Tally:
@@ -713,9 +788,39 @@ def _criterion(
         summed = F.cross_entropy(
             outputs, targets, weight, reduction="sum", label_smoothing=config.label_smoothing
         )
-        return summed / (len(all_targets) if weight is None else weight[all_targets].sum())
+        if weight is None:
+            return summed / len(all_targets)
+        mixed = all_targets.is_floating_point()
+        return summed / (all_targets @ weight if mixed else weight[all_targets]).sum()
 
     return cross_entropy
+
+
+def _mixer(
+    config: TrainConfig, classes: int, placement: _Placement
+) -> Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+    """Return `mix(key, images, targets)`: mixed images and their shares of each class `(B, K)`.
+
+    Images are mixed with their neighbours in the batch, by torchvision; the draws depend on the key
+    alone.
+    """
+    asked = parse_mix(config.mix)
+    if not asked:
+        return None
+    from torchvision.transforms import v2
+
+    kinds = {"mixup": v2.MixUp, "cutmix": v2.CutMix}
+    choice = v2.RandomChoice([kinds[name](alpha=a, num_classes=classes) for name, a in asked])
+
+    def mix(key: str, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global stream
+            torch.default_generator.manual_seed(random.Random(key).getrandbits(63))
+            images, shares = choice(images, targets)
+        if placement.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images, shares
+
+    return mix
 
 
 def _balanced_weights(train: Data, classes: int, placement: _Placement) -> Tensor:
@@ -864,7 +969,10 @@ def _classification_sums(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _count_correct(logits: Tensor, targets: Tensor) -> Tensor:
-    return (logits.detach().argmax(1) == targets).sum()
+    answers = logits.detach().argmax(1)
+    if targets.is_floating_point():  # shares of classes
+        return targets.gather(1, answers[:, None]).sum()
+    return (answers == targets).sum()
 
 
 def _regression_sums(outputs: Tensor, targets: Tensor, shift: Tensor) -> Tensor:
@@ -1018,13 +1126,19 @@ def _check_fit(outputs: Tensor, targets: Tensor, *, values: bool) -> None:
             f"class targets (B,) need logits (B, K), got targets {tuple(targets.shape)} and "
             f"outputs {tuple(outputs.shape)}: use float targets for a regression."
         )
-    if values and len(targets):
-        low, high = targets.aminmax()
-        if int(low) < 0 or int(high) >= outputs.shape[1]:
-            raise InputError(
-                f"targets must be class numbers from 0 to {outputs.shape[1] - 1} for this model, "
-                f"got {int(low)} to {int(high)}: build it with more classes or mend the labels."
-            )
+    if values:
+        _check_classes(targets, outputs.shape[1])
+
+
+def _check_classes(targets: Tensor, classes: int) -> None:
+    if len(targets) == 0:
+        return
+    low, high = targets.aminmax()
+    if int(low) < 0 or int(high) >= classes:
+        raise InputError(
+            f"targets must be class numbers from 0 to {classes - 1} for this model, got {int(low)} "
+            f"to {int(high)}: build it with more classes or mend the labels."
+        )
 
 
 def _at_least_float32(outputs: Tensor) -> Tensor:
