@@ -222,8 +222,13 @@ def probed(weights: str, **options: object) -> experiment.RunSpec:
         "pretrained": weights,
         "probe_epochs": 3,
         "train": TrainConfig(
-            epochs=2, lr=1e-3, batch_size=32, device="cpu", amp="bf16",
-            class_weights="balanced", early_stopping=4,
+            epochs=2,
+            lr=1e-3,
+            batch_size=32,
+            device="cpu",
+            amp="bf16",
+            class_weights="balanced",
+            early_stopping=4,
         ),
     }
     return experiment.RunSpec(**(fields | options))  # type: ignore[arg-type]
