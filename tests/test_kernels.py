@@ -76,6 +76,10 @@ def assert_true(pairs: dict[str, tuple[Tensor, Tensor]], dtype: torch.dtype) -> 
         assert_close(name, fused, truth, dtype)
 
 
+def test_the_tile_and_the_products_around_it(build: str) -> None:
+    assert _kernels._native.check() == ""
+
+
 SHAPES = [  # rows, features, splits, layers, width, outputs
     (0, 9, 2, 4, 5, 3),
     (1, 9, 2, 4, 5, 3),

@@ -515,6 +515,10 @@ PyObject* warp(PyObject*, PyObject* arguments) {
     Py_RETURN_NONE;
 }
 
+PyObject* check(PyObject*, PyObject*) {
+    return PyUnicode_FromString(kernels->check().c_str());
+}
+
 // Choose a build by name, for tests; false if this processor cannot run it.
 PyObject* select(PyObject*, PyObject* name) {
     const Kernels* const available[] = {
@@ -565,6 +569,7 @@ PyObject* make_type(const char* name, newfunc create, PyMethodDef* methods) {
 PyMethodDef methods[] = {
     {"instruction_set", instruction_set, METH_NOARGS, nullptr},
     {"exercise_tile", exercise_tile, METH_O, nullptr},
+    {"check", check, METH_NOARGS, nullptr},
     {"select", select, METH_O, nullptr},
     {"warp", warp, METH_VARARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},

@@ -579,12 +579,13 @@ double exercise_tile(index repeats) {
 
 }  // namespace
 
-extern const Kernels kernels;
 void warp(const Warp&);  // warp.cpp
+std::string check();     // check.cpp
 
+extern const Kernels kernels;
 const Kernels kernels = {
-    SPINAL_ARCH_NAME, forward<float>,   forward<double>,
-    backward<float>,  backward<double>, exercise_tile, warp,
+    SPINAL_ARCH_NAME, forward<float>, forward<double>, backward<float>,
+    backward<double>, exercise_tile,  warp,            check,
 };
 
 }  // namespace SPINAL_ARCH

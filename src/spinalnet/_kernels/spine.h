@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 
 namespace spinalnet {
 
@@ -83,6 +84,8 @@ struct Kernels {
     // the ceiling of everything above, for benchmarks.
     double (*exercise_tile)(index repeats);
     void (*warp)(const Warp&);
+    // What is wrong with the tile and the products around it, for tests; empty: nothing.
+    std::string (*check)();
 };
 
 // Run `task(context, part)` for every part in [0, parts) on up to `threads` threads and wait.
