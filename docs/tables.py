@@ -130,6 +130,7 @@ TABLES: dict[str, Callable[[], str]] = {
         "augment", "epoch", command="`spinalnet bench augment` and `spinalnet bench epoch`"
     ),
     "bench-export": lambda: benchmark("export", command="`spinalnet bench export`"),
+    "bench-steps": lambda: benchmark("steps", command="`python benchmarks/heads.py`"),
     "bench-transfer": lambda: benchmark(
         "transfer", command="`python benchmarks/transfer.py data/hymenoptera`"
     ),

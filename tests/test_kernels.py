@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -367,6 +368,44 @@ def test_whatever_changes_is_seen_at_once(flat: bool, grad: bool) -> None:
     check()
 
 
+@pytest.mark.parametrize("flat", [False, True], ids=["many parameters", "one"])
+def test_plans_and_watches_are_made_once(monkeypatch: pytest.MonkeyPatch, flat: bool) -> None:
+    made: list[str] = []
+    plan, look = _kernels._plan, nn.SpinalNet.watched
+
+    def counted_plan(*arguments: object) -> object:
+        made.append("plan")
+        return plan(*arguments)  # type: ignore[arg-type]
+
+    def counted_look(net: nn.SpinalNet) -> object:
+        made.append("watch")
+        return look(net)
+
+    monkeypatch.setattr(_kernels, "_plan", counted_plan)
+    monkeypatch.setattr(nn.SpinalNet, "watched", counted_look)
+    net = nn.SpinalNet(12, 3, 4)
+    if flat:
+        net.flatten_parameters()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+
+    def use() -> list[str]:
+        made.clear()
+        for rows in (4, 4, 7, 7, 4):
+            net(torch.randn(rows, 12)).sum().backward()
+            optimizer.step()
+            with torch.no_grad():
+                net(torch.randn(rows, 12))
+        return made
+
+    assert use() == ["plan", "watch"]
+    assert use() == []
+    for parameter in net.parameters():
+        parameter.data = parameter.data.clone()
+    # Forward finds the old plan wrong, and so does backward, which was told to use the same.
+    assert use() == ["plan", "plan", "watch"]
+    assert use() == []
+
+
 def test_a_folded_batch_norm_is_never_stale() -> None:
     net = nn.SpinalNet(12, 3, 4, norm="batch")
     x = torch.randn(50, 12)
@@ -474,6 +513,22 @@ def test_compiles_without_a_graph_break(share: bool) -> None:
     torch.testing.assert_close([x.grad, *(p.grad for p in net.parameters())], expected)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+def test_inductor_computes_the_same() -> None:
+    torch._dynamo.reset()
+    net = nn.SpinalNet(12, 3, 4)
+    compiled = torch.compile(net, fullgraph=True)
+    for rows in (6, 9):  # the second makes the batch size a symbol
+        x = torch.randn(rows, 12, requires_grad=True)
+        leaves = [x, *net.parameters()]
+        expected = torch.autograd.grad(net(x).square().sum(), leaves)
+        torch.testing.assert_close(compiled(x), net(x))
+        torch.testing.assert_close(
+            torch.autograd.grad(compiled(x).square().sum(), leaves), expected
+        )
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # opcheck looks at non-leaf tensors
 def test_the_operators_keep_their_contract() -> None:
     x, weights, biases = problem(4, 7, 2, 3, 3, torch.float64)
@@ -491,9 +546,23 @@ def test_the_benchmark_times_every_way() -> None:
     rows = bench.bench_heads([TINY], [3], seconds=0.0, min_rounds=2)
     assert [row.mode for row in rows] == ["inference", "training"]
     for row in rows:
-        assert set(row.microseconds) == {"spinal", "naive", "packed", "mlp", "linear"}
+        assert set(row.microseconds) == {
+            "spinal",
+            "flat",
+            "naive",
+            "packed",
+            "mlp",
+            "linear",
+        }
         assert row.mac_ratio == pytest.approx((4 * (6 * 4 + 3 * 4) + 16 * 3) / (12 * 6 + 6 * 3))
     assert bench.heads_table(rows).count(TINY.name) == 2
+
+
+def test_whole_steps_are_timed_against_every_alternative() -> None:
+    rows = bench.bench_steps([TINY], [4], seconds=0.0)
+    assert len(rows) == 4 * 4
+    assert {row.baseline for row in rows} == {"longhand", "packed", "MLP"}
+    assert all(row.ratio > 0 for row in rows)
 
 
 def test_the_benchmark_refuses_wrong_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import triton.language as tl
 
 from helpers import assert_close
 from spinalnet import _triton, ops, use_backend
@@ -21,7 +23,26 @@ CASES = [
     (1, 7, 1, 1, 1, 1, 0.0, False, True, torch.float32),
     (0, 9, 5, 4, 2, 3, 0.0, False, True, torch.float32),
     (33, 40, 8, 4, 2, 10, 0.01, False, True, torch.float16),
+    (33, 40, 8, 4, 2, 10, 1.0, False, True, torch.bfloat16),
 ]
+
+
+def multiply_bfloat16() -> None:
+    """Repair the interpreter, which keeps bfloat16 as bits and multiplies the bits as integers."""
+    from triton.runtime import interpreter
+
+    plain = interpreter.InterpreterBuilder.create_dot
+
+    def widened(handle: object) -> object:
+        if handle.dtype.scalar != tl.bfloat16:
+            return handle
+        bits = handle.data.astype(np.uint32) << 16
+        return interpreter.TensorHandle(bits.view(np.float32), tl.float32)
+
+    def create_dot(self: object, a: object, b: object, *rest: object) -> object:
+        return plain(self, widened(a), widened(b), *rest)
+
+    interpreter.InterpreterBuilder.create_dot = create_dot
 
 
 def compare(case: tuple) -> None:
@@ -80,6 +101,23 @@ def check_nan() -> None:
             torch.testing.assert_close(net(x), expected, equal_nan=True)
 
 
+def check_autocast() -> None:
+    """Under autocast the products take bfloat16 and sum in float32; gradients come in float32."""
+    net = SpinalNet(40, 10, 8, 4)
+    x = torch.randn(33, 40, requires_grad=True)
+    leaves = [x, *net.parameters()]
+    found = []
+    for backend in ("triton", "reference"):
+        with use_backend(backend), torch.autocast("cpu", dtype=torch.bfloat16):
+            y = net(x)
+        assert y.dtype == torch.bfloat16
+        gradients = torch.autograd.grad(y.float().square().mean(), leaves)
+        assert {gradient.dtype for gradient in gradients} == {torch.float32}
+        found.append([y.float(), *gradients])
+    for index, (ours, theirs) in enumerate(zip(*found, strict=True)):
+        assert_close(f"autocast {index}", ours.detach(), theirs.detach(), torch.bfloat16)
+
+
 def check_second_derivative() -> None:
     net = SpinalNet(8, 3, 4)
     with use_backend("triton"):
@@ -90,8 +128,10 @@ def check_second_derivative() -> None:
 
 if __name__ == "__main__":
     assert _triton.INTERPRETED
+    multiply_bfloat16()
     for one in CASES:
         compare(one)
     check_nan()
+    check_autocast()
     check_second_derivative()
     sys.stdout.write("all agree")

@@ -12,7 +12,7 @@ import functools
 import itertools
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from spinalnet._kernels import peak_gflops
 from spinalnet.config import TrainConfig
 from spinalnet.data import ArrayDataset, load_dataset
 from spinalnet.models import create_model
-from spinalnet.nn import SpinalNet
+from spinalnet.nn import MLPHead, SpinalNet
 
 
 @dataclass(frozen=True)
@@ -275,6 +275,8 @@ HEAD_CASES = (
 class HeadRow:
     """One head at one batch size: microseconds per batch of every way to compute it.
 
+    `spinal` is the head as it is built, `flat` the same after `flatten_parameters`.
+
     Times are the shortest of all rounds: other work on a machine only ever adds. The medians and
     quartiles beside them tell how much it added. Training times have the `floor` (the loss alone,
     forward and backward) taken off.
@@ -292,6 +294,7 @@ class HeadRow:
     quartiles: dict[str, tuple[float, float]]
     floor: float
     over_mlp: float
+    flat_over_mlp: float
     peak_fraction: float
     rounds: int
 
@@ -362,10 +365,10 @@ def bench_heads(
 ) -> list[HeadRow]:
     """Time every head, inference and training step, against its alternatives, in turns.
 
-    Alternatives: `naive` (longhand), `packed` (plain torch, grouped), `mlp` (the layers replaced),
-    `linear` (one linear map). Rows last `seconds` or `min_rounds`, whichever is longer; for
-    `compile_batches` there is also `compiled` (torch.compile of naive,
-    half a minute each to prepare).
+    Alternatives: `flat` (the same with one parameter), `naive` (longhand), `packed` (plain torch,
+    grouped), `mlp` (the layers replaced), `linear` (one linear map). Rows last `seconds` or
+    `min_rounds`, whichever is longer; for `compile_batches` there is also `compiled`
+    (torch.compile of naive, half a minute each to prepare).
 
     Raises:
         SpinalnetError: If parity with the reference does not hold (checked first).
@@ -378,6 +381,7 @@ def bench_heads(
         naive = _LonghandHead(net)
         ways: dict[str, Callable[[Tensor], Tensor]] = {
             "spinal": net,
+            "flat": copy.deepcopy(net).flatten_parameters(),
             "naive": naive,
             "packed": _on_backend(net, "packed"),
             "mlp": case.fully_connected(),
@@ -415,11 +419,92 @@ def bench_heads(
                 },
                 floor=1e6 * floor,
                 over_mlp=spinal / mlp,
+                flat_over_mlp=(timings["flat"].minimum - floor) / mlp,
                 peak_fraction=2e-9 * macs * batch * passes / spinal / peak,
                 rounds=timings["spinal"].rounds,
             )
         )
     return rows
+
+
+class _LonghandRegularisedHead(nn.Module):
+    """A spinal head with dropout and batch norm as the paper's authors write it."""
+
+    def __init__(self, net: SpinalNet, dropout: float, norm: bool) -> None:
+        super().__init__()
+        self.layers, self.output = net.spine.layers, net.output
+        width = net.spine.hidden_features
+        self.norms = nn.ModuleList(
+            [nn.BatchNorm1d(width) if norm else nn.Identity() for _ in self.layers]
+        )
+        self.drop = nn.Dropout(dropout)
+        self.first_half = net.in_features // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        halves, hidden = (x[:, : self.first_half], x[:, self.first_half :]), []
+        for index, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
+            part = halves[index % 2]
+            seen = self.drop(torch.cat([part, hidden[-1]], dim=1) if hidden else part)
+            hidden.append(torch.relu(norm(layer(seen))))
+        return self.output(self.drop(torch.cat(hidden, dim=1)))
+
+
+def bench_steps(
+    cases: Sequence[HeadCase] = (HEAD_CASES[0], HEAD_CASES[1], HEAD_CASES[4]),
+    batches: Sequence[int] = (64,),
+    *,
+    seconds: float = 1.5,
+) -> list[Row]:
+    """Time whole training steps: gradients set free, forward, backward, fused Adam.
+
+    Plain heads with many parameters and with one, and heads with dropout and batch norm, which no
+    compiled kernel serves in training, against the same written longhand, grouped, and an MLP.
+    """
+    rows = []
+    for case, batch in itertools.product(cases, batches):
+        x, widths = torch.randn(batch, case.in_features, requires_grad=True), case.mlp
+        sizes = case.in_features, case.out_features
+        variants = {"": (0.0, False), ", dropout": (0.5, False)}
+        if batch > 1:
+            variants |= {", batch norm": (0.0, True), ", both": (0.5, True)}
+        for variant, (dropout, norm) in variants.items():
+            options: dict[str, Any] = {"dropout": dropout, "norm": "batch" if norm else None}
+            net = SpinalNet(*sizes, case.hidden_features, case.num_layers, **options)
+            longhand = _LonghandRegularisedHead(net, dropout, norm)
+            ways: dict[str, tuple[Callable[[Tensor], Tensor], nn.Module]] = {}
+            for name, module in {
+                "ours": net,
+                "ours, one parameter": copy.deepcopy(net).flatten_parameters(),
+                "longhand": copy.deepcopy(longhand),
+                "MLP": MLPHead(*sizes, widths, **options),
+            }.items():
+                ways[name] = module, module
+            grouped = copy.deepcopy(net)
+            ways["packed"] = _on_backend(grouped, "packed"), grouped
+            steps = {name: _step(way, module, x) for name, (way, module) in ways.items()}
+            timings = timing.interleave(steps, seconds=seconds, min_rounds=15)
+            name = f"{case.name}, batch {batch}{variant}"
+            # A step is so short that one interruption multiplies it: shortest rounds.
+            timings = {way: replace(t, median=t.minimum) for way, t in timings.items()}
+            rows += [
+                _row(name, baseline, "steps/s", 1, timings)
+                for baseline in ("longhand", "packed", "MLP")
+            ]
+            timings["ours"] = timings["ours, one parameter"]
+            rows.append(_row(f"{name}, one parameter", "MLP", "steps/s", 1, timings))
+    return rows
+
+
+def _step(way: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor) -> Callable[[], object]:
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-6, fused=True)
+
+    def step() -> None:
+        x.grad = None
+        optimizer.zero_grad()
+        way(x).square().mean().backward()
+        optimizer.step()
+
+    return step
 
 
 def _timed(way: Callable[[Tensor], Tensor], x: Tensor, training: bool) -> Callable[[], object]:
@@ -440,16 +525,17 @@ def _timed(way: Callable[[Tensor], Tensor], x: Tensor, training: bool) -> Callab
 def heads_table(rows: Sequence[HeadRow]) -> str:
     """Return the rows as a Markdown table; `of MLP` at or below `MACs` keeps the promise."""
     lines = [
-        "| head | batch | mode | path | µs | of MLP | MACs | faster than naive | than packed "
-        "| of peak |",
-        "|---|--:|---|---|--:|--:|--:|--:|--:|--:|",
+        "| head | batch | mode | path | MACs | µs | of MLP | faster than naive | than packed "
+        "| of peak | one parameter: µs | of MLP | faster than naive |",
+        "|---|--:|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
         us = row.microseconds
         lines.append(
-            f"| {row.head} | {row.batch} | {row.mode} | {row.backend} | {us['spinal']:,.0f} "
-            f"| {row.over_mlp:.2f} | {row.mac_ratio:.2f} | {us['naive'] / us['spinal']:.1f}x "
-            f"| {us['packed'] / us['spinal']:.1f}x | {row.peak_fraction:.0%} |"
+            f"| {row.head} | {row.batch} | {row.mode} | {row.backend} | {row.mac_ratio:.2f} "
+            f"| {us['spinal']:,.0f} | {row.over_mlp:.2f} | {us['naive'] / us['spinal']:.1f}x "
+            f"| {us['packed'] / us['spinal']:.1f}x | {row.peak_fraction:.0%} "
+            f"| {us['flat']:,.0f} | {row.flat_over_mlp:.2f} | {us['naive'] / us['flat']:.1f}x |"
         )
     return "\n".join(lines)
 
@@ -551,6 +637,12 @@ BENCHMARKS: dict[str, Benchmark] = {
         "ONNX Runtime (ours) and torch in turns within a row, inference; the exported model's "
         "answers compared with torch's first; medians, quartiles of the ratio",
         bench_export,
+        _rows_table,
+    ),
+    "steps": Benchmark(
+        "whole training steps of heads: zero_grad, forward, square().mean(), backward with a "
+        "gradient for x too, fused Adam; all ways in turns; shortest rounds, quartiles of ratios",
+        bench_steps,
         _rows_table,
     ),
 }

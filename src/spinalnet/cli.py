@@ -687,7 +687,9 @@ def convert_command(
 
 @app.command("bench")
 def bench_command(
-    names: Annotated[list[str], typer.Argument(help="Benchmarks: augment, epoch, heads, export.")],
+    names: Annotated[
+        list[str], typer.Argument(help="Benchmarks: augment, epoch, heads, steps, export.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder for NAME.json result files.")] = None,
     threads: Annotated[int, typer.Option(help="Compute threads.", min=1)] = 1,
 ) -> None:

@@ -39,6 +39,7 @@ from spinalnet.nn import (
     SpinalNet,
     TiledSpinalNet,
     _negative_slope,
+    keep_mask,
 )
 
 # --- activations ----------------------------------------------------------------------------------
@@ -526,7 +527,7 @@ class LossGradient:
 def _dropped(values: Tensor, keep: float) -> tuple[Tensor, Tensor | None]:
     if keep == 1.0:
         return values, None
-    mask = torch.empty_like(values).bernoulli_(keep).div_(keep)
+    mask = keep_mask(values, values.shape[1], 1.0 - keep)
     return values * mask, mask
 
 

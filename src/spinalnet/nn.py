@@ -90,10 +90,20 @@ def _hooked(*modules: nn.Module) -> bool:
     return any(getattr(module, name) for module in modules for name in _HOOKS)
 
 
-def _keep_mask(x: Tensor, width: int, dropout: float) -> Tensor:
-    """Return a dropout mask `(B, width)` whose kept entries are already scaled up."""
+def keep_mask(like: Tensor, width: int, dropout: float) -> Tensor:
+    """Return a dropout mask `(B, width)` whose kept entries are already scaled up.
+
+    From uniform numbers: on the CPU torch draws these four times as fast as it does `bernoulli_`,
+    and drawing is most of what dropout costs.
+
+    Args:
+        like: Tensor `(B, ...)` on the right device, of the right dtype.
+        width: Number of columns.
+        dropout: Probability of a zero.
+    """
     keep = 1.0 - dropout
-    return torch.empty(x.shape[0], width, dtype=x.dtype, device=x.device).bernoulli_(keep) / keep
+    # In float32: half precision has too few values for a probability.
+    return (torch.rand(like.shape[0], width, device=like.device) < keep).to(like.dtype).div_(keep)
 
 
 class SpinalLayer(nn.Module):
@@ -264,15 +274,11 @@ class SpinalLayer(nn.Module):
         norms = list(modules["norms"]._modules.values()) or None
         masks = None
         if self.training and self.dropout > 0:
-            masks = [
-                _keep_mask(
-                    rows,
-                    self.split_sizes[layer % self.num_splits]
-                    + (self.hidden_features if layer else 0),
-                    self.dropout,
-                )
+            widths = [
+                self.split_sizes[layer % self.num_splits] + (self.hidden_features if layer else 0)
                 for layer in range(self.num_layers)
             ]
+            masks = keep_mask(rows, sum(widths), self.dropout).split(widths, dim=-1)
         weights, biases = self.chain()
         result = ops.spinal(
             rows,

@@ -428,9 +428,10 @@ def spinal(
         norms=norms,
         masked=dropout_masks is not None,
     )
-    chosen = BACKENDS[choose_backend(call, backend).name]
+    choice = choose_backend(call, backend)
+    chosen = BACKENDS[choice.name]
     if chosen.fused:
-        return chosen.run(
+        result = chosen.run(
             x,
             weights,
             biases,
@@ -441,6 +442,10 @@ def spinal(
             flat=flat,
             memo=memo,
         )
+        free = backend is None and _forced.get() is None
+        if memo is not None and choice.name == "cpp" and free and norms is None:
+            memo.may_repeat(x)
+        return result
     hidden = chosen.run(
         x,
         weights,

@@ -16,6 +16,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
@@ -175,7 +176,8 @@ def _plan(
     return plan, hidden, outputs if layout.output else hidden
 
 
-class _Known(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class _Known:
     """A plan and what it was made for."""
 
     ids: tuple[int, ...]  # of the parameters
@@ -235,12 +237,13 @@ class Memo:
         plan, hidden, outputs = _plan(features, parameters, *settings, x.dtype)
         ids = tuple(map(id, parameters))
         known = _Known(ids, settings, x.dtype, features, plan, hidden, outputs)
-        self._known = known
+        self._known, self._repeat = known, None
         return known
 
-    def may_repeat(self, x: Tensor, parameters: list[Tensor], settings: Settings) -> None:
-        """Offer the present call, which has no norms, for repetition."""
-        self._candidate = self.find(x, parameters, settings), x.shape
+    def may_repeat(self, x: Tensor) -> None:
+        """Offer the call just made, which has no norms, for repetition."""
+        if self._known is not None and not torch.compiler.is_compiling():
+            self._candidate = self._known, x.shape
 
     def remember(self, owner: object, look: Callable[[], Watched]) -> None:
         """Let `again` repeat for `owner` the call just made, if the kernels served it.
@@ -286,7 +289,7 @@ class Memo:
         if torch.is_grad_enabled() and (
             x.requires_grad or True in [parameter.requires_grad for parameter in parameters]
         ):
-            return _Chain.apply(self, known.settings, x, *parameters)  # type: ignore[return-value]
+            return _Chain.apply(self, known, x, *parameters)  # type: ignore[return-value]
         rows = shape[0]
         result = x.new_empty(rows, known.outputs)
         address = result.data_ptr()
@@ -299,16 +302,15 @@ class Memo:
 
 def _forward(
     memo: Memo,
+    known: _Known,
     x: Tensor,
     parameters: list[Tensor],
-    settings: Settings,
     *,
     keep_hidden: bool,
     norms: list[float | int] | None = None,
 ) -> tuple[Tensor | None, Tensor]:
     """Compute hidden outputs, where they are kept, and the result: logits, or hidden outputs."""
-    known = memo.find(x, parameters, settings)
-    has_output = len(settings[0].output) > 0
+    has_output = len(known.settings[0].output) > 0
     while True:
         rows = x.shape[0]
         result = x.new_empty(rows, known.outputs)
@@ -326,14 +328,14 @@ def _forward(
             norms,
         ):
             return hidden, result
-        known = memo.renew(x, parameters, settings)  # a parameter has moved
+        known = memo.renew(x, parameters, known.settings)  # a parameter has moved
 
 
 def _backward(
     memo: Memo,
+    known: _Known,
     x: Tensor,
     parameters: list[Tensor],
-    settings: Settings,
     hidden: Tensor,
     gradient: Tensor,
     x_gradient: Tensor | None,
@@ -341,7 +343,6 @@ def _backward(
 ) -> None:
     """Write the gradients of x and of the parameters, where wanted."""
     gradient = _unit_rows(gradient)
-    known = memo.find(x, parameters, settings)
     while not known.plan.backward(
         parameters,
         x.shape[0],
@@ -355,7 +356,7 @@ def _backward(
         0 if x_gradient is None else x_gradient.data_ptr(),
         None if gradients is None else [part.data_ptr() for part in gradients],
     ):
-        known = memo.renew(x, parameters, settings)  # a parameter has moved
+        known = memo.renew(x, parameters, known.settings)  # a parameter has moved
 
 
 def _differentiable(x: Tensor, parameters: list[Tensor], settings: Settings) -> Tensor:
@@ -380,10 +381,10 @@ class _Chain(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, memo: Memo, settings: Settings, x: Tensor, *parameters: Tensor
+        ctx: Any, memo: Memo, known: _Known, x: Tensor, *parameters: Tensor
     ) -> Tensor:
-        hidden, result = _forward(memo, x, [*parameters], settings, keep_hidden=True)
-        ctx.memo, ctx.settings = memo, settings
+        hidden, result = _forward(memo, known, x, [*parameters], keep_hidden=True)
+        ctx.memo, ctx.known = memo, known
         ctx.save_for_backward(hidden, x, *parameters)
         return result
 
@@ -396,14 +397,14 @@ class _Chain(torch.autograd.Function):
             # once more from torch operations. Slower, but right.
             tensors = [x, *parameters]
             targets = [tensor for tensor, want in zip(tensors, wanted, strict=True) if want]
-            output = _differentiable(x, parameters, ctx.settings)
+            output = _differentiable(x, parameters, ctx.known.settings)
             found = iter(torch.autograd.grad(output, targets, gradient, create_graph=True))
             return None, None, *[next(found) if want else None for want in wanted]
         x_gradient = x.new_empty(*x.shape) if wanted[0] else None
         gradients: list[Tensor] | None = None
         if True in wanted[1:]:
             gradients = [torch.empty_like(parameter) for parameter in parameters]
-        _backward(ctx.memo, x, parameters, ctx.settings, hidden, gradient, x_gradient, gradients)
+        _backward(ctx.memo, ctx.known, x, parameters, hidden, gradient, x_gradient, gradients)
         return None, None, x_gradient, *(gradients or [None] * len(parameters))
 
 
@@ -433,7 +434,8 @@ class UntrackedChain:
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the hidden outputs `(B, L * H)` and the logits `(B, K)` for `x` `(B, D)`."""
-        hidden, logits = _forward(self._memo, x, self.parameters, self._settings, keep_hidden=True)
+        known = self._memo.find(x, self.parameters, self._settings)
+        hidden, logits = _forward(self._memo, known, x, self.parameters, keep_hidden=True)
         assert hidden is not None
         return hidden, logits
 
@@ -448,7 +450,8 @@ class UntrackedChain:
             gradient: Of the loss by the logits. Shape `(B, K)`.
             gradients: Contiguous tensors like `parameters`.
         """
-        _backward(self._memo, x, self.parameters, self._settings, hidden, gradient, None, gradients)
+        known = self._memo.find(x, self.parameters, self._settings)
+        _backward(self._memo, known, x, self.parameters, hidden, gradient, None, gradients)
 
 
 # The same as operators, for torch.compile. An operator takes no tuples and mistakes empty lists of
@@ -478,7 +481,9 @@ def _forward_operator(
 ) -> tuple[Tensor, Tensor]:
     settings = _unpacked(positions), num_splits, slope
     parameters = [parameter.contiguous() for parameter in parameters]
-    hidden, result = _forward(Memo(), _unit_rows(x), parameters, settings, keep_hidden=True)
+    x, memo = _unit_rows(x), Memo()
+    known = memo.find(x, parameters, settings)
+    hidden, result = _forward(memo, known, x, parameters, keep_hidden=True)
     assert hidden is not None
     return hidden, x.new_empty(0) if result is hidden else result
 
@@ -512,7 +517,9 @@ def _backward_operator(
     settings = _unpacked(positions), num_splits, slope
     x_gradient, *gradients = [tensor.new_empty(tensor.shape) for tensor in [x, *parameters]]
     x, parameters = _unit_rows(x), [parameter.contiguous() for parameter in parameters]
-    _backward(Memo(), x, parameters, settings, hidden, gradient, x_gradient, gradients)
+    memo = Memo()
+    known = memo.find(x, parameters, settings)
+    _backward(memo, known, x, parameters, hidden, gradient, x_gradient, gradients)
     return [x_gradient, *gradients]
 
 
@@ -628,16 +635,14 @@ def spinal_cpp(
         else:
             parameters, layout = _shared(weights, biases, last)
     x = _unit_rows(x)
-    settings = layout, num_splits, negative_slope
+    known = memo.find(x, parameters, (layout, num_splits, negative_slope))
     if torch.is_grad_enabled() and (
         x.requires_grad or True in [parameter.requires_grad for parameter in parameters]
     ):
-        result: Tensor = _Chain.apply(memo, settings, x, *parameters)  # type: ignore[assignment]
+        result: Tensor = _Chain.apply(memo, known, x, *parameters)  # type: ignore[assignment]
     else:
         folded = None if norms is None else _folded(norms, x.dtype)
-        _, result = _forward(memo, x, parameters, settings, keep_hidden=False, norms=folded)
-    if norms is None:
-        memo.may_repeat(x, parameters, settings)
+        _, result = _forward(memo, known, x, parameters, keep_hidden=False, norms=folded)
     return result
 
 
