@@ -126,6 +126,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "hymenoptera": lambda: comparison("hymenoptera"),
     "transfer-hymenoptera": lambda: comparison("transfer-hymenoptera"),
     "transfer-hymenoptera-dropout": lambda: comparison("transfer-hymenoptera-dropout"),
+    "transfer-hymenoptera-160": lambda: comparison("transfer-hymenoptera-160"),
+    "transfer-hymenoptera-tuned": lambda: comparison("transfer-hymenoptera-tuned"),
     "bench": lambda: benchmark(
         "augment", "epoch", command="`spinalnet bench augment` and `spinalnet bench epoch`"
     ),
