@@ -90,16 +90,33 @@ def test_train_evaluate_predict_round_trip(tmp_path: Path) -> None:
         "environment.json",
         "metrics.jsonl",
         "model.safetensors",
+        "test-outputs.safetensors",
         "result.json",
         "DONE",
     }
     evaluated = json.loads(spinalnet("evaluate", run, "--json").stdout)
     result = json.loads((run / "result.json").read_text())
+    classes = evaluated.pop("classes")
     assert evaluated == result["test"]
+    assert list(classes) == list("0123456789")
+    assert sum(row["support"] for row in classes.values()) == 359
+    shown = spinalnet("evaluate", run).stdout
+    assert "adaptive_ece" in shown
+    assert shown.count("0.") >= 10 * 3
     Image.new("RGB", (40, 30), "white").save(tmp_path / "white.png")
     predicted = spinalnet("predict", run, tmp_path / "white.png").stdout.splitlines()
     assert predicted[0].startswith("path,prediction,probability,p_0")
     assert len(predicted) == 2
+    listed = subprocess.run(
+        [sys.executable, "-m", "spinalnet", "predict", run, "-", "--format=jsonl", "--top-k=2"],
+        input=f"{tmp_path / 'white.png'}\0{tmp_path / 'white.png'}\0",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    records = [json.loads(line) for line in listed.stdout.splitlines()]
+    assert [record["prediction"] for record in records] == [predicted[1].split(",")[1]] * 2
+    assert len(records[0]["top"]) == 2
 
 
 def test_rates_are_found_for_several_heads(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +17,15 @@ from spinalnet import (
     TrainConfig,
     compare,
     experiment,
+    load_dataset,
     load_runs,
     load_trained,
+    predict_logits,
     run_one,
     runs,
     summarize,
 )
-from spinalnet.images import BadImage
+from spinalnet.scores import OUTPUTS_FILE, Outputs, quality
 
 QUICK = TrainConfig(epochs=2, lr=3e-3, device="cpu")
 
@@ -47,6 +48,7 @@ def test_run_folder_holds_everything_and_is_taken_as_it_is(tmp_path: Path) -> No
         "environment.json",
         "metrics.jsonl",
         "model.safetensors",
+        "test-outputs.safetensors",
         "result.json",
         "DONE",
     }
@@ -194,53 +196,6 @@ def test_interrupted_comparison_goes_on(tmp_path: Path) -> None:
         assert all(torch.equal(a[name], b[name]) for name in b)
 
 
-def test_evaluate_repeats_the_result_and_other_data_uses_the_models_constants(
-    done: Path, tmp_path: Path
-) -> None:
-    run = done / "runs/spinal-seed0"
-    record = load_runs(run)[0]
-    assert record.result is not None
-    metrics = experiment.evaluate_run(run)
-    assert metrics.to_dict() == record.result["test"]
-
-    # The same digits as files: resized by the same code, they must be classified alike.
-    splits = experiment.load_splits(spec())
-    for index, (image, target) in enumerate(
-        zip(splits.test.inputs, splits.test.targets, strict=True)
-    ):
-        for part in ("train", "test"):
-            folder = tmp_path / "photos" / part / str(int(target))
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image[0].numpy()).save(folder / f"{index}.png")
-    on_files = experiment.evaluate_run(run, data=str(tmp_path / "photos"))
-    assert on_files.accuracy == metrics.accuracy
-    assert on_files.confusion == metrics.confusion
-
-    out = tmp_path / "predictions.csv"
-    count = experiment.write_predictions(run, [tmp_path / "photos/test"], out)
-    with out.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert count == len(rows) == 359
-    correct = sum(row["prediction"] == Path(row["path"]).parent.name for row in rows)
-    assert correct / 359 == pytest.approx(metrics.accuracy)
-    assert sum(float(rows[0][f"p_{digit}"]) for digit in "0123456789") == pytest.approx(1, abs=1e-5)
-
-    (tmp_path / "photos/test/0/broken.png").write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"broken\.png"):
-        experiment.write_predictions(run, [tmp_path / "photos/test"], tmp_path / "other.csv")
-    assert not (tmp_path / "other.csv").exists()
-
-
-def test_evaluate_refuses_other_classes(done: Path, tmp_path: Path) -> None:
-    for part in ("train", "test"):
-        for name in ("ant", "bee"):
-            (tmp_path / part / name).mkdir(parents=True)
-            for index in range(5):
-                Image.new("L", (28, 28), 40 * index).save(tmp_path / part / name / f"{index}.png")
-    with pytest.raises(InputError, match=r"has the classes ant, bee, but the model"):
-        experiment.evaluate_run(done / "runs/spinal-seed0", data=str(tmp_path))
-
-
 def test_load_trained_wants_one_run(done: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not the folder of a run"):
         load_trained(done)
@@ -296,18 +251,39 @@ def test_files_left_out_are_told_kept_and_part_of_what_a_run_is(tmp_path: Path) 
         run_one(replace(base, head="linear"), run)
 
 
-def test_files_that_cannot_be_predicted_are_told_all_at_once(done: Path, tmp_path: Path) -> None:
-    write_images(tmp_path, {"a": 5})
-    for k in (1, 2):
-        (tmp_path / "a" / f"{k:03}.png").write_bytes(b"")
-    run = done / "runs" / "spinal-seed0"
-    with pytest.raises(InputError, match="2 image files cannot be used; remove them, or leave"):
-        experiment.write_predictions(run, [tmp_path], tmp_path / "out.csv")
-    assert not (tmp_path / "out.csv").exists()
-    told: list[BadImage] = []
-    options: dict[str, Any] = {"batch_size": 2, "on_bad_image": told.append}
-    found = list(experiment.predict_paths(run, [tmp_path], **options))
-    assert [what.path for what in told] == [str(tmp_path / "a" / f"{k:03}.png") for k in (1, 2)]
-    good = [tmp_path / "a" / f"{k:03}.png" for k in (0, 3, 4)]
-    assert [row.path for row in found] == good
-    assert found == list(experiment.predict_paths(run, good))
+def test_what_was_said_of_every_test_image_is_kept(done: Path) -> None:
+    run = done / "runs/spinal-seed0"
+    outputs = Outputs.load(run / OUTPUTS_FILE)
+    result = load_runs(run)[0].result
+    assert result is not None
+    splits, trained = experiment.load_splits(spec()), load_trained(run)
+    logits = predict_logits(trained.model, splits.test)
+    assert torch.equal(outputs.targets, splits.test.targets)
+    assert torch.equal(outputs.predicted, logits.argmax(1))
+    torch.testing.assert_close(outputs.probabilities, logits.softmax(1).topk(10).values)
+    scores = quality(outputs)
+    assert scores.accuracy == pytest.approx(result["test"]["accuracy"])
+    assert scores.nll == pytest.approx(result["test"]["loss"], rel=1e-5)
+    assert scores.brier == pytest.approx(result["test"]["brier"])
+    assert scores.ece == pytest.approx(result["test"]["ece"])
+    assert outputs.shown is not None
+    assert outputs.shown.tolist() == outputs.worst(16).tolist()
+    assert torch.equal(outputs.thumbnails, splits.test.inputs[outputs.shown])
+
+
+@pytest.mark.parametrize("budget", [0, 2**30])
+def test_mistakes_on_photographs_keep_names_and_pictures(tmp_path: Path, budget: int) -> None:
+    write_images(tmp_path / "set", {"a": 12, "b": 12}, size=(200, 150))
+    question = RunSpec(str(tmp_path / "set"), head="linear", train=QUICK, image_size=28)
+    splits = load_dataset(tmp_path / "set", image_size=28, memory_budget=budget)
+    splits.test.targets = 1 - splits.test.targets  # so that there are mistakes, whatever is learned
+    run_one(question, tmp_path / "run", splits=splits)
+    outputs = Outputs.load(tmp_path / "run" / OUTPUTS_FILE)
+    assert outputs.paths == tuple(splits.test.paths)
+    assert outputs.shown is not None
+    assert outputs.thumbnails is not None
+    assert len(outputs.shown)
+    assert outputs.thumbnails.shape[1:] == (3, 96, 96)
+    for row, pixels in zip(outputs.shown.tolist(), outputs.thumbnails, strict=True):
+        with Image.open(outputs.paths[row]) as image:
+            assert pixels[:, 0, 0].tolist() == list(image.getpixel((30, 0)))  # type: ignore[call-overload]

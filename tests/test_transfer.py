@@ -11,7 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spinalnet import InputError, backbones, data, experiment, freeze_except_head_, train, transfer
+from spinalnet import (
+    InputError,
+    backbones,
+    data,
+    experiment,
+    freeze_except_head_,
+    predict,
+    train,
+    transfer,
+)
 from spinalnet.config import TrainConfig
 from spinalnet.models import create_model
 
@@ -471,7 +480,7 @@ def test_frozen_run_learns_real_photographs_and_predicts_alone(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "nothing"))
     monkeypatch.setattr(backbones, "_load_packaged_", None)
     files = sorted((HYMENOPTERA / "val" / "bees").glob("*.jpg"))[:4]
-    experiment.write_predictions(tmp_path / "run", files, tmp_path / "out.csv")
+    predict.write_predictions(tmp_path / "run", files, tmp_path / "out.csv")
     with (tmp_path / "out.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == [str(file) for file in files]

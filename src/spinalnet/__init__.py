@@ -32,9 +32,7 @@ if TYPE_CHECKING:
     from spinalnet.experiment import Comparison as Comparison
     from spinalnet.experiment import RunSpec as RunSpec
     from spinalnet.experiment import compare as compare
-    from spinalnet.experiment import evaluate_run as evaluate_run
     from spinalnet.experiment import load_trained as load_trained
-    from spinalnet.experiment import predict_paths as predict_paths
     from spinalnet.experiment import run_one as run_one
     from spinalnet.export import Exported as Exported
     from spinalnet.export import export_onnx as export_onnx
@@ -59,6 +57,9 @@ if TYPE_CHECKING:
     from spinalnet.ops import use_backend as use_backend
     from spinalnet.original import convert_checkpoint as convert_checkpoint
     from spinalnet.original import load_original_state_dict as load_original_state_dict
+    from spinalnet.predict import evaluate_run as evaluate_run
+    from spinalnet.predict import predict_images as predict_images
+    from spinalnet.predict import write_predictions as write_predictions
     from spinalnet.report import load_summary as load_summary
     from spinalnet.report import summarize as summarize
     from spinalnet.report import write_report as write_report
@@ -85,7 +86,7 @@ _ROOMS = {
     "config": "TrainConfig",
     "data": "ArrayDataset DatasetInfo Splits list_datasets load_dataset",
     "estimators": "DenseClassifier DenseRegressor SpinalClassifier SpinalRegressor",
-    "experiment": "Comparison RunSpec compare evaluate_run load_trained predict_paths run_one",
+    "experiment": "Comparison RunSpec compare load_trained run_one",
     "export": "Exported export_onnx export_program",
     "gradients": "jacobian",
     "models": "create_model list_models",
@@ -94,6 +95,7 @@ _ROOMS = {
     "make_head matched_mlp",
     "ops": "spinal spinal_reference split_sizes use_backend",
     "original": "convert_checkpoint load_original_state_dict",
+    "predict": "evaluate_run predict_images write_predictions",
     "report": "load_summary summarize write_report",
     "runs": "load_runs",
     "sensitivity": "explain sensitivities",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import itertools
 import json
 import os
 import shlex
@@ -578,41 +579,106 @@ def evaluate_command(
     run: RunFolder,
     data: Annotated[str | None, typer.Option(help="Other data with the same classes.")] = None,
     data_dir: DataDir = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda or mps. Default: the run's.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Evaluate a trained model on the test part of its own or of other data."""
-    from spinalnet import experiment
+    """Evaluate a trained model on the test part of its own or of other data, class by class."""
+    from spinalnet import predict
 
-    metrics = experiment.evaluate_run(run, data, data_dir)
+    evaluation = predict.evaluate_run(run, data, data_dir, device=device)
     if as_json:
-        print(json.dumps(metrics.to_dict()))
+        print(json.dumps(evaluation.to_dict()))
         return
-    values = {name: value for name, value in metrics.to_dict().items() if name != "confusion"}
-    for name, value in values.items():
-        out_console.print(f"{name:>14}  {value:.4f}" if name != "n" else f"{name:>14}  {value}")
+    for name, value in evaluation.metrics.items():
+        if name != "confusion":
+            shown = f"{value:.4f}" if name != "n" else f"{value}"
+            out_console.print(f"{name:>14}  {shown}", highlight=False)
+    if evaluation.classes:
+        from spinalnet.report import class_table
+
+        out_console.print("", class_table(evaluation.classes))
+
+
+def _standard_input() -> Iterator[bytes]:
+    """Yield what comes in as it comes in; a buffered reader would wait for more."""
+    while chunk := os.read(sys.stdin.fileno(), 1 << 16):
+        yield chunk
 
 
 @app.command("predict")
 def predict_command(
     run: RunFolder,
-    paths: Annotated[list[Path], typer.Argument(help="Images or folders of images.")],
-    out: Annotated[Path | None, typer.Option(help="CSV file; standard output without it.")] = None,
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            help="Images, folders of images, or - for paths on standard input, one a line or "
+            "separated by NUL (find -print0)."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="File (.csv, .jsonl); standard output without it.")
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", metavar="csv|jsonl", help="Default: by --out's ending, or csv."),
+    ] = None,
+    top_k: Annotated[int, typer.Option(help="So many of the most probable classes.", min=1)] = 1,
+    all_probabilities: Annotated[
+        bool | None,
+        typer.Option(
+            "--all-probabilities/--no-all-probabilities",
+            help="Probability of every class. Default: with up to 20 classes.",
+        ),
+    ] = None,
     on_bad_image: OnBadImage = "error",
+    batch_size: Annotated[int, typer.Option(help="Images per forward pass.", min=1)] = 64,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
-    """Classify images: a CSV with path, class, and one probability per class."""
-    from spinalnet import experiment
+    """Classify images, any number of them; rows are written as they are made.
+
+    With bad files the exit code is 2, after one report of all of them, and --out is not written;
+    with --on-bad-image skip they are listed, the others written, and the exit code is 0.
+    """
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from spinalnet import predict
 
     if on_bad_image not in ("error", "skip"):
         raise InputError(f"--on-bad-image must be error or skip, got '{on_bad_image}'.")
+    skipped = 0
 
     def leave_out(bad: images.BadImage) -> None:
+        nonlocal skipped
+        skipped += 1
         _note(f"left out: '{bad.path}' {bad.reason}.")
 
-    count = experiment.write_predictions(
-        run, paths, out, on_bad_image=leave_out if on_bad_image == "skip" else None
-    )
+    named = (path for path in paths if path != "-")
+    piped = predict.read_paths(_standard_input()) if "-" in paths else ()
+    columns = (SpinnerColumn(), TextColumn("{task.completed} images"), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=err_console, transient=True) as bar:
+            task = bar.add_task("predict", total=None)
+            count = predict.write_predictions(
+                run,
+                itertools.chain(named, piped),
+                out,
+                form=form,  # type: ignore[arg-type]  # checked there
+                top_k=top_k,
+                all_probabilities=all_probabilities,
+                batch_size=batch_size,
+                device=device,
+                on_bad_image=leave_out if on_bad_image == "skip" else None,
+                on_row=lambda _: bar.advance(task),
+            )
+    except KeyboardInterrupt:
+        err_console.print("stopped; nothing was written." if out else "stopped.", highlight=False)
+        raise typer.Exit(130) from None
     if out is not None:
-        err_console.print(f"{count} predictions: {out}", highlight=False, soft_wrap=True)
+        also = f", {skipped} files left out" if skipped else ""
+        said = f"{count} predictions{also}: {out}"
+        err_console.print(said, highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command("export")

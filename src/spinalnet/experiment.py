@@ -10,11 +10,8 @@ Under `torchrun` every process goes through all of this, and the main one writes
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,8 +25,9 @@ from spinalnet import data as data_room
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.augment import build_augment
 from spinalnet.config import TrainConfig
-from spinalnet.images import BadImage, BadImagesError, bad_list
+from spinalnet.images import bad_list, fit_to, read_all
 from spinalnet.nn import HEADS, count_macs, count_params
+from spinalnet.scores import OUTPUTS_FILE, Outputs, quality
 
 OnProgress = Callable[["RunSpec", train.Progress], None]
 
@@ -243,7 +241,10 @@ def run_one(
         after=after,
     )
     if _dist.is_main():
-        folder.finish(_result(spec, model, splits, parts, fitted))
+        tested, outputs = measure(fitted.model, parts.test, spec.train)
+        if outputs is not None:
+            _with_thumbnails(outputs, splits.test).save(folder.path / OUTPUTS_FILE)
+        folder.finish(_result(spec, model, splits, parts, fitted) | {"test": tested})
     _dist.barrier()
     return runs.load_runs(folder.path)[0]
 
@@ -255,7 +256,7 @@ def _result(
     parts: data_room.Splits | transfer.FeatureSplits,
     fitted: train.FitResult,
 ) -> dict[str, Any]:
-    """Test the trained model, once; return the content of `result.json`.
+    """Return the content of `result.json`, but for what the test says.
 
     Args:
         spec: What was asked for.
@@ -265,7 +266,6 @@ def _result(
         fitted: What came out of training on `parts`.
     """
     info = splits.info
-    tested = _evaluate(fitted.model, parts.test, spec.train)
     params, macs = count_params(model), count_macs(model, info.input_shape)
     val = fitted.val.to_dict()
     val.pop("confusion", None)
@@ -289,7 +289,6 @@ def _result(
         "train_size": len(splits.train),
         **seen,
         "val": val,
-        "test": tested.to_dict(),
         "best_epoch": fitted.best_epoch,
         "epochs_run": fitted.epochs_run,
         "train_seconds": fitted.seconds,
@@ -359,15 +358,53 @@ _OF_THE_WHOLE = (
 )
 
 
-def _evaluate(model: nn.Module, test: train.BatchSource, config: TrainConfig) -> train.Metrics:
-    """Evaluate in full precision, with the memory format of training."""
-    return train.evaluate(
+def measure(
+    model: nn.Module,
+    part: data_room.ArrayDataset | data_room.FolderDataset | transfer.FeatureDataset,
+    config: TrainConfig,
+) -> tuple[dict[str, Any], Outputs | None]:
+    """Measure a model in full precision, with the memory format of training.
+
+    Returns:
+        The numbers for `result.json`; and, of a classifier, what it said about every example.
+    """
+    logits = train.predict_logits(
         model,
-        test,
+        part,
         batch_size=config.eval_batch_size,
         device=config.device,
         channels_last=config.channels_last,
     )
+    said = data_room.ArrayDataset(logits, part.targets)
+    metrics = train.evaluate(nn.Identity(), said, batch_size=config.eval_batch_size).to_dict()
+    if part.targets.is_floating_point():
+        return metrics, None
+    outputs = Outputs.of(logits, part.targets)
+    scores = quality(outputs)
+    metrics |= {"brier": scores.brier, "ece": scores.ece, "adaptive_ece": scores.adaptive_ece}
+    return metrics, outputs
+
+
+_THUMBNAILS, _THUMBNAIL_SIDE = 16, 96  # of photographs; small images are kept as they are
+
+
+def _with_thumbnails(
+    outputs: Outputs, part: data_room.ArrayDataset | data_room.FolderDataset
+) -> Outputs:
+    """Return `outputs` with the names of the files, and pixels of the worst mistakes."""
+    outputs = replace(outputs, paths=tuple(part.paths))
+    rows = outputs.worst(_THUMBNAILS)
+    if part.paths:
+        chosen = [part.paths[row] for row in rows.tolist()]
+        pixels, bad = read_all(chosen, 3, _THUMBNAIL_SIDE)
+        pixels[[row for row, _ in bad]] = 0  # changed since; the mistake stays
+    elif isinstance(part, data_room.ArrayDataset) and part.inputs.dtype == torch.uint8:
+        pixels = part.inputs[rows]
+        if max(pixels.shape[2:]) > _THUMBNAIL_SIDE:
+            pixels = fit_to(pixels, _THUMBNAIL_SIDE)
+    else:
+        return outputs  # features, not images
+    return outputs.with_thumbnails(rows, pixels)
 
 
 @dataclass(frozen=True)
@@ -604,7 +641,13 @@ def load_trained(path: str | Path) -> TrainedModel:
     file = Path(path) if is_file else Path(path) / "model.safetensors"
     weights, about = runs.load_weights(file)
     if is_file:
-        spec = RunSpec(about["data"], about["model"], about["head"], about["head_options"])
+        spec = RunSpec(
+            about["data"],
+            about["model"],
+            about["head"],
+            about["head_options"],
+            neck=about.get("neck"),
+        )
     else:
         spec = RunSpec.from_dict(runs.load_runs(path)[0].config)
     if about.get("trunk") == "frozen":
@@ -621,127 +664,3 @@ def load_trained(path: str | Path) -> TrainedModel:
     model = build_model(spec, info)
     model.load_state_dict(weights)
     return TrainedModel(model.eval(), info, spec)
-
-
-def evaluate_run(
-    run: str | Path, data: str | None = None, data_dir: str | None = None
-) -> train.Metrics:
-    """Evaluate the model of a run on the test part of its own data, or of other data.
-
-    Raises:
-        InputError: If the other data has other classes.
-    """
-    trained = load_trained(run)
-    channels, size, _ = trained.info.input_shape
-    spec = replace(
-        trained.spec,
-        data=data or trained.spec.data,
-        data_dir=data_dir or (trained.spec.data_dir if data is None else None),
-        image_size=size,
-        in_channels=channels,
-    )
-    if spec.data is None:
-        raise InputError(f"{run} does not say which data it belongs to; name some with --data.")
-    splits = load_splits(spec)
-    if splits.info.class_names != trained.info.class_names:
-        raise InputError(
-            f"{spec.data} has the classes {_some(splits.info.class_names)}, but the model of {run} "
-            f"knows {_some(trained.info.class_names)}; give data with the same classes."
-        )
-    test = splits.test.normalized_by(trained.info.mean, trained.info.std)
-    return _evaluate(trained.model, test, trained.spec.train)
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says about one image: the most probable class and all probabilities."""
-
-    path: Path
-    class_name: str
-    probabilities: tuple[float, ...]
-
-
-def predict_paths(
-    run: str | Path,
-    paths: Iterable[str | Path],
-    *,
-    batch_size: int = 256,
-    on_bad_image: Callable[[BadImage], None] | None = None,
-) -> Iterator[Prediction]:
-    """Classify image files and all images in folders, a batch at a time.
-
-    Images are read exactly as the training images were (size, channels, normalisation).
-
-    Args:
-        run: Folder of a finished run.
-        paths: Image files and folders of images.
-        batch_size: Images per forward pass.
-        on_bad_image: Called with every file that cannot be used, which is then left out. Without
-            it they are an error, all in one report, after the last prediction.
-
-    Raises:
-        InputError: If a path holds no image or images cannot be used; they are all named.
-    """
-    trained = load_trained(run)
-    device = train.resolve_device(trained.spec.train.device)
-    model = trained.model.to(device)
-    files = list(data_room.iter_images(paths))
-    bad: list[BadImage] = []
-    for start in range(0, len(files), batch_size):
-        chunk = files[start : start + batch_size]
-        images, wrong = data_room.read_images(chunk, trained.info)
-        bad += wrong
-        if on_bad_image is not None:
-            for what in wrong:
-                on_bad_image(what)
-        if not len(images):
-            continue
-        left_out = {what.path for what in wrong}
-        chunk = [path for path in chunk if str(path) not in left_out]
-        inputs = data_room.normalize(images.to(device), trained.info.mean, trained.info.std)
-        with torch.no_grad():
-            probabilities = model(inputs).softmax(dim=1).cpu()
-        for path, row in zip(chunk, probabilities, strict=True):
-            name = trained.info.class_names[int(row.argmax())]
-            yield Prediction(path, name, tuple(row.tolist()))
-    if bad and on_bad_image is None:
-        raise BadImagesError(bad, "remove {them}, or leave such files out (--on-bad-image skip)")
-
-
-def write_predictions(
-    run: str | Path,
-    paths: Iterable[str | Path],
-    out: str | Path | None = None,
-    *,
-    on_bad_image: Callable[[BadImage], None] | None = None,
-) -> int:
-    """Write predictions as CSV (path, prediction, probability, then one column per class).
-
-    Args:
-        run: Folder of a finished run.
-        paths: Image files and folders of images.
-        out: File to write, replaced only when all images are classified; standard output if None.
-        on_bad_image: As in `predict_paths`.
-
-    Returns:
-        The number of images.
-    """
-    class_names = load_trained(run).info.class_names
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["path", "prediction", "probability", *(f"p_{name}" for name in class_names)])
-    rows = list(predict_paths(run, paths, on_bad_image=on_bad_image))
-    for row in rows:
-        best = max(row.probabilities)
-        shown = [f"{value:.6f}" for value in (best, *row.probabilities)]
-        writer.writerow([row.path, row.class_name, *shown])
-    if out is None:
-        sys.stdout.write(buffer.getvalue())
-    else:
-        runs.write_text(out, buffer.getvalue())
-    return len(rows)

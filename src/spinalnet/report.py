@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spinalnet._checks import InputError
 from spinalnet.runs import RunRecord, load_runs, write_bytes
+from spinalnet.scores import ClassScore
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -1267,3 +1268,18 @@ def _page(summary: Summary, figures: Sequence[_Figure], confusions: Sequence[_Co
         confused_heads=[confusion.head for confusion in confusions],
         pairs=_confused_pairs(confusions) if many else [],
     )
+
+
+def class_table(classes: Mapping[str, ClassScore]) -> Table:
+    """Return precision, recall, F1 and support by class, for the terminal."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for column in ("class", "precision", "recall", "F1", "support"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for name, row in classes.items():
+        shares = [f"{share:.4f}" for share in (row.precision, row.recall, row.f1)]
+        table.add_row(escape(name), *shares, f"{row.support}")
+    return table

@@ -7,6 +7,7 @@
 | `metrics.jsonl` | after every epoch | one JSON object a line |
 | `model.safetensors` | at every new best epoch | the best weights, and what is needed to use them |
 | `state.pt` | after every epoch | what an interrupted run needs to go on; gone when done |
+| `test-outputs.safetensors` | at the end | what a classifier said of each example (see `scores`) |
 | `result.json` | at the end | the measured result, strict JSON |
 | `DONE` | last | nothing: its presence says that the rest is complete |
 
@@ -281,10 +282,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     Raises:
         InputError: If it cannot be written.
     """
-    path = Path(path)
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, lambda file: file.write(data))
+    _write(Path(path), lambda file: file.write(data))
 
 
 def describe_environment() -> dict[str, Any]:
@@ -415,18 +413,36 @@ def _is_aside(name: str) -> bool:
     return name.startswith(".") and name.endswith(".tmp")
 
 
-def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Replace `path` whole: a reader, or a crash, finds the old content or the new."""
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a file that becomes `path` when the block ends, and vanishes if it fails.
+
+    A reader, or a crash, finds the old content or the new. The folder is made if need be.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
+    path = Path(path)
     aside = _aside(path)
     with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with aside.open("wb") as file:
-                write(file)
+                yield file
                 _flush_to_disk(file)
             aside.replace(path)
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
+
+
+def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Replace `path` whole with what `write` writes."""
+    try:
+        with replacing(path) as file:
+            write(file)
+    except RuntimeError as error:  # how torch.save reports a full disk
+        raise _not_written(path, str(error).splitlines()[0]) from error
 
 
 def _flush_to_disk(file: IO[Any]) -> None:
@@ -440,11 +456,10 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-    except RuntimeError as error:  # how torch.save reports a full disk
-        reason = str(error).splitlines()[0]
-    else:
-        return
-    raise InputError(
+        raise _not_written(path, error.strerror or str(error)) from error
+
+
+def _not_written(path: Path, reason: str) -> InputError:
+    return InputError(
         f"cannot write {path}: {reason}. Choose a folder that can be written, or free some space."
     )
