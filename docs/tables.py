@@ -128,6 +128,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "transfer-hymenoptera-dropout": lambda: comparison("transfer-hymenoptera-dropout"),
     "transfer-hymenoptera-160": lambda: comparison("transfer-hymenoptera-160"),
     "transfer-hymenoptera-tuned": lambda: comparison("transfer-hymenoptera-tuned"),
+    "transfer-hymenoptera-tuned-dropout": lambda: comparison("transfer-hymenoptera-tuned-dropout"),
     "bench": lambda: benchmark(
         "augment", "epoch", command="`spinalnet bench augment` and `spinalnet bench epoch`"
     ),
