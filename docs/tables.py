@@ -134,6 +134,7 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "bench-export": lambda: benchmark("export", command="`spinalnet bench export`"),
     "bench-steps": lambda: benchmark("steps", command="`python benchmarks/heads.py`"),
+    "bench-models": lambda: benchmark("models", command="`python benchmarks/models.py`"),
     "bench-transfer": lambda: benchmark(
         "transfer", command="`python benchmarks/transfer.py data/hymenoptera`"
     ),
