@@ -55,15 +55,25 @@ def write_result(path: str | Path, name: str, protocol: str, rows: list[Any]) ->
     )
 
 
-def _row(case: str, baseline: str, unit: str, work: int, timings: dict[str, timing.Timing]) -> Row:
+def _row(
+    case: str,
+    baseline: str,
+    unit: str,
+    work: int,
+    timings: dict[str, timing.Timing],
+    *,
+    shortest: bool = False,
+) -> Row:
+    """Compare medians, or the shortest rounds where one is short enough to escape other work."""
     ours, theirs = timings["ours"], timings[baseline]
+    our_time, their_time = (t.minimum if shortest else t.median for t in (ours, theirs))
     return Row(
         case=case,
         baseline=baseline,
         unit=unit,
-        ours=work / ours.median,
-        theirs=work / theirs.median,
-        ratio=theirs.median / ours.median,
+        ours=work / our_time,
+        theirs=work / their_time,
+        ratio=their_time / our_time,
         ratio_quartiles=(
             theirs.quartiles[0] / ours.quartiles[1],
             theirs.quartiles[1] / ours.quartiles[0],
@@ -558,7 +568,7 @@ def _exported(model: nn.Module, shape: tuple[int, ...]) -> Callable[[Tensor], ob
     return lambda inputs: session.run(None, {"inputs": inputs.numpy()})
 
 
-def bench_export(batches: Sequence[int] = (1, 64), *, seconds: float = 3.0) -> list[Row]:
+def bench_export(batches: Sequence[int] = (1, 64), *, seconds: float = 10.0) -> list[Row]:
     """Time ONNX Runtime against torch: the MNIST CNN and its head alone, spinal and MLP.
 
     "torch" is the plainest module, "torch, ours" the one of this package with its kernels.
@@ -586,7 +596,7 @@ def bench_export(batches: Sequence[int] = (1, 64), *, seconds: float = 3.0) -> l
         with torch.no_grad():
             timings = timing.interleave(timed, seconds=seconds)
         rows += [
-            _row(f"{name}, batch {batch}", baseline, "rows/s", batch, timings)
+            _row(f"{name}, batch {batch}", baseline, "rows/s", batch, timings, shortest=True)
             for baseline in ("torch", "torch, ours")
         ]
     return rows
@@ -635,7 +645,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "export": Benchmark(
         "ONNX Runtime (ours) and torch in turns within a row, inference; the exported model's "
-        "answers compared with torch's first; medians, quartiles of the ratio",
+        "answers compared with torch's first; shortest round of about a millisecond, quartiles of "
+        "the ratio over all rounds",
         bench_export,
         _rows_table,
     ),
