@@ -143,6 +143,15 @@ def test_whatever_changes_the_features_changes_the_key(change: object) -> None:
     torch.testing.assert_close(all_of(made.train)[0], trunk(all_of(images.train)[0]).detach())
 
 
+def test_other_draws_for_the_same_seed_are_other_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    trunk = Counting()
+    transfer.frozen_splits(trunk, splits(), augment="flip")
+    plain_and_views = trunk.images
+    monkeypatch.setattr(transfer, "STREAM", transfer.STREAM + 1)
+    transfer.frozen_splits(trunk, splits(), augment="flip")
+    assert trunk.images == 2 * plain_and_views - 40  # the plain ones are still good
+
+
 def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
     trunk = Counting()
     transfer.frozen_splits(trunk, splits(), cache=tmp_path)

@@ -36,6 +36,9 @@ from spinalnet._checks import InputError, unknown_name
 
 Transform = Callable[[Tensor, Generator], Tensor]
 
+# Raised when the same seed begins to give other images: part of the key of what is kept of them.
+STREAM = 2
+
 
 def _to_float(images: Tensor) -> Tensor:
     """Bring uint8 images to float32 on the 0..1 scale; leave float images alone."""

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from spinalnet import data
 from spinalnet._checks import InputError
+from spinalnet.augment import STREAM
 from spinalnet.images import RECIPE
 
 TRUNK_FILE = "trunk.safetensors"  # beside the head's `model.safetensors` in a run folder
@@ -105,7 +106,8 @@ def frozen_splits(
     def views(pool: tuple[int, ...], augment: str, count: int) -> tuple[dict[bytes, int], Tensor]:
         """Return the place of every image of these parts, and the features `(V, M, F)`."""
         order = sorted({key for part in pool for key in keys[part]})
-        name = _digest(*map(repr, (*base, *transform, augment, count)), *order)
+        how = augment if augment == "none" else f"{augment} #{STREAM}"
+        name = _digest(*map(repr, (*base, *transform, how, count)), *order)
 
         def compute() -> dict[str, Tensor]:
             images = _joined([parts[part] for part in pool])
