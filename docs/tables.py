@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 def comparison(name: str) -> str:
     """Return the table of results/NAME.json with the command and the machine that made it."""
-    from spinalnet.report import load_summary, markdown_table
+    from spinalnet.summary import load_summary, markdown_table
 
     summary = load_summary(ROOT / "results" / f"{name}.json")
     environment = summary.environment

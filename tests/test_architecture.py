@@ -17,10 +17,10 @@ LEVELS = [
     {"_dist", "config", "timing", "_kernels", "_triton"},
     {"runs", "ops", "augment", "catalog", "images"},
     {"nn", "data", "recipes", "scores"},
-    {"train", "gradients", "surgery"},
-    {"backbones", "lrfind", "transfer"},
-    {"models", "estimators", "theory", "sensitivity", "diagrams", "report"},
-    {"original", "experiment", "tables", "narrowing"},
+    {"train", "gradients", "surgery", "summary"},
+    {"backbones", "lrfind", "transfer", "classification"},
+    {"models", "estimators", "theory", "sensitivity", "diagrams", "figures"},
+    {"original", "experiment", "tables", "narrowing", "report"},
     {"reproduce", "export", "predict"},
     {"bench"},
     {"cli"},
@@ -29,7 +29,11 @@ LEVELS = [
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 FORBIDDEN = {
     "train": {"models", "data", "nn", "ops"},  # fit knows no model and no data set
-    "report": {"models", "data", "nn", "ops", "train"},  # rebuilt years later, from files alone
+    # Rebuilt years later, from files alone.
+    **{
+        room: {"models", "data", "nn", "ops", "train"}
+        for room in ("summary", "classification", "figures", "report")
+    },
 }
 HEAVY = {
     "torchvision",

@@ -5,27 +5,33 @@ import io
 import json
 import math
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 from rich.console import Console
 from scipy import stats
 
 from spinalnet._checks import InputError
-from spinalnet.report import (
-    _apart,
-    _difference,
+from spinalnet.classification import judge
+from spinalnet.figures import _apart
+from spinalnet.report import write_report
+from spinalnet.runs import RunFolder, load_runs
+from spinalnet.scores import OUTPUTS_FILE, Outputs, quality
+from spinalnet.summary import (
     _holm,
     load_summary,
     markdown_table,
+    paired_difference,
+    read_folder,
     result_table,
     summarize,
-    write_report,
+    summarize_runs,
 )
-from spinalnet.runs import RunFolder
 
 SIZES = {  # head: parameters and MACs of the head
     "spinal": (8538, 8480),
@@ -484,7 +490,7 @@ def test_near_columns_are_moved_apart_and_keep_their_order():
 
 
 def test_pairing_is_by_seed_not_by_order():
-    difference = _difference("a", "b", {0: 0.5, 1: 0.7, 2: 0.9}, {2: 0.8, 0: 0.3, 5: 0.1})
+    difference = paired_difference("a", "b", {0: 0.5, 1: 0.7, 2: 0.9}, {2: 0.8, 0: 0.3, 5: 0.1})
     assert (difference.n, difference.mean) == (2, pytest.approx(0.15))
 
 
@@ -503,3 +509,128 @@ def test_a_summary_comes_back_from_its_file(written, tmp_path):
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(InputError, match="not a summary"):
         load_summary(tmp_path / "other.json")
+
+
+# --- classes and probabilities --------------------------------------------------------------------
+
+
+def write_outputs(folder: Path, heads: dict[str, float], seeds: int = 3, n: int = 60) -> None:
+    """Give the runs of a comparison outputs on 4 classes, the better the larger the number."""
+    targets = torch.arange(n) % 4
+    for head, skill in heads.items():
+        for seed in range(seeds):
+            generator = torch.Generator().manual_seed(seed)
+            logits = torch.randn(n, 4, generator=generator)
+            logits[torch.arange(n), targets] += skill
+            logits[7] = torch.tensor([9.0, 0, 0, 0])  # of class 3: everybody's worst mistake
+            outputs = Outputs.of(logits, targets, [f"photos/{i}.jpg" for i in range(n)])
+            shown = outputs.worst(5)
+            pixels = torch.full((len(shown), 3, 8, 8), 40 * seed, dtype=torch.uint8)
+            pixels[:, 0] = shown.to(torch.uint8)[:, None, None]
+            path = folder / "runs" / f"{head}-seed{seed}" / OUTPUTS_FILE
+            outputs.with_thumbnails(shown, pixels).save(path)
+
+
+def test_probabilities_are_scored_and_paired_by_seed(tmp_path):
+    scores = {"spinal": FIRST[:3], "mlp": OTHER[:3]}
+    folder = write_comparison(tmp_path, scores)
+    write_outputs(folder, {"spinal": 2.0, "mlp": 1.0})
+    page = write_report(folder).read_text(encoding="utf-8")
+    first, other = json.loads((folder / "classification.json").read_text())["heads"]
+    said = {
+        head: [
+            quality(Outputs.load(folder / "runs" / f"{head}-seed{seed}" / OUTPUTS_FILE))
+            for seed in range(3)
+        ]
+        for head in scores
+    }
+    for row, head in ((first, "spinal"), (other, "mlp")):
+        for name in ("ece", "adaptive_ece", "brier"):
+            values = [getattr(found, name) for found in said[head]]
+            assert row["mean"][name] == pytest.approx(statistics.fmean(values))
+            assert row["std"][name] == pytest.approx(statistics.stdev(values))
+        assert sum(b["count"] for b in row["reliability"]) == 3 * 60
+    assert first["difference"] == {}
+    truth = stats.ttest_rel([q.ece for q in said["spinal"]], [q.ece for q in said["mlp"]])
+    assert other["difference"]["ece"]["p_value"] == pytest.approx(truth.pvalue)
+    interval = truth.confidence_interval(0.95)
+    assert other["difference"]["ece"]["low"] == pytest.approx(interval.low)
+    assert other["difference"]["ece"]["high"] == pytest.approx(interval.high)
+    table = re.search(r'<table id="probabilities">.*?</table>', page, re.DOTALL)
+    assert table
+    assert f"{100 * first['mean']['ece']:.1f} ± {100 * first['std']['ece']:.1f}" in table[0]
+    assert f"({100 * interval.low:.1f} to {100 * interval.high:.1f})" in table[0]
+    for name in ("reliability", "most_wrong_spinal", "most_wrong_mlp"):
+        assert (folder / f"{name}.png").stat().st_size > 3000
+    assert page.count("<img") == 6
+
+
+def test_the_worst_mistakes_are_those_of_all_runs(tmp_path):
+    folder = write_comparison(tmp_path, {"spinal": FIRST[:3]})
+    write_outputs(folder, {"spinal": 3.0})
+    read = read_folder(folder)
+    (head,) = judge(read, summarize_runs(read, None))
+    worst = head.mistakes[0]
+    assert (worst.row, worst.path) == (7, "photos/7.jpg")
+    assert (worst.true, worst.predicted, worst.wrong) == ("class 3", "class 0", 3)
+    p = torch.tensor([9.0, 0, 0, 0]).softmax(0)
+    assert worst.probability == pytest.approx(float(p[0]))
+    assert worst.true_probability == pytest.approx(float(p[3]), rel=1e-4)
+    assert worst.pixels[0, 0, 0] == 7
+    likelihood = [mistake.true_probability for mistake in head.mistakes]
+    assert likelihood == sorted(likelihood)
+
+
+def test_classes_are_scored_run_by_run(written):
+    rows = list(csv.DictReader(io.StringIO((written / "per_class.csv").read_text())))
+    assert len(rows) == 3 * 4
+    # 9 of a class are right, 1 is taken for the next class, in every run.
+    for row in rows:
+        assert (row["support"], float(row["f1_std"])) == ("10", 0.0)
+        for share in ("precision", "recall", "f1"):
+            assert float(row[share]) == pytest.approx(0.9)
+    page = (written / "report.html").read_text(encoding="utf-8")
+    table = re.search(r'<table id="classes">.*?</table>', page, re.DOTALL)
+    assert table
+    assert "<td>class 3</td><td>10</td><td>90.0</td><td>90.0</td><td>90.0 ± 0.0</td>" in table[0]
+
+
+def test_runs_that_kept_nothing_are_reported_without_calibration(written):
+    head = json.loads((written / "classification.json").read_text())["heads"][0]
+    assert head["mean"] == pytest.approx({"accuracy": 0.9722, "nll": 0.1})
+    assert head["reliability"] == head["most_wrong"] == []
+    page = (written / "report.html").read_text(encoding="utf-8")
+    assert "expected calibration error" not in page
+    assert not (written / "reliability.png").exists()
+
+
+def test_different_test_sets_share_no_contact_sheet(tmp_path):
+    folder = write_comparison(tmp_path, {"spinal": FIRST[:2]})
+    write_outputs(folder, {"spinal": 2.0}, seeds=1, n=60)
+    other = Outputs.of(torch.eye(4), torch.tensor([1, 1, 2, 3]))
+    other.with_thumbnails(other.worst(1), torch.zeros(1, 1, 8, 8, dtype=torch.uint8)).save(
+        folder / "runs" / "spinal-seed1" / OUTPUTS_FILE
+    )
+    write_report(folder)
+    assert (folder / "reliability.png").exists()
+    assert not (folder / "most_wrong_spinal.png").exists()
+
+
+def test_one_run_has_a_report_of_its_own(tmp_path):
+    folder = write_comparison(tmp_path, {"spinal": FIRST[:1]}, question=False)
+    write_outputs(folder, {"spinal": 2.0}, seeds=1)
+    run = folder / "runs" / "spinal-seed0"
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "<h1>digits: the spinal head</h1>" in page
+    assert "against" not in page.split("<h2>")[1]
+    assert not (run / "accuracy_vs_params.png").exists()
+    assert load_runs(run)[0].done  # still the folder of a run
+
+
+def test_many_classes_show_those_that_fare_worst(tmp_path):
+    folder = write_comparison(tmp_path, {"spinal": [0.9]}, classes=40)
+    page = write_report(folder).read_text(encoding="utf-8")
+    table = re.search(r'<table id="classes">.*?</table>', page, re.DOTALL)
+    assert table
+    assert table[0].count("<tr>") == 1 + 30
+    assert "10 more are in" in page

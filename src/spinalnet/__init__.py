@@ -60,12 +60,12 @@ if TYPE_CHECKING:
     from spinalnet.predict import evaluate_run as evaluate_run
     from spinalnet.predict import predict_images as predict_images
     from spinalnet.predict import write_predictions as write_predictions
-    from spinalnet.report import load_summary as load_summary
-    from spinalnet.report import summarize as summarize
     from spinalnet.report import write_report as write_report
     from spinalnet.runs import load_runs as load_runs
     from spinalnet.sensitivity import explain as explain
     from spinalnet.sensitivity import sensitivities as sensitivities
+    from spinalnet.summary import load_summary as load_summary
+    from spinalnet.summary import summarize as summarize
     from spinalnet.surgery import find_classifier as find_classifier
     from spinalnet.surgery import freeze_except_head_ as freeze_except_head_
     from spinalnet.surgery import remove_classifier_ as remove_classifier_
@@ -96,9 +96,10 @@ _ROOMS = {
     "ops": "spinal spinal_reference split_sizes use_backend",
     "original": "convert_checkpoint load_original_state_dict",
     "predict": "evaluate_run predict_images write_predictions",
-    "report": "load_summary summarize write_report",
+    "report": "write_report",
     "runs": "load_runs",
     "sensitivity": "explain sensitivities",
+    "summary": "load_summary summarize",
     "surgery": "find_classifier freeze_except_head_ remove_classifier_ replace_head_ "
     "replace_hidden_",
     "theory": "approximate to_spinal",

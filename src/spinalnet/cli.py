@@ -548,29 +548,29 @@ def replace_head(base: experiment.RunSpec, names: tuple[str, ...]) -> experiment
 
 
 def _report(folder: Path, command: str | None = None) -> None:
-    from spinalnet import _dist, report
+    from spinalnet import _dist, report, summary
 
     if not _dist.is_main():
         return
     page = report.write_report(folder, command=command)
-    summary = report.summarize(folder)
-    out_console.print(report.result_table(summary))
-    for head in summary.heads[1:]:
+    found = summary.summarize(folder)
+    out_console.print(summary.result_table(found))
+    for head in found.heads[1:]:
         if head.difference is not None:
             out_console.print(
-                f"{summary.heads[0].head} against {head.head}: [bold]{head.difference.verdict}[/]",
+                f"{found.heads[0].head} against {head.head}: [bold]{head.difference.verdict}[/]",
                 highlight=False,
             )
-    for note in summary.notes:
+    for note in found.notes:
         out_console.print(f"[yellow]note[/] {escape(note)}", highlight=False)
     out_console.print(f"Report: {page}", highlight=False, soft_wrap=True)
 
 
 @app.command("report")
 def report_command(
-    folder: Annotated[Path, typer.Argument(help="Folder of a comparison.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a comparison, or of one run.")],
 ) -> None:
-    """Write the summary, plots and page of a comparison again from its run folders."""
+    """Write the summary, plots and page of a comparison, or of one run, from its files."""
     _report(folder)
 
 
@@ -596,7 +596,7 @@ def evaluate_command(
             shown = f"{value:.4f}" if name != "n" else f"{value}"
             out_console.print(f"{name:>14}  {shown}", highlight=False)
     if evaluation.classes:
-        from spinalnet.report import class_table
+        from spinalnet.summary import class_table
 
         out_console.print("", class_table(evaluation.classes))
 

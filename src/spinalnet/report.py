@@ -1,16 +1,7 @@
 """Turn the run folders of a comparison into tables, plots and one self-contained page.
 
-Only files are read (`result.json`, `metrics.jsonl`, `comparison.yaml`, `timing.json`), never a
-model or a data set, so a report can be rebuilt years after the runs.
-
-The statistics, in one place:
-
-* heads are compared by seed: members of a pair share split, data order, augmentation stream and
-  trunk initialisation, so the analysis is of the paired differences (first head minus other);
-* the interval is Student's t on those differences, the p-value that of the paired t test;
-* with several comparisons a difference counts as evidence only if its Holm-corrected p-value is
-  below 0.05; the printed intervals stay the ones of each comparison alone;
-* all runs are scored on one test set, so the interval covers the randomness of training only.
+Only files are read, never a model or a data set, so a report can be rebuilt years after the runs.
+What the numbers mean stands in `summary`, `classification` and `scores`.
 """
 
 from __future__ import annotations
@@ -19,1244 +10,185 @@ import base64
 import csv
 import io
 import json
-import math
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from spinalnet._checks import InputError
-from spinalnet.runs import RunRecord, load_runs, write_bytes
-from spinalnet.scores import ClassScore
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from rich.table import Table
-
-ALPHA = 0.05
-"""Level of the tests; the intervals hold 1 - ALPHA."""
-
-Outcome = Literal["better", "worse", "none", "untested"]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The first head minus another, over the seeds that both finished.
-
-    Attributes:
-        minus: The head that is subtracted.
-        of: The head it is subtracted from (the first head of the comparison).
-        mean: Mean of the paired differences, in units of the metric; None without a pair.
-        low: Lower end of the 95 % t interval; None if it cannot be formed.
-        high: Upper end of the interval.
-        n: Number of seeds that both heads finished.
-        p_value: Of the paired t test, uncorrected; None if there is no test.
-        p_holm: The same after Holm's correction over all comparisons of the report.
-        outcome: What the evidence says of the first head. "untested": no test was possible.
-        verdict: The same in words.
-    """
-
-    minus: str
-    of: str
-    mean: float | None
-    low: float | None
-    high: float | None
-    n: int
-    p_value: float | None
-    p_holm: float | None
-    outcome: Outcome
-    verdict: str
-
-
-@dataclass(frozen=True)
-class HeadSummary:
-    """One row of the result table.
-
-    Attributes:
-        head: Name of the head.
-        params: Parameters of the whole model; `head_params` of the head alone.
-        head_params: See `params`.
-        head_macs: Multiply-accumulates of the head per example; `macs` of the whole model.
-        macs: See `head_macs`.
-        n: Number of finished runs.
-        mean: Mean of the test metric over the finished runs (accuracies are fractions).
-        std: Sample standard deviation (n - 1); None for a single run.
-        values: Test metric by seed, in the order of `Summary.seeds`; None where there is no run.
-        train_seconds_mean: Mean wall time of training.
-        inference_us: Measured head time per batch, microseconds; None if it was not measured.
-        training_us: The same for forward and backward.
-        difference: None for the first head.
-    """
-
-    head: str
-    params: int
-    head_params: int
-    head_macs: int
-    macs: int
-    n: int
-    mean: float
-    std: float | None
-    values: tuple[float | None, ...]
-    train_seconds_mean: float | None
-    inference_us: float | None
-    training_us: float | None
-    difference: Difference | None
-
-
-@dataclass(frozen=True)
-class Summary:
-    """All that the tables print; `as_dict` is the content of `summary.json`.
-
-    Attributes:
-        data: Name of the data set.
-        model: Name of the model.
-        epochs: Epochs asked for (fewer may have run: see early stopping).
-        seeds: All seeds of the comparison.
-        metric: "accuracy" (higher is better) or "mse" (lower is better).
-        selected_on: What chose the epoch that is tested: "validation" or "test".
-        test_size: Number of test examples.
-        heads: One row per head; the first is the one the others are compared with.
-        verdict: One paragraph.
-        notes: Sentences a reader must know to judge the numbers.
-        timing: Device, threads, batch size and repeats of the head times.
-        environment: Software and hardware of the runs.
-        command: The command that made the runs.
-    """
-
-    data: str
-    model: str
-    epochs: int | None
-    seeds: tuple[int, ...]
-    metric: str
-    selected_on: str
-    test_size: int | None
-    heads: tuple[HeadSummary, ...]
-    verdict: str
-    notes: tuple[str, ...]
-    timing: Mapping[str, Any] | None
-    environment: Mapping[str, Any]
-    command: str | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data for strict JSON; metric columns are named after the metric."""
-        plural = "accuracies" if self.metric == "accuracy" else f"{self.metric}_values"
-        names = {"mean": f"{self.metric}_mean", "std": f"{self.metric}_std", "values": plural}
-        record = asdict(self)
-        record["heads"] = [
-            {names.get(key, key): value for key, value in head.items()} for head in record["heads"]
-        ]
-        return record
-
-
-@dataclass(frozen=True)
-class _Comparison:
-    """A comparison folder as read: finished runs by head and seed, and what is missing."""
-
-    question: Mapping[str, Any]
-    timing: Mapping[str, Any] | None
-    runs: Mapping[str, Mapping[int, RunRecord]]  # heads in order, first = the one compared
-    unfinished: tuple[str, ...]
-    absent: tuple[str, ...]
-    command: str | None
-
-    @property
-    def records(self) -> list[RunRecord]:
-        return [record for by_seed in self.runs.values() for record in by_seed.values()]
-
-    @property
-    def results(self) -> list[Mapping[str, Any]]:
-        return [_result(record) for record in self.records]
-
-
-def _read(folder: Path) -> _Comparison:
-    records = load_runs(folder)
-    question = _mapping(folder / "comparison.yaml") or {}
-    finished: dict[str, dict[int, RunRecord]] = {}
-    unfinished = []
-    for record in records:
-        if not (record.done and record.result):
-            unfinished.append(record.path.name)
-            continue
-        head, seed = str(record.result["head"]), int(record.result["seed"])
-        if seed in finished.setdefault(head, {}):
-            raise InputError(
-                f"a comparison holds one run per head and seed, got '{record.path.name}' and "
-                f"'{finished[head][seed].path.name}' for {head}, seed {seed}. Move one away."
-            )
-        finished[head][seed] = record
-    if not finished:
-        raise InputError(
-            f"a report needs a finished run, found only unfinished ones in '{folder}' "
-            f"({_listing(unfinished)}). Finish them with the command that started them."
-        )
-    asked = question.get("heads") or []
-    asked = asked.split(",") if isinstance(asked, str) else [str(head) for head in asked]
-    # Without the question the spinal head, the subject of this package, is the first.
-    found = [*asked, *sorted(finished, key=lambda head: (head != "spinal", head))]
-    order = [head for head in dict.fromkeys(found) if head in finished]
-    runs = {head: dict(sorted(finished[head].items())) for head in order}
-    seeds = {seed for by_seed in runs.values() for seed in by_seed} | set(_seeds(question))
-    expected = [(head, seed) for head in asked or order for seed in sorted(seeds)]
-    absent = [f"{head}-seed{seed}" for head, seed in expected if seed not in finished.get(head, {})]
-    timing = _mapping(folder / "timing.json")
-    comparison = _Comparison(
-        question,
-        timing,
-        runs,
-        tuple(unfinished),
-        tuple(name for name in absent if name not in unfinished),
-        # A report that is written again keeps the command that the last one was given.
-        question.get("command") or (_mapping(folder / "summary.json") or {}).get("command"),
-    )
-    for key in ("data", "model", "task"):
-        values = sorted({str(result.get(key)) for result in comparison.results})
-        if len(values) > 1:
-            raise InputError(
-                f"the runs of a comparison must share their {key}, got {_listing(values)} in "
-                f"'{folder}'. Keep one folder per comparison."
-            )
-    return comparison
-
-
-def _mapping(path: Path) -> dict[str, Any] | None:
-    """Read a YAML or JSON mapping (NaN as None); None if there is no such file."""
-    import yaml
-
-    if not path.is_file():
-        return None
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json":  # YAML reads 1e-05 as a string
-            loaded = json.loads(text, parse_constant=lambda _: None)
-        else:
-            loaded = yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{path} cannot be read: it is damaged; restore or delete it.") from error
-    if not isinstance(loaded, dict):
-        raise InputError(f"{path} must hold a mapping: it is damaged; restore or delete it.")
-    return loaded
-
-
-def _seeds(question: Mapping[str, Any]) -> list[int]:
-    """The seeds asked for: a list, or a number N that means 0 to N - 1."""
-    asked = question.get("seeds") or []
-    return list(range(asked)) if isinstance(asked, int) else [int(seed) for seed in asked]
-
-
-def _result(record: RunRecord) -> Mapping[str, Any]:
-    return record.result or {}
-
-
-@dataclass(frozen=True)
-class _Units:
-    """How values of the metric are compared and printed."""
-
-    metric: str
-    test_size: int | None
-
-    @property
-    def higher_is_better(self) -> bool:
-        return self.metric == "accuracy"
-
-    @property
-    def decimals(self) -> int:
-        """Decimals of a percentage: two from 1,000 test examples on, else one."""
-        return 2 if (self.test_size or 0) > 1000 else 1
-
-    def value(self, value: float | None, *, unit: bool = True) -> str:
-        if value is None:
-            return "–"
-        if self.metric != "accuracy":
-            return f"{value:.4g}"
-        return f"{100 * value:.{self.decimals}f}" + (" %" if unit else "")
-
-    def differences(self, *values: float) -> list[str]:
-        """Print differences without unit; enough digits that one off zero does not read as 0."""
-        if self.metric != "accuracy":
-            return [f"{value:.3g}" for value in values]
-        points = [100 * value for value in values]
-        smallest = min((abs(p) for p in points if abs(p) > 1e-9), default=1.0)
-        decimals = min(self.decimals + 2, max(self.decimals, math.ceil(-math.log10(smallest))))
-        return [f"{0.0 if abs(p) <= 1e-9 else p:.{decimals}f}" for p in points]
-
-    def amount(self, value: float) -> str:
-        """Print one difference with its unit."""
-        (text,) = self.differences(value)
-        return f"{text} points" if self.metric == "accuracy" else f"{text} ({self.metric})"
-
-
-def _difference(
-    first: str, other: str, by_first: Mapping[int, float], by_other: Mapping[int, float]
-) -> Difference:
-    """Analyse one pair of heads; `_correct` adds outcome and verdict once all are known."""
-    pairs = [by_first[seed] - by_other[seed] for seed in sorted(by_first.keys() & by_other.keys())]
-    n = len(pairs)
-    mean = math.fsum(pairs) / n if n else None
-    low = high = p_value = None
-    if mean is not None and n >= 2 and not _all_equal(pairs, [*by_first.values()]):
-        from scipy.stats import t
-
-        error = math.sqrt(math.fsum((d - mean) ** 2 for d in pairs) / (n - 1) / n)
-        half_width = float(t.ppf(1 - ALPHA / 2, n - 1)) * error
-        low, high = mean - half_width, mean + half_width
-        p_value = float(2 * t.sf(abs(mean) / error, n - 1))
-    return Difference(other, first, mean, low, high, n, p_value, None, "untested", "")
-
-
-def _all_equal(differences: Sequence[float], values: Sequence[float]) -> bool:
-    """Whether the differences are equal but for the rounding of the values they came from."""
-    scale = max(abs(value) for value in [*values, *differences])
-    return max(differences) - min(differences) <= 1e-9 * scale
-
-
-def _correct(differences: Sequence[Difference], units: _Units) -> list[Difference]:
-    """Add Holm-corrected p-values, outcomes and verdicts to the differences of a report."""
-    holm = _holm([d.p_value for d in differences])
-    corrected = []
-    for d, p_holm in zip(differences, holm, strict=True):
-        outcome: Outcome = "untested"
-        if d.mean is not None and p_holm is not None:
-            wins = (d.mean > 0) == units.higher_is_better
-            outcome = "none" if p_holm >= ALPHA else "better" if wins else "worse"
-        verdict = _verdict(d, outcome, units)
-        corrected.append(
-            Difference(**{**asdict(d), "p_holm": p_holm, "outcome": outcome, "verdict": verdict})
-        )
-    return corrected
-
-
-def _holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down correction; comparisons without a test are not counted."""
-    tested = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    corrected: list[float | None] = [None] * len(p_values)
-    running = 0.0
-    for rank, (p, i) in enumerate(tested):
-        running = max(running, min(1.0, (len(tested) - rank) * p))
-        corrected[i] = running
-    return corrected
-
-
-def _verdict(d: Difference, outcome: Outcome, units: _Units) -> str:
-    """Say in words what one comparison shows."""
-    if d.mean is None:
-        return "not comparable: no seed that both heads finished (n=0)"
-    ahead = d.of if (d.mean > 0) == units.higher_is_better else d.minus
-    if d.low is None or d.high is None:
-        if d.n == 1:
-            seen = f"{ahead} ahead by {units.amount(abs(d.mean))}" if d.mean else "no difference"
-            return f"no verdict from a single seed: {seen} (n=1)"
-        if abs(d.mean) < 1e-12:
-            return f"identical results in every seed (n={d.n})"
-        return (
-            f"{ahead} is ahead by the same {units.amount(abs(d.mean))} in every seed; "
-            f"without spread there is no interval and no test (n={d.n})"
-        )
-    if outcome == "none":
-        corrected = " after the Holm correction" if (d.p_value or 0) < ALPHA else ""
-        return f"no evidence of a difference{corrected} (n={d.n})"
-    near, far = sorted((abs(d.low), abs(d.high)))  # both ends lie on the winner's side of zero
-    mean, near, far = units.differences(abs(d.mean), near, far)
-    unit = " points" if units.metric == "accuracy" else f" in {units.metric}"
-    return f"{ahead} is better by {mean}{unit} (95 % interval {near} to {far}, n={d.n})"
-
-
-def summarize(folder: str | Path) -> Summary:
-    """Read a comparison folder and analyse it.
-
-    Args:
-        folder: The folder that `spinalnet compare --out` wrote (run folders in `runs/`).
-
-    Returns:
-        Rows per head, paired differences with intervals, the verdict in words, and notes.
-
-    Raises:
-        InputError: If there is no finished run, or the runs do not belong together.
-    """
-    return _summary(_read(Path(folder)), None)
-
-
-def _summary(comparison: _Comparison, command: str | None) -> Summary:
-    results = comparison.results
-    question = comparison.question
-    metric = "accuracy" if "accuracy" in results[0]["test"] else "mse"
-    sizes = sorted({int(r["test"]["n"]) for r in results if r["test"].get("n")})
-    units = _Units(metric, sizes[0] if sizes else None)
-    values: dict[str, dict[int, float]] = {}
-    unusable = []
-    for head, by_seed in comparison.runs.items():
-        for seed, record in by_seed.items():
-            value = _result(record)["test"].get(metric)
-            if value is None or not math.isfinite(value):
-                unusable.append(record.path.name)
-            else:
-                values.setdefault(head, {})[seed] = float(value)
-    if not values:
-        raise InputError(f"no run has a finite test {metric} ({_listing(unusable)}). Train again.")
-    first, *others = values
-    seeds = sorted(
-        {s for by_seed in comparison.runs.values() for s in by_seed} | {*_seeds(question)}
-    )
-    differences = _correct(
-        [_difference(first, other, values[first], values[other]) for other in others], units
-    )
-    heads = tuple(
-        _head_summary(head, comparison, values[head], seeds, difference)
-        for head, difference in zip(values, [None, *differences], strict=True)
-    )
-    selected = sorted({str(result.get("selected_on", "validation")) for result in results})
-    timing = comparison.timing
-    environment = _common([record.environment for record in comparison.records])
-    mixed = [key for key, value in environment.items() if isinstance(value, list)]
-    notes = [
-        *_missing_notes(comparison, unusable),
-        *([f"The runs were not made alike: they differ in {_listing(mixed)}."] if mixed else []),
-        *dict.fromkeys(str(note) for result in results for note in result.get("notes") or []),
-        *_method_notes(heads, units, selected, sizes, timing),
-    ]
-    data, model = (str(results[0].get(key)) for key in ("data", "model"))
-    return Summary(
-        data=data,
-        model=model,
-        epochs=_epochs(comparison),
-        seeds=tuple(seeds),
-        metric=metric,
-        selected_on=" and ".join(selected),
-        test_size=units.test_size,
-        heads=heads,
-        verdict=" ".join(_findings(data, model, heads, units)),
-        notes=tuple(notes),
-        timing={k: v for k, v in timing.items() if k != "heads"} if timing else None,
-        environment=environment,
-        command=command or comparison.command,
-    )
-
-
-def _head_summary(
-    head: str,
-    comparison: _Comparison,
-    values: Mapping[int, float],
-    seeds: Sequence[int],
-    difference: Difference | None,
-) -> HeadSummary:
-    from statistics import fmean, stdev
-
-    results = [_result(comparison.runs[head][seed]) for seed in values]
-    seconds = [float(r["train_seconds"]) for r in results if r.get("train_seconds") is not None]
-    times = ((comparison.timing or {}).get("heads") or {}).get(head) or {}
-    return HeadSummary(
-        head=head,
-        params=int(results[0]["params"]),
-        head_params=int(results[0]["head_params"]),
-        head_macs=int(results[0]["head_macs"]),
-        macs=int(results[0]["macs"]),
-        n=len(values),
-        mean=fmean(values.values()),
-        std=stdev(values.values()) if len(values) > 1 else None,
-        values=tuple(values.get(seed) for seed in seeds),
-        train_seconds_mean=fmean(seconds) if seconds else None,
-        inference_us=times.get("inference"),
-        training_us=times.get("training"),
-        difference=difference,
-    )
-
-
-def _epochs(comparison: _Comparison) -> int | None:
-    """Epochs asked for: as the question says, else the longest run."""
-    asked = comparison.question.get("epochs")
-    ran = [result["epochs_run"] for result in comparison.results if result.get("epochs_run")]
-    return int(asked) if asked else max(ran, default=None)
-
-
-def _common(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What all runs share; entries that differ are listed, of the start times the first."""
-    merged: dict[str, Any] = {}
-    for key in dict.fromkeys(key for environment in environments for key in environment):
-        seen = [environment.get(key) for environment in environments]
-        distinct = [value for i, value in enumerate(seen) if value not in seen[:i]]
-        merged[key] = distinct[0] if len(distinct) == 1 else distinct
-    if isinstance(started := merged.get("started"), list):
-        merged["started"] = min(filter(None, started), default=None)
-    return merged
-
-
-def _missing_notes(comparison: _Comparison, unusable: Sequence[str]) -> list[str]:
-    notes = []
-    for names, what in (
-        (comparison.unfinished, "unfinished and left out"),
-        (comparison.absent, "missing"),
-        (unusable, "without a finite test result and left out"),
-    ):
-        if names:
-            one = len(names) == 1
-            notes.append(
-                f"{len(names)} {'run is' if one else 'runs are'} {what}: {_listing(names)}."
-            )
-    if notes:
-        notes.append("Differences use only the seeds that both heads of a pair finished.")
-    return notes
-
-
-def _method_notes(
-    heads: Sequence[HeadSummary],
-    units: _Units,
-    selected: Sequence[str],
-    sizes: Sequence[int],
-    timing: Mapping[str, Any] | None,
-) -> list[str]:
-    """What a reader must know of the method to judge the numbers."""
-    notes = []
-    if timing:
-        batch, device = timing.get("batch_size", "?"), timing.get("device", "?")
-        notes.append(
-            f"Head times are microseconds per batch of {batch} on {device} with "
-            f"{timing.get('threads', '?')} thread(s): the head alone, inference and training step."
-        )
-    if "test" in selected:
-        notes.append(
-            "Selected on test: the reported epoch was chosen by the test result, "
-            "so the figures are optimistic."
-        )
-    tested = [h.difference for h in heads if h.difference and h.difference.p_value is not None]
-    if tested:
-        notes.append(
-            "Intervals are 95 % t intervals of the differences paired by seed, first head minus "
-            "other. All runs share one test set, so they cover the randomness of training "
-            "(the seed) only, not the sampling of the test set."
-        )
-    if len(tested) > 1:
-        notes.append(
-            f"{len(tested)} comparisons are made: a difference counts as evidence only if its "
-            f"Holm-corrected p-value is below {ALPHA}; each interval is that of its comparison "
-            "alone."
-        )
-    if len(sizes) > 1:
-        notes.append(f"The runs were tested on different numbers of examples: {_listing(sizes)}.")
-    if units.metric == "accuracy" and units.test_size:
-        mean, size = heads[0].mean, units.test_size
-        error = math.sqrt(mean * (1 - mean) / size)
-        notes.append(
-            f"The test set has {size:,} examples: one is worth {100 / size:.2g} points, and the "
-            f"binomial standard error of a single accuracy near {units.value(mean)} is "
-            f"{100 * error:.2g} points."
-        )
-    if all(head.n == 1 for head in heads):
-        notes.append(
-            "One seed per head: how much a result changes from seed to seed is unknown, so "
-            "nothing can be concluded; use at least 5 seeds."
-        )
-    fewest = min((d.n for d in tested), default=0)
-    if 2 <= fewest < 5:
-        notes.append(
-            f"With {fewest} pairs an interval is wide and leans on the differences being normally "
-            "distributed; use at least 5 seeds before drawing conclusions."
-        )
-    return notes
-
-
-def _findings(data: str, model: str, heads: Sequence[HeadSummary], units: _Units) -> list[str]:
-    """Say what the first head reaches, then weigh its gain and cost against each other head."""
-    first, *others = heads
-    spread = "one seed"
-    if first.std is not None:
-        spread = f"standard deviation {units.differences(first.std)[0]}, n={first.n}"
-    score = (
-        f"{units.value(first.mean)} test accuracy"
-        if units.metric == "accuracy"
-        else f"a test {units.metric} of {units.value(first.mean)}"
-    )
-    return [
-        f"On {data} with {model}, the {first.head} head reaches {score} ({spread}).",
-        *(_against(first, h, h.difference, units) for h in others if h.difference),
-    ]
-
-
-def _against(first: HeadSummary, other: HeadSummary, d: Difference, units: _Units) -> str:
-    sentences = [f"Against {other.head}: {d.verdict}."]
-    if d.outcome == "none" and d.mean is not None and d.low is not None and d.high is not None:
-        mean, low, high = units.differences(d.mean, d.low, d.high)
-        unit = " points" if units.metric == "accuracy" else ""
-        sentences.append(
-            f"The mean difference is {mean}{unit} (95 % interval {low} to {high}); "
-            f"with these seeds and this spread, one below {units.amount((d.high - d.low) / 2)} "
-            "would not have counted as evidence."
-        )
-    one_example = 1 / units.test_size if units.metric == "accuracy" and units.test_size else 0.0
-    if d.outcome in ("better", "worse") and abs(d.mean or 0.0) < one_example:
-        sentences.append("That is less than one test example.")
-    ratios = {
-        "parameters": _over(first.head_params, other.head_params),
-        "MACs": _over(first.head_macs, other.head_macs),
-        "inference time": _over(first.inference_us, other.inference_us),
-        "training-step time": _over(first.training_us, other.training_us),
-    }
-    known = {name: ratio for name, ratio in ratios.items() if ratio is not None}
-    if known:
-        costs = _listing([f"{ratio:.2f} times the {name}" for name, ratio in known.items()])
-        sentences.append(f"The {first.head} head takes {costs} of the {other.head} head.")
-        if whole := _over(first.train_seconds_mean, other.train_seconds_mean):
-            sentences.append(f"Training the whole network takes {whole:.2f} times as long.")
-        sentences.append(_weigh(first.head, d, known, units))
-    return " ".join(sentence for sentence in sentences if sentence)
-
-
-def _weigh(first: str, d: Difference, ratios: Mapping[str, float], units: _Units) -> str:
-    """One sentence on gain against cost; ratios within 5 % count as equal."""
-    saved = _listing([name for name, ratio in ratios.items() if ratio < 0.95])
-    paid = _listing([name for name, ratio in ratios.items() if ratio > 1.05])
-    if d.outcome == "untested":
-        return ""
-    if d.outcome == "none":
-        if saved and paid:
-            return f"The choice is one of cost: {first} saves {saved} and pays in {paid}."
-        if paid:
-            return f"What {first} pays in {paid} buys nothing that these runs can show."
-        if saved:
-            loss = -(d.low or 0.0) if units.higher_is_better else (d.high or 0.0)
-            allowed = f"; the interval still allows one of {units.amount(loss)}" if loss > 0 else ""
-            return f"The saving in {saved} comes without a loss that these runs can show{allowed}."
-        return "At about equal cost these runs give no reason to prefer either."
-    if not saved and not paid:
-        return "The cost is about equal."
-    if d.outcome == "better":
-        with_saving = f"comes with a saving in {saved}" if saved else ""
-        with_price = f"is paid for in {paid}" if paid else ""
-        return f"The gain {' and '.join(filter(None, [with_saving, with_price]))}."
-    if saved:
-        return f"The loss buys a saving in {saved}{f', at a price in {paid}' if paid else ''}."
-    return f"It costs more {paid} as well: nothing in these runs speaks for {first}."
-
-
-def _over(first: float | None, other: float | None) -> float | None:
-    return first / other if first and other else None
-
-
-def _listing(items: Iterable[object]) -> str:
-    """Join as in a sentence: "a, b and c"."""
-    *head, last = [str(item) for item in items] or [""]
-    return f"{', '.join(head)} and {last}" if head else last
-
-
-def _table(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    """The result table as text: header (lines split at newlines) and one row per head."""
-    units = _Units(summary.metric, summary.test_size)
-    timed = any(head.inference_us or head.training_us for head in summary.heads)
-    compared = len(summary.heads) > 1
-    score = "accuracy,\n%" if summary.metric == "accuracy" else f"{summary.metric}\n"
-    unit = ",\npoints" if summary.metric == "accuracy" else ""
-    header = ["head", "params", "head\nMACs"]
-    if timed:
-        header.append("head time,\nµs (inf. /\ntrain.)")
-    header.append(f"{score} (mean\n± std)")
-    if compared:
-        header.append(f"{summary.heads[0].head} minus\nthis (95 % interval{unit})")
-    header += ["n", "train\nseconds"]
-    rows = []
-    for head in summary.heads:
-        row = [head.head, f"{head.params:,}", f"{head.head_macs:,}"]
-        if timed:
-            row.append(f"{_number(head.inference_us)} / {_number(head.training_us)}")
-        std = "" if head.std is None else f" ± {units.differences(head.std)[0]}"
-        row.append(units.value(head.mean, unit=False) + std)
-        if compared:
-            row.append(_difference_cell(head.difference, units))
-        rows.append([*row, str(head.n), _number(head.train_seconds_mean)])
-    return header, rows
-
-
-def _difference_cell(d: Difference | None, units: _Units) -> str:
-    if d is None or d.mean is None:
-        return "–"
-    if d.low is None or d.high is None:
-        (mean,) = units.differences(d.mean)
-        return f"{mean} (no interval, n={d.n})"
-    mean, low, high = units.differences(d.mean, d.low, d.high)
-    return f"{mean} ({low} to {high})"
-
-
-def _number(value: float | None) -> str:
-    """Print a time with about three digits."""
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def result_table(summary: Summary) -> Table:
-    """Return the result table for the terminal, captioned with the setting."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    header, rows = _table(summary)
-    table = Table(
-        title=f"{summary.data}, {summary.model}, selected on {summary.selected_on}",
-        box=SIMPLE_HEAD,  # with no rules between columns the table fits 80 characters
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    for column in header:
-        is_name = column == "head"
-        table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def load_summary(path: str | Path) -> Summary:
-    """Read a `summary.json` that `write_report` left, without the runs it was made from.
-
-    Raises:
-        InputError: If the file is missing or is not a summary.
-    """
-    record = _mapping(Path(path))
-    if record is None:
-        raise InputError(f"there is no summary '{path}'; 'spinalnet report DIR' writes one.")
-    try:
-        metric = record["metric"]
-        plural = "accuracies" if metric == "accuracy" else f"{metric}_values"
-        names = {f"{metric}_mean": "mean", f"{metric}_std": "std", plural: "values"}
-        heads = []
-        for row in record.pop("heads"):
-            head = {names.get(key, key): value for key, value in row.items()}
-            difference = head.pop("difference")
-            head["difference"] = None if difference is None else Difference(**difference)
-            heads.append(HeadSummary(**{**head, "values": tuple(head["values"])}))
-        seeds, notes = tuple(record.pop("seeds")), tuple(record.pop("notes"))
-        return Summary(**record, heads=tuple(heads), seeds=seeds, notes=notes)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"'{path}' is not a summary of this version ({error}).") from error
-
-
-def markdown_table(summary: Summary) -> str:
-    """Return the result table as GitHub Markdown, without a trailing newline."""
-    header, rows = _table(summary)
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    lines = [[column.replace("\n", " ") for column in header], rule, *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-@dataclass(frozen=True)
-class _Figure:
-    """A plot drawn for a light and a dark page, with the text that stands for it."""
-
-    name: str
-    title: str
-    caption: str
-    light: bytes  # PNG
-    dark: bytes
+from typing import Any
+
+from spinalnet import classification, figures
+from spinalnet.classification import HeadQuality
+from spinalnet.figures import Drawn
+from spinalnet.runs import write_bytes
+from spinalnet.summary import (
+    FinishedRuns,
+    Summary,
+    Units,
+    findings,
+    read_folder,
+    summarize_runs,
+    table_cells,
+)
 
 
 def write_report(folder: str | Path, command: str | None = None) -> Path:
-    """Write tables, plots and the report page into a comparison folder.
+    """Write tables, plots and the report page into the folder of a comparison, or of one run.
 
     Everything is rendered before the first file is written, and the same runs give the same
     page; an existing report is replaced.
 
     Args:
-        folder: The folder that `spinalnet compare --out` wrote.
+        folder: The folder that `--out` named.
         command: The command to print in the report; None takes it from `comparison.yaml` or
             the report that is replaced.
 
     Returns:
         Path of `report.html`, one page without external parts. Beside it lie `summary.json`,
-        `summary.csv`, `learning_curves.png`, `accuracy_vs_params.png` and, for classification,
-        `confusion.png`.
+        `summary.csv` and the figures as PNG; for classification also `classification.json` and
+        `per_class.csv`.
 
     Raises:
         InputError: If there is no finished run, the runs do not belong together, or the folder
             cannot be written.
     """
     folder = Path(folder)
-    comparison = _read(folder)
-    summary = _summary(comparison, command)
-    confusions = _confusions(comparison, summary)
-    figures = [
-        _learning_curves(comparison, summary),
-        _metric_against_params(summary),
-        *([_confusion_figure(confusions)] if confusions else []),
-    ]
+    comparison = read_folder(folder)
+    summary = summarize_runs(comparison, command)
+    judged = classification.judge(comparison, summary)
+    drawn = _figures(comparison, summary, judged)
     record = summary.as_dict()
     files = {
-        "summary.json": (json.dumps(record, indent=2, allow_nan=False) + "\n").encode(),
-        "summary.csv": _csv(record).encode(),
-        **{f"{figure.name}.png": figure.light for figure in figures},
-        "report.html": _page(summary, figures, confusions).encode(),
+        "summary.json": _json(record),
+        "summary.csv": _csv([_summary_row(head) for head in record["heads"]]),
+        **{f"{figure.name}.png": figure.light for figure in drawn},
+        "report.html": _page(summary, drawn, judged).encode(),
     }
+    if judged:
+        rows = [head.as_dict() for head in judged]
+        files["classification.json"] = _json({"data": summary.data, "heads": rows})
+        files["per_class.csv"] = _csv(
+            [{"head": head["head"], **row} for head in rows for row in head["classes"]]
+        )
     for name, content in files.items():
         write_bytes(folder / name, content)
     return folder / "report.html"
 
 
-def _csv(record: Mapping[str, Any]) -> str:
-    """One row per head; the difference is spread over columns, lists are left to the JSON."""
-    rows = []
-    for head in record["heads"]:
-        row = {key: value for key, value in head.items() if not isinstance(value, dict | list)}
-        row.pop("difference", None)
-        for key in ("of", "mean", "low", "high", "n", "p_value", "p_holm", "outcome", "verdict"):
-            row[f"difference_{key}"] = (head["difference"] or {}).get(key)
-        rows.append(row)
+def _figures(
+    comparison: FinishedRuns, summary: Summary, judged: Sequence[HeadQuality]
+) -> list[Drawn]:
+    """Draw what there is to draw."""
+    drawn = [figures.learning_curves(comparison, summary)]
+    if len(summary.heads) > 1:
+        drawn.append(figures.metric_against_params(summary))
+    if judged:
+        drawn.append(figures.confusion_figure([head.confusion for head in judged[:2]]))
+    if calibrated := [head for head in judged if head.bins]:
+        drawn.append(figures.reliability_figure(calibrated))
+    for head in judged[:2]:
+        if head.mistakes:
+            drawn.append(figures.mistakes_figure(f"most_wrong_{head.head}", head))
+    return drawn
+
+
+def _json(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(record, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _summary_row(head: Mapping[str, Any]) -> dict[str, Any]:
+    """One head as a row: the difference is spread over columns, lists are left to the JSON."""
+    row = {key: value for key, value in head.items() if not isinstance(value, dict | list)}
+    row.pop("difference", None)
+    for key in ("of", "mean", "low", "high", "n", "p_value", "p_holm", "outcome", "verdict"):
+        row[f"difference_{key}"] = (head["difference"] or {}).get(key)
+    return row
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return text.getvalue()
+    return text.getvalue().encode()
 
 
-@dataclass(frozen=True)
-class _Theme:
-    """Colours of a page. The series are told apart with any common colour blindness."""
-
-    ground: str
-    ink: str
-    grid: str
-    heat: tuple[str, str]  # of nothing, of all
-    series: tuple[str, ...]  # Okabe and Ito's palette, brightened on the dark ground
-
-
-_LIGHT = _Theme(
-    ground="#ffffff",
-    ink="#1f2328",
-    grid="#d8dee4",
-    heat=("#ffffff", "#0b4f8a"),
-    series=("#0072b2", "#d55e00", "#009e73", "#b65f94", "#c98500", "#3ba3dc", "#6b6b6b"),
-)
-_DARK = _Theme(
-    ground="#14181d",
-    ink="#e6edf3",
-    grid="#313a44",
-    heat=("#14181d", "#6cc0ff"),
-    series=("#4fb0e8", "#ff8a3d", "#2cc79b", "#e39ac4", "#f2bd3f", "#a4d8f5", "#b5b5b5"),
-)
-_DASHES = ("solid", "dashed", "dotted")
+_PROBABILITIES = {  # name of a number: its column
+    "accuracy": "top‑1,\n%",
+    "top5_accuracy": "top‑5,\n%",
+    "nll": "neg. log-\nlikelihood",
+    "brier": "Brier\nscore",
+    "ece": "ECE, %",
+    "adaptive_ece": "adaptive\nECE, %",
+}
+_FEW_ROWS = 30  # classes that the page lists; beyond, only those with the lowest F1
 
 
-def _draw(
-    name: str, title: str, caption: str, size: tuple[float, float], paint: Callable[..., None]
-) -> _Figure:
-    """Run `paint(figure, theme)` on an empty figure of `size` inches, once per theme."""
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    images = []
-    for theme in (_LIGHT, _DARK):
-        # A Figure of its own, without pyplot: no global state, no display, nothing to close.
-        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
-        figure = Figure(figsize=size, dpi=160, layout=layout, facecolor=theme.ground)
-        buffer = io.BytesIO()
-        with warnings.catch_warnings():
-            # A class name in a script the font lacks is drawn as boxes; the page has it in full.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            paint(figure, theme)
-            figure.savefig(buffer, format="png", metadata={"Software": None})
-        images.append(buffer.getvalue())
-    return _Figure(name, title, caption, *images)
-
-
-def _axes(axes: Axes, theme: _Theme, x: str, y: str) -> None:
-    """Give axes their labels and the theme's colours."""
-    axes.set_facecolor(theme.ground)
-    axes.set_xlabel(x, color=theme.ink)
-    axes.set_ylabel(y, color=theme.ink)
-    axes.tick_params(which="both", colors=theme.ink, length=0)
-    axes.spines[:].set_visible(False)
-    axes.grid(color=theme.grid, linewidth=0.7)
-    axes.set_axisbelow(True)
+def _probability_cells(judged: Sequence[HeadQuality]) -> tuple[list[str], list[list[str]]]:
+    """The table of probabilities as text: header, and a row per head."""
+    names = [name for name in _PROBABILITIES if any(name in head.means for head in judged)]
+    compared = [name for name in ("nll", "ece") if any(name in h.differences for h in judged)]
+    header = ["head", *(_PROBABILITIES[name] for name in names)]
+    header += [f"{judged[0].head} minus\nthis, {name.upper()}" for name in compared]
+    rows = []
+    for head in judged:
+        row = [head.head]
+        for name in names:
+            mean, std = head.means.get(name), head.stds.get(name)
+            spread = "" if std is None or name not in ("nll", "ece") else f" ± {_cell(name, std)}"
+            row.append("–" if mean is None else _cell(name, mean) + spread)
+        for name in compared:
+            d = head.differences.get(name)
+            if d is None or d.mean is None or d.low is None or d.high is None:
+                row.append("–")
+            else:
+                mean, low, high = (_cell(name, value) for value in (d.mean, d.low, d.high))
+                row.append(f"{mean} ({low} to {high})")
+        rows.append(row)
+    return header, rows
 
 
-def _legend(figure: Figure, axes: Axes, theme: _Theme) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=min(len(labels), 4),
-        frameon=False,
-        labelcolor=theme.ink,
-    )
+def _cell(name: str, value: float) -> str:
+    is_share = _PROBABILITIES[name].endswith("%")
+    return f"{100 * value:.1f}" if is_share else f"{value:.3f}"
 
 
-def _series(theme: _Theme, i: int) -> dict[str, Any]:
-    turn, colour = divmod(i, len(theme.series))
-    return {"color": theme.series[colour], "linestyle": _DASHES[turn % len(_DASHES)]}
+def _class_cells(judged: Sequence[HeadQuality]) -> tuple[list[str], list[list[str]]]:
+    """The table of classes as text, of the first two heads: header, and a row per class."""
+    shown = judged[:2]
+    header = ["class", "test\nexamples"]
+    for head in shown:
+        of = f"{head.head}\n" if len(shown) > 1 else ""
+        header += [f"{of}precision", f"{of}recall", f"{of}F1"]
+    order = range(len(shown[0].classes))
+    if len(order) > _FEW_ROWS:
+        order = sorted(order, key=lambda k: shown[0].classes[k].score.f1)[:_FEW_ROWS]
+    rows = []
+    for k in order:
+        row = [shown[0].classes[k].name, f"{shown[0].classes[k].score.support:,}"]
+        for head in shown:
+            score, std = head.classes[k].score, head.classes[k].f1_std
+            f1 = f"{100 * score.f1:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
+            row += [f"{100 * score.precision:.1f}", f"{100 * score.recall:.1f}", f1]
+        rows.append(row)
+    return header, rows
 
 
-def _learning_curves(comparison: _Comparison, summary: Summary) -> _Figure:
-    """Validation curves: mean over seeds, band from the worst to the best seed."""
-    from matplotlib.ticker import MaxNLocator
-
-    rows = [row for record in comparison.records for row in record.metrics]
-    key = f"val_{summary.metric}"
-    if not any(row.get(key) is not None for row in rows):
-        key = "val_loss"
-    is_share = key == "val_accuracy"
-    curves: dict[str, dict[int, list[float]]] = {head.head: {} for head in summary.heads}
-    for head, by_epoch in curves.items():
-        for record in comparison.runs[head].values():
-            for row in record.metrics:
-                if row.get(key) is not None:
-                    by_epoch.setdefault(int(row["epoch"]), []).append(float(row[key]))
-    epochs = sorted({epoch for by_epoch in curves.values() for epoch in by_epoch})
-    # The first steep epochs would flatten all that follows; the axis may cut them.
-    settled = epochs[len(epochs) // 3 :]
-    shown = [v for by_epoch in curves.values() for e in settled for v in by_epoch.get(e, [])]
-    everything = [v for by_epoch in curves.values() for vs in by_epoch.values() for v in vs]
-    limits = _limits(shown, top=1.0 if is_share else None)
-    cut = any(not limits[0] <= v <= limits[1] for v in everything)
-    seen = [e for by in curves.values() for e, vs in by.items() if limits[0] < max(vs) < limits[1]]
-
-    setting = f"{_clip(summary.data, 32)}, {summary.model}: mean and range over seeds"
-
-    def paint(figure: Figure, theme: _Theme) -> None:
-        axes = figure.add_subplot()
-        _axes(axes, theme, "epoch", f"validation {key.removeprefix('val_')}")
-        for i, (head, by_epoch) in enumerate(curves.items()):
-            xs = sorted(by_epoch)
-            means = [math.fsum(by_epoch[x]) / len(by_epoch[x]) for x in xs]
-            lows, highs = [min(by_epoch[x]) for x in xs], [max(by_epoch[x]) for x in xs]
-            style = _series(theme, i)
-            full = [x for x in xs if len(by_epoch[x]) == len(by_epoch[xs[0]])]
-            axes.fill_between(xs, lows, highs, color=style["color"], alpha=0.16, linewidth=0)
-            axes.plot(xs, means, **style, linewidth=1, alpha=0.6)
-            axes.plot(
-                full,
-                means[: len(full)],
-                **style,
-                linewidth=2,
-                marker="o" if len(xs) == 1 else None,
-                label=head,
-            )
-        axes.set_title(setting, color=theme.ink, loc="left", fontsize=10)
-        axes.set_ylim(*limits)
-        if cut and len(epochs) > 1:
-            axes.set_xlim(left=max(epochs[0], min(seen, default=1) - 1))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        if is_share:
-            axes.yaxis.set_major_formatter(_per_cent)
-        _legend(figure, axes, theme)
-
-    caption = (
-        "Validation result per epoch: mean over seeds, band from the lowest to the highest seed"
-        "; a thin line where some seeds had already stopped."
-    )
-    caption += " The axis leaves out the steep start." if cut else ""
-    return _draw("learning_curves", "Learning curves", caption, (6.4, 4.2), paint)
-
-
-def _limits(values: Sequence[float], top: float | None = None) -> tuple[float, float]:
-    """Axis limits around the values with a margin, not far above `top`."""
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    margin = 0.08 * (high - low) or 0.05 * abs(high) or 0.05
-    high = high + margin
-    return low - margin, high if top is None else min(high, top + 0.1 * margin)
-
-
-def _metric_against_params(summary: Summary) -> _Figure:
-    """Test metric against the parameters of the head: every seed, mean and its interval."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-    from matplotlib.transforms import ScaledTranslation
-    from scipy.stats import t
-
-    xs = [max(1, head.head_params) for head in summary.heads]
-    places = _apart(xs)
-    errors = [
-        0.0
-        if head.std is None
-        else float(t.ppf(1 - ALPHA / 2, head.n - 1)) * head.std / math.sqrt(head.n)
-        for head in summary.heads
-    ]
-    seeds = [[v for v in head.values if v is not None] for head in summary.heads]
-    is_share = summary.metric == "accuracy"
-    ends = [h.mean + s * e for h, e in zip(summary.heads, errors, strict=True) for s in (-1, 1)]
-    # With two seeds an interval can be far wider than the data; it may leave the axes.
-    values = [v for vs in seeds for v in vs]
-    spread = max(values) - min(values) or abs(values[0]) or 1.0
-    ends = [min(max(end, min(values) - spread), max(values) + spread) for end in ends]
-    limits = _limits([*values, *ends], top=1.0 if is_share else None)
-
-    ticks = (1, 2, 5) if max(xs) > 3 * min(xs) else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
-    ticks = (1,) if max(xs) > 300 * min(xs) else ticks
-    setting = f"{_clip(summary.data, 32)}, {summary.model}: test {summary.metric} by head"
-
-    def paint(figure: Figure, theme: _Theme) -> None:
-        axes = figure.add_subplot()
-        _axes(axes, theme, "parameters of the head", f"test {summary.metric}")
-        axes.set_xscale("log")
-        axes.set_xlim(min(xs) / 1.6, max(xs) * 1.6)
-        axes.set_title(setting, color=theme.ink, loc="left", fontsize=10)
-        axes.set_ylim(*limits)
-        axes.xaxis.set_major_locator(LogLocator(subs=ticks))
-        axes.xaxis.set_major_formatter(lambda x, _: _short(x))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        if is_share:
-            axes.yaxis.set_major_formatter(_per_cent)
-        for i, head in enumerate(summary.heads):
-            colour = _series(theme, i)["color"]
-            axes.scatter(
-                [places[i]] * len(seeds[i]),
-                seeds[i],
-                s=20,
-                color=colour,
-                alpha=0.4,
-                linewidth=0,
-                transform=axes.transData + ScaledTranslation(-7 / 72, 0, figure.dpi_scale_trans),
-            )
-            axes.errorbar(
-                places[i],
-                head.mean,
-                yerr=errors[i] or None,
-                color=colour,
-                marker="o",
-                markersize=7,
-                capsize=4,
-                linewidth=1.8,
-            )
-        points = [(x, head.mean, head.head) for x, head in zip(places, summary.heads, strict=True)]
-        columns = [
-            (x, min([*vs, h.mean - e]), max([*vs, h.mean + e]))
-            for x, vs, h, e in zip(places, seeds, summary.heads, errors, strict=True)
-        ]
-        _name_points(figure, axes, theme, points, columns)
-
-    title = f"{summary.metric.capitalize() if is_share else summary.metric} against parameters"
-    caption = (
-        "Each faint dot is one run; the large dot is the mean over seeds with its 95 % t interval. "
-        "Seeds are paired, so overlap of these intervals says nothing about a difference: "
-        "the table does. Heads of about equal size are drawn slightly apart."
-    )
-    return _draw("accuracy_vs_params", title, caption, (6.4, 4.2), paint)
-
-
-def _apart(xs: Sequence[float]) -> list[float]:
-    """Move near neighbours on a log axis apart, so that their columns do not cover each other."""
-    logs = [math.log(x) for x in xs]
-    gap = 0.035 * (max(logs) - min(logs) + 2 * math.log(1.6))
-    order = sorted(range(len(xs)), key=lambda i: logs[i])
-    for _ in range(100):
-        for a, b in pairwise(order):
-            short = max(0.0, gap - (logs[b] - logs[a]))
-            logs[a], logs[b] = logs[a] - short / 2, logs[b] + short / 2
-    return [math.exp(log) for log in logs]
-
-
-def _name_points(
-    figure: Figure,
-    axes: Axes,
-    theme: _Theme,
-    points: Sequence[tuple[float, float, str]],
-    columns: Sequence[tuple[float, float, float]],
-) -> None:
-    """Write each point's name at the nearest place where it covers nothing.
-
-    Args:
-        figure: The figure, with everything but the names.
-        axes: Its axes, scales and limits final.
-        theme: Colours.
-        points: (x, y, name) in data units.
-        columns: (x, lowest y, highest y): what must stay visible.
-    """
-    from matplotlib.transforms import Bbox
-
-    figure.draw_without_rendering()  # lays out, so that data can be turned into pixels
-    figure.set_layout_engine("none")
-    pixel = axes.transData.transform
-    point = figure.dpi / 72
-    taken = []
-    for x, low, high in columns:
-        (left, bottom), (_, top) = pixel((x, low)), pixel((x, high))
-        taken.append(Bbox.from_extents(left - 10 * point, bottom, left + 5 * point, top))
-    frame = axes.get_window_extent()
-    places: list[tuple[int, int, Literal["left", "right"]]] = [
-        (9 if side > 0 else -13, reach * direction, "left" if side > 0 else "right")
-        for reach in range(0, 120, 6)
-        for direction in (1, -1)
-        for side in (1, -1)
-    ]
-    for x, y, name in points:
-        label = axes.annotate(
-            name,
-            (x, y),
-            xytext=(9, 0),
-            textcoords="offset points",
-            va="center",
-            color=theme.ink,
-            fontweight="bold",
-        )
-        for dx, dy, align in places:
-            label.set_position((dx, dy))
-            label.set_horizontalalignment(align)
-            box = label.get_window_extent()
-            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
-            inside = inside and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            if inside and not box.count_overlaps(taken):
-                break
-        else:
-            label.set_position((9, 0))
-            label.set_horizontalalignment("left")
-        taken.append(label.get_window_extent())
-
-
-def _per_cent(value: float, _: object = None) -> str:
-    """Print a share as a percentage on an axis."""
-    return f"{100 * value:.6g} %"
-
-
-def _short(value: float) -> str:
-    """Print a count for an axis: 500, 20k, 1.5M."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:g}{unit}"
-    return f"{value:g}"
-
-
-@dataclass(frozen=True)
-class _Confusion:
-    """Counts over all runs of one head, rows: true class, columns: predicted class."""
-
-    head: str
-    n: int
-    names: tuple[str, ...]
-    counts: tuple[tuple[int, ...], ...]
-
-    def share(self, true: int, predicted: int) -> float:
-        """Share of a true class's examples that got this prediction."""
-        return self.counts[true][predicted] / (sum(self.counts[true]) or 1)
-
-
-_LARGEST_MATRIX = 30  # classes; beyond, cells are too small to read and pairs are listed
-
-
-def _confusions(comparison: _Comparison, summary: Summary) -> list[_Confusion]:
-    """Sum the confusion matrices over seeds, for the first two heads that have them."""
-    confusions = []
-    for head in [head.head for head in summary.heads]:
-        results = [_result(record) for record in comparison.runs[head].values()]
-        matrices = [m for result in results if (m := result["test"].get("confusion"))]
-        if not matrices:
-            continue
-        size = len(matrices[0])
-        counts = tuple(
-            tuple(sum(int(matrix[i][j]) for matrix in matrices) for j in range(size))
-            for i in range(size)
-        )
-        names = tuple(str(name) for name in results[0].get("class_names") or ())
-        names = names if len(names) == size else tuple(str(i) for i in range(size))
-        confusions.append(_Confusion(head, len(matrices), names, counts))
-    return confusions[:2]
-
-
-def _confused_pairs(
-    confusions: Sequence[_Confusion], limit: int = 15
-) -> list[tuple[str, str, list[float]]]:
-    """The commonest mistakes: true class, predicted class, share of the true class by head."""
-    names = confusions[0].names
-    size = range(len(names))
-    pairs = [
-        (names[i], names[j], [confusion.share(i, j) for confusion in confusions])
-        for i in size
-        for j in size
-        if i != j and any(confusion.counts[i][j] for confusion in confusions)
-    ]
-    return sorted(pairs, key=lambda pair: -sum(pair[2]))[:limit]
-
-
-def _confusion_figure(confusions: Sequence[_Confusion]) -> _Figure:
-    counted = _listing([f"{c.head} (n={c.n})" for c in confusions])
-    if len(confusions[0].names) > _LARGEST_MATRIX:
-        return _draw(
-            "confusion",
-            "Most confused classes",
-            f"The commonest mistakes, as share of the true class's test examples, all runs of "
-            f"{counted}.",
-            (6.4, 5.2),
-            lambda figure, theme: _paint_pairs(figure, theme, confusions),
-        )
-    panel = 4.6 if len(confusions[0].names) <= 12 else 7.0  # inches
-    return _draw(
-        "confusion",
-        "Confusion matrices",
-        f"Counts over all runs of {counted}; shading by the share of the true class, on a "
-        "square-root scale so that rare mistakes show.",
-        (panel * len(confusions), panel + 0.3),
-        lambda figure, theme: _paint_matrices(figure, theme, confusions),
-    )
-
-
-def _paint_pairs(figure: Figure, theme: _Theme, confusions: Sequence[_Confusion]) -> None:
-    pairs = _confused_pairs(confusions)
-    axes = figure.add_subplot()
-    _axes(axes, theme, "share of the true class", "")
-    thick = 0.8 / len(confusions)
-    for i, confusion in enumerate(confusions):
-        places = [row + thick * (i - (len(confusions) - 1) / 2) for row in range(len(pairs))]
-        shares = [shares[i] for _, _, shares in pairs]
-        colour = _series(theme, i)["color"]
-        axes.barh(places, shares, height=0.9 * thick, color=colour, label=confusion.head)
-    axes.set_yticks(range(len(pairs)), [f"{_clip(a)} → {_clip(b)}" for a, b, _ in pairs])
-    axes.invert_yaxis()
-    axes.grid(visible=False, axis="y")
-    axes.xaxis.set_major_formatter(_per_cent)
-    _legend(figure, axes, theme)
-
-
-def _paint_matrices(figure: Figure, theme: _Theme, confusions: Sequence[_Confusion]) -> None:
-    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
-
-    colours = LinearSegmentedColormap.from_list("heat", theme.heat)
-    norm = PowerNorm(0.5, vmin=0.0, vmax=1.0)
-    panels = figure.subplots(1, len(confusions), squeeze=False)[0]
-    for axes, confusion in zip(panels, confusions, strict=True):
-        size = range(len(confusion.names))
-        shares = [[confusion.share(i, j) for j in size] for i in size]
-        _axes(axes, theme, "predicted", "true")
-        axes.grid(visible=False)
-        axes.imshow(shares, cmap=colours, norm=norm)
-        axes.set_title(f"{confusion.head} (n={confusion.n})", color=theme.ink, fontsize=11)
-        names = [_clip(name) for name in confusion.names]
-        size_of_names, size_of_counts = (9, 8) if len(names) <= 12 else (8, 130 / len(names))
-        upright = max(map(len, names)) > 2
-        axes.set_xticks(size, names, rotation=90 if upright else 0, fontsize=size_of_names)
-        axes.set_yticks(size, names, fontsize=size_of_names)
-        for i in size:
-            for j in size:
-                if count := confusion.counts[i][j]:
-                    ink = theme.ground if norm(shares[i][j]) > 0.5 else theme.ink
-                    axes.text(
-                        j,
-                        i,
-                        f"{count}",
-                        color=ink,
-                        ha="center",
-                        va="center",
-                        fontsize=size_of_counts,
-                    )
-
-
-def _clip(name: str, length: int = 16) -> str:
-    """Shorten a name for a plot, keeping both ends; a dollar sign is a dollar sign, not maths."""
-    clipped = name if len(name) <= length else f"{name[: length - 8]}…{name[-7:]}"
-    return clipped.replace("$", r"\$")
-
-
-def _page(summary: Summary, figures: Sequence[_Figure], confusions: Sequence[_Confusion]) -> str:
+def _page(summary: Summary, drawn: Sequence[Drawn], judged: Sequence[HeadQuality]) -> str:
     """Fill the template: one HTML page with everything inside."""
     from importlib.resources import files
 
     from jinja2 import Environment, StrictUndefined
 
-    units = _Units(summary.metric, summary.test_size)
+    units = Units(summary.metric, summary.test_size)
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
     template = files("spinalnet").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
-    header, rows = _table(summary)
-    many = bool(confusions) and len(confusions[0].names) > _LARGEST_MATRIX
+    header, rows = table_cells(summary)
+    confusions = [head.confusion for head in judged[:2]]
+    many = bool(confusions) and len(confusions[0].names) > classification.LARGEST_MATRIX
     return environment.from_string(template).render(
         summary=summary,
-        findings=_findings(summary.data, summary.model, summary.heads, units),
+        findings=findings(summary.data, summary.model, summary.heads, units),
         header=header,
         rows=list(zip(rows, summary.heads, strict=True)),
         by_seed=[
@@ -1264,22 +196,11 @@ def _page(summary: Summary, figures: Sequence[_Figure], confusions: Sequence[_Co
             for i, seed in enumerate(summary.seeds)
         ],
         p_value=lambda p: "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
-        figures=figures,
+        figures=drawn,
+        probabilities=_probability_cells(judged) if judged else None,
+        calibrated=any(head.bins for head in judged),
+        classes=_class_cells(judged) if judged else None,
+        classes_left_out=max(0, len(judged[0].classes) - _FEW_ROWS) if judged else 0,
         confused_heads=[confusion.head for confusion in confusions],
-        pairs=_confused_pairs(confusions) if many else [],
+        pairs=classification.confused_pairs(confusions) if many else [],
     )
-
-
-def class_table(classes: Mapping[str, ClassScore]) -> Table:
-    """Return precision, recall, F1 and support by class, for the terminal."""
-    from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in ("class", "precision", "recall", "F1", "support"):
-        table.add_column(column, justify="left" if column == "class" else "right")
-    for name, row in classes.items():
-        shares = [f"{share:.4f}" for share in (row.precision, row.recall, row.f1)]
-        table.add_row(escape(name), *shares, f"{row.support}")
-    return table

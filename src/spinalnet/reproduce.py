@@ -32,6 +32,7 @@ from spinalnet.config import TrainConfig
 from spinalnet.data import ArrayDataset, DatasetInfo, Splits
 from spinalnet.models import MODELS
 from spinalnet.recipes import CONSTANTS, RECIPES, Recipe, find_recipes
+from spinalnet.summary import summarize
 
 Protocol = Literal["honest", "paper"]
 Budget = Literal["smoke", "short", "full"]
@@ -423,7 +424,7 @@ def _record(job: _Job, folder: Path) -> dict[str, Any]:
         "of_train_size": DATASETS[job.recipe.data].sizes[0],
         "hours": sum(result["train_seconds"] for result in results) / 3600,
         "heads": extras,
-        "summary": report.summarize(folder).as_dict(),
+        "summary": summarize(folder).as_dict(),
     }
 
 
