@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from PIL import Image
 
 from spinalnet import TrainConfig, cli
@@ -262,3 +263,9 @@ def test_converted_weights_of_the_original_classify_images(tmp_path: Path) -> No
     Image.new("L", (28, 28), 255).save(tmp_path / "white.png")
     predicted = spinalnet("predict", out, tmp_path / "white.png").stdout.splitlines()
     assert len(predicted) == 2
+
+
+def test_every_command_that_reads_images_says_what_happens_to_bad_ones() -> None:
+    for name in ("train", "compare", "lr-find", "predict"):
+        command = typer.main.get_command(cli.app).commands[name]  # type: ignore[attr-defined]
+        assert "on_bad_image" in {parameter.name for parameter in command.params}, name

@@ -451,6 +451,7 @@ def lr_find_command(
     image_size: ImageSize = None,
     in_channels: Channels = None,
     limit: Limit = None,
+    on_bad_image: OnBadImage = "error",
     training: TrainConfig,
 ) -> None:
     """Try rising learning rates for some steps and suggest one; no weights are kept.
@@ -471,6 +472,7 @@ def lr_find_command(
         image_size=image_size,
         in_channels=in_channels,  # type: ignore[arg-type]
         limit=limit,
+        on_bad_image=on_bad_image,  # type: ignore[arg-type]
     )
     names = tuple(name.strip() for name in heads.split(",") if name.strip())
     question = experiment.Comparison(replace_head(base, names), names, seeds=1)
