@@ -381,7 +381,8 @@ def bench_heads(
     (torch.compile of naive, half a minute each to prepare).
 
     Raises:
-        SpinalnetError: If parity with the reference does not hold (checked first).
+        SpinalnetError: If parity with the reference does not hold (checked first), or without the
+            compiled kernels.
     """
     check_head_parity(cases)
     peak = peak_gflops()

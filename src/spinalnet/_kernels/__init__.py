@@ -6,7 +6,8 @@ as the operators `spinalnet::forward` and `spinalnet::backward` (an operator cos
 training step in eager mode).
 
 The extension is built when the package is installed. Without a compiler it is left out, and
-`UNAVAILABLE` says so.
+`UNAVAILABLE` says so; as it does with `SPINALNET_KERNELS=off` in the environment, which rules the
+extension out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,14 +26,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spinalnet._checks import InputError
+from spinalnet._checks import BackendUnavailable, InputError
 
-UNAVAILABLE: str | None = None
-try:
-    _native: Any = importlib.import_module("spinalnet._kernels._native")
-except ImportError as _error:
-    _native = None
-    UNAVAILABLE = f"the compiled kernels are not installed ({_error})"
+
+def _load() -> tuple[Any, str | None]:
+    """Return the extension; or None, and why."""
+    switch = os.environ.get("SPINALNET_KERNELS", "on")
+    if switch not in ("on", "off"):
+        raise InputError(f"SPINALNET_KERNELS must be 'on' or 'off', got '{switch}'.")
+    if switch == "off":
+        return None, "the compiled kernels are switched off (SPINALNET_KERNELS=off)"
+    try:
+        return importlib.import_module("spinalnet._kernels._native"), None
+    except ImportError as error:
+        return None, f"the compiled kernels are not installed ({error})"
+
+
+_native, UNAVAILABLE = _load()
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -72,7 +83,13 @@ def instruction_set() -> str | None:
 
 
 def peak_gflops(repeats: int = 500, trials: int = 500) -> float:
-    """Return 10^9 operations per second of one thread in the kernels' inner loop, at its best."""
+    """Return 10^9 operations per second of one thread in the kernels' inner loop, at its best.
+
+    Raises:
+        BackendUnavailable: Without the extension.
+    """
+    if UNAVAILABLE is not None:
+        raise BackendUnavailable(f"there is no inner loop to measure: {UNAVAILABLE}.")
     best = 0.0
     for _ in range(trials):
         start = time.perf_counter()
