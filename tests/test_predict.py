@@ -169,7 +169,9 @@ def test_bad_files_are_told_all_at_once_or_left_out(run, tmp_path):
     assert [what.path for what in told] == [str(path) for path in bad]
     good = [tmp_path / "a" / f"{k:03}.png" for k in (0, 3, 4)]
     assert [row.path for row in found] == good
-    assert found == list(predict_images(run, good))
+    for row, alone in zip(found, predict_images(run, good), strict=True):
+        # Not bit by bit: they came in batches of other sizes.
+        assert row.probabilities == pytest.approx(alone.probabilities, rel=1e-5)
 
 
 def test_an_interruption_leaves_the_old_file(run, digits, tmp_path):
