@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from helpers import assert_close
-from spinalnet import InputError, SpinalnetError, _kernels, bench, nn, ops
+from spinalnet import InputError, SpinalnetError, _kernels, bench, nn, ops, use_backend
 from test_ops import problem
 
 pytestmark = pytest.mark.skipif(
@@ -275,6 +275,78 @@ def test_plans_and_watches_are_made_once(monkeypatch: pytest.MonkeyPatch, flat: 
     # Forward finds the old plan wrong, and so does backward, which was told to use the same.
     assert use() == ["plan", "plan", "watch"]
     assert use() == []
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The backends that have computed, in order; a repeated call computes past them all."""
+    names: list[str] = []
+
+    def counted(name: str, backend: ops.Backend) -> ops.Backend:
+        def run(*arguments: object, **options: object) -> Tensor:
+            names.append(name)
+            return backend.run(*arguments, **options)
+
+        return ops.Backend(run, backend.why_not, backend.fused)
+
+    for name, backend in ops.BACKENDS.items():
+        monkeypatch.setitem(ops.BACKENDS, name, counted(name, backend))
+    return names
+
+
+@pytest.mark.parametrize("part", ["net", "layer"])
+@pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+def test_a_backend_asked_for_computes_though_a_repeat_is_known(
+    ran: list[str], grad: bool, part: str
+) -> None:
+    net = nn.SpinalNet(12, 3, 4)
+    module = net if part == "net" else net.spine
+    x = torch.randn(6, 12)
+    with torch.set_grad_enabled(grad):
+        module(x)
+        module(x)
+        assert ran == ["cpp"]
+        for name in ("reference", "packed", "cpp", "reference"):
+            with use_backend(name):
+                module(x)
+                assert ran[-1] == name
+                with use_backend("auto"):
+                    module(x)
+        assert ran == ["cpp", "reference", "packed", "cpp", "reference"]
+
+
+@pytest.mark.parametrize("part", ["net", "layer"])
+@pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+def test_a_call_on_a_backend_asked_for_is_not_repeated_later(
+    ran: list[str], grad: bool, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = ops.BackendChoice("reference", "not the one asked for")
+    monkeypatch.setattr(ops, "_known_fastest", lambda call: usual)
+    net = nn.SpinalNet(12, 3, 4)
+    module = net if part == "net" else net.spine
+    x = torch.randn(6, 12)
+    with torch.set_grad_enabled(grad):
+        with use_backend("cpp"):
+            module(x)
+        module(x)
+    assert ran == ["cpp", "reference"]
+
+
+@pytest.mark.parametrize("backend", [None, "cpp"])
+def test_an_explicit_backend_is_not_remembered(backend: str | None) -> None:
+    x, weights, biases = problem(6, 8, 2, 4, 5, torch.float32)
+    assert biases is not None
+    parameters = dict(enumerate([*weights, *biases]))
+    entries = [(parameters, key, value) for key, value in parameters.items()]
+    memo, owner = ops.Memo(), object()
+    expected = ops.spinal(x, weights, biases, num_splits=2, memo=memo, backend=backend)
+    memo.remember(owner, lambda: ops.Watched([*parameters.values()], entries, []))  # type: ignore[arg-type]
+    repeated = ops.again(owner, x, memo)
+    if backend is None:
+        assert repeated is not None
+        assert torch.equal(repeated, expected)
+    else:
+        assert repeated is None
 
 
 def test_wrong_shapes_and_types_are_refused() -> None:
