@@ -1,4 +1,4 @@
-"""The package without its compiled kernels: switched off, in a process of its own.
+"""The package without its compiled kernels: switched off, or of other sources.
 
 `SPINALNET_KERNELS=off python -m pytest` runs all other tests that way. As a script, this file
 trains a net and prints what came out.
@@ -6,15 +6,22 @@ trains a net and prints what came out.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from spinalnet import SpinalNet, use_backend
+from spinalnet import SpinalNet, _kernels, use_backend
+
+needs_extension = pytest.mark.skipif(
+    importlib.util.find_spec("spinalnet._kernels._native") is None,
+    reason="the compiled kernels are not installed",
+)
 
 
 def run(*arguments: str, kernels: str = "off") -> subprocess.CompletedProcess[str]:
@@ -68,6 +75,29 @@ def test_the_switch_is_on_or_off() -> None:
 def test_their_benchmark_is_refused() -> None:
     done = run("-c", "from spinalnet._kernels import peak_gflops; peak_gflops()")
     assert "BackendUnavailable: there is no inner loop to measure: the compiled" in done.stderr
+
+
+@needs_extension
+@pytest.mark.skipif(os.environ.get("SPINALNET_KERNELS") == "off", reason="switched off")
+def test_an_extension_that_is_here_is_used() -> None:
+    # All of its own tests are left out if it is not, such as after a change without a build.
+    assert _kernels.UNAVAILABLE is None
+
+
+@needs_extension
+def test_an_extension_of_other_sources_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPINALNET_KERNELS", "on")
+    monkeypatch.setattr(_kernels, "__file__", str(tmp_path / "__init__.py"))
+    native, reason = _kernels._load()
+    assert native is not None  # no sources there, as in an installed package
+    assert reason is None
+    (tmp_path / "threads.cpp").write_text("// Changed.")
+    native, reason = _kernels._load()
+    assert native is None
+    assert reason is not None
+    assert "built from other sources than those beside them; build them again" in reason
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ training step in eager mode).
 
 The extension is built when the package is installed. Without a compiler it is left out, and
 `UNAVAILABLE` says so; as it does with `SPINALNET_KERNELS=off` in the environment, which rules the
-extension out.
+extension out, and in a checkout whose sources have changed since it was built.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import itertools
 import math
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -37,9 +39,26 @@ def _load() -> tuple[Any, str | None]:
     if switch == "off":
         return None, "the compiled kernels are switched off (SPINALNET_KERNELS=off)"
     try:
-        return importlib.import_module("spinalnet._kernels._native"), None
+        native = importlib.import_module("spinalnet._kernels._native")
     except ImportError as error:
         return None, f"the compiled kernels are not installed ({error})"
+    sources = _digest_of_sources()
+    if sources is not None and sources != getattr(native, "SOURCES", None):
+        return None, (
+            "the compiled kernels were built from other sources than those beside them; build them "
+            "again (docs/kernels.md, Building and checking)"
+        )
+    return native, None
+
+
+def _digest_of_sources() -> str | None:
+    """Return what CMakeLists.txt computes of the C++ files; None where none are installed."""
+    folder = Path(__file__).parent
+    files = sorted([*folder.glob("*.cpp"), *folder.glob("*.h"), *folder.glob("CMakeLists.txt")])
+    listing = "".join(
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files
+    )
+    return hashlib.sha256(listing.encode()).hexdigest() if files else None
 
 
 _native, UNAVAILABLE = _load()

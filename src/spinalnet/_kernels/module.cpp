@@ -589,7 +589,8 @@ PyMODINIT_FUNC PyInit__native() {
     PyObject* plan = make_type<Plan>("spinalnet._kernels._native.Plan", plan_new, plan_methods);
     PyObject* watch = make_type<Watch>("spinalnet._kernels._native.Watch", watch_new, watch_methods);
     if (!module || !plan || !watch || PyModule_AddObject(module, "Plan", plan) < 0 ||
-        PyModule_AddObject(module, "Watch", watch) < 0) {
+        PyModule_AddObject(module, "Watch", watch) < 0 ||
+        PyModule_AddStringConstant(module, "SOURCES", SPINALNET_SOURCES) < 0) {
         return nullptr;
     }
     return module;
