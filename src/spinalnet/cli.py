@@ -17,6 +17,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -141,20 +142,72 @@ def _train_parameters() -> list[inspect.Parameter]:
     return parameters
 
 
-def with_training_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` the options of `TrainConfig`; it receives them as `training`."""
-    own = [
-        parameter
-        for parameter in inspect.signature(command, eval_str=True).parameters.values()
-        if parameter.name != "training"
-    ]
-    names = [parameter.name for parameter in _train_parameters()]
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What `train`, `compare` and `lr-find` all ask of a run."""
+
+    data: Data
+    model: Model = "mnist-cnn"
+    backbone: Backbone = None
+    weights: Weights = None
+    freeze: Freeze = False
+    head_option: HeadOption = None
+    data_dir: DataDir = None
+    download: Download = None
+    image_size: ImageSize = None
+    in_channels: Channels = None
+    limit: Limit = None
+    on_bad_image: OnBadImage = "error"
+    training: TrainConfig  # one option per field
+
+    def spec(self, **fields: Any) -> experiment.RunSpec:
+        """Return the run asked for; `fields` are those that one command alone knows."""
+        from spinalnet import experiment
+
+        model = self.model
+        if self.backbone is not None:
+            from spinalnet.backbones import find_backbone
+
+            model = find_backbone(self.backbone).name
+        if self.freeze and self.backbone is None and self.weights is None:
+            raise InputError(
+                "--freeze keeps what a network has learned: give --backbone or --weights."
+            )
+        return experiment.RunSpec(
+            data=self.data,
+            model=model,
+            pretrained=self.backbone is not None if self.weights is None else str(self.weights),
+            trunk="frozen" if self.freeze else None,
+            head_options=_head_options(self.head_option),
+            train=self.training,
+            data_dir=self.data_dir,
+            image_size=self.image_size,
+            in_channels=self.in_channels,  # type: ignore[arg-type]
+            limit=self.limit,
+            on_bad_image=self.on_bad_image,  # type: ignore[arg-type]
+            **fields,
+        )
+
+
+def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` the options of `RunOptions` and of `TrainConfig`; it receives `asked`."""
+
+    def parameters_of(function: Callable[..., Any], without: str) -> list[inspect.Parameter]:
+        found = inspect.signature(function, eval_str=True).parameters
+        return [parameter for name, parameter in found.items() if name != without]
+
+    training = _train_parameters()
+    shared = parameters_of(RunOptions, without="training")
+    own = parameters_of(command, without="asked")
 
     @functools.wraps(command)
     def wrapper(**values: Any) -> None:
-        training = TrainConfig(**{name: values.pop(name) for name in names})
+        def take(parameters: list[inspect.Parameter]) -> dict[str, Any]:
+            return {parameter.name: values.pop(parameter.name) for parameter in parameters}
+
+        asked = RunOptions(training=TrainConfig(**take(training)), **take(shared))
         try:
-            command(**values, training=training)
+            command(asked, **values)
         except KeyboardInterrupt:
             err_console.print(
                 "stopped; the same command continues from the last finished epoch.",
@@ -162,22 +215,11 @@ def with_training_options(command: Callable[..., None]) -> Callable[..., None]:
             )
             raise typer.Exit(130) from None
 
-    wrapper.__signature__ = inspect.Signature([*own, *_train_parameters()])  # type: ignore[attr-defined]
+    # In the help, a command's own options come behind those of the network.
+    place = [parameter.name for parameter in shared].index("head_option")
+    parameters = [*shared[:place], *own, *shared[place:], *training]
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return wrapper
-
-
-def _network(
-    model: str, backbone: str | None, weights: Path | None, freeze: bool
-) -> dict[str, Any]:
-    """Return the fields of a run that say which network it starts from."""
-    if backbone is not None:
-        from spinalnet.backbones import find_backbone
-
-        model = find_backbone(backbone).name
-    if freeze and backbone is None and weights is None:
-        raise InputError("--freeze keeps what a network has learned: give --backbone or --weights.")
-    pretrained = str(weights) if weights is not None else backbone is not None
-    return {"model": model, "pretrained": pretrained, "trunk": "frozen" if freeze else None}
 
 
 def _head_options(pairs: list[str] | None) -> dict[str, Any]:
@@ -293,50 +335,23 @@ def list_command(
 
 
 @app.command("train")
-@with_training_options
+@with_run_options
 def train_command(
-    data: Data,
+    asked: RunOptions,
     *,
-    model: Model = "mnist-cnn",
-    backbone: Backbone = None,
-    weights: Weights = None,
-    freeze: Freeze = False,
     probe_epochs: ProbeEpochs = 0,
     probe_lr: ProbeLr = 3e-3,
     head: Annotated[str, typer.Option(help="Head (see 'spinalnet list').")] = "spinal",
-    head_option: HeadOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
-    data_dir: DataDir = None,
-    download: Download = None,
-    image_size: ImageSize = None,
-    in_channels: Channels = None,
-    limit: Limit = None,
-    on_bad_image: OnBadImage = "error",
-    training: TrainConfig,
 ) -> None:
     """Train one network; the same command again continues an interrupted run."""
     from spinalnet import experiment, runs
 
-    network = _network(model, backbone, weights, freeze)
-    model = network["model"]
-    spec = experiment.RunSpec(
-        data=data,
-        **network,
-        probe_epochs=probe_epochs,
-        probe_lr=probe_lr,
-        head=head,
-        head_options=_head_options(head_option),
-        train=training,
-        data_dir=data_dir,
-        image_size=image_size,
-        in_channels=in_channels,  # type: ignore[arg-type]
-        limit=limit,
-        on_bad_image=on_bad_image,  # type: ignore[arg-type]
-    )
-    folder = out or Path("runs") / f"{Path(data).name}-{model}-{spec.name}"
+    spec = asked.spec(head=head, probe_epochs=probe_epochs, probe_lr=probe_lr)
+    folder = out or Path("runs") / f"{Path(spec.data).name}-{spec.model}-{spec.name}"
     if runs.is_done(folder):
         err_console.print(f"{folder} is already done; nothing to train.", highlight=False)
-    splits = experiment.load_splits(spec, download=download)
+    splits = experiment.load_splits(spec, download=asked.download)
     for note in splits.info.notes:
         _note(note)
     with _progress(1) as (on_progress, _):
@@ -346,28 +361,17 @@ def train_command(
 
 
 @app.command("compare")
-@with_training_options
+@with_run_options
 def compare_command(
-    data: Data,
+    asked: RunOptions,
     *,
-    model: Model = "mnist-cnn",
-    backbone: Backbone = None,
-    weights: Weights = None,
-    freeze: Freeze = False,
     probe_epochs: ProbeEpochs = 0,
     probe_lr: ProbeLr = 3e-3,
     heads: Annotated[
         str, typer.Option(help="Heads, comma separated; the first is compared with each other.")
     ] = ALL_HEADS,
     seeds: Annotated[int, typer.Option(help="Number of paired seeds.", min=1)] = 5,
-    head_option: HeadOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the comparison.")] = None,
-    data_dir: DataDir = None,
-    download: Download = None,
-    image_size: ImageSize = None,
-    in_channels: Channels = None,
-    limit: Limit = None,
-    on_bad_image: OnBadImage = "error",
     target: Annotated[
         str | None, typer.Option(help="Tables: column to predict.", rich_help_panel="Tables")
     ] = None,
@@ -383,7 +387,6 @@ def compare_command(
             rich_help_panel="Tables",
         ),
     ] = False,
-    training: TrainConfig,
 ) -> None:
     """Answer "does a spinal head help on this data, and what does it cost?".
 
@@ -396,29 +399,15 @@ def compare_command(
     """
     from spinalnet import tables
 
-    if tables.is_table(data) or target is not None:
-        _compare_table(data, target, task, heads, seeds, tune, training.seed, out)
+    if tables.is_table(asked.data) or target is not None:
+        _compare_table(asked.data, target, task, heads, seeds, tune, asked.training.seed, out)
         return
     from spinalnet import experiment
 
-    network = _network(model, backbone, weights, freeze)
-    model = network["model"]
-    base = experiment.RunSpec(
-        data=data,
-        **network,
-        probe_epochs=probe_epochs,
-        probe_lr=probe_lr,
-        head_options=_head_options(head_option),
-        train=training,
-        data_dir=data_dir,
-        image_size=image_size,
-        in_channels=in_channels,  # type: ignore[arg-type]
-        limit=limit,
-        on_bad_image=on_bad_image,  # type: ignore[arg-type]
-    )
+    base = asked.spec(probe_epochs=probe_epochs, probe_lr=probe_lr)
     names = tuple(name.strip() for name in heads.split(",") if name.strip())
     question = experiment.Comparison(replace_head(base, names), names, seeds)
-    folder = out or Path("runs") / f"compare-{Path(data).name}-{model}"
+    folder = out or Path("runs") / f"compare-{Path(base.data).name}-{base.model}"
     with _progress(seeds * len(names)) as (on_progress, run_done):
 
         def on_run(_: experiment.RunSpec, record: runs.RunRecord) -> None:
@@ -426,33 +415,21 @@ def compare_command(
             run_done()
 
         experiment.compare(
-            question, folder, download=download, on_progress=on_progress, on_run=on_run
+            question, folder, download=asked.download, on_progress=on_progress, on_run=on_run
         )
     _report(folder, command="spinalnet " + shlex.join(sys.argv[1:]))
 
 
 @app.command("lr-find")
-@with_training_options
+@with_run_options
 def lr_find_command(
-    data: Data,
+    asked: RunOptions,
     *,
-    model: Model = "mnist-cnn",
-    backbone: Backbone = None,
-    weights: Weights = None,
-    freeze: Freeze = False,
     heads: Annotated[str, typer.Option(help="Heads, comma separated.")] = "spinal",
-    head_option: HeadOption = None,
     lowest: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-6,
     highest: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 10.0,
     steps: Annotated[int, typer.Option(help="Steps at rising rates.", min=10)] = 100,
     out: Annotated[Path | None, typer.Option(help="Folder of figure and numbers.")] = None,
-    data_dir: DataDir = None,
-    download: Download = None,
-    image_size: ImageSize = None,
-    in_channels: Channels = None,
-    limit: Limit = None,
-    on_bad_image: OnBadImage = "error",
-    training: TrainConfig,
 ) -> None:
     """Try rising learning rates for some steps and suggest one; no weights are kept.
 
@@ -462,33 +439,22 @@ def lr_find_command(
 
     from spinalnet import experiment, lrfind, runs
 
-    network = _network(model, backbone, weights, freeze)
-    base = experiment.RunSpec(
-        data=data,
-        **network,
-        head_options=_head_options(head_option),
-        train=training,
-        data_dir=data_dir,
-        image_size=image_size,
-        in_channels=in_channels,  # type: ignore[arg-type]
-        limit=limit,
-        on_bad_image=on_bad_image,  # type: ignore[arg-type]
-    )
+    base = asked.spec()
     names = tuple(name.strip() for name in heads.split(",") if name.strip())
     question = experiment.Comparison(replace_head(base, names), names, seeds=1)
     with Progress(console=err_console, transient=True) as bars:
         shown = {name: bars.add_task(name, total=steps) for name in names}
         found = experiment.find_rates(
             question,
-            download=download,
+            download=asked.download,
             lowest=lowest,
             highest=highest,
             steps=steps,
             on_step=lambda head, done, _: bars.update(shown[head], completed=done),
         )
-    folder = out or Path("runs") / f"lr-find-{Path(data).name}-{network['model']}"
+    folder = out or Path("runs") / f"lr-find-{Path(base.data).name}-{base.model}"
     folder.mkdir(parents=True, exist_ok=True)
-    title = f"{Path(data).name}, {network['model']}: rates rising over {steps} steps"
+    title = f"{Path(base.data).name}, {base.model}: rates rising over {steps} steps"
     lrfind.draw_range_tests(found, title).savefig(folder / "lr-find.png", dpi=110)
     numbers = {
         "command": "spinalnet " + shlex.join(sys.argv[1:]),
