@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -75,6 +76,12 @@ def test_tables_are_made_from_the_committed_results() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr + "Run: make tables"
+
+
+def test_the_table_of_heads_is_made_from_the_committed_results() -> None:
+    made = runpy.run_path(str(ROOT / "benchmarks" / "heads.py"))["section"]()
+    page = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
+    assert made in page, "Run: python benchmarks/heads.py --table-only"
 
 
 def test_links_between_pages_lead_somewhere() -> None:
