@@ -60,6 +60,8 @@ struct Net {
     std::vector<T> out_weight = random_values<T>(outputs * hidden, 4);
     std::vector<T> out_bias = random_values<T>(outputs, 5);
     std::vector<T> logits_grad = random_values<T>(rows * outputs, 6);
+    std::vector<T> gains = random_values<T>(hidden, 11);
+    bool regularized = false;  // with dropout and batch norm
 
     // Forward and backward; everything that was computed, one after the other.
     std::vector<T> run(const Kernels& kernels, int threads) const {
@@ -92,24 +94,41 @@ struct Net {
         s.out_bias = out_bias.data();
         s.hidden = values.data();
         s.logits = logits.data();
-        forward(kernels, s);
+
+        // Masks of the inputs and of the output row, with as many words for any slice and layer.
+        constexpr index layer_words = (slice + 31) / 32 + (width + 31) / 32;
+        constexpr index input_words = layers * layer_words, output_words = layers * 2;
+        std::vector<std::uint32_t> kept(rows * input_words), kept_outputs(rows * output_words);
+        kernels.draw(17, 0.7, kept.data(), static_cast<index>(kept.size()));
+        kernels.draw(18, 0.5, kept_outputs.data(), static_cast<index>(kept_outputs.size()));
+        std::vector<T> sums(rows * hidden), statistics(2 * hidden), gain_grad(hidden);
+        std::vector<T> running_mean(hidden), running_variance(hidden);
+        std::int64_t batches = 0;
+        std::vector<BatchNorm<T>> norms;
+        for (index l = 0; l < layers; ++l) {
+            norms.push_back({gains.data() + l * width, nullptr, running_mean.data() + l * width,
+                             running_variance.data() + l * width, l ? nullptr : &batches, 0.1, 1e-5,
+                             false, statistics.data() + 2 * l * width,
+                             statistics.data() + (2 * l + 1) * width, gain_grad.data() + l * width,
+                             nullptr});
+        }
+        const Regularization<T> r{{kept.data(), input_words, T(1 / 0.7)},
+                                  {kept_outputs.data(), output_words, T(2)},
+                                  norms.data(),
+                                  sums.data()};
+        regularized ? kernels.forward(s, r) : kernels.forward(s);
         s.logits_grad = logits_grad.data();
         s.x_grad = x_grad.data();
         s.out_weight_grad = out_weight_grad.data();
         s.out_bias_grad = out_bias_grad.data();
         s.wants_weights = true;
-        backward(kernels, s);
+        regularized ? kernels.backward(s, r) : kernels.backward(s);
         for (const auto* part : {&logits, &x_grad, &weight_grad, &bias_grad, &out_weight_grad,
-                                 &out_bias_grad}) {
+                                 &out_bias_grad, &running_mean, &running_variance, &gain_grad}) {
             values.insert(values.end(), part->begin(), part->end());
         }
         return values;
     }
-
-    static void forward(const Kernels& k, const Spine<float>& s) { k.forward_float(s); }
-    static void forward(const Kernels& k, const Spine<double>& s) { k.forward_double(s); }
-    static void backward(const Kernels& k, const Spine<float>& s) { k.backward_float(s); }
-    static void backward(const Kernels& k, const Spine<double>& s) { k.backward_double(s); }
 };
 
 // Images and maps, some of which lead nowhere.
@@ -169,7 +188,7 @@ bool agree(const char* name, const Kernels& kernels, const Task& task) {
     for (auto& caller : callers) caller.join();
     int total = 0;
     for (int count : wrong) total += count;
-    std::printf("%-10s %-12s %d concurrent calls, %d wrong\n", name, kernels.name,
+    std::printf("%-20s %-12s %d concurrent calls, %d wrong\n", name, kernels.name,
                 kCallers * kRounds, total);
     return total == 0;
 }
@@ -177,11 +196,16 @@ bool agree(const char* name, const Kernels& kernels, const Task& task) {
 bool stress() {
     const Net<float> single;
     const Net<double> wide;
+    Net<float> single_regularized;
+    Net<double> wide_regularized;
+    single_regularized.regularized = wide_regularized.regularized = true;
     const Pictures pictures;
     bool all = true;
     for (const Kernels* kernels : runnable()) {
         all &= agree("float", *kernels, single);
         all &= agree("double", *kernels, wide);
+        all &= agree("float, regularized", *kernels, single_regularized);
+        all &= agree("double, regularized", *kernels, wide_regularized);
         all &= agree("warp", *kernels, pictures);
     }
     return all;

@@ -468,8 +468,8 @@ def bench_steps(
 ) -> list[Row]:
     """Time whole training steps: gradients set free, forward, backward, fused Adam.
 
-    Plain heads with many parameters and with one, and heads with dropout and batch norm, which no
-    compiled kernel serves in training, against the same written longhand, grouped, and an MLP.
+    Plain heads with many parameters and with one, and heads with dropout and batch norm, against
+    the same written longhand, grouped, and an MLP.
     """
     rows = []
     for case, batch in itertools.product(cases, batches):

@@ -39,7 +39,6 @@ from spinalnet.nn import (
     SpinalNet,
     TiledSpinalNet,
     _negative_slope,
-    keep_mask,
 )
 
 # --- activations ----------------------------------------------------------------------------------
@@ -399,7 +398,6 @@ class LossGradient:
             num_splits=num_splits,
             negative_slope=negative_slope,
             norms=None,
-            masked=False,
         )
         if negative_slope is None or ops.BACKENDS["cpp"].why_not(call) is not None:
             return None
@@ -527,7 +525,7 @@ class LossGradient:
 def _dropped(values: Tensor, keep: float) -> tuple[Tensor, Tensor | None]:
     if keep == 1.0:
         return values, None
-    mask = keep_mask(values, values.shape[1], 1.0 - keep)
+    mask = ops.keep_mask(values, values.shape[1], 1.0 - keep)
     return values * mask, mask
 
 

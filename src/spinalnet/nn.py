@@ -82,30 +82,6 @@ def _entries(mapping: Any, *keys: str) -> list[tuple[dict[str, Any], str, Any]]:
     return [(mapping, key, mapping[key]) for key in keys]
 
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-def _hooked(*modules: nn.Module) -> bool:
-    """Return whether somebody listens to the calls of these modules."""
-    return any(getattr(module, name) for module in modules for name in _HOOKS)
-
-
-def keep_mask(like: Tensor, width: int, dropout: float) -> Tensor:
-    """Return a dropout mask `(B, width)` whose kept entries are already scaled up.
-
-    From uniform numbers: on the CPU torch draws these four times as fast as it does `bernoulli_`,
-    and drawing is most of what dropout costs.
-
-    Args:
-        like: Tensor `(B, ...)` on the right device, of the right dtype.
-        width: Number of columns.
-        dropout: Probability of a zero.
-    """
-    keep = 1.0 - dropout
-    # In float32: half precision has too few values for a probability.
-    return (torch.rand(like.shape[0], width, device=like.device) < keep).to(like.dtype).div_(keep)
-
-
 class SpinalLayer(nn.Module):
     """Spinal hidden layer: a chain of narrow layers, each fed a slice of the input.
 
@@ -207,14 +183,21 @@ class SpinalLayer(nn.Module):
 
     def call(self, x: Tensor) -> ops.SpinalCall:
         """Describe the call that `forward(x)` makes, for `ops.choose_backend`."""
+        rows = x.reshape(-1, self.in_features)
+        drops = self.training and self.dropout > 0
         return ops.describe_call(
-            x.reshape(-1, self.in_features),
+            rows,
             self.chain()[0],
             num_splits=self.num_splits,
             negative_slope=_negative_slope(self.activation),
             norms=list(self.norms) or None,
-            masked=self.training and self.dropout > 0,
+            masks=[ops.draw_masks(rows[:0], self._segments(), self.dropout)] if drops else (),
         )
+
+    def _segments(self) -> list[tuple[int, ...]]:
+        """Return of which parts the input of every layer consists."""
+        sizes = [self.split_sizes[layer % self.num_splits] for layer in range(self.num_layers)]
+        return [(size, self.hidden_features) if i else (size,) for i, size in enumerate(sizes)]
 
     def backend_choice(self, x: Tensor) -> ops.BackendChoice:
         """Return which path `forward(x)` takes in the present mode, and why."""
@@ -252,6 +235,7 @@ class SpinalLayer(nn.Module):
         self,
         x: Tensor,
         output: nn.Linear | None = None,
+        output_dropout: float = 0.0,
         flat: tuple[Tensor, ops.Layout] | None = None,
     ) -> Tensor:
         """Compute `forward(x)`, or with an output row its logits, at once.
@@ -259,6 +243,7 @@ class SpinalLayer(nn.Module):
         Args:
             x: Features. Shape `(..., in_features)`.
             output: The output row.
+            output_dropout: Probability of dropping an input of the output row.
             flat: The one parameter that holds all others, and where, if there is one.
         """
         shape = x.shape
@@ -272,13 +257,12 @@ class SpinalLayer(nn.Module):
         activation = modules["activation"]
         slope = _negative_slope(activation)
         norms = list(modules["norms"]._modules.values()) or None
-        masks = None
+        masks = output_mask = None
         if self.training and self.dropout > 0:
-            widths = [
-                self.split_sizes[layer % self.num_splits] + (self.hidden_features if layer else 0)
-                for layer in range(self.num_layers)
-            ]
-            masks = keep_mask(rows, sum(widths), self.dropout).split(widths, dim=-1)
+            masks = ops.draw_masks(rows, self._segments(), self.dropout)
+        if output_dropout > 0:
+            every_layer = (self.hidden_features,) * self.num_layers
+            output_mask = ops.draw_masks(rows, [every_layer], output_dropout)
         weights, biases = self.chain()
         result = ops.spinal(
             rows,
@@ -290,6 +274,7 @@ class SpinalLayer(nn.Module):
             norms=norms,
             dropout_masks=masks,
             output=None if output is None else (output.weight, output.bias),
+            output_mask=output_mask,
             flat=flat,
             memo=self._memo,
         )
@@ -427,26 +412,30 @@ class SpinalNet(nn.Module):
             result = ops.again(self, x, spine._memo)
             if result is not None:
                 return result
-        output = self.output
-        dropped = self.training and self.output_dropout.p > 0
-        whole = type(spine) is SpinalLayer and type(output) in (nn.Linear, FlatLinear)
-        if whole and not dropped and not _hooked(spine, output):
-            result = spine.run(x, output, self.flat_parts())
+        output, dropout = self.output, self.output_dropout
+        whole = (
+            type(spine) is SpinalLayer
+            and type(output) in (nn.Linear, FlatLinear)
+            and type(dropout) is nn.Dropout
+        )
+        if whole and not ops.hooked(spine, output, dropout):
+            dropped = dropout.p if dropout.training else 0.0
+            result = spine.run(x, output, dropped, self.flat_parts())
             spine._memo.remember(self, self.watched)
             return result
-        return output(self.output_dropout(self.spine(x)))
+        return output(dropout(spine(x)))
 
     def watched(self) -> ops.Watched:
         """Return what the last call depended on, if it was computed as one operation."""
         modules, output = self._modules, self.output
         parameters, entries, empty = self.spine.watched()
         entries += _entries(modules, "spine", "output", "output_dropout")
-        entries += _entries(self.__dict__, "training", "_layout")
-        entries += _entries(self.output_dropout.__dict__, "p")
+        entries += _entries(self.__dict__, "_layout")
+        entries += _entries(self.output_dropout.__dict__, "training", "p")
         entries += _entries(output._parameters, *output._parameters)
-        for module in (self.spine, output):
-            entries += _entries(module.__dict__, *_HOOKS)
-            empty += [module.__dict__[name] for name in _HOOKS]
+        for module in (self.spine, output, self.output_dropout):
+            entries += _entries(module.__dict__, *ops.HOOKS)
+            empty += [module.__dict__[name] for name in ops.HOOKS]
         flat = self.flat_parts()
         if flat is not None:
             entries += _entries(self._parameters, "flat")

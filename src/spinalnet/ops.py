@@ -40,6 +40,7 @@ Elementwise = Callable[[Tensor], Tensor]
 Memo = _kernels.Memo
 Layout = _kernels.Layout
 Watched = _kernels.Watched
+Masks = _kernels.Masks
 
 
 def split_sizes(in_features: int, num_splits: int) -> tuple[int, ...]:
@@ -90,11 +91,11 @@ class SpinalCall(NamedTuple):
     num_splits: int
     negative_slope: float | None  # of a piecewise linear activation, None for any other
     normed: bool
-    masked: bool
+    masked: bool  # drops inputs of a layer or of the output row
     dtype: torch.dtype  # the one computed in: autocast's where it is on
     device: str
-    foldable: bool = False  # all norms are batch norms in eval mode
-    wants_grad: bool = False  # looked up for folded norms only
+    batch_normed: bool = False  # all norms are batch norms, and nobody listens to their calls
+    bits: bool = False  # all dropout masks are `Masks`
     plain: bool = True  # ordinary tensors in memory: nothing is traced, transformed or exported
 
 
@@ -215,12 +216,6 @@ def _not_fusable(call: SpinalCall) -> str | None:
     """Return what no fused backend can do."""
     if call.negative_slope is None or call.negative_slope < 0:
         return "its activation is not relu, leaky_relu or the identity"
-    if call.masked:
-        return "each layer drops other inputs"
-    if call.normed and not call.foldable:
-        return "its norm depends on the batch or the row"
-    if call.normed and call.wants_grad:
-        return "folding a norm has no gradient"
     if not call.plain:
         return "the tensors are traced, transformed, exported or of another kind than plain ones"
     return None
@@ -233,6 +228,12 @@ def _cpp_why_not(call: SpinalCall) -> str | None:
         return f"the tensors are on {call.device}, not on the CPU"
     if call.dtype not in _kernels.DTYPES:
         return f"it computes in float32 and float64, not in {call.dtype}"
+    if call.normed and not call.batch_normed:
+        return (
+            "its norms are not all batch norms without hooks, of two rows at least, in eager mode"
+        )
+    if call.masked and not call.bits:
+        return "its dropout masks are tensors, not bits"
     return _not_fusable(call)
 
 
@@ -241,9 +242,9 @@ def _triton_why_not(call: SpinalCall) -> str | None:
         from spinalnet import _triton
     except ImportError as error:
         return f"triton is not installed ({error})"
-    return _triton.why_not(call.device, call.dtype, call.hidden_features) or (
-        "folding a norm is left to the packed path" if call.normed else _not_fusable(call)
-    )
+    if call.normed or call.masked:
+        return "it knows neither norms nor dropout"
+    return _triton.why_not(call.device, call.dtype, call.hidden_features) or _not_fusable(call)
 
 
 def _spinal_triton(*arguments: Any, **options: Any) -> Tensor:
@@ -356,21 +357,56 @@ def _computed_dtype(x: Tensor, device: str) -> torch.dtype:
     return torch.get_autocast_dtype(device) if autocast else x.dtype
 
 
-def _foldable(norms: Sequence[Elementwise] | None) -> bool:
-    return norms is not None and all(
-        isinstance(norm, torch.nn.BatchNorm1d)
-        and type(norm) is torch.nn.BatchNorm1d
-        and not norm.training
-        and norm.running_mean is not None
-        for norm in norms
+def _batch_normed(norms: Sequence[Any] | None, rows: int) -> bool:
+    """Return whether these are batch norms whose calls nobody would miss."""
+    return (
+        norms is not None
+        and not torch.compiler.is_compiling()
+        and all(type(norm) is torch.nn.BatchNorm1d and not hooked(norm) for norm in norms)
+        # Of a single row torch refuses to take the statistics, and says so.
+        and (rows > 1 or all(not norm.training and norm.running_mean is not None for norm in norms))
     )
 
 
-def _wants_grad(tensors: Sequence[Tensor], norms: Sequence[Elementwise]) -> bool:
-    gains = [getattr(norm, "weight", None) for norm in norms]
-    return torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in [*tensors, *gains]
-    )
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def hooked(*modules: torch.nn.Module) -> bool:
+    """Return whether somebody listens to the calls of these modules."""
+    return any(getattr(module, name) for module in modules for name in HOOKS)
+
+
+def draw_masks(x: Tensor, segments: Sequence[tuple[int, ...]], dropout: float) -> Sequence[Tensor]:
+    """Return dropout masks whose kept entries are already scaled up, for the rows of `x`.
+
+    Where the compiled kernels can read them, they are bits (`Masks`).
+
+    Args:
+        x: Tensor `(B, ...)` on the right device, of the right dtype.
+        segments: For every mask the columns of its factor, in parts: a layer's slice and (not the
+            first) the previous layer; for the output row every layer.
+        dropout: Probability of a zero.
+    """
+    if not torch.compiler.is_compiling() and _kernels.can_draw(x) and _eager(x):
+        return Masks(x.shape[0], segments, dropout, x.dtype)
+    widths = [sum(parts) for parts in segments]
+    return keep_mask(x, sum(widths), dropout).split(widths, dim=-1)
+
+
+def keep_mask(like: Tensor, width: int, dropout: float) -> Tensor:
+    """Return a dropout mask `(B, width)` whose kept entries are already scaled up.
+
+    From uniform numbers: on the CPU torch draws these four times as fast as it does `bernoulli_`,
+    and drawing is most of what dropout costs.
+
+    Args:
+        like: Tensor `(B, ...)` on the right device, of the right dtype.
+        width: Number of columns.
+        dropout: Probability of a zero.
+    """
+    keep = 1.0 - dropout
+    # In float32: half precision has too few values for a probability.
+    return (torch.rand(like.shape[0], width, device=like.device) < keep).to(like.dtype).div_(keep)
 
 
 def spinal(
@@ -384,6 +420,7 @@ def spinal(
     norms: Sequence[Elementwise] | None = None,
     dropout_masks: Sequence[Tensor] | None = None,
     output: tuple[Tensor, Tensor | None] | None = None,
+    output_mask: Sequence[Tensor] | None = None,
     flat: tuple[Tensor, Layout] | None = None,
     memo: Memo | None = None,
     backend: str | None = None,
@@ -401,8 +438,11 @@ def spinal(
         negative_slope: Set it to promise that `activation` is `z if z > 0 else slope * z`: 0 for
             relu, 1 for the identity. Fused backends need that promise.
         norms: One module per layer, applied between the linear map and the activation.
-        dropout_masks: One already scaled keep mask `(B, D_s + H)` per layer input.
+        dropout_masks: One already scaled keep mask `(B, D_s + H)` per layer input, see
+            `draw_masks`.
         output: Matrix `(K, L * H)` and bias `(K,)` or `None` of an output row.
+        output_mask: The same as `dropout_masks` for the input of the output row: one mask
+            `(B, L * H)`, in a sequence.
         flat: The one parameter that holds all of the above, and where. A fused backend then
             differentiates by it alone, which costs less than by each of them.
         memo: Kept by a module from call to call, so that the compiled kernels need not look at
@@ -426,7 +466,7 @@ def spinal(
         num_splits=num_splits,
         negative_slope=negative_slope,
         norms=norms,
-        masked=dropout_masks is not None,
+        masks=[masks for masks in (dropout_masks, output_mask) if masks is not None],
     )
     choice = choose_backend(call, backend)
     chosen = BACKENDS[choice.name]
@@ -438,12 +478,15 @@ def spinal(
             num_splits=num_splits,
             negative_slope=negative_slope,
             norms=norms,
+            dropout_masks=dropout_masks,
             output=output,
+            output_mask=output_mask,
             flat=flat,
             memo=memo,
         )
         free = backend is None and _forced.get() is None
-        if memo is not None and choice.name == "cpp" and free and norms is None:
+        repeatable = choice.name == "cpp" and norms is None and not call.masked
+        if memo is not None and free and repeatable:
             memo.may_repeat(x)
         return result
     hidden = chosen.run(
@@ -455,7 +498,9 @@ def spinal(
         norms=norms,
         dropout_masks=dropout_masks,
     )
-    return hidden if output is None else F.linear(hidden, *output)
+    if output is None:
+        return hidden
+    return F.linear(hidden if output_mask is None else hidden * output_mask[0], *output)
 
 
 def again(owner: object, x: Tensor, memo: Memo) -> Tensor | None:
@@ -476,9 +521,18 @@ def describe_call(
     num_splits: int,
     negative_slope: float | None = None,
     norms: Sequence[Elementwise] | None = None,
-    masked: bool = False,
+    masks: Sequence[Sequence[Tensor]] = (),
 ) -> SpinalCall:
-    """Describe a call of `spinal` for `choose_backend`; arguments as there."""
+    """Describe a call of `spinal` for `choose_backend`; arguments as there.
+
+    Args:
+        x: Input.
+        weights: One matrix per layer.
+        num_splits: Number of slices.
+        negative_slope: Of the activation, if it has one.
+        norms: One per layer.
+        masks: Those of the layers and of the output row, where something is dropped.
+    """
     rows, features = x.shape
     device = "cpu" if x.is_cpu else x.device.type
     return SpinalCall(
@@ -489,10 +543,10 @@ def describe_call(
         num_splits,
         negative_slope,
         norms is not None,
-        masked,
+        len(masks) > 0,
         _computed_dtype(x, device),
         device,
-        _foldable(norms),
-        norms is not None and _wants_grad([x, *weights], norms),
+        _batch_normed(norms, rows),
+        all(isinstance(mask, Masks) for mask in masks),
         is_plain(x, weights),
     )

@@ -92,6 +92,57 @@ class Layout(NamedTuple):
         return flat[start : start + math.prod(shape)].view(shape)
 
 
+class Masks(Sequence[Tensor]):
+    """Dropout masks as bits, which the kernels read; as a sequence, the same as numbers.
+
+    Drawing them takes a few instructions for 512 numbers. Drawn from one number of torch's default
+    generator, so `torch.manual_seed` repeats them.
+
+    Args:
+        rows: B.
+        segments: Of every mask, the numbers of columns that follow each other; each begins a word.
+        dropout: Probability of a zero.
+        dtype: Of the masks as numbers.
+    """
+
+    def __init__(
+        self, rows: int, segments: Sequence[tuple[int, ...]], dropout: float, dtype: torch.dtype
+    ) -> None:
+        self.segments = segments
+        self.scale = 1.0 / (1.0 - dropout)
+        self.dtype = dtype
+        self.words_per_row = sum(_words(width) for mask in segments for width in mask)
+        self.words = torch.empty(rows, self.words_per_row, dtype=torch.int32)
+        seed = torch.empty((), dtype=torch.int64).random_().item()
+        _native.draw(seed, 1.0 - dropout, self.words.data_ptr(), self.words.numel())
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return a mask as numbers, 0 or 1 / (1 - dropout). Shape `(B, columns)`."""
+        start = sum(_words(width) for mask in self.segments[:index] for width in mask)
+        parts = []
+        for width in self.segments[index]:
+            words = self.words[:, start : start + _words(width), None]
+            bits = words >> torch.arange(_WORD, dtype=torch.int32) & 1
+            parts.append(bits.flatten(1)[:, :width])
+            start += _words(width)
+        return torch.cat(parts, dim=1).to(self.dtype).mul_(self.scale)
+
+
+_WORD = 32  # bits
+
+
+def _words(columns: int) -> int:
+    return (columns + _WORD - 1) // _WORD
+
+
+def can_draw(x: Tensor) -> bool:
+    """Whether `Masks` can be drawn for `x`, if nothing is traced or transformed."""
+    return _native is not None and x.is_cpu
+
+
 # layout, num_splits, slope
 Settings = tuple[Layout, int, float]
 
@@ -223,6 +274,11 @@ class _Known:
     plan: Any
     hidden: int  # columns of the hidden outputs
     outputs: int  # columns of the result
+
+    @property
+    def count(self) -> int:
+        """Number of parameters."""
+        return len(self.ids)
 
 
 class Watched(NamedTuple):
@@ -395,20 +451,33 @@ def _backward(
         known = memo.renew(x, parameters, known.settings)  # a parameter has moved
 
 
-def _differentiable(x: Tensor, parameters: list[Tensor], settings: Settings) -> Tensor:
+def _differentiable(
+    x: Tensor, parameters: list[Tensor], settings: Settings, step: Regularization | None = None
+) -> Tensor:
     """Compute the same from torch operations, for derivatives of the gradients."""
     layout, num_splits, slope = settings
     pieces = layout.pieces(parameters)
     slices = x.tensor_split(num_splits, dim=1)  # longer slices first, as ours
+    masks = None if step is None else step.masks
     hidden: list[Tensor] = []
     for layer, index in enumerate(layout.weights):
         seen, weight = slices[layer % num_splits], pieces[index]
+        mask = None if masks is None else masks[layer]
         bias = pieces[layout.biases[layer]] if layout.biases else None
+        seen = seen if mask is None else seen * mask[:, : seen.shape[1]]
         z = F.linear(seen, weight[:, : seen.shape[1]], bias)
         if hidden:
-            z = z + F.linear(hidden[-1], weight[:, -weight.shape[0] :])
+            before = hidden[-1] if mask is None else hidden[-1] * mask[:, seen.shape[1] :]
+            z = z + F.linear(before, weight[:, -weight.shape[0] :])
+        if step is not None and step.norms is not None:
+            norm = step.norms[layer]
+            fixed = _is_fixed(norm)
+            running = (norm.running_mean, norm.running_var) if fixed else (None, None)
+            z = F.batch_norm(z, *running, norm.weight, norm.bias, not fixed, 0.0, norm.eps)
         hidden.append(F.relu(z) if slope == 0 else F.leaky_relu(z, slope))
     output = torch.cat(hidden, dim=1)
+    if step is not None and step.output_mask is not None:
+        output = output * step.output_mask[0]
     return F.linear(output, *[pieces[i] for i in layout.output]) if layout.output else output
 
 
@@ -442,6 +511,155 @@ class _Chain(torch.autograd.Function):
             gradients = [torch.empty_like(parameter) for parameter in parameters]
         _backward(ctx.memo, ctx.known, x, parameters, hidden, gradient, x_gradient, gradients)
         return None, None, x_gradient, *(gradients or [None] * len(parameters))
+
+
+class Regularization:
+    """What a training step adds to a chain.
+
+    Args:
+        masks: Of the inputs of every layer, in segments slice and (not the first) previous layer.
+        output_mask: Of the input of the output row, one segment for every layer.
+        norms: One batch norm for every layer, in any mode.
+    """
+
+    def __init__(
+        self,
+        masks: Masks | None,
+        output_mask: Masks | None,
+        norms: Sequence[nn.BatchNorm1d] | None,
+    ) -> None:
+        self.masks, self.output_mask, self.norms = masks, output_mask, norms
+        # Gain and bias of every norm, or None.
+        self.affine = [
+            # Past `nn.Module.__getattr__`, which takes longer than a layer computes.
+            norm._parameters[name]
+            for norm in norms or ()
+            for name in ("weight", "bias")
+        ]
+        self._mask_arguments: list[float | int] = []
+        for drawn in (masks, output_mask):
+            self._mask_arguments += (
+                (0, 0, 1.0)
+                if drawn is None
+                else (drawn.words.data_ptr(), drawn.words_per_row, drawn.scale)
+            )
+        self._norm_arguments: list[float | int] = []
+
+    def begin(self, dtype: torch.dtype) -> None:
+        """Look where the vectors of the norms are, for one pass forward and one backward."""
+        changed = []
+        for layer, norm in enumerate(self.norms or ()):
+            buffers, fixed = norm._buffers, _is_fixed(norm)
+            tracked = fixed or norm.track_running_stats
+            running = (buffers["running_mean"], buffers["running_var"]) if tracked else (None, None)
+            counted = None if fixed or not tracked else buffers["num_batches_tracked"]
+            momentum = norm.momentum
+            if momentum is None:  # the mean of all batches, this one included
+                momentum = 0.0 if counted is None else 1.0 / (1.0 + float(counted))
+            self._norm_arguments += [
+                _address(vector, norm.num_features, dtype)
+                for vector in (*self.affine[2 * layer : 2 * layer + 2], *running)
+            ]
+            counter = 0 if counted is None else _address(counted, 1, torch.int64)
+            self._norm_arguments += (counter, 0, 0, momentum, norm.eps, fixed)
+            changed += [v for v in (*running, counted) if v is not None and not fixed]
+        if changed:
+            torch.autograd.graph.increment_version(changed)  # the kernels write past torch
+
+    def arguments(
+        self,
+        sums: Tensor | None,
+        statistics: Tensor | None,
+        gradients: Sequence[Tensor | None] = (),
+    ) -> list[Any]:
+        """Describe the step to `_native`, `gradients` being those of `affine`."""
+        if sums is None or statistics is None:
+            return [*self._mask_arguments, 0, 0, None]
+        for i, gradient in enumerate(gradients):
+            if gradient is not None:
+                self._norm_arguments[10 * (i // 2) + 5 + i % 2] = gradient.data_ptr()
+        pointers = sums.data_ptr(), statistics.data_ptr()
+        return [*self._mask_arguments, *pointers, self._norm_arguments]
+
+
+def _is_fixed(norm: nn.BatchNorm1d) -> bool:
+    """Whether a norm uses its running statistics, not those of the batch."""
+    return not norm.training and norm._buffers["running_mean"] is not None
+
+
+def _address(vector: Tensor | None, size: int, dtype: torch.dtype) -> int:
+    if vector is None:
+        return 0
+    if vector.dtype is not dtype or vector.numel() != size or not vector.is_cpu:
+        _check_vector(vector, size, dtype)  # says what is wrong
+    return vector.data_ptr()
+
+
+class _RegularizedChain(torch.autograd.Function):
+    """A training step with dropout or batch norm in eager mode."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, memo: Memo, known: _Known, step: Regularization, x: Tensor, *tensors: Tensor
+    ) -> Tensor:
+        parameters = [*tensors[: known.count]]
+        rows, has_output = x.shape[0], len(known.settings[0].output) > 0
+        hidden = x.new_empty(rows, known.hidden)
+        result = x.new_empty(rows, known.outputs) if has_output else hidden
+        sums = statistics = None
+        if step.norms is not None:
+            sums, statistics = x.new_empty(rows, known.hidden), x.new_empty(2, known.hidden)
+        step.begin(x.dtype)
+        while not known.plan.forward_regularized(
+            parameters,
+            rows,
+            x.data_ptr(),
+            x.stride(0),
+            torch.get_num_threads(),
+            hidden.data_ptr(),
+            result.data_ptr() if has_output else 0,
+            *step.arguments(sums, statistics),
+        ):
+            known = memo.renew(x, parameters, known.settings)  # a parameter has moved
+        ctx.memo, ctx.known, ctx.step = memo, known, step
+        ctx.save_for_backward(hidden, sums, statistics, x, *tensors)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        hidden, sums, statistics, x, *tensors = ctx.saved_tensors
+        memo, known, step = ctx.memo, ctx.known, ctx.step
+        wanted = ctx.needs_input_grad[3:]
+        parameters, affine = tensors[: known.count], tensors[known.count :]
+        if torch.is_grad_enabled():
+            inputs = [x, *tensors]
+            targets = [tensor for tensor, want in zip(inputs, wanted, strict=True) if want]
+            output = _differentiable(x, parameters, known.settings, step)
+            found = iter(torch.autograd.grad(output, targets, gradient, create_graph=True))
+            return None, None, None, *[next(found) if want else None for want in wanted]
+        gradient = _unit_rows(gradient)
+        x_gradient = x.new_empty(*x.shape) if wanted[0] else None
+        gradients: list[Tensor] | None = None
+        if True in wanted[1 : 1 + known.count]:
+            gradients = [torch.empty_like(parameter) for parameter in parameters]
+        affine_gradients = [None if v is None else torch.empty_like(v) for v in affine]
+        while not known.plan.backward_regularized(
+            parameters,
+            x.shape[0],
+            x.data_ptr(),
+            x.stride(0),
+            torch.get_num_threads(),
+            hidden.data_ptr(),
+            0,
+            gradient.data_ptr(),
+            gradient.stride(0),
+            0 if x_gradient is None else x_gradient.data_ptr(),
+            None if gradients is None else [part.data_ptr() for part in gradients],
+            *step.arguments(sums, statistics, affine_gradients),
+        ):
+            known = memo.renew(x, parameters, known.settings)  # a parameter has moved
+        of_parameters = gradients or [None] * len(parameters)
+        return None, None, None, x_gradient, *of_parameters, *affine_gradients
 
 
 class UntrackedChain:
@@ -594,11 +812,7 @@ def _folded(norms: Sequence[nn.BatchNorm1d], dtype: torch.dtype) -> list[float |
     described: list[float | int] = []
     for norm in norms:
         for vector in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
-            if vector is None:
-                described.append(0)
-            else:
-                _check_vector(vector, norm.num_features, dtype)
-                described.append(vector.data_ptr())
+            described.append(_address(vector, norm.num_features, dtype))
         described.append(norm.eps)
     return described
 
@@ -638,14 +852,16 @@ def spinal_cpp(
     num_splits: int,
     negative_slope: float,
     norms: Sequence[nn.BatchNorm1d] | None = None,
+    dropout_masks: Masks | None = None,
     output: tuple[Tensor, Tensor | None] | None = None,
+    output_mask: Masks | None = None,
     flat: tuple[Tensor, Layout] | None = None,
     memo: Memo | None = None,
 ) -> Tensor:
     """Compute hidden outputs, or with `output` the logits, by the compiled kernels.
 
-    Arguments as in `ops.spinal`, except that `norms` are batch norms in eval mode and need no
-    gradient; `ops.choose_backend` makes sure of it.
+    Arguments as in `ops.spinal`, except that `norms` are batch norms and masks are bits;
+    `ops.choose_backend` makes sure of it.
     """
     last = [tensor for tensor in output if tensor is not None] if output else []
     parameters = [*weights, *biases, *last] if biases else [*weights, *last]
@@ -672,10 +888,18 @@ def spinal_cpp(
             parameters, layout = _shared(weights, biases, last)
     x = _unit_rows(x)
     known = memo.find(x, parameters, (layout, num_splits, negative_slope))
-    if torch.is_grad_enabled() and (
-        x.requires_grad or True in [parameter.requires_grad for parameter in parameters]
-    ):
-        result: Tensor = _Chain.apply(memo, known, x, *parameters)  # type: ignore[assignment]
+    step = None
+    if norms is not None or dropout_masks is not None or output_mask is not None:
+        step = Regularization(dropout_masks, output_mask, norms)
+    differentiated = [x, *parameters, *(step.affine if step else ())]
+    wants_grad = torch.is_grad_enabled() and True in [
+        tensor.requires_grad for tensor in differentiated if tensor is not None
+    ]
+    folds = norms is not None and all(map(_is_fixed, norms)) and not wants_grad
+    if step is not None and not (folds and dropout_masks is None and output_mask is None):
+        result: Tensor = _RegularizedChain.apply(memo, known, step, *differentiated)  # type: ignore[assignment]
+    elif wants_grad:
+        result = _Chain.apply(memo, known, x, *parameters)  # type: ignore[assignment]
     else:
         folded = None if norms is None else _folded(norms, x.dtype)
         _, result = _forward(memo, known, x, parameters, keep_hidden=False, norms=folded)

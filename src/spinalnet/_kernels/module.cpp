@@ -50,6 +50,7 @@ public:
         return *item_++;
     }
     index number() { return PyLong_AsSsize_t(object()); }
+    double real() { return PyFloat_AsDouble(object()); }
     template <class P>
     P* address() {
         return static_cast<P*>(PyLong_AsVoidPtr(object()));
@@ -177,6 +178,8 @@ struct Call {
     Spine<T> spine{};
     std::vector<Layer<T>> layers;
     std::vector<Norm<T>> norms;
+    Regularization<T> regularization{};
+    std::vector<BatchNorm<T>> batch_norms;
 
     const T* at(const Plan& plan, index number) const {
         if (number < 0) return nullptr;
@@ -262,12 +265,39 @@ struct Call {
         if (plan.out_bias >= 0) s.out_bias_grad = address[plan.out_bias];
     }
 
-    PyObject* run(void (*kernel)(const Spine<T>&)) {
+    // Masks of the inputs and of the output row (words or 0, stride, scale), sums and statistics (0:
+    // no norms), and a list of ten per layer (None: no norms): gain, bias, running mean and variance,
+    // number of batches, gradients of gain and bias (addresses, or 0), momentum, epsilon, whether it
+    // is fixed.
+    void read_regularization(Arguments& in) {
+        for (Mask<T>* mask : {&regularization.inputs, &regularization.outputs}) {
+            mask->words = in.address<const std::uint32_t>();
+            mask->stride = in.number();
+            mask->scale = static_cast<T>(in.real());
+        }
+        regularization.sums = in.address<T>();
+        T* statistics = in.address<T>();
+        PyObject* const values = in.list(10 * spine.layers);
+        if (!values) return;
+        for (index l = 0; l < spine.layers; ++l, statistics += 2 * spine.width) {
+            const auto item = [&](int i) { return PyList_GetItem(values, 10 * l + i); };
+            const auto vector = [&](int i) { return static_cast<T*>(PyLong_AsVoidPtr(item(i))); };
+            batch_norms.push_back({vector(0), vector(1), vector(2), vector(3),
+                                   static_cast<std::int64_t*>(PyLong_AsVoidPtr(item(4))),
+                                   PyFloat_AsDouble(item(7)), PyFloat_AsDouble(item(8)),
+                                   PyObject_IsTrue(item(9)) == 1, statistics,
+                                   statistics + spine.width, vector(5), vector(6)});
+        }
+        regularization.norm = batch_norms.data();
+    }
+
+    template <class Kernel>
+    PyObject* run(const Kernel& kernel) {
         if (PyErr_Occurred()) return nullptr;
         bool out_of_memory = false;
         Py_BEGIN_ALLOW_THREADS
         try {
-            kernel(spine);
+            kernel();
         } catch (const std::bad_alloc&) {
             out_of_memory = true;
         }
@@ -314,41 +344,55 @@ struct Object {
     }
 };
 
-// forward(parameters, ...): False if the plan no longer describes the parameters.
-template <class T>
-PyObject* forward(const Plan& plan, Arguments in, void (*kernel)(const Spine<T>&)) {
-    Call<T> call(plan, in);
-    call.read_norms(in);
-    return call.run(kernel);
-}
+// The methods of a plan: True, or False if it no longer describes the parameters. Each takes the
+// parameters, what `Call` reads, and what follows here.
 
-template <class T>
-PyObject* backward(const Plan& plan, Arguments in, void (*kernel)(const Spine<T>&)) {
-    Call<T> call(plan, in);
-    call.read_gradients(plan, in);
-    return call.run(kernel);
-}
+struct Forward {
+    template <class T>
+    static PyObject* run(const Plan&, Call<T>& call, Arguments& in) {
+        call.read_norms(in);
+        return call.run([&] { kernels->forward(call.spine); });
+    }
+};
 
-PyObject* plan_forward(PyObject* self, PyObject* const* items, Py_ssize_t count) {
+struct Backward {
+    template <class T>
+    static PyObject* run(const Plan& plan, Call<T>& call, Arguments& in) {
+        call.read_gradients(plan, in);
+        return call.run([&] { kernels->backward(call.spine); });
+    }
+};
+
+struct ForwardRegularized {
+    template <class T>
+    static PyObject* run(const Plan&, Call<T>& call, Arguments& in) {
+        call.read_regularization(in);
+        return call.run([&] { kernels->forward(call.spine, call.regularization); });
+    }
+};
+
+struct BackwardRegularized {
+    template <class T>
+    static PyObject* run(const Plan& plan, Call<T>& call, Arguments& in) {
+        call.read_gradients(plan, in);
+        call.read_regularization(in);
+        return call.run([&] { kernels->backward(call.spine, call.regularization); });
+    }
+};
+
+template <class Method>
+PyObject* plan_method(PyObject* self, PyObject* const* items, Py_ssize_t count) {
     const Plan& plan = Object<Plan>::of(self);
     Arguments in(items, count);
     if (!plan.still(in.object())) {
         if (PyErr_Occurred()) return nullptr;
         Py_RETURN_FALSE;
     }
-    return plan.is_double ? forward<double>(plan, in, kernels->forward_double)
-                          : forward<float>(plan, in, kernels->forward_float);
-}
-
-PyObject* plan_backward(PyObject* self, PyObject* const* items, Py_ssize_t count) {
-    const Plan& plan = Object<Plan>::of(self);
-    Arguments in(items, count);
-    if (!plan.still(in.object())) {
-        if (PyErr_Occurred()) return nullptr;
-        Py_RETURN_FALSE;
-    }
-    return plan.is_double ? backward<double>(plan, in, kernels->backward_double)
-                          : backward<float>(plan, in, kernels->backward_float);
+    const auto as = [&](auto number) {
+        Call<decltype(number)> call(plan, in);
+        return Method::run(plan, call, in);
+    };
+    return plan.is_double ? as(double()) : as(float());
 }
 
 std::vector<index> numbers(PyObject* tuple) {
@@ -515,6 +559,20 @@ PyObject* warp(PyObject*, PyObject* arguments) {
     Py_RETURN_NONE;
 }
 
+// draw(seed, keep, address of words, number of words)
+PyObject* draw(PyObject*, PyObject* const* items, Py_ssize_t count) {
+    Arguments in(items, count);
+    const std::uint64_t seed = PyLong_AsUnsignedLongLongMask(in.object());
+    const double keep = in.real();
+    std::uint32_t* const words = in.address<std::uint32_t>();
+    const index number = in.number();
+    if (PyErr_Occurred()) return nullptr;
+    Py_BEGIN_ALLOW_THREADS
+    kernels->draw(seed, keep, words, number);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
 PyObject* check(PyObject*, PyObject*) {
     return PyUnicode_FromString(kernels->check().c_str());
 }
@@ -542,8 +600,10 @@ PyCFunction fast(PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t))
 }
 
 PyMethodDef plan_methods[] = {
-    {"forward", fast(plan_forward), METH_FASTCALL, nullptr},
-    {"backward", fast(plan_backward), METH_FASTCALL, nullptr},
+    {"forward", fast(plan_method<Forward>), METH_FASTCALL, nullptr},
+    {"backward", fast(plan_method<Backward>), METH_FASTCALL, nullptr},
+    {"forward_regularized", fast(plan_method<ForwardRegularized>), METH_FASTCALL, nullptr},
+    {"backward_regularized", fast(plan_method<BackwardRegularized>), METH_FASTCALL, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
 
@@ -571,6 +631,7 @@ PyMethodDef methods[] = {
     {"exercise_tile", exercise_tile, METH_O, nullptr},
     {"check", check, METH_NOARGS, nullptr},
     {"select", select, METH_O, nullptr},
+    {"draw", fast(draw), METH_FASTCALL, nullptr},
     {"warp", warp, METH_VARARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };

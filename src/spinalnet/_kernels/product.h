@@ -12,6 +12,7 @@
 
 #include <cstdlib>
 #include <new>
+#include <type_traits>
 
 #include "tile.h"
 
@@ -64,7 +65,7 @@ struct Product {
 // What to do with a tile of sums, and where to put it.
 template <class T>
 struct Finish {
-    enum Kind { kStore, kActivate, kGate };
+    enum Kind { kStore, kActivate, kGate, kDrop };
 
     T* c;
     index stride;
@@ -76,6 +77,7 @@ struct Finish {
     const T* shift = nullptr;  //   in whole vectors
     const T* gate = nullptr;   // kGate: c = sum * act'(z), read off the activation's output
     index gate_stride = 0;
+    Mask<T> mask{};  // kDrop: c = start + what is kept of the sum; segment of c in the first row
 };
 
 // relu(-inf) is 0 and relu(NaN) is NaN, as in torch: hence no product with a zero slope, and the
@@ -92,6 +94,18 @@ inline V gated(V gradient, V output, T slope) {
     return slope == 1 ? gradient : output > 0 ? gradient : slope * gradient;
 }
 
+// The bits of `words` from `column` on, a multiple of the lanes, decide which lanes of v are kept.
+template <class T, int Lanes>
+inline Vector<T, Lanes> masked(Vector<T, Lanes> v, const std::uint32_t* words, index column,
+                               T scale) {
+    using Int = std::conditional_t<sizeof(T) == sizeof(std::int32_t), std::int32_t, std::int64_t>;
+    using Bits = Vector<Int, Lanes>;
+    const auto bits = static_cast<Int>(words[column / 32] >> column % 32);
+    const Bits mine = (Bits{} + bits) & lane_bits<Bits>(std::make_integer_sequence<int, Lanes>());
+    // Multiplied and not chosen, so that an infinite number that is dropped becomes NaN, as in torch.
+    return v * (mine != 0 ? Vector<T, Lanes>{} + scale : Vector<T, Lanes>{});
+}
+
 // The loop is compiled for each kind, with and without a start: next to the short inner dimension
 // of a narrow chain, decisions per vector would be felt.
 template <class T, int Lanes, int Kind, bool Start>
@@ -99,6 +113,9 @@ void finish_tile(const Finish<T>& f, const T* sums, int rows, int vectors, index
                  index columns) {
     using V = Vector<T, Lanes>;
     const auto finish = [&](index i, index at, V z, auto load_at, auto store_at) {
+        if constexpr (Kind == Finish<T>::kDrop) {
+            z = masked<T, Lanes>(z, f.mask.words + i * f.mask.stride, at, f.mask.scale);
+        }
         if constexpr (Start) z += load_at(f.start + i * f.start_stride + at);
         if constexpr (Kind == Finish<T>::kActivate) {
             z = activation(z * load<V>(f.scale + at) + load<V>(f.shift + at), f.slope);
@@ -130,10 +147,11 @@ inline void finish_tile(const Finish<T>& f, const T* sums, int rows, int vectors
                         index column, index columns) {
     using Function = void (*)(const Finish<T>&, const T*, int, int, index, index, index);
     using F = Finish<T>;
-    static constexpr Function functions[3][2] = {
+    static constexpr Function functions[4][2] = {
         {finish_tile<T, Lanes, F::kStore, false>, finish_tile<T, Lanes, F::kStore, true>},
         {finish_tile<T, Lanes, F::kActivate, false>, finish_tile<T, Lanes, F::kActivate, true>},
         {finish_tile<T, Lanes, F::kGate, false>, finish_tile<T, Lanes, F::kGate, true>},
+        {finish_tile<T, Lanes, F::kDrop, false>, finish_tile<T, Lanes, F::kDrop, true>},
     };
     functions[f.kind][f.start != nullptr](f, sums, rows, vectors, row, column, columns);
 }

@@ -199,7 +199,8 @@ void forward_few_rows(const Spine<T>& s, const Affine<T>& affine) {
 template <class T>
 class PackedSpine {
 public:
-    explicit PackedSpine(const Spine<T>& s) : grouped(grouping_pays(s)), sums_at(s.layers) {
+    explicit PackedSpine(const Spine<T>& s, bool may_group = true)
+        : grouped(may_group && grouping_pays(s)), sums_at(s.layers) {
         slices.reserve(grouped ? s.splits : s.layers);
         chain.reserve(s.layers);
         for (index split = 0; grouped && split < s.splits; ++split) {
@@ -331,72 +332,130 @@ public:
 };
 
 template <class T>
+inline index block_count(const Spine<T>& s) {
+    return (s.rows + kBackwardRows - 1) / kBackwardRows;
+}
+
+template <class T>
 inline index block_rows(const Spine<T>& s, index block) {
     const index left = s.rows - block * kBackwardRows;
     return left < kBackwardRows ? left : kBackwardRows;
 }
 
-// Phase 1: gradients of the sums z of every layer, cut into strips for phase 2 (layer by layer,
-// then the logits' gradient), and the gradient of x.
+// The gradient of x for `rows` rows from `first` on, from that of their sums z.
+template <class T>
+void input_gradient(const Spine<T>& s, const BackwardSpine<T>& weights, const T* sums_grad,
+                    index first, index rows) {
+    const index hidden_stride = s.layers * s.width;
+    for (index split = 0; split < s.splits && split < s.layers; ++split) {
+        const Layer<T>& slice = s.layer[split];
+        Finish<T> finish{s.x_grad + first * s.features + slice.offset, s.features};
+        Product<T> products[kMaxTerms];
+        int count = 0;
+        const double bytes = 1.0 * members(s, split) * s.width * slice.size * sizeof(T);
+        const Keep keep = bytes <= kStreamBytes ? Keep::kRows : Keep::kPanel;
+        for (index l = split; l < s.layers; l += s.splits) {
+            products[count++] = {sums_grad + l * s.width, hidden_stride, &weights.slices[l],
+                                 s.width};
+            if (count == kMaxTerms || l + s.splits >= s.layers) {
+                rows_product(products, count, rows, slice.size, finish, keep);
+                finish.start = finish.c, finish.start_stride = finish.stride;
+                count = 0;
+            }
+        }
+    }
+}
+
+// What phase 2 reads of a block: the gradients of its sums z, layer by layer, then the logits'.
+template <class T>
+void cut_strips(const Spine<T>& s, const T* sums_grad, index block, T* strips) {
+    const index hidden_stride = s.layers * s.width, rows = block_rows(s, block);
+    for (index l = 0; l < s.layers; ++l) {
+        interleave(sums_grad + l * s.width, hidden_stride, rows, s.width,
+                   strips + rows * l * s.width);
+    }
+    if (s.logits_grad) {
+        interleave(s.logits_grad + block * kBackwardRows * s.logits_grad_stride,
+                   s.logits_grad_stride, rows, s.outputs, strips + rows * hidden_stride);
+    }
+}
+
+// The gradient of the sums z of one layer, from those of the next one and of the logits.
+template <class T>
+void sums_gradient(const Spine<T>& s, const BackwardSpine<T>& weights, index l, index first,
+                   index rows, T* sums_grad) {
+    const index hidden_stride = s.layers * s.width;
+    Finish<T> finish{sums_grad + l * s.width, hidden_stride};
+    if (s.hidden_grad) {
+        finish.start = s.hidden_grad + first * s.hidden_grad_stride + l * s.width;
+        finish.start_stride = s.hidden_grad_stride;
+    }
+    finish.kind = Finish<T>::kGate;
+    finish.gate = s.hidden + first * hidden_stride + l * s.width;
+    finish.gate_stride = hidden_stride;
+    finish.slope = s.slope;
+    Product<T> products[2];
+    int count = 0;
+    if (s.logits_grad) {
+        products[count++] = {s.logits_grad + first * s.logits_grad_stride, s.logits_grad_stride,
+                             &weights.output[l], s.outputs};
+    }
+    if (l + 1 < s.layers) {
+        products[count++] = {finish.c + s.width, hidden_stride, &weights.chain[l + 1], s.width};
+    }
+    rows_product(products, count, rows, s.width, finish);
+}
+
+// Phase 1: the gradients of the sums z of every layer, as strips, and of x.
 template <class T>
 void backward_rows(const Spine<T>& s, const BackwardSpine<T>& weights, index block, T* strips) {
     const index hidden_stride = s.layers * s.width;
     const index first = block * kBackwardRows, rows = block_rows(s, block);
-    const T* logits_grad = s.logits_grad ? s.logits_grad + first * s.logits_grad_stride : nullptr;
     Buffer<T> sums_grad(rows * hidden_stride);
-
     for (index l = s.layers - 1; l >= 0; --l) {
-        Finish<T> finish{sums_grad.data() + l * s.width, hidden_stride};
-        if (s.hidden_grad) {
-            finish.start = s.hidden_grad + first * s.hidden_grad_stride + l * s.width;
-            finish.start_stride = s.hidden_grad_stride;
-        }
-        finish.kind = Finish<T>::kGate;
-        finish.gate = s.hidden + first * hidden_stride + l * s.width;
-        finish.gate_stride = hidden_stride;
-        finish.slope = s.slope;
-        Product<T> products[2];
-        int count = 0;
-        if (logits_grad) {
-            products[count++] = {logits_grad, s.logits_grad_stride, &weights.output[l], s.outputs};
-        }
-        if (l + 1 < s.layers) {
-            products[count++] = {finish.c + s.width, hidden_stride, &weights.chain[l + 1], s.width};
-        }
-        rows_product(products, count, rows, s.width, finish);
+        sums_gradient(s, weights, l, first, rows, sums_grad.data());
     }
-
-    if (s.x_grad) {
-        for (index split = 0; split < s.splits && split < s.layers; ++split) {
-            const Layer<T>& slice = s.layer[split];
-            Finish<T> finish{s.x_grad + first * s.features + slice.offset, s.features};
-            Product<T> products[kMaxTerms];
-            int count = 0;
-            const double bytes = 1.0 * members(s, split) * s.width * slice.size * sizeof(T);
-            const Keep keep = bytes <= kStreamBytes ? Keep::kRows : Keep::kPanel;
-            for (index l = split; l < s.layers; l += s.splits) {
-                products[count++] = {sums_grad.data() + l * s.width, hidden_stride,
-                                     &weights.slices[l], s.width};
-                if (count == kMaxTerms || l + s.splits >= s.layers) {
-                    rows_product(products, count, rows, slice.size, finish, keep);
-                    finish.start = finish.c, finish.start_stride = finish.stride;
-                    count = 0;
-                }
-            }
-        }
-    }
-
-    if (s.wants_weights) {
-        for (index l = 0; l < s.layers; ++l) {
-            interleave(sums_grad.data() + l * s.width, hidden_stride, rows, s.width,
-                       strips + rows * l * s.width);
-        }
-        if (logits_grad) {
-            interleave(logits_grad, s.logits_grad_stride, rows, s.outputs,
-                       strips + rows * hidden_stride);
-        }
-    }
+    if (s.x_grad) input_gradient(s, weights, sums_grad.data(), first, rows);
+    if (s.wants_weights) cut_strips(s, sums_grad.data(), block, strips);
 }
+
+// Which numbers of a training step are kept, from row `row` on. By default all of them.
+template <class T>
+class Dropout {
+public:
+    Dropout() = default;
+    Dropout(const Spine<T>& s, const Regularization<T>& r)
+        : inputs_(r.inputs), outputs_(r.outputs), width_words_(words(s.width)) {
+        index at = 0;
+        for (index l = 0; l < s.layers; ++l) {
+            slice_at_.push_back(at);
+            at += words(s.layer[l].size) + (l ? width_words_ : 0);
+        }
+        slice_at_.push_back(at);
+    }
+
+    Mask<T> slice(index l, index row) const {
+        return inputs_.words ? from(inputs_, slice_at_[l], row) : Mask<T>{};
+    }
+    // Of layer l's input, the part that is the output of layer l - 1.
+    Mask<T> chain(index l, index row) const {
+        if (!inputs_.words) return {};
+        return from(inputs_, slice_at_[l + 1] - width_words_, row);
+    }
+    Mask<T> output(index l, index row) const {
+        return outputs_.words ? from(outputs_, l * width_words_, row) : Mask<T>{};
+    }
+
+private:
+    static index words(index columns) { return (columns + 31) / 32; }
+    static Mask<T> from(const Mask<T>& mask, index word, index row) {
+        return {mask.words + row * mask.stride + word, mask.stride, mask.scale};
+    }
+
+    Mask<T> inputs_{}, outputs_{};
+    index width_words_ = 0;
+    std::vector<index> slice_at_;
+};
 
 // What phase 2 hands out: one panel of the columns of x or of the hidden outputs, and every weight
 // gradient it is a factor of.
@@ -427,7 +486,8 @@ std::vector<Panel> weight_panels(const Spine<T>& s) {
 }
 
 template <class T, int Lanes>
-void panel_gradients(const Spine<T>& s, const Panel& panel, index block, const T* strips) {
+void panel_gradients(const Spine<T>& s, const Dropout<T>& dropout, const Panel& panel, index block,
+                     const T* strips) {
     using V = Vector<T, Lanes>;
     const index hidden_stride = s.layers * s.width;
     const index first = block * kBackwardRows, rows = block_rows(s, block);
@@ -439,15 +499,23 @@ void panel_gradients(const Spine<T>& s, const Panel& panel, index block, const T
     const index stride = of_x ? s.x_stride : hidden_stride;
 
     alignas(64) T copy[kBackwardRows * kTileVectors * Lanes];
-    for (index n = 0; n < rows; ++n) {
-        for (int v = 0; v < panel.vectors; ++v) {
-            const index at = panel.column + v * Lanes;
-            store(copy + (n * panel.vectors + v) * Lanes,
-                  load_first<V>(source + n * stride + at, columns - at));
+    bool as_it_is = false;  // the copy: nothing dropped, good for every user
+    const auto copy_panel = [&](const Mask<T>& mask) {
+        for (index n = 0; n < rows; ++n) {
+            for (int v = 0; v < panel.vectors; ++v) {
+                const index at = panel.column + v * Lanes;
+                V values = load_first<V>(source + n * stride + at, columns - at);
+                if (mask.words) {
+                    values = masked<T, Lanes>(values, mask.words + n * mask.stride, at, mask.scale);
+                }
+                store(copy + (n * panel.vectors + v) * Lanes, values);
+            }
         }
-    }
+        as_it_is = !mask.words;
+    };
     const auto add_to = [&](const T* strip, index height, T* gradient, index gradient_stride,
-                            bool shared) {
+                            bool shared, const Mask<T>& mask) {
+        if (!as_it_is || mask.words) copy_panel(mask);
         columns_product<T, Lanes>(strip, height, copy, panel.vectors * Lanes, rows, panel.vectors,
                                   panel.column, columns, gradient, gradient_stride,
                                   shared || block > 0);
@@ -456,18 +524,19 @@ void panel_gradients(const Spine<T>& s, const Panel& panel, index block, const T
         for (index l = panel.layer; l < s.layers; l += s.splits) {
             const Layer<T>& user = s.layer[l];
             add_to(strips + rows * l * s.width, s.width, user.weight_grad, user.columns,
-                   user.shared);
+                   user.shared, dropout.slice(l, first));
         }
         return;
     }
     if (panel.layer + 1 < s.layers) {
         const Layer<T>& user = s.layer[panel.layer + 1];
         add_to(strips + rows * (panel.layer + 1) * s.width, s.width,
-               user.weight_grad + user.columns - s.width, user.columns, user.shared);
+               user.weight_grad + user.columns - s.width, user.columns, user.shared,
+               dropout.chain(panel.layer + 1, first));
     }
     if (s.logits_grad) {
         add_to(strips + rows * hidden_stride, s.outputs, s.out_weight_grad + panel.layer * s.width,
-               hidden_stride, false);
+               hidden_stride, false, dropout.output(panel.layer, first));
     }
 }
 
@@ -510,57 +579,538 @@ void clear(const Spine<T>& s) {
     if (s.layers < s.splits) zero(s.x_grad, s.rows * s.features);
 }
 
+// Phase 2.
+template <class T>
+class WeightGradients {
+public:
+    WeightGradients(const Spine<T>& s, const Dropout<T>& dropout)
+        : s_(s), dropout_(dropout) {
+        if (s.wants_weights) panels_ = weight_panels(s);
+        for (index l = 0; l < s.layers; ++l) shared_ = shared_ || s.layer[l].shared;
+    }
+
+    // What one block adds.
+    void block(index block, const T* strips) const {
+        for (const Panel& panel : panels_) add(panel, block, strips);
+        bias_gradients(s_, block, strips);
+    }
+
+    // All blocks, given the strips of each.
+    template <class StripsOf>
+    void all(int threads, index blocks, const StripsOf& strips_of) const {
+        if (shared_) {
+            // Panels of different slices add to the same columns of a shared matrix: blocks in order.
+            for (index b = 0; b < blocks; ++b) block(b, strips_of(b));
+            return;
+        }
+        const auto panel_phase = [&](index part) {
+            for (index b = 0; b < blocks; ++b) {
+                part ? add(panels_[part - 1], b, strips_of(b))
+                     : bias_gradients(s_, b, strips_of(b));
+            }
+        };
+        run(threads, static_cast<index>(panels_.size()) + 1, panel_phase);
+    }
+
+private:
+    void add(const Panel& panel, index block, const T* strips) const {
+        panel.wide ? panel_gradients<T, kWide<T>>(s_, dropout_, panel, block, strips)
+                   : panel_gradients<T, kNarrow<T>>(s_, dropout_, panel, block, strips);
+    }
+
+    const Spine<T>& s_;
+    const Dropout<T>& dropout_;
+    std::vector<Panel> panels_;
+    bool shared_ = false;
+};
+
+template <class T>
+inline index strips_per_row(const Spine<T>& s) {
+    return s.wants_weights ? s.layers * s.width + s.outputs : 0;
+}
+
 template <class T>
 void backward(const Spine<T>& s) {
     clear(s);
     if (s.rows == 0) return;
     const BackwardSpine<T> weights(s);
-    const std::vector<Panel> panels = s.wants_weights ? weight_panels(s) : std::vector<Panel>();
-    const index blocks = (s.rows + kBackwardRows - 1) / kBackwardRows;
-    const index strips_per_row = s.wants_weights ? s.layers * s.width + s.outputs : 0;
+    const Dropout<T> nothing;
+    const WeightGradients<T> weights_phase(s, nothing);
+    const index blocks = block_count(s);
     const int threads = useful_threads(s, 2);
-
-    const auto panel_block = [&](const Panel& panel, index block, const T* strips) {
-        panel.wide ? panel_gradients<T, kWide<T>>(s, panel, block, strips)
-                   : panel_gradients<T, kNarrow<T>>(s, panel, block, strips);
-    };
-    const auto weights_phase = [&](index block, const T* strips) {
-        for (const Panel& panel : panels) panel_block(panel, block, strips);
-        bias_gradients(s, block, strips);
-    };
     if (threads <= 1) {
-        Buffer<T> strips(block_rows(s, 0) * strips_per_row);
+        Buffer<T> strips(block_rows(s, 0) * strips_per_row(s));
         for (index block = 0; block < blocks; ++block) {
             backward_rows(s, weights, block, strips.data());
-            if (s.wants_weights) weights_phase(block, strips.data());
+            if (s.wants_weights) weights_phase.block(block, strips.data());
         }
         return;
     }
-    Buffer<T> strips(s.rows * strips_per_row);
+    Buffer<T> strips(s.rows * strips_per_row(s));
     const auto strips_of = [&](index block) {
-        return strips.data() + block * kBackwardRows * strips_per_row;
+        return strips.data() + block * kBackwardRows * strips_per_row(s);
     };
     const auto rows_phase = [&](index block) { backward_rows(s, weights, block, strips_of(block)); };
     run(threads, blocks, rows_phase);
-    if (!s.wants_weights) return;
+    if (s.wants_weights) weights_phase.all(threads, blocks, strips_of);
+}
 
-    // Panels of different slices add to the same columns of a shared matrix: all blocks in order.
-    bool shared = false;
-    for (index l = 0; l < s.layers; ++l) shared = shared || s.layer[l].shared;
-    if (shared) {
-        for (index block = 0; block < blocks; ++block) weights_phase(block, strips_of(block));
-        return;
+// Training with dropout or batch norm ---------------------------------------------------------
+
+// Each layer drops inputs of its own, so that nothing is projected ahead; batch norm needs all rows
+// of a layer before the next one starts. Hence layer by layer and, within a layer, block by block;
+// only without norms does a block go on to the next layer while it is in the caches.
+
+template <class T>
+struct Rows {
+    const T* values;
+    index stride;
+};
+
+// Rows times columns of `source`, and zero where they are dropped.
+template <class T>
+void drop(Rows<T> source, index rows, index columns, const Mask<T>& mask, T* target,
+          index target_stride) {
+    constexpr int lanes = kWide<T>;
+    using V = Vector<T, lanes>;
+    for (index n = 0; n < rows; ++n) {
+        const T* from = source.values + n * source.stride;
+        const std::uint32_t* bits = mask.words + n * mask.stride;
+        T* to = target + n * target_stride;
+        for (index j = 0; j < columns; j += lanes) {
+            const V values = load_first<V>(from + j, columns - j);
+            store_first(to + j, masked<T, lanes>(values, bits, j, mask.scale), columns - j);
+        }
     }
-    const auto panel_phase = [&](index part) {
-        for (index block = 0; block < blocks; ++block) {
-            if (part == 0) {
-                bias_gradients(s, block, strips_of(block));
-            } else {
-                panel_block(panels[part - 1], block, strips_of(block));
-            }
+}
+
+// The same, in scratch memory; without a mask the source itself.
+template <class T>
+Rows<T> dropped(Rows<T> source, index rows, index columns, const Mask<T>& mask, Buffer<T>& scratch) {
+    if (!mask.words) return source;
+    const index stride = round_up(columns, kWide<T>);
+    scratch = Buffer<T>(rows * stride);
+    drop(source, rows, columns, mask, scratch.data(), stride);
+    return {scratch.data(), stride};
+}
+
+// body(column, load, store) for every vector of a row of `columns` numbers: vectors of the narrower
+// kind, since layers often are narrow.
+template <class T, class Body>
+inline void for_each_vector(index columns, const Body& body) {
+    constexpr int lanes = kNarrow<T>;
+    using V = Vector<T, lanes>;
+    index j = 0;
+    for (; j + lanes <= columns; j += lanes) {
+        body(
+            j, [](const T* p) { return load<V>(p); }, [](T* p, V v) { store(p, v); });
+    }
+    if (j < columns) {
+        const index tail = columns - j;
+        body(
+            j, [&](const T* p) { return load_first<V>(p, tail); },
+            [&](T* p, V v) { store_first(p, v, tail); });
+    }
+}
+
+// Mean and sum of squared deviations of each column of a block.
+template <class T>
+void block_moments(Rows<T> z, index rows, index columns, T* mean, T* squares) {
+    std::memset(mean, 0, columns * sizeof(T));
+    std::memset(squares, 0, columns * sizeof(T));
+    for (index n = 0; n < rows; ++n) {
+        const T* row = z.values + n * z.stride;
+        for_each_vector<T>(columns, [&](index j, auto load_at, auto store_at) {
+            store_at(mean + j, load_at(mean + j) + load_at(row + j));
+        });
+    }
+    for (index j = 0; j < columns; ++j) mean[j] /= static_cast<T>(rows);
+    for (index n = 0; n < rows; ++n) {
+        const T* row = z.values + n * z.stride;
+        for_each_vector<T>(columns, [&](index j, auto load_at, auto store_at) {
+            const auto off = load_at(row + j) - load_at(mean + j);
+            store_at(squares + j, load_at(squares + j) + off * off);
+        });
+    }
+}
+
+// The statistics that a layer normalizes by, from those of its blocks, and the running ones.
+template <class T>
+void merge_moments(const BatchNorm<T>& norm, index rows, index block_rows, index columns,
+                   const T* moments) {
+    if (norm.batches) ++*norm.batches;
+    for (index j = 0; j < columns; ++j) {
+        double count = 0, mean = 0, squares = 0;
+        for (index first = 0; first < rows; first += block_rows) {
+            const T* block = moments + first / block_rows * 2 * columns;
+            const double size = static_cast<double>(rows - first < block_rows ? rows - first
+                                                                              : block_rows);
+            const double off = block[j] - mean, total = count + size;
+            mean += off * size / total;
+            squares += block[columns + j] + off * off * count * size / total;
+            count = total;
+        }
+        norm.mean[j] = static_cast<T>(mean);
+        norm.inverse[j] = static_cast<T>(1 / std::sqrt(squares / count + norm.epsilon));
+        const auto track = [&](T* running, double value) {
+            running[j] = static_cast<T>((1 - norm.momentum) * running[j] + norm.momentum * value);
+        };
+        if (norm.running_mean) track(norm.running_mean, mean);
+        if (norm.running_variance) track(norm.running_variance, squares / (count - 1));
+    }
+}
+
+template <class T>
+void use_running_statistics(const BatchNorm<T>& norm, index columns) {
+    for (index j = 0; j < columns; ++j) {
+        norm.mean[j] = norm.running_mean[j];
+        norm.inverse[j] = static_cast<T>(1 / std::sqrt(norm.running_variance[j] + norm.epsilon));
+    }
+}
+
+// h = act(gain * (z - mean) * inverse + bias)
+template <class T>
+void normalize(const BatchNorm<T>& norm, Rows<T> z, index rows, index columns, T slope, T* hidden,
+               index hidden_stride) {
+    Buffer<T> scale(columns), shift(columns);
+    for (index j = 0; j < columns; ++j) {
+        scale[j] = (norm.gain ? norm.gain[j] : T(1)) * norm.inverse[j];
+        shift[j] = (norm.bias ? norm.bias[j] : T(0)) - norm.mean[j] * scale[j];
+    }
+    for (index n = 0; n < rows; ++n) {
+        const T* row = z.values + n * z.stride;
+        T* to = hidden + n * hidden_stride;
+        for_each_vector<T>(columns, [&](index j, auto load_at, auto store_at) {
+            const auto y = load_at(row + j) * load_at(scale.data() + j) + load_at(shift.data() + j);
+            store_at(to + j, activation(y, slope));
+        });
+    }
+}
+
+template <class T>
+void forward_regularized(const Spine<T>& s, const Regularization<T>& r) {
+    if (s.rows == 0) return;
+    const index hidden_stride = s.layers * s.width;
+    const Affine<T> affine(s);
+    const PackedSpine<T> packed(s, false);
+    const Dropout<T> dropout(s, r);
+    const index blocks = (s.rows + kForwardRows - 1) / kForwardRows;
+    const int threads = useful_threads(s, 1);
+    Buffer<T> moments(r.norm ? blocks * 2 * s.width : 0);
+
+    const auto rows_of = [&](index block) {
+        const index left = s.rows - block * kForwardRows;
+        return left < kForwardRows ? left : kForwardRows;
+    };
+    const auto layer_block = [&](index l, index block) {
+        const index first = block * kForwardRows, rows = rows_of(block);
+        const Layer<T>& layer = s.layer[l];
+        Buffer<T> slice_copy, chain_copy;
+        const Rows<T> x = dropped<T>({s.x + first * s.x_stride + layer.offset, s.x_stride}, rows,
+                                     layer.size, dropout.slice(l, first), slice_copy);
+        Product<T> products[2] = {{x.values, x.stride, &packed.slices[l], layer.size}};
+        T* hidden = s.hidden + first * hidden_stride + l * s.width;
+        if (l) {
+            const Rows<T> h = dropped<T>({hidden - s.width, hidden_stride}, rows, s.width,
+                                         dropout.chain(l, first), chain_copy);
+            products[1] = {h.values, h.stride, &packed.chain[l], s.width};
+        }
+        Finish<T> finish{hidden, hidden_stride};
+        affine.apply(s, l, finish);
+        if (r.norm) {
+            finish.c = r.sums + first * hidden_stride + l * s.width;
+            finish.slope = 1;
+        }
+        rows_product(products, l ? 2 : 1, rows, s.width, finish);
+        if (r.norm && !r.norm[l].fixed) {
+            T* mean = moments.data() + block * 2 * s.width;
+            block_moments<T>({finish.c, hidden_stride}, rows, s.width, mean, mean + s.width);
         }
     };
-    run(threads, static_cast<index>(panels.size()) + 1, panel_phase);
+    const auto normalize_block = [&](index l, index block) {
+        const index at = block * kForwardRows * hidden_stride + l * s.width;
+        normalize<T>(r.norm[l], {r.sums + at, hidden_stride}, rows_of(block), s.width, s.slope,
+                     s.hidden + at, hidden_stride);
+    };
+    const auto output_block = [&](index block) {
+        const index first = block * kForwardRows, rows = rows_of(block);
+        Rows<T> hidden{s.hidden + first * hidden_stride, hidden_stride};
+        Buffer<T> copy;
+        if (r.outputs.words) {
+            copy = Buffer<T>(rows * hidden_stride);
+            for (index l = 0; l < s.layers; ++l) {
+                drop<T>({hidden.values + l * s.width, hidden_stride}, rows, s.width,
+                        dropout.output(l, first), copy.data() + l * s.width, hidden_stride);
+            }
+            hidden.values = copy.data();
+        }
+        const Product<T> product{hidden.values, hidden_stride, &packed.output, hidden_stride};
+        Finish<T> finish{s.logits + first * s.outputs, s.outputs};
+        affine.apply(s, s.layers, finish);
+        rows_product(&product, 1, rows, s.outputs, finish);
+    };
+
+    if (r.norm) {
+        for (index l = 0; l < s.layers; ++l) {
+            run(threads, blocks, [&](index block) { layer_block(l, block); });
+            if (r.norm[l].fixed) {
+                use_running_statistics(r.norm[l], s.width);
+            } else {
+                merge_moments(r.norm[l], s.rows, kForwardRows, s.width, moments.data());
+            }
+            run(threads, blocks, [&](index block) { normalize_block(l, block); });
+        }
+    } else {
+        run(threads, blocks, [&](index block) {
+            for (index l = 0; l < s.layers; ++l) layer_block(l, block);
+        });
+    }
+    if (s.outputs) run(threads, blocks, output_block);
+}
+
+// The gradient of what the activation of one layer was given, for the rows of a block.
+template <class T>
+void activation_gradient(const Spine<T>& s, const BackwardSpine<T>& weights,
+                         const Dropout<T>& dropout, index l, index first, index rows,
+                         T* gradients) {
+    const index hidden_stride = s.layers * s.width;
+    const Mask<T> of_output = dropout.output(l, first);
+    const Mask<T> of_next = l + 1 < s.layers ? dropout.chain(l + 1, first) : Mask<T>{};
+    if (!of_output.words && !of_next.words) {
+        return sums_gradient(s, weights, l, first, rows, gradients);
+    }
+    // Each factor has its own mask: one product after the other, added up in c.
+    Finish<T> finish{gradients + l * s.width, hidden_stride};
+    if (s.hidden_grad) {
+        finish.start = s.hidden_grad + first * s.hidden_grad_stride + l * s.width;
+        finish.start_stride = s.hidden_grad_stride;
+    }
+    const auto add = [&](const Product<T>& product, const Mask<T>& mask) {
+        finish.kind = mask.words ? Finish<T>::kDrop : Finish<T>::kStore;
+        finish.mask = mask;
+        rows_product(&product, 1, rows, s.width, finish);
+        finish.start = finish.c, finish.start_stride = finish.stride;
+    };
+    if (s.logits_grad) {
+        add({s.logits_grad + first * s.logits_grad_stride, s.logits_grad_stride,
+             &weights.output[l], s.outputs},
+            of_output);
+    }
+    if (l + 1 < s.layers) {
+        add({finish.c + s.width, hidden_stride, &weights.chain[l + 1], s.width}, of_next);
+    }
+    const T* hidden = s.hidden + first * hidden_stride + l * s.width;
+    for (index n = 0; n < rows; ++n) {
+        T* row = finish.c + n * hidden_stride;
+        for_each_vector<T>(s.width, [&](index j, auto load_at, auto store_at) {
+            const auto output = load_at(hidden + n * hidden_stride + j);
+            store_at(row + j, gated(load_at(row + j), output, s.slope));
+        });
+    }
+}
+
+// Per column of a block: the sum of the gradients by the norm's results, and of their products with
+// the normalized z.
+template <class T>
+void norm_sums(const BatchNorm<T>& norm, Rows<T> gradient, Rows<T> z, index rows, index columns,
+               T* total, T* correlated) {
+    std::memset(total, 0, columns * sizeof(T));
+    std::memset(correlated, 0, columns * sizeof(T));
+    for (index n = 0; n < rows; ++n) {
+        const T *g = gradient.values + n * gradient.stride, *row = z.values + n * z.stride;
+        for_each_vector<T>(columns, [&](index j, auto load_at, auto store_at) {
+            const auto dy = load_at(g + j);
+            const auto off = (load_at(row + j) - load_at(norm.mean + j)) * load_at(norm.inverse + j);
+            store_at(total + j, load_at(total + j) + dy);
+            store_at(correlated + j, load_at(correlated + j) + dy * off);
+        });
+    }
+}
+
+// The gradient by z, in the place of that by the norm's results dy:
+//   gain * inverse * (dy - mean(dy) - normalized z * mean(dy * normalized z))
+template <class T>
+void norm_gradient(const BatchNorm<T>& norm, index all_rows, const T* sums, Rows<T> z, index rows,
+                   index columns, T* gradient, index stride) {
+    const T *total = sums, *correlated = sums + columns;
+    Buffer<T> scale(columns), drift(columns), shift(columns);
+    const T share = norm.fixed ? T(0) : T(1) / static_cast<T>(all_rows);
+    for (index j = 0; j < columns; ++j) {
+        scale[j] = (norm.gain ? norm.gain[j] : T(1)) * norm.inverse[j];
+        drift[j] = scale[j] * norm.inverse[j] * correlated[j] * share;
+        shift[j] = -scale[j] * total[j] * share;
+    }
+    for (index n = 0; n < rows; ++n) {
+        const T* row = z.values + n * z.stride;
+        T* g = gradient + n * stride;
+        for_each_vector<T>(columns, [&](index j, auto load_at, auto store_at) {
+            const auto off = load_at(row + j) - load_at(norm.mean + j);
+            const auto dz = load_at(g + j) * load_at(scale.data() + j) + load_at(shift.data() + j);
+            store_at(g + j, dz - off * load_at(drift.data() + j));
+        });
+    }
+}
+
+template <class T>
+void backward_regularized(const Spine<T>& s, const Regularization<T>& r) {
+    clear(s);
+    for (index l = 0; r.norm && s.rows == 0 && l < s.layers; ++l) {
+        zero(r.norm[l].gain_grad, s.width);
+        zero(r.norm[l].bias_grad, s.width);
+    }
+    if (s.rows == 0) return;
+    const index hidden_stride = s.layers * s.width;
+    const BackwardSpine<T> weights(s);
+    const Dropout<T> dropout(s, r);
+    const index blocks = block_count(s);
+    const int threads = useful_threads(s, 2);
+    Buffer<T> gradients(s.rows * hidden_stride), block_sums(r.norm ? blocks * 2 * s.width : 0);
+    Buffer<T> sums(2 * s.width);
+
+    const auto layer_block = [&](index l, index block) {
+        const index first = block * kBackwardRows, rows = block_rows(s, block);
+        T* gradient = gradients.data() + first * hidden_stride;
+        activation_gradient(s, weights, dropout, l, first, rows, gradient);
+        if (r.norm) {
+            T* partial = block_sums.data() + block * 2 * s.width;
+            norm_sums<T>(r.norm[l], {gradient + l * s.width, hidden_stride},
+                         {r.sums + first * hidden_stride + l * s.width, hidden_stride}, rows,
+                         s.width, partial, partial + s.width);
+        }
+    };
+    const auto merge = [&](index l) {
+        for (index j = 0; j < 2 * s.width; ++j) {
+            double sum = 0;
+            for (index block = 0; block < blocks; ++block) {
+                sum += block_sums[block * 2 * s.width + j];
+            }
+            sums[j] = static_cast<T>(sum);
+        }
+        const BatchNorm<T>& norm = r.norm[l];
+        for (index j = 0; j < s.width; ++j) {
+            if (norm.bias_grad) norm.bias_grad[j] = sums[j];
+            if (norm.gain_grad) norm.gain_grad[j] = sums[s.width + j];
+        }
+    };
+    const auto norm_block = [&](index l, index block) {
+        const index at = block * kBackwardRows * hidden_stride + l * s.width;
+        norm_gradient<T>(r.norm[l], s.rows, sums.data(), {r.sums + at, hidden_stride},
+                         block_rows(s, block), s.width, gradients.data() + at, hidden_stride);
+    };
+    const auto input_block = [&](index block) {
+        const index first = block * kBackwardRows, rows = block_rows(s, block);
+        const T* gradient = gradients.data() + first * hidden_stride;
+        if (!r.inputs.words) return input_gradient(s, weights, gradient, first, rows);
+        for (index l = 0; l < s.layers; ++l) {
+            const Layer<T>& layer = s.layer[l];
+            Finish<T> finish{s.x_grad + first * s.features + layer.offset, s.features};
+            if (l >= s.splits) finish.start = finish.c, finish.start_stride = finish.stride;
+            finish.kind = Finish<T>::kDrop;
+            finish.mask = dropout.slice(l, first);
+            const Product<T> product{gradient + l * s.width, hidden_stride, &weights.slices[l],
+                                     s.width};
+            rows_product(&product, 1, rows, layer.size, finish, Keep::kRows);
+        }
+    };
+
+    if (r.norm) {
+        for (index l = s.layers - 1; l >= 0; --l) {
+            run(threads, blocks, [&](index block) { layer_block(l, block); });
+            merge(l);
+            run(threads, blocks, [&](index block) { norm_block(l, block); });
+        }
+    } else {
+        run(threads, blocks, [&](index block) {
+            for (index l = s.layers - 1; l >= 0; --l) layer_block(l, block);
+        });
+    }
+    if (s.x_grad) run(threads, blocks, input_block);
+    if (!s.wants_weights) return;
+
+    const WeightGradients<T> weights_phase(s, dropout);
+    const auto cut = [&](index block, T* strips) {
+        cut_strips(s, gradients.data() + block * kBackwardRows * hidden_stride, block, strips);
+    };
+    if (threads <= 1) {
+        Buffer<T> strips(block_rows(s, 0) * strips_per_row(s));
+        for (index block = 0; block < blocks; ++block) {
+            cut(block, strips.data());
+            weights_phase.block(block, strips.data());
+        }
+        return;
+    }
+    Buffer<T> strips(s.rows * strips_per_row(s));
+    const auto strips_of = [&](index block) {
+        return strips.data() + block * kBackwardRows * strips_per_row(s);
+    };
+    run(threads, blocks, [&](index block) { cut(block, strips_of(block)); });
+    weights_phase.all(threads, blocks, strips_of);
+}
+
+// Random bits --------------------------------------------------------------------------------
+
+// xoshiro256++ (Blackman and Vigna, "Scrambled linear pseudorandom number generators", 2021) in
+// independent lanes, seeded by splitmix64 as its authors advise.
+class Generator {
+public:
+    static constexpr int kLanes = 8;
+    using Word = Vector<std::uint64_t, kLanes>;
+
+    explicit Generator(std::uint64_t seed) {
+        for (Word& word : state_) {
+            for (int lane = 0; lane < kLanes; ++lane) word[lane] = mix(seed);
+        }
+    }
+    // By reference: how such a vector is returned differs between instruction sets.
+    void next(Word& result) {
+        Word &a = state_[0], &b = state_[1], &c = state_[2], &d = state_[3];
+        result = a + d;
+        result = (result << 23 | result >> (64 - 23)) + a;
+        const Word shifted = b << 17;
+        c ^= a, d ^= b, b ^= c, a ^= d, c ^= shifted;
+        d = d << 45 | d >> (64 - 45);
+    }
+
+private:
+    static std::uint64_t mix(std::uint64_t& seed) {
+        std::uint64_t z = seed += 0x9e3779b97f4a7c15u;
+        z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+        return z ^ z >> 31;
+    }
+
+    Word state_[4];
+};
+
+// Digits of the binary fraction that a probability is rounded to: as many as a float in [0, 1) has
+// that torch draws.
+constexpr int kProbabilityBits = 24;
+
+// A bit is one with probability 0.b1 b2 b3 ...: going from the last digit to the first, `or` with a
+// random bit where the digit is one and `and` where it is zero halves the probability so far and
+// adds the digit. Trailing zeros need no random bit: probability 1/2 takes one.
+void draw(std::uint64_t seed, double keep, std::uint32_t* words, index count) {
+    constexpr index step = Generator::kLanes * 2;  // words
+    const auto digits = static_cast<std::uint32_t>(std::lround(keep * (1 << kProbabilityBits)));
+    if (digits == 0 || digits >> kProbabilityBits) {
+        std::memset(words, digits ? 0xff : 0, count * sizeof(std::uint32_t));
+        return;
+    }
+    const int first = __builtin_ctz(digits);
+    Generator generator(seed);
+    Generator::Word bits, random;
+    for (index i = 0; i < count; i += step) {
+        generator.next(bits);
+        for (int digit = first + 1; digit < kProbabilityBits; ++digit) {
+            generator.next(random);
+            if (digits >> digit & 1) {
+                bits |= random;
+            } else {
+                bits &= random;
+            }
+        }
+        std::memcpy(words + i, &bits, (count - i < step ? count - i : step) * sizeof(*words));
+    }
 }
 
 double exercise_tile(index repeats) {
@@ -584,8 +1134,19 @@ std::string check();     // check.cpp
 
 extern const Kernels kernels;
 const Kernels kernels = {
-    SPINAL_ARCH_NAME, forward<float>, forward<double>, backward<float>,
-    backward<double>, exercise_tile,  warp,            check,
+    SPINAL_ARCH_NAME,
+    forward<float>,
+    backward<float>,
+    forward<double>,
+    backward<double>,
+    forward_regularized<float>,
+    backward_regularized<float>,
+    forward_regularized<double>,
+    backward_regularized<double>,
+    draw,
+    exercise_tile,
+    warp,
+    check,
 };
 
 }  // namespace SPINAL_ARCH

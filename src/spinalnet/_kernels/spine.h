@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 
 namespace spinalnet {
@@ -71,21 +72,81 @@ struct Spine {
     bool wants_weights;
 };
 
+// Which numbers of every row are kept by dropout, as bits: those of row n begin at word
+// n * stride, and are cut into segments, each of which begins with a new word. The numbers kept are
+// multiplied by `scale`, the others by zero.
+template <class T>
+struct Mask {
+    const std::uint32_t* words;  // null: all, as they are
+    index stride;
+    T scale;
+};
+
+// Batch norm of one layer in a training step.
+template <class T>
+struct BatchNorm {
+    const T* gain;  // null: 1
+    const T* bias;  // null: 0
+    T* running_mean;  // null: not tracked
+    T* running_variance;
+    std::int64_t* batches;  // how many were tracked; null: nobody counts
+    double momentum, epsilon;
+    bool fixed;  // normalizes by the running statistics, which stay as they are
+    T* mean;  // of this step, and 1 / standard deviation: found forward, used backward
+    T* inverse;
+    T* gain_grad;  // null: not wanted
+    T* bias_grad;
+};
+
+// What a training step adds to a chain. The layer's input is dropped first, its sums are normalized
+// before the activation.
+template <class T>
+struct Regularization {
+    Mask<T> inputs;    // segments: of each layer its slice, then (not the first) the previous layer
+    Mask<T> outputs;  // of the output row, a segment for each layer
+    const BatchNorm<T>* norm;  // one per layer; null: none
+    T* sums;  // with norms: what they see, rows x (layers * width)
+};
+
 struct Warp;  // warp.h
+
+template <class T>
+using Pass = void (*)(const Spine<T>&);
+template <class T>
+using RegularizedPass = void (*)(const Spine<T>&, const Regularization<T>&);
 
 // One build of the kernels for one instruction set. They throw std::bad_alloc.
 struct Kernels {
     const char* name;
-    void (*forward_float)(const Spine<float>&);
-    void (*forward_double)(const Spine<double>&);
-    void (*backward_float)(const Spine<float>&);
-    void (*backward_double)(const Spine<double>&);
+    Pass<float> forward_float, backward_float;
+    Pass<double> forward_double, backward_double;
+    RegularizedPass<float> forward_regularized_float, backward_regularized_float;
+    RegularizedPass<double> forward_regularized_double, backward_regularized_double;
+    // Draw random bits, each of them one with probability `keep`.
+    void (*draw)(std::uint64_t seed, double keep, std::uint32_t* words, index count);
     // Multiply-accumulates done by `repeats` rounds of the float tile on numbers in the L1 cache:
     // the ceiling of everything above, for benchmarks.
     double (*exercise_tile)(index repeats);
     void (*warp)(const Warp&);
     // What is wrong with the tile and the products around it, for tests; empty: nothing.
     std::string (*check)();
+
+    void forward(const Spine<float>& s) const { forward_float(s); }
+    void forward(const Spine<double>& s) const { forward_double(s); }
+    void backward(const Spine<float>& s) const { backward_float(s); }
+    void backward(const Spine<double>& s) const { backward_double(s); }
+    void forward(const Spine<float>& s, const Regularization<float>& r) const {
+        forward_regularized_float(s, r);
+    }
+    void forward(const Spine<double>& s, const Regularization<double>& r) const {
+        forward_regularized_double(s, r);
+    }
+    void backward(const Spine<float>& s, const Regularization<float>& r) const {
+        backward_regularized_float(s, r);
+    }
+    void backward(const Spine<double>& s, const Regularization<double>& r) const {
+        backward_regularized_double(s, r);
+    }
 };
 
 // Run `task(context, part)` for every part in [0, parts) on up to `threads` threads and wait.

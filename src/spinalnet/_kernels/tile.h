@@ -89,6 +89,12 @@ inline void store_first(T* p, V v, index count) {
     }
 }
 
+// 1, 2, 4, ... : the bit of every lane.
+template <class Bits, int... I>
+constexpr Bits lane_bits(std::integer_sequence<int, I...>) {
+    return Bits{(decltype(Bits{}[0] + 0)(1) << I)...};
+}
+
 // One product a * b inside a sum of products. Rows of b are `b_stride` apart. Element (i, k) of a
 // is a[i * a_stride + k], or, interleaved, a[k * MR + i]: a whole tile row per step.
 template <class T>
