@@ -329,8 +329,8 @@ class LossGradient:
 
     Takes a `SpinalNet` or an `MLPHead` and gives every parameter a `grad`, all of them views of
     one vector `gradient`; call it like a function to fill it. With a piecewise linear activation
-    and no dropout the chain runs through the compiled kernels, where they are installed: a dense
-    hidden layer is a chain of length one.
+    the chain runs through the compiled kernels, where they are installed: a dense hidden layer is
+    a chain of length one.
 
     Args:
         net: Without norms, trainable activations and matrices shared by unequal slices: see
@@ -381,13 +381,19 @@ class LossGradient:
             end = start + parameter.numel()
             parameter.grad = self.gradient[start:end].view_as(parameter)
             start = end
+        # Of which parts the input of every layer of a chain consists.
+        self._segments = [
+            (linear.in_features - linear.out_features, linear.out_features)
+            if index
+            else (linear.in_features,)
+            for index, linear in enumerate(self.linears)
+        ]
         self.minus_one = -torch.ones_like(self.gradient[:1])
         self.chain = self._compiled_chain(splits)
 
     def _compiled_chain(self, num_splits: int) -> _kernels.UntrackedChain | None:
         """Return the net as the compiled kernels compute it; None if they cannot serve it."""
-        masked = min([*self.keeps, self.output_keep]) < 1.0
-        if masked or not self.linears or (not self.spinal and len(self.linears) > 1):
+        if not self.linears or (not self.spinal and len(self.linears) > 1):
             return None
         weights = [linear.weight for linear in self.linears]
         rows = weights[0].detach().new_empty(1, self.in_features)
@@ -438,15 +444,27 @@ class LossGradient:
             weights: Weight of each row `(B,)`; `None` for 1.
         """
         if self.chain is not None:
-            hidden, outputs = self.chain.forward(x)
+            outputs = self.chain.forward(x, *self._masks(x))
             loss, gradient = self._loss(outputs, targets, weights)
             gradients = [parameter.grad for parameter in self.chain.parameters]
-            self.chain.backward(x, hidden, gradient, gradients)  # type: ignore[arg-type]
+            self.chain.backward(x, gradient, gradients)  # type: ignore[arg-type]
             return loss
         return self._by_operations(x, targets, weights)
 
+    def _masks(self, x: Tensor) -> tuple[ops.Masks | None, ops.Masks | None]:
+        """Draw what the net itself would draw for the layers and for the output row."""
+        width = self.linears[0].out_features
+        drawn: list[ops.Masks | None] = []
+        for keep, segments in (
+            (self.keeps[0], self._segments),
+            (self.output_keep, [(width,) * len(self.linears)]),
+        ):
+            masks = ops.Masks(len(x), segments, 1.0 - keep, x.dtype) if keep < 1.0 else None
+            drawn.append(masks)
+        return drawn[0], drawn[1]
+
     def _by_operations(self, x: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
-        """Do the same with torch operations, for any activation and with dropout."""
+        """Do the same with torch operations, for any activation."""
         inputs: list[Tensor] = []
         masks: list[Tensor | None] = []
         hidden: list[Tensor] = []

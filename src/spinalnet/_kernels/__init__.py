@@ -595,6 +595,71 @@ def _address(vector: Tensor | None, size: int, dtype: torch.dtype) -> int:
     return vector.data_ptr()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """What backward needs of a regularized step, besides x and the parameters."""
+
+    known: _Known
+    step: Regularization
+    hidden: Tensor
+    sums: Tensor | None
+    statistics: Tensor | None
+
+
+def _forward_regularized(
+    memo: Memo, known: _Known, step: Regularization, x: Tensor, parameters: list[Tensor]
+) -> tuple[Tensor, _Seen]:
+    """Compute the result, logits or hidden outputs, of a step with dropout or batch norm."""
+    rows, has_output = x.shape[0], len(known.settings[0].output) > 0
+    hidden = x.new_empty(rows, known.hidden)
+    result = x.new_empty(rows, known.outputs) if has_output else hidden
+    sums = statistics = None
+    if step.norms is not None:
+        sums, statistics = x.new_empty(rows, known.hidden), x.new_empty(2, known.hidden)
+    step.begin(x.dtype)
+    while not known.plan.forward_regularized(
+        parameters,
+        rows,
+        x.data_ptr(),
+        x.stride(0),
+        torch.get_num_threads(),
+        hidden.data_ptr(),
+        result.data_ptr() if has_output else 0,
+        *step.arguments(sums, statistics),
+    ):
+        known = memo.renew(x, parameters, known.settings)  # a parameter has moved
+    return result, _Seen(known, step, hidden, sums, statistics)
+
+
+def _backward_regularized(
+    memo: Memo,
+    seen: _Seen,
+    x: Tensor,
+    parameters: list[Tensor],
+    gradient: Tensor,
+    x_gradient: Tensor | None,
+    gradients: Sequence[Tensor] | None,
+    affine_gradients: Sequence[Tensor | None] = (),
+) -> None:
+    """Write the gradients of x, of the parameters and of the norms' vectors, where wanted."""
+    gradient, known = _unit_rows(gradient), seen.known
+    while not known.plan.backward_regularized(
+        parameters,
+        x.shape[0],
+        x.data_ptr(),
+        x.stride(0),
+        torch.get_num_threads(),
+        seen.hidden.data_ptr(),
+        0,
+        gradient.data_ptr(),
+        gradient.stride(0),
+        0 if x_gradient is None else x_gradient.data_ptr(),
+        None if gradients is None else [part.data_ptr() for part in gradients],
+        *seen.step.arguments(seen.sums, seen.statistics, affine_gradients),
+    ):
+        known = memo.renew(x, parameters, known.settings)  # a parameter has moved
+
+
 class _RegularizedChain(torch.autograd.Function):
     """A training step with dropout or batch norm in eager mode."""
 
@@ -602,64 +667,33 @@ class _RegularizedChain(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, memo: Memo, known: _Known, step: Regularization, x: Tensor, *tensors: Tensor
     ) -> Tensor:
-        parameters = [*tensors[: known.count]]
-        rows, has_output = x.shape[0], len(known.settings[0].output) > 0
-        hidden = x.new_empty(rows, known.hidden)
-        result = x.new_empty(rows, known.outputs) if has_output else hidden
-        sums = statistics = None
-        if step.norms is not None:
-            sums, statistics = x.new_empty(rows, known.hidden), x.new_empty(2, known.hidden)
-        step.begin(x.dtype)
-        while not known.plan.forward_regularized(
-            parameters,
-            rows,
-            x.data_ptr(),
-            x.stride(0),
-            torch.get_num_threads(),
-            hidden.data_ptr(),
-            result.data_ptr() if has_output else 0,
-            *step.arguments(sums, statistics),
-        ):
-            known = memo.renew(x, parameters, known.settings)  # a parameter has moved
-        ctx.memo, ctx.known, ctx.step = memo, known, step
-        ctx.save_for_backward(hidden, sums, statistics, x, *tensors)
+        result, seen = _forward_regularized(memo, known, step, x, [*tensors[: known.count]])
+        ctx.memo, ctx.known, ctx.step = memo, seen.known, step
+        ctx.save_for_backward(seen.hidden, seen.sums, seen.statistics, x, *tensors)
         return result
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
         hidden, sums, statistics, x, *tensors = ctx.saved_tensors
-        memo, known, step = ctx.memo, ctx.known, ctx.step
-        wanted = ctx.needs_input_grad[3:]
-        parameters, affine = tensors[: known.count], tensors[known.count :]
+        seen = _Seen(ctx.known, ctx.step, hidden, sums, statistics)
+        count, wanted = seen.known.count, ctx.needs_input_grad[3:]
+        parameters, affine = tensors[:count], tensors[count:]
         if torch.is_grad_enabled():
             inputs = [x, *tensors]
             targets = [tensor for tensor, want in zip(inputs, wanted, strict=True) if want]
-            output = _differentiable(x, parameters, known.settings, step)
+            output = _differentiable(x, parameters, seen.known.settings, seen.step)
             found = iter(torch.autograd.grad(output, targets, gradient, create_graph=True))
             return None, None, None, *[next(found) if want else None for want in wanted]
-        gradient = _unit_rows(gradient)
         x_gradient = x.new_empty(*x.shape) if wanted[0] else None
         gradients: list[Tensor] | None = None
-        if True in wanted[1 : 1 + known.count]:
+        if True in wanted[1 : 1 + count]:
             gradients = [torch.empty_like(parameter) for parameter in parameters]
-        affine_gradients = [None if v is None else torch.empty_like(v) for v in affine]
-        while not known.plan.backward_regularized(
-            parameters,
-            x.shape[0],
-            x.data_ptr(),
-            x.stride(0),
-            torch.get_num_threads(),
-            hidden.data_ptr(),
-            0,
-            gradient.data_ptr(),
-            gradient.stride(0),
-            0 if x_gradient is None else x_gradient.data_ptr(),
-            None if gradients is None else [part.data_ptr() for part in gradients],
-            *step.arguments(sums, statistics, affine_gradients),
-        ):
-            known = memo.renew(x, parameters, known.settings)  # a parameter has moved
-        of_parameters = gradients or [None] * len(parameters)
-        return None, None, None, x_gradient, *of_parameters, *affine_gradients
+        of_affine = [None if vector is None else torch.empty_like(vector) for vector in affine]
+        _backward_regularized(
+            ctx.memo, seen, x, parameters, gradient, x_gradient, gradients, of_affine
+        )
+        of_parameters = gradients or [None] * count
+        return None, None, None, x_gradient, *of_parameters, *of_affine
 
 
 class UntrackedChain:
@@ -685,27 +719,35 @@ class UntrackedChain:
         self.parameters, layout = _shared(weights, biases, output)
         self._settings = layout, num_splits, negative_slope
         self._memo = Memo()
+        self._seen: _Seen | Tensor | None = None
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the hidden outputs `(B, L * H)` and the logits `(B, K)` for `x` `(B, D)`."""
+    def forward(
+        self, x: Tensor, masks: Masks | None = None, output_mask: Masks | None = None
+    ) -> Tensor:
+        """Return the logits `(B, K)` for `x` `(B, D)`, dropping what the masks say."""
         known = self._memo.find(x, self.parameters, self._settings)
-        hidden, logits = _forward(self._memo, known, x, self.parameters, keep_hidden=True)
-        assert hidden is not None
-        return hidden, logits
+        if masks is None and output_mask is None:
+            self._seen, logits = _forward(self._memo, known, x, self.parameters, keep_hidden=True)
+        else:
+            step = Regularization(masks, output_mask, None)
+            logits, self._seen = _forward_regularized(self._memo, known, step, x, self.parameters)
+        return logits
 
-    def backward(
-        self, x: Tensor, hidden: Tensor, gradient: Tensor, gradients: Sequence[Tensor]
-    ) -> None:
+    def backward(self, x: Tensor, gradient: Tensor, gradients: Sequence[Tensor]) -> None:
         """Overwrite `gradients` with those by each of `parameters`, in their order.
 
         Args:
-            x: Input of `forward`.
-            hidden: What it returned.
+            x: Input of the last `forward`.
             gradient: Of the loss by the logits. Shape `(B, K)`.
             gradients: Contiguous tensors like `parameters`.
         """
-        known = self._memo.find(x, self.parameters, self._settings)
-        _backward(self._memo, known, x, self.parameters, hidden, gradient, None, gradients)
+        seen, self._seen = self._seen, None
+        assert seen is not None, "backward comes after forward"
+        if isinstance(seen, _Seen):
+            _backward_regularized(self._memo, seen, x, self.parameters, gradient, None, gradients)
+        else:
+            known = self._memo.find(x, self.parameters, self._settings)
+            _backward(self._memo, known, x, self.parameters, seen, gradient, None, gradients)
 
 
 # The same as operators, for torch.compile. An operator takes no tuples and mistakes empty lists of
