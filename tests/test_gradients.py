@@ -193,6 +193,8 @@ def test_loss_gradient_with_dropout_is_that_of_the_same_masks() -> None:
     # With the same seed both draw masks of the same shapes in the same order.
     for net in (
         SpinalNet(6, 2, 4, 3, dropout=0.4, dtype=torch.float64),
+        SpinalNet(6, 2, 4, 3, dropout=0.4, activation="silu", dtype=torch.float64),
+        MLPHead(6, 2, 5, dropout=0.4, dtype=torch.float64),
         MLPHead(6, 2, [5, 4], dropout=0.4, dtype=torch.float64),
     ):
         gradient = LossGradient(net.train(), classification=False)

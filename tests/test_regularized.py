@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from helpers import TOL, assert_close, relative_rms
-from spinalnet import SpinalLayer, SpinalNet, _kernels, ops, use_backend
+from spinalnet import SpinalLayer, SpinalNet, _kernels, gradients, ops, use_backend
 from test_kernels import DTYPES, build  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.skipif(
@@ -148,6 +148,21 @@ def test_one_seed_means_one_result_on_every_path() -> None:
             assert not torch.equal(net(x), results[backend])
     assert_close("reference", results["reference"], results["cpp"], torch.float64)
     assert_close("packed", results["packed"], results["cpp"], torch.float64)
+
+
+def test_the_gradient_without_autograd_takes_the_same_step() -> None:
+    net = make(9, 3, 4, 5, dropout=0.3, output_dropout=0.5)
+    assert isinstance(net, SpinalNet)
+    x, targets = torch.randn(20, 9, dtype=torch.float64), torch.randn(20, 3, dtype=torch.float64)
+    torch.manual_seed(2)
+    loss = nn.functional.mse_loss(net(x), targets)
+    expected = torch.autograd.grad(loss, list(net.parameters()))
+    gradient = gradients.LossGradient(net, classification=False)
+    torch.manual_seed(2)
+    assert float(gradient(x, targets)) == pytest.approx(float(loss.detach()), rel=1e-12)
+    for parameter, truth in zip(net.parameters(), expected, strict=True):
+        assert parameter.grad is not None
+        assert_close("gradient", parameter.grad, truth, torch.float64)
 
 
 # Masks ---------------------------------------------------------------------------------------
