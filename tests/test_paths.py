@@ -248,3 +248,11 @@ def test_inductor_computes_the_same() -> None:
         torch.testing.assert_close(
             torch.autograd.grad(compiled(x).square().sum(), leaves), expected
         )
+
+
+def test_nets_of_different_sizes_compile_one_after_the_other() -> None:
+    # From the second on, the number of features is a symbol to the compiler.
+    for features in (9, 12, 15):
+        net = nn.SpinalNet(features, 2, 4, dropout=0.5)
+        compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+        assert compiled(torch.randn(30, features)).shape == (30, 2)

@@ -343,11 +343,16 @@ def spinal_triton(
     num_splits: int,
     negative_slope: float,
     norms: None = None,
+    dropout_masks: None = None,
     output: tuple[Tensor, Tensor | None] | None = None,
+    output_mask: None = None,
     flat: object = None,
     memo: object = None,
 ) -> Tensor:
-    """Compute hidden outputs, or with `output` the logits. Arguments as in `ops.spinal`."""
+    """Compute hidden outputs, or with `output` the logits. Arguments as in `ops.spinal`.
+
+    Norms and masks are `None`: `ops.choose_backend` makes sure of it.
+    """
     row = output if output is not None and output[0].shape[0] <= MAX_WIDTH else None
     last = [] if row is None else [tensor for tensor in row if tensor is not None]
     tensors = [x, *weights, *(biases or ()), *last]

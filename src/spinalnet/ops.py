@@ -115,7 +115,7 @@ def spinal_reference(
     that `activation` must be callable.
     """
     hidden_features = weights[0].shape[0]
-    sizes = split_sizes(x.shape[-1], num_splits)
+    sizes = split_sizes(int(x.shape[-1]), num_splits)  # while compiling it may be a symbol
     slices = x.split(sizes, dim=-1)
     hidden: list[Tensor] = []
     for layer, weight in enumerate(weights):
@@ -154,7 +154,7 @@ def spinal_packed(
     and runs on every device and dtype. Arguments as in `spinal_reference`.
     """
     num_layers, hidden_features = len(weights), weights[0].shape[0]
-    sizes = split_sizes(x.shape[-1], num_splits)
+    sizes = split_sizes(int(x.shape[-1]), num_splits)  # while compiling it may be a symbol
     slices = x.split(sizes, dim=-1)
     projected: list[Tensor | None] = [None] * num_layers
     if dropout_masks is None:
