@@ -63,8 +63,9 @@ def split_sizes(in_features: int, num_splits: int) -> tuple[int, ...]:
             f"num_splits must be between 1 and in_features={in_features}, got {num_splits}. "
             "Lower num_splits or give more features."
         )
-    short, longer = divmod(in_features, num_splits)
-    return (short + 1,) * longer + (short,) * (num_splits - longer)
+    # To torch.compile both may be symbols, for which there is no divmod.
+    short, longer = in_features // num_splits, in_features % num_splits
+    return tuple(short + (split < longer) for split in range(num_splits))
 
 
 def spinal_macs(
@@ -115,7 +116,7 @@ def spinal_reference(
     that `activation` must be callable.
     """
     hidden_features = weights[0].shape[0]
-    sizes = split_sizes(int(x.shape[-1]), num_splits)  # while compiling it may be a symbol
+    sizes = split_sizes(x.shape[-1], num_splits)
     slices = x.split(sizes, dim=-1)
     hidden: list[Tensor] = []
     for layer, weight in enumerate(weights):
@@ -154,7 +155,7 @@ def spinal_packed(
     and runs on every device and dtype. Arguments as in `spinal_reference`.
     """
     num_layers, hidden_features = len(weights), weights[0].shape[0]
-    sizes = split_sizes(int(x.shape[-1]), num_splits)  # while compiling it may be a symbol
+    sizes = split_sizes(x.shape[-1], num_splits)
     slices = x.split(sizes, dim=-1)
     projected: list[Tensor | None] = [None] * num_layers
     if dropout_masks is None:
