@@ -119,6 +119,24 @@ def many_files() -> str:
     )
 
 
+def memory() -> str:
+    """Return the table of benchmarks/results/memory.json."""
+    path = ROOT / "benchmarks" / "results" / "memory.json"
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        "| head | compiled | longhand | MLP | of longhand |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {row['head']} | {row['ours']:.0f} MiB | {row['longhand']:.0f} MiB | "
+        f"{row['MLP']:.0f} MiB | **{row['ours'] / row['longhand']:.2f}** |"
+        for row in record["rows"]
+    ]
+    env = record["environment"]
+    made = f"`python benchmarks/memory.py` on {env['cpu']}, torch {env['torch']}: "
+    return "\n".join(lines) + "\n\n" + made + record["protocol"] + "."
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "digits": lambda: comparison("digits"),
     "fashion-mnist": lambda: comparison("fashion-mnist"),
@@ -134,6 +152,7 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "bench-export": lambda: benchmark("export", command="`spinalnet bench export`"),
     "bench-steps": lambda: benchmark("steps", command="`python benchmarks/heads.py`"),
+    "bench-memory": memory,
     "bench-models": lambda: benchmark("models", command="`python benchmarks/models.py`"),
     "bench-transfer": lambda: benchmark(
         "transfer", command="`python benchmarks/transfer.py data/hymenoptera`"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -403,7 +406,26 @@ def test_compiling_takes_torchs_masks_and_norms(norm: str | None) -> None:
     assert_close("eval", compiled(x).detach(), net(x).detach(), torch.float64)
 
 
-def test_a_step_needs_no_more_memory_than_the_masks_as_bits() -> None:
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak")
+@pytest.mark.parametrize("variant", ["", ", dropout", ", batch norm", ", both"])
+def test_a_step_takes_less_memory_than_longhand(variant: str) -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "memory.py"
+    taken = {
+        way: float(
+            subprocess.run(
+                [sys.executable, script, "320 / 8x6 vs 50", variant, way],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+        for way in ("ours", "longhand")
+    }
+    assert taken["ours"] < taken["longhand"]
+
+
+def test_masks_take_a_bit_per_number() -> None:
     masks = _kernels.Masks(1000, [(160,), (160, 8)], 0.5, torch.float32)
     assert masks.words.nbytes == 1000 * 4 * (5 + 5 + 1)
     assert ops.draw_masks(torch.zeros(3, 4), [(4,)], 0.5)[0].shape == (3, 4)

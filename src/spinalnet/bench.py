@@ -438,8 +438,14 @@ def bench_heads(
     return rows
 
 
-class _LonghandRegularisedHead(nn.Module):
-    """A spinal head with dropout and batch norm as the paper's authors write it."""
+class LonghandHead(nn.Module):
+    """The parameters of a spinal head with dropout and batch norm as the paper's authors write it.
+
+    Args:
+        net: Whose linear maps are used.
+        dropout: Probability of dropping an input of any linear map.
+        norm: Whether batch norm precedes every activation.
+    """
 
     def __init__(self, net: SpinalNet, dropout: float, norm: bool) -> None:
         super().__init__()
@@ -452,6 +458,7 @@ class _LonghandRegularisedHead(nn.Module):
         self.first_half = net.in_features // 2
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map features `(B, in_features)` to logits `(B, out_features)`."""
         halves, hidden = (x[:, : self.first_half], x[:, self.first_half :]), []
         for index, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
             part = halves[index % 2]
@@ -481,7 +488,7 @@ def bench_steps(
         for variant, (dropout, norm) in variants.items():
             options: dict[str, Any] = {"dropout": dropout, "norm": "batch" if norm else None}
             net = SpinalNet(*sizes, case.hidden_features, case.num_layers, **options)
-            longhand = _LonghandRegularisedHead(net, dropout, norm)
+            longhand = LonghandHead(net, dropout, norm)
             ways: dict[str, tuple[Callable[[Tensor], Tensor], nn.Module]] = {}
             for name, module in {
                 "ours": net,
