@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -88,6 +91,12 @@ SHAPES = [  # rows, features, splits, layers, width, outputs
     (257, 33, 2, 5, 17, 3),
     (300, 130, 1, 70, 2, 3),  # more layers on one slice than one product takes terms
     (200, 256, 2, 4, 128, 10),
+    # So many inputs per neuron that the batch is not laid along the vectors, beside ones where it is.
+    (90, 700, 2, 4, 8, 10),
+    (90, 90, 2, 4, 8, 10),
+    (131, 1000, 3, 4, 13, 2),
+    (131, 100, 3, 4, 13, 2),
+    (70, 1200, 2, 2, 35, 3),
 ]
 
 
@@ -108,7 +117,7 @@ def test_every_build_matches_the_reference(
 
 @given(
     rows=st.integers(0, 140),
-    features=st.integers(1, 45),
+    features=st.integers(1, 45) | st.integers(400, 700),
     splits=st.integers(1, 5),
     layers=st.integers(1, 9),
     width=st.integers(1, 35),
@@ -148,9 +157,11 @@ def test_any_shape_matches_the_reference(
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("slope", [0.0, 0.01, 1.0])
-@pytest.mark.parametrize("rows", [2, 40])
-def test_nan_and_inf_go_where_torch_sends_them(value: float, slope: float, rows: int) -> None:
-    x, weights, biases = problem(rows, 8, 2, 4, 5, torch.float64)
+@pytest.mark.parametrize(("rows", "features"), [(2, 8), (40, 8), (2, 600), (150, 600)])
+def test_nan_and_inf_go_where_torch_sends_them(
+    value: float, slope: float, rows: int, features: int
+) -> None:
+    x, weights, biases = problem(rows, features, 2, 4, 5, torch.float64)
     x[1, 3] = value
 
     def run(backend: str) -> Tensor:
@@ -184,15 +195,29 @@ def test_padding_and_scratch_memory_never_reach_a_result(monkeypatch: pytest.Mon
             assert all(fused.isfinite().all() for fused, _ in pairs.values())
 
 
-def test_strided_inputs_and_parameters() -> None:
-    x, weights, biases = problem(33, 14, 2, 4, 5, torch.float64)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a switch of glibc's malloc")
+def test_what_the_kernels_allocate_may_hold_anything() -> None:
+    test = f"{__file__}::{test_every_build_matches_the_reference.__name__}"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test],
+        env={**os.environ, "MALLOC_PERTURB_": "1"},  # fresh memory is full of huge numbers
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("features", [14, 600])
+def test_strided_inputs_and_parameters(features: int) -> None:
+    x, weights, biases = problem(133, features, 2, 4, 5, torch.float64)
     assert biases is not None
-    wide = torch.randn(33, 40, dtype=torch.float64)
-    wide[:, 3:17] = x
-    strided = torch.randn(28, 33, dtype=torch.float64).t()[:, ::2]
+    wide = torch.randn(133, features + 26, dtype=torch.float64)
+    wide[:, 3:-23] = x
+    strided = torch.randn(2 * features, 133, dtype=torch.float64).t()[:, ::2]
     transposed = [weight.t().contiguous().t() for weight in weights]
     every_other = [bias.repeat_interleave(2)[::2] for bias in biases]
-    for rows in (wide[:, 3:17], strided, x[:1].expand(33, 14)):
+    for rows in (wide[:, 3:-23], strided, x[:1].expand(133, features)):
         expected = ops.spinal(rows, weights, biases, num_splits=2, backend="reference")
         actual = ops.spinal(rows, transposed, every_other, num_splits=2, backend="cpp")
         torch.testing.assert_close(actual, expected)
@@ -219,24 +244,34 @@ def test_gradcheck_and_second_derivatives() -> None:
     assert torch.autograd.gradgradcheck(run, leaves)
 
 
-@pytest.mark.parametrize("rows", [1, 7, 300, 4000])
-def test_the_result_is_the_same_bits_for_any_number_of_threads(rows: int) -> None:
+@pytest.mark.parametrize(
+    ("rows", "features", "width", "layers"),
+    [(rows, 120, 20, 6) for rows in (1, 7, 300, 4000)]
+    + [(4000, 700, 8, 4), (3, 512, 512, 4), (28, 512, 512, 4)],
+)
+def test_the_result_is_the_same_bits_for_any_number_of_threads(
+    rows: int, features: int, width: int, layers: int
+) -> None:
     def results(threads: int) -> list[Tensor]:
         torch.set_num_threads(threads)
         net.zero_grad()
-        y = net(x)
+        with use_backend("cpp"):
+            y = net(x)
         y.square().sum().backward()
+        with torch.no_grad(), use_backend("cpp"):
+            assert torch.equal(net(x), y)
         return [y.detach(), *(p.grad.clone() for p in net.parameters() if p.grad is not None)]
 
     before = torch.get_num_threads()
     for share in (False, True):
-        net = nn.SpinalNet(120, 10, 20, 6, share_weights=share)
-        x = torch.randn(rows, 120)
+        net = nn.SpinalNet(features, 10, width, layers, share_weights=share)
+        x = torch.randn(rows, features)
         try:
-            one, many = results(1), results(4)
+            one, two, many = results(1), results(2), results(4)
         finally:
             torch.set_num_threads(before)
-        assert all(torch.equal(a, b) for a, b in zip(one, many, strict=True))
+        for other in (two, many):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("flat", [False, True], ids=["many parameters", "one"])

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "product.h"
+#include "batchwise.h"
 
 namespace spinalnet {
 namespace SPINAL_ARCH {
@@ -152,11 +152,8 @@ std::string check_columns_product(index rows, index a_columns, index columns) {
     for (const bool add : {false, true}) {
         Matrix<T> c = before, wanted = before;
         std::vector<T> totals(a_columns, 5);
-        for_each_panel<Lanes>(columns, [&](index column, int vectors) {
-            columns_product<T, Lanes>(strips.data(), a_columns, panels.packed.data() + rows * column,
-                                      vectors * Lanes, rows, vectors, column, columns, c.data(),
-                                      c.stride, add);
-        });
+        columns_product<T, Lanes>(strips.data(), a_columns, panels.packed.data(), rows, columns,
+                                  c.data(), c.stride, add);
         columns_sum(strips.data(), a_columns, rows, totals.data(), add);
         for (index i = 0; i < a_columns; ++i) {
             if (totals[i] != sums.at(0, i) + (add ? 5 : 0)) return name("columns_sum", {rows, i});
@@ -166,6 +163,55 @@ std::string check_columns_product(index rows, index a_columns, index columns) {
         }
         if (c.values != wanted.values) {
             return name("columns_product", {Lanes, rows, a_columns, columns, add});
+        }
+    }
+    return "";
+}
+
+// Neurons [1, neurons] of a layer with the batch along the vectors, from two factors, transposed back;
+// the rows of the panels around them must stay as they were.
+template <class T, int Lanes>
+std::string check_batchwise(index batch, index length, index neurons) {
+    const Matrix<T> x(batch, length + 1, 1), h(batch, neurons, 2), affine(2, neurons, 3);
+    const Matrix<T> a(length, neurons, 4), b(neurons, neurons, 5), before(batch, neurons + 2, 6);
+    const auto transposed = [](const Matrix<T>& m) {
+        Matrix<T> t(m.columns, m.rows, 0);
+        for (index i = 0; i < t.rows; ++i) {
+            for (index j = 0; j < t.columns; ++j) t.at(i, j) = m.at(j, i);
+        }
+        return t;
+    };
+    const auto packed = [&](const Matrix<T>& m) {
+        const auto row = [&](index n) { return m.data() + n * m.stride; };
+        return pack_transposed<T, Lanes>(row, m.columns, batch);
+    };
+    const Matrix<T> a_rows = transposed(a), b_rows = transposed(b);
+    Matrix<T> slice(batch, length, 0);
+    for (index n = 0; n < batch; ++n) {
+        for (index k = 0; k < length; ++k) slice.at(n, k) = x.at(n, k + 1);
+    }
+    const Matrix<T> from_x = product(slice, a), from_h = product(h, b);
+    for (int slope = 0; slope < 3; ++slope) {
+        const Operand<T> x_panels = packed(x), h_panels = packed(h), c_panels = packed(before);
+        const Panels<T> c{c_panels.packed.data(), neurons + 2};
+        const Factor<T> factors[] = {
+            {a_rows.data(), a_rows.stride, {x_panels.packed.data(), length + 1}, 1, length},
+            {b_rows.data(), b_rows.stride, {h_panels.packed.data(), neurons}, 0, neurons}};
+        Finish<T> finish{};
+        finish.scale = affine.data(), finish.shift = affine.data() + affine.stride;
+        finish.slope = static_cast<T>(slope);
+        batchwise_product<T, Lanes>(factors, 2, neurons, batch, c, 1, finish);
+        Matrix<T> found = before, wanted = before;
+        unpack_transposed<T, Lanes>(c, batch, found.data(), found.stride);
+        finish.kind = Finish<T>::kActivate;
+        for (index n = 0; n < batch; ++n) {
+            for (index j = 0; j < neurons; ++j) {
+                const T sum = from_x.at(n, j) + from_h.at(n, j);
+                wanted.at(n, j + 1) = finished(finish, sum, n, j);
+            }
+        }
+        if (found.values != wanted.values) {
+            return name("batchwise_product", {Lanes, batch, length, neurons, slope});
         }
     }
     return "";
@@ -189,7 +235,7 @@ std::string check_dots(index length) {
 template <class T>
 std::string check_all() {
     std::string wrong;
-    for (const int height : {1, 2, 4, kTileRows}) {
+    for (int height = 1; height <= kTileRows; ++height) {
         for (int vectors = 1; vectors <= kTileVectors; ++vectors) {
             for (index length = 0; length < 6; ++length) {
                 for (int count = 1; count < 4; ++count) {
@@ -212,6 +258,8 @@ std::string check_all() {
                 if (wrong.empty()) {
                     wrong = check_columns_product<T, kNarrow<T>>(length + 1, rows, columns);
                 }
+                if (wrong.empty()) wrong = check_batchwise<T, kWide<T>>(columns, length, rows);
+                if (wrong.empty()) wrong = check_batchwise<T, kNarrow<T>>(columns, length, rows);
                 if (!wrong.empty()) return wrong;
             }
         }

@@ -295,29 +295,30 @@ void interleave(const T* a, index stride, index rows, index columns, T* strips) 
     for (index j = 0; j < columns;) {
         const int width = tile_rows(columns - j);
         T* strip = strips + rows * j;
-        for (index n = 0; n < rows; ++n) {
-            if (width == kTileRows) {
-                std::memcpy(strip + n * kTileRows, a + n * stride + j, kTileRows * sizeof(T));
-            } else {
-                for (int i = 0; i < width; ++i) strip[n * width + i] = a[n * stride + j + i];
+        with_height(width, [&](auto height) {
+            constexpr int count = decltype(height)::value;
+            for (index n = 0; n < rows; ++n) {
+                std::memcpy(strip + n * count, a + n * stride + j, count * sizeof(T));
             }
-        }
+        });
         j += width;
     }
 }
 
-// c[j, column ...] (+)= strips^T panel, for one panel of `vectors` vectors.
+// c (+)= strips^T b, where b (rows x columns) lies in panels, that of column k at rows * k.
 template <class T, int Lanes>
-void columns_product(const T* strips, index a_columns, const T* panel, index b_stride, index rows,
-                     int vectors, index column, index columns, T* c, index stride, bool add) {
+void columns_product(const T* strips, index a_columns, const T* panels, index rows, index columns,
+                     T* c, index stride, bool add) {
     alignas(64) T sums[kTileRows * kTileVectors * Lanes];
+    Finish<T> finish{c, stride};
+    if (add) finish.start = c, finish.start_stride = stride;
     for (index j = 0; j < a_columns;) {
         const int height = tile_rows(a_columns - j);
-        const Term<T> term{strips + rows * j, 0, panel, b_stride, rows};
-        tile<T, Lanes, true>(height, vectors, &term, 1, sums);
-        Finish<T> finish{c, stride};
-        if (add) finish.start = c, finish.start_stride = stride;
-        finish_tile<T, Lanes>(finish, sums, height, vectors, j, column, columns);
+        for_each_panel<Lanes>(columns, [&](index column, int vectors) {
+            const Term<T> term{strips + rows * j, 0, panels + rows * column, vectors * Lanes, rows};
+            tile<T, Lanes, true>(height, vectors, &term, 1, sums);
+            finish_tile<T, Lanes>(finish, sums, height, vectors, j, column, columns);
+        });
         j += height;
     }
 }
@@ -328,35 +329,34 @@ void columns_sum(const T* strips, index a_columns, index rows, T* sums, bool add
     for (index j = 0; j < a_columns;) {
         const int width = tile_rows(a_columns - j);
         const T* strip = strips + rows * j;
-        T total[kTileRows] = {};
-        if (width == kTileRows) {
+        with_height(width, [&](auto height) {
+            constexpr int count = decltype(height)::value;
+            T total[count] = {};
             for (index n = 0; n < rows; ++n) {
-                for (int i = 0; i < kTileRows; ++i) total[i] += strip[n * kTileRows + i];
+                for (int i = 0; i < count; ++i) total[i] += strip[n * count + i];
             }
-        } else {
-            for (index n = 0; n < rows; ++n) {
-                for (int i = 0; i < width; ++i) total[i] += strip[n * width + i];
-            }
-        }
-        for (int i = 0; i < width; ++i) sums[j + i] = add ? sums[j + i] + total[i] : total[i];
+            for (int i = 0; i < count; ++i) sums[j + i] = add ? sums[j + i] + total[i] : total[i];
+        });
         j += width;
     }
 }
 
-// Sum of the lanes.
+// Sum of the lanes, by adding one half to the other. Halves are cut out in registers: a round through
+// memory would wait for the store.
+template <class T, int Lanes, std::size_t... I>
+inline T lanes_sum(Vector<T, Lanes> v, std::index_sequence<I...>) {
+    if constexpr (Lanes == 2) {
+        return v[0] + v[1];
+    } else {
+        const Vector<T, Lanes / 2> low = __builtin_shufflevector(v, v, I...);
+        const Vector<T, Lanes / 2> high = __builtin_shufflevector(v, v, (I + Lanes / 2)...);
+        return lanes_sum<T, Lanes / 2>(low + high, std::make_index_sequence<Lanes / 4>());
+    }
+}
+
 template <class T, int Lanes>
 inline T lanes_sum(Vector<T, Lanes> v) {
-    if constexpr (Lanes > 4) {
-        using Half = Vector<T, Lanes / 2>;
-        Half low, high;
-        std::memcpy(&low, &v, sizeof(low));
-        std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof(low), sizeof(high));
-        return lanes_sum<T, Lanes / 2>(low + high);
-    } else {
-        T total = 0;
-        for (int i = 0; i < Lanes; ++i) total += v[i];
-        return total;
-    }
+    return lanes_sum<T, Lanes>(v, std::make_index_sequence<Lanes / 2>());
 }
 
 // Few rows: dots[R][J] += a[R rows] . b[J rows], along contiguous memory, with nothing packed.
@@ -364,7 +364,7 @@ inline T lanes_sum(Vector<T, Lanes> v) {
 template <class T, int R, int J>
 inline void dot_tile(const T* a, index a_stride, const T* b, index b_stride, index length,
                      T (&dots)[R][J]) {
-    constexpr int lanes = kWide<T>;
+    constexpr int lanes = kNarrow<T>;
     using V = Vector<T, lanes>;
     V sum[R][J] = {};
     const auto step = [&](index k, auto load_at) {

@@ -14,7 +14,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "product.h"
+#include "batchwise.h"
 
 namespace spinalnet {
 namespace SPINAL_ARCH {
@@ -22,21 +22,23 @@ namespace {
 
 // Rows per block. Forward: x (64 x D), the sums and the hidden outputs share the L2 cache with the
 // packed weights. Backward: the panel of x or hidden outputs that a weight gradient multiplies,
-// 128 rows x 3 vectors = 24 KiB, has to stay in the L1 cache.
+// 128 rows x 3 vectors = 24 KiB, has to stay in the L1 cache. Of fewer rows as many panels do, and a
+// gradient is written in longer pieces.
 constexpr index kForwardRows = 64;
 constexpr index kBackwardRows = 128;
 
-// Up to so many rows a weight is used too seldom to pay for packing it: one if a neuron has few
-// inputs (a dot product ends in a sum over lanes, which must be worth its while), more when the
-// weights do not fit the L2 cache, so that packing writes and reads back a slower memory.
-constexpr index kFewRowsShort = 1, kFewRows = 4, kFewRowsLarge = 16;
-constexpr index kShortInputs = 128;
-constexpr double kLargeBytes = 1 << 20;
+// A batch of up to 16 bytes per column, half of a narrow vector, is left to dot products, which waste no
+// lanes. A single row only, if a neuron has few inputs: a dot product ends in a sum over lanes, which
+// must be worth its while.
+template <class T>
+constexpr index kFewRows = 16 / sizeof(T);
+constexpr index kFewRowsShort = 1, kShortInputs = 128;
 // Slices shorter than this are not projected ahead: keeping the sums would cost more than the
 // products.
 constexpr index kGroupLength = 16;
-// From this many rows on, backward copies whole operands instead of padded last panels.
-constexpr index kPackRows = 24;
+// From this many rows on, backward copies whole operands instead of padded last panels. Weights of
+// megabytes cost more to copy than 64 rows cost to compute: fresh memory has to be mapped first.
+constexpr index kPackRows = 512;
 
 // Weights up to this size stay in the L2 cache while the gradient of x is written past them.
 constexpr double kStreamBytes = 512 << 10;
@@ -56,16 +58,8 @@ void run(int threads, index parts, const F& body) {
 }
 
 template <class T>
-double macs_per_row(const Spine<T>& s) {
-    double macs = static_cast<double>(s.layers) * s.width * s.outputs;
-    for (index l = 0; l < s.layers; ++l) macs += s.width * (s.layer[l].size + (l ? s.width : 0.0));
-    return macs;
-}
-
-template <class T>
 index few_rows(const Spine<T>& s) {
-    if (macs_per_row(s) * sizeof(T) > kLargeBytes) return kFewRowsLarge;
-    return s.layer[0].size + s.width < kShortInputs ? kFewRowsShort : kFewRows;
+    return s.layer[0].size + s.width < kShortInputs ? kFewRowsShort : kFewRows<T>;
 }
 
 template <class T>
@@ -78,12 +72,6 @@ int useful_threads(const Spine<T>& s, double passes) {
 template <class T>
 inline index members(const Spine<T>& s, index split) {
     return split < s.layers ? (s.layers - split + s.splits - 1) / s.splits : 0;
-}
-
-// B_l, the columns of W_l that multiply the previous layer.
-template <class T>
-inline const T* chained(const Spine<T>& s, index l) {
-    return s.layer[l].weight + s.layer[l].columns - s.width;
 }
 
 // Bias and folded norm of every layer, h = act(scale * sum + shift), padded to whole vectors, and
@@ -295,13 +283,23 @@ void forward(const Spine<T>& s) {
     if (s.rows == 0) return;
     const Affine<T> affine(s);
     if (s.rows <= few_rows(s)) return forward_few_rows(s, affine);
-    const PackedSpine<T> packed(s);
-    const auto block = [&](index part) {
-        const index first = part * kForwardRows;
-        const index rows = s.rows - first < kForwardRows ? s.rows - first : kForwardRows;
-        forward_block(s, packed, affine, first, rows);
+    const int threads = useful_threads(s, 1);
+    const auto in_blocks = [&](index size, auto block) {
+        run(threads, (s.rows + size - 1) / size, [&](index part) {
+            const index first = part * size;
+            block(first, s.rows - first < size ? s.rows - first : size);
+        });
     };
-    run(useful_threads(s, 1), (s.rows + kForwardRows - 1) / kForwardRows, block);
+    if (batchwise_pays(s)) {
+        in_blocks(batchwise_rows<T>(s.rows, threads), [&](index first, index rows) {
+            forward_batchwise(s, affine, first, rows);
+        });
+        return;
+    }
+    const PackedSpine<T> packed(s);
+    in_blocks(kForwardRows, [&](index first, index rows) {
+        forward_block(s, packed, affine, first, rows);
+    });
 }
 
 // Backward ----------------------------------------------------------------------------------
@@ -457,12 +455,11 @@ private:
     std::vector<index> slice_at_;
 };
 
-// What phase 2 hands out: one panel of the columns of x or of the hidden outputs, and every weight
-// gradient it is a factor of.
+// What phase 2 hands out: neighbouring columns of x or of the hidden outputs, and every weight gradient
+// they are a factor of.
 struct Panel {
     index split, layer;  // columns of slice `split`, or (split < 0) of the outputs of `layer`
-    index column;
-    int vectors;
+    index column, columns;
     bool wide;
 };
 
@@ -471,10 +468,12 @@ std::vector<Panel> weight_panels(const Spine<T>& s) {
     std::vector<Panel> panels;
     const auto add = [&](index split, index layer, index columns) {
         const bool wide = use_wide<T>(columns);
-        const auto push = [&](index column, int vectors) {
-            panels.push_back({split, layer, column, vectors, wide});
-        };
-        wide ? for_each_panel<kWide<T>>(columns, push) : for_each_panel<kNarrow<T>>(columns, push);
+        const index panel = kTileVectors * (wide ? kWide<T> : kNarrow<T>);
+        const index most = kBackwardRows / block_rows(s, 0) * panel;
+        for (index column = 0; column < columns; column += most) {
+            const index left = columns - column;
+            panels.push_back({split, layer, column, left < most ? left : most, wide});
+        }
     };
     for (index split = 0; split < s.splits && split < s.layers; ++split) {
         add(split, split, s.layer[split].size);
@@ -493,32 +492,34 @@ void panel_gradients(const Spine<T>& s, const Dropout<T>& dropout, const Panel& 
     const index first = block * kBackwardRows, rows = block_rows(s, block);
     const bool of_x = panel.split >= 0;
     const Layer<T>& layer = s.layer[panel.layer];
-    const index columns = of_x ? layer.size : s.width;
     const T* source = of_x ? s.x + first * s.x_stride + layer.offset
                            : s.hidden + first * hidden_stride + panel.layer * s.width;
+    source += panel.column;
     const index stride = of_x ? s.x_stride : hidden_stride;
 
     alignas(64) T copy[kBackwardRows * kTileVectors * Lanes];
     bool as_it_is = false;  // the copy: nothing dropped, good for every user
     const auto copy_panel = [&](const Mask<T>& mask) {
-        for (index n = 0; n < rows; ++n) {
-            for (int v = 0; v < panel.vectors; ++v) {
-                const index at = panel.column + v * Lanes;
-                V values = load_first<V>(source + n * stride + at, columns - at);
-                if (mask.words) {
-                    values = masked<T, Lanes>(values, mask.words + n * mask.stride, at, mask.scale);
+        for_each_panel<Lanes>(panel.columns, [&](index column, int vectors) {
+            for (index n = 0; n < rows; ++n) {
+                for (int v = 0; v < vectors; ++v) {
+                    const index at = column + v * Lanes;
+                    V values = load_first<V>(source + n * stride + at, panel.columns - at);
+                    if (mask.words) {
+                        values = masked<T, Lanes>(values, mask.words + n * mask.stride,
+                                                  panel.column + at, mask.scale);
+                    }
+                    store(copy + rows * column + (n * vectors + v) * Lanes, values);
                 }
-                store(copy + (n * panel.vectors + v) * Lanes, values);
             }
-        }
+        });
         as_it_is = !mask.words;
     };
     const auto add_to = [&](const T* strip, index height, T* gradient, index gradient_stride,
                             bool shared, const Mask<T>& mask) {
         if (!as_it_is || mask.words) copy_panel(mask);
-        columns_product<T, Lanes>(strip, height, copy, panel.vectors * Lanes, rows, panel.vectors,
-                                  panel.column, columns, gradient, gradient_stride,
-                                  shared || block > 0);
+        columns_product<T, Lanes>(strip, height, copy, rows, panel.columns,
+                                  gradient + panel.column, gradient_stride, shared || block > 0);
     };
     if (of_x) {
         for (index l = panel.layer; l < s.layers; l += s.splits) {
@@ -697,7 +698,7 @@ Rows<T> dropped(Rows<T> source, index rows, index columns, const Mask<T>& mask, 
 // body(column, load, store) for every vector of a row of `columns` numbers: vectors of the narrower
 // kind, since layers often are narrow.
 template <class T, class Body>
-inline void for_each_vector(index columns, const Body& body) {
+inline void along_columns(index columns, const Body& body) {
     constexpr int lanes = kNarrow<T>;
     using V = Vector<T, lanes>;
     index j = 0;
@@ -720,14 +721,14 @@ void block_moments(Rows<T> z, index rows, index columns, T* mean, T* squares) {
     std::memset(squares, 0, columns * sizeof(T));
     for (index n = 0; n < rows; ++n) {
         const T* row = z.values + n * z.stride;
-        for_each_vector<T>(columns, [&](index j, auto load_at, auto store_at) {
+        along_columns<T>(columns, [&](index j, auto load_at, auto store_at) {
             store_at(mean + j, load_at(mean + j) + load_at(row + j));
         });
     }
     for (index j = 0; j < columns; ++j) mean[j] /= static_cast<T>(rows);
     for (index n = 0; n < rows; ++n) {
         const T* row = z.values + n * z.stride;
-        for_each_vector<T>(columns, [&](index j, auto load_at, auto store_at) {
+        along_columns<T>(columns, [&](index j, auto load_at, auto store_at) {
             const auto off = load_at(row + j) - load_at(mean + j);
             store_at(squares + j, load_at(squares + j) + off * off);
         });
@@ -780,7 +781,7 @@ void normalize(const BatchNorm<T>& norm, Rows<T> z, index rows, index columns, T
     for (index n = 0; n < rows; ++n) {
         const T* row = z.values + n * z.stride;
         T* to = hidden + n * hidden_stride;
-        for_each_vector<T>(columns, [&](index j, auto load_at, auto store_at) {
+        along_columns<T>(columns, [&](index j, auto load_at, auto store_at) {
             const auto y = load_at(row + j) * load_at(scale.data() + j) + load_at(shift.data() + j);
             store_at(to + j, activation(y, slope));
         });
@@ -902,7 +903,7 @@ void activation_gradient(const Spine<T>& s, const BackwardSpine<T>& weights,
     const T* hidden = s.hidden + first * hidden_stride + l * s.width;
     for (index n = 0; n < rows; ++n) {
         T* row = finish.c + n * hidden_stride;
-        for_each_vector<T>(s.width, [&](index j, auto load_at, auto store_at) {
+        along_columns<T>(s.width, [&](index j, auto load_at, auto store_at) {
             const auto output = load_at(hidden + n * hidden_stride + j);
             store_at(row + j, gated(load_at(row + j), output, s.slope));
         });
@@ -918,7 +919,7 @@ void norm_sums(const BatchNorm<T>& norm, Rows<T> gradient, Rows<T> z, index rows
     std::memset(correlated, 0, columns * sizeof(T));
     for (index n = 0; n < rows; ++n) {
         const T *g = gradient.values + n * gradient.stride, *row = z.values + n * z.stride;
-        for_each_vector<T>(columns, [&](index j, auto load_at, auto store_at) {
+        along_columns<T>(columns, [&](index j, auto load_at, auto store_at) {
             const auto dy = load_at(g + j);
             const auto off = (load_at(row + j) - load_at(norm.mean + j)) * load_at(norm.inverse + j);
             store_at(total + j, load_at(total + j) + dy);
@@ -943,7 +944,7 @@ void norm_gradient(const BatchNorm<T>& norm, index all_rows, const T* sums, Rows
     for (index n = 0; n < rows; ++n) {
         const T* row = z.values + n * z.stride;
         T* g = gradient + n * stride;
-        for_each_vector<T>(columns, [&](index j, auto load_at, auto store_at) {
+        along_columns<T>(columns, [&](index j, auto load_at, auto store_at) {
             const auto off = load_at(row + j) - load_at(norm.mean + j);
             const auto dz = load_at(g + j) * load_at(scale.data() + j) + load_at(shift.data() + j);
             store_at(g + j, dz - off * load_at(drift.data() + j));

@@ -108,6 +108,19 @@ struct Regularization {
     T* sums;  // with norms: what they see, rows x (layers * width)
 };
 
+// B_l, the columns of W_l that multiply the previous layer.
+template <class T>
+inline const T* chained(const Spine<T>& s, index l) {
+    return s.layer[l].weight + s.layer[l].columns - s.width;
+}
+
+template <class T>
+inline double macs_per_row(const Spine<T>& s) {
+    double macs = static_cast<double>(s.layers) * s.width * s.outputs;
+    for (index l = 0; l < s.layers; ++l) macs += s.width * (s.layer[l].size + (l ? s.width : 0.0));
+    return macs;
+}
+
 struct Warp;  // warp.h
 
 template <class T>

@@ -19,6 +19,7 @@
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "spine.h"
@@ -106,11 +107,11 @@ struct Term {
     index length;
 };
 
-// out[MR][NV * Lanes] = sum over the terms of a * b.
+// sum += a * b for all terms. Always inlined, so that the sums of its caller are registers.
 template <class T, int Lanes, int MR, int NV, bool Interleaved>
-void accumulate(const Term<T>* terms, int count, T* out) {
+inline __attribute__((always_inline)) void add_terms(const Term<T>* terms, int count,
+                                                     Vector<T, Lanes> (&sum)[MR][NV]) {
     using V = Vector<T, Lanes>;
-    V sum[MR][NV] = {};
     for (const Term<T>* term = terms; term != terms + count; ++term) {
         const T* b = term->b;
         const index b_stride = term->b_stride, length = term->length;
@@ -130,35 +131,58 @@ void accumulate(const Term<T>* terms, int count, T* out) {
             b += b_stride;
         }
     }
+}
+
+// change(i, v) for each of the vectors of a tile, unrolled.
+template <int MR, int NV, class Change>
+inline __attribute__((always_inline)) void for_each_vector(Change change) {
 #pragma GCC unroll 8
     for (int i = 0; i < MR; ++i) {
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) store(out + (i * NV + v) * Lanes, sum[i][v]);
+        for (int v = 0; v < NV; ++v) change(i, v);
     }
 }
 
-// Call the tile of `rows` x `vectors`, both among the sizes that the walks below hand out.
-template <class T, int Lanes, bool Interleaved>
-inline void tile(int rows, int vectors, const Term<T>* terms, int count, T* out) {
-    using Function = void (*)(const Term<T>*, int, T*);
-    static constexpr Function functions[4][kTileVectors] = {
-        {accumulate<T, Lanes, 1, 1, Interleaved>, accumulate<T, Lanes, 1, 2, Interleaved>,
-         accumulate<T, Lanes, 1, 3, Interleaved>},
-        {accumulate<T, Lanes, 2, 1, Interleaved>, accumulate<T, Lanes, 2, 2, Interleaved>,
-         accumulate<T, Lanes, 2, 3, Interleaved>},
-        {accumulate<T, Lanes, 4, 1, Interleaved>, accumulate<T, Lanes, 4, 2, Interleaved>,
-         accumulate<T, Lanes, 4, 3, Interleaved>},
-        {accumulate<T, Lanes, kTileRows, 1, Interleaved>,
-         accumulate<T, Lanes, kTileRows, 2, Interleaved>,
-         accumulate<T, Lanes, kTileRows, 3, Interleaved>},
-    };
-    const int row = rows == kTileRows ? 3 : rows == 4 ? 2 : rows == 2 ? 1 : 0;
-    functions[row][vectors - 1](terms, count, out);
+// out[MR][NV * Lanes] = sum over the terms of a * b.
+template <class T, int Lanes, int MR, int NV, bool Interleaved>
+void accumulate(const Term<T>* terms, int count, T* out) {
+    Vector<T, Lanes> sum[MR][NV] = {};
+    add_terms<T, Lanes, MR, NV, Interleaved>(terms, count, sum);
+    for_each_vector<MR, NV>([&](int i, int v) { store(out + (i * NV + v) * Lanes, sum[i][v]); });
 }
 
-// Height of the next tile when `left` rows remain: full tiles, then 4, 2, 1.
+// The tiles of every size that the walks below hand out: size (rows - 1) * kTileVectors + vectors - 1.
+using TileSizes = std::make_index_sequence<kTileRows * kTileVectors>;
+
+template <class T, int Lanes, bool Interleaved, std::size_t... Size>
+inline void tile(std::index_sequence<Size...>, int rows, int vectors, const Term<T>* terms,
+                 int count, T* out) {
+    using Function = void (*)(const Term<T>*, int, T*);
+    static constexpr Function functions[] = {
+        accumulate<T, Lanes, Size / kTileVectors + 1, Size % kTileVectors + 1, Interleaved>...};
+    functions[(rows - 1) * kTileVectors + vectors - 1](terms, count, out);
+}
+
+template <class T, int Lanes, bool Interleaved>
+inline void tile(int rows, int vectors, const Term<T>* terms, int count, T* out) {
+    tile<T, Lanes, Interleaved>(TileSizes(), rows, vectors, terms, count, out);
+}
+
+// Height of the next tile when `left` rows remain: as few tiles as possible, and those as equal as
+// possible (50 rows are 8, 7, 7, 7, 7, 7, 7), because low tiles load more per multiply-add.
 inline int tile_rows(index left) {
-    return left >= kTileRows ? kTileRows : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+    const index tiles = (left + kTileRows - 1) / kTileRows;
+    return static_cast<int>((left + tiles - 1) / tiles);
+}
+
+// body(std::integral_constant<int, rows>()), for loops over the height of a tile that are to be unrolled.
+template <int Rows = kTileRows, class Body>
+inline void with_height(int rows, Body body) {
+    if (rows == Rows) {
+        body(std::integral_constant<int, Rows>());
+    } else if constexpr (Rows > 1) {
+        with_height<Rows - 1>(rows, body);
+    }
 }
 
 // Width in vectors of the next panel when `left` vectors remain; 4 go as 2 + 2, not 3 + 1.
