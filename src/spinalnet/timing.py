@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +30,9 @@ def interleave(
     device: str | torch.device = "cpu",
 ) -> dict[str, Timing]:
     """Time all `cases` in turns, so that a slow spell of the machine hits each of them alike.
+
+    The order changes from round to round, always in the same way: what a case leaves behind in the
+    caches and on the heap must not fall to the same neighbour every time.
 
     Every round calls each case often enough to last about a millisecond. Kernels on a CUDA device
     are waited for.
@@ -58,13 +62,15 @@ def interleave(
         clock(case, 3)  # first calls allocate, choose kernels and compile
         calls[name] = max(1, min(1000, round(1e-3 / max(clock(case, 1), 1e-7))))
     samples: dict[str, list[float]] = {name: [] for name in cases}
+    names, order = list(cases), random.Random(0)
     start = time.perf_counter()
     while (
         len(next(iter(samples.values()), [0.0] * min_rounds)) < min_rounds
         or time.perf_counter() - start < seconds
     ):
-        for name, case in cases.items():
-            samples[name].append(clock(case, calls[name]))
+        order.shuffle(names)
+        for name in names:
+            samples[name].append(clock(cases[name], calls[name]))
         if not cases:
             break
     timings = {}
