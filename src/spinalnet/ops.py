@@ -261,7 +261,6 @@ BACKENDS: dict[str, Backend] = {
     "triton": Backend(_spinal_triton, _triton_why_not, fused=True),
 }
 
-WIDE = 512  # width from which the kernels gain nothing on few rows
 GROUPING_PAYS = 512  # rows from which one product per slice beats one per layer on the CPU
 
 _forced: ContextVar[str | None] = ContextVar("spinalnet_backend", default=None)
@@ -308,10 +307,6 @@ def _fastest(call: SpinalCall) -> BackendChoice:
     """Return the backend that the measurements in `docs/kernels.md` favour."""
     obstacle = _cpp_why_not(call)
     if obstacle is None:
-        # Asked of no batch size that may be a symbol.
-        wide = call.hidden_features >= WIDE and not torch.compiler.is_compiling()
-        if wide and call.batch < GROUPING_PAYS:
-            return BackendChoice("reference", "layers this wide fill torch's own products")
         return BackendChoice("cpp", "one compiled operation for the whole chain")
     why = f"not cpp: {obstacle}"
     if call.masked:
