@@ -1,7 +1,7 @@
 // Calls the kernels from several threads at once, each call with several threads of its own, and
 // compares every result, bit by bit, with that of one quiet thread. Without Python, so that
-// ThreadSanitizer sees every access (docs/kernels.md has the commands). Prints what it did; the exit
-// code is 0 if all results agree.
+// ThreadSanitizer sees every access (docs/kernels.md has the commands). Prints what it did; the
+// exit code is 0 if all results agree.
 
 #include <cstdint>
 #include <cstdio>

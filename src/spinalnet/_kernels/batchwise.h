@@ -6,9 +6,10 @@
 //   h_l^T = act(A_l s^T + B_l h_(l-1)^T + b_l)
 //
 // is the same product of tiles as ever, but the weights, read where they lie along their rows, are
-// the left side, and x^T or h^T the right. The outputs of a tile are whole vectors of h^T, right side
-// of the next layer as they are; nothing is padded but the last vector along the batch, whatever the
-// width. Only what leaves the kernel, logits and hidden outputs if wanted, is transposed back.
+// the left side, and x^T or h^T the right. The outputs of a tile are whole vectors of h^T, right
+// side of the next layer as they are; nothing is padded but the last vector along the batch,
+// whatever the width. Only what leaves the kernel, logits and hidden outputs if wanted, is
+// transposed back.
 
 #pragma once
 
@@ -27,7 +28,8 @@ struct Panels {
     T* at(index row, index column, int width) const { return data + height * column + row * width; }
 };
 
-// c[MR][NV * Lanes] = act(scale * (sum over the terms of a * b) + shift); a scale and a shift per row.
+// c[MR][NV * Lanes] = act(scale * (sum over the terms of a * b) + shift); a scale and a shift per
+// row.
 template <class T, int Lanes, int MR, int NV>
 void activate(const Term<T>* terms, int count, const Finish<T>& f) {
     using V = Vector<T, Lanes>;
@@ -66,8 +68,9 @@ struct Factor {
     index first, length;
 };
 
-// Rows [row, row + height) of c = act(scale * (sum over the factors) + shift). A strip of `a` passes by
-// all panels while it is in the L1 cache, so that a weight is read from farther away once.
+// Rows [row, row + height) of c = act(scale * (sum over the factors) + shift). A strip of `a`
+// passes by all panels while it is in the L1 cache, so that a weight is read from farther away
+// once.
 template <class T, int Lanes>
 void batchwise_product(const Factor<T>* factors, int count, index height, index columns,
                        const Panels<T>& c, index c_row, const Finish<T>& finish) {
@@ -78,8 +81,8 @@ void batchwise_product(const Factor<T>* factors, int count, index height, index 
             Term<T> terms[2];
             for (int t = 0; t < count; ++t) {
                 const Factor<T>& f = factors[t];
-                terms[t] = {f.a + row * f.a_stride, f.a_stride, f.b.at(f.first, column, width), width,
-                            f.length};
+                terms[t] = {f.a + row * f.a_stride, f.a_stride, f.b.at(f.first, column, width),
+                            width, f.length};
             }
             Finish<T> here = finish;
             here.c = c.at(c_row + row, column, width);
@@ -114,8 +117,8 @@ void unpack_transposed(const Panels<T>& panels, index columns, T* c, index strid
     });
 }
 
-// Rows per block: two panels, so that a strip of weights is read once for both, and few enough for x
-// and the hidden outputs to stay in the L2 cache; fewer if that gives every thread a block.
+// Rows per block: two panels, so that a strip of weights is read once for both, and few enough for
+// x and the hidden outputs to stay in the L2 cache; fewer if that gives every thread a block.
 template <class T>
 inline index batchwise_rows(index rows, int threads) {
     constexpr index most = 2 * kTileVectors * kWide<T>;
@@ -128,9 +131,9 @@ inline index batchwise_rows(index rows, int threads) {
 //
 // Along the neurons every weight is copied into a panel once per call, and every layer costs a row
 // its start, the vectors of its results, and more if the last one is not full: what is stored in
-// part has to be loaded again by the next layer. Along the batch there are numbers to transpose. That
-// hidden outputs are too, if they are wanted, is left out, up to 5 % of forward: so inference and
-// training choose alike and round alike.
+// part has to be loaded again by the next layer. Along the batch there are numbers to transpose.
+// That hidden outputs are too, if they are wanted, is left out, up to 5 % of forward: so inference
+// and training choose alike and round alike.
 constexpr double kPackWeight = 15;
 constexpr double kStartLayer = 220, kFinishVector = 150, kFinishPart = 600;
 constexpr double kTranspose = 9, kFinishBatchwise = 8;
@@ -139,7 +142,8 @@ template <class T>
 bool batchwise_pays(const Spine<T>& s) {
     const index hidden = s.layers * s.width;
     const index vectors = round_up(s.width, kNarrow<T>) / kNarrow<T>;
-    const double row = kStartLayer + kFinishVector * vectors + (s.width % kNarrow<T> ? kFinishPart : 0);
+    const double part = s.width % kNarrow<T> ? kFinishPart : 0;
+    const double row = kStartLayer + kFinishVector * vectors + part;
     const double batchwise_row = kTranspose * s.features + kFinishBatchwise * hidden;
     return s.rows * batchwise_row < s.rows * s.layers * row + kPackWeight * macs_per_row(s);
 }

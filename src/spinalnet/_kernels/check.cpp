@@ -1,7 +1,7 @@
 // The register tile and the products around it against plain loops, for tests: every height and
 // width of a tile, every tail, every way to hold an operand. The numbers are small integers, whose
-// sums are exact in any order, so that results must be equal; memory beside a result must stay as it
-// was.
+// sums are exact in any order, so that results must be equal; memory beside a result must stay as
+// it was.
 
 #include <string>
 #include <vector>
@@ -168,8 +168,8 @@ std::string check_columns_product(index rows, index a_columns, index columns) {
     return "";
 }
 
-// Neurons [1, neurons] of a layer with the batch along the vectors, from two factors, transposed back;
-// the rows of the panels around them must stay as they were.
+// Neurons [1, neurons] of a layer with the batch along the vectors, from two factors, transposed
+// back; the rows of the panels around them must stay as they were.
 template <class T, int Lanes>
 std::string check_batchwise(index batch, index length, index neurons) {
     const Matrix<T> x(batch, length + 1, 1), h(batch, neurons, 2), affine(2, neurons, 3);
@@ -249,7 +249,8 @@ std::string check_all() {
         }
     }
     for (index rows = 1; rows <= 2 * kTileRows + 1; ++rows) {
-        for (index columns = 1; columns <= (kTileVectors + 2) * kWide<T>; columns += 1 + columns / 7) {
+        constexpr index most = (kTileVectors + 2) * kWide<T>;
+        for (index columns = 1; columns <= most; columns += 1 + columns / 7) {
             for (const index length : {0, 1, 7, 18}) {
                 wrong = check_rows_product<T>(rows, length, columns);
                 if (wrong.empty()) {

@@ -128,8 +128,8 @@ struct Parameter {
     }
 };
 
-// Where a matrix or a bias begins: so many elements behind the start of a parameter. Zero unless one
-// parameter holds them all.
+// Where a matrix or a bias begins: so many elements behind the start of a parameter. Zero unless
+// one parameter holds them all.
 struct Place {
     index parameter, offset;
 };
@@ -265,10 +265,10 @@ struct Call {
         if (plan.out_bias >= 0) s.out_bias_grad = address[plan.out_bias];
     }
 
-    // Masks of the inputs and of the output row (words or 0, stride, scale), sums and statistics (0:
-    // no norms), and a list of ten per layer (None: no norms): gain, bias, running mean and variance,
-    // number of batches, gradients of gain and bias (addresses, or 0), momentum, epsilon, whether it
-    // is fixed.
+    // Masks of the inputs and of the output row (words or 0, stride, scale), sums and statistics
+    // (0: no norms), and a list of ten per layer (None: no norms): gain, bias, running mean and
+    // variance, number of batches, gradients of gain and bias (addresses, or 0), momentum, epsilon,
+    // whether it is fixed.
     void read_regularization(Arguments& in) {
         for (Mask<T>* mask : {&regularization.inputs, &regularization.outputs}) {
             mask->words = in.address<const std::uint32_t>();
@@ -515,8 +515,8 @@ PyObject* exercise_tile(PyObject*, PyObject* repeats) {
     return PyFloat_FromDouble(kernels->exercise_tile(count));
 }
 
-// warp(source, bytes, shape, target, threads, maps): `shape` is (images, channels, height, width), a
-// map is (address of matrices, address of boxes or 0, projective, nearest).
+// warp(source, bytes, shape, target, threads, maps): `shape` is (images, channels, height, width),
+// a map is (address of matrices, address of boxes or 0, projective, nearest).
 PyObject* warp(PyObject*, PyObject* arguments) {
     Warp call;
     PyObject *source, *target, *maps;
@@ -648,7 +648,8 @@ PyMODINIT_FUNC PyInit__native() {
     names = new Names;
     PyObject* module = PyModule_Create(&definition);
     PyObject* plan = make_type<Plan>("spinalnet._kernels._native.Plan", plan_new, plan_methods);
-    PyObject* watch = make_type<Watch>("spinalnet._kernels._native.Watch", watch_new, watch_methods);
+    PyObject* watch =
+        make_type<Watch>("spinalnet._kernels._native.Watch", watch_new, watch_methods);
     if (!module || !plan || !watch || PyModule_AddObject(module, "Plan", plan) < 0 ||
         PyModule_AddObject(module, "Watch", watch) < 0 ||
         PyModule_AddStringConstant(module, "SOURCES", SPINALNET_SOURCES) < 0) {

@@ -102,7 +102,8 @@ inline Vector<T, Lanes> masked(Vector<T, Lanes> v, const std::uint32_t* words, i
     using Bits = Vector<Int, Lanes>;
     const auto bits = static_cast<Int>(words[column / 32] >> column % 32);
     const Bits mine = (Bits{} + bits) & lane_bits<Bits>(std::make_integer_sequence<int, Lanes>());
-    // Multiplied and not chosen, so that an infinite number that is dropped becomes NaN, as in torch.
+    // Multiplied and not chosen, so that an infinite number that is dropped becomes NaN, as in
+    // torch.
     return v * (mine != 0 ? Vector<T, Lanes>{} + scale : Vector<T, Lanes>{});
 }
 
@@ -341,8 +342,8 @@ void columns_sum(const T* strips, index a_columns, index rows, T* sums, bool add
     }
 }
 
-// Sum of the lanes, by adding one half to the other. Halves are cut out in registers: a round through
-// memory would wait for the store.
+// Sum of the lanes, by adding one half to the other. Halves are cut out in registers: a round
+// through memory would wait for the store.
 template <class T, int Lanes, std::size_t... I>
 inline T lanes_sum(Vector<T, Lanes> v, std::index_sequence<I...>) {
     if constexpr (Lanes == 2) {

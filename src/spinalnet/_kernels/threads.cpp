@@ -1,5 +1,5 @@
 // Threads are started for one call and joined at its end. A pool would save about 20 us per
-// thread and call, but only long calls are split at all (kWorkPerThread in spinal.cpp), where that is
+// thread and call, but only long calls are split at all (kWorkPerThread in blocks.h), where that is
 // noise; in exchange there is no state between calls: safe after fork(), under concurrent calls,
 // and independent of which OpenMP runtime torch brought along.
 

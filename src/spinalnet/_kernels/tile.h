@@ -151,7 +151,8 @@ void accumulate(const Term<T>* terms, int count, T* out) {
     for_each_vector<MR, NV>([&](int i, int v) { store(out + (i * NV + v) * Lanes, sum[i][v]); });
 }
 
-// The tiles of every size that the walks below hand out: size (rows - 1) * kTileVectors + vectors - 1.
+// The tiles of every size that the walks below hand out, by their place in the table:
+// (rows - 1) * kTileVectors + vectors - 1.
 using TileSizes = std::make_index_sequence<kTileRows * kTileVectors>;
 
 template <class T, int Lanes, bool Interleaved, std::size_t... Size>
@@ -175,7 +176,8 @@ inline int tile_rows(index left) {
     return static_cast<int>((left + tiles - 1) / tiles);
 }
 
-// body(std::integral_constant<int, rows>()), for loops over the height of a tile that are to be unrolled.
+// body(std::integral_constant<int, rows>()), for loops over the height of a tile that are to be
+// unrolled.
 template <int Rows = kTileRows, class Body>
 inline void with_height(int rows, Body body) {
     if (rows == Rows) {
