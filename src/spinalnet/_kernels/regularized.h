@@ -277,7 +277,8 @@ void norm_sums(const BatchNorm<T>& norm, Rows<T> gradient, Rows<T> z, index rows
             const auto dy = load_at(g + j);
             const auto off = load_at(row + j) - load_at(norm.mean + j);
             store_at(total + j, load_at(total + j) + dy);
-            store_at(correlated + j, load_at(correlated + j) + dy * (off * load_at(norm.inverse + j)));
+            const auto normalized = off * load_at(norm.inverse + j);
+            store_at(correlated + j, load_at(correlated + j) + dy * normalized);
         });
     }
 }
