@@ -91,7 +91,7 @@ SHAPES = [  # rows, features, splits, layers, width, outputs
     (257, 33, 2, 5, 17, 3),
     (300, 130, 1, 70, 2, 3),  # more layers on one slice than one product takes terms
     (200, 256, 2, 4, 128, 10),
-    # So many inputs per neuron that the batch is not laid along the vectors, beside ones where it is.
+    # So many inputs per neuron that the batch is not laid along the vectors, and some where it is.
     (90, 700, 2, 4, 8, 10),
     (90, 90, 2, 4, 8, 10),
     (131, 1000, 3, 4, 13, 2),

@@ -508,9 +508,9 @@ class _Chain(torch.autograd.Function):
         x_gradient = x.new_empty(*x.shape) if wanted[0] else None
         gradients: list[Tensor] | None = None
         if True in wanted[1:]:
-            # The last first, as autograd would: freed in the order of the parameters, they leave the
-            # heap from its top in portions that malloc keeps, where all at once are given back to
-            # the system and have to be mapped again, a microsecond per page.
+            # The last first, as autograd would: freed in the order of the parameters, they leave
+            # the heap from its top in portions that malloc keeps, where all at once are given back
+            # to the system and have to be mapped again, a microsecond per page.
             gradients = [torch.empty_like(parameter) for parameter in reversed(parameters)][::-1]
         _backward(ctx.memo, ctx.known, x, parameters, hidden, gradient, x_gradient, gradients)
         return None, None, x_gradient, *(gradients or [None] * len(parameters))
