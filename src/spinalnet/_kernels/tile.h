@@ -75,7 +75,7 @@ inline V load_first(const T* p, index count) {
     constexpr int lanes = sizeof(V) / sizeof(T);
     if (count >= lanes) return load<V>(p);
     const int end = static_cast<int>(count);
-    V v;
+    V v = {};
     for (int i = 0; i < lanes; ++i) v[i] = i < end ? p[i] : T(0);
     return v;
 }
