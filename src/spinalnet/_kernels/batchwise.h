@@ -36,7 +36,7 @@ void activate(const Term<T>* terms, int count, const Finish<T>& f) {
     V sum[MR][NV] = {};
     add_terms<T, Lanes, MR, NV, false>(terms, count, sum);
     const auto finish = [&](auto act) {
-        for_each_vector<MR, NV>([&](int i, int v) {
+        for_each_in_tile<MR, NV>([&](int i, int v) {
             store(f.c + (i * NV + v) * Lanes, act(sum[i][v] * f.scale[i] + f.shift[i]));
         });
     };
@@ -68,7 +68,7 @@ struct Factor {
     index first, length;
 };
 
-// Rows [row, row + height) of c = act(scale * (sum over the factors) + shift). A strip of `a`
+// `height` rows of c, from c_row on, = act(scale * (sum over the factors) + shift). A strip of `a`
 // passes by all panels while it is in the L1 cache, so that a weight is read from farther away
 // once.
 template <class T, int Lanes>

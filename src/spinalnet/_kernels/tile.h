@@ -135,7 +135,7 @@ inline __attribute__((always_inline)) void add_terms(const Term<T>* terms, int c
 
 // change(i, v) for each of the vectors of a tile, unrolled.
 template <int MR, int NV, class Change>
-inline __attribute__((always_inline)) void for_each_vector(Change change) {
+inline __attribute__((always_inline)) void for_each_in_tile(Change change) {
 #pragma GCC unroll 8
     for (int i = 0; i < MR; ++i) {
 #pragma GCC unroll 4
@@ -148,7 +148,7 @@ template <class T, int Lanes, int MR, int NV, bool Interleaved>
 void accumulate(const Term<T>* terms, int count, T* out) {
     Vector<T, Lanes> sum[MR][NV] = {};
     add_terms<T, Lanes, MR, NV, Interleaved>(terms, count, sum);
-    for_each_vector<MR, NV>([&](int i, int v) { store(out + (i * NV + v) * Lanes, sum[i][v]); });
+    for_each_in_tile<MR, NV>([&](int i, int v) { store(out + (i * NV + v) * Lanes, sum[i][v]); });
 }
 
 // The tiles of every size that the walks below hand out, by their place in the table:
