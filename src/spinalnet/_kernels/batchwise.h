@@ -134,7 +134,7 @@ inline index batchwise_rows(index rows, int threads) {
 // part has to be loaded again by the next layer. Along the batch there are numbers to transpose.
 // That hidden outputs are too, if they are wanted, is left out, up to 5 % of forward: so inference
 // and training choose alike and round alike.
-constexpr double kPackWeight = 15;
+constexpr double kPackWeight = 8;
 constexpr double kStartLayer = 220, kFinishVector = 150, kFinishPart = 600;
 constexpr double kTranspose = 9, kFinishBatchwise = 8;
 
