@@ -119,6 +119,32 @@ def many_files() -> str:
     )
 
 
+def heads() -> str:
+    """Return the gist of benchmarks/results/heads.json: times as parts of the MLP's."""
+    path = ROOT / "benchmarks" / "results" / "heads.json"
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    rows = {(row["head"], row["batch"], row["mode"]): row for row in record["rows"]}
+    lines = [
+        "| spinal head | multiplications | longhand, batch 64 | inference, batch 1 | 64 | 1,024 "
+        "| training, batch 64 | 1,024 |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for head in dict.fromkeys(row["head"] for row in record["rows"]):
+        one = rows[head, 64, "inference"]
+        us = one["microseconds"]
+        parts = [one["mac_ratio"], one["over_mlp"] * us["naive"] / us["spinal"]]
+        parts += [rows[head, batch, "inference"]["over_mlp"] for batch in (1, 64, 1024)]
+        parts += [rows[head, batch, "training"]["flat_over_mlp"] for batch in (64, 1024)]
+        lines.append(f"| {head} | " + " | ".join(f"{part:.2f}" for part in parts) + " |")
+    env = record["environment"]
+    return "\n".join(lines) + (
+        f"\n\n`python benchmarks/heads.py` on {env['cpu']}, 1 thread, torch {env['torch']}. Parts "
+        "of the multiplications and of the time of the layers that the head replaces; longhand is "
+        "the paper's loop in inference; training is forward and backward with "
+        "`flatten_parameters()`."
+    )
+
+
 def memory() -> str:
     """Return the table of benchmarks/results/memory.json."""
     path = ROOT / "benchmarks" / "results" / "memory.json"
@@ -152,6 +178,7 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "bench-export": lambda: benchmark("export", command="`spinalnet bench export`"),
     "bench-steps": lambda: benchmark("steps", command="`python benchmarks/heads.py`"),
+    "bench-heads": heads,
     "bench-memory": memory,
     "bench-models": lambda: benchmark("models", command="`python benchmarks/models.py`"),
     "bench-transfer": lambda: benchmark(
