@@ -126,6 +126,35 @@ def check_second_derivative() -> None:
         torch.autograd.grad(y.sum(), list(net.parameters()), create_graph=True)
 
 
+def check_compiled() -> None:
+    """Without a graph break, outputs and gradients as in eager mode."""
+    for outputs in (3, 0):
+        net = SpinalNet(11, max(outputs, 1), 5, 4)
+        weights, biases = net.spine.chain()
+        row = (net.output.weight, net.output.bias) if outputs else None
+
+        def call(
+            x: torch.Tensor, weights: list = weights, biases: list = biases, row: tuple | None = row
+        ) -> torch.Tensor:
+            return ops.spinal(
+                x, weights, biases, num_splits=2, output=row, negative_slope=0.0, backend="triton"
+            )
+
+        compiled = torch.compile(call, backend="aot_eager", fullgraph=True)
+        x = torch.randn(6, 11, requires_grad=True)
+        leaves = [x, *weights, *biases, *(row or ())]
+        found = []
+        for way in (compiled, call):
+            y = way(x)
+            found.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
+        for ours, theirs in zip(*found, strict=True):
+            torch.testing.assert_close(ours.detach(), theirs.detach())
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(x), call(x))
+    arguments = (torch.randn(6, 11), [w.detach() for w in weights], 2, 0.0, False, False, True)
+    torch.library.opcheck(_triton._forward_operator, arguments)
+
+
 if __name__ == "__main__":
     assert _triton.INTERPRETED
     multiply_bfloat16()
@@ -134,4 +163,5 @@ if __name__ == "__main__":
     check_nan()
     check_autocast()
     check_second_derivative()
+    check_compiled()
     sys.stdout.write("all agree")

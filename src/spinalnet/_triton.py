@@ -255,7 +255,71 @@ def _forward(
     return hidden, logits
 
 
+def _backward(
+    x: Tensor, parameters: Sequence[Tensor], settings: Settings, hidden: Tensor, gradient: Tensor
+) -> list[Tensor]:
+    """Return the gradients of x and of the parameters."""
+    num_splits, slope, has_biases, has_output = settings
+    weights, _, out_weight, out_bias = _unpack(parameters, settings)
+    rows, width, layers = x.shape[0], weights[0].shape[0], len(weights)
+    gradient = gradient.contiguous()
+    sums_gradient = torch.empty_like(hidden)
+    if rows:
+        _hidden_gradient_kernel[(triton.cdiv(rows, _BLOCK_ROWS),)](
+            gradient,
+            gradient.stride(0),
+            tuple(weights),
+            tuple(weight.shape[1] for weight in weights),
+            x if out_weight is None else out_weight,
+            hidden,
+            sums_gradient,
+            rows,
+            WIDTH=width,
+            LAYERS=layers,
+            OUTPUTS=0 if out_weight is None else out_weight.shape[0],
+            SLOPE=slope,
+            BLOCK_ROWS=_BLOCK_ROWS,
+            BLOCK_WIDTH=_block(width),
+            BLOCK_OUTPUTS=_block(0 if out_weight is None else out_weight.shape[0]),
+        )
+    dz = sums_gradient.view(rows, layers, width)
+    slices = x.tensor_split(num_splits, dim=1)  # longer slices first, as ours
+    found = [torch.zeros_like(weight) for weight in weights]
+    for layer in range(layers):
+        seen = slices[layer % num_splits]
+        found[layer][:, : seen.shape[1]] = dz[:, layer].t() @ seen
+    if layers > 1:
+        before = hidden.view(rows, layers, width)[:, :-1]
+        products = torch.bmm(dz[:, 1:].permute(1, 2, 0), before.transpose(0, 1))
+        for layer in range(1, layers):
+            found[layer][:, -width:] = products[layer - 1]
+    x_gradient = torch.zeros_like(x)
+    parts = x_gradient.tensor_split(num_splits, dim=1)
+    for split in range(min(num_splits, layers)):
+        size = parts[split].shape[1]
+        stacked = torch.cat([weight[:, :size] for weight in weights[split::num_splits]])
+        parts[split].copy_(dz[:, split::num_splits].flatten(1) @ stacked)
+    if has_biases:
+        # float32 sums, as everywhere.
+        found += [bias.clone() for bias in dz.sum(0, dtype=torch.float32).to(x.dtype)]
+    if has_output:
+        found.append(gradient.t() @ hidden)
+        if out_bias is not None:
+            found.append(gradient.sum(0, dtype=torch.float32).to(x.dtype))
+    return [x_gradient, *found]
+
+
+def _refuse_second_derivative() -> None:
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        raise RuntimeError(
+            "the triton kernels have no second derivative; compute under "
+            "spinalnet.use_backend('packed'), which has."
+        )
+
+
 class _Chain(torch.autograd.Function):
+    """Forward and backward of the chain in eager mode."""
+
     @staticmethod
     def forward(ctx: Any, settings: Settings, x: Tensor, *parameters: Tensor) -> Tensor:  # type: ignore[override]
         hidden, logits = _forward(x, parameters, settings, keep_hidden=True)
@@ -265,63 +329,89 @@ class _Chain(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "the triton kernels have no second derivative; compute under "
-                "spinalnet.use_backend('packed'), which has."
-            )
+        _refuse_second_derivative()
         hidden, x, *parameters = ctx.saved_tensors
-        settings: Settings = ctx.settings
-        num_splits, slope, has_biases, has_output = settings
-        weights, _, out_weight, out_bias = _unpack(parameters, settings)
-        rows, width, layers = x.shape[0], weights[0].shape[0], len(weights)
-        gradient = gradient.contiguous()
-        sums_gradient = torch.empty_like(hidden)
-        if rows:
-            _hidden_gradient_kernel[(triton.cdiv(rows, _BLOCK_ROWS),)](
-                gradient,
-                gradient.stride(0),
-                tuple(weights),
-                tuple(weight.shape[1] for weight in weights),
-                x if out_weight is None else out_weight,
-                hidden,
-                sums_gradient,
-                rows,
-                WIDTH=width,
-                LAYERS=layers,
-                OUTPUTS=0 if out_weight is None else out_weight.shape[0],
-                SLOPE=slope,
-                BLOCK_ROWS=_BLOCK_ROWS,
-                BLOCK_WIDTH=_block(width),
-                BLOCK_OUTPUTS=_block(0 if out_weight is None else out_weight.shape[0]),
-            )
-        dz = sums_gradient.view(rows, layers, width)
-        slices = x.tensor_split(num_splits, dim=1)  # longer slices first, as ours
-        found = [torch.zeros_like(weight) for weight in weights]
-        for layer in range(layers):
-            seen = slices[layer % num_splits]
-            found[layer][:, : seen.shape[1]] = dz[:, layer].t() @ seen
-        if layers > 1:
-            before = hidden.view(rows, layers, width)[:, :-1]
-            products = torch.bmm(dz[:, 1:].permute(1, 2, 0), before.transpose(0, 1))
-            for layer in range(1, layers):
-                found[layer][:, -width:] = products[layer - 1]
-        x_gradient = None
-        if ctx.needs_input_grad[1]:
-            x_gradient = torch.zeros_like(x)
-            parts = x_gradient.tensor_split(num_splits, dim=1)
-            for split in range(min(num_splits, layers)):
-                size = parts[split].shape[1]
-                stacked = torch.cat([weight[:, :size] for weight in weights[split::num_splits]])
-                parts[split].copy_(dz[:, split::num_splits].flatten(1) @ stacked)
-        if has_biases:
-            # float32 sums, as everywhere.
-            found += list(dz.sum(0, dtype=torch.float32).to(x.dtype))
-        if has_output:
-            found.append(gradient.t() @ hidden)
-            if out_bias is not None:
-                found.append(gradient.sum(0, dtype=torch.float32).to(x.dtype))
-        return None, x_gradient, *found
+        return None, *_backward(x, parameters, ctx.settings, hidden, gradient)
+
+
+# The same as operators, for torch.compile and what it does with CUDA graphs.
+
+
+@torch.library.custom_op("spinalnet::triton_forward", mutates_args=())
+def _forward_operator(
+    x: Tensor,
+    parameters: list[Tensor],
+    num_splits: int,
+    slope: float,
+    has_biases: bool,
+    has_output: bool,
+    keep_hidden: bool,
+) -> tuple[Tensor, Tensor]:
+    return _forward(x, parameters, (num_splits, slope, has_biases, has_output), keep_hidden)
+
+
+@_forward_operator.register_fake
+def _(
+    x: Tensor,
+    parameters: list[Tensor],
+    num_splits: int,
+    slope: float,
+    has_biases: bool,
+    has_output: bool,
+    keep_hidden: bool,
+) -> tuple[Tensor, Tensor]:
+    settings = num_splits, slope, has_biases, has_output
+    weights, _, out_weight, _ = _unpack(parameters, settings)
+    columns = len(weights) * weights[0].shape[0]
+    outputs = 0 if out_weight is None else out_weight.shape[0]
+    hidden = x.new_empty(x.shape[0], columns) if keep_hidden else x.new_empty(0)
+    return hidden, x.new_empty(x.shape[0], outputs)
+
+
+@torch.library.custom_op("spinalnet::triton_backward", mutates_args=())
+def _backward_operator(
+    x: Tensor,
+    parameters: list[Tensor],
+    num_splits: int,
+    slope: float,
+    has_biases: bool,
+    has_output: bool,
+    hidden: Tensor,
+    gradient: Tensor,
+) -> list[Tensor]:
+    return _backward(x, parameters, (num_splits, slope, has_biases, has_output), hidden, gradient)
+
+
+@_backward_operator.register_fake
+def _(
+    x: Tensor,
+    parameters: list[Tensor],
+    num_splits: int,
+    slope: float,
+    has_biases: bool,
+    has_output: bool,
+    hidden: Tensor,
+    gradient: Tensor,
+) -> list[Tensor]:
+    return [torch.empty_like(tensor) for tensor in (x, *parameters)]
+
+
+def _save_for_operator(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, parameters, *settings, _ = inputs
+    ctx.settings = settings
+    ctx.save_for_backward(output[0], x, *parameters)
+
+
+def _operator_backward(ctx: Any, of_hidden: Tensor, of_logits: Tensor) -> Any:
+    hidden, x, *parameters = ctx.saved_tensors
+    has_output = ctx.settings[3]
+    x_gradient, *gradients = _backward_operator(
+        x, parameters, *ctx.settings, hidden, of_logits if has_output else of_hidden
+    )
+    return x_gradient, gradients, None, None, None, None, None
+
+
+_forward_operator.register_autograd(_operator_backward, setup_context=_save_for_operator)
 
 
 def why_not(device: str, dtype: torch.dtype, width: int) -> str | None:
@@ -361,8 +451,13 @@ def spinal_triton(
         tensors = [tensor.to(kind) for tensor in tensors]
     x, *parameters = [tensor.contiguous() for tensor in tensors]
     settings = num_splits, float(negative_slope), biases is not None, row is not None
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        result: Tensor = _Chain.apply(settings, x, *parameters)  # type: ignore[assignment]
+    wants_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    if torch.compiler.is_compiling():
+        keep_hidden = wants_grad or row is None
+        hidden, logits = _forward_operator(x, parameters, *settings, keep_hidden)
+        result = hidden if row is None else logits
+    elif wants_grad:
+        result = _Chain.apply(settings, x, *parameters)  # type: ignore[assignment]
     else:
         hidden, logits = _forward(x, parameters, settings, keep_hidden=row is None)
         result = hidden if row is None else logits
