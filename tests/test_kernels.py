@@ -429,6 +429,13 @@ def test_the_benchmark_times_every_way() -> None:
         }
         assert row.mac_ratio == pytest.approx((4 * (6 * 4 + 3 * 4) + 16 * 3) / (12 * 6 + 6 * 3))
     assert bench.heads_table(rows).count(TINY.name) == 2
+    assert "Path cpp, one compiled operation for the whole chain: every row." in (
+        bench.heads_table(rows)
+    )
+    other = dataclasses.replace(rows[0], backend="packed", reason="to see what happens")
+    assert f"Path packed, to see what happens: {TINY.name}: 3." in (
+        bench.heads_table([other, *rows])
+    )
 
 
 def test_whole_steps_are_timed_against_every_alternative() -> None:

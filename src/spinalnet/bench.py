@@ -541,7 +541,10 @@ def _timed(way: Callable[[Tensor], Tensor], x: Tensor, training: bool) -> Callab
 
 
 def heads_table(rows: Sequence[HeadRow]) -> str:
-    """Return the rows as a Markdown table; `of MLP` at or below `MACs` keeps the promise."""
+    """Return the rows as a Markdown table, and why each path was taken.
+
+    `of MLP` at or below `MACs` keeps the promise.
+    """
     lines = [
         "| head | batch | mode | path | MACs | µs | of MLP | faster than naive | than packed "
         "| of peak | one parameter: µs | of MLP | faster than naive |",
@@ -555,6 +558,13 @@ def heads_table(rows: Sequence[HeadRow]) -> str:
             f"| {us['packed'] / us['spinal']:.1f}x | {row.peak_fraction:.0%} "
             f"| {us['flat']:,.0f} | {row.flat_over_mlp:.2f} | {us['naive'] / us['flat']:.1f}x |"
         )
+    chosen: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        chosen.setdefault((row.backend, row.reason), []).append(f"{row.head}: {row.batch}")
+    lines.append("")
+    for (path, reason), served in chosen.items():
+        where = "every row" if len(chosen) == 1 else ", ".join(dict.fromkeys(served))
+        lines.append(f"- Path {path}, {reason}: {where}.")
     return "\n".join(lines)
 
 
