@@ -135,6 +135,9 @@ def test_the_dispatch_takes_the_kernels_and_says_so() -> None:
         assert layer.eval().backend_choice(x).name == "cpp"
     assert "norms" in SpinalLayer(9, 4, norm="layer").backend_choice(x).reason
     layer = SpinalLayer(9, 4, dropout=0.5)
+    state = torch.get_rng_state()
+    layer.backend_choice(x)
+    assert torch.equal(torch.get_rng_state(), state), "asking draws nothing"
     with torch.autocast("cpu"):
         assert layer.backend_choice(x).name != "cpp"
         assert layer(x).dtype is torch.bfloat16

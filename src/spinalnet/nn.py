@@ -184,14 +184,14 @@ class SpinalLayer(nn.Module):
     def call(self, x: Tensor) -> ops.SpinalCall:
         """Describe the call that `forward(x)` makes, for `ops.choose_backend`."""
         rows = x.reshape(-1, self.in_features)
-        drops = self.training and self.dropout > 0
         return ops.describe_call(
             rows,
             self.chain()[0],
             num_splits=self.num_splits,
             negative_slope=_negative_slope(self.activation),
             norms=list(self.norms) or None,
-            masks=[ops.draw_masks(rows[:0], self._segments(), self.dropout)] if drops else (),
+            masked=self.training and self.dropout > 0,
+            bits=ops.draws_bits(rows),
         )
 
     def _segments(self) -> list[tuple[int, ...]]:

@@ -372,6 +372,11 @@ def hooked(*modules: torch.nn.Module) -> bool:
     return any(getattr(module, name) for module in modules for name in HOOKS)
 
 
+def draws_bits(x: Tensor) -> bool:
+    """Return whether `draw_masks` draws bits for `x`."""
+    return not torch.compiler.is_compiling() and _kernels.can_draw(x) and _eager(x)
+
+
 def draw_masks(x: Tensor, segments: Sequence[tuple[int, ...]], dropout: float) -> Sequence[Tensor]:
     """Return dropout masks whose kept entries are already scaled up, for the rows of `x`.
 
@@ -383,7 +388,7 @@ def draw_masks(x: Tensor, segments: Sequence[tuple[int, ...]], dropout: float) -
             first) the previous layer; for the output row every layer.
         dropout: Probability of a zero.
     """
-    if not torch.compiler.is_compiling() and _kernels.can_draw(x) and _eager(x):
+    if draws_bits(x):
         return Masks(x.shape[0], segments, dropout, x.dtype)
     widths = [sum(parts) for parts in segments]
     return keep_mask(x, sum(widths), dropout).split(widths, dim=-1)
@@ -462,7 +467,10 @@ def spinal(
         num_splits=num_splits,
         negative_slope=negative_slope,
         norms=norms,
-        masks=[masks for masks in (dropout_masks, output_mask) if masks is not None],
+        masked=dropout_masks is not None or output_mask is not None,
+        bits=all(
+            masks is None or isinstance(masks, Masks) for masks in (dropout_masks, output_mask)
+        ),
     )
     choice = choose_backend(call, backend)
     chosen = BACKENDS[choice.name]
@@ -517,7 +525,8 @@ def describe_call(
     num_splits: int,
     negative_slope: float | None = None,
     norms: Sequence[Elementwise] | None = None,
-    masks: Sequence[Sequence[Tensor]] = (),
+    masked: bool = False,
+    bits: bool = False,
 ) -> SpinalCall:
     """Describe a call of `spinal` for `choose_backend`; arguments as there.
 
@@ -527,7 +536,8 @@ def describe_call(
         num_splits: Number of slices.
         negative_slope: Of the activation, if it has one.
         norms: One per layer.
-        masks: Those of the layers and of the output row, where something is dropped.
+        masked: Whether inputs of a layer or of the output row are dropped.
+        bits: Whether all masks are `Masks`, see `draws_bits`.
     """
     rows, features = x.shape
     device = "cpu" if x.is_cpu else x.device.type
@@ -539,10 +549,10 @@ def describe_call(
         num_splits,
         negative_slope,
         norms is not None,
-        len(masks) > 0,
+        masked,
         _computed_dtype(x, device),
         device,
         _batch_normed(norms, rows),
-        all(isinstance(mask, Masks) for mask in masks),
+        bits,
         is_plain(x, weights),
     )
