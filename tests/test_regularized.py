@@ -256,6 +256,26 @@ def test_gradcheck_and_second_derivatives(norm: str | None) -> None:
             assert mine.abs().max() < 1e-9
 
 
+def test_second_derivatives_by_parameters_that_were_put_in_for_a_call() -> None:
+    net = make(7, 2, 3, 4, norm="batch", dropout=0.3, activation="leaky_relu")
+    x = torch.randn(6, 7, dtype=torch.float64)
+    fast = {
+        name: (value.detach() * 1.1 + 0.1).requires_grad_()
+        for name, value in net.named_parameters()
+    }
+
+    def second(backend: str) -> list[Tensor]:
+        torch.manual_seed(5)
+        with use_backend(backend):
+            loss = torch.func.functional_call(net, fast, (x,)).square().sum()
+            first = torch.autograd.grad(loss, list(fast.values()), create_graph=True)
+            total = sum(gradient.square().sum() for gradient in first)
+            return list(torch.autograd.grad(total, list(fast.values()), allow_unused=False))
+
+    for mine, truth in zip(second("cpp"), second("reference"), strict=True):
+        torch.testing.assert_close(mine, truth, rtol=1e-7, atol=1e-7)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("norm", [None, "batch"])
 def test_nan_and_inf_go_where_torch_sends_them(value: float, norm: str | None) -> None:

@@ -452,9 +452,16 @@ def _backward(
 
 
 def _differentiable(
-    x: Tensor, parameters: list[Tensor], settings: Settings, step: Regularization | None = None
+    x: Tensor,
+    parameters: list[Tensor],
+    settings: Settings,
+    step: Regularization | None = None,
+    affine: Sequence[Tensor | None] = (),
 ) -> Tensor:
-    """Compute the same from torch operations, for derivatives of the gradients."""
+    """Compute the same from torch operations, for derivatives of the gradients.
+
+    `affine` are gain and bias of every norm of `step`, as the call had them.
+    """
     layout, num_splits, slope = settings
     pieces = layout.pieces(parameters)
     slices = x.tensor_split(num_splits, dim=1)  # longer slices first, as ours
@@ -473,7 +480,8 @@ def _differentiable(
             norm = step.norms[layer]
             fixed = _is_fixed(norm)
             running = (norm.running_mean, norm.running_var) if fixed else (None, None)
-            z = F.batch_norm(z, *running, norm.weight, norm.bias, not fixed, 0.0, norm.eps)
+            gain, bias = affine[2 * layer : 2 * layer + 2]
+            z = F.batch_norm(z, *running, gain, bias, not fixed, 0.0, norm.eps)
         hidden.append(F.relu(z) if slope == 0 else F.leaky_relu(z, slope))
     output = torch.cat(hidden, dim=1)
     if step is not None and step.output_mask is not None:
@@ -684,7 +692,7 @@ class _RegularizedChain(torch.autograd.Function):
         if torch.is_grad_enabled():
             inputs = [x, *tensors]
             targets = [tensor for tensor, want in zip(inputs, wanted, strict=True) if want]
-            output = _differentiable(x, parameters, seen.known.settings, seen.step)
+            output = _differentiable(x, parameters, seen.known.settings, seen.step, affine)
             found = iter(torch.autograd.grad(output, targets, gradient, create_graph=True))
             return None, None, None, *[next(found) if want else None for want in wanted]
         x_gradient = x.new_empty(*x.shape) if wanted[0] else None
