@@ -21,8 +21,11 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from spinalnet import estimators, ops, runs, timing
-from spinalnet.nn import matched_mlp
+from spinalnet import files, timing
+from spinalnet.nn import backends
+from spinalnet.nn.dense import matched_mlp
+from spinalnet.tabular import encoder, estimators
+from spinalnet.training import environment
 
 EPOCHS = 5  # per call, so that the start of a fit hardly counts
 OUT = Path(__file__).parents[1] / "results" / "tables" / "speed.json"
@@ -31,7 +34,7 @@ OUT = Path(__file__).parents[1] / "results" / "tables" / "speed.json"
 def ours(kind: type, X: np.ndarray, y: np.ndarray, batch: int, width: Any) -> Any:
     """Return a call that trains epochs of our estimator, everything prepared."""
     model = kind(width, batch_size=batch, random_state=0).fit(X[:50], y[:50])
-    model.encoder_ = estimators._Encoder(X, None)
+    model.encoder_ = encoder._Encoder(X, None)
     model._prepare_targets(y, None)
     x, targets, _ = model._tensors(X, y, None)
     trainer = estimators._Trainer(model.module_, model._config(0), model._classification)
@@ -69,7 +72,7 @@ def data_loader(net: nn.Module, x: torch.Tensor, targets: torch.Tensor, batch: i
     loss_of = nn.functional.mse_loss if targets.is_floating_point() else nn.functional.cross_entropy
 
     def epochs() -> None:
-        with ops.use_backend("reference"):
+        with backends.use_backend("reference"):
             for _ in range(EPOCHS):
                 for inputs, wanted in loader:
                     optimizer.zero_grad()
@@ -131,9 +134,9 @@ def main() -> None:
         "Seconds per epoch, medians over rounds in which the cases take turns, one thread. "
         "Ratios above 1: ours is faster."
     )
-    result = {"protocol": protocol, "rows": rows, "environment": runs.describe_environment()}
+    result = {"protocol": protocol, "rows": rows, "environment": environment.describe_environment()}
     OUT.parent.mkdir(parents=True, exist_ok=True)
-    runs.write_text(OUT, json.dumps(result, indent=1) + "\n")
+    files.write_text(OUT, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

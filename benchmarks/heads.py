@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from spinalnet import _kernels, bench
+from spinalnet import bench
+from spinalnet.kernels import native
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -30,7 +31,7 @@ def measure() -> None:
         "one thread; all ways in turns within a row, shortest round in microseconds per batch; "
         "training is forward, square().mean() and backward with a gradient for x too, the "
         "loss alone taken off; parity with the float64 reference checked first; kernels for "
-        f"{_kernels.instruction_set()}, inner loop at {_kernels.peak_gflops():.0f} GFLOP/s"
+        f"{native.instruction_set()}, inner loop at {native.peak_gflops():.0f} GFLOP/s"
     )
     rows: list[bench.HeadRow] = []
     for case in bench.HEAD_CASES:

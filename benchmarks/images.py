@@ -16,8 +16,11 @@ import torch
 from PIL import Image
 from torchvision import datasets, transforms
 
-from spinalnet import bench, images, runs, timing
-from spinalnet.data import FolderDataset
+from spinalnet import bench, timing
+from spinalnet import files as files_module
+from spinalnet.data import images
+from spinalnet.data.batches import FolderDataset
+from spinalnet.training import environment
 
 RESULT = Path(__file__).parent / "results" / "images.json"
 BATCH = 32
@@ -131,11 +134,11 @@ def main(photographs: str) -> None:
     record = {
         "benchmark": "images",
         "protocol": PROTOCOL,
-        "environment": runs.describe_environment(),
+        "environment": environment.describe_environment(),
         "rows": [vars(row) for row in rows],
         "draft": draft,
     }
-    runs.write_mapping(RESULT, record)
+    files_module.write_mapping(RESULT, record)
 
 
 if __name__ == "__main__":

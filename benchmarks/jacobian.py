@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
-from spinalnet import runs, timing
-from spinalnet.gradients import jacobian
-from spinalnet.nn import SpinalNet
+from spinalnet import files, timing
+from spinalnet.nn.gradients import jacobian
+from spinalnet.nn.layers import SpinalNet
+from spinalnet.training import environment
 
 OUT = Path(__file__).parents[1] / "results" / "theory" / "jacobian.json"
 
@@ -46,9 +47,9 @@ def main() -> None:
     result = {
         "protocol": "6 layers of 16, 2 slices, relu, float64, one thread; medians, cases in turns.",
         "rows": rows,
-        "environment": runs.describe_environment(),
+        "environment": environment.describe_environment(),
     }
-    runs.write_text(OUT, json.dumps(result, indent=1) + "\n")
+    files.write_text(OUT, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from spinalnet import runs
+from spinalnet import files
+from spinalnet.training import environment
 
 RESULT = Path(__file__).parent / "results" / "many-files.json"
 COUNTS = (10_000, 100_000)
@@ -51,7 +52,7 @@ def peak_mib() -> float:
 
 def measure(folder: str) -> dict[str, float]:
     """Load and stream one folder in this process."""
-    from spinalnet.data import load_dataset
+    from spinalnet.data.loading import load_dataset
 
     base = peak_mib()
     start = time.perf_counter()
@@ -82,10 +83,10 @@ def main() -> None:
     record = {
         "benchmark": "many-files",
         "protocol": PROTOCOL,
-        "environment": runs.describe_environment(),
+        "environment": environment.describe_environment(),
         "rows": rows,
     }
-    runs.write_mapping(RESULT, record)
+    files.write_mapping(RESULT, record)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from spinalnet import MLPHead, SpinalNet, bench, runs
+from spinalnet import MLPHead, SpinalNet, bench, files
+from spinalnet.training import environment
 
 RESULT = Path(__file__).parent / "results" / "memory.json"
 ROWS = 16_384
@@ -74,10 +75,10 @@ def main() -> None:
     record = {
         "benchmark": "memory",
         "protocol": PROTOCOL,
-        "environment": runs.describe_environment(),
+        "environment": environment.describe_environment(),
         "rows": rows,
     }
-    runs.write_mapping(RESULT, record)
+    files.write_mapping(RESULT, record)
 
 
 if __name__ == "__main__":

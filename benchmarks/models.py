@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from spinalnet import bench, create_model, timing
 from spinalnet._checks import SpinalnetError
-from spinalnet.data import ArrayDataset
+from spinalnet.data.batches import ArrayDataset
 
 RESULT = Path(__file__).parent / "results" / "models.json"
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from spinalnet import tables
+from spinalnet.comparison import tables
+from spinalnet.data import frames
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "tables"
@@ -36,7 +37,7 @@ Any table of your own: `spinalnet compare table.csv --target COLUMN [--tune]`.
 def run() -> None:
     """Run every comparison: default settings, and settings chosen inside the training rows."""
     torch.set_num_threads(1)
-    for name in tables.BUNDLED:
+    for name in frames.BUNDLED:
         for tune in (False, True):
             if tune and name == "digits":
                 continue  # hours of boosted trees with ten classes
@@ -44,7 +45,7 @@ def run() -> None:
             if (folder / "summary.json").exists():
                 continue
             result = tables.compare_table(
-                tables.load_table(f"sklearn:{name}"), repeats=REPEATS, tune=tune
+                frames.load_table(f"sklearn:{name}"), repeats=REPEATS, tune=tune
             )
             command = f"spinalnet compare sklearn:{name} --seeds {REPEATS}"
             tables.write_results(result, folder, command + (" --tune" if tune else ""))
@@ -55,7 +56,7 @@ def page() -> None:
     """Write the page and its figure from the results."""
     found = [
         json.loads((RESULTS / folder / "summary.json").read_text(encoding="utf-8"))
-        for name in tables.BUNDLED
+        for name in frames.BUNDLED
         for folder in (name, f"{name}-tuned")
         if (RESULTS / folder / "summary.json").exists()
     ]

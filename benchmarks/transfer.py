@@ -13,14 +13,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from spinalnet import bench, experiment, timing, train, transfer
-from spinalnet.surgery import freeze_except_head_
+from spinalnet import bench, timing
+from spinalnet.comparison import building
+from spinalnet.comparison import spec as spec_module
+from spinalnet.models import features as features_module
+from spinalnet.models.surgery import freeze_except_head_
+from spinalnet.training import placement
 
 RESULT = Path(__file__).parent / "results" / "transfer.json"
 IMAGES, BATCH = 64, 32
 
 
-def epoch(model: nn.Module, source: train.BatchSource, optimizer: torch.optim.Optimizer) -> None:
+def epoch(
+    model: nn.Module, source: placement.BatchSource, optimizer: torch.optim.Optimizer
+) -> None:
     for inputs, targets in source.batches(BATCH, shuffle=True):
         loss = nn.functional.cross_entropy(model(inputs), targets)
         optimizer.zero_grad()
@@ -32,17 +38,17 @@ def measure(photographs: str) -> None:
     torch.set_num_threads(1)
     rows = []
     for head in ("spinal", "mlp"):
-        spec = experiment.RunSpec(
+        spec = spec_module.RunSpec(
             photographs, "efficientnet_lite0", head, limit=IMAGES, pretrained=True
         )
-        splits = experiment.load_splits(spec)
+        splits = building.load_splits(spec)
         few = splits.test.subset(torch.arange(4))  # features of these are not looked at
         splits = dataclasses.replace(splits, val=few, test=few)
-        model = freeze_except_head_(experiment.build_model(spec, splits.info)).train()
+        model = freeze_except_head_(building.build_model(spec, splits.info)).train()
         model.trunk.eval()
         optimizer = torch.optim.AdamW(model.head.parameters())
         with tempfile.TemporaryDirectory() as cache:
-            features = transfer.frozen_splits(model.trunk, splits, cache=cache).train
+            features = features_module.frozen_splits(model.trunk, splits, cache=cache).train
 
         def ours(model=model, features=features, optimizer=optimizer) -> None:
             epoch(model.head, features, optimizer)

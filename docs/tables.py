@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[1]
 
 def comparison(name: str) -> str:
     """Return the table of results/NAME.json with the command and the machine that made it."""
-    from spinalnet.summary import load_summary, markdown_table
+    from spinalnet.comparison.summary import load_summary
+    from spinalnet.comparison.wording import markdown_table
 
     summary = load_summary(ROOT / "results" / f"{name}.json")
     environment = summary.environment

@@ -11,7 +11,9 @@ import pytest
 import typer
 from PIL import Image
 
-from spinalnet import TrainConfig, cli
+from spinalnet import TrainConfig
+from spinalnet.cli import app
+from spinalnet.cli import options as options_module
 
 
 def spinalnet(*arguments: object, expect: int = 0) -> Any:
@@ -31,7 +33,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["spinalnet", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            app.main()
     assert stop.value.code == 2
     said = capsys.readouterr()
     assert "Traceback" not in said.err
@@ -221,7 +223,7 @@ def test_unwritable_out_is_refused_before_training(
 def test_every_training_option_is_a_flag() -> None:
     import dataclasses
 
-    flags = {parameter.name for parameter in cli._train_parameters()}
+    flags = {parameter.name for parameter in options_module._train_parameters()}
     assert flags == {field.name for field in dataclasses.fields(TrainConfig)} - {"phases"}
     help_text = spinalnet("train", "--help").stdout
     assert "--label-smoothing" in help_text
@@ -231,15 +233,15 @@ def test_every_training_option_is_a_flag() -> None:
 def test_interrupting_says_how_to_go_on(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from spinalnet import experiment
+    from spinalnet.comparison import running
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "compare", interrupted)
+    monkeypatch.setattr(running, "compare", interrupted)
     monkeypatch.setattr(sys, "argv", ["spinalnet", "compare", "digits", "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as stop:
-        cli.main()
+        app.main()
     assert stop.value.code == 130
     assert "the same command continues" in capsys.readouterr().err
 
@@ -267,5 +269,5 @@ def test_converted_weights_of_the_original_classify_images(tmp_path: Path) -> No
 
 def test_every_command_that_reads_images_says_what_happens_to_bad_ones() -> None:
     for name in ("train", "compare", "lr-find", "predict"):
-        command = typer.main.get_command(cli.app).commands[name]  # type: ignore[attr-defined]
+        command = typer.main.get_command(app.app).commands[name]  # type: ignore[attr-defined]
         assert "on_bad_image" in {parameter.name for parameter in command.params}, name

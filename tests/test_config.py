@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from spinalnet._checks import InputError
-from spinalnet.config import SCHEDULES, Outcome, TrainConfig, parse_mix
+from spinalnet.training.config import SCHEDULES, Outcome, TrainConfig, parse_mix
 
 
 def test_config_round_trips_through_yaml():

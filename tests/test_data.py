@@ -18,23 +18,17 @@ from PIL import Image
 from torch import Tensor
 
 from helpers import write_images
-from spinalnet import data, train
 from spinalnet._checks import InputError
-from spinalnet.augment import build_augment
-from spinalnet.data import (
-    DATASETS,
-    ArrayDataset,
-    FolderDataset,
-    Splits,
-    iter_images,
-    list_datasets,
-    load_dataset,
-    normalize,
-    read_image,
-)
+from spinalnet.data import loading, order, readers
+from spinalnet.data.augment import build_augment
+from spinalnet.data.batches import ArrayDataset, FolderDataset, Splits, normalize, read_image
+from spinalnet.data.catalog import DATASETS
+from spinalnet.data.images import iter_images
+from spinalnet.data.loading import list_datasets, load_dataset
+from spinalnet.training import placement
 
 
-def arrays(source: train.BatchSource) -> ArrayDataset:
+def arrays(source: placement.BatchSource) -> ArrayDataset:
     assert isinstance(source, ArrayDataset)
     return source
 
@@ -198,7 +192,7 @@ def test_stratified_choice_is_disjoint_complete_and_proportional(counts, fractio
     targets = torch.cat([torch.full((n,), k) for k, n in enumerate(counts)])
     targets = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))]
     total = round(fraction * len(targets))
-    picked, rest = data._stratified(targets, total, "key", seed, keep_train=1)
+    picked, rest = order._stratified(targets, total, "key", seed, keep_train=1)
     assert torch.equal(torch.cat([picked, rest]).sort().values, torch.arange(len(targets)))
     share = torch.bincount(targets[picked], minlength=len(counts))
     size = torch.tensor(counts)
@@ -208,22 +202,22 @@ def test_stratified_choice_is_disjoint_complete_and_proportional(counts, fractio
     assert share.sum() == possible
     unforced = (share > 1) & (share < size - 1)
     assert ((share - size * total / len(targets)).abs() <= len(counts))[unforced].all()
-    again = data._stratified(targets, total, "key", seed, keep_train=1)[0]
+    again = order._stratified(targets, total, "key", seed, keep_train=1)[0]
     assert torch.equal(picked, again)
 
 
 def test_small_classes_keep_what_they_must():
     targets = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2, 2, 2])
     for keep, expected in ((0, [3, 4, 3]), (1, [2, 3, 2]), (2, [1, 2, 1])):
-        picked, _ = data._stratified(targets, 10, "key", keep_train=keep)
+        picked, _ = order._stratified(targets, 10, "key", keep_train=keep)
         assert torch.bincount(targets[picked]).tolist() == expected
-    picked, _ = data._stratified(targets, 1, "key", keep_train=0)  # one of each at least
+    picked, _ = order._stratified(targets, 1, "key", keep_train=0)  # one of each at least
     assert torch.bincount(targets[picked]).tolist() == [1, 1, 1]
 
 
 def test_shares_are_within_one_sample_of_proportional():
     targets = torch.cat([torch.full((n,), k) for k, n in enumerate([100, 50, 37, 13])])
-    picked, _ = data._stratified(targets, 60, "key", keep_train=1)
+    picked, _ = order._stratified(targets, 60, "key", keep_train=1)
     share = torch.bincount(targets[picked])
     assert share.sum() == 60
     assert ((share - torch.tensor([30.0, 15.0, 11.1, 3.9])).abs() < 1).all()
@@ -266,7 +260,7 @@ def test_the_test_set_is_the_same_for_every_seed_and_validation_is_not(digits):
 
 def test_the_constants_of_digits_are_those_of_its_training_images(digits):
     pool = torch.cat([arrays(digits.train).inputs, arrays(digits.val).inputs])
-    assert data._channel_statistics(pool) == (digits.info.mean, digits.info.std)
+    assert loading._channel_statistics(pool) == (digits.info.mean, digits.info.std)
     x, _ = next(digits.train.batches(len(digits.train)))
     assert abs(x.mean()) < 0.01
     assert abs(x.std() - 1) < 0.01
@@ -467,7 +461,7 @@ def test_the_table_is_consistent():
     assert list_datasets() == list(DATASETS)
     for name, spec in DATASETS.items():
         assert name == spec.name
-        assert spec.reader in data.READERS
+        assert spec.reader in readers.READERS
         assert len(spec.mean) == len(spec.std)
         assert len(spec.mean) in (0, spec.image_shape[0])
         assert len(set(spec.class_names)) == len(spec.class_names)
@@ -544,9 +538,9 @@ def test_colour_arrays_are_read_through_torchvision(tmp_path, without_checksums,
     spec = DATASETS[name]
     root = tmp_path / (str(spec.torchvision_name) if below != "." else below)
     root.mkdir(exist_ok=True)
-    assert not data.is_present(spec, tmp_path)
+    assert not readers.is_present(spec, tmp_path)
     written = write_arrays(root, name)
-    assert data.is_present(spec, tmp_path)
+    assert readers.is_present(spec, tmp_path)
     splits = load_dataset(name, tmp_path)
     assert torch.equal(arrays(splits.test).inputs, torch.from_numpy(written["test"]))
     assert arrays(splits.test).targets.tolist() == list(range(spec.num_classes))
@@ -650,11 +644,11 @@ def test_folder_data_sets_understand_their_own_layout(tmp_path, spec):
 def test_what_is_missing_is_told_with_the_way_to_get_it(tmp_path, name):
     spec = DATASETS[name]
     if spec.reader == "regression":
-        assert data.is_present(spec, tmp_path)
+        assert readers.is_present(spec, tmp_path)
         return
-    assert not data.is_present(spec, tmp_path)
+    assert not readers.is_present(spec, tmp_path)
     with pytest.raises(InputError, match=f"no files of '{name}' found in") as caught:
-        data.check_present(spec, tmp_path)
+        readers.check_present(spec, tmp_path)
     message = str(caught.value)
     assert ("--download" in message) == (spec.torchvision_name is not None)
     assert spec.hint in message
@@ -669,7 +663,7 @@ def test_downloads_call_torchvision_for_every_part(tmp_path, monkeypatch, name):
         asked.append((root, options))
 
     monkeypatch.setattr(f"torchvision.datasets.{DATASETS[name].torchvision_name}", fetched)
-    data.check_present(DATASETS[name], tmp_path, download=True)
+    readers.check_present(DATASETS[name], tmp_path, download=True)
     assert {root for root, _ in asked} == {tmp_path}
     assert all(options["download"] is True for _, options in asked)
     parts = [
@@ -807,8 +801,8 @@ def test_resident_and_streamed_folders_give_the_same_batches(tmp_path):
     resident = load_dataset(tmp_path, image_size=16)
     streamed = load_dataset(tmp_path, image_size=16, memory_budget=1000, num_workers=2)
     assert isinstance(streamed.train, FolderDataset)
-    assert isinstance(resident.train, train.BatchSource)
-    assert isinstance(streamed.train, train.BatchSource)
+    assert isinstance(resident.train, placement.BatchSource)
+    assert isinstance(streamed.train, placement.BatchSource)
     assert "stream from disk" in streamed.info.notes[-1]
     assert streamed.info.mean == resident.info.mean
     options = {"shuffle": True, "seed": 1, "epoch": 2, "augment": "rotation:20+flip"}
@@ -1007,6 +1001,6 @@ def test_read_image_explains_what_is_wrong(tmp_path, digits):
 def test_augmented_batches_are_those_of_the_augment_room():
     source = ArrayDataset(torch.randint(0, 256, (4, 1, 8, 8)).byte(), torch.arange(4))
     x, _ = next(source.batches(4, seed=2, epoch=3, augment="rotation:30"))
-    draws = torch.Generator().manual_seed(data._stream_seed("augment", 2, 3, 0))
+    draws = torch.Generator().manual_seed(order._stream_seed("augment", 2, 3, 0))
     truth = build_augment("rotation:30")(source.inputs, draws)
     torch.testing.assert_close(x, truth.float() / 255)

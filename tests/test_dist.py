@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from spinalnet import Comparison, RunSpec, TrainConfig, _dist, cli, experiment
+from spinalnet import Comparison, RunSpec, TrainConfig, _dist
+from spinalnet.cli import app
+from spinalnet.comparison import running
 
 QUESTION = Comparison(
     RunSpec(
@@ -38,17 +40,17 @@ def test_the_main_process_goes_first(monkeypatch, rank, order):
 
 def test_only_the_main_process_speaks_and_any_may_complain(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(cli, "out_console", cli.Console(quiet=False))
-    monkeypatch.setattr(cli, "err_console", cli.Console(quiet=False, stderr=True))
+    monkeypatch.setattr(app, "out_console", cli.Console(quiet=False))
+    monkeypatch.setattr(app, "err_console", cli.Console(quiet=False, stderr=True))
     for rank, spoken in (("1", False), ("0", True)):
         monkeypatch.setenv("RANK", rank)
-        cli._hush_other_processes()
-        cli.out_console.print("a result")
+        app._hush_other_processes()
+        app.out_console.print("a result")
         assert bool(capsys.readouterr().out) == spoken
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(sys, "argv", ["spinalnet", "evaluate", "nowhere"])
     with pytest.raises(SystemExit):
-        cli.main()
+        app.main()
     assert "nowhere is not the folder of a run" in capsys.readouterr().err
 
 
@@ -78,7 +80,7 @@ def test_a_comparison_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
     assert [process.returncode for process in processes] == [0, 0], said
     assert "report.html" in said[0][0]
     assert said[1][0] == ""
-    experiment.compare(QUESTION, tmp_path / "one", timed=False)
+    running.compare(QUESTION, tmp_path / "one", timed=False)
     made = {path.name for path in (tmp_path / "two").iterdir()}
     assert made >= {"comparison.yaml", "timing.json", "summary.json", "report.html", "runs"}
     for head in QUESTION.heads:

@@ -16,7 +16,7 @@ import torch
 from typer.main import get_command
 
 import spinalnet
-from spinalnet import cli
+from spinalnet.cli import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -41,7 +41,7 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_exist_with_their_options(page: Path) -> None:
-    group = get_command(cli.app)
+    group = get_command(app.app)
     for block in blocks(page, "bash"):
         for line in block.replace("\\\n", " ").splitlines():
             for command in re.findall(r"(?:^|&& )(?:\.venv/bin/)?spinalnet (.*?)(?=$| && )", line):

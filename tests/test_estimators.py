@@ -15,10 +15,16 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from spinalnet import data, train
 from spinalnet._checks import TrainingError
-from spinalnet.config import TrainConfig
-from spinalnet.estimators import DenseClassifier, DenseRegressor, SpinalClassifier, SpinalRegressor
+from spinalnet.data import order as order_module
+from spinalnet.tabular.estimators import (
+    DenseClassifier,
+    DenseRegressor,
+    SpinalClassifier,
+    SpinalRegressor,
+)
+from spinalnet.training import fitting
+from spinalnet.training.config import TrainConfig
 
 CLASSES = [SpinalClassifier, SpinalRegressor, DenseClassifier, DenseRegressor]
 
@@ -49,15 +55,15 @@ def test_the_loop_takes_the_same_steps_as_train_fit(make: type) -> None:
             return len(X)
 
         def batches(self, batch_size, *, shuffle=False, seed=0, epoch=0, **_):  # type: ignore[no-untyped-def]
-            order = data._order(len(X), shuffle, seed, epoch)
-            for rows in data._batch_slices(len(X), batch_size, shuffle):
+            order = order_module._order(len(X), shuffle, seed, epoch)
+            for rows in order_module._batch_slices(len(X), batch_size, shuffle):
                 yield torch.from_numpy(X)[order[rows]], targets[order[rows]]
 
     config = TrainConfig(
         epochs=7, batch_size=32, lr=model.lr, weight_decay=model.weight_decay,
         schedule="one-cycle", seed=seed, device="cpu",
     )  # fmt: skip
-    result = train.fit(net, Source(), Source(), config)
+    result = fitting.fit(net, Source(), Source(), config)
     expected = [row["train_loss"] for row in result.history]
     assert model.loss_curve_ == pytest.approx(expected, rel=1e-9)
     if result.best_epoch == 7:  # fit keeps the best epoch, the estimator the last

@@ -16,16 +16,16 @@ from spinalnet import (
     RunSpec,
     TrainConfig,
     compare,
-    experiment,
     load_dataset,
     load_runs,
     load_trained,
     predict_logits,
     run_one,
-    runs,
     summarize,
 )
-from spinalnet.scores import OUTPUTS_FILE, Outputs, quality
+from spinalnet.comparison import building
+from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs, quality
+from spinalnet.training import runs
 
 QUICK = TrainConfig(epochs=2, lr=3e-3, device="cpu")
 
@@ -75,9 +75,9 @@ def test_pairs_share_split_order_augmentation_and_trunk() -> None:
         "linear-seed0",
         "spinal-seed1",
     ]
-    splits = [experiment.load_splits(s) for s in specs[:5]]
+    splits = [building.load_splits(s) for s in specs[:5]]
     trunks = [
-        experiment.build_model(s, split.info).trunk.state_dict()
+        building.build_model(s, split.info).trunk.state_dict()
         for s, split in zip(specs, splits, strict=False)
     ]
     for trunk in trunks[1:4]:
@@ -92,9 +92,9 @@ def test_pairs_share_split_order_augmentation_and_trunk() -> None:
 def test_matched_control_follows_the_first_heads_options() -> None:
     base = spec(head_options={"hidden_features": 40})
     spinal, matched = list(Comparison(base, ("spinal", "matched"), seeds=1).specs())
-    info = experiment.load_splits(spinal).info
+    info = building.load_splits(spinal).info
     sizes = [
-        sum(p.numel() for p in experiment.build_model(s, info).head.parameters())
+        sum(p.numel() for p in building.build_model(s, info).head.parameters())
         for s in (spinal, matched)
     ]
     assert sizes[0] > 30_000
@@ -104,8 +104,8 @@ def test_matched_control_follows_the_first_heads_options() -> None:
 def test_matched_control_has_the_norm_and_dropout_of_the_first_head() -> None:
     base = spec(head_options={"norm": "batch", "dropout": 0.5, "hidden_features": 16})
     spinal, matched = list(Comparison(base, ("spinal", "matched"), seeds=1).specs())
-    info = experiment.load_splits(spinal).info
-    heads = [experiment.build_model(s, info).head for s in (spinal, matched)]
+    info = building.load_splits(spinal).info
+    heads = [building.build_model(s, info).head for s in (spinal, matched)]
     for head in heads:
         assert any(isinstance(m, torch.nn.BatchNorm1d) for m in head.modules())
         assert {m.p for m in head.modules() if isinstance(m, torch.nn.Dropout)} == {0.5}
@@ -216,8 +216,8 @@ def test_it_learns_real_digits(head: str) -> None:
     from spinalnet import evaluate, fit
 
     question = RunSpec("digits", head=head, train=TrainConfig(epochs=12, device="cpu"))
-    splits = experiment.load_splits(question)
-    model = experiment.build_model(question, splits.info)
+    splits = building.load_splits(question)
+    model = building.build_model(question, splits.info)
     fit(model, splits.train, splits.val, question.train)
     assert (evaluate(model, splits.test).accuracy or 0) > 0.93
 
@@ -256,7 +256,7 @@ def test_what_was_said_of_every_test_image_is_kept(done: Path) -> None:
     outputs = Outputs.load(run / OUTPUTS_FILE)
     result = load_runs(run)[0].result
     assert result is not None
-    splits, trained = experiment.load_splits(spec()), load_trained(run)
+    splits, trained = building.load_splits(spec()), load_trained(run)
     logits = predict_logits(trained.model, splits.test)
     assert torch.equal(outputs.targets, splits.test.targets)
     assert torch.equal(outputs.predicted, logits.argmax(1))

@@ -23,15 +23,15 @@ from spinalnet import (
     SpinalnetError,
     TrainConfig,
     bench,
-    cli,
     create_model,
-    data,
-    experiment,
-    export,
     export_onnx,
     export_program,
     run_one,
 )
+from spinalnet.cli import app
+from spinalnet.comparison import running
+from spinalnet.data import batches
+from spinalnet.deploy import export
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -144,13 +144,13 @@ def test_a_spinal_chain_is_three_operations_a_layer(tmp_path: Path) -> None:
 def test_a_file_takes_raw_images_and_knows_its_classes(
     tmp_path: Path, run: Path, inputs: Any, suffix: str
 ) -> None:
-    trained = experiment.load_trained(run)
+    trained = running.load_trained(run)
     path = tmp_path / f"model{suffix}"
     write = export_onnx if suffix == ".onnx" else export_program
     done = write(run, path, inputs=inputs, output="probabilities")
     images = torch.randint(0, 256, (5, *trained.info.input_shape), dtype=torch.uint8)
     with torch.no_grad():
-        x = data.normalize(images, trained.info.mean, trained.info.std)
+        x = batches.normalize(images, trained.info.mean, trained.info.std)
         truth = trained.model(x).softmax(1)
     raw = images / 255 if inputs == "float" else images
     raw = raw.permute(0, 2, 3, 1).contiguous() if inputs == "uint8-hwc" else raw
@@ -176,7 +176,7 @@ def test_a_file_takes_raw_images_and_knows_its_classes(
 
 @slow
 def test_without_normalisation_the_caller_does_it(tmp_path: Path, run: Path) -> None:
-    trained = experiment.load_trained(run)
+    trained = running.load_trained(run)
     path = tmp_path / "model.onnx"
     export_onnx(run, path, inputs="float", normalize=False)
     x = torch.randn(3, *trained.info.input_shape)
@@ -199,9 +199,9 @@ def test_a_run_with_a_frozen_trunk_is_whole_again(
     run_one(spec, tmp_path / "run")
     assert (tmp_path / "run" / "trunk.safetensors").exists()
     done = export_onnx(tmp_path / "run", tmp_path / "model.onnx")
-    trained = experiment.load_trained(tmp_path / "run")
+    trained = running.load_trained(tmp_path / "run")
     images = torch.randint(0, 256, (3, *done.inputs[1:]), dtype=torch.uint8)  # type: ignore[arg-type]
-    x = data.normalize(images.permute(0, 3, 1, 2), trained.info.mean, trained.info.std)
+    x = batches.normalize(images.permute(0, 3, 1, 2), trained.info.mean, trained.info.std)
     with torch.no_grad():
         assert_close("logits", onnx_answers(done.path, images), trained.model(x), torch.float32)
 
@@ -281,13 +281,13 @@ def test_wrong_combinations_with_a_run_are_refused(tmp_path: Path, run: Path) ->
 
 def test_the_command_writes_both_kinds_and_explains_itself(tmp_path: Path, run: Path) -> None:
     def command(*words: object) -> str:
-        result = CliRunner().invoke(cli.app, ["export", *map(str, words)], catch_exceptions=False)
+        result = CliRunner().invoke(app.app, ["export", *map(str, words)], catch_exceptions=False)
         assert result.exit_code == 0
         return result.output
 
     path = tmp_path / "model.onnx"
     done = command(run, path, "--output", "probabilities")
-    side = experiment.load_trained(run).info.input_shape[1]
+    side = running.load_trained(run).info.input_shape[1]
     assert f"uint8 (N, {side}, {side}, 1)" in done
     answers = onnx_answers(path, torch.zeros(2, side, side, 1, dtype=torch.uint8))
     torch.testing.assert_close(answers.sum(1), torch.ones(2))

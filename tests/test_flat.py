@@ -10,26 +10,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from spinalnet import InputError, nn, use_backend
+from spinalnet import InputError, use_backend
+from spinalnet.nn import counting, layers, variants
 
-NETS: dict[str, Callable[[], nn.SpinalNet]] = {
-    "plain": lambda: nn.SpinalNet(9, 3, 4, num_layers=5),
-    "shared": lambda: nn.SpinalNet(9, 3, 4, num_layers=5, share_weights=True),
-    "no bias": lambda: nn.SpinalNet(9, 3, 4, bias=False),
-    "normed": lambda: nn.SpinalNet(9, 3, 4, norm="batch"),
-    "dropout": lambda: nn.SpinalNet(9, 3, 4, dropout=0.5),
-    "tanh": lambda: nn.SpinalNet(9, 3, 4, activation="tanh"),
-    "tiled": lambda: nn.TiledSpinalNet(9, 3, 4, num_layers=5),
-    "reused": lambda: nn.ReusedSpinalNet(10, 3, 4, reuse=[(4, 2), (5, 3)]),
-    "double": lambda: nn.SpinalNet(9, 3, 4, dtype=torch.float64),
+NETS: dict[str, Callable[[], layers.SpinalNet]] = {
+    "plain": lambda: layers.SpinalNet(9, 3, 4, num_layers=5),
+    "shared": lambda: layers.SpinalNet(9, 3, 4, num_layers=5, share_weights=True),
+    "no bias": lambda: layers.SpinalNet(9, 3, 4, bias=False),
+    "normed": lambda: layers.SpinalNet(9, 3, 4, norm="batch"),
+    "dropout": lambda: layers.SpinalNet(9, 3, 4, dropout=0.5),
+    "tanh": lambda: layers.SpinalNet(9, 3, 4, activation="tanh"),
+    "tiled": lambda: variants.TiledSpinalNet(9, 3, 4, num_layers=5),
+    "reused": lambda: variants.ReusedSpinalNet(10, 3, 4, reuse=[(4, 2), (5, 3)]),
+    "double": lambda: layers.SpinalNet(9, 3, 4, dtype=torch.float64),
 }
 
 
-def own_names(net: nn.SpinalNet) -> list[str]:
+def own_names(net: layers.SpinalNet) -> list[str]:
     return [name for name, _ in net.named_parameters() if "norms" not in name]
 
 
-def gradients(net: nn.SpinalNet) -> dict[str, Tensor]:
+def gradients(net: layers.SpinalNet) -> dict[str, Tensor]:
     """Return every gradient under its state-dict key, for one parameter as for many."""
     mirror = copy.deepcopy(net)
     with torch.no_grad():
@@ -47,8 +48,10 @@ def test_it_computes_the_same(kind: str, backend: str) -> None:
     flat = copy.deepcopy(net).flatten_parameters()
     assert flat.flatten_parameters() is flat
     assert own_names(flat) == ["flat"]
-    assert nn.count_params(flat) == nn.count_params(net)
-    assert nn.count_macs(flat, (net.in_features,)) == nn.count_macs(net, (net.in_features,))
+    assert counting.count_params(flat) == counting.count_params(net)
+    assert counting.count_macs(flat, (net.in_features,)) == counting.count_macs(
+        net, (net.in_features,)
+    )
     x = torch.randn(6, net.in_features, dtype=net.output.weight.dtype, requires_grad=True)
     with use_backend(backend):
         for _ in range(3):  # repeated calls take a shorter way

@@ -8,17 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from spinalnet import gradients
 from spinalnet._checks import InputError
-from spinalnet.gradients import LossGradient, hidden_influence, jacobian
-from spinalnet.nn import (
-    ACTIVATIONS,
-    MLPHead,
-    ReusedSpinalNet,
-    SpinalLayer,
-    SpinalNet,
-    TiledSpinalNet,
-)
+from spinalnet.nn import gradients
+from spinalnet.nn.activations import ACTIVATIONS
+from spinalnet.nn.dense import MLPHead
+from spinalnet.nn.gradients import hidden_influence, jacobian
+from spinalnet.nn.layers import SpinalLayer, SpinalNet
+from spinalnet.nn.loss_gradient import LossGradient
+from spinalnet.nn.variants import ReusedSpinalNet, TiledSpinalNet
 
 
 def autograd_jacobian(net: nn.Module, x: torch.Tensor) -> torch.Tensor:

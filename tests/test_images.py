@@ -16,10 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from helpers import write_images
-from spinalnet import images
 from spinalnet._checks import InputError
-from spinalnet.data import ArrayDataset, FolderDataset, load_dataset, read_images
-from spinalnet.images import BadImagesError, iter_images
+from spinalnet.data import images
+from spinalnet.data.batches import ArrayDataset, FolderDataset, read_images
+from spinalnet.data.images import BadImagesError, iter_images
+from spinalnet.data.loading import load_dataset
 
 
 def save(path: Path, pixels: np.ndarray, **options: object) -> Path:

@@ -14,11 +14,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from helpers import assert_close
-from spinalnet import InputError, SpinalnetError, _kernels, bench, nn, ops, use_backend
+from spinalnet import InputError, SpinalnetError, bench, use_backend
+from spinalnet.kernels import native, operators
+from spinalnet.kernels import plan as plan_module
+from spinalnet.nn import backends, functional
+from spinalnet.nn import layers as layers_module
 from test_ops import problem
 
 pytestmark = pytest.mark.skipif(
-    _kernels.UNAVAILABLE is not None, reason=_kernels.UNAVAILABLE or "built"
+    native.UNAVAILABLE is not None, reason=native.UNAVAILABLE or "built"
 )
 
 BUILDS = ("baseline", "x86_64_v3", "x86_64_v4")
@@ -27,11 +31,11 @@ DTYPES = (torch.float32, torch.float64)
 
 @pytest.fixture(params=BUILDS)
 def build(request: pytest.FixtureRequest) -> Iterator[str]:
-    best = _kernels.instruction_set()
-    if not _kernels._native.select(request.param):
+    best = native.instruction_set()
+    if not native._native.select(request.param):
         pytest.skip(f"this processor cannot run {request.param}")
     yield request.param
-    _kernels._native.select(best)
+    native._native.select(best)
 
 
 def truth_and_fused(
@@ -54,7 +58,7 @@ def truth_and_fused(
         row = None
         if output is not None:
             row = leaf(output[0]), None if output[1] is None else leaf(output[1])
-        result = ops.spinal(
+        result = functional.spinal(
             leaf(x),
             [leaf(weight) for weight in weights],
             None if biases is None else [leaf(bias) for bias in biases],
@@ -77,7 +81,7 @@ def assert_true(pairs: dict[str, tuple[Tensor, Tensor]], dtype: torch.dtype) -> 
 
 
 def test_the_tile_and_the_products_around_it(build: str) -> None:
-    assert _kernels._native.check() == ""
+    assert native._native.check() == ""
 
 
 SHAPES = [  # rows, features, splits, layers, width, outputs
@@ -166,7 +170,7 @@ def test_nan_and_inf_go_where_torch_sends_them(
     x[1, 3] = value
 
     def run(backend: str) -> Tensor:
-        return ops.spinal(
+        return functional.spinal(
             x,
             weights,
             biases,
@@ -219,8 +223,8 @@ def test_strided_inputs_and_parameters(features: int) -> None:
     transposed = [weight.t().contiguous().t() for weight in weights]
     every_other = [bias.repeat_interleave(2)[::2] for bias in biases]
     for rows in (wide[:, 3:-23], strided, x[:1].expand(133, features)):
-        expected = ops.spinal(rows, weights, biases, num_splits=2, backend="reference")
-        actual = ops.spinal(rows, transposed, every_other, num_splits=2, backend="cpp")
+        expected = functional.spinal(rows, weights, biases, num_splits=2, backend="reference")
+        actual = functional.spinal(rows, transposed, every_other, num_splits=2, backend="cpp")
         torch.testing.assert_close(actual, expected)
 
 
@@ -231,7 +235,7 @@ def test_gradcheck_and_second_derivatives() -> None:
     leaves = [tensor.requires_grad_() for tensor in [x, *weights, *biases, *row]]
 
     def run(x: Tensor, *parameters: Tensor) -> Tensor:
-        return ops.spinal(
+        return functional.spinal(
             x,
             parameters[:4],
             parameters[4:8],
@@ -265,7 +269,7 @@ def test_the_result_is_the_same_bits_for_any_number_of_threads(
 
     before = torch.get_num_threads()
     for share in (False, True):
-        net = nn.SpinalNet(features, 10, width, layers, share_weights=share)
+        net = layers_module.SpinalNet(features, 10, width, layers, share_weights=share)
         x = torch.randn(rows, features)
         try:
             one, two, many = results(1), results(2), results(4)
@@ -278,19 +282,19 @@ def test_the_result_is_the_same_bits_for_any_number_of_threads(
 @pytest.mark.parametrize("flat", [False, True], ids=["many parameters", "one"])
 def test_plans_and_watches_are_made_once(monkeypatch: pytest.MonkeyPatch, flat: bool) -> None:
     made: list[str] = []
-    plan, look = _kernels._plan, nn.SpinalNet.watched
+    plan, look = plan_module._plan, layers_module.SpinalNet.watched
 
     def counted_plan(*arguments: object) -> object:
         made.append("plan")
         return plan(*arguments)  # type: ignore[arg-type]
 
-    def counted_look(net: nn.SpinalNet) -> object:
+    def counted_look(net: layers_module.SpinalNet) -> object:
         made.append("watch")
         return look(net)
 
-    monkeypatch.setattr(_kernels, "_plan", counted_plan)
-    monkeypatch.setattr(nn.SpinalNet, "watched", counted_look)
-    net = nn.SpinalNet(12, 3, 4)
+    monkeypatch.setattr(plan_module, "_plan", counted_plan)
+    monkeypatch.setattr(layers_module.SpinalNet, "watched", counted_look)
+    net = layers_module.SpinalNet(12, 3, 4)
     if flat:
         net.flatten_parameters()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -318,15 +322,15 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The backends that have computed, in order; a repeated call computes past them all."""
     names: list[str] = []
 
-    def counted(name: str, backend: ops.Backend) -> ops.Backend:
+    def counted(name: str, backend: backends.Backend) -> backends.Backend:
         def run(*arguments: object, **options: object) -> Tensor:
             names.append(name)
             return backend.run(*arguments, **options)
 
-        return ops.Backend(run, backend.why_not, backend.fused)
+        return backends.Backend(run, backend.why_not, backend.fused)
 
-    for name, backend in ops.BACKENDS.items():
-        monkeypatch.setitem(ops.BACKENDS, name, counted(name, backend))
+    for name, backend in backends.BACKENDS.items():
+        monkeypatch.setitem(backends.BACKENDS, name, counted(name, backend))
     return names
 
 
@@ -335,7 +339,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_backend_asked_for_computes_though_a_repeat_is_known(
     ran: list[str], grad: bool, part: str
 ) -> None:
-    net = nn.SpinalNet(12, 3, 4)
+    net = layers_module.SpinalNet(12, 3, 4)
     module = net if part == "net" else net.spine
     x = torch.randn(6, 12)
     with torch.set_grad_enabled(grad):
@@ -356,9 +360,9 @@ def test_a_backend_asked_for_computes_though_a_repeat_is_known(
 def test_a_call_on_a_backend_asked_for_is_not_repeated_later(
     ran: list[str], grad: bool, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual = ops.BackendChoice("reference", "not the one asked for")
-    monkeypatch.setattr(ops, "_known_fastest", lambda call: usual)
-    net = nn.SpinalNet(12, 3, 4)
+    usual = backends.BackendChoice("reference", "not the one asked for")
+    monkeypatch.setattr(backends, "_known_fastest", lambda call: usual)
+    net = layers_module.SpinalNet(12, 3, 4)
     module = net if part == "net" else net.spine
     x = torch.randn(6, 12)
     with torch.set_grad_enabled(grad):
@@ -374,10 +378,10 @@ def test_an_explicit_backend_is_not_remembered(backend: str | None) -> None:
     assert biases is not None
     parameters = dict(enumerate([*weights, *biases]))
     entries = [(parameters, key, value) for key, value in parameters.items()]
-    memo, owner = ops.Memo(), object()
-    expected = ops.spinal(x, weights, biases, num_splits=2, memo=memo, backend=backend)
-    memo.remember(owner, lambda: ops.Watched([*parameters.values()], entries, []))  # type: ignore[arg-type]
-    repeated = ops.again(owner, x, memo)
+    memo, owner = backends.Memo(), object()
+    expected = functional.spinal(x, weights, biases, num_splits=2, memo=memo, backend=backend)
+    memo.remember(owner, lambda: backends.Watched([*parameters.values()], entries, []))  # type: ignore[arg-type]
+    repeated = functional.again(owner, x, memo)
     if backend is None:
         assert repeated is not None
         assert torch.equal(repeated, expected)
@@ -390,7 +394,7 @@ def test_wrong_shapes_and_types_are_refused() -> None:
     assert biases is not None
 
     def run(*arguments: object) -> None:
-        ops.spinal(*arguments, num_splits=2, backend="cpp")  # type: ignore[arg-type]
+        functional.spinal(*arguments, num_splits=2, backend="cpp")  # type: ignore[arg-type]
 
     for bad in (
         (x, [*weights[:3], weights[3][:, :-1]], biases),
@@ -408,9 +412,9 @@ def test_the_operators_keep_their_contract() -> None:
     x, weights, biases = problem(4, 7, 2, 3, 3, torch.float64)
     assert biases is not None
     parameters = [tensor.requires_grad_() for tensor in [*weights, *biases]]
-    positions = _kernels._packed(_kernels.Layout((0, 1, 2), (3, 4, 5), ()))
+    positions = plan_module._packed(plan_module.Layout((0, 1, 2), (3, 4, 5), ()))
     arguments = (x.requires_grad_(), parameters, positions, 2, 0.01)
-    torch.library.opcheck(_kernels._forward_operator, arguments)
+    torch.library.opcheck(operators._forward_operator, arguments)
 
 
 TINY = bench.HeadCase("12 / 4x4 vs 6", 12, 3, 4, 4, (6,))
@@ -447,11 +451,13 @@ def test_whole_steps_are_timed_against_every_alternative() -> None:
 
 
 def test_the_benchmark_refuses_wrong_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = ops.BACKENDS["cpp"]
+    right = backends.BACKENDS["cpp"]
 
     def wrong(*arguments: object, **options: object) -> Tensor:
         return right.run(*arguments, **options) * 1.001
 
-    monkeypatch.setitem(ops.BACKENDS, "cpp", ops.Backend(wrong, right.why_not, fused=True))
+    monkeypatch.setitem(
+        backends.BACKENDS, "cpp", backends.Backend(wrong, right.why_not, fused=True)
+    )
     with pytest.raises(SpinalnetError, match="no time is reported"):
         bench.check_head_parity([TINY])

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spinalnet import InputError, TrainConfig, fit, lrfind
-from spinalnet.lrfind import RangeTest, range_test
+from spinalnet import InputError, TrainConfig, fit
+from spinalnet.training import lrfind
+from spinalnet.training.lrfind import RangeTest, range_test
 
 
 def batches(n: int = 64, size: int = 16) -> list[tuple[Tensor, Tensor]]:

@@ -11,18 +11,13 @@ from torch import Tensor, nn
 
 import golden
 from spinalnet._checks import InputError
-from spinalnet.models import MODELS, ImageModel, PooledPositions, create_model, list_models
-from spinalnet.nn import (
-    HEADS,
-    MultiTapSpinalNet,
-    ReusedSpinalNet,
-    SpinalNet,
-    TiledSpinalNet,
-    count_macs,
-    count_params,
-    make_head,
-)
-from spinalnet.original import load_original_state_dict
+from spinalnet.models.trunks import PooledPositions
+from spinalnet.models.zoo import MODELS, ImageModel, create_model, list_models
+from spinalnet.nn.counting import count_macs, count_params
+from spinalnet.nn.heads import HEADS, make_head
+from spinalnet.nn.layers import SpinalNet
+from spinalnet.nn.variants import MultiTapSpinalNet, ReusedSpinalNet, TiledSpinalNet
+from spinalnet.paper.weights import load_original_state_dict
 
 COMPATIBILITY = ("spinal-reused", "spinal-tiled")
 COUNTERPARTS = [name for name in HEADS if name not in (*COMPATIBILITY, "spinal-taps")]

@@ -20,7 +20,7 @@ from spinalnet import (
     make_head,
     matched_mlp,
 )
-from spinalnet.nn import HEADS
+from spinalnet.nn.heads import HEADS
 
 SMALL: dict[str, dict[str, Any]] = {
     "spinal": {"hidden_features": 4},

@@ -11,7 +11,8 @@ from torch import Tensor
 
 import paper_reference
 from helpers import assert_close
-from spinalnet import BackendUnavailable, InputError, ops, use_backend
+from spinalnet import BackendUnavailable, InputError, use_backend
+from spinalnet.nn import backends, functional, reference
 
 ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], float | None]] = {
     "relu": (torch.relu, 0.0),
@@ -21,8 +22,8 @@ ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], float | None]] = {
 }
 
 
-def servable(call: ops.SpinalCall) -> list[str]:
-    return [name for name, backend in ops.BACKENDS.items() if backend.why_not(call) is None]
+def servable(call: backends.SpinalCall) -> list[str]:
+    return [name for name, backend in backends.BACKENDS.items() if backend.why_not(call) is None]
 
 
 def problem(
@@ -41,7 +42,7 @@ def problem(
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
 
-    sizes = ops.split_sizes(in_features, splits)
+    sizes = reference.split_sizes(in_features, splits)
     if shared and layers > 1:
         longest = max(sizes[layer % splits] for layer in range(1, layers))
         later = draw(hidden, longest + hidden) / (longest + hidden) ** 0.5
@@ -66,7 +67,7 @@ def outputs_and_gradients(
     x = x.detach().clone().requires_grad_()
     ws = [leaves[id(w)] for w in weights]
     bs = None if biases is None else [b.detach().clone().requires_grad_() for b in biases]
-    y = ops.spinal(x, ws, bs, backend=backend, **options)  # type: ignore[arg-type]
+    y = functional.spinal(x, ws, bs, backend=backend, **options)  # type: ignore[arg-type]
     # A loss whose gradient differs per output, so that swapped outputs cannot cancel.
     ramp = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).reshape(y.shape)
     (y * ramp).sum().backward()
@@ -82,9 +83,9 @@ def test_split_sizes_cover_every_feature_once(
 ) -> None:
     if num_splits > in_features:
         with pytest.raises(InputError, match=f"in_features={in_features}, got {num_splits}"):
-            ops.split_sizes(in_features, num_splits)
+            reference.split_sizes(in_features, num_splits)
         return
-    sizes = ops.split_sizes(in_features, num_splits)
+    sizes = reference.split_sizes(in_features, num_splits)
     assert sum(sizes) == in_features
     assert max(sizes) - min(sizes) <= 1
     assert list(sizes) == [len(part) for part in paper_reference.slices(in_features, num_splits)]
@@ -103,7 +104,7 @@ def test_reference_is_the_papers_equation(splits: int, layers: int, name: str) -
         splits,
         lambda z: act(torch.from_numpy(z)).numpy(),
     )
-    y = ops.spinal_reference(x, weights, biases, num_splits=splits, activation=act)
+    y = reference.spinal_reference(x, weights, biases, num_splits=splits, activation=act)
     np.testing.assert_allclose(y.numpy(), longhand, rtol=1e-12, atol=1e-12)
 
 
@@ -143,7 +144,7 @@ def test_backends_agree_in_outputs_and_every_gradient(
         num_splits=splits,
         activation=act,
     )
-    call = ops.SpinalCall(
+    call = backends.SpinalCall(
         batch, in_features, hidden, layers, splits, slope, False, False, dtype, "cpu"
     )
     for backend in servable(call):
@@ -177,7 +178,7 @@ def test_double_backward_of_the_plain_torch_paths() -> None:
     x, weights, biases = problem(2, 5, 2, 3, 3, torch.float64)
     for backend in ("reference", "packed"):
         assert torch.autograd.gradgradcheck(
-            lambda x, *ws, backend=backend: ops.spinal(
+            lambda x, *ws, backend=backend: functional.spinal(
                 x, ws, biases, num_splits=2, activation=torch.tanh, backend=backend
             ),
             (x.requires_grad_(), *[w.requires_grad_() for w in weights]),
@@ -185,34 +186,34 @@ def test_double_backward_of_the_plain_torch_paths() -> None:
 
 
 def test_requested_backend_wins_and_unknown_ones_are_named() -> None:
-    call = ops.SpinalCall(4, 8, 3, 6, 2, 0.0, False, False, torch.float32, "cpu")
-    assert ops.choose_backend(call, "reference").name == "reference"
+    call = backends.SpinalCall(4, 8, 3, 6, 2, 0.0, False, False, torch.float32, "cpu")
+    assert backends.choose_backend(call, "reference").name == "reference"
     with use_backend("reference"):
-        assert ops.choose_backend(call).name == "reference"
-        assert ops.choose_backend(call, "packed").name == "packed"
+        assert backends.choose_backend(call).name == "reference"
+        assert backends.choose_backend(call, "packed").name == "packed"
         with use_backend("auto"):
-            assert ops.choose_backend(call).reason != "asked for by name"
-    assert ops.choose_backend(call).reason
+            assert backends.choose_backend(call).reason != "asked for by name"
+    assert backends.choose_backend(call).reason
     with pytest.raises(InputError, match="did you mean 'packed'"):
-        ops.choose_backend(call, "pakced")
+        backends.choose_backend(call, "pakced")
     with pytest.raises(InputError, match="did you mean 'packed'"), use_backend("pakced"):
         pass
 
 
 def test_a_backend_that_cannot_serve_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    lame = ops.Backend(ops.spinal_packed, lambda call: "it rains.")
-    monkeypatch.setitem(ops.BACKENDS, "lame", lame)
-    call = ops.SpinalCall(4, 8, 3, 6, 2, 0.0, False, False, torch.float32, "cpu")
+    lame = backends.Backend(reference.spinal_packed, lambda call: "it rains.")
+    monkeypatch.setitem(backends.BACKENDS, "lame", lame)
+    call = backends.SpinalCall(4, 8, 3, 6, 2, 0.0, False, False, torch.float32, "cpu")
     with pytest.raises(BackendUnavailable, match="'lame' cannot serve this call: it rains"):
-        ops.choose_backend(call, "lame")
+        backends.choose_backend(call, "lame")
 
 
 def test_macs_formula_equals_the_papers_heads() -> None:
-    assert ops.spinal_macs(320, 8, 6, 2, 10) == 8_480
-    assert ops.spinal_macs(256, 128, 4, 2, 10) == 119_808
-    assert ops.spinal_macs(2048, 512, 10, 2, 10) == 7_653_376
+    assert reference.spinal_macs(320, 8, 6, 2, 10) == 8_480
+    assert reference.spinal_macs(256, 128, 4, 2, 10) == 119_808
+    assert reference.spinal_macs(2048, 512, 10, 2, 10) == 7_653_376
 
 
 def test_x_must_be_a_matrix() -> None:
     with pytest.raises(InputError, match=r"shape \(batch, features\), got \(3,\)"):
-        ops.spinal(torch.zeros(3), [torch.zeros(2, 3)], None, num_splits=1)
+        functional.spinal(torch.zeros(3), [torch.zeros(2, 3)], None, num_splits=1)

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import golden
-from spinalnet import models, runs
+from spinalnet import files
 from spinalnet._checks import InputError
-from spinalnet.nn import make_head
-from spinalnet.original import convert_checkpoint, load_original_state_dict, read_original
+from spinalnet.models import zoo
+from spinalnet.nn.heads import make_head
+from spinalnet.paper.weights import convert_checkpoint, load_original_state_dict, read_original
 
 # One case of every kind of network, each small enough to write to a file.
 CONVERTIBLE = [
@@ -36,7 +37,7 @@ def original(case: golden.Case) -> dict[str, Tensor]:
 
 def build(case: golden.Case) -> nn.Module:
     assert isinstance(case.model, str)
-    model = models.create_model(case.model, case.num_classes, head=case.head, **case.options)
+    model = zoo.create_model(case.model, case.num_classes, head=case.head, **case.options)
     return model.eval()
 
 
@@ -79,8 +80,8 @@ def test_wrong_weights_are_named_and_nothing_is_loaded(state_dict: Any, message:
 
 def test_a_head_of_another_kind_or_norm_is_refused() -> None:
     with pytest.raises(InputError, match="do not fit model 'mnist-cnn' with head MLPHead"):
-        load_original_state_dict(models.create_model("mnist-cnn", 10, head="mlp"), original(MNIST))
-    normed = models.create_model("mnist-cnn", 10, norm="layer")
+        load_original_state_dict(zoo.create_model("mnist-cnn", 10, head="mlp"), original(MNIST))
+    normed = zoo.create_model("mnist-cnn", 10, norm="layer")
     with pytest.raises(InputError, match="missing"):
         load_original_state_dict(normed, original(MNIST))
     deep = make_head("mlp", 8, 2, hidden_features=(4, 4, 4, 4))
@@ -131,14 +132,14 @@ def test_counters_of_batch_norms_may_be_missing() -> None:
 
 def test_layers_that_never_ran_are_left_out_only_where_layers_run_twice() -> None:
     weights = golden.state_dict(golden.custom(8, 2, 50, 6, 1))
-    reused = models.create_model("regression-net", 1, head="spinal-reused")
+    reused = zoo.create_model("regression-net", 1, head="spinal-reused")
     load_original_state_dict(reused, weights)
     alive = {key: value for key, value in weights.items() if key[:3] not in ("fc5", "fc6")}
     load_original_state_dict(reused, alive)  # without the dead ones the same
-    six = models.create_model("regression-net", 1)
+    six = zoo.create_model("regression-net", 1)
     load_original_state_dict(six, weights)
     assert torch.equal(six.head.spine.layers[5].weight, weights["fc6.weight"].float())
-    four = models.create_model("regression-net", 1, num_layers=4)
+    four = zoo.create_model("regression-net", 1, num_layers=4)
     with pytest.raises(InputError, match=r"left over fc5\.weight, fc5\.bias, .* and 1 more"):
         load_original_state_dict(four, weights)
 
@@ -194,7 +195,7 @@ def test_whole_backbone_checkpoint(tmp_path: Path) -> None:
     theirs.fc = HymenopteraHead()
     theirs.eval()
     images = torch.randn(2, 3, 64, 64)
-    ours = models.create_model("resnet18", 2, input_size=64, head="spinal-reused").eval()
+    ours = zoo.create_model("resnet18", 2, input_size=64, head="spinal-reused").eval()
     load_original_state_dict(ours, theirs.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(ours(images), theirs(images))
@@ -207,7 +208,7 @@ def test_whole_backbone_checkpoint(tmp_path: Path) -> None:
 
 def test_dead_head_of_the_vgg19_scripts_is_left_out() -> None:
     with torch.device("meta"):
-        ours = models.create_model("vgg19_bn", 1000, head="mlp")
+        ours = zoo.create_model("vgg19_bn", 1000, head="mlp")
         body = ours.trunk.state_dict()
         classifier = golden.mlp(["0", "3", "6"], 25088, 4096, 4096, 1000)
         dead = golden.dropout_norm(25088, 20, 10)
@@ -218,7 +219,7 @@ def test_dead_head_of_the_vgg19_scripts_is_left_out() -> None:
         }
         load_original_state_dict(ours, weights)
         # Our spinal head on this backbone is not what those scripts trained.
-        spinal = models.create_model("vgg19_bn", 10, hidden_features=20)
+        spinal = zoo.create_model("vgg19_bn", 10, hidden_features=20)
         with pytest.raises(InputError, match=r"missing classifier\.fc_spinal_layer1"):
             load_original_state_dict(spinal, weights)
 
@@ -228,9 +229,9 @@ def test_convert_reads_head_and_sizes_from_the_file(case: golden.Case, tmp_path:
     torch.save(OrderedDict(original(case)), tmp_path / "old.pth")
     out = tmp_path / "new.safetensors"
     convert_checkpoint(tmp_path / "old.pth", str(case.model), out)
-    weights, about = runs.load_weights(out)
+    weights, about = files.load_weights(out)
     shape = about["input_shape"]
-    model = models.create_model(
+    model = zoo.create_model(
         about["model"],
         len(about["class_names"]),
         *shape[:2],
@@ -247,7 +248,7 @@ def test_convert_reads_head_and_sizes_from_the_file(case: golden.Case, tmp_path:
 
 
 def test_every_kind_of_own_network_is_converted() -> None:
-    own = {name for name, row in models.MODELS.items() if not row.pretrained}
+    own = {name for name, row in zoo.MODELS.items() if not row.pretrained}
     heavy = {name for name in own if name.startswith("cifar-vgg")} | {"cifar-resnet34-half"}
     assert {case.model for case in CONVERTIBLE} == own - heavy
 
@@ -271,15 +272,15 @@ def test_convert_reads_the_head_of_a_backbone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A stand-in body as wide as the real one keeps the file small.
-    row = models.MODELS["wide_resnet101_2"]
+    row = zoo.MODELS["wide_resnet101_2"]
     body = nn.Sequential(nn.Conv2d(3, 2048, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    small = models.ModelSpec(lambda _: body, (3, 8, 8), 1, row.heads, pretrained=True)
-    monkeypatch.setitem(models.MODELS, "wide_resnet101_2", small)
+    small = zoo.ModelSpec(lambda _: body, (3, 8, 8), 1, row.heads, pretrained=True)
+    monkeypatch.setitem(zoo.MODELS, "wide_resnet101_2", small)
     head = {f"fc.{key}": v.float() for key, v in golden.state_dict(attribute_shapes).items()}
     torch.save({**body.state_dict(), **head}, tmp_path / "old.pth")
     out = tmp_path / "new.safetensors"
     converted = convert_checkpoint(tmp_path / "old.pth", "wide_resnet101_2", out)
-    _, about = runs.load_weights(out)
+    _, about = files.load_weights(out)
     name, _ = golden.flavour(flavour, 20)
     assert about["head"] == name
     assert about["head_options"].items() >= options.items()
@@ -300,7 +301,7 @@ def test_convert_takes_what_the_file_cannot_tell(tmp_path: Path) -> None:
     )
     assert not model.training
     assert model.head.spine.dropout == 0.25
-    _, about = runs.load_weights(tmp_path / "new.safetensors")
+    _, about = files.load_weights(tmp_path / "new.safetensors")
     assert about["class_names"] == names
     assert (about["mean"], about["std"]) == ([0.1307], [0.3081])
     assert about["input_shape"] == [1, 28, 28]

@@ -12,14 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from spinalnet import _kernels, nn, use_backend
+from spinalnet import use_backend
+from spinalnet.kernels import native
+from spinalnet.nn import layers
 
 # What small nets take.
-USUAL = "cpp" if _kernels.UNAVAILABLE is None else "reference"
+USUAL = "cpp" if native.UNAVAILABLE is None else "reference"
 
 
 def test_only_wanted_gradients_are_computed() -> None:
-    net = nn.SpinalNet(9, 3, 4)
+    net = layers.SpinalNet(9, 3, 4)
     x = torch.randn(5, 9, requires_grad=True)
     net.requires_grad_(False)
     net(x).sum().backward()
@@ -32,7 +34,7 @@ def test_only_wanted_gradients_are_computed() -> None:
 
 
 def test_concurrent_calls_do_not_disturb_each_other() -> None:
-    net = nn.SpinalNet(64, 5, 12, 6)
+    net = layers.SpinalNet(64, 5, 12, 6)
     inputs = [torch.randn(rows, 64) for rows in (1, 3, 40, 200)]
     with torch.no_grad():
         expected = [net(x) for x in inputs]
@@ -57,7 +59,7 @@ def test_concurrent_calls_do_not_disturb_each_other() -> None:
 @pytest.mark.parametrize("flat", [False, True], ids=["many parameters", "one"])
 @pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
 def test_whatever_changes_is_seen_at_once(flat: bool, grad: bool) -> None:
-    net = nn.SpinalNet(12, 3, 4)
+    net = layers.SpinalNet(12, 3, 4)
     if flat:
         net.flatten_parameters()
     x = torch.randn(6, 12)
@@ -143,7 +145,7 @@ def test_whatever_changes_is_seen_at_once(flat: bool, grad: bool) -> None:
 
 
 def test_a_folded_batch_norm_is_never_stale() -> None:
-    net = nn.SpinalNet(12, 3, 4, norm="batch")
+    net = layers.SpinalNet(12, 3, 4, norm="batch")
     x = torch.randn(50, 12)
     net(x)  # running statistics move
     net.eval()
@@ -176,7 +178,7 @@ def test_a_folded_batch_norm_is_never_stale() -> None:
 
 
 def test_copies_and_pickles_are_independent(tmp_path: Path) -> None:
-    net = nn.SpinalNet(12, 3, 4)
+    net = layers.SpinalNet(12, 3, 4)
     x = torch.randn(6, 12)
     expected = net(x)
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
@@ -186,7 +188,7 @@ def test_copies_and_pickles_are_independent(tmp_path: Path) -> None:
 
 
 def test_hooks_on_the_parts_are_called() -> None:
-    net = nn.SpinalNet(12, 3, 4)
+    net = layers.SpinalNet(12, 3, 4)
     seen: list[str] = []
     net.spine.register_forward_hook(lambda *_: seen.append("spine"))
     net.output.register_forward_hook(lambda *_: seen.append("output"))
@@ -196,7 +198,7 @@ def test_hooks_on_the_parts_are_called() -> None:
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:FutureWarning")  # torch.export's own
 def test_transforms_and_modes_take_a_path_that_knows_them() -> None:
-    net = nn.SpinalNet(12, 3, 4)
+    net = layers.SpinalNet(12, 3, 4)
     x = torch.randn(6, 12)
     parameters = dict(net.named_parameters())
     expected = net(x)
@@ -222,7 +224,7 @@ def test_transforms_and_modes_take_a_path_that_knows_them() -> None:
 @pytest.mark.parametrize("share", [False, True])
 def test_compiles_without_a_graph_break(share: bool) -> None:
     torch._dynamo.reset()
-    net = nn.SpinalNet(12, 3, 4, share_weights=share)
+    net = layers.SpinalNet(12, 3, 4, share_weights=share)
     compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
     x = torch.randn(6, 12, requires_grad=True)
     net(x).square().sum().backward()
@@ -238,7 +240,7 @@ def test_compiles_without_a_graph_break(share: bool) -> None:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 def test_inductor_computes_the_same() -> None:
     torch._dynamo.reset()
-    net = nn.SpinalNet(12, 3, 4)
+    net = layers.SpinalNet(12, 3, 4)
     compiled = torch.compile(net, fullgraph=True)
     for rows in (6, 9):  # the second makes the batch size a symbol
         x = torch.randn(rows, 12, requires_grad=True)
@@ -253,6 +255,6 @@ def test_inductor_computes_the_same() -> None:
 def test_nets_of_different_sizes_compile_one_after_the_other() -> None:
     # From the second on, the number of features is a symbol to the compiler.
     for features in (9, 12, 15):
-        net = nn.SpinalNet(features, 2, 4, dropout=0.5)
+        net = layers.SpinalNet(features, 2, 4, dropout=0.5)
         compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
         assert compiled(torch.randn(30, features)).shape == (30, 2)

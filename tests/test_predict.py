@@ -20,15 +20,15 @@ from spinalnet import (
     RunSpec,
     TrainConfig,
     evaluate_run,
-    experiment,
     load_runs,
     load_trained,
     predict_images,
     run_one,
     write_predictions,
 )
-from spinalnet.images import BadImage
-from spinalnet.predict import read_paths
+from spinalnet.comparison import building
+from spinalnet.data.images import BadImage
+from spinalnet.deploy.predict import read_paths
 
 MANY = [f"{i:05}.png" for i in range(20_000)]
 SPEC = RunSpec("digits", train=TrainConfig(epochs=1, device="cpu"), limit=200)
@@ -45,7 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The test digits as files, one folder per class."""
     out = tmp_path_factory.mktemp("digits")
-    test = experiment.load_splits(SPEC).test
+    test = building.load_splits(SPEC).test
     for index, (image, target) in enumerate(zip(test.inputs, test.targets, strict=True)):  # type: ignore[union-attr]
         for part in ("train", "test"):
             folder = out / part / str(int(target))

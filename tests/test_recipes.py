@@ -15,15 +15,21 @@ import torch
 from typer.testing import CliRunner
 
 from recipes_table import EXPERIMENTS, FILES, NOT_EXPERIMENTS
-from spinalnet import catalog, data, experiment, recipes, reproduce, runs
 from spinalnet._checks import InputError
-from spinalnet.augment import build_augment
-from spinalnet.cli import app
-from spinalnet.data import ArrayDataset, DatasetInfo, Splits
-from spinalnet.models import MODELS, create_model
-from spinalnet.nn import count_macs
-from spinalnet.recipes import RECIPES, find_recipes, list_recipes
-from spinalnet.reproduce import run_recipe
+from spinalnet.cli.app import app
+from spinalnet.comparison import building
+from spinalnet.comparison import spec as spec_module
+from spinalnet.data import catalog, listing, loading, readers
+from spinalnet.data.augment import build_augment
+from spinalnet.data.batches import ArrayDataset, DatasetInfo, Splits
+from spinalnet.models.zoo import MODELS, create_model
+from spinalnet.nn.counting import count_macs
+from spinalnet.paper import protocol as protocol_module
+from spinalnet.paper import recipes
+from spinalnet.paper import records as records_module
+from spinalnet.paper.protocol import run_recipe
+from spinalnet.paper.recipes import RECIPES, find_recipes, list_recipes
+from spinalnet.training import runs
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -39,7 +45,7 @@ def _one_thread(monkeypatch):
 
 
 def job(name: str, protocol: str = "honest", budget: str = "full") -> Any:
-    return reproduce._Job(RECIPES[name], protocol, budget)
+    return protocol_module._Job(RECIPES[name], protocol, budget)
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -311,8 +317,8 @@ def tiny_splits(spec: Any, *args: Any, **options: Any) -> Splits:
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr(data, "load_dataset", tiny_splits)
-    monkeypatch.setattr(data, "check_present", lambda *args, **options: None)
+    monkeypatch.setattr(loading, "load_dataset", tiny_splits)
+    monkeypatch.setattr(readers, "check_present", lambda *args, **options: None)
     monkeypatch.setitem(
         RECIPES,
         "mnist-cnn",
@@ -343,7 +349,7 @@ def test_protocols_differ_in_the_data_that_choose(tiny):
 def test_transposed_images_stay_so_in_the_originals_procedure(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        data, "load_dataset", lambda row, *args, **options: asked.append(row) or tiny_splits(row)
+        loading, "load_dataset", lambda row, *args, **options: asked.append(row) or tiny_splits(row)
     )
     for protocol in ("honest", "paper"):
         letters = job("emnist-letters-vgg5", protocol)
@@ -359,9 +365,9 @@ def test_short_runs_say_so_everywhere(tiny, tmp_path):
     notes = record["summary"]["notes"]
     assert any(note.startswith("Short budget: 2 of 3 epochs, at most 12000") for note in notes)
     assert "Short budget" in (folder / "report.html").read_text()
-    kept = reproduce.keep_record(folder, tmp_path / "results")
+    kept = records_module.keep_record(folder, tmp_path / "results")
     assert kept.name == "mnist-cnn-honest-short.json"
-    page = reproduce.experiments_page(tmp_path / "results")
+    page = records_module.experiments_page(tmp_path / "results")
     assert "short budget" in page
     assert re.search(r"\| mnist-cnn \| spinal \| – \| – \| [\d.]+ ± [\d.]+ \(n=2, short\) \|", page)
 
@@ -371,14 +377,14 @@ def test_a_kept_smoke_run_is_listed_without_its_numbers(tmp_path):
     options = ["--budget", "smoke", "--seeds", "1", "--out", out, "--keep", kept]
     done = invoke("reproduce", "emnist-digits-cnn", *options)
     assert done.exit_code == 0, done.exception
-    page = reproduce.experiments_page(kept)
+    page = records_module.experiments_page(kept)
     assert "0 of 76 recipes have been run" in page
     tried = page.split("## Tried out on random data")[1].split("## Not run yet")
     assert "| emnist-digits-cnn | honest | spinal (" in tried[0]
     assert "| emnist-digits-cnn |" in tried[1]
     assert "±" not in tried[0]
     assert "accurac" not in tried[0]
-    rows = {r["name"]: r["status"] for r in reproduce.describe_recipes(kept, str(tmp_path))}
+    rows = {r["name"]: r["status"] for r in records_module.describe_recipes(kept, str(tmp_path))}
     assert rows["emnist-digits-cnn"] == "missing data: emnist-digits"
 
 
@@ -392,22 +398,24 @@ def test_the_originals_procedure_is_marked_in_report_record_and_page(tiny, tmp_p
     assert "selected on test" in (folder / "report.html").read_text().lower()
     assert str(tmp_path) not in (folder / "recipe.json").read_text()
     for name in ("mnist-cnn-paper", "mnist-cnn-honest"):
-        reproduce.keep_record(tmp_path / "runs" / name, tmp_path / "results")
-    page = reproduce.experiments_page(tmp_path / "results")
+        records_module.keep_record(tmp_path / "runs" / name, tmp_path / "results")
+    page = records_module.experiments_page(tmp_path / "results")
     row = next(line for line in page.splitlines() if line.startswith("| mnist-cnn | spinal"))
     assert "selected on test" in row.split("|")[4]
     assert "selected on test" not in row.split("|")[5]
     assert "### Paper protocol, selected on test" in page
     assert "### Honest protocol, selected on validation data" in page
     assert "1 of 76 recipes have been run" in page
-    statuses = {r["name"]: r["status"] for r in reproduce.describe_recipes(tmp_path / "results")}
+    statuses = {
+        r["name"]: r["status"] for r in records_module.describe_recipes(tmp_path / "results")
+    }
     assert statuses["mnist-cnn"] == "done: paper (full), honest (full)"
 
 
 def test_the_same_call_continues_and_another_question_is_refused(tiny, tmp_path):
     seen: list[str] = []
 
-    def on_run(spec: experiment.RunSpec, record: runs.RunRecord) -> None:
+    def on_run(spec: spec_module.RunSpec, record: runs.RunRecord) -> None:
         seen.append(record.path.name)
 
     run_recipe("mnist-cnn", seeds=1, out=tmp_path)
@@ -467,7 +475,7 @@ def test_the_number_the_script_prints_is_that_of_its_last_batch(tmp_path, short_
     # The same training written out, with the loss of the last 40 examples of every epoch.
     spec = next(iter(job("regression-sum", "paper").question(1, None).specs()))
     splits = job("regression-sum", "paper").load(spec)
-    model = experiment.build_model(spec, splits.info).train()
+    model = building.build_model(spec, splits.info).train()
     adam = torch.optim.Adam(model.parameters(), lr=0.01)
     for epoch in range(6):
         for x, y in splits.train.batches(64, shuffle=True, seed=0, epoch=epoch):
@@ -535,7 +543,7 @@ def test_missing_weights_are_said_before_any_training(tmp_path, monkeypatch):
 
     monkeypatch.setattr("torch.hub.download_url_to_file", offline)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    monkeypatch.setattr(data, "check_present", lambda *args, **options: None)
+    monkeypatch.setattr(readers, "check_present", lambda *args, **options: None)
     with pytest.raises(InputError, match="published weights of 'resnet18' cannot be fetched"):
         run_recipe("transfer-hymenoptera", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -547,14 +555,14 @@ def test_a_demonstration_has_nothing_to_train_on(tmp_path):
 
 
 def test_lists_say_what_is_missing(tmp_path):
-    rows = {row["name"]: row for row in reproduce.describe_recipes(tmp_path, str(tmp_path))}
+    rows = {row["name"]: row for row in records_module.describe_recipes(tmp_path, str(tmp_path))}
     assert list(rows) == list_recipes()
     assert rows["regression-sum"]["status"] == "ready"
     assert rows["cifar10-vgg"]["status"] == "missing data: cifar10"
     assert rows["customizable-demo"]["status"] == "demonstration: smoke only"
     json.dumps(list(rows.values()))
-    sets = {row["name"]: row for row in reproduce.describe_datasets(str(tmp_path))}
-    assert list(sets) == data.list_datasets()
+    sets = {row["name"]: row for row in listing.describe_datasets(str(tmp_path))}
+    assert list(sets) == loading.list_datasets()
     assert sets["digits"]["present"]
     assert not sets["stl10"]["present"]
     assert f"--get stl10 --data-dir {tmp_path}" in sets["stl10"]["get"]
@@ -564,7 +572,7 @@ def test_lists_say_what_is_missing(tmp_path):
         assert row["licence"]
         assert row["size"]
     (tmp_path / "car_data" / "train").mkdir(parents=True)
-    assert data.is_present(catalog.DATASETS["stanford-cars"], tmp_path)
+    assert readers.is_present(catalog.DATASETS["stanford-cars"], tmp_path)
 
 
 # --- the commands ---------------------------------------------------------------------------------
@@ -581,9 +589,9 @@ def test_commands_list_recipes_and_data_sets(tmp_path):
     assert all(name in table for name in RECIPES)
     assert "missing data: cifar10" in table
     sets = json.loads(invoke("datasets", "--json", "--data-dir", str(tmp_path)).stdout)
-    assert [row["name"] for row in sets] == data.list_datasets()
+    assert [row["name"] for row in sets] == loading.list_datasets()
     table = invoke("datasets", "--data-dir", str(tmp_path)).stdout
-    assert all(name in table for name in data.list_datasets())
+    assert all(name in table for name in loading.list_datasets())
     page = tmp_path / "page.md"
     invoke("recipes", "--results", str(tmp_path), "--page", str(page))
     assert page.read_text().startswith("# Experiments\n")
@@ -611,7 +619,7 @@ def test_reproduce_runs_patterns_and_checks_all_before_the_first(tmp_path):
 
 def test_the_page_of_experiments_is_the_one_the_records_give():
     page = (DOCS / "experiments.md").read_text(encoding="utf-8")
-    assert page == reproduce.experiments_page(DOCS.parent / "results" / "recipes")
+    assert page == records_module.experiments_page(DOCS.parent / "results" / "recipes")
 
 
 def test_records_hold_no_paths_of_a_machine():
@@ -623,18 +631,20 @@ def test_records_hold_no_paths_of_a_machine():
         assert record["summary"]["environment"]["commit"], path
         assert (
             path.stem
-            == reproduce._Job(RECIPES[record["recipe"]], record["protocol"], record["budget"]).name
+            == protocol_module._Job(
+                RECIPES[record["recipe"]], record["protocol"], record["budget"]
+            ).name
         )
 
 
 def test_the_regression_study_is_drawn_from_the_committed_records(tmp_path):
     from PIL import Image
 
-    records = reproduce.load_records(DOCS.parent / "results" / "recipes")
-    figure = reproduce.draw_regression_study(records, tmp_path / "study.png")
+    records = records_module.load_records(DOCS.parent / "results" / "recipes")
+    figure = records_module.draw_regression_study(records, tmp_path / "study.png")
     assert figure is not None
     with Image.open(figure) as image:
         assert image.width > 1000
         assert len(image.convert("RGB").getcolors(1_000_000) or []) > 20
-    assert reproduce.draw_regression_study([], tmp_path / "none.png") is None
+    assert records_module.draw_regression_study([], tmp_path / "none.png") is None
     assert not (tmp_path / "none.png").exists()

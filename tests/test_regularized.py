@@ -16,11 +16,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from helpers import TOL, assert_close, relative_rms
-from spinalnet import SpinalLayer, SpinalNet, _kernels, gradients, ops, use_backend
+from spinalnet import SpinalLayer, SpinalNet, use_backend
+from spinalnet.kernels import masks as masks_module
+from spinalnet.kernels import native
+from spinalnet.nn import functional, loss_gradient
 from test_kernels import DTYPES, build  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.skipif(
-    _kernels.UNAVAILABLE is not None, reason=_kernels.UNAVAILABLE or "built"
+    native.UNAVAILABLE is not None, reason=native.UNAVAILABLE or "built"
 )
 
 
@@ -163,7 +166,7 @@ def test_the_gradient_without_autograd_takes_the_same_step() -> None:
     torch.manual_seed(2)
     loss = nn.functional.mse_loss(net(x), targets)
     expected = torch.autograd.grad(loss, list(net.parameters()))
-    gradient = gradients.LossGradient(net, classification=False)
+    gradient = loss_gradient.LossGradient(net, classification=False)
     torch.manual_seed(2)
     assert float(gradient(x, targets)) == pytest.approx(float(loss.detach()), rel=1e-12)
     for parameter, truth in zip(net.parameters(), expected, strict=True):
@@ -177,7 +180,7 @@ def test_the_gradient_without_autograd_takes_the_same_step() -> None:
 @pytest.mark.parametrize("dropout", [0.5, 0.25, 0.1, 0.9, 0.3, 1 / 3])
 def test_masks_are_independent_draws_of_the_right_probability(dropout: float) -> None:
     torch.manual_seed(0)
-    masks = _kernels.Masks(2000, [(33,), (64, 7)], dropout, torch.float64)
+    masks = masks_module.Masks(2000, [(33,), (64, 7)], dropout, torch.float64)
     kept = torch.cat(list(masks), dim=1) > 0
     assert kept.shape == (2000, 33 + 71)
     keep = 1 - dropout
@@ -202,15 +205,15 @@ def test_masks_are_independent_draws_of_the_right_probability(dropout: float) ->
 def test_masks_repeat_with_the_seed_only() -> None:
     def draw(seed: int) -> Tensor:
         torch.manual_seed(seed)
-        return _kernels.Masks(50, [(40,)], 0.5, torch.float32)[0]
+        return masks_module.Masks(50, [(40,)], 0.5, torch.float32)[0]
 
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
     torch.manual_seed(1)
-    first, second = (_kernels.Masks(50, [(40,)], 0.5, torch.float32)[0] for _ in range(2))
+    first, second = (masks_module.Masks(50, [(40,)], 0.5, torch.float32)[0] for _ in range(2))
     assert 0.4 < float((first == second).float().mean()) < 0.6
     none, all_of_them = (
-        _kernels.Masks(9, [(70,)], dropout, torch.float32)[0] for dropout in (1 - 1e-12, 1e-12)
+        masks_module.Masks(9, [(70,)], dropout, torch.float32)[0] for dropout in (1 - 1e-12, 1e-12)
     )
     assert not none.any()
     assert (all_of_them > 0).all()
@@ -449,6 +452,6 @@ def test_a_step_takes_less_memory_than_longhand(variant: str) -> None:
 
 
 def test_masks_take_a_bit_per_number() -> None:
-    masks = _kernels.Masks(1000, [(160,), (160, 8)], 0.5, torch.float32)
+    masks = masks_module.Masks(1000, [(160,), (160, 8)], 0.5, torch.float32)
     assert masks.words.nbytes == 1000 * 4 * (5 + 5 + 1)
-    assert ops.draw_masks(torch.zeros(3, 4), [(4,)], 0.5)[0].shape == (3, 4)
+    assert functional.draw_masks(torch.zeros(3, 4), [(4,)], 0.5)[0].shape == (3, 4)

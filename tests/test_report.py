@@ -17,21 +17,14 @@ from rich.console import Console
 from scipy import stats
 
 from spinalnet._checks import InputError
-from spinalnet.classification import judge
-from spinalnet.figures import _apart
-from spinalnet.report import write_report
-from spinalnet.runs import RunFolder, load_runs
-from spinalnet.scores import OUTPUTS_FILE, Outputs, quality
-from spinalnet.summary import (
-    _holm,
-    load_summary,
-    markdown_table,
-    paired_difference,
-    read_folder,
-    result_table,
-    summarize,
-    summarize_runs,
-)
+from spinalnet.comparison.classes import judge
+from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs, quality
+from spinalnet.comparison.report.figures import _apart
+from spinalnet.comparison.report.page import write_report
+from spinalnet.comparison.statistics import _holm, paired_difference
+from spinalnet.comparison.summary import load_summary, read_folder, summarize, summarize_runs
+from spinalnet.comparison.wording import markdown_table, result_table
+from spinalnet.training.runs import RunFolder, load_runs
 
 SIZES = {  # head: parameters and MACs of the head
     "spinal": (8538, 8480),

@@ -5,9 +5,9 @@ import os
 import pytest
 import torch
 
-from spinalnet import runs
+from spinalnet import files
 from spinalnet._checks import InputError
-from spinalnet.runs import RunFolder, is_done, is_run, load_runs
+from spinalnet.training.runs import RunFolder, is_done, is_run, load_runs
 
 CONFIG = {"model": "tiny", "seed": 0, "train": {"lr": 1e-5, "phases": [[0.1, 2]]}}
 ROWS = [{"epoch": epoch, "val_loss": 1.0 / epoch} for epoch in (1, 2, 3)]
@@ -103,7 +103,7 @@ def test_full_disk_is_one_sentence_and_leaves_the_old_file(run, monkeypatch):
 
 def test_full_disk_while_torch_writes_is_one_sentence(run):
     with pytest.raises(InputError, match="cannot write"):
-        runs._write(run.path / "x", lambda file: torch.save({"w": torch.ones(3)}, "/dev/full"))
+        files._write(run.path / "x", lambda file: torch.save({"w": torch.ones(3)}, "/dev/full"))
 
 
 def test_metrics_round_trip_and_drop_what_is_beyond_the_saved_epoch(run):
@@ -197,9 +197,9 @@ def test_finish_writes_strict_json_then_done_and_removes_the_state(run):
 def test_done_is_written_after_the_result_and_before_the_state_goes(run, monkeypatch):
     run.save_state({"epoch": 1})
     order = []
-    write = runs._write
+    write = files._write
     monkeypatch.setattr(
-        runs, "_write", lambda path, how: (order.append(path.name), write(path, how))
+        files, "_write", lambda path, how: (order.append(path.name), write(path, how))
     )
     unlink = type(run.path).unlink
 
@@ -235,9 +235,9 @@ def test_load_runs_without_any_is_one_sentence(tmp_path):
 
 def test_write_mapping_chooses_the_format_by_the_name(tmp_path):
     values = {"b": 1, "a": [0.5, float("nan")], "ø": None}
-    runs.write_mapping(tmp_path / "new" / "x.json", values)
+    files.write_mapping(tmp_path / "new" / "x.json", values)
     assert json.loads((tmp_path / "new" / "x.json").read_text("utf-8")) == values | {
         "a": [0.5, None]
     }
-    runs.write_mapping(tmp_path / "x.yaml", {"b": 1, "ø": (2,)})
+    files.write_mapping(tmp_path / "x.yaml", {"b": 1, "ø": (2,)})
     assert (tmp_path / "x.yaml").read_text("utf-8") == "b: 1\nø:\n- 2\n"

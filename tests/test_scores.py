@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, precision_recall_fscore_support
 
 from spinalnet._checks import InputError
-from spinalnet.scores import (
+from spinalnet.comparison.outputs import (
     Bin,
     Outputs,
     calibration_error,

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from spinalnet import diagrams, theory
 from spinalnet._checks import InputError
-from spinalnet.gradients import jacobian
-from spinalnet.nn import MLPHead, SpinalNet, TiledSpinalNet
-from spinalnet.sensitivity import (
+from spinalnet.nn.dense import MLPHead
+from spinalnet.nn.gradients import jacobian
+from spinalnet.nn.layers import SpinalNet
+from spinalnet.nn.variants import TiledSpinalNet
+from spinalnet.theory import approximation, drawings
+from spinalnet.theory.sensitivity import (
     draw_explanations,
     draw_sensitivities,
     explain,
@@ -112,15 +114,15 @@ def test_drawings_show_what_they_are_given() -> None:
 
 
 def test_diagrams_are_drawn_from_numbers() -> None:
-    proof = diagrams.draw_proof()
+    proof = drawings.draw_proof()
     assert [axes.get_title()[:3] for axes in proof.axes] == ["(a)", "(b)", "(c)", "(d)"]
-    errors = theory.approximation_errors(
-        theory.TARGETS["sum"], 2, groups=(1, 2), widths=(2, 4), seeds=2
+    errors = approximation.approximation_errors(
+        approximation.TARGETS["sum"], 2, groups=(1, 2), widths=(2, 4), seeds=2
     )
-    left, right = diagrams.draw_errors(errors, "sum").axes
+    left, right = drawings.draw_errors(errors, "sum").axes
     assert [list(line.get_xdata()) for line in left.lines] == [[2, 4], [2, 4]]
     assert [list(line.get_xdata()) for line in right.lines] == [[4, 8], [8, 16]]
-    (axes,) = diagrams.draw_trade_off({"tuned": [(10, [0.5, 0.7])]}, (20, 0.9)).axes
+    (axes,) = drawings.draw_trade_off({"tuned": [(10, [0.5, 0.7])]}, (20, 0.9)).axes
     assert axes.lines[0].get_ydata() == pytest.approx([0.6])
 
 

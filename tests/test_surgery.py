@@ -13,16 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from spinalnet import SurgeryError, count_params
-from spinalnet.nn import LinearHead, MLPHead, SpinalLayer, SpinalNet, make_head
-from spinalnet.surgery import (
-    PooledHead,
-    PositionHead,
-    find_classifier,
+from spinalnet.models.finding import find_classifier
+from spinalnet.models.surgery import (
     freeze_except_head_,
     remove_classifier_,
     replace_head_,
     replace_hidden_,
 )
+from spinalnet.models.wrappers import PooledHead, PositionHead
+from spinalnet.nn.dense import LinearHead, MLPHead
+from spinalnet.nn.heads import make_head
+from spinalnet.nn.layers import SpinalLayer, SpinalNet
 
 HAS_TIMM = importlib.util.find_spec("timm") is not None
 needs_timm = pytest.mark.skipif(not HAS_TIMM, reason="timm is not installed")

@@ -10,10 +10,12 @@ import pytest
 from scipy.stats import t
 from typer.testing import CliRunner
 
-from spinalnet import tables
 from spinalnet._checks import InputError
-from spinalnet.cli import app
-from spinalnet.tables import Table, compare_table, detect_task, load_table
+from spinalnet.cli.app import app
+from spinalnet.comparison import tables
+from spinalnet.comparison.tables import compare_table
+from spinalnet.data import frames
+from spinalnet.data.frames import Table, detect_task, load_table
 
 pd = pytest.importorskip("pandas")
 
@@ -47,7 +49,7 @@ def write(table: object, path: Path) -> None:
             sink.write_table(arrow)
 
 
-@pytest.mark.parametrize("suffix", tables.FORMATS)
+@pytest.mark.parametrize("suffix", frames.FORMATS)
 def test_every_format_holds_the_same_table(suffix: str, tmp_path: Path) -> None:
     write(frame(), tmp_path / f"t{suffix}")
     found = load_table(str(tmp_path / f"t{suffix}"), "kind")
@@ -55,7 +57,7 @@ def test_every_format_holds_the_same_table(suffix: str, tmp_path: Path) -> None:
     assert list(found.X.columns) == ["size", "colour", "weight"]
     assert set(found.y) == {"yes", "no"}
     assert found.X["size"].isna().sum() == frame()["size"].isna().sum()
-    assert tables.is_table(str(tmp_path / f"t{suffix}"))
+    assert frames.is_table(str(tmp_path / f"t{suffix}"))
     many = load_table(str(tmp_path / f"t{suffix}"), "weight")
     assert many.task == "regression"
     assert "override with --task" in many.notes[0]

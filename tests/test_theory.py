@@ -10,13 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from spinalnet import theory, train
 from spinalnet._checks import InputError
-from spinalnet.config import TrainConfig
-from spinalnet.data import load_dataset
-from spinalnet.narrowing import narrow, shrink
-from spinalnet.nn import ACTIVATIONS, MLPHead, SpinalNet, count_macs
-from spinalnet.theory import approximate, bounds_of, convert, to_spinal
+from spinalnet.data.loading import load_dataset
+from spinalnet.nn.activations import ACTIVATIONS
+from spinalnet.nn.counting import count_macs
+from spinalnet.nn.dense import MLPHead
+from spinalnet.nn.layers import SpinalNet
+from spinalnet.theory import approximation
+from spinalnet.theory.approximation import approximate
+from spinalnet.theory.conversion import bounds_of, convert, to_spinal
+from spinalnet.theory.narrowing import narrow, shrink
+from spinalnet.training import fitting
+from spinalnet.training.config import TrainConfig
 
 
 @pytest.fixture(autouse=True)
@@ -230,7 +235,7 @@ def test_narrowing_keeps_what_matters_most() -> None:
 
 
 def test_approximation_improves_with_depth_and_with_width() -> None:
-    saddle = theory.TARGETS["saddle"]
+    saddle = approximation.TARGETS["saddle"]
     by_depth = [
         approximate(saddle, 2, groups=g, hidden_features=2, samples=1000) for g in (1, 8, 64)
     ]
@@ -252,7 +257,7 @@ def test_a_trained_head_converts_shrinks_and_is_tuned() -> None:
     model.add_module("trunk", nn.Flatten())
     model.add_module("head", MLPHead(64, 10, 8))
     with torch.enable_grad():
-        train.fit(model, splits.train, splits.val, TrainConfig(epochs=20, device="cpu"))
+        fitting.fit(model, splits.train, splits.val, TrainConfig(epochs=20, device="cpu"))
         found = shrink(model, splits.train, splits.val, splits.test, epochs=2, seeds=1)
     assert found.converted == found.dense  # to the last digit
     assert found.dense > 0.5

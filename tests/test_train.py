@@ -15,10 +15,13 @@ import pytest
 import torch
 from torch import nn
 
-from spinalnet import _dist, runs
+from spinalnet import _dist
 from spinalnet._checks import InputError, TrainingError
-from spinalnet.config import TrainConfig
-from spinalnet.train import Metrics, Progress, evaluate, fit, predict_logits
+from spinalnet.training import runs
+from spinalnet.training.config import TrainConfig
+from spinalnet.training.evaluation import Metrics, evaluate, predict_logits
+from spinalnet.training.fitting import fit
+from spinalnet.training.loop import Progress
 
 CLASSES = 3
 

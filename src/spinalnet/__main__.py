@@ -1,5 +1,5 @@
 """Run `python -m spinalnet` as the `spinalnet` command."""
 
-from spinalnet.cli import main
+from spinalnet.cli.app import main
 
 main()

@@ -19,13 +19,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spinalnet import export, ops, runs, timing, train
+from spinalnet import files, timing
 from spinalnet._checks import SpinalnetError
-from spinalnet._kernels import peak_gflops
-from spinalnet.config import TrainConfig
-from spinalnet.data import ArrayDataset, load_dataset
-from spinalnet.models import create_model
-from spinalnet.nn import MLPHead, SpinalNet
+from spinalnet.data.batches import ArrayDataset
+from spinalnet.data.loading import load_dataset
+from spinalnet.deploy import export
+from spinalnet.kernels.native import peak_gflops
+from spinalnet.models.zoo import create_model
+from spinalnet.nn import backends, reference
+from spinalnet.nn.dense import MLPHead
+from spinalnet.nn.layers import SpinalNet
+from spinalnet.training import environment, fitting
+from spinalnet.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -44,12 +49,12 @@ class Row:
 
 def write_result(path: str | Path, name: str, protocol: str, rows: list[Any]) -> None:
     """Write rows with the machine and the protocol that made them."""
-    runs.write_mapping(
+    files.write_mapping(
         path,
         {
             "benchmark": name,
             "protocol": protocol,
-            "environment": runs.describe_environment(),
+            "environment": environment.describe_environment(),
             "rows": [asdict(row) for row in rows],
         },
     )
@@ -226,7 +231,7 @@ def bench_epoch(*, batch_size: int = 64, count: int = 1280, seconds: float = 12.
         def ours(
             model: nn.Module = model, config: TrainConfig = config, one: ArrayDataset = one
         ) -> None:
-            train.fit(model, source, one, config)
+            fitting.fit(model, source, one, config)
 
         timings = timing.interleave({"ours": ours, "classic script": classic}, seconds=seconds)
         rows.append(_row(f"mnist-cnn, {augment}", "classic script", "images/s", count, timings))
@@ -262,7 +267,7 @@ class HeadCase:
     def macs(self) -> tuple[int, int]:
         """Multiply-accumulates per row: spinal, fully connected."""
         widths = [self.in_features, *self.mlp, self.out_features]
-        spinal = ops.spinal_macs(
+        spinal = reference.spinal_macs(
             self.in_features,
             self.hidden_features,
             self.num_layers,
@@ -330,7 +335,7 @@ class _LonghandHead(nn.Module):
 
 def _on_backend(net: nn.Module, backend: str) -> Callable[[Tensor], Tensor]:
     def run(x: Tensor) -> Tensor:
-        with ops.use_backend(backend):
+        with backends.use_backend(backend):
             return net(x)
 
     return run
@@ -348,7 +353,7 @@ def check_head_parity(cases: Sequence[HeadCase] = HEAD_CASES) -> None:
         for batch in (1, 5, 64):
             x = torch.randn(batch, case.in_features, requires_grad=True)
             wide = x.detach().double().requires_grad_()
-            with ops.use_backend("reference"):
+            with backends.use_backend("reference"):
                 expected = truth(wide)
             actual = net(x)
             weighting = torch.randn_like(actual)

@@ -1,0 +1,57 @@
+"""The `spinalnet` command.
+
+torch is imported inside the commands, never at the top, so that `--help` and a typing mistake
+answer at once. The training options of `train` and `compare` are made from the fields of
+`TrainConfig`: one more field is one more option.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+import spinalnet
+from spinalnet._checks import SpinalnetError
+
+app = typer.Typer(
+    help="SpinalNet: train, compare and use spinal heads. Start with: spinalnet compare digits",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+out_console = Console()
+err_console = Console(stderr=True)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(spinalnet.__version__)
+        raise typer.Exit
+
+
+def _hush_other_processes() -> None:
+    """Let the main process alone speak, where `torchrun` has started several."""
+    if "RANK" in os.environ:  # the room needs torch, which takes its time
+        from spinalnet import _dist
+
+        out_console.quiet = err_console.quiet = not _dist.is_main()
+
+
+def main() -> None:
+    """Run the command; a mistake of the user ends in one sentence and exit code 2."""
+    _hush_other_processes()
+    try:
+        app()
+    except SpinalnetError as error:
+        err_console.quiet = False  # it may be the mistake of one process alone
+        err_console.print(f"[red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)

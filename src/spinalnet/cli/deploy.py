@@ -1,0 +1,170 @@
+"""TODO(cli.deploy): split from cli."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spinalnet._checks import InputError
+from spinalnet.cli.app import app, err_console, out_console
+from spinalnet.cli.options import DataDir, OnBadImage, RunFolder
+from spinalnet.cli.progress import _note
+
+if TYPE_CHECKING:
+    from spinalnet.data import images
+
+
+@app.command("evaluate")
+def evaluate_command(
+    run: RunFolder,
+    data: Annotated[str | None, typer.Option(help="Other data with the same classes.")] = None,
+    data_dir: DataDir = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda or mps. Default: the run's.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Evaluate a trained model on the test part of its own or of other data, class by class."""
+    from spinalnet.deploy import predict
+
+    evaluation = predict.evaluate_run(run, data, data_dir, device=device)
+    if as_json:
+        print(json.dumps(evaluation.to_dict()))
+        return
+    for name, value in evaluation.metrics.items():
+        if name != "confusion":
+            shown = f"{value:.4f}" if name != "n" else f"{value}"
+            out_console.print(f"{name:>14}  {shown}", highlight=False)
+    if evaluation.classes:
+        from spinalnet.comparison.wording import class_table
+
+        out_console.print("", class_table(evaluation.classes))
+
+
+def _standard_input() -> Iterator[bytes]:
+    """Yield what comes in as it comes in; a buffered reader would wait for more."""
+    while chunk := os.read(sys.stdin.fileno(), 1 << 16):
+        yield chunk
+
+
+@app.command("predict")
+def predict_command(
+    run: RunFolder,
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            help="Images, folders of images, or - for paths on standard input, one a line or "
+            "separated by NUL (find -print0)."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="File (.csv, .jsonl); standard output without it.")
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", metavar="csv|jsonl", help="Default: by --out's ending, or csv."),
+    ] = None,
+    top_k: Annotated[int, typer.Option(help="So many of the most probable classes.", min=1)] = 1,
+    all_probabilities: Annotated[
+        bool | None,
+        typer.Option(
+            "--all-probabilities/--no-all-probabilities",
+            help="Probability of every class. Default: with up to 20 classes.",
+        ),
+    ] = None,
+    on_bad_image: OnBadImage = "error",
+    batch_size: Annotated[int, typer.Option(help="Images per forward pass.", min=1)] = 64,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Classify images, any number of them; rows are written as they are made.
+
+    With bad files the exit code is 2, after one report of all of them, and --out is not written;
+    with --on-bad-image skip they are listed, the others written, and the exit code is 0.
+    """
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from spinalnet.deploy import predict
+
+    if on_bad_image not in ("error", "skip"):
+        raise InputError(f"--on-bad-image must be error or skip, got '{on_bad_image}'.")
+    skipped = 0
+
+    def leave_out(bad: images.BadImage) -> None:
+        nonlocal skipped
+        skipped += 1
+        _note(f"left out: '{bad.path}' {bad.reason}.")
+
+    named = (path for path in paths if path != "-")
+    piped = predict.read_paths(_standard_input()) if "-" in paths else ()
+    columns = (SpinnerColumn(), TextColumn("{task.completed} images"), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=err_console, transient=True) as bar:
+            task = bar.add_task("predict", total=None)
+            count = predict.write_predictions(
+                run,
+                itertools.chain(named, piped),
+                out,
+                form=form,  # type: ignore[arg-type]  # checked there
+                top_k=top_k,
+                all_probabilities=all_probabilities,
+                batch_size=batch_size,
+                device=device,
+                on_bad_image=leave_out if on_bad_image == "skip" else None,
+                on_row=lambda _: bar.advance(task),
+            )
+    except KeyboardInterrupt:
+        err_console.print("stopped; nothing was written." if out else "stopped.", highlight=False)
+        raise typer.Exit(130) from None
+    if out is not None:
+        also = f", {skipped} files left out" if skipped else ""
+        said = f"{count} predictions{also}: {out}"
+        err_console.print(said, highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command("export")
+def export_command(
+    run: RunFolder,
+    out: Annotated[Path, typer.Argument(help="File to write: .onnx, or .pt2 (torch.export).")],
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            help="uint8-hwc or uint8-chw: images as bytes; float: images on the 0..1 scale, "
+            "channels first, or rows. Default: uint8-hwc for images, float for rows.",
+        ),
+    ] = None,
+    output: Annotated[str, typer.Option(help="logits, or probabilities.")] = "logits",
+    normalize: Annotated[
+        bool,
+        typer.Option(
+            "--normalize/--no-normalize", help="Whether the file normalises its inputs itself."
+        ),
+    ] = True,
+    opset: Annotated[
+        int | None, typer.Option(help="Version of the ONNX operators. Default: 18.")
+    ] = None,
+) -> None:
+    """Write a trained model as a file that runs without this package, and check its answers."""
+    from spinalnet.deploy import export
+
+    options: dict[str, Any] = {"inputs": inputs, "output": output, "normalize": normalize}
+    if out.suffix == ".onnx":
+        exported = export.export_onnx(run, out, **options, opset=opset or export.OPSET)
+    elif out.suffix == ".pt2" and opset is None:
+        exported = export.export_program(run, out, **options)
+    else:
+        raise InputError(f"the file must end in .onnx, or in .pt2 without --opset, got '{out}'.")
+    shape = ", ".join(map(str, exported.inputs))
+    out_console.print(
+        f"{out}: inputs {exported.dtype} ({shape}), {exported.output} out, "
+        f"{sum(exported.nodes.values())} operations, {out.stat().st_size:,} bytes; differs from "
+        f"the model by {exported.largest_difference:.1e}",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,179 @@
+"""TODO(cli.paper): split from cli."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spinalnet._checks import unknown_name
+from spinalnet.cli.app import app, err_console, out_console
+from spinalnet.cli.options import Channels, DataDir, Download, HeadOption, ImageSize, _head_options
+from spinalnet.cli.progress import _progress, _report, _say
+
+if TYPE_CHECKING:
+    from spinalnet.comparison import spec
+    from spinalnet.training import runs
+
+
+@app.command("convert")
+def convert_command(
+    old: Annotated[Path, typer.Argument(help="Weights trained by the original's scripts (.pth).")],
+    out: Annotated[Path, typer.Argument(help="Checkpoint to write (.safetensors).")],
+    model: Annotated[str, typer.Option(help="Network (see 'spinalnet list').")],
+    head: Annotated[str | None, typer.Option(help="Head, if not the one in the file.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Class names, comma separated.")] = None,
+    in_channels: Channels = None,
+    image_size: ImageSize = None,
+    head_option: HeadOption = None,
+) -> None:
+    """Turn weights trained by the original's scripts into a checkpoint of ours."""
+    from spinalnet.paper.weights import convert_checkpoint
+
+    converted = convert_checkpoint(
+        old,
+        model,
+        out,
+        head=head,
+        in_channels=in_channels,
+        input_size=image_size,
+        class_names=None if classes is None else [name.strip() for name in classes.split(",")],
+        **_head_options(head_option),
+    )
+    params = sum(parameter.numel() for parameter in converted.parameters())
+    err_console.print(f"{out}: {model}, {params:,} parameters", highlight=False, soft_wrap=True)
+
+
+@app.command("recipes")
+def recipes_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    results: Annotated[Path, typer.Option(help="Folder of kept records.")] = Path(
+        "results/recipes"
+    ),
+    page: Annotated[
+        Path | None, typer.Option(help="Write the page of all records to this file.")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """List every experiment of the original, with its status."""
+    from spinalnet import files as files_module
+    from spinalnet.paper import records
+
+    if page is not None:
+        files_module.write_text(page, records.experiments_page(results))
+        err_console.print(f"{page}", highlight=False, soft_wrap=True)
+        return
+    rows = records.describe_recipes(results, data_dir)
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    from rich.table import Table
+
+    table = Table(box=None)
+    for column in ("recipe", "epochs", "printed"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("status")
+    for row in rows:
+        printed = f"{row['printed'][0]['value']:g}" if row["printed"] else "–"
+        table.add_row(f"[bold]{row['name']}[/]", f"{row['epochs']}", printed, row["status"])
+    out_console.print(table)
+
+
+@app.command("reproduce")
+def reproduce_command(
+    pattern: Annotated[
+        str, typer.Argument(help="Recipe or pattern, such as 'regression-*'.", metavar="NAME")
+    ],
+    protocol: Annotated[
+        str, typer.Option(help="honest: chosen on validation data. paper: as the original did.")
+    ] = "honest",
+    seeds: Annotated[int, typer.Option(help="Number of paired seeds.", min=1)] = 5,
+    budget: Annotated[
+        str, typer.Option(help="smoke: two steps; short: a part; full: the original's length.")
+    ] = "full",
+    out: Annotated[Path, typer.Option(help="Folder for the folders of recipes.")] = Path(
+        "runs/recipes"
+    ),
+    data_dir: DataDir = None,
+    download: Download = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Also keep the record in this folder (results/recipes).")
+    ] = None,
+) -> None:
+    """Run experiments of the original; the same command again continues."""
+    from spinalnet.paper import protocol as protocol_module
+    from spinalnet.paper import recipes, records
+
+    chosen = recipes.find_recipes(pattern)
+    for recipe in chosen:
+        protocol_module.check_ready(recipe, protocol, budget, data_dir, download=download)
+    for recipe in chosen:
+        err_console.print(f"[bold]{recipe.name}[/]", highlight=False)
+        count = seeds * protocol_module.count_heads(recipe, protocol)
+        with _progress(count) as (on_progress, run_done):
+
+            def on_run(
+                _: spec.RunSpec, record: runs.RunRecord, done: Callable[[], None] = run_done
+            ) -> None:
+                _say(record)
+                done()
+
+            folder = protocol_module.run_recipe(
+                recipe.name,
+                protocol=protocol,
+                seeds=seeds,
+                budget=budget,
+                out=out,
+                data_dir=data_dir,
+                download=download,
+                on_progress=on_progress,
+                on_run=on_run,
+            )
+        if budget != "smoke":
+            _report(folder)
+        if keep is not None:
+            err_console.print(f"{records.keep_record(folder, keep)}", highlight=False)
+    if budget != "smoke" and any(recipe.data.startswith("regression") for recipe in chosen):
+        folder, files = (out, "*/recipe.json") if keep is None else (keep, "*.json")
+        figure = records.draw_regression_study(
+            records.load_records(folder, files), folder / "regression.png"
+        )
+        err_console.print(f"{figure or ''}", highlight=False)
+
+
+@app.command("datasets")
+def datasets_command(
+    get: Annotated[str | None, typer.Option(help="Fetch this data set.")] = None,
+    data_dir: DataDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say where every data set is from, its size and licence, and whether it is here."""
+    from spinalnet.data import catalog, listing, readers
+
+    if get is not None:
+        if get not in catalog.DATASETS:
+            raise unknown_name("dataset", get, catalog.DATASETS)
+        readers.check_present(catalog.DATASETS[get], data_dir, download=True)
+        err_console.print(f"{get} is here.", highlight=False)
+        return
+    rows = listing.describe_datasets(data_dir)
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    from rich.table import Table
+
+    table = Table(box=None)
+    for column in ("data set", "here"):
+        table.add_column(column, no_wrap=True)
+    for column in ("size", "licence", "from", "to get it"):
+        table.add_column(column)
+    for row in rows:
+        here = "[green]yes[/]" if row["present"] else "no"
+        table.add_row(
+            *(f"[bold]{row['name']}[/]", here, row["size"], row["licence"], row["source"]),
+            "" if row["present"] else row["get"],
+        )
+    out_console.print(table)

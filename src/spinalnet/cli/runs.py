@@ -1,0 +1,178 @@
+"""TODO(cli.runs): split from cli."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spinalnet.cli.app import app, err_console, out_console
+from spinalnet.cli.options import ALL_HEADS, ProbeEpochs, ProbeLr, RunOptions, with_run_options
+from spinalnet.cli.progress import _note, _progress, _report, _say
+from spinalnet.cli.tables import _compare_table
+
+if TYPE_CHECKING:
+    from spinalnet.comparison import spec as spec_module
+    from spinalnet.training import runs
+
+
+@app.command("train")
+@with_run_options
+def train_command(
+    asked: RunOptions,
+    *,
+    probe_epochs: ProbeEpochs = 0,
+    probe_lr: ProbeLr = 3e-3,
+    head: Annotated[str, typer.Option(help="Head (see 'spinalnet list').")] = "spinal",
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+) -> None:
+    """Train one network; the same command again continues an interrupted run."""
+    from spinalnet.comparison import building, running
+    from spinalnet.training import runs
+
+    spec = asked.spec(head=head, probe_epochs=probe_epochs, probe_lr=probe_lr)
+    folder = out or Path("runs") / f"{Path(spec.data).name}-{spec.model}-{spec.name}"
+    if runs.is_done(folder):
+        err_console.print(f"{folder} is already done; nothing to train.", highlight=False)
+    splits = building.load_splits(spec, download=asked.download)
+    for note in splits.info.notes:
+        _note(note)
+    with _progress(1) as (on_progress, _):
+        record = running.run_one(spec, folder, splits=splits, on_progress=on_progress)
+    _say(record)
+    err_console.print(f"Run folder: {folder}", highlight=False, soft_wrap=True)
+
+
+@app.command("compare")
+@with_run_options
+def compare_command(
+    asked: RunOptions,
+    *,
+    probe_epochs: ProbeEpochs = 0,
+    probe_lr: ProbeLr = 3e-3,
+    heads: Annotated[
+        str, typer.Option(help="Heads, comma separated; the first is compared with each other.")
+    ] = ALL_HEADS,
+    seeds: Annotated[int, typer.Option(help="Number of paired seeds.", min=1)] = 5,
+    out: Annotated[Path | None, typer.Option(help="Folder of the comparison.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Tables: column to predict.", rich_help_panel="Tables")
+    ] = None,
+    task: Annotated[
+        str,
+        typer.Option(help="Tables: classification, regression, or auto.", rich_help_panel="Tables"),
+    ] = "auto",
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            help="Tables: every model chooses settings inside the training rows.",
+            rich_help_panel="Tables",
+        ),
+    ] = False,
+) -> None:
+    """Answer "does a spinal head help on this data, and what does it cost?".
+
+    Images: trains every head with the same seeds (same split, data order, augmentation draws and
+    initial trunk), chooses epochs on validation data, tests once, and writes a table and a report.
+
+    Tables (csv, tsv, parquet, arrow, or sklearn:NAME): scores a spinal net, a dense net of its
+    size, a linear model and boosted trees on --seeds repeated splits. Of the other options --out,
+    --heads (spinal, dense, linear, trees) and --seed apply.
+    """
+    from spinalnet.data import frames
+
+    if frames.is_table(asked.data) or target is not None:
+        _compare_table(asked.data, target, task, heads, seeds, tune, asked.training.seed, out)
+        return
+    from spinalnet.comparison import running
+    from spinalnet.comparison import spec as spec_module
+
+    base = asked.spec(probe_epochs=probe_epochs, probe_lr=probe_lr)
+    names = tuple(name.strip() for name in heads.split(",") if name.strip())
+    question = spec_module.Comparison(replace_head(base, names), names, seeds)
+    folder = out or Path("runs") / f"compare-{Path(base.data).name}-{base.model}"
+    with _progress(seeds * len(names)) as (on_progress, run_done):
+
+        def on_run(_: spec_module.RunSpec, record: runs.RunRecord) -> None:
+            _say(record)
+            run_done()
+
+        running.compare(
+            question, folder, download=asked.download, on_progress=on_progress, on_run=on_run
+        )
+    _report(folder, command="spinalnet " + shlex.join(sys.argv[1:]))
+
+
+@app.command("lr-find")
+@with_run_options
+def lr_find_command(
+    asked: RunOptions,
+    *,
+    heads: Annotated[str, typer.Option(help="Heads, comma separated.")] = "spinal",
+    lowest: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-6,
+    highest: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 10.0,
+    steps: Annotated[int, typer.Option(help="Steps at rising rates.", min=10)] = 100,
+    out: Annotated[Path | None, typer.Option(help="Folder of figure and numbers.")] = None,
+) -> None:
+    """Try rising learning rates for some steps and suggest one; no weights are kept.
+
+    The suggestion is a tenth of the rate at which the smoothed training loss is lowest.
+    """
+    from rich.progress import Progress
+
+    from spinalnet import files
+    from spinalnet.comparison import running
+    from spinalnet.comparison import spec as spec_module
+    from spinalnet.training import environment, lrfind
+
+    base = asked.spec()
+    names = tuple(name.strip() for name in heads.split(",") if name.strip())
+    question = spec_module.Comparison(replace_head(base, names), names, seeds=1)
+    with Progress(console=err_console, transient=True) as bars:
+        shown = {name: bars.add_task(name, total=steps) for name in names}
+        found = running.find_rates(
+            question,
+            download=asked.download,
+            lowest=lowest,
+            highest=highest,
+            steps=steps,
+            on_step=lambda head, done, _: bars.update(shown[head], completed=done),
+        )
+    folder = out or Path("runs") / f"lr-find-{Path(base.data).name}-{base.model}"
+    folder.mkdir(parents=True, exist_ok=True)
+    title = f"{Path(base.data).name}, {base.model}: rates rising over {steps} steps"
+    lrfind.draw_range_tests(found, title).savefig(folder / "lr-find.png", dpi=110)
+    numbers = {
+        "command": "spinalnet " + shlex.join(sys.argv[1:]),
+        "run": base.to_dict(),
+        "heads": {name: test.to_dict() for name, test in found.items()},
+        "environment": environment.describe_environment(),
+    }
+    files.write_mapping(folder / "lr-find.json", numbers)
+    for name, test in found.items():
+        end = "it diverged" if test.diverged else "the range ended"
+        out_console.print(
+            f"{name}: --lr {test.suggestion:.1e} (a tenth of {test.lowest:.1e}, where the loss is "
+            f"lowest; it falls fastest at {test.steepest:.1e}; at {test.rates[-1]:.1e} {end})",
+            highlight=False,
+            soft_wrap=True,
+        )
+    out_console.print(f"Figure: {folder / 'lr-find.png'}", highlight=False, soft_wrap=True)
+
+
+def replace_head(base: spec_module.RunSpec, names: tuple[str, ...]) -> spec_module.RunSpec:
+    """Return `base` with the first of the heads to compare."""
+    return dataclasses.replace(base, head=names[0]) if names else base
+
+
+@app.command("report")
+def report_command(
+    folder: Annotated[Path, typer.Argument(help="Folder of a comparison, or of one run.")],
+) -> None:
+    """Write the summary, plots and page of a comparison, or of one run, from its files."""
+    _report(folder)

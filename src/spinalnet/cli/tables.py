@@ -1,0 +1,48 @@
+"""TODO(cli.tables): split from cli."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from spinalnet.cli.app import err_console, out_console
+from spinalnet.cli.options import ALL_HEADS
+from spinalnet.cli.progress import _note
+
+
+def _compare_table(
+    source: str,
+    target: str | None,
+    task: str,
+    heads: str,
+    repeats: int,
+    tune: bool,
+    seed: int,
+    out: Path | None,
+) -> None:
+    from rich.progress import Progress
+
+    from spinalnet.comparison import tables
+    from spinalnet.data import frames
+
+    asked = () if heads == ALL_HEADS else tuple(name.strip() for name in heads.split(","))
+    models = asked or tuple(tables.CONTENDERS)
+    table = frames.load_table(source, target, task)
+    for note in table.notes:
+        _note(note)
+    with Progress(console=err_console, transient=True) as bars:
+        bar = bars.add_task(table.name, total=repeats * len(models))
+        result = tables.compare_table(
+            table,
+            models,
+            repeats=repeats,
+            tune=tune,
+            seed=seed,
+            on_score=lambda model, repeat, score: bars.advance(bar),
+        )
+    folder = out or Path("runs") / f"compare-{table.name.replace(':', '-')}"
+    tables.write_results(result, folder, command="spinalnet " + shlex.join(sys.argv[1:]))
+    out_console.print(tables.result_table(result))
+    out_console.print(result.verdict, highlight=False)
+    out_console.print(f"Results: {folder}", highlight=False, soft_wrap=True)

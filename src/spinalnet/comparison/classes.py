@@ -1,0 +1,271 @@
+"""What runs say of classes and probabilities: confusions, calibration, mistakes.
+
+Confusions are in every run's result; the rest needs what the runs kept of each test example
+(`scores.Outputs`), and is left out for runs that kept nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from spinalnet.comparison.outputs import (
+    OUTPUTS_FILE,
+    Bin,
+    ClassScore,
+    Outputs,
+    Quality,
+    per_class,
+    pooled,
+    quality,
+)
+from spinalnet.comparison.statistics import Difference, paired_difference
+from spinalnet.comparison.summary import FinishedRuns, Summary, result_of
+from spinalnet.training.runs import RunRecord
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Counts over all runs of one head, rows: true class, columns: predicted class."""
+
+    head: str
+    n: int
+    names: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+    def share(self, true: int, predicted: int) -> float:
+        """Share of a true class's examples that got this prediction."""
+        return self.counts[true][predicted] / (sum(self.counts[true]) or 1)
+
+
+LARGEST_MATRIX = 30  # classes; beyond, cells are too small to read and pairs are listed
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class: its scores averaged over runs, and the spread of F1 over them."""
+
+    name: str
+    score: ClassScore
+    f1_std: float | None  # None for a single run
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A test image that the runs of a head got wrong.
+
+    Attributes:
+        row: Its place in the test set.
+        path: Its file, if it has one.
+        true: Its class.
+        predicted: The class that most runs took it for.
+        probability: What they gave that class, on average over those runs.
+        true_probability: Geometric mean over all runs of what they gave the true class.
+        wrong: Number of runs that were wrong.
+        pixels: Shape `(h, w)` or `(h, w, 3)`, uint8.
+    """
+
+    row: int
+    path: str | None
+    true: str
+    predicted: str
+    probability: float
+    true_probability: float
+    wrong: int
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class HeadQuality:
+    """What the finished runs of one head say.
+
+    Attributes:
+        head: Name of the head.
+        n: Number of runs.
+        confusion: Counts over all of them.
+        classes: One row per class.
+        means: accuracy, top5_accuracy, nll, and, from kept outputs, brier, ece, adaptive_ece: means
+            over the runs; what is not known is not there.
+        stds: Their sample standard deviations, where there are several runs.
+        bins: Reliability of all predictions together; empty without kept outputs.
+        differences: First head minus this one, paired by seed, by name of the number.
+        mistakes: The worst, worst first; empty without kept outputs.
+    """
+
+    head: str
+    n: int
+    confusion: Confusion
+    classes: tuple[ClassRow, ...]
+    means: Mapping[str, float]
+    stds: Mapping[str, float]
+    bins: tuple[Bin, ...]
+    differences: Mapping[str, Difference]
+    mistakes: tuple[Mistake, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for strict JSON, without pictures."""
+        interval = ("mean", "low", "high", "n", "p_value")
+        return {
+            "head": self.head,
+            "n": self.n,
+            "mean": dict(self.means),
+            "std": dict(self.stds),
+            "difference": {
+                name: {key: getattr(d, key) for key in interval}
+                for name, d in self.differences.items()
+            },
+            "classes": [
+                {"class": row.name, **asdict(row.score), "f1_std": row.f1_std}
+                for row in self.classes
+            ],
+            "reliability": [asdict(b) for b in self.bins],
+            "most_wrong": [
+                {key: value for key, value in vars(mistake).items() if key != "pixels"}
+                for mistake in self.mistakes
+            ],
+        }
+
+
+_COMPARED = ("nll", "brier", "ece")
+_MOST_MISTAKES = 16
+
+
+def judge(comparison: FinishedRuns, summary: Summary) -> list[HeadQuality]:
+    """Judge every head of a classification; a regression gives no rows."""
+    judged: list[HeadQuality] = []
+    first: dict[str, dict[int, float]] = {}
+    for head in [head.head for head in summary.heads]:
+        records = {
+            seed: record
+            for seed, record in comparison.runs[head].items()
+            if result_of(record)["test"].get("confusion")
+        }
+        if not records:
+            continue
+        outputs = {
+            seed: Outputs.load(record.path / OUTPUTS_FILE)
+            for seed, record in records.items()
+            if (record.path / OUTPUTS_FILE).exists()
+        }
+        scored = {seed: quality(said) for seed, said in outputs.items()}
+        values = _values(records, scored)
+        confusion = _sum_confusions(head, records.values())
+        judged.append(
+            HeadQuality(
+                head=head,
+                n=len(records),
+                confusion=confusion,
+                classes=_class_rows(records.values(), confusion.names),
+                means={name: fmean(by_seed.values()) for name, by_seed in values.items()},
+                stds={
+                    name: stdev(by_seed.values())
+                    for name, by_seed in values.items()
+                    if len(by_seed) > 1
+                },
+                bins=pooled([found.bins for found in scored.values()]),
+                differences={
+                    name: paired_difference(judged[0].head, head, first[name], values[name])
+                    for name in _COMPARED
+                    if judged and name in first and name in values
+                },
+                mistakes=_mistakes(list(outputs.values()), confusion.names),
+            )
+        )
+        first = first or values
+    return judged
+
+
+def _values(
+    records: Mapping[int, RunRecord], scored: Mapping[int, Quality]
+) -> dict[str, dict[int, float]]:
+    """Return the numbers of every run, by name and seed."""
+    values: dict[str, dict[int, float]] = {}
+    for name, kept in (("accuracy",) * 2, ("top5_accuracy",) * 2, ("nll", "loss")):
+        tests = {seed: result_of(record)["test"].get(kept) for seed, record in records.items()}
+        values[name] = {seed: float(v) for seed, v in tests.items() if v is not None}
+    for name in ("brier", "ece", "adaptive_ece"):
+        values[name] = {seed: getattr(found, name) for seed, found in scored.items()}
+    return {name: by_seed for name, by_seed in values.items() if by_seed}
+
+
+def _sum_confusions(head: str, records: Iterable[RunRecord]) -> Confusion:
+    """Sum the confusion matrices of the runs of a head."""
+    results = [result_of(record) for record in records]
+    matrices = [result["test"]["confusion"] for result in results]
+    size = range(len(matrices[0]))
+    counts = tuple(tuple(sum(int(m[i][j]) for m in matrices) for j in size) for i in size)
+    names = tuple(str(name) for name in results[0].get("class_names") or ())
+    names = names if len(names) == len(size) else tuple(str(i) for i in size)
+    return Confusion(head, len(matrices), names, counts)
+
+
+def _class_rows(records: Iterable[RunRecord], names: Sequence[str]) -> tuple[ClassRow, ...]:
+    """Average the scores of every class over runs."""
+    by_run = [per_class(result_of(record)["test"]["confusion"]) for record in records]
+    rows = []
+    for name, scores in zip(names, zip(*by_run, strict=True), strict=True):
+        f1 = [score.f1 for score in scores]
+        mean = ClassScore(
+            precision=fmean(score.precision for score in scores),
+            recall=fmean(score.recall for score in scores),
+            f1=fmean(f1),
+            support=scores[0].support,
+        )
+        rows.append(ClassRow(name, mean, stdev(f1) if len(f1) > 1 else None))
+    return tuple(rows)
+
+
+def _mistakes(several: Sequence[Outputs], names: Sequence[str]) -> tuple[Mistake, ...]:
+    """Find the images that the runs of a head got most wrong, on average over the runs."""
+    if not several or any(not torch.equal(o.targets, several[0].targets) for o in several):
+        return ()  # nothing kept, or not one test set
+    pictures = {
+        row: o.thumbnails[i]
+        for o in several
+        if o.shown is not None and o.thumbnails is not None
+        for i, row in enumerate(o.shown.tolist())
+    }
+    likelihood = torch.stack([o.log_likelihood for o in several]).mean(0)
+    found = []
+    for row in sorted(pictures, key=lambda row: float(likelihood[row]))[:_MOST_MISTAKES]:
+        target = int(several[0].targets[row])
+        said = [(int(o.predicted[row]), float(o.probabilities[row, 0])) for o in several]
+        wrong = [(guess, p) for guess, p in said if guess != target]
+        ((guess, _),) = Counter(guess for guess, _ in wrong).most_common(1)
+        pixels = pictures[row].permute(1, 2, 0).numpy()
+        found.append(
+            Mistake(
+                row=row,
+                path=several[0].paths[row] if several[0].paths else None,
+                true=names[target],
+                predicted=names[guess],
+                probability=fmean(p for other, p in wrong if other == guess),
+                true_probability=float(likelihood[row].exp()),
+                wrong=len(wrong),
+                pixels=pixels[..., 0] if pixels.shape[2] == 1 else pixels,
+            )
+        )
+    return tuple(found)
+
+
+def confused_pairs(
+    confusions: Sequence[Confusion], limit: int = 15
+) -> list[tuple[str, str, list[float]]]:
+    """The commonest mistakes: true class, predicted class, share of the true class by head."""
+    names = confusions[0].names
+    size = range(len(names))
+    pairs = [
+        (names[i], names[j], [confusion.share(i, j) for confusion in confusions])
+        for i in size
+        for j in size
+        if i != j and any(confusion.counts[i][j] for confusion in confusions)
+    ]
+    return sorted(pairs, key=lambda pair: -sum(pair[2]))[:limit]

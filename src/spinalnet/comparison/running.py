@@ -1,0 +1,404 @@
+"""One run, and a comparison: heads x seeds of runs that differ in nothing but the head.
+
+The protocol of every honest number in this package lives here: the validation part is split from
+the training data by the seed, every choice is made on it, and the test part is touched once, after
+training. Runs with the same seed share the split, the order of the data, the augmentation draws
+and, bit by bit, the initial trunk.
+
+Under `torchrun` every process goes through all of this, and the main one writes the files.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from spinalnet import _dist, files
+from spinalnet._checks import InputError, unknown_name
+from spinalnet.comparison.building import (
+    _one_after_another,
+    build_model,
+    describe_model,
+    load_splits,
+)
+from spinalnet.comparison.cost import time_heads
+from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs, quality
+from spinalnet.comparison.spec import RunSpec
+from spinalnet.data import batches
+from spinalnet.data.images import bad_list, fit_to, read_all
+from spinalnet.models import features, zoo
+from spinalnet.nn.counting import count_macs, count_params
+from spinalnet.nn.heads import HEADS
+from spinalnet.training import evaluation, fitting, loop, lrfind, placement, runs
+from spinalnet.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from spinalnet.comparison.spec import Comparison, OnProgress
+
+
+def run_one(
+    spec: RunSpec,
+    out: str | Path,
+    *,
+    splits: batches.Splits | None = None,
+    on_progress: OnProgress | None = None,
+) -> runs.RunRecord:
+    """Train, choose on validation, test once, and leave a complete run folder.
+
+    A finished run with the same settings is returned as it is; an interrupted one goes on.
+
+    Args:
+        spec: What to run.
+        out: Folder of the run.
+        splits: The data, if already loaded by `load_splits` for this seed.
+        on_progress: Called with the spec at every step of training.
+
+    Raises:
+        InputError: If anything asked for is impossible, before anything is written.
+        TrainingError: If the loss is no longer finite.
+    """
+    if spec.head not in HEADS:
+        raise unknown_name("head", spec.head, HEADS)
+    if runs.is_done(out):
+        runs.RunFolder.start(out, spec.to_dict())  # refuses another question in the same folder
+        return runs.load_runs(out)[0]
+    splits = splits or load_splits(spec)
+    tell = None if on_progress is None else functools.partial(on_progress, spec)
+    with _one_after_another(spec):  # weights are fetched, features computed, files written once
+        model = build_model(spec, splits.info)
+        folder = runs.RunFolder.start(out, spec.to_dict())
+        if _dist.is_main():
+            _keep_left_out(folder.path, splits, begun=bool(folder.metrics()))
+        trained, parts, after = model, splits, None
+        if spec.trunk == "frozen":
+            parts = _features(model, splits, spec.train)
+            features.keep_trunk(model.trunk, folder.path)
+            trained = _head_alone(model)
+    if spec.probe_epochs and not folder.has_state():
+        after = _probe(model, splits, spec, tell)
+    fitted = fitting.fit(
+        trained,
+        parts.train,
+        parts.val,
+        spec.train,
+        out=folder,
+        description=describe_model(spec, splits.info),
+        on_progress=tell,
+        after=after,
+    )
+    if _dist.is_main():
+        tested, outputs = measure(fitted.model, parts.test, spec.train)
+        if outputs is not None:
+            _with_thumbnails(outputs, splits.test).save(folder.path / OUTPUTS_FILE)
+        folder.finish(_result(spec, model, splits, parts, fitted) | {"test": tested})
+    _dist.barrier()
+    return runs.load_runs(folder.path)[0]
+
+
+def _result(
+    spec: RunSpec,
+    model: zoo.ImageModel,
+    splits: batches.Splits,
+    parts: batches.Splits | features.FeatureSplits,
+    fitted: loop.FitResult,
+) -> dict[str, Any]:
+    """Return the content of `result.json`, but for what the test says.
+
+    Args:
+        spec: What was asked for.
+        model: The whole model.
+        splits: The data as it is.
+        parts: The data as it was trained on: `splits`, or the features of a frozen trunk.
+        fitted: What came out of training on `parts`.
+    """
+    info = splits.info
+    params, macs = count_params(model), count_macs(model, info.input_shape)
+    val = fitted.val.to_dict()
+    val.pop("confusion", None)
+    # A regression is judged by how far its error on the data it has seen is from the rest.
+    seen = {}
+    if info.task == "regression":
+        seen = {"train": evaluation.evaluate(fitted.model, parts.train).to_dict()}
+    return {
+        "model": spec.model,
+        "head": spec.head,
+        "data": info.name,
+        "seed": spec.train.seed,
+        "task": info.task,
+        "class_names": list(info.class_names),
+        "params": params.total,
+        "trunk_params": params.trunk,
+        "head_params": params.head,
+        "macs": macs.total,
+        "trunk_macs": macs.trunk,
+        "head_macs": macs.head,
+        "train_size": len(splits.train),
+        **seen,
+        "val": val,
+        "best_epoch": fitted.best_epoch,
+        "epochs_run": fitted.epochs_run,
+        "train_seconds": fitted.seconds,
+        "selected_on": spec.selected_on,
+        "stopped": fitted.stopped,
+        "notes": [*info.notes, *fitted.notes],
+    }
+
+
+def _keep_left_out(folder: Path, splits: batches.Splits, *, begun: bool) -> None:
+    """Write which image files are left out: they belong to what a result is a result of.
+
+    Raises:
+        InputError: If what the folder holds was begun with others left out.
+    """
+    path = folder / "bad-images.txt"
+    listed = bad_list(splits.left_out)
+    if begun and listed != (path.read_text(encoding="utf-8") if path.exists() else ""):
+        raise InputError(
+            f"{folder} was begun with other image files left out than cannot be used now "
+            "(bad-images.txt lists them): bring the files back to what they were, or choose "
+            "another folder."
+        )
+    if listed:
+        files.write_text(path, listed)
+
+
+def _features(
+    model: zoo.ImageModel, splits: batches.Splits, config: TrainConfig
+) -> features.FeatureSplits:
+    device = placement.resolve_device(config.device)
+    return features.frozen_splits(model.trunk, splits, augment=config.augment, device=device)
+
+
+def _head_alone(model: zoo.ImageModel) -> zoo.ImageModel:
+    """Return the head as a model of features; its weights keep the names they have in `model`."""
+    return zoo.ImageModel(nn.Identity(), model.head, model.name)
+
+
+def _probe(
+    model: zoo.ImageModel,
+    splits: batches.Splits,
+    spec: RunSpec,
+    on_progress: Callable[[loop.Progress], None] | None,
+) -> loop.FitResult:
+    """Train the head of `model` on features of the plain images, and leave its best weights in it.
+
+    It takes seconds and repeats itself bit by bit, so an interrupted run simply does it again.
+    """
+    config = replace(
+        spec.train,
+        epochs=spec.probe_epochs,
+        lr=spec.probe_lr,
+        **{name: TrainConfig.__dataclass_fields__[name].default for name in _OF_THE_WHOLE},
+    )
+    parts = _features(model, splits, config)
+    fitted = fitting.fit(
+        _head_alone(model), parts.train, parts.val, config, on_progress=on_progress
+    )
+    model.train()
+    rows = tuple(row | {"stage": "probe"} for row in fitted.history)
+    return replace(fitted, history=rows)
+
+
+# What a probe does not take over from the training of the whole.
+_OF_THE_WHOLE = (
+    *("augment", "mix", "phases", "trunk_lr", "layer_decay", "head_epochs", "unfreeze_every"),
+    "keep_statistics",
+)
+
+
+def measure(
+    model: nn.Module,
+    part: batches.ArrayDataset | batches.FolderDataset | features.FeatureDataset,
+    config: TrainConfig,
+) -> tuple[dict[str, Any], Outputs | None]:
+    """Measure a model in full precision, with the memory format of training.
+
+    Returns:
+        The numbers for `result.json`; and, of a classifier, what it said about every example.
+    """
+    logits = evaluation.predict_logits(
+        model,
+        part,
+        batch_size=config.eval_batch_size,
+        device=config.device,
+        channels_last=config.channels_last,
+    )
+    said = batches.ArrayDataset(logits, part.targets)
+    metrics = evaluation.evaluate(nn.Identity(), said, batch_size=config.eval_batch_size).to_dict()
+    if part.targets.is_floating_point():
+        return metrics, None
+    outputs = Outputs.of(logits, part.targets)
+    scores = quality(outputs)
+    metrics |= {"brier": scores.brier, "ece": scores.ece, "adaptive_ece": scores.adaptive_ece}
+    return metrics, outputs
+
+
+_THUMBNAILS, _THUMBNAIL_SIDE = 16, 96  # of photographs; small images are kept as they are
+
+
+def _with_thumbnails(
+    outputs: Outputs, part: batches.ArrayDataset | batches.FolderDataset
+) -> Outputs:
+    """Return `outputs` with the names of the files, and pixels of the worst mistakes."""
+    outputs = replace(outputs, paths=tuple(part.paths))
+    rows = outputs.worst(_THUMBNAILS)
+    if part.paths:
+        chosen = [part.paths[row] for row in rows.tolist()]
+        pixels, bad = read_all(chosen, 3, _THUMBNAIL_SIDE)
+        pixels[[row for row, _ in bad]] = 0  # changed since; the mistake stays
+    elif isinstance(part, batches.ArrayDataset) and part.inputs.dtype == torch.uint8:
+        pixels = part.inputs[rows]
+        if max(pixels.shape[2:]) > _THUMBNAIL_SIDE:
+            pixels = fit_to(pixels, _THUMBNAIL_SIDE)
+    else:
+        return outputs  # features, not images
+    return outputs.with_thumbnails(rows, pixels)
+
+
+def compare(
+    question: Comparison,
+    out: str | Path,
+    *,
+    download: bool | None = None,
+    on_progress: OnProgress | None = None,
+    on_run: Callable[[RunSpec, runs.RunRecord], None] | None = None,
+    load: Callable[[RunSpec], batches.Splits] | None = None,
+    timed: bool = True,
+) -> Path:
+    """Run every head with every seed, then time the heads side by side.
+
+    Everything that can be refused is refused before the first file is written. Called again with
+    the same question the finished runs stay and the unfinished go on; more seeds or heads extend
+    the comparison.
+
+    Args:
+        question: What to compare.
+        out: Folder of the comparison; runs go to `runs/<head>-seed<k>/` in it.
+        download: Whether missing data may be fetched.
+        on_progress: Called at every training step.
+        on_run: Called after every run, also one that was already done.
+        load: What loads the data of a run; `load_splits` without it.
+        timed: Whether to time the heads, which takes a few seconds.
+
+    Returns:
+        The folder, ready for `report.write_report`.
+    """
+    out = Path(out)
+    specs = list(question.specs())
+    load = load or functools.partial(load_splits, download=download)
+    splits = load(specs[0])
+    with _one_after_another(specs[0]):
+        for spec in specs[: len(question.heads)]:
+            build_model(spec, splits.info)
+        for spec in specs:
+            if runs.is_run(out / "runs" / spec.name):
+                runs.RunFolder.start(out / "runs" / spec.name, spec.to_dict())
+        if _dist.is_main():
+            _keep_left_out(out, splits, begun=(out / "comparison.yaml").exists())
+            files.write_mapping(out / "comparison.yaml", question.to_dict())
+
+    loaded_seed = specs[0].train.seed
+    for spec in specs:
+        folder = out / "runs" / spec.name
+        if not runs.is_done(folder) and spec.train.seed != loaded_seed:
+            splits, loaded_seed = load(spec), spec.train.seed
+        record = run_one(spec, folder, splits=splits, on_progress=on_progress)
+        if on_run is not None:
+            on_run(spec, record)
+    if timed and _dist.is_main():
+        files.write_mapping(out / "timing.json", time_heads(question, splits))
+    _dist.barrier()
+    return out
+
+
+def find_rates(
+    question: Comparison,
+    *,
+    download: bool | None = None,
+    lowest: float = 1e-6,
+    highest: float = 10.0,
+    steps: int = 100,
+    on_step: Callable[[str, int, int], None] | None = None,
+) -> dict[str, lrfind.RangeTest]:
+    """Run a range test of the learning rate for every head, with the first seed; write nothing.
+
+    Args:
+        question: Network, data, heads and settings, as for `compare`.
+        download: Whether missing data may be fetched.
+        lowest: See `lrfind.range_test`, as the following ones.
+        highest: Rate of the last step.
+        steps: Number of steps.
+        on_step: Called with (head, steps done, steps).
+
+    Returns:
+        What was found, by head. Only training images are used.
+    """
+    specs = list(question.specs())[: len(question.heads)]
+    splits = load_splits(specs[0], download=download)
+    found = {}
+    for spec in specs:
+        model, parts = build_model(spec, splits.info), splits
+        if spec.trunk == "frozen":
+            parts, model = _features(model, splits, spec.train), _head_alone(model)
+        found[spec.head] = lrfind.range_test(
+            model,
+            parts.train,
+            spec.train,
+            lowest=lowest,
+            highest=highest,
+            steps=steps,
+            on_step=None if on_step is None else functools.partial(on_step, spec.head),
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model out of a run folder, with all it needs to read images and name classes."""
+
+    model: zoo.ImageModel
+    info: batches.DatasetInfo
+    spec: RunSpec
+
+
+def load_trained(path: str | Path) -> TrainedModel:
+    """Rebuild a model from the folder of a run (its best weights) or from a checkpoint file.
+
+    Raises:
+        InputError: If `path` is neither, or the run has no weights yet.
+    """
+    is_file = Path(path).is_file()
+    if not is_file and not runs.is_run(path):
+        raise InputError(f"{path} is not the folder of a run; give the folder that --out named.")
+    file = Path(path) if is_file else Path(path) / "model.safetensors"
+    weights, about = files.load_weights(file)
+    if is_file:
+        spec = RunSpec(
+            about["data"],
+            about["model"],
+            about["head"],
+            about["head_options"],
+            neck=about.get("neck"),
+        )
+    else:
+        spec = RunSpec.from_dict(runs.load_runs(path)[0].config)
+    if about.get("trunk") == "frozen":
+        weights |= features.load_trunk(file.parent)
+    spec = replace(spec, pretrained=False, probe_epochs=0)  # the weights are here
+    info = batches.DatasetInfo(
+        name=about["data"],
+        task=about.get("task", "classification"),
+        class_names=tuple(about["class_names"]),
+        input_shape=tuple(about["input_shape"]),
+        mean=tuple(about["mean"]),
+        std=tuple(about["std"]),
+    )
+    model = build_model(spec, info)
+    model.load_state_dict(weights)
+    return TrainedModel(model.eval(), info, spec)

@@ -1,0 +1,177 @@
+"""TODO(data.frames): split from tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from spinalnet._checks import InputError, unknown_name
+
+Task = Literal["classification", "regression"]
+
+BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "linnerud", "wine")
+"""Tables that come with scikit-learn, as `sklearn:<name>`."""
+
+FORMATS = (".csv", ".tsv", ".parquet", ".arrow", ".feather")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows and what to predict of them.
+
+    Attributes:
+        name: Name for people.
+        X: Data frame or array `(N, columns)`.
+        y: Classes or values `(N,)`, or values `(N, outputs)`.
+        task: "classification" or "regression".
+        notes: Sentences the user must see.
+    """
+
+    name: str
+    X: Any
+    y: Any
+    task: Task
+    notes: tuple[str, ...] = ()
+
+
+def is_table(source: str) -> bool:
+    """Return whether `source` names a bundled table or a table file."""
+    return source.startswith("sklearn:") or Path(source).suffix.lower() in FORMATS
+
+
+def load_table(source: str, target: str | None = None, task: str = "auto") -> Table:
+    """Read a table.
+
+    Args:
+        source: `sklearn:<name>` (see `BUNDLED`), or a csv, tsv, parquet, arrow or feather file.
+        target: The column to predict; several for a regression, comma separated. Bundled tables
+            know theirs.
+        task: "classification", "regression", or "auto": numbers that are not all whole, or whole
+            ones with many values, are a regression; everything else are classes.
+
+    Raises:
+        InputError: If the file or the column is missing or unusable.
+    """
+    if task not in ("auto", "classification", "regression"):
+        raise unknown_name("task", task, ["auto", "classification", "regression"])
+    if source.startswith("sklearn:"):
+        return _bundled(source.removeprefix("sklearn:"))
+    frame = _read_frame(Path(source))
+    if target is None:
+        raise InputError(f"name the column to predict with --target; {_columns(frame)}.")
+    names = [name.strip() for name in target.split(",")]
+    for name in names:
+        if name not in frame.columns:
+            raise unknown_name("column", name, map(str, frame.columns))
+    notes = []
+    kept = frame[names].notna().all(axis=1)
+    if not kept.all():
+        notes.append(f"{int((~kept).sum())} rows without a target are left out.")
+        frame = frame[kept]
+    y = frame[names[0]] if len(names) == 1 else frame[names]
+    found = detect_task(y) if task == "auto" else task
+    if task == "auto":
+        notes.append(f"Task detected from the target column: {found} (override with --task).")
+    X = frame.drop(columns=names)
+    if X.shape[1] == 0:
+        raise InputError(f"{source} has no column besides the target.")
+    X = _with_categories(X)
+    return Table(Path(source).stem, X, _target_values(y, found), found, tuple(notes))  # type: ignore[arg-type]
+
+
+def _with_categories(X: Any) -> Any:
+    """Give columns that are no numbers the type that nets and trees alike know categories by."""
+    from spinalnet.data.columns import column_kind
+
+    try:
+        kinds = {name: column_kind(str(name), X[name].dtype) for name in X.columns}
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return X.astype({name: "category" for name, kind in kinds.items() if kind == "categorical"})
+
+
+def _target_values(y: Any, task: str) -> Any:
+    if task == "classification":
+        if y.ndim > 1:
+            raise InputError(
+                "a classification has one target column; --task regression takes many."
+            )
+        return y.astype(str).to_numpy() if y.dtype.kind not in "iu" else y.to_numpy()
+    try:
+        return y.to_numpy(dtype=float)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            "a regression needs a target of numbers; use --task classification."
+        ) from error
+
+
+def _columns(frame: Any) -> str:
+    names = [str(name) for name in frame.columns]
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"the columns are {', '.join(names[:10])}{more}"
+
+
+def _read_frame(path: Path) -> Any:
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise InputError(
+            "reading tables needs pandas (and pyarrow for parquet and arrow): "
+            "pip install 'spinalnet[tables]'."
+        ) from error
+    if not path.is_file():
+        raise InputError(f"table '{path}' does not exist.")
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise InputError(f"'{path}' must be one of {', '.join(FORMATS)}.")
+    try:
+        if suffix in (".csv", ".tsv"):
+            frame = pd.read_csv(path, sep="\t" if suffix == ".tsv" else ",")
+        elif suffix == ".parquet":
+            frame = pd.read_parquet(path)
+        else:
+            frame = _read_arrow(path)
+    except ImportError as error:
+        raise InputError("parquet and arrow files need pyarrow: pip install pyarrow.") from error
+    except Exception as error:  # parsers raise almost anything on broken files
+        raise InputError(f"table '{path}' cannot be read: {error}") from error
+    if len(frame) == 0:
+        raise InputError(f"table '{path}' has no rows.")
+    return frame
+
+
+def _read_arrow(path: Path) -> Any:
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as source:
+        try:
+            return pa.ipc.open_file(source).read_all().to_pandas()
+        except pa.ArrowInvalid:  # the streaming form has no footer
+            return pa.ipc.open_stream(source).read_all().to_pandas()
+
+
+def detect_task(y: Any) -> Task:
+    """Say whether a target column (or several) holds classes or numbers to predict."""
+    import pandas as pd
+
+    columns = [y] if y.ndim == 1 else [y[name] for name in y.columns]
+    if len(columns) > 1:
+        return "regression"
+    column = columns[0]
+    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+        return "classification"
+    values = column.to_numpy(dtype=float)
+    whole = bool((values == values.round()).all())
+    few = len(set(values.tolist())) <= max(2, min(20, len(values) // 10))
+    return "classification" if whole and few else "regression"
+
+
+def _bundled(name: str) -> Table:
+    from sklearn import datasets
+
+    if name not in BUNDLED:
+        raise unknown_name("table that comes with scikit-learn", name, BUNDLED)
+    X, y = getattr(datasets, f"load_{name}")(return_X_y=True)
+    task: Task = "regression" if name in ("diabetes", "linnerud") else "classification"
+    return Table(f"sklearn:{name}", X, y, task)

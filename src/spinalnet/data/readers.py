@@ -1,0 +1,305 @@
+"""TODO(data.readers): split from data."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spinalnet._checks import InputError
+from spinalnet.data.catalog import DatasetSpec
+from spinalnet.data.images import (
+    FoundImages,
+    has_parts,
+    index_folder,
+)
+from spinalnet.data.order import _stratified, _stream_seed
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    """A data set as read into memory, part by part.
+
+    Attributes:
+        classes: Class names in label order; empty for a regression.
+        parts: (Inputs, targets) of "train" and "test".
+        notes: What was found on the way.
+    """
+
+    classes: tuple[str, ...]
+    parts: dict[str, tuple[Tensor, Tensor]]
+    notes: tuple[str, ...] = ()
+
+
+def _read_digits(spec: DatasetSpec, roots: Sequence[Path]) -> _Arrays:
+    """Read scikit-learn's digits."""
+    from sklearn.datasets import load_digits
+
+    bunch: Any = load_digits()
+    # 16 grey levels plus zero become 0..255.
+    images = (torch.as_tensor(bunch.images) * (255 / 16)).round().to(torch.uint8)[:, None]
+    targets = torch.as_tensor(bunch.target).long()
+    # The set has no test part of its own: a fifth is set apart, the same one for every seed.
+    test, train = _stratified(targets, round(0.2 * len(targets)), "digits test", keep_train=1)
+    parts = {part: (images[i], targets[i]) for part, i in (("train", train), ("test", test))}
+    return _Arrays(spec.class_names, parts)
+
+
+def _read_idx(path: Path) -> Tensor:
+    """Read an IDX file, gzipped or not, of bytes or 32-bit integers."""
+    import numpy as np
+
+    types = {0x08: np.dtype("u1"), 0x0C: np.dtype(">i4")}
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        zero, kind, rank = struct.unpack_from(">HBB", raw)
+        shape = struct.unpack_from(f">{rank}I", raw, 4)
+        values = np.frombuffer(raw, types[kind], offset=4 + 4 * rank).reshape(shape)
+        if zero != 0:
+            raise ValueError("bad magic number")
+    except PermissionError:
+        raise
+    except (OSError, EOFError, ValueError, KeyError, struct.error) as error:
+        raise InputError(
+            f"'{path}' is not a complete IDX file; delete it and fetch the data again."
+        ) from error
+    native = values.astype(values.dtype.newbyteorder("="))
+    return torch.from_numpy(native)
+
+
+def _find_idx(spec: DatasetSpec, folders: Iterable[Path]) -> list[Path] | None:
+    """Return the four files (images and labels of train and test) from the first full folder."""
+    names = [
+        f"{p}-{kind}" for p in spec.prefixes for kind in ("images-idx3-ubyte", spec.label_suffix)
+    ]
+    for folder in folders:
+        found = [p for n in names for p in (folder / n, folder / f"{n}.gz") if p.is_file()]
+        by_name = {p.name.removesuffix(".gz"): p for p in reversed(found)}
+        if len(by_name) == len(names):
+            return [by_name[name] for name in names]
+    return None
+
+
+def _read_idx_dataset(spec: DatasetSpec, roots: Sequence[Path]) -> _Arrays | None:
+    """Read a data set kept in IDX files."""
+    files = _find_idx(spec, roots)
+    if files is None:
+        return None
+    values = [_read_idx(file) for file in files]
+    parts: dict[str, tuple[Tensor, Tensor]] = {}
+    for part, k in (("train", 0), ("test", 2)):
+        images, labels = values[k], values[k + 1]
+        labels = labels[:, 0] if labels.ndim == 2 else labels  # QMNIST: class, then its origin
+        if images.ndim != 3 or len(images) != len(labels) or len(images) == 0:
+            raise InputError(
+                f"'{files[k]}' and '{files[k + 1]}' must hold the same number of images and "
+                f"labels, got shapes {tuple(images.shape)} and {tuple(labels.shape)}."
+            )
+        labels = labels.long() - spec.first_label
+        if labels.min() < 0 or labels.max() >= len(spec.class_names):
+            raise InputError(
+                f"'{files[k + 1]}' must hold labels of {len(spec.class_names)} classes from "
+                f"{spec.first_label} on; these are not the files of '{spec.name}'."
+            )
+        if spec.transposed:
+            images = images.transpose(1, 2)
+        parts[part] = images[:, None].contiguous(), labels
+    notes = ("The files hold the images transposed; here they are upright.",)
+    return _Arrays(spec.class_names, parts, notes if spec.transposed else ())
+
+
+def _find_path(spec: DatasetSpec, roots: Sequence[Path]) -> Path | None:
+    """Return the first of the row's paths that is there."""
+    return next((r / path for r in roots for path in spec.paths if (r / path).exists()), None)
+
+
+def _make_torchvision(spec: DatasetSpec, root: Path, train: bool, download: bool) -> Any:
+    """Make the torchvision object of one part; it checks the files' checksums."""
+    from torchvision import datasets
+
+    by_name = {"split": "train" if train else "test"}
+    asks_by_name = spec.torchvision_name in ("SVHN", "STL10", "Flowers102")
+    part: dict[str, Any] = by_name if asks_by_name else {"train": train}
+    if spec.torchvision_name == "Caltech101":
+        part = {}  # it has no parts
+    make: Callable[..., Any] = getattr(datasets, str(spec.torchvision_name))
+    return make(root, **part, download=download, **dict(spec.torchvision_options))
+
+
+def _read_torchvision(spec: DatasetSpec, roots: Sequence[Path]) -> _Arrays | None:
+    """Read a data set that torchvision holds as one array of images."""
+    found = _find_path(spec, roots)
+    if found is None:
+        return None
+    parts: dict[str, tuple[Tensor, Tensor]] = {}
+    classes = spec.class_names
+    for part in ("train", "test"):
+        try:
+            held = _make_torchvision(spec, found.parent, part == "train", download=False)
+        except (OSError, RuntimeError) as error:
+            raise InputError(
+                f"the files of '{spec.name}' in '{found.parent}' are incomplete or damaged; delete "
+                "them and fetch them again."
+            ) from error
+        images = torch.as_tensor(held.data)
+        if images.shape[-1] == 3:  # CIFAR: channels last
+            images = images.permute(0, 3, 1, 2)
+        labels = held.targets if hasattr(held, "targets") else held.labels
+        parts[part] = images.contiguous(), torch.as_tensor(labels).long()
+        classes = classes or tuple(held.classes)
+    return _Arrays(classes, parts)
+
+
+def _read_flowers(spec: DatasetSpec, roots: Sequence[Path]) -> FoundImages | None:
+    """List the photographs of Flowers-102 with the authors' three parts."""
+    from scipy.io import loadmat
+
+    found = _find_path(spec, roots)
+    if found is None:
+        return None
+    try:
+        rows = loadmat(found / "setid.mat", squeeze_me=True)
+        labels = torch.as_tensor(loadmat(found / "imagelabels.mat", squeeze_me=True)["labels"])
+        numbers = {
+            part: torch.as_tensor(rows[key]).long()
+            for part, key in (("train", "trnid"), ("val", "valid"), ("test", "tstid"))
+        }
+    except Exception as error:  # scipy raises many kinds for a damaged file
+        raise InputError(
+            f"'{found}' must hold jpg/, setid.mat and imagelabels.mat of Flowers-102; delete it "
+            "and fetch it again."
+        ) from error
+    parts = {
+        part: (
+            [str(found / "jpg" / f"image_{number:05d}.jpg") for number in chosen.tolist()],
+            labels[chosen - 1].long() - 1,
+        )
+        for part, chosen in numbers.items()
+    }
+    return FoundImages(spec.class_names, parts)
+
+
+def _read_folder(spec: DatasetSpec, roots: Sequence[Path]) -> FoundImages | None:
+    """List the images of a data set that lies as a folder: one below the roots, or a root."""
+    found = _find_path(spec, roots) or next(
+        (root for root in roots if root.is_dir() and has_parts(root)), None
+    )
+    return None if found is None else index_folder(found, spec.exclude)
+
+
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "regression-product": lambda x: x.prod(1, keepdim=True),
+    "regression-sin-product": lambda x: x.prod(1, keepdim=True).sin(),
+    "regression-sum": lambda x: x.sum(1, keepdim=True),
+    "regression-sin-sum": lambda x: x.sum(1, keepdim=True).sin(),
+}
+
+
+def _draw_regression(spec: DatasetSpec, roots: Sequence[Path]) -> _Arrays:
+    """Draw a regression set of the paper: its 1,000 samples, and fresh ones to test on."""
+    parts: dict[str, tuple[Tensor, Tensor]] = {}
+    for (part, count), seed in zip(
+        (("train", spec.sizes[0]), ("test", spec.sizes[1])), (0, _stream_seed("fresh")), strict=True
+    ):
+        generator = torch.Generator().manual_seed(seed)
+        # Paper: eight separate draws after seed 0, then the noise.
+        columns = [torch.randn(count, 1, generator=generator) for _ in range(spec.image_shape[0])]
+        inputs = torch.cat(columns, 1)
+        # Paper: noise of shape (count,) spreads over a (count, 1) target; the shape here does not.
+        noise = 0.2 * torch.rand(count, 1, generator=generator)
+        parts[part] = inputs, _FUNCTIONS[spec.name](inputs) + noise
+    return _Arrays((), parts)
+
+
+READERS: dict[str, Callable[[DatasetSpec, Sequence[Path]], _Arrays | FoundImages | None]] = {
+    "digits": _read_digits,
+    "idx": _read_idx_dataset,
+    "torchvision": _read_torchvision,
+    "flowers": _read_flowers,
+    "folder": _read_folder,
+    "regression": _draw_regression,
+}
+
+
+def _roots(spec: DatasetSpec, data_dir: Path | None) -> list[Path]:
+    """Return the folders that the files of a data set may lie in."""
+    root = data_dir or _default_cache()
+    name = spec.torchvision_name
+    below = [root, root / "raw", *([root / name / "raw", root / name] if name else [])]
+    return below if data_dir else [*below, *map(Path, spec.system_dirs)]
+
+
+def is_present(spec: DatasetSpec, data_dir: str | os.PathLike[str] | None = None) -> bool:
+    """Return whether the files of a data set are there, without reading them."""
+    roots = _roots(spec, None if data_dir is None else Path(data_dir).expanduser())
+    if spec.reader in ("digits", "regression"):
+        return True
+    if spec.reader == "idx":
+        return _find_idx(spec, roots) is not None
+    has_root = spec.reader == "folder" and data_dir is not None and has_parts(roots[0])
+    return has_root or _find_path(spec, roots) is not None
+
+
+def check_present(
+    spec: DatasetSpec,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    download: bool | None = None,
+) -> None:
+    """Fetch a data set that is missing, if that is allowed and possible.
+
+    Args:
+        spec: The data set.
+        data_dir: As in `load_dataset`.
+        download: As in `load_dataset`.
+
+    Raises:
+        InputError: If it is missing still; the sentence says how to get it.
+    """
+    if is_present(spec, data_dir):
+        return
+    root = None if data_dir is None else Path(data_dir).expanduser()
+    allowed = root is None if download is None else download
+    if allowed and spec.torchvision_name is not None:
+        _download(spec, root or _default_cache())
+        return
+    roots = _roots(spec, root)
+    places = ", ".join(map(str, roots if spec.reader == "idx" else roots[:1]))
+    ways = "pass the folder that holds them (--data-dir)"
+    if spec.reader == "idx":
+        ways = "pass the folder that holds its IDX files (--data-dir)"
+    if spec.torchvision_name is not None:
+        ways += ", or download it (--download)"
+    raise InputError(
+        f"no files of '{spec.name}' found in {places}; "
+        + "; ".join(filter(None, [ways, spec.hint]))
+        + "."
+    )
+
+
+def _download(spec: DatasetSpec, root: Path) -> None:
+    """Fetch and check the files of a data set with torchvision's own downloader."""
+    for train in (True, False):
+        try:
+            _make_torchvision(spec, root, train, download=True)
+        except (OSError, RuntimeError) as error:  # URLError is an OSError
+            hint = f"; {spec.hint}" if spec.hint else ""
+            reason = str(error).splitlines()[0]
+            kind = "IDX files" if spec.reader == "idx" else "files"
+            raise InputError(
+                f"downloading '{spec.name}' to '{root}' failed ({reason}); check the network, or "
+                f"copy its {kind} there and pass that folder as data_dir (--data-dir){hint}."
+            ) from error
+
+
+def _default_cache() -> Path:
+    """Return the package's own data folder, where downloads go unless told otherwise."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "spinalnet" / "data"

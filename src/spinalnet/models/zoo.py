@@ -1,0 +1,466 @@
+"""The paper's networks: a trunk that makes features, and any head on top of it.
+
+`MODELS` is the one table. A row says how the trunk is built and which options the paper gave
+each head; head sizes are computed from the trunk's real output, so any large enough image and
+any number of classes fit. `create_model` builds from it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spinalnet._checks import InputError, check_positive, unknown_name
+from spinalnet.models import backbones, surgery
+from spinalnet.models.trunks import (
+    MultiTapTrunk,
+    PooledPositions,
+    _arch2_trunk,
+    _cifar_cnn_trunk,
+    _cifar_vgg_trunk,
+    _half_resnet_trunk,
+    _mnist_cnn_trunk,
+    _no_trunk,
+    _torchvision_trunk,
+    _vgg5_trunk,
+    _vit_trunk,
+)
+from spinalnet.nn.heads import head_arguments, make_head
+
+
+class ImageModel(nn.Module):
+    """Trunk and head: images `(B, C, H, W)` to features `(B, F)` to logits `(B, num_classes)`.
+
+    The trunk of a network for tables leaves its rows `(B, F)` as they are.
+
+    Attributes:
+        name: The row of `MODELS` it was built from.
+    """
+
+    def __init__(self, trunk: nn.Module, head: nn.Module, name: str = "") -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = head
+        self.name = name
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, shape `(B, num_classes)`."""
+        return self.head(self.trunk(images))
+
+    def depth_groups(self) -> list[list[nn.Parameter]]:
+        """Return all parameters in groups, from the head down to the trunk's first stage."""
+        return [list(self.head.parameters()), *reversed(backbones.stages(self.trunk))]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One row of `MODELS`.
+
+    Attributes:
+        trunk: Builds the trunk from the number of input channels.
+        input_shape: The paper's `(C, H, W)`, or `(F,)` for rows of numbers.
+        min_size: Smallest image side that leaves at least one feature position.
+        heads: The paper's options per head name; other heads get their own defaults.
+        summary: One line for people.
+        spinal: The row of `nn.HEADS` that "spinal" means on this trunk.
+        necks: How a trunk that ends in a map makes features of it, the default first.
+        zero_head_bias: The biases of the head start at zero.
+        pretrained: The trunk can start from published ImageNet weights, or from a file of weights.
+        mean: Mean per channel that published weights expect images normalised by, where that is
+            known; otherwise the data's own is used.
+        std: The same for the standard deviation.
+    """
+
+    trunk: Callable[..., nn.Module]
+    input_shape: tuple[int, ...]
+    min_size: int
+    heads: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    summary: str = ""
+    spinal: str = "spinal"
+    necks: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
+    zero_head_bias: bool = False
+    pretrained: bool = False
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+
+def _vit(name: str, summary: str) -> ModelSpec:
+    shared = {"hidden_features": 20, "num_layers": 8, "num_splits": 8}
+    return ModelSpec(
+        trunk=_vit_trunk(name),
+        input_shape=(3, 224, 224),
+        min_size=16,
+        heads={"spinal": shared, "spinal-shared": shared},
+        pretrained=True,
+        summary=summary,
+    )
+
+
+# The paper compares a spinal head on 2 x 2 positions (1,024 features) with a linear map on one
+# (256 features): heads and pooling change at once, and the comparison measures the pooling. Here
+# every head gets the 2 x 2 positions; the paper's plain network is head="linear", neck="vector".
+_RESNET_NECKS: dict[str, Callable[[], nn.Module]] = {
+    "positions": lambda: PooledPositions(2),
+    "vector": lambda: PooledPositions(1),
+}
+_RESNET_HEADS = {"spinal": {"hidden_features": 256, "num_layers": 4, "num_splits": 4}}
+
+
+def _half_resnet(depth: int, *blocks: int) -> ModelSpec:
+    return ModelSpec(
+        trunk=_half_resnet_trunk(*blocks),
+        input_shape=(3, 32, 32),
+        min_size=9,
+        heads=_RESNET_HEADS,
+        necks=_RESNET_NECKS,
+        zero_head_bias=True,
+        summary=f"{depth} layers, half as wide as a ResNet and without its last ReLUs (CIFAR)",
+    )
+
+
+_FULLY_CONNECTED = {"hidden_features": (4096, 4096), "dropout": (0.0, 0.5, 0.5)}
+
+
+def _cifar_vgg(depth: int, *convs: int) -> ModelSpec:
+    return ModelSpec(
+        trunk=_cifar_vgg_trunk(*convs),
+        input_shape=(3, 32, 32),
+        min_size=32,
+        heads={
+            "spinal": {"hidden_features": 512, "num_layers": 4, "dropout": 0.5},
+            "mlp": _FULLY_CONNECTED,
+        },
+        summary=f"VGG with {depth} layers and batch norm for 32 x 32 images (CIFAR)",
+    )
+
+
+def _backbone(
+    name: str, classifier: str, min_size: int, size: int, **heads: Mapping[str, Any]
+) -> ModelSpec:
+    return ModelSpec(
+        trunk=_torchvision_trunk(name, classifier),
+        input_shape=(3, size, size),
+        min_size=min_size,
+        heads={"mlp": _FULLY_CONNECTED, **{k.replace("_", "-"): v for k, v in heads.items()}},
+        pretrained=True,
+        summary=f"torchvision's {name} (transfer learning)",
+    )
+
+
+# The three flavours of the transfer scripts. A fourth has no activation at all, which makes the
+# head one linear map: it is the bare one with activation="identity".
+_BARE = {"hidden_features": 20, "num_layers": 4}
+_DROPOUT_NORM = {"hidden_features": 512, "num_layers": 4, "norm": "batch", "dropout": 0.5}
+_LEAKY = {"hidden_features": 5, "num_layers": 6, "activation": "leaky_relu"}
+# The original's layers 5 and 6 run with the weights of layers 3 and 4 (counted from 1).
+_REUSE = {"reuse": ((4, 2), (5, 3))}
+
+MODELS: dict[str, ModelSpec] = {
+    "mnist-cnn": ModelSpec(
+        trunk=_mnist_cnn_trunk,
+        input_shape=(1, 28, 28),
+        min_size=16,
+        heads={
+            "spinal": {"hidden_features": 8, "num_layers": 6},
+            "mlp": {"hidden_features": 50, "output_dropout": 0.5},
+        },
+        summary="two 5x5 convolutions (paper: MNIST)",
+    ),
+    "arch2": ModelSpec(
+        trunk=_arch2_trunk,
+        input_shape=(1, 28, 28),
+        min_size=16,
+        heads={
+            "spinal": {"hidden_features": 30, "layers_per_tap": (10, 8, 8)},
+            # The counterpart by the paper's rule: as many hidden neurons as all chains have.
+            "mlp": {"hidden_features": (780, 50)},
+        },
+        spinal="spinal-taps",
+        summary="a spinal chain each on pixels, first and second convolution (paper: MNIST family)",
+    ),
+    "mnist-pixels": ModelSpec(
+        trunk=_no_trunk,
+        input_shape=(1, 28, 28),
+        min_size=2,
+        heads={
+            "spinal": {"hidden_features": 128, "num_layers": 4, "norm": "batch"},
+            "progressive": {"hidden_features": 128, "norm": "batch"},
+            "mlp": {"hidden_features": 512, "norm": "batch"},
+        },
+        summary="no convolutions: the head sees the pixels (Progressive SpinalNet: MNIST)",
+    ),
+    "vgg5": ModelSpec(
+        trunk=_vgg5_trunk,
+        input_shape=(1, 28, 28),
+        min_size=16,
+        heads={
+            "spinal": {"hidden_features": 128, "num_layers": 4, "norm": "batch", "dropout": 0.5},
+            "mlp": {"hidden_features": 512, "norm": "batch", "dropout": 0.5},
+            "progressive": {"hidden_features": 64},
+        },
+        summary="ten 3x3 convolutions in four blocks (paper: MNIST family, state of the art rows)",
+    ),
+    "cifar-cnn": ModelSpec(
+        trunk=_cifar_cnn_trunk,
+        input_shape=(3, 32, 32),
+        min_size=8,
+        heads={
+            "spinal": {"hidden_features": 128, "num_layers": 4, "dropout": 0.1},
+            "mlp": {"hidden_features": (1024, 512), "dropout": (0.1, 0.0, 0.1)},
+        },
+        summary="six 3x3 convolutions in three blocks (paper: CIFAR)",
+    ),
+    "cifar-resnet10-half": _half_resnet(10, 1, 1, 1, 1),
+    "cifar-resnet18-half": _half_resnet(18, 2, 2, 2, 2),
+    "cifar-resnet34-half": _half_resnet(34, 3, 4, 6, 3),
+    "cifar-vgg11-bn": _cifar_vgg(11, 1, 1, 2, 2, 2),
+    "cifar-vgg13-bn": _cifar_vgg(13, 2, 2, 2, 2, 2),
+    "cifar-vgg16-bn": _cifar_vgg(16, 2, 2, 3, 3, 3),
+    "cifar-vgg19-bn": _cifar_vgg(19, 2, 2, 4, 4, 4),
+    "alexnet": _backbone("alexnet", "classifier", 63, 300, spinal=_BARE),
+    "resnet18": _backbone(
+        "resnet18", "fc", 32, 224, spinal=_LEAKY, spinal_reused={**_LEAKY, **_REUSE}
+    ),
+    "resnet101": _backbone("resnet101", "fc", 32, 128, spinal=_DROPOUT_NORM),
+    "resnext50_32x4d": _backbone(
+        "resnext50_32x4d", "fc", 32, 224, spinal=_BARE, mlp={"hidden_features": (204, 204)}
+    ),
+    "vgg19_bn": _backbone(
+        "vgg19_bn", "classifier", 32, 112, spinal={**_DROPOUT_NORM, "hidden_features": 1024}
+    ),
+    "wide_resnet101_2": _backbone(
+        "wide_resnet101_2",
+        "fc",
+        32,
+        224,
+        spinal=_DROPOUT_NORM,
+        progressive={"hidden_features": 1024},
+        spinal_shared={"hidden_features": 20, "num_layers": 8, "num_splits": 8},
+    ),
+    "vit_tiny_patch16_224": _vit("vit_tiny_patch16_224", "timm's vision transformer ViT-Ti/16"),
+    "vit_large_patch16_224": _vit(
+        "vit_large_patch16_224",
+        "timm's vision transformer ViT-L/16 (shared-weight spinal heads: STL-10)",
+    ),
+    "regression-net": ModelSpec(
+        trunk=_no_trunk,
+        input_shape=(8,),
+        min_size=1,
+        heads={
+            "spinal": {**_LEAKY, "hidden_features": 50},
+            "spinal-reused": {**_LEAKY, "hidden_features": 50, **_REUSE},
+            "mlp": {"hidden_features": (200, 100), "activation": "leaky_relu"},
+        },
+        summary="no trunk: the head sees rows of numbers (paper: regression)",
+    ),
+}
+
+
+def list_models() -> list[str]:
+    """Return the names that `create_model` knows, besides backbones."""
+    return sorted(MODELS)
+
+
+def model_spec(name: str, num_classes: int = 2) -> ModelSpec:
+    """Return the row of `MODELS`, or the row that a backbone (`timm:NAME`, ...) would have there.
+
+    Args:
+        name: Row of `MODELS`, or full name of a backbone (`backbones.find_backbone`).
+        num_classes: Number of outputs, which the width of a backbone's spinal head depends on.
+
+    Raises:
+        InputError: If there is neither.
+    """
+    if name in MODELS:
+        return MODELS[name]
+    if not backbones.is_backbone(name):
+        raise unknown_name("model", name, MODELS)
+    backbone = backbones.find_backbone(name)
+    return ModelSpec(
+        trunk=functools.partial(backbones.build_trunk, backbone.name),
+        input_shape=backbone.input_shape,
+        min_size=1,  # not declared anywhere: told when the trunk is tried
+        heads={"spinal": surgery.spinal_options(num_classes)},
+        pretrained=True,
+        summary=f"{backbone.name} (transfer learning)",
+        mean=backbone.mean,
+        std=backbone.std,
+    )
+
+
+_FLAVOUR = ("norm", "dropout", "output_dropout", "activation")
+
+
+def _choose_head(
+    spec: ModelSpec,
+    head: str,
+    num_classes: int,
+    tap_features: Sequence[int],
+    overrides: Mapping[str, Any],
+) -> tuple[str, dict[str, Any]]:
+    """Return the row of `HEADS` and its options: the paper's where it has them, then `overrides`.
+
+    A head the paper never put on this trunk starts from the spinal head's size and flavour (norm,
+    dropout, activation), so that a comparison changes the wiring and nothing else. `matched` gets
+    the parameter count of the spinal head, or of the head `match` with its `match_options`.
+    """
+    kind = spec.spinal if head == "spinal" else head
+    overrides = dict(overrides)
+    accepted = head_arguments(kind)
+    spinal = spec.heads["spinal"]
+    flavour = {key: value for key, value in spinal.items() if key in _FLAVOUR}
+    if head in spec.heads:
+        chosen = dict(spec.heads[head])
+    elif head == "linear":
+        rate = flavour.get("output_dropout", flavour.get("dropout"))
+        chosen = {} if rate is None else {"dropout": rate}
+    else:
+        # Every chain starts as long and as narrow as the spinal one.
+        inherited = spinal if head == "progressive" or head.startswith("spinal") else flavour
+        chosen = {key: value for key, value in inherited.items() if key in accepted}
+    if head == "matched":
+        twin_head = overrides.pop("match", "spinal")
+        twin_overrides = overrides.pop("match_options", {})
+        if "num_params" not in overrides:
+            twin_kind, twin_options = _choose_head(
+                spec, twin_head, num_classes, tap_features, twin_overrides
+            )
+            with torch.device("meta"):
+                twin = make_head(twin_kind, sum(tap_features), num_classes, **twin_options)
+            chosen["num_params"] = sum(p.numel() for p in twin.parameters())
+        # A control for the wiring: a norm or dropout given to the twin is given to it too.
+        chosen |= {key: twin_overrides[key] for key in _FLAVOUR if key in twin_overrides}
+    if "tap_features" in accepted:
+        chosen["tap_features"] = tuple(tap_features)
+    return kind, {**chosen, **overrides}
+
+
+def _check_input(
+    name: str, spec: ModelSpec, in_channels: int | None, input_size: int | None
+) -> tuple[int, ...]:
+    """Return the shape of one input, without the batch dimension."""
+    channels = spec.input_shape[0] if in_channels is None else in_channels
+    check_positive("in_channels", channels)
+    if len(spec.input_shape) == 1:
+        if input_size is not None:
+            raise InputError(
+                f"model '{name}' takes rows of numbers, not images: give their number as "
+                "in_channels and leave out input_size."
+            )
+        return (channels,)
+    size = spec.input_shape[1] if input_size is None else input_size
+    if size < spec.min_size:
+        raise InputError(
+            f"model '{name}' needs images of at least {spec.min_size} x {spec.min_size} pixels, "
+            f"got {size} x {size}. Enlarge them with image_size={spec.input_shape[1]}."
+        )
+    return (channels, size, size)
+
+
+def _build_trunk(
+    name: str, spec: ModelSpec, in_channels: int, neck: str | None, pretrained: bool | str
+) -> nn.Module:
+    if neck is not None and neck not in spec.necks:
+        raise unknown_name(f"neck of model '{name}'", neck, spec.necks)
+    if not pretrained:
+        trunk = spec.trunk(in_channels)
+    elif not spec.pretrained:
+        raise InputError(
+            f"there are no published weights for model '{name}': leave out pretrained."
+        )
+    elif in_channels != spec.input_shape[0]:
+        raise InputError(
+            f"the published weights of model '{name}' are for {spec.input_shape[0]} channels, "
+            f"got in_channels={in_channels}: repeat the channels of the images instead."
+        )
+    else:
+        trunk = spec.trunk(in_channels, pretrained=pretrained)
+    if spec.necks:
+        trunk = nn.Sequential(trunk, spec.necks[neck or next(iter(spec.necks))]())
+    return trunk
+
+
+def _tap_features(name: str, trunk: nn.Module, input_shape: Sequence[int]) -> list[int]:
+    """Number of features the trunk makes of one input, tap by tap."""
+    trunk.eval()
+    example = torch.zeros(1, *input_shape)
+    try:
+        with torch.no_grad():
+            taps = trunk.taps(example) if isinstance(trunk, MultiTapTrunk) else [trunk(example)]
+    except (RuntimeError, AssertionError, ValueError) as error:
+        if name in MODELS:  # whose sizes are checked beforehand
+            raise
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise InputError(
+            f"model '{name}' does not take images of shape {tuple(input_shape)} ({reason[:160]}); "
+            "leave out the image size to use its own."
+        ) from error
+    trunk.train()
+    return [tap.shape[1] for tap in taps]
+
+
+def create_model(
+    name: str,
+    num_classes: int,
+    in_channels: int | None = None,
+    input_size: int | None = None,
+    head: str = "spinal",
+    *,
+    neck: str | None = None,
+    pretrained: bool | str = False,
+    seed: int | None = None,
+    **options: Any,
+) -> ImageModel:
+    """Build a network of the paper with the head of your choice.
+
+    Args:
+        name: Row of `MODELS` (see `list_models`), or a backbone: `timm:NAME`, `torchvision:NAME`
+            or a row of `backbones.PACKAGED`.
+        num_classes: Number of outputs.
+        in_channels: Channels of the images, or numbers in a row; the paper's if `None`.
+        input_size: Side of the (square) images in pixels; the paper's if `None`.
+        head: Name of a head (see `spinalnet.nn.HEADS`).
+        neck: How the last map becomes features, where the model has a choice (`ModelSpec.necks`).
+            The default gives every head the same features.
+        pretrained: Start the trunk from the published ImageNet weights (downloads them), or from
+            those in the file of this path.
+        seed: Initialise from this seed without touching the global generator. The trunk is made
+            first and the head from a stream of its own, so models that differ only in the head
+            have the same trunk, bit by bit.
+        options: Options of the head; they override the paper's.
+
+    Returns:
+        The model. Input `(B, in_channels, input_size, input_size)`, output logits
+        `(B, num_classes)`.
+
+    Raises:
+        InputError: If a name is unknown, the images are too small for the trunk, or there are no
+            published weights for it.
+
+    Example:
+        >>> model = create_model("mnist-cnn", num_classes=10, head="spinal")
+        >>> model(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
+    """
+    check_positive("num_classes", num_classes)
+    spec = model_spec(name, num_classes)
+    input_shape = _check_input(name, spec, in_channels, input_size)
+    with torch.random.fork_rng(enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        trunk = _build_trunk(name, spec, input_shape[0], neck, pretrained)
+        tap_features = _tap_features(name, trunk, input_shape)
+        if seed is not None:
+            torch.manual_seed(seed + 1_000_003)
+        kind, chosen = _choose_head(spec, head, num_classes, tap_features, options)
+        model = ImageModel(trunk, make_head(kind, sum(tap_features), num_classes, **chosen), name)
+    if spec.zero_head_bias:
+        for module in model.head.modules():
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return model

@@ -1,0 +1,73 @@
+"""Spinal layers and the heads they are compared with, as ordinary PyTorch modules.
+
+`SpinalLayer` is the hidden layer, `SpinalNet` the same plus an output row; `LinearHead`,
+`MLPHead` and `ProgressiveNet` are the counterparts. All take `(..., in_features)` and return
+logits, never log-probabilities. `HEADS` is the one table of head names; `make_head` builds from it.
+
+The order inside every hidden layer is Dropout, Linear, Norm, Activation (the paper's).
+
+Source: Kabir et al., "SpinalNet: Deep Neural Network with Gradual Input", arXiv:2007.03347.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from spinalnet._checks import InputError, unknown_name
+
+Activation = str | Callable[[], nn.Module]
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "prelu": nn.PReLU,
+    "elu": nn.ELU,
+    "selu": nn.SELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "mish": nn.Mish,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "softplus": nn.Softplus,
+    "identity": nn.Identity,
+}
+
+NORMS: dict[str, Callable[..., nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+
+
+def make_activation(activation: Activation) -> nn.Module:
+    """Return a module from a name in `ACTIVATIONS`, a module factory, or a module as it is."""
+    if isinstance(activation, nn.Module):
+        return activation
+    if isinstance(activation, str):
+        if activation not in ACTIVATIONS:
+            raise unknown_name("activation", activation, ACTIVATIONS)
+        return ACTIVATIONS[activation]()
+    module = activation() if callable(activation) else None
+    if not isinstance(module, nn.Module):
+        raise InputError(
+            "activation must be a name or a function without arguments that returns a module, "
+            f"got {activation!r}."
+        )
+    return module
+
+
+def _make_norm(norm: str | None, features: int, device: Any, dtype: Any) -> nn.Module:
+    if norm is None:
+        return nn.Identity()
+    if norm not in NORMS:
+        raise unknown_name("norm", norm, NORMS)
+    return NORMS[norm](features, device=device, dtype=dtype)
+
+
+def _negative_slope(activation: nn.Module) -> float | None:
+    """Slope below zero of a piecewise linear activation (see `ops.spinal`), else None."""
+    kind = type(activation)
+    if kind is nn.ReLU:
+        return 0.0
+    if kind is nn.LeakyReLU:
+        return float(activation.negative_slope)  # type: ignore[arg-type]
+    return 1.0 if kind is nn.Identity else None

@@ -1,0 +1,74 @@
+"""TODO(nn.counting): split from nn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from spinalnet.nn.layers import SpinalLayer
+
+
+@dataclass(frozen=True)
+class Count:
+    """A number for the whole model and its two parts, `total = trunk + head`.
+
+    A model without a `head` attribute is all trunk.
+    """
+
+    total: int
+    trunk: int
+    head: int
+
+
+def count_params(model: nn.Module) -> Count:
+    """Count parameters (buffers not included), split at `model.head`."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    head = getattr(model, "head", None)
+    of_head = sum(p.numel() for p in head.parameters()) if isinstance(head, nn.Module) else 0
+    return Count(total, total - of_head, of_head)
+
+
+def count_macs(model: nn.Module, input_shape: Sequence[int]) -> Count:
+    """Count multiply-accumulates of convolutions and linear maps for ONE input.
+
+    Biases, norms, pooling and activations are not counted, nor are products of two activations
+    (attention scores). Counted by forward hooks from actual output shapes: the counter that
+    torch ships sees operations, so it would count our fused and packed paths differently from
+    the same chain written longhand.
+
+    Args:
+        model: Any module; run once in eval mode on zeros. Its mode is restored.
+        input_shape: Shape without the batch dimension, for example `(1, 28, 28)`.
+    """
+    counts: dict[nn.Module, int] = {}
+
+    def add(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if isinstance(module, SpinalLayer):
+            rows = output.numel() // module.out_features
+            counts[module] = counts.get(module, 0) + rows * module.macs()
+        else:
+            per_output = module.weight[0].numel()  # type: ignore[union-attr, index, operator]
+            counts[module] = counts.get(module, 0) + output.numel() * per_output
+
+    kinds = (SpinalLayer, nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    hooks = [m.register_forward_hook(add) for m in model.modules() if isinstance(m, kinds)]
+    modes = {module: module.training for module in model.modules()}
+    anchor = next(model.parameters(), torch.empty(0))
+    try:
+        model.eval()
+        with torch.no_grad():
+            model(torch.zeros(1, *input_shape, dtype=anchor.dtype, device=anchor.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    head = getattr(model, "head", None)
+    in_head = set(head.modules()) if isinstance(head, nn.Module) else set()
+    total = sum(counts.values())
+    of_head = sum(macs for module, macs in counts.items() if module in in_head)
+    return Count(total, total - of_head, of_head)

@@ -1,0 +1,79 @@
+"""TODO(nn.heads): split from nn."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from spinalnet._checks import InputError, unknown_name
+from spinalnet.nn.dense import LinearHead, MLPHead, ProgressiveNet, matched_mlp
+from spinalnet.nn.layers import SpinalNet
+from spinalnet.nn.variants import MultiTapSpinalNet, ReusedSpinalNet, TiledSpinalNet
+
+
+def _shared(in_features: int, out_features: int, hidden_features: int, **options: Any) -> SpinalNet:
+    return SpinalNet(in_features, out_features, hidden_features, **options, share_weights=True)
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """One head: how it is built, the class whose arguments are its options, one line for people."""
+
+    build: Callable[..., nn.Module]
+    options: Callable[..., nn.Module]
+    summary: str
+
+
+HEADS: dict[str, HeadSpec] = {
+    "spinal": HeadSpec(SpinalNet, SpinalNet, "chain of narrow layers, each fed a slice"),
+    "spinal-shared": HeadSpec(_shared, SpinalNet, "the same with one matrix for all later layers"),
+    "mlp": HeadSpec(MLPHead, MLPHead, "the fully connected layers a spinal head replaces"),
+    "matched": HeadSpec(matched_mlp, matched_mlp, "MLP with the spinal head's parameter count"),
+    "linear": HeadSpec(LinearHead, LinearHead, "one linear map"),
+    "progressive": HeadSpec(ProgressiveNet, ProgressiveNet, "dense chain: every layer sees all"),
+    "spinal-taps": HeadSpec(MultiTapSpinalNet, MultiTapSpinalNet, "a spinal chain for every tap"),
+    "spinal-tiled": HeadSpec(
+        TiledSpinalNet, SpinalNet, "compatibility: slices of the original customizable module"
+    ),
+    "spinal-reused": HeadSpec(
+        ReusedSpinalNet, ReusedSpinalNet, "compatibility: layers that run twice"
+    ),
+}
+
+
+def head_arguments(name: str) -> dict[str, inspect.Parameter]:
+    """Return the options that head `name` takes, by name.
+
+    Raises:
+        InputError: If there is no such head.
+    """
+    if name not in HEADS:
+        raise unknown_name("head", name, HEADS)
+    spec = HEADS[name]
+    given = {"in_features", "out_features", *(["share_weights"] if spec.build is _shared else [])}
+    parameters = inspect.signature(spec.options).parameters
+    return {option: value for option, value in parameters.items() if option not in given}
+
+
+def make_head(name: str, in_features: int, out_features: int, **options: Any) -> nn.Module:
+    """Build the head `name` of `HEADS`; `options` are its class's keyword arguments.
+
+    Raises:
+        InputError: If the name or an option is unknown, or a needed option is missing.
+    """
+    arguments = head_arguments(name)
+    for option in options:
+        if option not in arguments:
+            raise unknown_name(f"option of head '{name}'", option, arguments)
+    missing = [
+        option
+        for option, argument in arguments.items()
+        if argument.default is inspect.Parameter.empty and option not in options
+    ]
+    if missing:
+        raise InputError(f"head '{name}' needs the option {', '.join(missing)}.")
+    return HEADS[name].build(in_features, out_features, **options)

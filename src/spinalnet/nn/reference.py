@@ -1,0 +1,140 @@
+"""TODO(nn.reference): split from ops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spinalnet._checks import InputError, check_positive
+
+Elementwise = Callable[[Tensor], Tensor]
+
+
+def split_sizes(in_features: int, num_splits: int) -> tuple[int, ...]:
+    """Return the lengths of `num_splits` contiguous slices that cover `in_features` exactly.
+
+    The lengths differ by at most one, longer slices first (9 features in 2 slices: 5 and 4),
+    so no feature is dropped and none is used twice.
+
+    Raises:
+        InputError: If `num_splits` is not in [1, in_features].
+
+    Example:
+        >>> split_sizes(9, 2)
+        (5, 4)
+    """
+    check_positive("in_features", in_features)
+    check_positive("num_splits", num_splits)
+    if num_splits > in_features:
+        raise InputError(
+            f"num_splits must be between 1 and in_features={in_features}, got {num_splits}. "
+            "Lower num_splits or give more features."
+        )
+    # To torch.compile both may be symbols, for which there is no divmod.
+    short, longer = in_features // num_splits, in_features % num_splits
+    return tuple(short + (split < longer) for split in range(num_splits))
+
+
+def spinal_macs(
+    in_features: int,
+    hidden_features: int,
+    num_layers: int,
+    num_splits: int = 2,
+    out_features: int = 0,
+) -> int:
+    """Return the multiply-accumulates of one row through the chain and `out_features` outputs."""
+    sizes = split_sizes(in_features, num_splits)
+    sliced = sum(sizes[layer % num_splits] for layer in range(num_layers))
+    chained = (num_layers - 1) * hidden_features
+    return hidden_features * (sliced + chained) + num_layers * hidden_features * out_features
+
+
+def spinal_reference(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor] | None,
+    *,
+    num_splits: int,
+    activation: Elementwise,
+    norms: Sequence[Elementwise] | None = None,
+    dropout_masks: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """Compute the chain as the paper writes it: slice, concatenate, linear, norm, activation.
+
+    The slow truth that every other backend is tested against. Arguments as in `spinal`, except
+    that `activation` must be callable.
+    """
+    hidden_features = weights[0].shape[0]
+    sizes = split_sizes(x.shape[-1], num_splits)
+    slices = x.split(sizes, dim=-1)
+    hidden: list[Tensor] = []
+    for layer, weight in enumerate(weights):
+        size = sizes[layer % num_splits]
+        inputs = slices[layer % num_splits]
+        if hidden:
+            inputs = torch.cat([inputs, hidden[-1]], dim=-1)
+            if weight.shape[1] > size + hidden_features:
+                # One matrix shared by slices of unequal length: the short slice has no last
+                # column, as if it were padded with a zero.
+                weight = torch.cat([weight[:, :size], weight[:, -hidden_features:]], dim=1)
+        if dropout_masks is not None:
+            inputs = inputs * dropout_masks[layer]
+        z = F.linear(inputs, weight, None if biases is None else biases[layer])
+        if norms is not None:
+            z = norms[layer](z)
+        hidden.append(activation(z))
+    return torch.cat(hidden, dim=-1)
+
+
+def spinal_packed(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor] | None,
+    *,
+    num_splits: int,
+    activation: Elementwise,
+    norms: Sequence[Elementwise] | None = None,
+    dropout_masks: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """Compute the chain with one matrix product per slice plus the small sequential part.
+
+    `A_l s` of all layers that share a slice is known before the chain starts, so it is one
+    product per slice; only `B_l h` is sequential. With dropout each layer masks the slice anew,
+    so its product stays its own. Plain torch operations: differentiates twice, exports, compiles
+    and runs on every device and dtype. Arguments as in `spinal_reference`.
+    """
+    num_layers, hidden_features = len(weights), weights[0].shape[0]
+    sizes = split_sizes(x.shape[-1], num_splits)
+    slices = x.split(sizes, dim=-1)
+    projected: list[Tensor | None] = [None] * num_layers
+    if dropout_masks is None:
+        for split in range(min(num_splits, num_layers)):
+            layers = range(split, num_layers, num_splits)
+            # A shared matrix applied to the same slice is one product, however often it is used.
+            distinct = list({id(weights[layer]): weights[layer] for layer in layers}.values())
+            column = {id(weight): index for index, weight in enumerate(distinct)}
+            packed = torch.cat([weight[:, : sizes[split]] for weight in distinct])
+            products = F.linear(slices[split], packed).split(hidden_features, dim=-1)
+            for layer in layers:
+                projected[layer] = products[column[id(weights[layer])]]
+
+    hidden: list[Tensor] = []
+    for layer, weight in enumerate(weights):
+        size = sizes[layer % num_splits]
+        mask = None if dropout_masks is None else dropout_masks[layer]
+        z = projected[layer]
+        if z is None:
+            assert mask is not None
+            z = F.linear(slices[layer % num_splits] * mask[..., :size], weight[:, :size])
+        if biases is not None:
+            z = z + biases[layer]
+        if hidden:
+            previous = hidden[-1] if mask is None else hidden[-1] * mask[..., size:]
+            z = z + F.linear(previous, weight[:, -hidden_features:])
+        if norms is not None:
+            z = norms[layer](z)
+        hidden.append(activation(z))
+    return torch.cat(hidden, dim=-1)

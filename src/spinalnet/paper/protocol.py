@@ -1,0 +1,353 @@
+"""Run a recipe in one of two ways, and keep what came out as one small record.
+
+* `protocol="honest"`: everything is chosen on validation data split from the training data, a
+  parameter-matched control is added, heads are compared by seed (`experiment.compare`);
+* `protocol="paper"`: the original's own procedure with its own constants; where that let the test
+  data decide (the rate, the epoch that is reported), the result says "selected on test".
+
+Budgets: `full` is the original's length; `short` a stated share of epochs and data, called short
+wherever it appears; `smoke` two steps an epoch on random data, to see that everything fits.
+
+A record (`recipe.json`) holds the settings, the summary of the comparison and the commit, and no
+path of the machine; `experiments_page` makes the page of all records.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from spinalnet import _dist, files
+from spinalnet._checks import InputError, check_positive, unknown_name
+from spinalnet.comparison import running
+from spinalnet.comparison import spec as spec_module
+from spinalnet.comparison.report import page
+from spinalnet.data import loading, readers
+from spinalnet.data.batches import ArrayDataset, DatasetInfo, Splits
+from spinalnet.data.catalog import DATASETS
+from spinalnet.models.zoo import MODELS
+from spinalnet.paper.recipes import CONSTANTS, RECIPES, Recipe, find_recipes
+from spinalnet.paper.records import Budget, Protocol, _command, _LastBatches, _record
+from spinalnet.training import loop, runs
+from spinalnet.training.config import TrainConfig
+
+_SHORT_EPOCHS, _SHORT_DATA = 0.1, 0.2
+_SMOKE_BATCH = 4
+_SMOKE_WIDTH = 16
+# Small relatives, with an image side, that stand in for networks too large to try out quickly.
+_SMOKE_MODELS = {
+    "vgg5": ("vgg5", 16),
+    "cifar-resnet18-half": ("cifar-resnet10-half", 9),
+    "cifar-resnet34-half": ("cifar-resnet10-half", 9),
+    "cifar-vgg19-bn": ("vgg5", 16),
+    "vgg19_bn": ("vgg5", 16),
+    "alexnet": ("alexnet", 63),
+    "resnet18": ("cifar-resnet10-half", 9),
+    "resnext50_32x4d": ("cifar-resnet10-half", 9),
+    "wide_resnet101_2": ("cifar-resnet10-half", 9),
+    "vit_large_patch16_224": ("vit_tiny_patch16_224", 16),
+}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A recipe with all that was asked for it."""
+
+    recipe: Recipe
+    protocol: Protocol
+    budget: Budget
+
+    @property
+    def name(self) -> str:
+        return "-".join([self.recipe.name, self.protocol, *([self.budget] * (not self.is_full))])
+
+    @property
+    def is_full(self) -> bool:
+        return self.budget == "full"
+
+    @property
+    def selected_on(self) -> str:
+        return self.recipe.selected_on if self.protocol == "paper" else "validation"
+
+    @property
+    def pretrained(self) -> bool:
+        return self.recipe.pretrained and self.budget != "smoke"
+
+    def limit(self) -> int | None:
+        """Training examples of the short budget; None for all."""
+        row = DATASETS[self.recipe.data]
+        if self.budget != "short":
+            return None
+        if self.recipe.short is not None:
+            return self.recipe.short[1]
+        return max(row.num_classes, 10, round(_SHORT_DATA * row.sizes[0]))
+
+    def config(self) -> TrainConfig:
+        """Return the training settings at this budget."""
+        config = self.recipe.train
+        if self.protocol == "honest":
+            config = replace(config, amp="auto")
+        if self.is_full:
+            return config
+        if self.budget == "smoke":
+            phases = tuple((lr, 1) for lr, _ in config.phases)
+            return replace(config, phases=phases, epochs=1, batch_size=_SMOKE_BATCH, restart_from=0)
+        share = _SHORT_EPOCHS
+        if self.recipe.short is not None:
+            share = self.recipe.short[0] / config.epochs
+        return replace(
+            config,
+            epochs=max(1, round(share * config.epochs)),
+            phases=tuple((lr, max(1, round(share * epochs))) for lr, epochs in config.phases),
+            restart_from=round(share * config.restart_from),
+            step_size=max(1, round(share * config.step_size)),
+        )
+
+    def question(self, seeds: int, data_dir: str | None) -> spec_module.Comparison:
+        """Return the comparison that answers this recipe."""
+        recipe = self.recipe
+        heads = recipe.heads
+        if self.protocol == "paper":
+            heads = recipe.original_heads or heads
+        model, size = recipe.model, recipe.image_size
+        if self.budget == "smoke":
+            model, size = _SMOKE_MODELS.get(model, (model, None))
+        fields: dict[str, dict[str, Any]] = {
+            head: {"head_options": self._options(head)} for head in heads
+        }
+        if self.protocol == "paper":
+            for head in fields.keys() & recipe.necks.keys():
+                fields[head]["neck"] = recipe.necks[head]
+        base = spec_module.RunSpec(
+            data=recipe.data,
+            model=model,
+            head=heads[0],
+            head_options=fields[heads[0]]["head_options"],
+            train=self.config(),
+            data_dir=data_dir,
+            image_size=size,
+            in_channels=recipe.in_channels,
+            limit=self.limit(),
+            pretrained=self.pretrained,
+            selected_on=self.selected_on,  # type: ignore[arg-type]
+        )
+        control = ("matched",) if self.protocol == "honest" else ()
+        return spec_module.Comparison(base, (*heads, *control), seeds, fields)
+
+    def _options(self, head: str) -> dict[str, Any]:
+        own = dict(self.recipe.options.get(head, {}))
+        if self.budget != "smoke":
+            return own
+        # The relative that stands in must not bring options of its own.
+        options = {**MODELS[self.recipe.model].heads.get(head, {}), **own}
+        if head.startswith("spinal") and self.recipe.model in _SMOKE_MODELS:
+            options = {"num_splits": 2, "norm": None, "dropout": 0.0} | options
+        width = options.get("hidden_features")
+        if isinstance(width, tuple):
+            options["hidden_features"] = tuple(min(w, _SMOKE_WIDTH) for w in width)
+        elif width is not None:
+            options["hidden_features"] = min(width, _SMOKE_WIDTH)
+        return options
+
+    def load(self, spec: spec_module.RunSpec, *, download: bool | None = None) -> Splits:
+        """Load the data of a run as this protocol uses it."""
+        recipe = self.recipe
+        if self.budget == "smoke":
+            splits = _random_splits(recipe, spec)
+        else:
+            row = DATASETS[recipe.data]
+            if self.protocol == "paper":
+                row = replace(row, transposed=False)  # the original takes the files as they are
+            splits = loading.load_dataset(
+                row,
+                spec.data_dir,
+                spec.train.seed,
+                image_size=spec.image_size,
+                in_channels=spec.in_channels,
+                limit=spec.limit,
+                download=download,
+            )
+        splits = self._normalised(splits)
+        notes = [*splits.info.notes, *recipe.notes]
+        if self.budget == "short":
+            notes.append(
+                f"Short budget: {spec.train.epochs} of {recipe.train.epochs} epochs"
+                + (f", at most {spec.limit} training examples" if spec.limit else "")
+                + ". This is not the result of the full recipe."
+            )
+        info = replace(splits.info, notes=tuple(notes))
+        if self.protocol == "paper":
+            splits = _as_the_original(recipe, splits, whole=spec.limit is None)
+            unused = range(info.num_classes, recipe.outputs or 0)
+            names = (*info.class_names, *(f"unused output {k}" for k in unused))
+            info = replace(info, class_names=names)
+        return replace(splits, info=info)
+
+    def _normalised(self, splits: Splits) -> Splits:
+        """Use the constants of the original, or of the published weights; else the data's own."""
+        if self.protocol == "paper" and splits.info.task == "classification":
+            mean, std = CONSTANTS[self.recipe.constants]
+        elif self.recipe.pretrained:
+            mean, std = CONSTANTS["imagenet"]
+        else:
+            return splits
+        train_, val, test = (
+            part.normalized_by(mean, std) for part in (splits.train, splits.val, splits.test)
+        )
+        return Splits(train_, val, test, replace(splits.info, mean=mean, std=std))
+
+
+def _as_the_original(recipe: Recipe, splits: Splits, *, whole: bool) -> Splits:
+    """Give every choice to the data that the original gave it to."""
+    if recipe.selected_on == "validation":
+        return splits
+    training = splits.train
+    if whole:  # nothing is held out
+        training = splits.train.joined(splits.val)  # type: ignore[arg-type]  # of one kind
+    if recipe.selected_on == "training":
+        return replace(splits, train=training, val=training)
+    # THE MARKED LINE: the test data take the place of the validation data, and choose.
+    return replace(splits, train=training, val=splits.test)
+
+
+def _random_splits(recipe: Recipe, spec: spec_module.RunSpec) -> Splits:
+    """Return random data of the right kind: two batches to train on, one for each other part."""
+    row = DATASETS[recipe.data]
+    channels = recipe.in_channels or row.image_shape[0]
+    size = spec.image_size or row.image_shape[-1]
+    shape = (channels, size, size) if len(row.image_shape) == 3 else row.image_shape
+    generator = torch.Generator().manual_seed(spec.train.seed)
+
+    def part(batches: int) -> ArrayDataset:
+        count = batches * _SMOKE_BATCH
+        if not row.num_classes:
+            inputs = torch.randn(count, *shape, generator=generator)
+            return ArrayDataset(inputs, inputs.sum(1, keepdim=True))
+        images = torch.randint(0, 256, (count, *shape), generator=generator).to(torch.uint8)
+        targets = torch.randint(0, row.num_classes, (count,), generator=generator)
+        return ArrayDataset(images, targets, (0.5,) * channels, (0.25,) * channels)
+
+    names = tuple(f"class {k}" for k in range(row.num_classes))
+    task = "classification" if names else "regression"
+    constants = ((0.5,) * channels, (0.25,) * channels) if names else ((), ())
+    notes = ("Smoke run on random data: its numbers mean nothing.",)
+    info = DatasetInfo(row.name, task, names, shape, *constants, notes)
+    return Splits(part(2), part(1), part(1), info)
+
+
+def run_recipe(
+    name: str,
+    *,
+    protocol: str = "honest",
+    seeds: int = 5,
+    budget: str = "full",
+    out: str | Path = "runs/recipes",
+    data_dir: str | None = None,
+    download: bool | None = None,
+    on_progress: spec_module.OnProgress | None = None,
+    on_run: Callable[[spec_module.RunSpec, runs.RunRecord], None] | None = None,
+) -> Path:
+    """Run one recipe; called again with the same arguments it goes on where it stopped.
+
+    Args:
+        name: A name of `list_recipes()`.
+        protocol: "honest" or "paper"; see the top of this room.
+        seeds: Number of paired seeds.
+        budget: "full", "short" or "smoke".
+        out: Folder for the folders of recipes: `OUT/<recipe>-<protocol>[-<budget>]`.
+        data_dir: Where the data set's files are.
+        download: Whether missing data may be fetched.
+        on_progress: Called at every training step.
+        on_run: Called after every run.
+
+    Returns:
+        The folder: a comparison with its report (not for smoke runs), and `recipe.json`.
+
+    Raises:
+        InputError: If a name is unknown or the data is missing, before anything is trained.
+    """
+    if name not in RECIPES:
+        find_recipes(name)  # raises with the nearest names, unless it is a pattern
+        raise InputError(f"run_recipe takes one recipe, got the pattern '{name}'.")
+    check_positive("seeds", seeds)
+    recipe = RECIPES[name]
+    job = check_ready(recipe, protocol, budget, data_dir, download=download)
+    question = job.question(seeds, data_dir)
+    folder = Path(out) / job.name
+    listener = _LastBatches(folder) if recipe.selected_on == "training" else None
+
+    def tell(spec: spec_module.RunSpec, step: loop.Progress) -> None:
+        if listener is not None and protocol == "paper":
+            listener(spec, step)
+        if on_progress is not None:
+            on_progress(spec, step)
+
+    running.compare(
+        question,
+        folder,
+        on_progress=tell,
+        on_run=on_run,
+        load=functools.partial(job.load, download=download),
+        timed=False,  # the benchmarks do that, on a quiet machine
+    )
+    if budget != "smoke" and _dist.is_main():
+        page.write_report(folder, command=_command(job, seeds))
+    files.write_mapping(folder / "recipe.json", _record(job, folder))
+    return folder
+
+
+def check_ready(
+    recipe: Recipe,
+    protocol: str,
+    budget: str,
+    data_dir: str | None = None,
+    *,
+    download: bool | None = None,
+) -> _Job:
+    """See that a recipe can be run as asked, fetching its data and weights where that is allowed.
+
+    Raises:
+        InputError: If it cannot; the sentence says what is missing and how to get it.
+    """
+    for kind, value, known in (("protocol", protocol, Protocol), ("budget", budget, Budget)):
+        if value not in get_args(known):
+            raise unknown_name(kind, value, get_args(known))
+    job = _Job(recipe, protocol, budget)  # type: ignore[arg-type]  # checked above
+    if budget == "smoke":
+        return job
+    if recipe.is_demonstration:
+        raise InputError(
+            f"'{recipe.name}' is a demonstration without data of its own: run it with budget=smoke."
+        )
+    readers.check_present(DATASETS[recipe.data], data_dir, download=download)
+    if job.pretrained:
+        _fetch_weights(recipe.model)
+    return job
+
+
+def count_heads(recipe: Recipe, protocol: str) -> int:
+    """Return how many heads a protocol trains: the original's, or all and the matched control."""
+    return (
+        len(recipe.original_heads or recipe.heads) if protocol == "paper" else 1 + len(recipe.heads)
+    )
+
+
+def _fetch_weights(model: str) -> None:
+    """Have torch fetch the published weights now, not after the first data are read.
+
+    Raises:
+        InputError: If they cannot be fetched.
+    """
+    try:
+        MODELS[model].trunk(MODELS[model].input_shape[0], pretrained=True)
+    except (OSError, RuntimeError) as error:  # URLError is an OSError
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"the published weights of '{model}' cannot be fetched ({reason}): check the network, "
+            f"or copy the file to '{torch.hub.get_dir()}/checkpoints'."
+        ) from error

@@ -1,0 +1,852 @@
+"""Spinal nets for tables, as scikit-learn estimators, and dense ones trained by the same code.
+
+`SpinalClassifier` and `SpinalRegressor` follow the scikit-learn interface in full; so do
+`DenseClassifier` and `DenseRegressor`, whose one difference is the network, which makes a
+comparison fair. Inputs are standardised inside, regression targets too. A data frame (pandas or
+polars) may hold categories and missing values: they are encoded and imputed inside, by
+scikit-learn's own tools. In a bare array a NaN is refused, since there it is a bug more often than
+a missing value.
+
+Training computes in the precision of `X` (float32 stays float32, all else is float64), prediction
+in float64. On the CPU the same `random_state` gives the same bits.
+
+The training loop is that of `train.fit` (same order of the data, same steps: a test compares them)
+without what a table does not need, and with gradients in closed form (`gradients.LossGradient`):
+for nets this small, bookkeeping would cost several times the arithmetic.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import numbers
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import assert_all_finite, check_random_state, column_or_1d
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets, unique_labels
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_array,
+    check_consistent_length,
+    check_is_fitted,
+    validate_data,
+)
+from torch import Tensor, nn
+
+from spinalnet._checks import InputError, TrainingError
+from spinalnet.data.columns import is_frame
+from spinalnet.data.order import _batch_slices, _order
+from spinalnet.nn.activations import Activation
+from spinalnet.nn.dense import MLPHead
+from spinalnet.nn.layers import SpinalNet
+from spinalnet.nn.loss_gradient import LossGradient
+from spinalnet.tabular.encoder import _Encoder
+from spinalnet.training.config import SCHEDULES, TrainConfig
+from spinalnet.training.placement import resolve_device
+
+
+class _Trainer:
+    """Trains one net on tensors that stay where they are; parameters in one vector."""
+
+    def __init__(self, net: nn.Module, config: TrainConfig, classification: bool) -> None:
+        self.net, self.config, self.classification = net, config, classification
+        self.closed: LossGradient | None = None
+        parameters = list(net.parameters())
+        if LossGradient.why_not(net) is None:
+            self.closed = LossGradient(net, classification)  # type: ignore[arg-type]
+            parameters, self.gradient = self.closed.parameters, self.closed.gradient
+        else:
+            self.gradient = torch.cat([torch.zeros_like(p).flatten() for p in parameters])
+        # One vector of parameters: the optimizer's cost is per tensor, not per number.
+        self.vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
+        start = 0
+        for parameter in parameters:
+            end = start + parameter.numel()
+            parameter.data = self.vector.data[start:end].view_as(parameter)
+            parameter.grad = self.gradient[start:end].view_as(parameter)
+            start = end
+        self.vector.grad = self.gradient
+        kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+        options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+        if config.optimizer == "sgd":
+            options["momentum"] = config.momentum
+        self.optimizer = kinds[config.optimizer]([self.vector], fused=True, **options)
+
+    def step(self, x: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        """Take one step on a batch; return its loss."""
+        if self.closed is not None:
+            loss = self.closed(x, targets, weights)
+        else:
+            self.gradient.zero_()
+            loss = _loss(self.net(x), targets, weights, self.classification)
+            loss.backward()
+        if self.config.clip_norm:
+            norm = float(self.gradient.norm())
+            if norm > self.config.clip_norm:
+                self.gradient *= self.config.clip_norm / norm
+        self.optimizer.step()
+        return loss.detach()
+
+    def epoch(self, x: Tensor, targets: Tensor, weights: Tensor | None, number: int) -> float:
+        """Go through the data once in the order of this epoch; return the mean loss."""
+        config, rows = self.config, len(x)
+        self.net.train()
+        order = _order(rows, True, config.seed, number).to(x.device)
+        # Once per epoch, not once per batch; index_select is several times faster than x[order].
+        x, targets = x.index_select(0, order), targets.index_select(0, order)
+        weights = None if weights is None else weights.index_select(0, order)
+        batches = _batch_slices(rows, config.batch_size, True)
+        schedule, total = SCHEDULES[config.schedule], torch.zeros((), dtype=torch.float64)
+        total = total.to(x.device)
+        for index, batch in enumerate(batches):
+            lr = config.lr * schedule.along(config, number + index / len(batches), config.epochs)
+            self.optimizer.param_groups[0]["lr"] = lr
+            loss = self.step(x[batch], targets[batch], None if weights is None else weights[batch])
+            total.add_(loss, alpha=batch.stop - batch.start)
+        mean = float(total) / rows
+        if not math.isfinite(mean):
+            raise TrainingError(
+                f"the training loss is not finite in epoch {number + 1}: lower lr, set clip_norm, "
+                "or look for extreme values in the data."
+            )
+        return mean
+
+    @torch.no_grad()
+    def measure(self, x: Tensor, targets: Tensor) -> tuple[float, float]:
+        """Return (score, minus the loss) on held-out data; larger is better in both."""
+        self.net.eval()
+        outputs = self.net(x)
+        loss = float(_loss(outputs, targets, None, self.classification))
+        if not self.classification:
+            return -loss, -loss
+        return float((outputs.argmax(1) == targets).double().mean()), -loss
+
+    def release(self) -> dict[str, Any]:
+        """Give every parameter memory of its own again; return the optimizer's state."""
+        for parameter in self.net.parameters():
+            parameter.data = parameter.data.clone()
+            parameter.grad = None
+        self.net.eval()
+        return self.optimizer.state_dict()
+
+
+def _loss(outputs: Tensor, targets: Tensor, weights: Tensor | None, classification: bool) -> Tensor:
+    if classification:
+        losses = F.cross_entropy(outputs, targets, reduction="none")
+    else:
+        losses = (outputs - targets).square().mean(1)
+    return (losses if weights is None else losses * weights).mean()
+
+
+class _NetEstimator(BaseEstimator):
+    """What all four estimators share: validation, encoding, training, and prediction."""
+
+    _classification: bool
+
+    # Set by the constructors of the public classes.
+    epochs: int
+    batch_size: int
+    optimizer: str
+    lr: float
+    weight_decay: float
+    schedule: str
+    clip_norm: float
+    early_stopping: bool
+    validation_fraction: float
+    n_iter_no_change: int
+    random_state: Any
+    device: str
+
+    n_features_in_: int  # set by scikit-learn's validation
+
+    def _make_net(self, in_features: int, out_features: int, dtype: torch.dtype) -> nn.Module:
+        raise NotImplementedError
+
+    def _config(self, seed: int, **changes: Any) -> TrainConfig:
+        for name in ("epochs", "batch_size", "n_iter_no_change"):
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Integral) or value < 1:
+                raise InputError(f"{name} must be an integer >= 1, got {value!r}.")
+        if not 0.0 < self.validation_fraction < 1.0:
+            raise InputError(
+                f"validation_fraction must be in (0, 1), got {self.validation_fraction!r}."
+            )
+        config = TrainConfig(
+            epochs=int(self.epochs),
+            batch_size=int(self.batch_size),
+            optimizer=self.optimizer,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            schedule=changes.get("schedule", self.schedule),
+            clip_norm=self.clip_norm,
+            seed=seed,
+        )
+        if SCHEDULES[config.schedule].after is not None:
+            raise InputError(
+                f"schedule '{config.schedule}' follows the validation score of train.fit; use one "
+                f"of {', '.join(name for name, row in SCHEDULES.items() if row.after is None)}."
+            )
+        return config
+
+    # -- data in --
+
+    def _check_X(self, X: Any, *, reset: bool) -> Any:
+        """Return a frame as it is, anything else as a numeric array without NaN."""
+        if not is_frame(X):
+            encoder = None if reset else getattr(self, "encoder_", None)
+            nan_allowed = encoder is not None and encoder.imputer is not None
+            finite = "allow-nan" if nan_allowed else True
+            if encoder is not None and encoder.categorical:
+                validate_data(self, X, reset=False, skip_check_array=True)
+                return X  # refused by the encoder, which names the columns
+            return validate_data(
+                self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite=finite
+            )
+        if len(X) == 0 or len(X.columns) == 0:
+            what = "sample" if len(X) == 0 else "feature"
+            raise ValueError(
+                f"Found array with 0 {what}(s) (shape={tuple(X.shape)}) while a minimum of 1 is "
+                "required."
+            )
+        validate_data(self, X, reset=reset, skip_check_array=True)
+        return X
+
+    def _check_y(self, y: Any) -> np.ndarray:
+        raise NotImplementedError
+
+    def _checked(
+        self, X: Any, y: Any, sample_weight: Any, *, reset: bool
+    ) -> tuple[Any, np.ndarray, np.ndarray | None]:
+        """Validate; drop rows of weight zero, which must not count anywhere."""
+        if y is None:
+            raise ValueError(
+                f"This {type(self).__name__} estimator requires y to be passed, but the target y "
+                "is None."
+            )
+        X = self._check_X(X, reset=reset)
+        y = self._check_y(y)
+        check_consistent_length(X, y)
+        if sample_weight is None:
+            return X, y, None
+        like = np.empty((len(y), 1))
+        weights = _check_sample_weight(sample_weight, like, dtype=np.float64)
+        if (weights < 0).any():
+            raise ValueError("Negative values in data passed to `sample_weight`.")
+        if not weights.any():
+            raise ValueError("Sample weights must contain at least one non-zero number.")
+        kept = np.flatnonzero(weights)
+        if len(kept) < len(weights):
+            X = X.iloc[kept] if hasattr(X, "iloc") else X[kept]
+            y, weights = y[kept], weights[kept]
+        return X, y, weights
+
+    def _prepare_targets(self, y: np.ndarray, weights: np.ndarray | None) -> None:
+        raise NotImplementedError
+
+    def _encode_targets(self, y: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def _class_weights(self, y: np.ndarray) -> np.ndarray | None:
+        return None
+
+    def _tensors(
+        self, X: Any, y: np.ndarray, weights: np.ndarray | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return inputs, targets and weights of mean 1, where and as training wants them."""
+        dtype = torch.float32 if getattr(X, "dtype", None) == np.float32 else torch.float64
+        if hasattr(self, "module_"):  # in later calls of partial_fit
+            dtype = next(self.module_.parameters()).dtype
+        device = resolve_device(self.device)
+        x = torch.from_numpy(np.ascontiguousarray(self.encoder_.transform(X)))
+        targets = torch.from_numpy(self._encode_targets(y))
+        return (
+            x.to(device, dtype),
+            targets.to(device, dtype) if targets.is_floating_point() else targets.to(device),
+            None
+            if weights is None
+            else torch.from_numpy(weights / weights.mean()).to(device, dtype),
+        )
+
+    # -- training --
+
+    def _start(self, seed: int, x: Tensor) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = self._make_net(x.shape[1], self._num_outputs, x.dtype)
+        self.module_ = net.to(x.device)
+        self.n_iter_, self.best_epoch_ = 0, 0
+        self.loss_curve_: list[float] = []
+
+    @property
+    def _num_outputs(self) -> int:
+        raise NotImplementedError
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+        """Train from scratch.
+
+        Args:
+            X: Array `(N, features)`, or a data frame, whose categories and missing values are
+                encoded.
+            y: Classes or labels `(N,)`; values `(N,)` or `(N, outputs)` for a regressor.
+            sample_weight: Weight of each row `(N,)`; multiplied with the class weights. A row of
+                weight 2 counts as if it were there twice, one of weight 0 as if it were not.
+
+        Returns:
+            The estimator.
+        """
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        config = self._config(seed)
+        X, y, weights = self._checked(X, y, sample_weight, reset=True)
+        by_class = self._class_weights(y)
+        if by_class is not None:
+            weights = by_class if weights is None else weights * by_class
+        for name in ("module_", "_optimizer_state"):
+            self.__dict__.pop(name, None)
+        self._prepare_targets(y, weights)
+        self.encoder_ = _Encoder(X, weights)
+        x, targets, weights_t = self._tensors(X, y, weights)
+        held_out: tuple[Tensor, Tensor] | None = None
+        if self.early_stopping:
+            rows, val_rows = self._split(targets, seed)
+            held_out = x[val_rows], targets[val_rows]
+            x, targets = x[rows], targets[rows]
+            weights_t = None if weights_t is None else weights_t[rows]
+        self._start(seed, x)
+        trainer = _Trainer(self.module_, config, self._classification)
+        self._run(trainer, x, targets, weights_t, held_out)
+        return self
+
+    def _run(
+        self,
+        trainer: _Trainer,
+        x: Tensor,
+        targets: Tensor,
+        weights: Tensor | None,
+        held_out: tuple[Tensor, Tensor] | None,
+    ) -> None:
+        best, best_vector = (-math.inf, -math.inf), trainer.vector.detach().clone()
+        if held_out is not None:
+            self.validation_scores_: list[float] = []
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(trainer.config.seed)  # of dropout
+            for epoch in range(trainer.config.epochs):
+                self.loss_curve_.append(trainer.epoch(x, targets, weights, epoch))
+                self.n_iter_ = epoch + 1
+                if held_out is None:
+                    continue
+                found = trainer.measure(*held_out)
+                self.validation_scores_.append(found[0])
+                if found > best:
+                    best, self.best_epoch_ = found, epoch + 1
+                    best_vector.copy_(trainer.vector.detach())
+                elif epoch + 1 - self.best_epoch_ >= self.n_iter_no_change:
+                    break
+        if held_out is not None:
+            trainer.vector.data.copy_(best_vector)
+        else:
+            self.best_epoch_ = self.n_iter_
+        self.loss_ = self.loss_curve_[-1]
+        self._optimizer_state = trainer.release()
+
+    def _split(self, targets: Tensor, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Hold out rows for early stopping, of all classes alike."""
+        rows = np.arange(len(targets))
+        labels = targets.cpu().numpy() if self._classification else None
+        try:
+            train, val = train_test_split(
+                rows, test_size=self.validation_fraction, random_state=seed, stratify=labels
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"early_stopping cannot hold out {self.validation_fraction:g} of n_samples="
+                f"{len(rows)}: {error} Give more rows or set early_stopping=False."
+            ) from error
+        return np.asarray(train), np.asarray(val)
+
+    def _partial_fit(
+        self, X: Any, y: Any, sample_weight: Any, classes: Sequence[Any] | None = None
+    ) -> Any:
+        first = not hasattr(self, "module_")
+        X, y, weights = self._checked(X, y, sample_weight, reset=first)
+        if first:
+            self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+            self._prepare_targets(y if classes is None else np.asarray(classes), weights)
+            self.encoder_ = _Encoder(X, weights)
+        config = self._config(getattr(self, "_seed", 0), schedule="constant")
+        x, targets, weights_t = self._tensors(X, y, weights)
+        if first:
+            self._start(config.seed, x)
+        trainer = _Trainer(self.module_, config, self._classification)
+        if (state := getattr(self, "_optimizer_state", None)) is not None:
+            trainer.optimizer.load_state_dict(state)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed + self.n_iter_)
+            self.loss_curve_.append(trainer.epoch(x, targets, weights_t, self.n_iter_))
+        self.n_iter_ += 1
+        self.best_epoch_ = self.n_iter_
+        self.loss_ = self.loss_curve_[-1]
+        self._optimizer_state = trainer.release()
+        return self
+
+    # -- use --
+
+    def prepare(self, X: Any) -> Tensor:
+        """Return the encoded, standardised inputs of the network, `(N, features)`, float64."""
+        check_is_fitted(self)
+        X = self._check_X(X, reset=False)
+        return torch.from_numpy(np.ascontiguousarray(self.encoder_.transform(X), dtype=np.float64))
+
+    def prepared_names(self) -> list[str]:
+        """Return names for the columns of `prepare`."""
+        check_is_fitted(self)
+        columns = getattr(self, "feature_names_in_", None)
+        names = [f"x{i + 1}" for i in range(self.n_features_in_)]
+        return self.encoder_.names(names if columns is None else [str(name) for name in columns])
+
+    @torch.no_grad()
+    def _outputs(self, X: Any) -> np.ndarray:
+        x = self.prepare(X)
+        # In double precision a row's result does not depend on the rows beside it.
+        net = copy.deepcopy(self.module_).cpu().double().eval()
+        return torch.cat([net(part) for part in x.split(65536)]).numpy()
+
+
+class _Classifier(ClassifierMixin, _NetEstimator):
+    _classification = True
+    class_weight: Any
+
+    def _check_y(self, y: Any) -> np.ndarray:
+        y = column_or_1d(y, warn=True)
+        if np.asarray(y).dtype.kind == "f":  # a NaN is named as what it is, not as a class
+            assert_all_finite(y, input_name="y", estimator_name=type(self).__name__)
+        check_classification_targets(y)
+        return np.asarray(y)
+
+    def _prepare_targets(self, y: np.ndarray, weights: np.ndarray | None) -> None:
+        self.classes_ = unique_labels(y)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs samples of at least 2 classes in the data, but the "
+                f"data contains only one class: {self.classes_[0]!r}"
+            )
+
+    def _encode_targets(self, y: np.ndarray) -> np.ndarray:
+        unknown = np.setdiff1d(y, self.classes_)
+        if len(unknown):
+            raise ValueError(
+                f"y has classes that were not in the first call: {unknown.tolist()}; pass all of "
+                "them as `classes` there."
+            )
+        return np.searchsorted(self.classes_, y).astype(np.int64)
+
+    def _class_weights(self, y: np.ndarray) -> np.ndarray | None:
+        if self.class_weight is None:
+            return None
+        if isinstance(self.class_weight, Mapping):
+            present = {c: w for c, w in self.class_weight.items() if c in set(y.tolist())}
+            return compute_sample_weight(present, y)
+        return compute_sample_weight(self.class_weight, y)
+
+    @property
+    def _num_outputs(self) -> int:
+        return len(self.classes_)
+
+    def partial_fit(
+        self, X: Any, y: Any, classes: Sequence[Any] | None = None, sample_weight: Any = None
+    ) -> Any:
+        """Go through these rows once, continuing from where the last call ended.
+
+        The first call decides the encoding of `X` (means, categories) and needs all classes.
+
+        Args:
+            X: As for `fit`.
+            y: Classes `(N,)`.
+            classes: All classes that will ever come; needed in the first call.
+            sample_weight: Weight of each row `(N,)`.
+
+        Returns:
+            The estimator.
+        """
+        if self.class_weight is not None:
+            raise ValueError(
+                "class_weight is not used by partial_fit, which does not know the other rows: "
+                "pass the weights as sample_weight."
+            )
+        if not hasattr(self, "module_"):
+            if classes is None:
+                raise ValueError("classes must be passed on the first call to partial_fit.")
+        elif classes is not None and not np.array_equal(self.classes_, unique_labels(classes)):
+            raise ValueError(
+                f"`classes={classes!r}` is not the same as on last call to partial_fit, was: "
+                f"{self.classes_!r}"
+            )
+        return self._partial_fit(X, y, sample_weight, classes)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probability of every class, `(N, classes)`, in the order of `classes_`."""
+        return torch.from_numpy(self._outputs(X)).softmax(1).numpy()
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Return the logarithms of `predict_proba`."""
+        return torch.from_numpy(self._outputs(X)).log_softmax(1).numpy()
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the most probable class of every row, `(N,)`."""
+        best = self._outputs(X).argmax(1)
+        return self.classes_[best]
+
+
+class _Regressor(RegressorMixin, _NetEstimator):
+    _classification = False
+
+    def _check_y(self, y: Any) -> np.ndarray:
+        numeric: Any = np.float64  # scikit-learn's stubs know dtypes by name only
+        y = check_array(y, ensure_2d=False, dtype=numeric, input_name="y", estimator=self)
+        if y.ndim > 2:
+            raise ValueError(f"y must be (N,) or (N, outputs), got shape {y.shape}.")
+        return y
+
+    def _prepare_targets(self, y: np.ndarray, weights: np.ndarray | None) -> None:
+        columns = y.reshape(len(y), -1)
+        self._y_ndim = y.ndim
+        self.n_outputs_ = columns.shape[1]
+        self.target_scaler_ = StandardScaler().fit(columns, sample_weight=weights)
+        if len(y) > 1 and not np.all(self.target_scaler_.var_):
+            warnings.warn(
+                "y is constant (in at least one output): the model can only repeat that value.",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def _encode_targets(self, y: np.ndarray) -> np.ndarray:
+        columns = y.reshape(len(y), -1)
+        if columns.shape[1] != self.n_outputs_:
+            raise ValueError(f"y has {columns.shape[1]} outputs, expected {self.n_outputs_}.")
+        return np.asarray(self.target_scaler_.transform(columns))
+
+    @property
+    def _num_outputs(self) -> int:
+        return self.n_outputs_
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+        """Go through these rows once, continuing from where the last call ended.
+
+        The first call decides the encoding of `X` and the scale of `y`: make it a fair sample.
+
+        Args:
+            X: As for `fit`.
+            y: Values `(N,)` or `(N, outputs)`.
+            sample_weight: Weight of each row `(N,)`.
+
+        Returns:
+            The estimator.
+        """
+        return self._partial_fit(X, y, sample_weight)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the predicted values, shaped like the `y` of `fit`."""
+        values = self._outputs(X)
+        values = self.target_scaler_.inverse_transform(values)
+        return values[:, 0] if self._y_ndim == 1 else values
+
+
+class SpinalClassifier(_Classifier):
+    """A spinal net that classifies the rows of a table.
+
+    Args:
+        hidden_features: Width of every layer in the chain.
+        num_layers: Length of the chain.
+        num_splits: Number of slices of the (encoded) inputs that the layers cycle through; at most
+            as many as there are inputs.
+        share_weights: All layers but the first share one matrix.
+        activation: Name from `nn.ACTIVATIONS` or a module factory.
+        norm: "batch", "layer" or None.
+        dropout: Probability of dropping an input of a layer, the output row's included.
+        epochs: Passes over the data.
+        batch_size: Rows per step.
+        optimizer: "adamw", "adam" or "sgd".
+        lr: Base learning rate.
+        weight_decay: Weight decay; decoupled with adamw, L2 otherwise.
+        schedule: "cosine", "constant", "one-cycle" or "step", see `config.SCHEDULES`.
+        clip_norm: Largest norm of the gradient; 0 for no limit.
+        early_stopping: Hold out rows, stop when they are predicted no better, and keep the best
+            weights.
+        validation_fraction: Share of the rows held out, of all classes alike.
+        n_iter_no_change: Epochs without a new best that end the training.
+        class_weight: Mapping of class to weight, or "balanced".
+        random_state: Seed or generator of every random draw.
+        device: cpu, cuda, mps or auto. For small tables the CPU is the fastest.
+
+    Attributes:
+        module_: The trained network, a `torch.nn.Module` on standardised inputs (`prepare`).
+        classes_: The classes, sorted.
+        n_features_in_: Number of columns of `X`.
+        feature_names_in_: Their names, if `X` had names.
+        n_iter_: Epochs run; `best_epoch_` the one whose weights were kept.
+        loss_curve_: Training loss of every epoch; `loss_` the last.
+        validation_scores_: Accuracy on the held-out rows, with early_stopping.
+
+    Raises:
+        ValueError: At `fit`, if data or parameters cannot serve; scikit-learn's own messages where
+            it has them.
+        TrainingError: If the loss is no longer finite.
+
+    Example:
+        >>> from sklearn.datasets import load_iris
+        >>> X, y = load_iris(return_X_y=True)
+        >>> SpinalClassifier(epochs=50, random_state=0).fit(X, y).score(X, y) > 0.9
+        True
+    """
+
+    def __init__(
+        self,
+        hidden_features: int = 16,
+        num_layers: int = 4,
+        *,
+        num_splits: int = 2,
+        share_weights: bool = False,
+        activation: Activation = "relu",
+        norm: str | None = None,
+        dropout: float = 0.0,
+        epochs: int = 100,
+        batch_size: int = 64,
+        optimizer: str = "adamw",
+        lr: float = 3e-3,
+        weight_decay: float = 1e-2,
+        schedule: str = "cosine",
+        clip_norm: float = 0.0,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 20,
+        class_weight: Any = None,
+        random_state: Any = None,
+        device: str = "cpu",
+    ) -> None:
+        self.hidden_features = hidden_features
+        self.num_layers = num_layers
+        self.num_splits = num_splits
+        self.share_weights = share_weights
+        self.activation = activation
+        self.norm = norm
+        self.dropout = dropout
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.clip_norm = clip_norm
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.class_weight = class_weight
+        self.random_state = random_state
+        self.device = device
+
+    def _make_net(self, in_features: int, out_features: int, dtype: torch.dtype) -> nn.Module:
+        return SpinalNet(
+            in_features,
+            out_features,
+            self.hidden_features,
+            self.num_layers,
+            num_splits=min(self.num_splits, in_features),
+            share_weights=self.share_weights,
+            activation=self.activation,
+            norm=self.norm,
+            dropout=self.dropout,
+            dtype=dtype,
+        )
+
+
+class SpinalRegressor(_Regressor):
+    """A spinal net that predicts one or several numbers for the rows of a table.
+
+    Arguments and attributes are those of `SpinalClassifier`, without `class_weight` and `classes_`.
+    Targets are standardised for training, and so are `loss_curve_` and `validation_scores_` (there
+    minus the mean squared error). `n_outputs_` is the number of values predicted per row.
+    """
+
+    def __init__(
+        self,
+        hidden_features: int = 16,
+        num_layers: int = 4,
+        *,
+        num_splits: int = 2,
+        share_weights: bool = False,
+        activation: Activation = "relu",
+        norm: str | None = None,
+        dropout: float = 0.0,
+        epochs: int = 100,
+        batch_size: int = 64,
+        optimizer: str = "adamw",
+        lr: float = 3e-3,
+        weight_decay: float = 1e-2,
+        schedule: str = "cosine",
+        clip_norm: float = 0.0,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 20,
+        random_state: Any = None,
+        device: str = "cpu",
+    ) -> None:
+        self.hidden_features = hidden_features
+        self.num_layers = num_layers
+        self.num_splits = num_splits
+        self.share_weights = share_weights
+        self.activation = activation
+        self.norm = norm
+        self.dropout = dropout
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.clip_norm = clip_norm
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.random_state = random_state
+        self.device = device
+
+    def _make_net(self, in_features: int, out_features: int, dtype: torch.dtype) -> nn.Module:
+        return SpinalNet(
+            in_features,
+            out_features,
+            self.hidden_features,
+            self.num_layers,
+            num_splits=min(self.num_splits, in_features),
+            share_weights=self.share_weights,
+            activation=self.activation,
+            norm=self.norm,
+            dropout=self.dropout,
+            dtype=dtype,
+        )
+
+
+class DenseClassifier(_Classifier):
+    """Fully connected layers in all else like `SpinalClassifier`: the fair comparison.
+
+    Arguments and attributes are those of `SpinalClassifier`, except that `hidden_features` is the
+    width of the hidden layer, or a sequence with the widths of several.
+    """
+
+    def __init__(
+        self,
+        hidden_features: int | Sequence[int] = 64,
+        *,
+        activation: Activation = "relu",
+        norm: str | None = None,
+        dropout: float = 0.0,
+        epochs: int = 100,
+        batch_size: int = 64,
+        optimizer: str = "adamw",
+        lr: float = 3e-3,
+        weight_decay: float = 1e-2,
+        schedule: str = "cosine",
+        clip_norm: float = 0.0,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 20,
+        class_weight: Any = None,
+        random_state: Any = None,
+        device: str = "cpu",
+    ) -> None:
+        self.hidden_features = hidden_features
+        self.activation = activation
+        self.norm = norm
+        self.dropout = dropout
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.clip_norm = clip_norm
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.class_weight = class_weight
+        self.random_state = random_state
+        self.device = device
+
+    def _make_net(self, in_features: int, out_features: int, dtype: torch.dtype) -> nn.Module:
+        return MLPHead(
+            in_features,
+            out_features,
+            self.hidden_features,
+            activation=self.activation,
+            norm=self.norm,
+            dropout=self.dropout,
+            dtype=dtype,
+        )
+
+
+class DenseRegressor(_Regressor):
+    """Fully connected layers in all else like `SpinalRegressor`: the fair comparison.
+
+    Arguments and attributes are those of `SpinalRegressor`, except that `hidden_features` is the
+    width of the hidden layer, or a sequence with the widths of several.
+    """
+
+    def __init__(
+        self,
+        hidden_features: int | Sequence[int] = 64,
+        *,
+        activation: Activation = "relu",
+        norm: str | None = None,
+        dropout: float = 0.0,
+        epochs: int = 100,
+        batch_size: int = 64,
+        optimizer: str = "adamw",
+        lr: float = 3e-3,
+        weight_decay: float = 1e-2,
+        schedule: str = "cosine",
+        clip_norm: float = 0.0,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 20,
+        random_state: Any = None,
+        device: str = "cpu",
+    ) -> None:
+        self.hidden_features = hidden_features
+        self.activation = activation
+        self.norm = norm
+        self.dropout = dropout
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.clip_norm = clip_norm
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.random_state = random_state
+        self.device = device
+
+    def _make_net(self, in_features: int, out_features: int, dtype: torch.dtype) -> nn.Module:
+        return MLPHead(
+            in_features,
+            out_features,
+            self.hidden_features,
+            activation=self.activation,
+            norm=self.norm,
+            dropout=self.dropout,
+            dtype=dtype,
+        )

@@ -1,0 +1,255 @@
+"""TODO(training.evaluation): split from train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spinalnet import _dist
+from spinalnet._checks import InputError
+from spinalnet.training.placement import (
+    _at_least_float32,
+    _batches,
+    _check_fit,
+    _count_batches,
+    _evaluating,
+    _place,
+)
+
+if TYPE_CHECKING:
+    from spinalnet.training.placement import Data, _Placement
+
+
+# What comes out
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """How well a model does on some data. Fields of the other task are None.
+
+    `loss` is the mean cross entropy (no smoothing, no weights), or the mean squared error.
+    Accuracies are fractions. `confusion[i][j]` counts examples of class i predicted as class j.
+    `mae` is the mean absolute error; `r2` the coefficient of determination (mean over outputs).
+    """
+
+    n: int
+    loss: float
+    accuracy: float | None = None
+    top5_accuracy: float | None = None  # with more than 5 classes
+    confusion: tuple[tuple[int, ...], ...] | None = None
+    mae: float | None = None
+    r2: float | None = None
+
+    @property
+    def score(self) -> float:
+        """The number that epochs are compared by; higher is better."""
+        return -self.loss if self.accuracy is None else self.accuracy
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain values that apply, for JSON; the loss of a regression is `mse`."""
+        if self.accuracy is None:
+            return {"n": self.n, "mse": self.loss, "mae": self.mae, "r2": self.r2}
+        values = {name: getattr(self, name) for name in ("n", "loss", "accuracy", "top5_accuracy")}
+        if self.confusion is not None:
+            values["confusion"] = [list(row) for row in self.confusion]
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class _Tally:
+    """Sums over the steps of an epoch, fetched from the device once in `fetch_every` steps."""
+
+    def __init__(self, fetch_every: int) -> None:
+        self.fetch_every = fetch_every
+        self.loss = self.correct = 0.0  # fetched so far
+        self.n = self.n_fetched = 0
+        self.pending: list[tuple[Tensor, Tensor | None, int]] = []
+
+    def add(self, loss: Tensor, correct: Tensor | None, n: int) -> None:
+        """Add a step: its mean loss, its number of right answers, its examples."""
+        self.pending.append((loss, correct, n))
+        self.n += n
+        if len(self.pending) >= self.fetch_every:
+            self._fetch()
+
+    def _fetch(self) -> None:
+        for loss, correct, n in self.pending:
+            self.loss += loss.item() * n
+            self.correct += 0 if correct is None else correct.item()
+            self.n_fetched += n
+        self.pending.clear()
+
+    @property
+    def mean(self) -> float | None:
+        """The mean loss as far as it has been fetched."""
+        return self.loss / self.n_fetched if self.n_fetched else None
+
+    def totals(self, device: torch.device) -> tuple[float, float]:
+        """Return the sums of loss and right answers over all steps and processes."""
+        self._fetch()
+        sums = torch.tensor([self.loss, self.correct], dtype=torch.float64)
+        loss, correct = _dist.sum_over_processes(sums, device).tolist()
+        return loss, correct
+
+
+# Evaluation
+
+
+def evaluate(
+    model: nn.Module,
+    data: Data,
+    *,
+    batch_size: int = 512,
+    device: str | None = None,
+    amp: str = "off",
+    channels_last: bool = False,
+) -> Metrics:
+    """Measure `model` on `data`, in evaluation mode; its training flags are left as they were.
+
+    Args:
+        model: As for `fit`.
+        data: Integer targets give accuracy and confusion, float targets squared and absolute error.
+        batch_size: Examples per batch, where `data` is a source.
+        device: auto, cpu, cuda or mps; None for where the model is.
+        amp: Mixed precision: auto, off, bf16 or fp16.
+        channels_last: Keep images channels-last in memory.
+
+    Raises:
+        InputError: If the data is empty or does not fit the model.
+    """
+    placement = _place(model, device, amp, channels_last, batch_size)
+    _count_batches(data, batch_size, "data")
+    return _measure(placement.move(model), data, placement, confusion=True)
+
+
+@torch.no_grad()
+def predict_logits(
+    model: nn.Module,
+    data: Data | Iterable[Tensor] | Tensor,
+    *,
+    batch_size: int = 512,
+    device: str | None = None,
+    amp: str = "off",
+    channels_last: bool = False,
+) -> Tensor:
+    """Return the model's outputs for all of `data`, in order, on the CPU.
+
+    Args:
+        model: As for `fit`.
+        data: As for `fit`; or inputs alone: one tensor `(N, ...)`, or batches `(B, ...)` of them.
+        batch_size: Examples per batch, where `data` is a source or a tensor.
+        device: auto, cpu, cuda or mps; None for where the model is.
+        amp: Mixed precision: auto, off, bf16 or fp16.
+        channels_last: Keep images channels-last in memory.
+
+    Returns:
+        Logits or values, shape `(N, ...)`, float32 at least.
+
+    Raises:
+        InputError: If the data is empty.
+    """
+    placement = _place(model, device, amp, channels_last, batch_size)
+    model = placement.move(model)
+    batches = data.split(batch_size) if isinstance(data, Tensor) else data
+    outputs = []
+    with _evaluating(model):
+        for inputs, _ in _batches(batches, batch_size, placement):
+            with placement.autocast():
+                outputs.append(_at_least_float32(model(inputs)).cpu())
+    if not outputs:
+        raise InputError("the data is empty: predict_logits needs at least one example.")
+    return torch.cat(outputs)
+
+
+@torch.no_grad()
+def _measure(
+    model: nn.Module,
+    data: Data,
+    placement: _Placement,
+    *,
+    confusion: bool = False,
+    sharded: bool = False,
+) -> Metrics:
+    """Measure; with `sharded`, every process does its rows and all get the whole's metrics."""
+    n, classes, regression = 0, 0, False
+    sums: Tensor | None = None
+    table: Tensor | None = None
+    shift = torch.zeros(())  # near the targets, against cancellation in their variance
+    with _evaluating(model):
+        for inputs, all_targets in _batches(data, placement.batch_size, placement):
+            regression = all_targets.is_floating_point()
+            if n == 0 and regression:
+                shift = (
+                    all_targets.flatten(1).mean(0) if all_targets.ndim > 1 else all_targets.mean()
+                )
+            n += len(all_targets)
+            targets = _dist.shard(all_targets) if sharded else all_targets
+            with placement.autocast():
+                outputs = model(_dist.shard(inputs) if sharded else inputs)
+            _check_fit(outputs, targets, values=True)
+            outputs = _at_least_float32(outputs)
+            classes = outputs.shape[-1]
+            if regression:
+                batch_sums = _regression_sums(outputs, targets, shift)
+            else:
+                batch_sums = _classification_sums(outputs, targets)
+                if confusion:
+                    cells = targets * classes + outputs.argmax(1)
+                    counts = torch.bincount(cells, minlength=classes**2).view(classes, classes)
+                    table = counts if table is None else table + counts
+            batch_sums = batch_sums.cpu().double()
+            sums = batch_sums if sums is None else sums + batch_sums
+    if sums is None:
+        raise InputError("the data is empty: nothing to measure.")
+    if sharded:
+        sums = _dist.sum_over_processes(sums, placement.device)
+    if regression:
+        return _regression_metrics(n, sums)
+    loss, accuracy, top5 = (sums / n).tolist()
+    return Metrics(
+        n=n,
+        loss=loss,
+        accuracy=accuracy,
+        top5_accuracy=top5 if classes > 5 else None,
+        confusion=None if table is None else tuple(tuple(row) for row in table.tolist()),
+    )
+
+
+def _classification_sums(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return (summed cross entropy, right answers, right answers among the first five)."""
+    top5 = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
+    loss = F.cross_entropy(logits, targets, reduction="sum")
+    return torch.stack((loss, _count_correct(logits, targets), top5.sum()))
+
+
+def _count_correct(logits: Tensor, targets: Tensor) -> Tensor:
+    answers = logits.detach().argmax(1)
+    if targets.is_floating_point():  # shares of classes
+        return targets.gather(1, answers[:, None]).sum()
+    return (answers == targets).sum()
+
+
+def _regression_sums(outputs: Tensor, targets: Tensor, shift: Tensor) -> Tensor:
+    """Return `(4, outputs)`: sums of squared and absolute errors, targets, squared targets."""
+    error = (outputs - targets).reshape(len(targets), -1)
+    moved = targets.reshape(len(targets), -1) - shift
+    return torch.stack(
+        (error.square().sum(0), error.abs().sum(0), moved.sum(0), moved.square().sum(0))
+    )
+
+
+def _regression_metrics(n: int, sums: Tensor) -> Metrics:
+    squared, absolute, total, total_squared = sums
+    variation = (total_squared - total.square() / n).clamp_min(0.0)
+    # A constant target leaves nothing to explain: 1 if met exactly, else 0, as in scikit-learn.
+    r2 = torch.where(variation > 0, 1.0 - squared / variation, (squared == 0).double())
+    return Metrics(
+        n=n,
+        loss=float(squared.mean() / n),
+        mae=float(absolute.mean() / n),
+        r2=float(r2.mean()),
+    )

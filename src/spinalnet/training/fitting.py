@@ -1,0 +1,179 @@
+"""TODO(training.fitting): split from train."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from spinalnet import _dist
+from spinalnet._checks import InputError
+from spinalnet.training import runs
+from spinalnet.training.config import TrainConfig
+from spinalnet.training.loop import _nothing_to_train_on, _seed_everything, _Training
+from spinalnet.training.placement import resolve_device
+
+if TYPE_CHECKING:
+    from spinalnet.training.loop import FitResult, Progress
+    from spinalnet.training.placement import Batch, Data
+
+
+# Training
+
+
+def fit(
+    model: nn.Module,
+    train: Data,
+    val: Data,
+    config: TrainConfig | None = None,
+    *,
+    out: runs.RunFolder | str | os.PathLike[str] | None = None,
+    description: Mapping[str, Any] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    after: FitResult | None = None,
+) -> FitResult:
+    """Train `model` in place and leave in it the weights of the best epoch on `val`.
+
+    The best epoch has the highest validation accuracy, among equals the lowest validation loss; in
+    a regression the lowest mean squared error. The test data is not this function's business.
+
+    Args:
+        model: Maps inputs to logits `(B, K)`, or to values shaped like float targets.
+        train: Training data; integer targets `(B,)` mean classification, float ones regression.
+        val: Data for every choice made in training.
+        config: How to train; the defaults without one.
+        out: Run folder, or a path to make one at. An interrupted run in it goes on where its last
+            finished epoch ended. `RunFolder.finish` is left to the caller, who has the result.
+        description: Kept in the header of `model.safetensors`; see `RunFolder.save_model`.
+        on_progress: Called at every step, in the main process; must be quick. What it raises ends
+            the training.
+        after: An earlier stage, with whose best weights `model` comes. The epochs of this stage are
+            counted on from there, and the best epoch is that of both. A run that `out` has already
+            begun knows it.
+
+    Returns:
+        The model, the history and the validation metrics of the best epoch.
+
+    Raises:
+        InputError: If data and model do not fit together, or `out` cannot be used.
+        TrainingError: If the loss is no longer finite. The last finished epoch is in `out`.
+    """
+    config = config or TrainConfig()
+    device = resolve_device(config.device)
+    _dist.connect(device)
+    if _dist.is_main() and out is not None and not isinstance(out, runs.RunFolder):
+        out = runs.RunFolder.start(out, config.to_dict())
+    _dist.barrier()
+    run = runs.RunFolder(out) if isinstance(out, str | os.PathLike) else out
+    if run is not None and runs.is_done(run.path):
+        raise InputError(f"{run.path} holds a run that is done: use it, or choose another folder.")
+    with _own_random_state(device), _kernel_choice(config, device):
+        training = _Training(model, train, val, config, device, on_progress)
+        state = None if run is None else run.load_state()
+        if state is not None:
+            training.load_state_dict(state)
+        elif after is not None:
+            training.follow(after)
+        if run is not None:
+            if _dist.is_main():
+                run.keep_metrics(0 if state is None else training.epochs_done)
+                for row in training.history:
+                    run.append_metrics(row)
+            if state is not None:
+                training.history = run.metrics()[: training.epochs_done]
+        with training.all_released_after():
+            while not training.stopped:
+                row, is_best = training.run_epoch()
+                if run is not None and _dist.is_main():
+                    run.append_metrics(row)
+                    run.save_state(training.state_dict())
+                    if is_best:
+                        run.save_model(training.best_weights, description)
+                training.tell(training.progress("epoch", row=row))
+        if run is not None and _dist.is_main():
+            # Again: a run killed between its state and its weights has only the state.
+            run.save_model(training.best_weights, description)
+        return training.result()
+
+
+@contextmanager
+def trial(model: nn.Module, train: Data, config: TrainConfig) -> Iterator[Callable[[float], float]]:
+    """Make single steps of training, for what wants to watch them: no validation, nothing written.
+
+    Args:
+        model: As for `fit`; trained in place.
+        train: Training data, gone through again and again.
+        config: How to train; the rate of each step is the caller's.
+
+    Yields:
+        A function that makes one step at a rate and returns the batch's loss before it. A step
+        with a loss that is not finite leaves the weights as they are.
+
+    Raises:
+        InputError: If data and model do not fit together.
+    """
+    device = resolve_device(config.device)
+    with _own_random_state(device), _kernel_choice(config, device):
+        training = _Training(model, train, train, config, device, None)
+
+        def batches() -> Iterator[Batch]:
+            while True:
+                _seed_everything(config.seed, training.epoch)
+                yielded = False
+                for batch in training.training_batches(training.epoch):
+                    yielded = True
+                    yield batch
+                if not yielded:
+                    raise _nothing_to_train_on()
+                training.epoch += 1
+
+        endless = enumerate(batches())
+
+        def step(lr: float) -> float:
+            number, (inputs, targets) = next(endless)
+            loss = float(training.find_gradients(number, inputs, targets)[0])
+            if math.isfinite(loss):
+                training.update_weights(lr)
+            return loss
+
+        yield step
+
+
+@contextmanager
+def _own_random_state(device: torch.device) -> Iterator[None]:
+    """Leave the global generators as they were, whatever is seeded and drawn inside."""
+    import numpy as np
+
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+@contextmanager
+def _kernel_choice(config: TrainConfig, device: torch.device) -> Iterator[None]:
+    """Let CUDA search for fast kernels, or with `deterministic` use reproducible ones only."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    strict = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    if config.deterministic:
+        if device.type == "cuda":  # cuBLAS is reproducible with a fixed workspace only
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    cudnn.benchmark = not config.deterministic
+    cudnn.deterministic = config.deterministic
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
+        torch.use_deterministic_algorithms(strict, warn_only=warn_only)

@@ -1,0 +1,229 @@
+"""Training and evaluation: `fit(model, train, val, config)` and `evaluate(model, data)`.
+
+`fit` never sees test data: the epoch, the learning rate and early stopping are decided on `val`.
+All random draws of an epoch (data order, augmentation, dropout, rates) are functions of the seed
+and the epoch, so a killed run goes on exactly where it was, and two models that are compared see
+the same batches. This room knows no model and no data set: a model is any module that maps a batch
+of inputs to logits `(B, K)` (integer targets) or to values shaped like the targets (float targets).
+
+The settings and the learning-rate schedules are in `config`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from spinalnet import _dist
+from spinalnet._checks import InputError, check_positive, unknown_name
+from spinalnet.training.config import TrainConfig
+
+Task = Literal["classification", "regression"]
+Phase = Literal["train", "validate", "epoch", "note"]
+Batch = tuple[Tensor, Tensor]
+
+
+@runtime_checkable
+class BatchSource(Protocol):
+    """Data that makes its own batches, in an order that (seed, epoch) alone decide."""
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        ...
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        device: str | torch.device = "cpu",
+        shuffle: bool = False,
+        seed: int = 0,
+        epoch: int = 0,
+        augment: str = "none",
+        channels_last: bool = False,
+    ) -> Iterator[Batch]:
+        """Yield (inputs `(B, ...)`, targets `(B, ...)`) on `device`."""
+        ...
+
+
+@runtime_checkable
+class HasDepth(Protocol):
+    """A model that says which of its parameters are near its output, and which near its input."""
+
+    def depth_groups(self) -> list[list[nn.Parameter]]:
+        """Return all parameters, in groups from the head down to the input."""
+        ...
+
+
+# A source, or any iterable of (inputs, targets) that can be gone through again: a DataLoader, a
+# list of batches. An iterable keeps its own batch size and order.
+Data = BatchSource | Iterable[Batch]
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+# Where and how it runs
+
+
+@dataclass(frozen=True)
+class _Placement:
+    """Device, precision and memory layout of a model and its batches."""
+
+    device: torch.device
+    amp_dtype: torch.dtype | None
+    channels_last: bool
+    batch_size: int  # where nothing is trained
+
+    def move(self, model: nn.Module) -> nn.Module:
+        model = model.to(self.device)
+        return model.to(memory_format=torch.channels_last) if self.channels_last else model
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        if self.amp_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.amp_dtype)
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that `name` (auto, cpu, cuda, mps) means here.
+
+    Raises:
+        InputError: If the device asked for by name is not here.
+    """
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next((kind for kind, found in here.items() if found), "cpu")
+    elif name not in {"cpu", *here}:
+        raise unknown_name("device", name, ["auto", "cpu", *here])
+    elif not here.get(name, True):
+        raise InputError(f"there is no {name} device here: use device=auto or device=cpu.")
+    return torch.device("cuda", _dist.local_rank()) if name == "cuda" else torch.device(name)
+
+
+def _amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
+    if amp == "auto":
+        if device.type != "cuda":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if amp == "fp16" and device.type != "cuda":
+        raise InputError(f"amp=fp16 needs a CUDA device, not {device.type}: use amp=bf16 or off.")
+    choices = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if amp not in choices:
+        raise unknown_name("amp", amp, ["auto", *choices])
+    return choices[amp]
+
+
+def _place(
+    model: nn.Module, device: str | None, amp: str, channels_last: bool, batch_size: int
+) -> _Placement:
+    check_positive("batch_size", batch_size)
+    if device is None:
+        first = next(iter(_tensors(model)), None)
+        where = torch.device("cpu") if first is None else first.device
+    else:
+        where = resolve_device(device)
+    return _Placement(where, _amp_dtype(amp, where), channels_last, batch_size)
+
+
+def _wrap_for_processes(model: nn.Module, device: torch.device) -> nn.Module:
+    if _dist.world_size() == 1:
+        return model
+    ids = [device.index] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+
+
+def _batches(
+    data: Any,
+    batch_size: int,
+    placement: _Placement,
+    *,
+    shuffled_by: TrainConfig | None = None,
+    epoch: int = 0,
+) -> Iterator[Batch]:
+    """Yield batches on the device; for training, in the order of `shuffled_by` and `epoch`."""
+    if isinstance(data, BatchSource):
+        options: dict[str, Any] = {"device": placement.device}
+        if placement.channels_last:
+            options["channels_last"] = True
+        if shuffled_by is not None:
+            options |= {"shuffle": True, "seed": shuffled_by.seed, "epoch": epoch}
+            options["augment"] = shuffled_by.augment
+        data = data.batches(batch_size, **options)
+    for batch in data:
+        inputs, targets = (batch, batch) if isinstance(batch, Tensor) else batch
+        inputs = inputs.to(placement.device, non_blocking=True)
+        if placement.channels_last and inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        targets = targets.to(placement.device, non_blocking=True)
+        yield inputs, targets if targets.is_floating_point() else targets.long()
+
+
+def _count_batches(data: Data, batch_size: int, what: str) -> int:
+    if isinstance(data, BatchSource):
+        count = math.ceil(len(data) / batch_size)
+    elif isinstance(data, Iterator) or not hasattr(data, "__len__"):
+        raise InputError(
+            f"the {what} must have a length and allow several passes, got {type(data).__name__}: "
+            "give a source with batches(), a DataLoader of a sized data set, or a list of batches."
+        )
+    else:
+        count = len(data)  # pyright: ignore[reportArgumentType]
+    if count == 0:
+        raise InputError(f"the {what} is empty: give at least one example.")
+    return count
+
+
+def _check_fit(outputs: Tensor, targets: Tensor, *, values: bool) -> None:
+    """Check that outputs and targets may meet in a loss; with `values`, the class numbers too."""
+    if not isinstance(outputs, Tensor):
+        raise InputError(f"the model must return one tensor, got {type(outputs).__name__}.")
+    if targets.is_floating_point():
+        if outputs.shape != targets.shape:
+            raise InputError(
+                f"outputs have shape {tuple(outputs.shape)} but targets {tuple(targets.shape)}: "
+                "they must be equal; reshape the targets (nothing is broadcast)."
+            )
+        return
+    if outputs.ndim != 2 or targets.ndim != 1 or len(outputs) != len(targets):
+        raise InputError(
+            f"class targets (B,) need logits (B, K), got targets {tuple(targets.shape)} and "
+            f"outputs {tuple(outputs.shape)}: use float targets for a regression."
+        )
+    if values:
+        _check_classes(targets, outputs.shape[1])
+
+
+def _check_classes(targets: Tensor, classes: int) -> None:
+    if len(targets) == 0:
+        return
+    low, high = targets.aminmax()
+    if int(low) < 0 or int(high) >= classes:
+        raise InputError(
+            f"targets must be class numbers from 0 to {classes - 1} for this model, got {int(low)} "
+            f"to {int(high)}: build it with more classes or mend the labels."
+        )
+
+
+def _at_least_float32(outputs: Tensor) -> Tensor:
+    return outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's own training flag comes back after."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
