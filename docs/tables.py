@@ -2,7 +2,7 @@
 
 Run `python docs/tables.py` (or `make tables`); `--check` only says whether a file would change.
 Between `<!-- table:NAME -->` and `<!-- /table -->` stands what `TABLES[NAME]` makes, between
-`<!-- rooms -->` and `<!-- /rooms -->` the first sentence of every room's docstring.
+`<!-- house -->` and `<!-- /house -->` the first sentence of every wing's docstring and its files.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import ast
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,16 +195,29 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def rooms() -> str:
-    """Return one line per room: the first sentence of its docstring."""
-    lines = ["```"]
-    for path in sorted((ROOT / "src" / "spinalnet").glob("*.py")):
-        if path.stem.startswith("__"):
-            continue
-        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        sentence = text.split("\n\n")[0].replace("\n", " ").rstrip(".")
-        lines.append(f"{path.stem:<14} {sentence}")
-    return "\n".join([*lines, "```"])
+WINGS = (
+    *("nn", "models", "data", "training", "comparison", "tabular", "theory", "paper", "deploy"),
+    *("kernels", "cli", "bench", "files", "timing", "_checks", "_dist", "_lazy"),
+)
+
+
+def house() -> str:
+    """Return the wings in reading order, each with the first sentence of its face and its files."""
+    source = ROOT / "src" / "spinalnet"
+    lines: list[str] = []
+    for wing in WINGS:
+        folder = source / wing
+        face = folder / "__init__.py" if folder.is_dir() else source / f"{wing}.py"
+        text = ast.get_docstring(ast.parse(face.read_text(encoding="utf-8"))) or ""
+        sentence = " ".join(text.split("\n\n")[0].split()).rstrip(".")
+        lines.append(f"{wing + '/' * folder.is_dir():<12} {sentence}")
+        if folder.is_dir():
+            files = [path.stem for path in sorted(folder.glob("*.py")) if path != face]
+            files += [f"{path.parent.name}/" for path in sorted(folder.glob("*/__init__.py"))]
+            lines += textwrap.wrap(
+                ", ".join(files), 98, initial_indent=" " * 13, subsequent_indent=" " * 13
+            )
+    return "```\n" + "\n".join(lines) + "\n```"
 
 
 def rewrite(text: str) -> str:
@@ -214,8 +228,8 @@ def rewrite(text: str) -> str:
 
     text = re.sub(r"<!-- table:([\w-]+) -->.*?<!-- /table -->", table, text, flags=re.DOTALL)
     return re.sub(
-        r"<!-- rooms -->.*?<!-- /rooms -->",
-        lambda _: f"<!-- rooms -->\n{rooms()}\n<!-- /rooms -->",
+        r"<!-- house -->.*?<!-- /house -->",
+        lambda _: f"<!-- house -->\n{house()}\n<!-- /house -->",
         text,
         flags=re.DOTALL,
     )

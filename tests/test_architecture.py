@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import spinalnet
 
 SOURCE = Path(spinalnet.__file__).parent
 
-# Rooms by level; a room may import rooms of lower levels only (and `_checks`).
-LEVELS = [
-    {"_checks"},
-    {"_dist", "config", "timing", "_kernels", "_triton"},
-    {"runs", "ops", "augment", "catalog", "images"},
-    {"nn", "data", "recipes", "scores"},
-    {"train", "gradients", "surgery", "summary"},
-    {"backbones", "lrfind", "transfer", "classification"},
-    {"models", "estimators", "theory", "sensitivity", "diagrams", "figures"},
-    {"original", "experiment", "tables", "narrowing", "report"},
-    {"reproduce", "export", "predict"},
+# Wings by line. A wing imports wings of the lines below it; wings of one line do not import one
+# another. A file beside the wings counts as one.
+LINES = [
+    {"_checks", "_dist", "_lazy", "files", "timing"},
+    {"kernels"},
+    {"nn", "data", "training"},
+    {"models", "tabular", "theory"},
+    {"comparison"},
+    {"paper", "deploy"},
     {"bench"},
     {"cli"},
     {"__main__"},
 ]
-LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+LINE = {wing: line for line, wings in enumerate(LINES) for wing in wings}
+# The ground is one corridor: its files may import one another, without a circle.
+GROUND = LINES[0]
+# Beyond the lines: what a wing must not know although it is below.
 FORBIDDEN = {
-    "train": {"models", "data", "nn", "ops"},  # fit knows no model and no data set
-    # Rebuilt years later, from files alone.
-    **{
-        room: {"models", "data", "nn", "ops", "train"}
-        for room in ("summary", "classification", "figures", "report")
-    },
+    "training": {"models", "data", "nn"},  # `fit` knows no model and no data set
+    "nn": {"_dist", "files"},  # layers neither read nor write
 }
+# Rebuilt years later, from files alone: these read run folders and know no model.
+FROM_FILES_ALONE = (
+    "comparison.statistics",
+    "comparison.wording",
+    "comparison.summary",
+    "comparison.classes",
+    "comparison.outputs",
+    "comparison.report.figures",
+    "comparison.report.page",
+)
+MODELS = {"models", "nn", "tabular", "theory"}
 HEAVY = {
     "torchvision",
     "sklearn",
@@ -51,12 +62,18 @@ HEAVY = {
     "pandas",
     "triton",
 }
+# Classes of scikit-learn's, kernels of triton's: these are loaded when first used.
+HEAVY_AT_THE_TOP = {"tabular.estimators", "tabular.encoder", "kernels.triton"}
 
 
-def rooms() -> dict[str, Path]:
-    found = {path.stem: path for path in SOURCE.glob("*.py") if path.stem != "__init__"}
-    packages = {path.parent.name: path for path in SOURCE.glob("*/__init__.py")}
-    return found | packages
+def module_name(path: Path) -> str:
+    """Return the dotted name inside the package, "" for the package itself."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(SOURCE.rglob("*.py"))}
+PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"}
 
 
 def imports(path: Path, *, top_level: bool = False) -> set[str]:
@@ -72,33 +89,101 @@ def imports(path: Path, *, top_level: bool = False) -> set[str]:
 
 
 def own(path: Path) -> set[str]:
-    return {name.split(".")[1] for name in imports(path) if name.startswith("spinalnet.")} & set(
-        rooms()
-    )
+    """Return which modules of the package a file imports, anywhere in it."""
+    found = {name.removeprefix("spinalnet.") for name in imports(path)}
+    return {name for name in found if name in MODULES and name}
 
 
-def test_every_room_has_a_level() -> None:
-    assert set(rooms()) <= set(LEVEL), set(rooms()) - set(LEVEL)
+def wing(module: str) -> str:
+    return module.split(".")[0]
 
 
-def test_rooms_import_lower_rooms_only() -> None:
-    for room, path in rooms().items():
-        for other in own(path) - {room}:
-            assert LEVEL[other] < LEVEL[room], f"{room} must not import {other}"
-            assert other not in FORBIDDEN.get(room, set()), f"{room} must not import {other}"
+def typing_only(path: Path) -> set[str]:
+    """Return what a file imports for the type checker alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found: set[str] = set()
+    for block in ast.walk(tree):
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING":
+            for node in ast.walk(block):
+                if isinstance(node, ast.ImportFrom) and node.module:
+                    found |= {node.module, *(f"{node.module}.{a.name}" for a in node.names)}
+    return {name.removeprefix("spinalnet.") for name in found}
+
+
+def circle_among(modules: dict[str, set[str]]) -> list[str] | None:
+    """Return the modules of a circle of imports, if there is one."""
+    done: set[str] = set()
+
+    def visit(module: str, way: list[str]) -> list[str] | None:
+        if module in way:
+            return [*way[way.index(module) :], module]
+        if module in done:
+            return None
+        for other in sorted(modules.get(module, ())):
+            found = visit(other, [*way, module])
+            if found:
+                return found
+        done.add(module)
+        return None
+
+    return next((found for module in modules if (found := visit(module, []))), None)
+
+
+def test_every_wing_has_a_line() -> None:
+    assert {wing(module) for module in MODULES if module} == set(LINE)
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name])
+def test_imports_run_downwards_only(module: str) -> None:
+    here = wing(module)
+    for other in own(MODULES[module]):
+        there = wing(other)
+        if there == here or (here in GROUND and there in GROUND):
+            continue
+        assert LINE[there] < LINE[here], f"{module} must not import {other}"
+        assert there not in FORBIDDEN.get(here, set()), f"{module} must not import {other}"
+
+
+def test_there_is_no_circle() -> None:
+    # A face re-exports its wing: who asks it for a name asks the module that has it.
+    graph = {
+        module: {
+            other
+            for other in own(path) - typing_only(path) - {module}
+            if not (other in PACKAGES and wing(other) == wing(module))
+        }
+        for module, path in MODULES.items()
+        if module not in PACKAGES
+    }
+    assert circle_among(graph) is None
+    assert circle_among({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+
+
+def test_every_wing_has_a_face() -> None:
+    for package in PACKAGES - {""}:
+        face = importlib.import_module(f"spinalnet.{package}")
+        assert face.__doc__ is not None
+        assert len(face.__doc__.strip().splitlines()) <= 8, package
+        for name in getattr(face, "__all__", ()):
+            assert getattr(face, name) is not None, f"{package}.{name}"
+
+
+@pytest.mark.parametrize("module", FROM_FILES_ALONE)
+def test_a_report_is_rebuilt_from_files_alone(module: str) -> None:
+    assert not {wing(other) for other in own(MODULES[module])} & MODELS
 
 
 def test_nobody_imports_the_command_line() -> None:
-    importers = {room for room, path in rooms().items() if "cli" in own(path)}
-    assert importers == {"__main__"}
+    outside = [module for module in MODULES if wing(module) not in ("cli", "__main__")]
+    assert not [module for module in outside if "cli" in map(wing, own(MODULES[module]))]
 
 
 def test_heavy_libraries_are_imported_where_they_are_used() -> None:
-    for room, path in rooms().items():
-        if room in ("estimators", "_triton"):
-            continue  # classes of scikit-learn's, kernels of triton's: the rooms are loaded lazily
+    for module, path in MODULES.items():
+        if module in HEAVY_AT_THE_TOP:
+            continue
         heavy = {name.split(".")[0] for name in imports(path, top_level=True)} & HEAVY
-        assert not heavy, f"{room} imports {heavy} at the top"
+        assert not heavy, f"{module} imports {heavy} at the top"
 
 
 def run_python(code: str) -> str:
@@ -135,8 +220,13 @@ def test_layers_need_torch_alone() -> None:
     )
 
 
-def test_public_names_resolve_and_match_the_type_checkers_view() -> None:
-    tree = ast.parse((SOURCE / "__init__.py").read_text(encoding="utf-8"))
+@pytest.mark.parametrize(
+    "package",
+    [name for name in sorted(PACKAGES) if "attach(" in MODULES[name].read_text(encoding="utf-8")],
+)
+def test_lazy_names_resolve_and_match_the_type_checkers_view(package: str) -> None:
+    face = importlib.import_module(f"spinalnet.{package}".rstrip("."))
+    tree = ast.parse(MODULES[package].read_text(encoding="utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If))
     seen = {
         alias.asname: node.module
@@ -144,9 +234,20 @@ def test_public_names_resolve_and_match_the_type_checkers_view() -> None:
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert {name: f"spinalnet.{room}" for name, room in spinalnet._HOME.items()} == seen
-    for name in spinalnet.__all__:
-        assert getattr(spinalnet, name) is not None
+    call = next(
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
+    )
+    places: dict[str, str] = ast.literal_eval(call.args[1])
+    named = {
+        name: f"{face.__name__}.{module}"
+        for module, names in places.items()
+        for name in names.split()
+    }
+    assert named == seen
+    for name in face.__all__:
+        assert getattr(face, name) is not None
 
 
 def test_version_is_said_once() -> None:

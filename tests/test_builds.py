@@ -25,19 +25,21 @@ needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a
 CHECK = """
 import torch
 import spinalnet
-from spinalnet import _kernels, augment, ops
+from spinalnet.data import warps
+from spinalnet.kernels import native, warp
+from spinalnet.nn import use_backend
 
 assert spinalnet.__file__.startswith({place!r}), spinalnet.__file__
-assert _kernels.UNAVAILABLE is None, _kernels.UNAVAILABLE
+assert native.UNAVAILABLE is None, native.UNAVAILABLE
 torch.manual_seed(0)
 net = spinalnet.SpinalNet(33, 5, 7, 6)
 x = torch.randn(20, 33)
 assert net.spine.backend_choice(x).name == "cpp"
-with ops.use_backend("reference"):
+with use_backend("reference"):
     truth = net.double()(x.double())
 torch.testing.assert_close(net.float()(x).double(), truth, rtol=1e-5, atol=1e-5)
 images = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8)
-warped = _kernels.warp(images, [augment._Map(torch.eye(3).expand(5, 3, 3))])
+warped = warp.warp(images, [warps._Map(torch.eye(3).expand(5, 3, 3))])
 torch.testing.assert_close(warped, images / 255, rtol=0, atol=1e-5)
 print("parity")
 """
@@ -95,7 +97,7 @@ def test_without_a_compiler_the_package_installs_in_pure_python_and_says_so(
     assert "compiled kernels are not installed" in json.dumps(told)
     code = (
         "import torch, spinalnet\n"
-        "from spinalnet.augment import build_augment\n"
+        "from spinalnet.data.augment import build_augment\n"
         "net = spinalnet.SpinalNet(9, 2, 4)\n"
         "net(torch.randn(3, 9)).sum().backward()\n"
         "images = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)\n"
@@ -109,7 +111,7 @@ def test_without_a_compiler_the_package_installs_in_pure_python_and_says_so(
 @needs_compiler
 @pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
 def test_the_kernels_pass_the_sanitizers(tmp_path: Path, sanitizer: str) -> None:
-    source = ROOT / "src" / "spinalnet" / "_kernels"
+    source = ROOT / "src" / "spinalnet" / "kernels" / "csrc"
     options = ("-DSPINALNET_STRESS=ON", f"-DSPINALNET_SANITIZE={sanitizer}")
     run("cmake", "-S", source, "-B", tmp_path, *options, f"-DPython_EXECUTABLE={sys.executable}")
     run("cmake", "--build", tmp_path, "--target", "kernels_stress")

@@ -12,8 +12,8 @@ import typer
 from PIL import Image
 
 from spinalnet import TrainConfig
-from spinalnet.cli import app
 from spinalnet.cli import options as options_module
+from spinalnet.cli import root
 
 
 def spinalnet(*arguments: object, expect: int = 0) -> Any:
@@ -33,7 +33,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["spinalnet", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
-            app.main()
+            root.main()
     assert stop.value.code == 2
     said = capsys.readouterr()
     assert "Traceback" not in said.err
@@ -241,7 +241,7 @@ def test_interrupting_says_how_to_go_on(
     monkeypatch.setattr(running, "compare", interrupted)
     monkeypatch.setattr(sys, "argv", ["spinalnet", "compare", "digits", "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as stop:
-        app.main()
+        root.main()
     assert stop.value.code == 130
     assert "the same command continues" in capsys.readouterr().err
 
@@ -269,5 +269,5 @@ def test_converted_weights_of_the_original_classify_images(tmp_path: Path) -> No
 
 def test_every_command_that_reads_images_says_what_happens_to_bad_ones() -> None:
     for name in ("train", "compare", "lr-find", "predict"):
-        command = typer.main.get_command(app.app).commands[name]  # type: ignore[attr-defined]
+        command = typer.main.get_command(root.app).commands[name]  # type: ignore[attr-defined]
         assert "on_bad_image" in {parameter.name for parameter in command.params}, name

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from spinalnet import Comparison, RunSpec, TrainConfig, _dist
-from spinalnet.cli import app
+from spinalnet.cli import root
 from spinalnet.comparison import running
 
 QUESTION = Comparison(
@@ -40,17 +40,17 @@ def test_the_main_process_goes_first(monkeypatch, rank, order):
 
 def test_only_the_main_process_speaks_and_any_may_complain(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(app, "out_console", cli.Console(quiet=False))
-    monkeypatch.setattr(app, "err_console", cli.Console(quiet=False, stderr=True))
+    monkeypatch.setattr(root, "out_console", root.Console(quiet=False))
+    monkeypatch.setattr(root, "err_console", root.Console(quiet=False, stderr=True))
     for rank, spoken in (("1", False), ("0", True)):
         monkeypatch.setenv("RANK", rank)
-        app._hush_other_processes()
-        app.out_console.print("a result")
+        root._hush_other_processes()
+        root.out_console.print("a result")
         assert bool(capsys.readouterr().out) == spoken
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(sys, "argv", ["spinalnet", "evaluate", "nowhere"])
     with pytest.raises(SystemExit):
-        app.main()
+        root.main()
     assert "nowhere is not the folder of a run" in capsys.readouterr().err
 
 

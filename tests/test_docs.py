@@ -16,13 +16,14 @@ import torch
 from typer.main import get_command
 
 import spinalnet
-from spinalnet.cli import app
+from spinalnet.cli import root
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-ROOMS = sorted(
-    path.stem
-    for path in Path(spinalnet.__file__).parent.glob("*.py")
+SOURCE = Path(spinalnet.__file__).parent
+MODULES = sorted(
+    ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
+    for path in SOURCE.rglob("*.py")
     if not path.stem.startswith("__")
 )
 
@@ -41,7 +42,7 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_exist_with_their_options(page: Path) -> None:
-    group = get_command(app.app)
+    group = get_command(root.app)
     for block in blocks(page, "bash"):
         for line in block.replace("\\\n", " ").splitlines():
             for command in re.findall(r"(?:^|&& )(?:\.venv/bin/)?spinalnet (.*?)(?=$| && )", line):
@@ -90,9 +91,9 @@ def test_links_between_pages_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name} links to missing {target}"
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_docstring_examples_run(room: str) -> None:
-    module = importlib.import_module(f"spinalnet.{room}")
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples_run(name: str) -> None:
+    module = importlib.import_module(name)
     names = {name: getattr(spinalnet, name) for name in spinalnet.__all__}
     result = doctest.testmod(
         module, extraglobs={"torch": torch, **names}, optionflags=doctest.NORMALIZE_WHITESPACE

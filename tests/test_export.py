@@ -28,7 +28,7 @@ from spinalnet import (
     export_program,
     run_one,
 )
-from spinalnet.cli import app
+from spinalnet.cli import root
 from spinalnet.comparison import running
 from spinalnet.data import batches
 from spinalnet.deploy import export
@@ -281,7 +281,7 @@ def test_wrong_combinations_with_a_run_are_refused(tmp_path: Path, run: Path) ->
 
 def test_the_command_writes_both_kinds_and_explains_itself(tmp_path: Path, run: Path) -> None:
     def command(*words: object) -> str:
-        result = CliRunner().invoke(app.app, ["export", *map(str, words)], catch_exceptions=False)
+        result = CliRunner().invoke(root.app, ["export", *map(str, words)], catch_exceptions=False)
         assert result.exit_code == 0
         return result.output
 

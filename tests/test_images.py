@@ -371,7 +371,7 @@ def folder_of(tmp_path: Path, count: int, threads: int) -> FolderDataset:
 
 @pytest.fixture
 def many_cpus(monkeypatch):
-    monkeypatch.setattr("spinalnet.data.usable_cpus", lambda: 8)
+    monkeypatch.setattr("spinalnet.data.batches.usable_cpus", lambda: 8)
 
 
 def test_batches_are_the_same_with_any_number_of_threads(tmp_path, many_cpus):

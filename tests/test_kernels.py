@@ -15,7 +15,7 @@ from torch import Tensor
 
 from helpers import assert_close
 from spinalnet import InputError, SpinalnetError, bench, use_backend
-from spinalnet.kernels import native, operators
+from spinalnet.kernels import chain, native, operators
 from spinalnet.kernels import plan as plan_module
 from spinalnet.nn import backends, functional
 from spinalnet.nn import layers as layers_module
@@ -282,7 +282,7 @@ def test_the_result_is_the_same_bits_for_any_number_of_threads(
 @pytest.mark.parametrize("flat", [False, True], ids=["many parameters", "one"])
 def test_plans_and_watches_are_made_once(monkeypatch: pytest.MonkeyPatch, flat: bool) -> None:
     made: list[str] = []
-    plan, look = plan_module._plan, layers_module.SpinalNet.watched
+    plan, look = chain._plan, layers_module.SpinalNet.watched
 
     def counted_plan(*arguments: object) -> object:
         made.append("plan")
@@ -292,7 +292,7 @@ def test_plans_and_watches_are_made_once(monkeypatch: pytest.MonkeyPatch, flat: 
         made.append("watch")
         return look(net)
 
-    monkeypatch.setattr(plan_module, "_plan", counted_plan)
+    monkeypatch.setattr(chain, "_plan", counted_plan)
     monkeypatch.setattr(layers_module.SpinalNet, "watched", counted_look)
     net = layers_module.SpinalNet(12, 3, 4)
     if flat:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import urllib.error
 from collections import Counter
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from recipes_table import EXPERIMENTS, FILES, NOT_EXPERIMENTS
 from spinalnet._checks import InputError
-from spinalnet.cli.app import app
+from spinalnet.cli.root import app
 from spinalnet.comparison import building
 from spinalnet.comparison import spec as spec_module
 from spinalnet.data import catalog, listing, loading, readers
@@ -37,7 +38,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 @pytest.fixture(autouse=True)
 def _one_thread(monkeypatch):
     # Small networks are no faster on more, and no test here pulls the plug.
-    monkeypatch.setattr(runs.os, "fsync", lambda file: None)
+    monkeypatch.setattr(os, "fsync", lambda file: None)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

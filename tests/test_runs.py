@@ -85,7 +85,7 @@ def test_full_disk_is_one_sentence_and_leaves_the_old_file(run, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(runs.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     writes = [
         lambda: run.save_state({"epoch": 2}),
         lambda: run.save_model({"w": torch.zeros(1)}),

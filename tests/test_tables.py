@@ -11,7 +11,7 @@ from scipy.stats import t
 from typer.testing import CliRunner
 
 from spinalnet._checks import InputError
-from spinalnet.cli.app import app
+from spinalnet.cli.root import app
 from spinalnet.comparison import tables
 from spinalnet.comparison.tables import compare_table
 from spinalnet.data import frames

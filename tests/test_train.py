@@ -1038,7 +1038,12 @@ def careful_fit(out, on_progress=None, **options):
     model = Deep() if deep else mlp(norm=True, dropout=0.3)
     config = TrainConfig(**CAREFUL | options)
     return fit(
-        model, classes_source(40), classes_source(seed=1), config, out=out, on_progress=on_progress
+        model,
+        classes_source(40),
+        classes_source(n=2, seed=1),
+        config,
+        out=out,
+        on_progress=on_progress,
     )
 
 

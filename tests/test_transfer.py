@@ -19,7 +19,7 @@ from spinalnet.deploy import predict
 from spinalnet.models import backbones
 from spinalnet.models import features as features_module
 from spinalnet.models.zoo import create_model
-from spinalnet.training import evaluation, fitting, loop, placement
+from spinalnet.training import evaluation, fitting, loop, placement, runs
 from spinalnet.training.config import TrainConfig
 
 HYMENOPTERA = Path(__file__).parents[1] / "data" / "hymenoptera"
@@ -145,7 +145,7 @@ def test_other_draws_for_the_same_seed_are_other_features(monkeypatch: pytest.Mo
     trunk = Counting()
     features_module.frozen_splits(trunk, splits(), augment="flip")
     plain_and_views = trunk.images
-    monkeypatch.setattr(augment, "STREAM", augment.STREAM + 1)
+    monkeypatch.setattr(features_module, "STREAM", augment.STREAM + 1)
     features_module.frozen_splits(trunk, splits(), augment="flip")
     assert trunk.images == 2 * plain_and_views - 40  # the plain ones are still good
 
@@ -252,8 +252,7 @@ def probed(weights: str, **options: object) -> spec_module.RunSpec:
 
 def rows(path: Path) -> list[dict[str, object]]:
     return [
-        {k: v for k, v in row.items() if k != "seconds"}
-        for row in experiment.runs.RunFolder(path).metrics()
+        {k: v for k, v in row.items() if k != "seconds"} for row in runs.RunFolder(path).metrics()
     ]
 
 

@@ -20,7 +20,7 @@ from spinalnet import SpinalNet, use_backend
 from spinalnet.kernels import native as native_module
 
 needs_extension = pytest.mark.skipif(
-    importlib.util.find_spec("spinalnet._kernels._native") is None,
+    importlib.util.find_spec("spinalnet.kernels._native") is None,
     reason="the compiled kernels are not installed",
 )
 
@@ -74,7 +74,7 @@ def test_the_switch_is_on_or_off() -> None:
 
 
 def test_their_benchmark_is_refused() -> None:
-    done = run("-c", "from spinalnet._kernels import peak_gflops; peak_gflops()")
+    done = run("-c", "from spinalnet.kernels.native import peak_gflops; peak_gflops()")
     assert "BackendUnavailable: there is no inner loop to measure: the compiled" in done.stderr
 
 
@@ -90,11 +90,12 @@ def test_an_extension_of_other_sources_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPINALNET_KERNELS", "on")
-    monkeypatch.setattr(native_module, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(native_module, "__file__", str(tmp_path / "native.py"))
     native, reason = native_module._load()
     assert native is not None  # no sources there, as in an installed package
     assert reason is None
-    (tmp_path / "threads.cpp").write_text("// Changed.")
+    (tmp_path / "csrc").mkdir()
+    (tmp_path / "csrc" / "threads.cpp").write_text("// Changed.")
     native, reason = native_module._load()
     assert native is None
     assert reason is not None

@@ -1,5 +1,5 @@
 """Run `python -m spinalnet` as the `spinalnet` command."""
 
-from spinalnet.cli.app import main
+from spinalnet.cli.root import main
 
 main()

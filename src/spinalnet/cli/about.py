@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from spinalnet._checks import unknown_name
-from spinalnet.cli.app import app, err_console, out_console
+from spinalnet.cli.root import app, err_console, out_console
 
 
 @app.command("list")

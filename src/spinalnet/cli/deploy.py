@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spinalnet._checks import InputError
-from spinalnet.cli.app import app, err_console, out_console
 from spinalnet.cli.options import DataDir, OnBadImage, RunFolder
 from spinalnet.cli.progress import _note
+from spinalnet.cli.root import app, err_console, out_console
 
 if TYPE_CHECKING:
     from spinalnet.data import images

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spinalnet._checks import InputError
-from spinalnet.cli.app import err_console
+from spinalnet.cli.root import err_console
 from spinalnet.training.config import TrainConfig
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spinalnet._checks import unknown_name
-from spinalnet.cli.app import app, err_console, out_console
 from spinalnet.cli.options import Channels, DataDir, Download, HeadOption, ImageSize, _head_options
 from spinalnet.cli.progress import _progress, _report, _say
+from spinalnet.cli.root import app, err_console, out_console
 
 if TYPE_CHECKING:
     from spinalnet.comparison import spec

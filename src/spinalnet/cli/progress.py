@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from spinalnet.cli.app import err_console, out_console
+from spinalnet.cli.root import err_console, out_console
 
 if TYPE_CHECKING:
     from spinalnet.comparison import spec as spec_module

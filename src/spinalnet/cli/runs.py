@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spinalnet.cli.app import app, err_console, out_console
 from spinalnet.cli.options import ALL_HEADS, ProbeEpochs, ProbeLr, RunOptions, with_run_options
 from spinalnet.cli.progress import _note, _progress, _report, _say
+from spinalnet.cli.root import app, err_console, out_console
 from spinalnet.cli.tables import _compare_table
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from spinalnet.cli.app import err_console, out_console
 from spinalnet.cli.options import ALL_HEADS
 from spinalnet.cli.progress import _note
+from spinalnet.cli.root import err_console, out_console
 
 
 def _compare_table(

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from spinalnet._checks import InputError, unknown_name
-from spinalnet.cli.app import app, out_console
 from spinalnet.cli.options import RunFolder
+from spinalnet.cli.root import app, out_console
 
 theory_app = typer.Typer(
     help="The paper's theory as experiments: conversion, approximation, sensitivities.",

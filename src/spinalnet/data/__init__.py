@@ -1,1 +1,45 @@
-"""TODO face of data."""
+"""What is read: data sets by name, folders of images, tables; their parts and their batches."""
+
+from spinalnet.data.augment import (
+    AUGMENTATIONS,
+    build_augment,
+)
+from spinalnet.data.batches import (
+    ArrayDataset,
+    DatasetInfo,
+    FolderDataset,
+    Splits,
+    normalize,
+    read_image,
+    read_images,
+)
+from spinalnet.data.catalog import (
+    DATASETS,
+)
+from spinalnet.data.frames import (
+    Table,
+    is_table,
+    load_table,
+)
+from spinalnet.data.loading import (
+    list_datasets,
+    load_dataset,
+)
+
+__all__ = [
+    "AUGMENTATIONS",
+    "DATASETS",
+    "ArrayDataset",
+    "DatasetInfo",
+    "FolderDataset",
+    "Splits",
+    "Table",
+    "build_augment",
+    "is_table",
+    "list_datasets",
+    "load_dataset",
+    "load_table",
+    "normalize",
+    "read_image",
+    "read_images",
+]

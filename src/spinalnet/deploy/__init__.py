@@ -1,1 +1,25 @@
-"""TODO face of deploy."""
+"""Using a trained model: predictions, evaluation, files that run elsewhere."""
+
+from spinalnet.deploy.export import (
+    Exported,
+    export_onnx,
+    export_program,
+)
+from spinalnet.deploy.predict import (
+    Evaluation,
+    Prediction,
+    evaluate_run,
+    predict_images,
+    write_predictions,
+)
+
+__all__ = [
+    "Evaluation",
+    "Exported",
+    "Prediction",
+    "evaluate_run",
+    "export_onnx",
+    "export_program",
+    "predict_images",
+    "write_predictions",
+]

@@ -32,7 +32,7 @@ def _load() -> tuple[Any, str | None]:
     if switch == "off":
         return None, "the compiled kernels are switched off (SPINALNET_KERNELS=off)"
     try:
-        native = importlib.import_module("spinalnet._kernels._native")
+        native = importlib.import_module("spinalnet.kernels._native")
     except ImportError as error:
         return None, f"the compiled kernels are not installed ({error})"
     sources = _digest_of_sources()
@@ -46,7 +46,7 @@ def _load() -> tuple[Any, str | None]:
 
 def _digest_of_sources() -> str | None:
     """Return what CMakeLists.txt computes of the C++ files; None where none are installed."""
-    folder = Path(__file__).parent
+    folder = Path(__file__).parent / "csrc"
     files = sorted([*folder.glob("*.cpp"), *folder.glob("*.h"), *folder.glob("CMakeLists.txt")])
     listing = "".join(
         f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files

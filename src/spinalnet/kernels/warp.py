@@ -24,16 +24,27 @@ def can_warp(images: Tensor) -> bool:
 
 
 class CoordinateMap(Protocol):
-    """What `warp` reads of a map; see `augment._Map`."""
+    """What `warp` reads of a map; see `data.warps`."""
 
     @property
-    def matrix(self) -> Tensor: ...
+    def matrix(self) -> Tensor:
+        """From places in the result to places in the image."""
+        ...
+
     @property
-    def box(self) -> Tensor | None: ...
+    def box(self) -> Tensor | None:
+        """What lies outside of it is black."""
+        ...
+
     @property
-    def projective(self) -> bool: ...
+    def projective(self) -> bool:
+        """Whether lines that are parallel may meet."""
+        ...
+
     @property
-    def nearest(self) -> bool: ...
+    def nearest(self) -> bool:
+        """Whether the nearest pixel is copied."""
+        ...
 
 
 def warp(images: Tensor, maps: Sequence[CoordinateMap]) -> Tensor:

@@ -1,1 +1,33 @@
-"""TODO face of models."""
+"""Networks: the paper's, published backbones, and a new head in any network."""
+
+from spinalnet.models.backbones import (
+    find_backbone,
+)
+from spinalnet.models.finding import (
+    find_classifier,
+)
+from spinalnet.models.surgery import (
+    freeze_except_head_,
+    remove_classifier_,
+    replace_head_,
+    replace_hidden_,
+)
+from spinalnet.models.zoo import (
+    MODELS,
+    ImageModel,
+    create_model,
+    list_models,
+)
+
+__all__ = [
+    "MODELS",
+    "ImageModel",
+    "create_model",
+    "find_backbone",
+    "find_classifier",
+    "freeze_except_head_",
+    "list_models",
+    "remove_classifier_",
+    "replace_head_",
+    "replace_hidden_",
+]

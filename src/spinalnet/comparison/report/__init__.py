@@ -1,1 +1,9 @@
-"""TODO face of report."""
+"""The page of a comparison: figures and one self-contained file."""
+
+from spinalnet.comparison.report.page import (
+    write_report,
+)
+
+__all__ = [
+    "write_report",
+]

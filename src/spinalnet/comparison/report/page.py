@@ -177,7 +177,11 @@ def _page(summary: Summary, drawn: Sequence[Drawn], judged: Sequence[HeadQuality
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
-    template = files("spinalnet").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
+    template = (
+        files("spinalnet.comparison.report")
+        .joinpath("templates/report.html.j2")
+        .read_text(encoding="utf-8")
+    )
     header, rows = table_cells(summary)
     confusions = [head.confusion for head in judged[:2]]
     many = bool(confusions) and len(confusions[0].names) > classes.LARGEST_MATRIX

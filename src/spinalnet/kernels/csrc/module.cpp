@@ -647,9 +647,9 @@ PyMODINIT_FUNC PyInit__native() {
     using namespace spinalnet;
     names = new Names;
     PyObject* module = PyModule_Create(&definition);
-    PyObject* plan = make_type<Plan>("spinalnet._kernels._native.Plan", plan_new, plan_methods);
+    PyObject* plan = make_type<Plan>("spinalnet.kernels._native.Plan", plan_new, plan_methods);
     PyObject* watch =
-        make_type<Watch>("spinalnet._kernels._native.Watch", watch_new, watch_methods);
+        make_type<Watch>("spinalnet.kernels._native.Watch", watch_new, watch_methods);
     if (!module || !plan || !watch || PyModule_AddObject(module, "Plan", plan) < 0 ||
         PyModule_AddObject(module, "Watch", watch) < 0 ||
         PyModule_AddStringConstant(module, "SOURCES", SPINALNET_SOURCES) < 0) {
