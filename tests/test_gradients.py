@@ -239,3 +239,41 @@ def test_loss_gradient_says_when_it_cannot() -> None:
         assert reason in (LossGradient.why_not(net) or "")
         with pytest.raises(InputError, match=reason):
             LossGradient(net, True)  # type: ignore[arg-type]
+
+
+def test_tied_parametrized_and_heard_maps_have_no_closed_gradient() -> None:
+    def tied() -> nn.Module:
+        net = SpinalNet(8, 4, 4)
+        net.output.bias = net.spine.layers[1].bias
+        return net
+
+    def parametrized() -> nn.Module:
+        net = MLPHead(8, 3, 4)
+        nn.utils.parametrizations.weight_norm(net.output)
+        return net
+
+    def heard() -> nn.Module:
+        net = MLPHead(8, 3, 4)
+        net.layers[0][0].register_forward_hook(lambda module, inputs, output: 2 * output)
+        return net
+
+    def wrapped() -> nn.Module:
+        net = MLPHead(8, 3, 4)
+        net.layers[0][0] = nn.Sequential(net.layers[0][0], nn.Linear(4, 4))
+        return net
+
+    for make, reason in (
+        (tied, "share a parameter"),
+        (parametrized, "is parametrized"),
+        (heard, "a hook listens"),
+        (wrapped, "Sequential is not a plain nn.Linear"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            LossGradient(make(), True)  # type: ignore[arg-type]
+
+
+def test_an_activation_with_a_hook_is_differentiated_as_it_is_called() -> None:
+    net = SpinalNet(6, 2, 3, dtype=torch.float64).eval()
+    net.spine.activation.register_forward_hook(lambda module, inputs, output: 3 * output)
+    x = torch.randn(4, 6, dtype=torch.float64)
+    torch.testing.assert_close(jacobian(net, x), autograd_jacobian(net, x).detach())

@@ -228,25 +228,39 @@ def test_strided_inputs_and_parameters(features: int) -> None:
         torch.testing.assert_close(actual, expected)
 
 
-def test_gradcheck_and_second_derivatives() -> None:
+@pytest.mark.parametrize("slope", [0.0, 0.3, 1.0])
+def test_gradcheck_and_second_derivatives(slope: float) -> None:
     x, weights, biases = problem(3, 7, 2, 4, 3, torch.float64)
     assert biases is not None
     row = torch.randn(2, 12, dtype=torch.float64), torch.randn(2, dtype=torch.float64)
     leaves = [tensor.requires_grad_() for tensor in [x, *weights, *biases, *row]]
 
-    def run(x: Tensor, *parameters: Tensor) -> Tensor:
+    def run(x: Tensor, *parameters: Tensor, backend: str = "cpp") -> Tensor:
         return functional.spinal(
             x,
             parameters[:4],
             parameters[4:8],
             num_splits=2,
-            negative_slope=0.01,
+            negative_slope=slope,
             output=(parameters[8], parameters[9]),
-            backend="cpp",
+            backend=backend,
         )
 
     assert torch.autograd.gradcheck(run, leaves)
     assert torch.autograd.gradgradcheck(run, leaves)
+
+    def second(backend: str) -> list[Tensor]:
+        first = torch.autograd.grad(
+            run(*leaves, backend=backend).square().sum(), leaves, create_graph=True
+        )
+        return [*torch.autograd.grad(sum(g.square().sum() for g in first), leaves)]
+
+    found, expected = second("cpp"), second("reference")
+    torch.testing.assert_close(found, expected)
+    # The slope counts: with another one the numbers are others.
+    slope = 0.6
+    assert not torch.allclose(second("cpp")[0], expected[0])
+    torch.testing.assert_close(second("cpp"), second("reference"))
 
 
 @pytest.mark.parametrize(
@@ -415,6 +429,27 @@ def test_the_operators_keep_their_contract() -> None:
     positions = plan_module._packed(plan_module.Layout((0, 1, 2), (3, 4, 5), ()))
     arguments = (x.requires_grad_(), parameters, positions, 2, 0.01)
     torch.library.opcheck(operators._forward_operator, arguments)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_the_operator_differentiates_both_of_its_outputs(has_bias: bool) -> None:
+    x, weights, biases = problem(4, 7, 2, 3, 3, torch.float64)
+    assert biases is not None
+    last = [torch.randn(3, 9, dtype=torch.float64), torch.randn(3, dtype=torch.float64)]
+    # The last bias is also that of a layer.
+    parameters = [*weights, *biases, last[0]]
+    row = (6, 5) if has_bias else (6,)
+    positions = plan_module._packed(plan_module.Layout((0, 1, 2), (3, 4, 5), row))
+    leaves = [tensor.requires_grad_() for tensor in [x, *parameters]]
+
+    def run(x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return operators._forward_operator(x, [*parameters], positions, 2, 0.3)
+
+    assert torch.autograd.gradcheck(run, leaves)
+    assert torch.autograd.gradcheck(lambda *all_: run(*all_)[0], leaves)
+    assert torch.autograd.gradcheck(lambda *all_: run(*all_)[1], leaves)
+    unused = torch.autograd.grad(run(*leaves)[0].sum(), leaves, allow_unused=True)[7]
+    assert unused is None or not unused.any()
 
 
 TINY = bench.HeadCase("12 / 4x4 vs 6", 12, 3, 4, 4, (6,))

@@ -217,3 +217,123 @@ def test_macs_formula_equals_the_papers_heads() -> None:
 def test_x_must_be_a_matrix() -> None:
     with pytest.raises(InputError, match=r"shape \(batch, features\), got \(3,\)"):
         functional.spinal(torch.zeros(3), [torch.zeros(2, 3)], None, num_splits=1)
+
+
+def fitting(call: backends.SpinalCall) -> list[str]:
+    """Every backend that can serve it, and the free choice."""
+    return ["auto", *servable(call)]
+
+
+CALL = backends.SpinalCall(3, 8, 5, 4, 2, 0.0, False, False, torch.float32, "cpu")
+
+
+@pytest.mark.parametrize("slope", [None, 0.0, 0.3, 1.0])
+@pytest.mark.parametrize("backend", fitting(CALL))
+def test_a_slope_without_activation_is_the_activation(slope: float | None, backend: str) -> None:
+    x, weights, biases = problem(3, 8, 2, 4, 5, torch.float64)
+
+    def act(z: Tensor) -> Tensor:
+        return torch.where(z > 0, z, (slope or 0.0) * z)
+
+    expected = reference.spinal_reference(x, weights, biases, num_splits=2, activation=act)
+    found = functional.spinal(
+        x, weights, biases, num_splits=2, negative_slope=slope, backend=backend
+    )
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("backend", fitting(CALL))
+def test_a_slope_that_contradicts_the_activation_is_refused(backend: str) -> None:
+    x, weights, biases = problem(3, 8, 2, 4, 5, torch.float32)
+    for act, own in (
+        (torch.relu, 0.0),
+        (torch.nn.functional.relu, 0.0),
+        (torch.nn.ReLU(), 0.0),
+        (torch.nn.LeakyReLU(0.2), 0.2),
+        (torch.nn.Identity(), 1.0),
+    ):
+        options = {"num_splits": 2, "activation": act, "backend": backend}
+        with pytest.raises(InputError, match=f"slope of the activation, which is {own}, got 0.3"):
+            functional.spinal(x, weights, biases, negative_slope=0.3, **options)
+        agreed = functional.spinal(x, weights, biases, negative_slope=own, **options)
+        torch.testing.assert_close(functional.spinal(x, weights, biases, **options), agreed)
+
+
+def misfits() -> dict[str, tuple[dict[str, object], str]]:
+    """Arguments that do not fit, and what the sentence must name."""
+    x, weights, biases = problem(3, 8, 2, 4, 5, torch.float32)
+    assert biases is not None
+    row, masks = torch.randn(2, 20), [torch.ones(3, w.shape[1]) for w in weights]
+    norms = [torch.nn.LayerNorm(5) for _ in weights]
+    meta = [*biases[:3], biases[3].to("meta")]
+    return {
+        "no layer": ({"weights": [], "biases": None}, "weights must be"),
+        "a vector": ({"weights": [weights[0][0], *weights[1:]]}, "weights must be"),
+        "columns": ({"weights": [*weights[:3], weights[3][:, :-1]]}, r"weights\[3\].*\(5, 9\)"),
+        "too wide": ({"weights": [*weights[:3], weights[3].repeat(1, 2)]}, r"weights\[3\].*18"),
+        "rows": ({"weights": [*weights[:3], weights[3][:-1]]}, r"weights\[3\].*\(4, 9\)"),
+        "first rows": ({"weights": [weights[0][:-1], *weights[1:]]}, r"weights\[1\]"),
+        "features": ({"x": x[:, :6]}, r"weights\[0\].*\(5, 3\).*6 features"),
+        "splits": ({"num_splits": 9}, "num_splits must be between 1 and"),
+        "no split": ({"num_splits": 0}, "num_splits must be between 1 and"),
+        "few biases": ({"biases": biases[:3]}, "biases must be one.*4 weights, got 3"),
+        "bias": ({"biases": [*biases[:3], biases[3][:-1]]}, r"biases\[3\].*\(5,\).*\(4,\)"),
+        "bias rank": ({"biases": [*biases[:3], biases[3][None]]}, r"biases\[3\].*\(1, 5\)"),
+        "row": ({"output": (row[:, :-1], None)}, r"output row.*\(outputs, 20\).*\(2, 19\)"),
+        "row rank": ({"output": (row[0], None)}, "output row"),
+        "row bias": ({"output": (row, torch.ones(3))}, r"bias of the output row.*\(2,\).*\(3,\)"),
+        "x dtype": ({"x": x.double()}, "one dtype: x is torch.float64, weights.0. torch.float32"),
+        "dtype": ({"weights": [*weights[:3], weights[3].double()]}, r"weights\[3\] torch.float64"),
+        "row dtype": ({"output": (row.double(), None)}, r"output\[0\] torch.float64"),
+        "device": ({"biases": meta}, r"one device: x is on cpu, biases\[3\] on meta"),
+        "few norms": ({"norms": norms[:3]}, "norms must be one.*4 weights, got 3"),
+        "few masks": ({"dropout_masks": masks[:3]}, "dropout_masks must be one.*got 3"),
+        "mask": ({"dropout_masks": [*masks[:3], masks[0]]}, r"dropout_masks\[3\].*\(3, 9\)"),
+        "mask rows": ({"dropout_masks": [m[:1] for m in masks]}, r"dropout_masks\[0\].*\(3, 4\)"),
+        "mask dtype": ({"dropout_masks": [m.double() for m in masks]}, "dtype of x"),
+        "row mask": (
+            {"output": (row, None), "output_mask": [torch.ones(3, 19)]},
+            r"output_mask\[0\].*\(3, 20\)",
+        ),
+    }
+
+
+@pytest.mark.parametrize("backend", fitting(CALL))
+@pytest.mark.parametrize("kind", misfits())
+def test_what_does_not_fit_is_named_whatever_the_backend(kind: str, backend: str) -> None:
+    x, weights, biases = problem(3, 8, 2, 4, 5, torch.float32)
+    wrong, message = misfits()[kind]
+    arguments = {"x": x, "weights": weights, "biases": biases, "num_splits": 2, **wrong}
+    kinds = InputError
+    if backend == "cpp" and {"norms", "dropout_masks", "output_mask"} & wrong.keys():
+        kinds = (InputError, BackendUnavailable)  # whichever is noticed first
+        message = f"{message}|cannot serve"
+    for memo in (None, backends.Memo()):
+        with pytest.raises(kinds, match=message):
+            functional.spinal(**arguments, memo=memo, backend=backend)  # type: ignore[arg-type]
+
+
+def test_masks_of_bits_must_be_drawn_for_the_call() -> None:
+    x, weights, biases = problem(3, 8, 2, 4, 5, torch.float32)
+    if not functional.draws_bits(x):
+        pytest.skip("masks are tensors here")
+    segments = [(4,), (4, 5), (4, 5), (4, 5)]
+    fits = functional.draw_masks(x, segments, 0.5)
+    assert functional.spinal(x, weights, biases, num_splits=2, dropout_masks=fits).shape == (3, 20)
+    for masks in (
+        functional.draw_masks(x[:2], segments, 0.5),
+        functional.draw_masks(x, [(4,), (9,), (9,), (9,)], 0.5),
+    ):
+        for backend in ("cpp", "reference", "packed"):
+            with pytest.raises(InputError, match="dropout_masks must be drawn for 3 rows"):
+                functional.spinal(
+                    x, weights, biases, num_splits=2, dropout_masks=masks, backend=backend
+                )
+
+
+def test_autocast_takes_parameters_of_another_dtype() -> None:
+    x, weights, biases = problem(3, 8, 2, 4, 5, torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for backend in ("reference", "packed"):
+            y = functional.spinal(x.bfloat16(), weights, biases, num_splits=2, backend=backend)
+            assert y.isfinite().all()

@@ -135,3 +135,20 @@ def test_the_closed_jacobian_is_faster_than_jacrev() -> None:
     )
     assert torch.allclose(jacobian(net, x)[0], reverse(x[0]).detach(), atol=1e-12)
     assert times["closed"].median < times["jacrev"].median  # about four times
+
+
+def test_a_net_that_is_more_than_matrices_is_differentiated_automatically() -> None:
+    net = SpinalNet(6, 2, 3, 4, dtype=torch.float64)
+    x = torch.randn(5, 6).double()
+    expected = sensitivities(net, x)
+    net.spine.layers[1].register_forward_hook(lambda module, inputs, output: 2 * output)
+    with torch.no_grad():
+        net.spine.layers[1].weight.div_(2)
+        net.spine.layers[1].bias.div_(2)
+    found = sensitivities(net, x)
+    torch.testing.assert_close(found.mean, expected.mean)
+    shares = explain(net, x)
+    torch.testing.assert_close(shares.sum(1) + net.output.bias, net(x))
+    net.output.register_forward_hook(lambda module, inputs, output: 2 * output)
+    with pytest.raises(InputError, match="matrix of the output row does not say"):
+        explain(net, x)

@@ -267,3 +267,25 @@ def test_a_trained_head_converts_shrinks_and_is_tuned() -> None:
     assert found.rows[0].macs == found.converted_macs
     assert [row.macs for row in found.rows] == sorted((r.macs for r in found.rows), reverse=True)
     assert found.rows[1].tuned[0] > found.rows[1].pruned[0] - 0.05
+
+
+def test_linear_maps_that_are_more_than_a_matrix_are_refused() -> None:
+    class Adapter(nn.Module):
+        def __init__(self, base: nn.Module) -> None:
+            super().__init__()
+            self.base, self.down, self.up = base, nn.Linear(4, 2), nn.Linear(2, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.base(x) + self.up(self.down(x))
+
+    bounds = (torch.zeros(4), torch.ones(4))
+    hooked = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    hooked[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+    adapted = nn.Sequential(Adapter(nn.Linear(4, 6)), nn.ReLU(), nn.Linear(6, 2))
+    for module in (hooked, adapted):
+        with pytest.raises(InputError, match=r"cannot be\s+converted"):
+            to_spinal(module, 2, bounds)
+    net = SpinalNet(4, 2, 3)
+    net.spine.layers[1].register_forward_hook(lambda module, inputs, output: 2 * output)
+    with pytest.raises(InputError, match="do not say what this net computes"):
+        narrow(net, 2, torch.randn(5, 4))

@@ -157,6 +157,33 @@ def check_compiled() -> None:
     torch.library.opcheck(triton._forward_operator, arguments)
 
 
+def check_both_outputs() -> None:
+    """The operator differentiates hidden outputs and logits, one of them or both."""
+    x = torch.randn(5, 7, requires_grad=True)
+    chain = [torch.randn(3, columns, requires_grad=True) for columns in (4, 6, 7)]
+    biases = [torch.randn(3, requires_grad=True) for _ in chain]
+    row = [torch.randn(2, 9, requires_grad=True), torch.randn(2, requires_grad=True)]
+    ramp = torch.linspace(-1, 1, 45).view(5, 9)
+    for last in (row, row[:1]):
+        leaves = [x, *chain, *biases, *last]
+        ours = triton._forward_operator(x, leaves[1:], 2, 0.3, True, True, True)
+        hidden = functional.spinal(
+            x, chain, biases, num_splits=2, negative_slope=0.3, backend="reference"
+        )
+        truth = hidden, torch.nn.functional.linear(hidden, *last)
+        for factors in ((1.0, 1.0), (0.0, 1.0), (1.0, 0.0)):
+            found = []
+            for pair in (ours, truth):
+                parts = zip(factors, ((pair[0] * ramp).sum(), pair[1].square().sum()), strict=True)
+                loss = torch.stack([part for factor, part in parts if factor]).sum()
+                found.append(
+                    torch.autograd.grad(
+                        loss, leaves, retain_graph=True, allow_unused=True, materialize_grads=True
+                    )
+                )
+            torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+
+
 if __name__ == "__main__":
     assert triton.INTERPRETED
     multiply_bfloat16()
@@ -166,4 +193,5 @@ if __name__ == "__main__":
     check_autocast()
     check_second_derivative()
     check_compiled()
+    check_both_outputs()
     sys.stdout.write("all agree")

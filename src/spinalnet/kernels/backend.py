@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from spinalnet.kernels.chain import Memo, _Chain, _forward
 from spinalnet.kernels.derivatives import _is_fixed
 from spinalnet.kernels.operators import _forward_operator
-from spinalnet.kernels.plan import Layout, _distinct, _packed, _unit_rows
+from spinalnet.kernels.plan import (
+    Layout,
+    _distinct,
+    _packed,
+    _readable,
+    _unit_rows,
+    _unit_strides,
+    check_chain,
+)
 from spinalnet.kernels.regularized import Regularization, _folded, _RegularizedChain
 
 if TYPE_CHECKING:
@@ -21,7 +29,11 @@ if TYPE_CHECKING:
 def _shared(
     weights: Sequence[Tensor], biases: Sequence[Tensor], output: Sequence[Tensor]
 ) -> tuple[list[Tensor], Layout]:
-    """Return every parameter once, and the layout."""
+    """Return every parameter once, and the layout.
+
+    One that a layer shares with the output row is there twice, for the kernels add up what the
+    layers find, and write what the output row does.
+    """
     parameters: list[Tensor] = []
 
     def position(tensor: Tensor) -> int:
@@ -31,8 +43,12 @@ def _shared(
         parameters.append(tensor)
         return len(parameters) - 1
 
-    groups = [tuple(map(position, group)) for group in (weights, biases, output)]
-    return parameters, Layout(groups[0], groups[1], groups[2])
+    of_layers = [tuple(map(position, group)) for group in (weights, biases)]
+    row = [
+        tensor.view_as(tensor) if any(tensor is known for known in parameters) else tensor
+        for tensor in output
+    ]
+    return parameters, Layout(of_layers[0], of_layers[1], tuple(map(position, row)))
 
 
 def spinal_cpp(
@@ -65,13 +81,17 @@ def spinal_cpp(
 
     memo = memo or Memo()
     if flat is not None:
-        parameters, layout = [flat[0]], flat[1]
+        parameters, layout = [_unit_strides(flat[0])], flat[1]
     else:
         layout = memo.layout(parameters)
+        if layout is not None and not all(map(_readable, parameters)):
+            layout = None
     if layout is None:
-        weights = [_unit_rows(weight) for weight in weights]
-        biases = [bias.contiguous() for bias in biases or ()]
-        last = [tensor if tensor.dim() == 1 else _unit_rows(tensor) for tensor in last]
+        # Before the strides, of which a tensor of another rank has other ones.
+        check_chain(x.shape[1], x.dtype, x.device, weights, biases or (), last, num_splits)
+        weights = [_unit_strides(weight) for weight in weights]
+        biases = [_unit_strides(bias) for bias in biases or ()]
+        last = [_unit_strides(tensor) for tensor in last]
         parameters = [*weights, *biases, *last]
         if len(set(map(id, parameters))) == len(parameters):
             layout = _distinct(len(weights), len(biases), len(last))

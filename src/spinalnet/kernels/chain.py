@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from spinalnet._checks import InputError
 from spinalnet.kernels.derivatives import _differentiable
 from spinalnet.kernels.native import _native
-from spinalnet.kernels.plan import _Known, _plan, _unit_rows
+from spinalnet.kernels.plan import _contiguous_like, _Known, _plan, _unit_rows, _unit_strides
 
 if TYPE_CHECKING:
     from spinalnet.kernels.plan import Layout, Settings
@@ -20,7 +21,8 @@ class Watched(NamedTuple):
     """What one call of a module depended on, so that a later one need not look for it again."""
 
     parameters: list[Tensor]  # each once: weights, biases, output row
-    entries: list[tuple[dict[str, Any], str, Any]]  # dictionaries that held a value under a key
+    # Dictionaries that held a value under a key; or, if it is an Ellipsis, nothing.
+    entries: list[tuple[dict[str, Any], str, Any]]
     empty: list[dict[Any, Any]]  # dictionaries that held nothing
 
 
@@ -116,7 +118,10 @@ class Memo:
         if torch.is_grad_enabled() and (
             x.requires_grad or True in [parameter.requires_grad for parameter in parameters]
         ):
-            return _Chain.apply(self, known, x, *parameters)  # type: ignore[return-value]
+            try:
+                return _Chain.apply(self, known, x, *parameters)  # type: ignore[return-value]
+            except InputError:
+                return None  # the data of a parameter changed: the long way mends it, or says why
         rows = shape[0]
         result = x.new_empty(rows, known.outputs)
         address = result.data_ptr()
@@ -169,7 +174,7 @@ def _backward(
     gradients: Sequence[Tensor] | None,
 ) -> None:
     """Write the gradients of x and of the parameters, where wanted."""
-    gradient = _unit_rows(gradient)
+    gradient, parameters = _unit_rows(gradient), [*map(_unit_strides, parameters)]
     while not known.plan.backward(
         parameters,
         x.shape[0],
@@ -216,6 +221,6 @@ class _Chain(torch.autograd.Function):
             # The last first, as autograd would: freed in the order of the parameters, they leave
             # the heap from its top in portions that malloc keeps, where all at once are given back
             # to the system and have to be mapped again, a microsecond per page.
-            gradients = [torch.empty_like(parameter) for parameter in reversed(parameters)][::-1]
+            gradients = [_contiguous_like(parameter) for parameter in reversed(parameters)][::-1]
         _backward(ctx.memo, ctx.known, x, parameters, hidden, gradient, x_gradient, gradients)
         return None, None, x_gradient, *(gradients or [None] * len(parameters))

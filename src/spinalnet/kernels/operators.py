@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spinalnet.kernels.chain import Memo, _backward, _forward
-from spinalnet.kernels.plan import _unit_rows, _unpacked
+from spinalnet.kernels.plan import _packed, _unit_rows, _unpacked
 
 
 @torch.library.custom_op("spinalnet::forward", mutates_args=())
@@ -55,7 +55,13 @@ def _backward_operator(
     gradient: Tensor,
 ) -> list[Tensor]:
     settings = _unpacked(positions), num_splits, slope
-    x_gradient, *gradients = [tensor.new_empty(tensor.shape) for tensor in [x, *parameters]]
+    layout = settings[0]
+    served = {*layout.weights, *layout.biases, *layout.output}
+    x_gradient = x.new_empty(x.shape)
+    gradients = [
+        tensor.new_empty(tensor.shape) if place in served else tensor.new_zeros(tensor.shape)
+        for place, tensor in enumerate(parameters)
+    ]
     x, parameters = _unit_rows(x), [parameter.contiguous() for parameter in parameters]
     memo = Memo()
     known = memo.find(x, parameters, settings)
@@ -78,15 +84,30 @@ def _(
 
 def _save_for_operator(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, parameters, *ctx.settings = inputs
+    ctx.set_materialize_grads(False)  # mostly one of the two outputs is used
     ctx.save_for_backward(output[0], x, *parameters)
 
 
-def _operator_backward(ctx: Any, of_hidden: Tensor, of_logits: Tensor) -> Any:
+def _operator_backward(ctx: Any, of_hidden: Tensor | None, of_logits: Tensor | None) -> Any:
     hidden, x, *parameters = ctx.saved_tensors
-    has_output = len(_unpacked(ctx.settings[0]).output) > 0
-    x_gradient, *gradients = _backward_operator(
-        x, parameters, *ctx.settings, hidden, of_logits if has_output else of_hidden
-    )
+    positions, *rest = ctx.settings
+    layout = _unpacked(positions)
+    tied = {*layout.output} & {*layout.weights, *layout.biases}
+    if layout.output and of_hidden is None and of_logits is not None and not tied:
+        x_gradient, *gradients = _backward_operator(
+            x, parameters, positions, *rest, hidden, of_logits
+        )
+        return x_gradient, gradients, None, None, None
+    # The kernels take one gradient: that of the hidden outputs, to which the output row adds here.
+    gradient = hidden.new_zeros(hidden.shape) if of_hidden is None else of_hidden
+    if layout.output and of_logits is not None:
+        gradient = gradient + of_logits @ parameters[layout.output[0]]
+    chain = _packed(layout._replace(output=()))
+    x_gradient, *gradients = _backward_operator(x, parameters, chain, *rest, hidden, gradient)
+    if layout.output and of_logits is not None:
+        of_row = (of_logits.t() @ hidden, of_logits.sum(0))
+        for place, part in zip(layout.output, of_row, strict=False):
+            gradients[place] = gradients[place] + part  # a bias may also be that of a layer
     return x_gradient, gradients, None, None, None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from spinalnet._checks import InputError
 from spinalnet.kernels.native import _native
+
+_CPU = torch.device("cpu")
 
 
 class Layout(NamedTuple):
@@ -62,31 +65,116 @@ def _matrix_shapes(
     )
 
 
+def check_chain(
+    features: int,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    output: Sequence[Tensor],
+    num_splits: int,
+) -> None:
+    """Check that the parameters of a chain fit its input and each other, for every backend.
+
+    Args:
+        features: D of the input.
+        dtype: Of the input; `None` where autocast will see to it.
+        device: Of the input.
+        weights: One matrix per layer.
+        biases: One vector per layer, or none.
+        output: Matrix and, if there is one, bias of the output row.
+        num_splits: Number of slices.
+
+    Raises:
+        InputError: If one does not fit; says which, what it must be and what it is.
+    """
+    if not 1 <= num_splits <= features:
+        raise InputError(
+            f"num_splits must be between 1 and the {features} features of x, got {num_splits}. "
+            "Lower num_splits or give more features."
+        )
+    num_layers = len(weights)
+    if not num_layers or weights[0].dim() != 2:
+        got = tuple(weights[0].shape) if num_layers else "none"
+        raise InputError(
+            f"weights must be matrices (hidden features, columns), one per layer, got {got}."
+        )
+    if biases and len(biases) != num_layers:
+        raise InputError(
+            f"biases must be one vector for each of the {num_layers} weights, got {len(biases)}; "
+            "give as many, or None."
+        )
+    width = weights[0].shape[0]
+    shapes = _matrix_shapes(features, width, num_layers, num_splits)
+    shared = (width, max(shape[1] for shape in shapes[1:])) if num_layers > 1 else shapes[0]
+    for layer, (weight, shape) in enumerate(zip(weights, shapes, strict=True)):
+        # A matrix that several layers share has the columns of the longest slice.
+        if weight.shape != shape and (not layer or weight.shape != shared):
+            chained = f", {width} for the layer before" if layer else ""
+            raise InputError(
+                f"weights[{layer}] must have shape {shape} ({shape[1] - width * (layer > 0)} "
+                f"columns for its slice of the {features} features of x{chained}), got "
+                f"{tuple(weight.shape)}; give x and weights made for each other, and their "
+                "num_splits."
+            )
+    for layer, bias in enumerate(biases):
+        if bias.shape != (width,):
+            raise InputError(
+                f"biases[{layer}] must have shape {(width,)}, an element for every row of "
+                f"weights[{layer}], got {tuple(bias.shape)}."
+            )
+    if output:
+        matrix, columns = output[0], num_layers * width
+        if matrix.dim() != 2 or matrix.shape[1] != columns:
+            raise InputError(
+                f"the matrix of the output row must have shape (outputs, {columns}), a column for "
+                f"every neuron of {num_layers} layers of {width}, got {tuple(matrix.shape)}."
+            )
+        if len(output) > 1 and output[1].shape != matrix.shape[:1]:
+            raise InputError(
+                f"the bias of the output row must have shape {tuple(matrix.shape[:1])}, got "
+                f"{tuple(output[1].shape)}."
+            )
+    for name, group in (("weights", weights), ("biases", biases), ("output", output)):
+        for index, tensor in enumerate(group):
+            if tensor.device != device:
+                raise InputError(
+                    f"x and the parameters must be on one device: x is on {device}, "
+                    f"{name}[{index}] on {tensor.device}; move one to the other (`.to(device)`)."
+                )
+            if dtype is not None and tensor.dtype is not dtype:
+                raise InputError(
+                    f"x and the parameters must have one dtype: x is {dtype}, {name}[{index}] "
+                    f"{tensor.dtype}; convert one of them (`.to(dtype)`) or compute under autocast."
+                )
+
+
 def _check_vector(vector: Tensor, size: int, dtype: torch.dtype) -> None:
     fits = vector.numel() == size and vector.is_contiguous()
     if not fits or vector.dtype is not dtype or not vector.is_cpu:
         raise InputError(
-            f"a bias must be a contiguous {dtype} vector of {size} elements on the CPU, got "
-            f"{vector.dtype} {tuple(vector.shape)} on {vector.device}."
+            f"a vector of a norm must be a contiguous {dtype} vector of {size} elements on the "
+            f"CPU, got {vector.dtype} {tuple(vector.shape)} on {vector.device}."
         )
 
 
-def _check_matrix(
-    matrix: Tensor, shape: tuple[int, int], dtype: torch.dtype, wider: bool = False
-) -> None:
-    actual = matrix.shape
-    fits = actual == shape or (wider and actual[0] == shape[0] and actual[1] > shape[1])
-    fits = fits and matrix.stride(1) == 1
-    if not fits or matrix.dtype is not dtype or not matrix.is_cpu:
-        raise InputError(
-            f"a weight must be a {dtype} matrix of shape {shape}, rows contiguous, on the CPU, got "
-            f"{matrix.dtype} {tuple(actual)} on {matrix.device}."
-        )
+def _readable(tensor: Tensor) -> bool:
+    """Whether the elements of a row, or of a vector, are next to each other in memory."""
+    return tensor.stride(-1) == 1 or tensor.shape[-1] == 1
 
 
 def _unit_rows(matrix: Tensor) -> Tensor:
     """Return the matrix with the elements of a row next to each other in memory."""
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()
+
+
+def _contiguous_like(tensor: Tensor) -> Tensor:
+    """Return memory for a gradient, as the kernels write it whatever the strides of `tensor`."""
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+
+
+def _unit_strides(parameter: Tensor) -> Tensor:
+    return parameter if _readable(parameter) else parameter.contiguous()
 
 
 def _plan(
@@ -103,22 +191,15 @@ def _plan(
         The plan, and the number of hidden outputs and of results of a row.
     """
     pieces = layout.pieces(parameters)
-    num_layers, width = len(layout.weights), pieces[layout.weights[0]].shape[0]
-    shapes = _matrix_shapes(features, width, num_layers, num_splits)
-    matrices = []
-    for layer, (position, shape) in enumerate(zip(layout.weights, shapes, strict=True)):
-        matrix = pieces[position]
-        _check_matrix(matrix, shape, dtype, wider=layer > 0)
-        matrices.append(matrix)
-    for position in layout.biases:
-        _check_vector(pieces[position], width, dtype)
-    outputs = out_stride = 0
-    if layout.output:
-        matrix = pieces[layout.output[0]]
-        outputs, out_stride = matrix.shape[0], matrix.stride(0)
-        _check_matrix(matrix, (outputs, num_layers * width), dtype)
-    for position in layout.output[1:]:
-        _check_vector(pieces[position], outputs, dtype)
+    matrices, biases, output = ([pieces[i] for i in group] for group in layout[:3])
+    check_chain(features, dtype, _CPU, matrices, biases, output, num_splits)
+    if not all(map(_readable, parameters)):
+        raise InputError(
+            "the elements of a parameter's rows are not next to each other in memory; give it "
+            "contiguous data (`parameter.data = parameter.data.contiguous()`)."
+        )
+    num_layers, width = len(matrices), matrices[0].shape[0]
+    outputs, out_stride = (output[0].shape[0], output[0].stride(0)) if output else (0, 0)
     offsets = itertools.accumulate(_sizes(layout.shapes)[:-1], initial=0) if layout.shapes else ()
     plan = _native.Plan(
         parameters,

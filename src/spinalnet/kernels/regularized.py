@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spinalnet.kernels.derivatives import _differentiable, _is_fixed
-from spinalnet.kernels.plan import _check_vector, _unit_rows
+from spinalnet.kernels.plan import _check_vector, _contiguous_like, _unit_rows, _unit_strides
 
 if TYPE_CHECKING:
     from spinalnet.kernels.chain import Memo
@@ -143,6 +143,7 @@ def _backward_regularized(
 ) -> None:
     """Write the gradients of x, of the parameters and of the norms' vectors, where wanted."""
     gradient, known = _unit_rows(gradient), seen.known
+    parameters = [*map(_unit_strides, parameters)]
     while not known.plan.backward_regularized(
         parameters,
         x.shape[0],
@@ -187,7 +188,7 @@ class _RegularizedChain(torch.autograd.Function):
         x_gradient = x.new_empty(*x.shape) if wanted[0] else None
         gradients: list[Tensor] | None = None
         if True in wanted[1 : 1 + count]:
-            gradients = [torch.empty_like(parameter) for parameter in parameters]
+            gradients = [_contiguous_like(parameter) for parameter in parameters]
         of_affine = [None if vector is None else torch.empty_like(vector) for vector in affine]
         _backward_regularized(
             ctx.memo, seen, x, parameters, gradient, x_gradient, gradients, of_affine

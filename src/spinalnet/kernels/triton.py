@@ -399,16 +399,28 @@ def _(
 def _save_for_operator(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, parameters, *settings, _ = inputs
     ctx.settings = settings
+    ctx.set_materialize_grads(False)  # mostly one of the two outputs is used
     ctx.save_for_backward(output[0], x, *parameters)
 
 
-def _operator_backward(ctx: Any, of_hidden: Tensor, of_logits: Tensor) -> Any:
+def _operator_backward(ctx: Any, of_hidden: Tensor | None, of_logits: Tensor | None) -> Any:
     hidden, x, *parameters = ctx.saved_tensors
-    has_output = ctx.settings[3]
+    num_splits, slope, has_biases, has_output = ctx.settings
+    if has_output and of_hidden is None and of_logits is not None:
+        x_gradient, *gradients = _backward_operator(x, parameters, *ctx.settings, hidden, of_logits)
+        return x_gradient, gradients, None, None, None, None, None
+    # The kernels take one gradient: that of the hidden outputs, to which the output row adds here.
+    weights, biases, *row = _unpack(parameters, ctx.settings)
+    row = [tensor for tensor in row if tensor is not None]
+    gradient = hidden.new_zeros(hidden.shape) if of_hidden is None else of_hidden
+    of_row = [tensor.new_zeros(tensor.shape) for tensor in row]
+    if has_output and of_logits is not None:
+        gradient = gradient + of_logits @ row[0]
+        of_row = [of_logits.t() @ hidden, of_logits.sum(0)][: len(row)]
     x_gradient, *gradients = _backward_operator(
-        x, parameters, *ctx.settings, hidden, of_logits if has_output else of_hidden
+        x, [*weights, *biases], num_splits, slope, has_biases, False, hidden, gradient
     )
-    return x_gradient, gradients, None, None, None, None, None
+    return x_gradient, [*gradients, *of_row], None, None, None, None, None
 
 
 _forward_operator.register_autograd(_operator_backward, setup_context=_save_for_operator)

@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from spinalnet._checks import InputError, unknown_name
+from spinalnet.nn import backends
 
 Activation = str | Callable[[], nn.Module]
 
@@ -65,9 +66,4 @@ def _make_norm(norm: str | None, features: int, device: Any, dtype: Any) -> nn.M
 
 def _negative_slope(activation: nn.Module) -> float | None:
     """Slope below zero of a piecewise linear activation (see `ops.spinal`), else None."""
-    kind = type(activation)
-    if kind is nn.ReLU:
-        return 0.0
-    if kind is nn.LeakyReLU:
-        return float(activation.negative_slope)  # type: ignore[arg-type]
-    return 1.0 if kind is nn.Identity else None
+    return backends.slope_of(activation)

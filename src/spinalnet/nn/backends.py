@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F
 from torch import Tensor
 
 from spinalnet._checks import BackendUnavailable, unknown_name
@@ -61,6 +62,7 @@ class SpinalCall(NamedTuple):
     batch_normed: bool = False  # all norms are batch norms, and nobody listens to their calls
     bits: bool = False  # all dropout masks are `Masks`
     plain: bool = True  # ordinary tensors in memory: nothing is traced, transformed or exported
+    called: str | None = None  # why the layers are called as modules, not read as matrices
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,16 @@ def _always(_: SpinalCall) -> str | None:
     return None
 
 
+def _reads_matrices(call: SpinalCall) -> str | None:
+    return call.called
+
+
 def _not_fusable(call: SpinalCall) -> str | None:
     """Return what no fused backend can do."""
+    if call.called is not None:
+        return call.called
     if call.negative_slope is None or call.negative_slope < 0:
-        return "its activation is not relu, leaky_relu or the identity"
+        return "its activation is not relu, leaky_relu or the identity, without hooks"
     if not call.plain:
         return "the tensors are traced, transformed, exported or of another kind than plain ones"
     return None
@@ -131,7 +139,7 @@ def _spinal_triton(*arguments: Any, **options: Any) -> Tensor:
 
 BACKENDS: dict[str, Backend] = {
     "reference": Backend(spinal_reference, _always),
-    "packed": Backend(spinal_packed, _always),
+    "packed": Backend(spinal_packed, _reads_matrices),
     "cpp": Backend(backend.spinal_cpp, _cpp_why_not, fused=True),
     "triton": Backend(_spinal_triton, _triton_why_not, fused=True),
 }
@@ -180,6 +188,8 @@ def choose_backend(call: SpinalCall, requested: str | None = None) -> BackendCho
 
 def _fastest(call: SpinalCall) -> BackendChoice:
     """Return the backend that the measurements in `docs/kernels.md` favour."""
+    if call.called is not None:
+        return BackendChoice("reference", call.called)
     obstacle = _cpp_why_not(call)
     if obstacle is None:
         return BackendChoice("cpp", "one compiled operation for the whole chain")
@@ -242,9 +252,42 @@ def _batch_normed(norms: Sequence[Any] | None, rows: int) -> bool:
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
+GLOBAL_HOOKS: list[dict[int, Any]] = [
+    getattr(torch.nn.modules.module, f"_global{name}") for name in HOOKS
+]
+
+
 def hooked(*modules: torch.nn.Module) -> bool:
-    """Return whether somebody listens to the calls of these modules."""
-    return any(getattr(module, name) for module in modules for name in HOOKS)
+    """Return whether somebody listens to the calls of these modules, or has replaced `forward`."""
+    # Not a generator: this is asked of every layer in every call that is not a repetition.
+    for hooks in GLOBAL_HOOKS:
+        if hooks:
+            return True
+    for module in modules:
+        own = module.__dict__
+        if "forward" in own:
+            return True
+        for name in HOOKS:
+            if own[name]:
+                return True
+    return False
+
+
+def slope_of(activation: object) -> float | None:
+    """Return the slope below zero of an activation that is known to be `z if z > 0 else slope * z`.
+
+    None for every other one, and for a module whose calls somebody listens to.
+    """
+    kind = type(activation)
+    if kind is torch.nn.ReLU:
+        slope = 0.0
+    elif kind is torch.nn.LeakyReLU:
+        slope = float(activation.negative_slope)  # type: ignore[attr-defined]
+    elif kind is torch.nn.Identity:
+        slope = 1.0
+    else:
+        return 0.0 if activation is torch.relu or activation is F.relu else None
+    return None if hooked(activation) else slope  # type: ignore[arg-type]
 
 
 def describe_call(

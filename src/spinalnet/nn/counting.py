@@ -12,6 +12,16 @@ from torch import nn
 from spinalnet.nn.layers import SpinalLayer
 
 
+def _calls_more(chain: SpinalLayer) -> bool:
+    """Whether a layer of the chain is a module around linear maps."""
+    return any(
+        isinstance(part, nn.Linear)
+        for layer in chain.layers
+        for part in layer.modules()
+        if not isinstance(layer, nn.Linear)
+    )
+
+
 @dataclass(frozen=True)
 class Count:
     """A number for the whole model and its two parts, `total = trunk + head`.
@@ -55,7 +65,13 @@ def count_macs(model: nn.Module, input_shape: Sequence[int]) -> Count:
             counts[module] = counts.get(module, 0) + output.numel() * per_output
 
     kinds = (SpinalLayer, nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    hooks = [m.register_forward_hook(add) for m in model.modules() if isinstance(m, kinds)]
+    counted = [module for module in model.modules() if isinstance(module, kinds)]
+    # A chain is counted as one. But where its layers are called, they may be more than a matrix
+    # and are counted one by one.
+    chains = [m for m in counted if isinstance(m, SpinalLayer) and not _calls_more(m)]
+    parts = {part for chain in chains for part in chain.modules() if part is not chain}
+    skipped = {m for m in counted if isinstance(m, SpinalLayer) and m not in chains} | parts
+    hooks = [m.register_forward_hook(add) for m in counted if m not in skipped]
     modes = {module: module.training for module in model.modules()}
     anchor = next(model.parameters(), torch.empty(0))
     try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -11,11 +12,90 @@ from torch import Tensor
 
 from spinalnet._checks import InputError
 from spinalnet.kernels import masks as masks_module
-from spinalnet.nn.backends import BACKENDS, Masks, _eager, _forced, choose_backend, describe_call
+from spinalnet.kernels import plan
+from spinalnet.nn.backends import (
+    BACKENDS,
+    Masks,
+    _eager,
+    _forced,
+    choose_backend,
+    describe_call,
+    slope_of,
+)
+from spinalnet.nn.reference import split_sizes
 
 if TYPE_CHECKING:
     from spinalnet.nn.backends import Layout, Memo
     from spinalnet.nn.reference import Elementwise
+
+
+def _identity(z: Tensor) -> Tensor:
+    return z
+
+
+@lru_cache(maxsize=64)
+def _piecewise(slope: float) -> Elementwise:
+    if slope == 0:
+        return torch.relu
+    return _identity if slope == 1 else partial(F.leaky_relu, negative_slope=slope)
+
+
+def _agreed(
+    activation: Elementwise | None, negative_slope: float | None
+) -> tuple[Elementwise, float | None]:
+    """Return the activation and its slope, of which at least one was given, or neither for relu."""
+    if activation is None:
+        slope = 0.0 if negative_slope is None else float(negative_slope)
+        # A cache is opaque to the compiler.
+        make = _piecewise.__wrapped__ if torch.compiler.is_compiling() else _piecewise
+        return make(slope), slope
+    own = slope_of(activation)
+    if own is None or negative_slope is None:
+        return activation, negative_slope if own is None else own
+    if own != negative_slope:
+        raise InputError(
+            f"negative_slope must be the slope of the activation, which is {own}, got "
+            f"{negative_slope}; leave one of the two out."
+        )
+    return activation, own
+
+
+def _check_counts(
+    num_layers: int, norms: Sequence[Any] | None, masks: Sequence[Any] | None
+) -> None:
+    for name, given in (("norms", norms), ("dropout_masks", masks)):
+        if given is not None and len(given) != num_layers:
+            raise InputError(
+                f"{name} must be one for each of the {num_layers} weights, got {len(given)}; "
+                "give as many, or None."
+            )
+
+
+def _check_masks(
+    name: str, masks: Sequence[Tensor], x: Tensor, segments: list[tuple[int, ...]]
+) -> None:
+    """Check that masks fit the inputs that they are for, which consist of these parts."""
+    rows = x.shape[0]
+    if isinstance(masks, Masks):
+        if masks.words.shape[0] != rows or [*masks.segments] != segments:
+            raise InputError(
+                f"{name} must be drawn for {rows} rows of the segments {segments}, got "
+                f"{masks.words.shape[0]} rows of {[*masks.segments]}; draw them for this x."
+            )
+        return
+    if len(masks) != len(segments):
+        raise InputError(f"{name} must be {len(segments)} masks, got {len(masks)}.")
+    for index, (mask, parts) in enumerate(zip(masks, segments, strict=True)):
+        shape = (rows, sum(parts))
+        if mask.shape != shape or mask.device != x.device:
+            raise InputError(
+                f"{name}[{index}] must have shape {shape} on {x.device}, got "
+                f"{tuple(mask.shape)} on {mask.device}; draw them for this x (draw_masks)."
+            )
+        if torch.promote_types(mask.dtype, x.dtype) != x.dtype:
+            raise InputError(
+                f"{name}[{index}] must have the dtype of x, {x.dtype}, got {mask.dtype}."
+            )
 
 
 def draws_bits(x: Tensor) -> bool:
@@ -62,7 +142,7 @@ def spinal(
     biases: Sequence[Tensor] | None,
     *,
     num_splits: int,
-    activation: Elementwise = torch.relu,
+    activation: Elementwise | None = None,
     negative_slope: float | None = None,
     norms: Sequence[Elementwise] | None = None,
     dropout_masks: Sequence[Tensor] | None = None,
@@ -81,9 +161,12 @@ def spinal(
             as many slice columns as the longest slice.
         biases: One vector `(H,)` per layer, or `None`.
         num_splits: Number of contiguous slices that the layers cycle through.
-        activation: Elementwise function applied to every layer.
-        negative_slope: Set it to promise that `activation` is `z if z > 0 else slope * z`: 0 for
-            relu, 1 for the identity. Fused backends need that promise.
+        activation: Elementwise function applied to every layer; `None` for the one that
+            `negative_slope` says, relu without it.
+        negative_slope: Says that the activation is `z if z > 0 else slope * z`: 0 for relu, 1 for
+            the identity. With an `activation` it is a promise, which fused backends need: it must
+            compute just that. Not needed for those whose slope is known, such as `torch.relu` and
+            `nn.LeakyReLU`.
         norms: One module per layer, applied between the linear map and the activation.
         dropout_masks: One already scaled keep mask `(B, D_s + H)` per layer input, see
             `draw_masks`.
@@ -100,13 +183,22 @@ def spinal(
         Hidden outputs of all layers, shape `(B, L * H)`; with `output` its logits `(B, K)`.
 
     Raises:
-        InputError: If the shapes do not fit or the backend is unknown.
+        InputError: If shapes, dtypes, devices or numbers do not fit, whatever the backend; if
+            activation and slope contradict each other, or the backend is unknown.
         BackendUnavailable: If the backend asked for cannot serve this call.
     """
     if x.dim() != 2:
         raise InputError(f"x must have shape (batch, features), got {tuple(x.shape)}.")
-    if activation is torch.relu:
-        negative_slope = 0.0
+    activation, negative_slope = _agreed(activation, negative_slope)
+    # A compiler or exporter looks at its own shapes, which may be symbols.
+    checked = not torch.compiler.is_compiling() and not torch._C._is_tracing()
+    if checked:
+        if not len(weights) or weights[0].dim() != 2:
+            got = tuple(weights[0].shape) if len(weights) else "none"
+            raise InputError(
+                f"weights must be matrices (hidden features, columns), one per layer, got {got}."
+            )
+        _check_counts(len(weights), norms, dropout_masks)
     call = describe_call(
         x,
         weights,
@@ -120,6 +212,26 @@ def spinal(
     )
     choice = choose_backend(call, backend)
     chosen = BACKENDS[choice.name]
+    if checked:
+        if choice.name != "cpp":  # which checks when it makes a plan, once for many calls
+            plan.check_chain(
+                call.in_features,
+                None if torch._C._is_any_autocast_enabled() else x.dtype,
+                x.device,
+                weights,
+                biases or (),
+                [tensor for tensor in output if tensor is not None] if output else (),
+                num_splits,
+            )
+        if call.masked:
+            width = call.hidden_features
+            if dropout_masks is not None:
+                sizes = split_sizes(call.in_features, num_splits)
+                parts = [sizes[layer % num_splits] for layer in range(call.num_layers)]
+                segments = [(size, width) if i else (size,) for i, size in enumerate(parts)]
+                _check_masks("dropout_masks", dropout_masks, x, segments)
+            if output_mask is not None:
+                _check_masks("output_mask", output_mask, x, [(width,) * call.num_layers])
     if chosen.fused:
         result = chosen.run(
             x,

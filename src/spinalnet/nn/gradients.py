@@ -31,7 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spinalnet._checks import InputError
-from spinalnet.nn.layers import SpinalLayer, SpinalNet
+from spinalnet.nn import backends
+from spinalnet.nn.layers import SpinalLayer, SpinalNet, check_read
 from spinalnet.nn.variants import TiledSpinalNet
 
 
@@ -87,7 +88,7 @@ def slope(activation: nn.Module, z: Tensor, h: Tensor) -> Tensor:
     Raises:
         InputError: If the activation mixes neurons (softmax), so that there is no such derivative.
     """
-    if type(activation) in SLOPES:
+    if type(activation) in SLOPES and not backends.hooked(activation):
         return SLOPES[type(activation)](activation, z, h)
     with torch.enable_grad():
         at = z.detach().requires_grad_()
@@ -100,7 +101,12 @@ def slope(activation: nn.Module, z: Tensor, h: Tensor) -> Tensor:
 
 
 def linears_of(spine: SpinalLayer) -> list[nn.Linear]:
-    """Return the linear map that serves each layer, a shared one once per layer."""
+    """Return the linear map that serves each layer, a shared one once per layer.
+
+    Raises:
+        InputError: If a layer is more than its matrix and its bias.
+    """
+    check_read(spine)
     linears = [spine.layers[index] for index in spine.schedule]
     return [linear for linear in linears if isinstance(linear, nn.Linear)]
 
@@ -156,6 +162,11 @@ class _Link:
 
 def _link(norm: nn.Module | None, activation: nn.Module, z: Tensor) -> tuple[_Link, Tensor]:
     """Return the derivative of `activation(norm(z))` and its value."""
+    if norm is not None and backends.hooked(norm):
+        raise InputError(
+            f"no closed form for a {type(norm).__name__} with hooks; remove them, or differentiate "
+            "the net automatically."
+        )
     if norm is None:
         h = activation(z)
         return _Link(slope(activation, z, h)), h
@@ -186,6 +197,7 @@ class _Pass:
 
 
 def _run(spine: SpinalLayer, rows: Tensor) -> _Pass:
+    check_read(spine)
     weights, biases = spine.chain()
     ends, start = [], 0
     for size in spine.split_sizes:
@@ -237,7 +249,11 @@ def hidden_influence(net: SpinalNet, x: Tensor) -> list[Tensor]:
 
     Returns:
         One tensor `(N, K, H)` per layer.
+
+    Raises:
+        InputError: If a layer or the output row is more than its matrix and its bias.
     """
+    check_read(net)
     return _influence(net, _run(net.spine, chain_input(net, _rows(net, x))))
 
 
@@ -268,10 +284,15 @@ def jacobian(net: SpinalNet | SpinalLayer, x: Tensor) -> Tensor:
     Returns:
         `J[n, k, i] = dy_k / dx_i` at row `n`. Shape `(N, out_features, D)`.
 
+    Raises:
+        InputError: If a layer or the output row is more than its matrix and its bias (an adapter
+            around it, quantized, with a hook): there the net can be differentiated automatically.
+
     Cost: about `N * L * H * (H + D / S) * K` MACs for few outputs.
     """
     if not isinstance(net, SpinalNet | SpinalLayer):
         raise InputError(f"net must be a SpinalNet or a SpinalLayer, got {type(net).__name__}.")
+    check_read(net)
     rows = chain_input(net, _rows(net, x))
     if isinstance(net, SpinalLayer):
         return _forward_jacobian(net, rows)

@@ -15,8 +15,44 @@ if TYPE_CHECKING:
     from spinalnet.nn.activations import Activation
 
 
+def why_called(module: nn.Module) -> str | None:
+    """Return why only a call says what a linear map computes; None if its matrix and bias do.
+
+    They say it of an `nn.Linear`, also of a parametrized one, whose matrix is a property. They do
+    not for a module put around or in the place of one (adapters, quantization), for a subclass
+    with a `forward` of its own, or where a hook listens, which may change what passes.
+    """
+    if backends.hooked(module):
+        return f"{type(module).__name__} has hooks, or another forward than its class"
+    kind = type(module)
+    if kind in _READ or (isinstance(module, nn.Linear) and kind.forward is nn.Linear.forward):
+        return None
+    return f"{kind.__name__} is not a plain nn.Linear"
+
+
+def check_read(net: SpinalLayer | SpinalNet) -> None:
+    """Raise `InputError` if matrices and biases do not say what `net` computes."""
+    reason = net.why_called()
+    if reason is not None:
+        raise InputError(
+            f"the matrices and biases do not say what this net computes, for {reason}; remove the "
+            "hook, merge the adapter, or differentiate the net automatically."
+        )
+
+
 def _entries(mapping: Any, *keys: str) -> list[tuple[dict[str, Any], str, Any]]:
     return [(mapping, key, mapping[key]) for key in keys]
+
+
+def _unhooked(*modules: Any) -> tuple[list[tuple[dict[str, Any], str, Any]], list[Any]]:
+    """Return what to watch to see that nobody listens to these modules: entries, empty ones."""
+    entries: list[tuple[dict[str, Any], str, Any]] = []
+    empty: list[Any] = []
+    for module in modules:
+        own = module.__dict__
+        entries += [(own, "forward", ...), *_entries(own, *backends.HOOKS)]
+        empty += [own[name] for name in backends.HOOKS]
+    return entries, empty
 
 
 class SpinalLayer(nn.Module):
@@ -121,23 +157,53 @@ class SpinalLayer(nn.Module):
     def call(self, x: Tensor) -> backends.SpinalCall:
         """Describe the call that `forward(x)` makes, for `ops.choose_backend`."""
         rows = x.reshape(-1, self.in_features)
-        return backends.describe_call(
+        reason = self.why_called()
+        # Of the matrices nothing is asked but their number and width, and whether they are plain.
+        anchor = rows.new_empty(self.hidden_features, 0)
+        call = backends.describe_call(
             rows,
-            self.chain()[0],
+            self.chain()[0] if reason is None else [anchor] * self.num_layers,
             num_splits=self.num_splits,
             negative_slope=_negative_slope(self.activation),
             norms=list(self.norms) or None,
             masked=self.training and self.dropout > 0,
             bits=functional.draws_bits(rows),
         )
+        return call if reason is None else call._replace(called=reason)
+
+    def why_called(self) -> str | None:
+        """Return why the layers are called one by one, not read as matrices; None if they are read.
+
+        See `nn.why_called`: a layer that is more than its matrix and its bias is called.
+        """
+        modules: Any = self._modules
+        layers = modules["layers"]._modules
+        linears = list(layers.values())
+        if {type(linear) for linear in linears} <= _READ and not backends.hooked(*linears):
+            return None
+        for name, layer in layers.items():
+            reason = why_called(layer)
+            if reason is not None:
+                return f"layer {name} is called as a module: {reason}"
+        return None
 
     def _segments(self) -> list[tuple[int, ...]]:
         """Return of which parts the input of every layer consists."""
         sizes = [self.split_sizes[layer % self.num_splits] for layer in range(self.num_layers)]
         return [(size, self.hidden_features) if i else (size,) for i, size in enumerate(sizes)]
 
+    def _slice_columns(self) -> list[int]:
+        """Return how many columns of a slice every layer takes: a shared one, of the longest."""
+        columns = [self.split_sizes[layer % self.num_splits] for layer in range(self.num_layers)]
+        longest = max(columns[1:], default=0)
+        return columns[:1] + [longest if self.share_weights else size for size in columns[1:]]
+
     def backend_choice(self, x: Tensor) -> backends.BackendChoice:
-        """Return which path `forward(x)` takes in the present mode, and why."""
+        """Return which path `forward(x)` takes in the present mode, and why.
+
+        Layers that are more than a matrix and a bias are called as modules, on the path
+        "reference"; the reason says which.
+        """
         return backends.choose_backend(self.call(x))
 
     def macs(self) -> int:
@@ -165,8 +231,10 @@ class SpinalLayer(nn.Module):
         entries += _entries(self.__dict__, "training", "dropout", "num_splits", "schedule")
         activation = modules["activation"].__dict__
         entries += _entries(activation, *activation.keys() & {"negative_slope"})
+        unhooked, empty = _unhooked(*layers.values(), modules["activation"])
+        empty += [modules["norms"]._modules, *backends.GLOBAL_HOOKS]
         parameters = {id(tensor): tensor for tensor in [*weights, *(biases or ())]}
-        return backends.Watched([*parameters.values()], entries, [modules["norms"]._modules])
+        return backends.Watched([*parameters.values()], entries + unhooked, empty)
 
     def run(
         self,
@@ -192,7 +260,6 @@ class SpinalLayer(nn.Module):
         rows = x if len(shape) == 2 else x.reshape(-1, self.in_features)
         modules: Any = self._modules
         activation = modules["activation"]
-        slope = _negative_slope(activation)
         norms = list(modules["norms"]._modules.values()) or None
         masks = output_mask = None
         if self.training and self.dropout > 0:
@@ -200,6 +267,23 @@ class SpinalLayer(nn.Module):
         if output_dropout > 0:
             every_layer = (self.hidden_features,) * self.num_layers
             output_mask = functional.draw_masks(rows, [every_layer], output_dropout)
+        if self.why_called() is not None:
+            backends.choose_backend(
+                self.call(rows)
+            )  # refuses one asked for that would read matrices
+            layers = list(modules["layers"]._modules.values())
+            result = reference.spinal_called(
+                rows,
+                [layers[index] for index in self.schedule],
+                slice_columns=self._slice_columns(),
+                num_splits=self.num_splits,
+                activation=activation,
+                norms=norms,
+                dropout_masks=masks,
+            )
+            if output is not None:
+                result = output(result if output_mask is None else result * output_mask[0])
+            return result if len(shape) == 2 else result.reshape(*shape[:-1], result.shape[-1])
         weights, biases = self.chain()
         result = functional.spinal(
             rows,
@@ -207,7 +291,6 @@ class SpinalLayer(nn.Module):
             biases,
             num_splits=self.num_splits,
             activation=activation,
-            negative_slope=slope,
             norms=norms,
             dropout_masks=masks,
             output=None if output is None else (output.weight, output.bias),
@@ -270,6 +353,10 @@ class FlatLinear(nn.Linear):
             super()._load_from_state_dict(state_dict, prefix, metadata, *reports)
         finally:
             self._parameters.clear()
+
+
+# Whose matrix and bias say what they compute.
+_READ = {nn.Linear, FlatLinear}
 
 
 class SpinalNet(nn.Module):
@@ -355,12 +442,36 @@ class SpinalNet(nn.Module):
             and type(output) in (nn.Linear, FlatLinear)
             and type(dropout) is nn.Dropout
         )
-        if whole and not backends.hooked(spine, output, dropout):
+        if whole and not backends.hooked(spine, output, dropout):  # else each is called
             dropped = dropout.p if dropout.training else 0.0
             result = spine.run(x, output, dropped, self.flat_parts())
             spine._memo.remember(self, self.watched)
             return result
         return output(dropout(spine(x)))
+
+    def why_called(self) -> str | None:
+        """Return why a layer or the output row is called as a module, not read as a matrix."""
+        reason = self.spine.why_called()
+        if reason is None and (reason := why_called(self.output)) is not None:
+            reason = f"the output row is called as a module: {reason}"
+        return reason
+
+    def backend_choice(self, x: Tensor) -> backends.BackendChoice:
+        """Return which path the chain takes in `forward(x)`, and why; says so of the output row.
+
+        See `SpinalLayer.backend_choice`. An output row that is more than a matrix and a bias is
+        called as a module after the chain.
+        """
+        choice = self.spine.backend_choice(self.spread(x))
+        own = why_called(self.output)
+        if own is None:
+            return choice
+        reason = f"{choice.reason}; the output row is called as a module: {own}"
+        return backends.BackendChoice(choice.name, reason)
+
+    def spread(self, x: Tensor) -> Tensor:
+        """Return the input as the chain sees it."""
+        return x
 
     def watched(self) -> backends.Watched:
         """Return what the last call depended on, if it was computed as one operation."""
@@ -370,9 +481,8 @@ class SpinalNet(nn.Module):
         entries += _entries(self.__dict__, "_layout")
         entries += _entries(self.output_dropout.__dict__, "training", "p")
         entries += _entries(output._parameters, *output._parameters)
-        for module in (self.spine, output, self.output_dropout):
-            entries += _entries(module.__dict__, *backends.HOOKS)
-            empty += [module.__dict__[name] for name in backends.HOOKS]
+        unhooked, silent = _unhooked(self.spine, output, self.output_dropout)
+        entries, empty = entries + unhooked, empty + silent
         flat = self.flat_parts()
         if flat is not None:
             entries += _entries(self._parameters, "flat")

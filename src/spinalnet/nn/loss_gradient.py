@@ -15,7 +15,7 @@ from spinalnet.nn import backends, functional
 from spinalnet.nn.activations import _negative_slope
 from spinalnet.nn.dense import MLPHead
 from spinalnet.nn.gradients import linears_of, slope
-from spinalnet.nn.layers import FlatLinear, SpinalNet
+from spinalnet.nn.layers import FlatLinear, SpinalNet, why_called
 
 
 class LossGradient:
@@ -119,7 +119,29 @@ class LossGradient:
             return "norms mix the rows or the neurons of a batch"
         if any(isinstance(m, FlatLinear) for m in net.modules()):
             return "its parameters are one"
+        heard = next((m for m in net.modules() if backends.hooked(m)), None)
+        if heard is not None:
+            return f"a hook listens to its {type(heard).__name__}"
+        if isinstance(net, SpinalNet):
+            maps = [*net.spine.layers, net.output]
+        else:
+            # A block is dropout or not, linear map, activation.
+            blocks: list[Any] = [*net.get_submodule("layers").children()]
+            maps = [m for block in blocks for m in list(block)[:-1] if type(m) is not nn.Dropout]
+            maps.append(net.get_submodule("output"))
+            if len(maps) != len(blocks) + 1:
+                return "a hidden layer is not one linear map"
+        called = next((reason for m in maps if (reason := why_called(m)) is not None), None)
+        if called is not None:
+            return f"a linear map is called as a module: {called}"
+        if any(m._parameters.get("weight") is None for m in maps):
+            return "a matrix is parametrized"
+        if type(net.output_dropout) is not nn.Dropout:
+            return f"the output row is behind a {type(net.output_dropout).__name__}"
         linears = [m for m in net.modules() if isinstance(m, nn.Linear)]
+        tensors = [p for m in dict.fromkeys(maps) for p in m._parameters.values() if p is not None]
+        if len(set(map(id, tensors))) < len(tensors):
+            return "two linear maps share a parameter"
         own = {id(p) for m in linears for p in m.parameters()}
         if any(id(p) not in own for p in net.parameters()):
             return "the activation has parameters of its own"

@@ -138,3 +138,48 @@ def spinal_packed(
             z = norms[layer](z)
         hidden.append(activation(z))
     return torch.cat(hidden, dim=-1)
+
+
+def spinal_called(
+    x: Tensor,
+    layers: Sequence[Elementwise],
+    *,
+    slice_columns: Sequence[int],
+    num_splits: int,
+    activation: Elementwise,
+    norms: Sequence[Elementwise] | None = None,
+    dropout_masks: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """Compute the chain by calling its layers, whatever they do with their input.
+
+    What `spinal_reference` is to matrices, this is to modules that are more than a matrix and a
+    bias: wrapped by an adapter, quantized, listened to by a hook.
+
+    Args:
+        x: Shape `(B, D)`.
+        layers: One per layer of the chain; maps `(B, columns)` to `(B, H)`.
+        slice_columns: How many columns of the slice each layer takes; a shorter slice is padded
+            with zeros, as for a matrix that is shared by slices of unequal length.
+        num_splits: As in `spinal`, as the following ones.
+        activation: Must be callable.
+        norms: One per layer.
+        dropout_masks: One per layer, for the input before it is padded.
+    """
+    slices = x.split(split_sizes(x.shape[-1], num_splits), dim=-1)
+    hidden: list[Tensor] = []
+    for index, (layer, columns) in enumerate(zip(layers, slice_columns, strict=True)):
+        seen = slices[index % num_splits]
+        mask = None if dropout_masks is None else dropout_masks[index]
+        size = seen.shape[-1]
+        if mask is not None:
+            seen = seen * mask[..., :size]
+        parts = [seen]
+        if columns > size:
+            parts.append(seen.new_zeros(*seen.shape[:-1], columns - size))
+        if hidden:
+            parts.append(hidden[-1] if mask is None else hidden[-1] * mask[..., size:])
+        z = layer(parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1))
+        if norms is not None:
+            z = norms[index](z)
+        hidden.append(activation(z))
+    return torch.cat(hidden, dim=-1)

@@ -177,9 +177,13 @@ class TiledSpinalNet(SpinalNet):
                 f"the last dimension of x must be in_features={self.in_features}, "
                 f"got shape {tuple(x.shape)}."
             )
+        return super().forward(self.spread(x))
+
+    def spread(self, x: Tensor) -> Tensor:
+        """Return the input as the chain sees it: appended to itself as often as needed."""
         copies = -(-self.spine.in_features // self.in_features)
         tiled = x if copies == 1 else torch.cat([x] * copies, dim=-1)
-        return super().forward(tiled[..., : self.spine.in_features])
+        return tiled[..., : self.spine.in_features]
 
 
 class ReusedSpinalNet(SpinalNet):

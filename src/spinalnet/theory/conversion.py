@@ -37,10 +37,10 @@ import torch
 from torch import Tensor, nn
 
 from spinalnet._checks import InputError, check_positive
-from spinalnet.nn import gradients
+from spinalnet.nn import backends, gradients
 from spinalnet.nn.activations import Activation, make_activation
-from spinalnet.nn.dense import MLPHead
-from spinalnet.nn.layers import SpinalLayer, SpinalNet
+from spinalnet.nn.dense import MLPHead, _Normed
+from spinalnet.nn.layers import SpinalLayer, SpinalNet, why_called
 
 Bounds = tuple[Any, Any]
 
@@ -128,9 +128,23 @@ def _dense_layers(module: nn.Module, activation: Activation | None) -> list[_Den
             "only a Linear, an MLPHead or a Sequential of linear layers can be converted, "
             f"got {type(module).__name__}."
         )
+    known = [kind.forward for kind in (nn.Sequential, MLPHead, _Normed)]
+    for owner in module.modules():
+        # What stands between its parts and the input may do anything with them: an adapter.
+        if any(owner.children()) and (type(owner).forward not in known or backends.hooked(owner)):
+            raise InputError(
+                f"a {type(owner).__name__} with parts of its own, or with hooks, cannot be "
+                "converted; merge the adapter, remove the parametrization or the hook."
+            )
     layers: list[_Dense] = []
     for leaf in (m for m in module.modules() if not any(m.children())):
         if isinstance(leaf, nn.Linear):
+            reason = why_called(leaf)
+            if reason is not None:
+                raise InputError(
+                    f"a linear map that is more than its matrix and its bias cannot be converted: "
+                    f"{reason}; remove the hook, or merge the adapter."
+                )
             weight = leaf.weight.detach().double()
             bias = torch.zeros(len(weight)) if leaf.bias is None else leaf.bias.detach()
             layers.append(_Dense(weight, bias.to(weight), None))

@@ -17,7 +17,7 @@ from spinalnet._checks import InputError, check_positive
 from spinalnet.data.batches import ArrayDataset
 from spinalnet.nn import gradients
 from spinalnet.nn.counting import count_macs
-from spinalnet.nn.layers import SpinalNet
+from spinalnet.nn.layers import SpinalNet, check_read
 from spinalnet.theory import conversion
 from spinalnet.training import evaluation, placement
 from spinalnet.training import fitting as fitting_module
@@ -42,6 +42,7 @@ def narrow(net: SpinalNet, hidden_features: int, inputs: Tensor) -> SpinalNet:
         InputError: If the net cannot be narrowed so.
     """
     spine = net.spine
+    check_read(net)
     check_positive("hidden_features", hidden_features)
     if hidden_features > spine.hidden_features:
         raise InputError(

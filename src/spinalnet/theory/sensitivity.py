@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from spinalnet._checks import InputError
 from spinalnet.nn.gradients import chain_input, jacobian
-from spinalnet.nn.layers import SpinalNet
+from spinalnet.nn.layers import SpinalNet, why_called
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +78,8 @@ def sensitivities(
 ) -> Sensitivities:
     """Summarise the derivatives of all outputs by all inputs over the rows of `x`.
 
-    A `SpinalNet` is differentiated by the closed recursion, any other module automatically.
+    A `SpinalNet` is differentiated by the closed recursion, any other module automatically, and so
+    is one whose layers are more than matrices (adapters, hooks).
 
     Args:
         net: Maps `(N, D)` to `(N, K)`, row by row; taken in evaluation mode.
@@ -93,7 +94,10 @@ def sensitivities(
     net.eval()
     try:
         parts = [
-            jacobian(net, rows) if isinstance(net, SpinalNet) else _autograd(net, rows)
+            # Layers that are more than a matrix have no closed form.
+            jacobian(net, rows)
+            if isinstance(net, SpinalNet) and net.why_called() is None
+            else _autograd(net, rows)
             for rows in x.split(batch_size)
         ]
     finally:
@@ -141,6 +145,12 @@ def explain(net: SpinalNet, x: Tensor) -> Tensor:
     """
     if not isinstance(net, SpinalNet):
         raise InputError(f"net must be a SpinalNet, got {type(net).__name__}.")
+    reason = why_called(net.output)
+    if reason is not None:
+        raise InputError(
+            f"the matrix of the output row does not say what it computes, for {reason}; remove "
+            "the hook, or merge the adapter."
+        )
     training = net.training
     net.eval()
     try:

@@ -94,6 +94,7 @@ private:
 struct Names {
     PyObject* data_ptr = PyUnicode_InternFromString("data_ptr");
     PyObject* stride = PyUnicode_InternFromString("stride");
+    PyObject* numel = PyUnicode_InternFromString("numel");
     PyObject* dtype = PyUnicode_InternFromString("dtype");
 };
 const Names* names = nullptr;
@@ -101,17 +102,24 @@ const Names* names = nullptr;
 // A parameter as it was when its plan was made. Bound methods are kept because looking them up
 // would take as long as calling them.
 struct Parameter {
-    Reference tensor, data_ptr, stride, strides, dtype;
+    Reference tensor, data_ptr, stride, strides, numel, dtype;
     const char* address;
+    index count = 0;
 
     explicit Parameter(PyObject* object) {
         tensor = Reference::to(object);
         data_ptr = Reference(PyObject_GetAttr(object, names->data_ptr));
         stride = Reference(PyObject_GetAttr(object, names->stride));
+        numel = Reference(PyObject_GetAttr(object, names->numel));
         dtype = Reference(PyObject_GetAttr(object, names->dtype));
-        if (!data_ptr.get() || !stride.get() || !dtype.get()) return;
+        if (!data_ptr.get() || !stride.get() || !numel.get() || !dtype.get()) return;
         strides = Reference(PyObject_CallNoArgs(stride.get()));
         address = current_address();
+        count = current_count();
+    }
+    index current_count() const {
+        const Reference result(PyObject_CallNoArgs(numel.get()));
+        return result.get() ? PyLong_AsSsize_t(result.get()) : -1;
     }
     const char* current_address() const {
         const Reference result(PyObject_CallNoArgs(data_ptr.get()));
@@ -122,7 +130,8 @@ struct Parameter {
         if (object != tensor.get() || current_address() != address) return false;
         const Reference type(PyObject_GetAttr(object, names->dtype));
         if (type.get() != dtype.get()) return false;
-        if (PyTuple_Size(strides.get()) == 1) return true;  // a vector was checked to be contiguous
+        // `tensor.data = ...` may leave address and strides as they were and take rows away.
+        if (current_count() != count) return false;
         const Reference now(PyObject_CallNoArgs(stride.get()));
         return now.get() && PyObject_RichCompareBool(now.get(), strides.get(), Py_EQ) == 1;
     }
@@ -150,7 +159,7 @@ struct Plan {
     int visit(See see) const {
         for (const Parameter& parameter : parameters) {
             for (const Reference* reference :
-                 {&parameter.tensor, &parameter.data_ptr, &parameter.stride}) {
+                 {&parameter.tensor, &parameter.data_ptr, &parameter.stride, &parameter.numel}) {
                 if (int stop = see(*reference)) return stop;
             }
         }
@@ -443,7 +452,7 @@ PyObject* plan_new(PyTypeObject* type, PyObject* arguments, PyObject*) {
 // call would find the same, and need not look.
 struct Watch {
     struct Entry {
-        Reference dictionary, key, value;
+        Reference dictionary, key, value;  // no value: the key was absent
     };
     std::vector<Entry> entries;
     std::vector<Reference> empty;  // dictionaries without entries
@@ -473,7 +482,7 @@ struct Watch {
     void clear() { entries.clear(), empty.clear(); }
 };
 
-// Watch([(dictionary, key, value), ...], [dictionary, ...])
+// Watch([(dictionary, key, value), ...], [dictionary, ...]); an Ellipsis for a key that is absent.
 PyObject* watch_new(PyTypeObject* type, PyObject* arguments, PyObject*) {
     PyObject *entries, *empty;
     if (!PyArg_ParseTuple(arguments, "O!O!", &PyList_Type, &entries, &PyList_Type, &empty)) {
@@ -487,7 +496,7 @@ PyObject* watch_new(PyTypeObject* type, PyObject* arguments, PyObject*) {
             return nullptr;
         }
         watch.entries.push_back({Reference::to(dictionary), Reference::to(key),
-                                 Reference::to(value)});
+                                 value == Py_Ellipsis ? Reference() : Reference::to(value)});
     }
     for (Py_ssize_t i = 0; i < PyList_Size(empty); ++i) {
         PyObject* const dictionary = PyList_GetItem(empty, i);
