@@ -18,12 +18,13 @@ from scipy import stats
 
 from spinalnet._checks import InputError
 from spinalnet.comparison.classes import judge
+from spinalnet.comparison.findings import summary_as_markdown, summary_as_rich
+from spinalnet.comparison.finished import read_folder
 from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs, quality
 from spinalnet.comparison.report.figures import _apart
 from spinalnet.comparison.report.page import write_report
-from spinalnet.comparison.statistics import _holm, paired_difference
-from spinalnet.comparison.summary import load_summary, read_folder, summarize, summarize_runs
-from spinalnet.comparison.wording import markdown_table, result_table
+from spinalnet.comparison.statistics import holm, paired_difference
+from spinalnet.comparison.summary import load_summary, summarize, summarize_runs
 from spinalnet.training.runs import RunFolder, load_runs
 
 SIZES = {  # head: parameters and MACs of the head
@@ -232,7 +233,7 @@ def test_regression_prefers_the_lower_error(tmp_path):
     assert (summary.metric, difference.outcome) == ("mse", "better")
     assert difference.mean < 0
     assert re.match(r"spinal is better by 0\.10\d in mse \(95 % interval", difference.verdict)
-    assert summary.as_dict()["heads"][0]["mse_mean"] == pytest.approx(0.105)
+    assert summary.to_dict()["heads"][0]["mean"] == pytest.approx(0.105)
     write_report(folder)
     assert not (folder / "confusion.png").exists()
     assert (folder / "learning_curves.png").stat().st_size > 5000
@@ -240,8 +241,8 @@ def test_regression_prefers_the_lower_error(tmp_path):
 
 def test_holm_by_hand():
     # Sorted: 0.01 * 3, 0.03 * 2, then 0.04 * 1 raised to its predecessor.
-    assert _holm([0.04, None, 0.01, 0.03]) == pytest.approx([0.06, None, 0.03, 0.06])
-    assert _holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([0.04, None, 0.01, 0.03]) == pytest.approx([0.06, None, 0.03, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
 
 
 def test_holm_takes_back_evidence_of_many_comparisons(tmp_path):
@@ -283,7 +284,7 @@ def test_without_timing_no_time_is_claimed(tmp_path):
     assert "comes without a loss that these runs can show; the interval still allows" in (
         summary.verdict
     )
-    assert "µs" not in markdown_table(summary)
+    assert "µs" not in summary_as_markdown(summary)
 
 
 def test_notes_state_what_the_interval_and_the_test_set_cover(tmp_path):
@@ -318,11 +319,11 @@ def test_summary_json_holds_the_agreed_keys(written):
         raise AssertionError(f"{constant} is not strict JSON")
 
     record = json.loads((written / "summary.json").read_text(), parse_constant=refuse)
-    assert record == json.loads(json.dumps(summarize(written).as_dict()))
-    top = "data model epochs seeds metric selected_on heads verdict notes environment command"
+    assert record == json.loads(json.dumps(summarize(written).to_dict()))
+    top = "schema data model epochs seeds metric selected_on heads verdict notes environment command"
     assert set(top.split()) <= set(record)
     row = (
-        "head params head_params head_macs macs n accuracy_mean accuracy_std accuracies "
+        "head params head_params head_macs macs n mean std values "
         "train_seconds_mean inference_us training_us difference"
     )
     for head in record["heads"]:
@@ -331,7 +332,7 @@ def test_summary_json_holds_the_agreed_keys(written):
     difference = record["heads"][1]["difference"]
     assert {"minus", "of", "mean", "low", "high", "n", "p_value", "verdict"} <= set(difference)
     assert (difference["minus"], difference["of"]) == ("mlp", "spinal")
-    assert record["heads"][0]["accuracies"] == FIRST
+    assert record["heads"][0]["values"] == FIRST
     assert (record["seeds"], record["command"]) == ([0, 1, 2, 3, 4], "spinalnet compare digits")
     assert record["heads"][2]["inference_us"] is None
 
@@ -413,9 +414,9 @@ def test_many_classes_are_listed_as_pairs(tmp_path):
 def test_terminal_and_markdown_tables_agree(written):
     summary = summarize(written)
     console = Console(width=200, file=io.StringIO(), color_system=None)
-    console.print(result_table(summary))
+    console.print(summary_as_rich(summary))
     terminal = console.file.getvalue()
-    header, rule, *rows = markdown_table(summary).splitlines()
+    header, rule, *rows = summary_as_markdown(summary).splitlines()
     assert header.count("|") == rule.count("|")
     assert len(rows) == 3
     for row in rows:
@@ -489,7 +490,7 @@ def test_pairing_is_by_seed_not_by_order():
 
 def test_terminal_table_fits_80_columns(written):
     console = Console(width=80, file=io.StringIO(), color_system=None)
-    console.print(result_table(summarize(written)))
+    console.print(summary_as_rich(summarize(written)))
     rows = [line for line in console.file.getvalue().splitlines() if "±" in line and "(" in line]
     assert [row.split()[0] for row in rows] == ["mlp", "matched"]
     assert all("2.1 (1.5 to 2.6)" in row for row in rows[:1])

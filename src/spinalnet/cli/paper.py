@@ -11,7 +11,7 @@ import typer
 
 from spinalnet._checks import unknown_name
 from spinalnet.cli.options import Channels, DataDir, Download, HeadOption, ImageSize, _head_options
-from spinalnet.cli.progress import _progress, _report, _say
+from spinalnet.cli.progress import print_report, print_run, show_progress
 from spinalnet.cli.root import app, err_console, out_console
 
 if TYPE_CHECKING:
@@ -113,12 +113,12 @@ def reproduce_command(
     for recipe in chosen:
         err_console.print(f"[bold]{recipe.name}[/]", highlight=False)
         count = seeds * protocol_module.count_heads(recipe, protocol)
-        with _progress(count) as (on_progress, run_done):
+        with show_progress(count) as (on_progress, run_done):
 
             def on_run(
                 _: spec.RunSpec, record: runs.RunRecord, done: Callable[[], None] = run_done
             ) -> None:
-                _say(record)
+                print_run(record)
                 done()
 
             folder = protocol_module.run_recipe(
@@ -133,7 +133,7 @@ def reproduce_command(
                 on_run=on_run,
             )
         if budget != "smoke":
-            _report(folder)
+            print_report(folder)
         if keep is not None:
             err_console.print(f"{records.keep_record(folder, keep)}", highlight=False)
     if budget != "smoke" and any(recipe.data.startswith("regression") for recipe in chosen):

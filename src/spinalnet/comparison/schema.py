@@ -1,0 +1,66 @@
+"""The files of results: their version, and reading those of before there was one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spinalnet._checks import InputError
+
+SCHEMA = 2
+"""Version of `summary.json`, `classification.json` and `recipe.json`; files of 1 do not say it."""
+
+
+def read_mapping(path: Path) -> dict[str, Any] | None:
+    """Read a YAML or JSON mapping (NaN as None); None if there is no such file.
+
+    Raises:
+        InputError: If it is damaged.
+    """
+    import yaml
+
+    if not path.is_file():
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":  # YAML reads 1e-05 as a string
+            loaded = json.loads(text, parse_constant=lambda _: None)
+        else:
+            loaded = yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read: it is damaged; restore or delete it.") from error
+    if not isinstance(loaded, dict):
+        raise InputError(f"{path} must hold a mapping: it is damaged; restore or delete it.")
+    return loaded
+
+
+def upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a `summary.json`, of images or a table, as the present version has it.
+
+    The first version named the columns after the metric ("accuracies", "mse_mean"), and its
+    verdicts of tables were not corrected for their number: these are left out, to be made again.
+
+    Raises:
+        InputError: If it was written by a later version.
+        KeyError: If it is no summary.
+    """
+    version = record.get("schema", 1)
+    if version > SCHEMA:
+        raise InputError(
+            f"this version reads results up to schema {SCHEMA}, got {version}. Update spinalnet."
+        )
+    upgraded = {key: value for key, value in record.items() if key != "schema"}
+    if version == SCHEMA:
+        return upgraded
+    metric = record["metric"]
+    names = {f"{metric}_mean": "mean", f"{metric}_std": "std", f"{metric}_values": "values"}
+    names |= {"accuracies": "values", "scores": "values"}
+    rows = "models" if "table" in record else "heads"
+    upgraded[rows] = [{names.get(k, k): v for k, v in row.items()} for row in record[rows]]
+    if rows == "models":
+        upgraded["verdict"] = None
+        for row in upgraded[rows]:
+            row["difference"] = None
+    return upgraded
