@@ -94,10 +94,10 @@ def _figures(
 
 
 def _summary_row(head: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    """One head as a row: the difference is spread over columns, lists are left to the JSON."""
-    names = {"mean": f"{metric}_mean", "std": f"{metric}_std"}
-    nested = ("values", "difference")
-    row = {names.get(key, key): value for key, value in head.items() if key not in nested}
+    """One head as a row, its numbers named after the metric, the difference spread over columns."""
+    values = "accuracies" if metric == "accuracy" else f"{metric}_values"
+    names = {"mean": f"{metric}_mean", "std": f"{metric}_std", "values": values}
+    row = {names.get(key, key): value for key, value in head.items() if key != "difference"}
     for key in ("of", "mean", "low", "high", "n", "p_value", "p_holm", "outcome", "verdict"):
         row[f"difference_{key}"] = (head["difference"] or {}).get(key)
     return row
