@@ -320,7 +320,9 @@ def test_summary_json_holds_the_agreed_keys(written):
 
     record = json.loads((written / "summary.json").read_text(), parse_constant=refuse)
     assert record == json.loads(json.dumps(summarize(written).to_dict()))
-    top = "schema data model epochs seeds metric selected_on heads verdict notes environment command"
+    top = (
+        "schema data model epochs seeds metric selected_on heads verdict notes environment command"
+    )
     assert set(top.split()) <= set(record)
     row = (
         "head params head_params head_macs macs n mean std values "

@@ -61,9 +61,10 @@ def recipes_command(
     """List every experiment of the original, with its status."""
     from spinalnet import files as files_module
     from spinalnet.paper import records
+    from spinalnet.paper.experiments import experiments_page
 
     if page is not None:
-        files_module.write_text(page, records.experiments_page(results))
+        files_module.write_text(page, experiments_page(results))
         err_console.print(f"{page}", highlight=False, soft_wrap=True)
         return
     rows = records.describe_recipes(results, data_dir)
@@ -105,7 +106,7 @@ def reproduce_command(
 ) -> None:
     """Run experiments of the original; the same command again continues."""
     from spinalnet.paper import protocol as protocol_module
-    from spinalnet.paper import recipes, records
+    from spinalnet.paper import recipes, records, study
 
     chosen = recipes.find_recipes(pattern)
     for recipe in chosen:
@@ -138,7 +139,7 @@ def reproduce_command(
             err_console.print(f"{records.keep_record(folder, keep)}", highlight=False)
     if budget != "smoke" and any(recipe.data.startswith("regression") for recipe in chosen):
         folder, files = (out, "*/recipe.json") if keep is None else (keep, "*.json")
-        figure = records.draw_regression_study(
+        figure = study.draw_regression_study(
             records.load_records(folder, files), folder / "regression.png"
         )
         err_console.print(f"{figure or ''}", highlight=False)
