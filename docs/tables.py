@@ -28,7 +28,7 @@ def load(path: str) -> dict[str, Any]:
 
 def comparison(name: str) -> str:
     """Return the table of results/NAME.json with the command and the machine that made it."""
-    from spinalnet.comparison.findings import summary_as_markdown
+    from spinalnet.comparison.findings import head_rows
     from spinalnet.comparison.summary import load_summary
 
     summary = load_summary(ROOT / "results" / f"{name}.json")
@@ -44,7 +44,7 @@ def comparison(name: str) -> str:
         for head in summary.heads[1:]
         if head.difference is not None
     )
-    return f"{summary_as_markdown(summary)}\n\n{verdicts}\n\n{made}"
+    return f"{as_markdown(*head_rows(summary))}\n\n{verdicts}\n\n{made}"
 
 
 def benchmark(*names: str, command: str) -> str:

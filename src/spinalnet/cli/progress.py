@@ -90,15 +90,17 @@ def print_run(record: runs.RunRecord) -> None:
 def print_report(folder: Path, command: str | None = None) -> None:
     """Write the report of a folder and print its gist."""
     from spinalnet import _dist
-    from spinalnet.comparison.findings import summary_as_rich
+    from spinalnet.comparison.findings import head_rows
     from spinalnet.comparison.report import write_report
     from spinalnet.comparison.summary import load_summary
+    from spinalnet.comparison.wording import as_rich
 
     if not _dist.is_main():
         return
     page = write_report(folder, command=command)
     summary = load_summary(folder / "summary.json")
-    out_console.print(summary_as_rich(summary))
+    title = f"{summary.data}, {summary.model}, selected on {summary.selected_on}"
+    out_console.print(as_rich(*head_rows(summary), title))
     for head in summary.heads[1:]:
         if head.difference is not None:
             out_console.print(

@@ -25,6 +25,7 @@ def compare_table_command(
     from rich.progress import Progress
 
     from spinalnet.comparison import table_summary, tables
+    from spinalnet.comparison.wording import as_rich
     from spinalnet.data import frames
 
     asked = () if heads == ALL_HEADS else tuple(name.strip() for name in heads.split(","))
@@ -44,7 +45,8 @@ def compare_table_command(
         )
     folder = out or Path("runs") / f"compare-{table.name.replace(':', '-')}"
     table_summary.write_results(result, folder, command="spinalnet " + shlex.join(sys.argv[1:]))
-    out_console.print(table_summary.table_as_rich(result))
+    title = f"{result.table}: {result.metric} on {result.repeats} splits"
+    out_console.print(as_rich(*table_summary.table_rows(result), title))
     out_console.print(result.verdict, highlight=False)
     for line in result.notes[len(table.notes) :]:
         print_note(line)

@@ -25,13 +25,7 @@ from spinalnet.comparison.outputs import (
     pooled,
     quality,
 )
-from spinalnet.comparison.statistics import (
-    Difference,
-    deviation,
-    finite,
-    mean,
-    paired_difference,
-)
+from spinalnet.comparison.statistics import Difference, deviation, finite, mean, paired_difference
 from spinalnet.training.runs import RunRecord
 
 if TYPE_CHECKING:

@@ -7,18 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from spinalnet.comparison.statistics import ALPHA, Difference
-from spinalnet.comparison.wording import (
-    Units,
-    as_markdown,
-    as_rich,
-    interval,
-    listing,
-    three_digits,
-)
+from spinalnet.comparison.wording import Units, interval, listing, three_digits
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from spinalnet.comparison.finished import FinishedRuns
     from spinalnet.comparison.summary import HeadSummary, Summary
 
@@ -199,14 +190,3 @@ def head_rows(summary: Summary) -> tuple[list[str], list[list[str]]]:
             row.append(interval(head.difference, units.differences))
         rows.append([*row, str(head.n), three_digits(head.train_seconds_mean)])
     return header, rows
-
-
-def summary_as_rich(summary: Summary) -> Table:
-    """Return the rows for the terminal, captioned with the setting."""
-    title = f"{summary.data}, {summary.model}, selected on {summary.selected_on}"
-    return as_rich(*head_rows(summary), title)
-
-
-def summary_as_markdown(summary: Summary) -> str:
-    """Return the rows as GitHub Markdown, without a trailing newline."""
-    return as_markdown(*head_rows(summary))

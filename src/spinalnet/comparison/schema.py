@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from spinalnet._checks import InputError
+
+Loaded = TypeVar("Loaded")
 
 SCHEMA = 2
 """Version of `summary.json`, `classification.json` and `recipe.json`; files of 1 do not say it."""
@@ -34,6 +36,21 @@ def read_mapping(path: Path) -> dict[str, Any] | None:
     if not isinstance(loaded, dict):
         raise InputError(f"{path} must hold a mapping: it is damaged; restore or delete it.")
     return loaded
+
+
+def load(path: str | Path, make: Callable[[dict[str, Any]], Loaded], what: str) -> Loaded:
+    """Return what `make` makes of a file of results.
+
+    Raises:
+        InputError: If the file is missing, damaged, or not of that kind.
+    """
+    record = read_mapping(Path(path))
+    if record is None:
+        raise InputError(f"there is no {what} '{path}': the command that ran it writes one.")
+    try:
+        return make(record)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"'{path}' is not a {what} of this version ({error}).") from error
 
 
 def upgraded(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,14 +16,8 @@ from typing import Any
 from spinalnet._checks import InputError
 from spinalnet.comparison.findings import findings, method_notes, missing_notes
 from spinalnet.comparison.finished import FinishedRuns, read_folder, result_of
-from spinalnet.comparison.schema import SCHEMA, read_mapping, upgraded
-from spinalnet.comparison.statistics import (
-    Difference,
-    deviation,
-    finite,
-    mean,
-    paired_difference,
-)
+from spinalnet.comparison.schema import SCHEMA, load, upgraded
+from spinalnet.comparison.statistics import Difference, deviation, finite, mean, paired_difference
 from spinalnet.comparison.wording import Units, judged, listing
 
 
@@ -243,10 +237,4 @@ def load_summary(path: str | Path) -> Summary:
     Raises:
         InputError: If the file is missing or is not a summary.
     """
-    record = read_mapping(Path(path))
-    if record is None:
-        raise InputError(f"there is no summary '{path}'; 'spinalnet report DIR' writes one.")
-    try:
-        return Summary.from_dict(record)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"'{path}' is not a summary of this version ({error}).") from error
+    return load(path, Summary.from_dict, "summary")

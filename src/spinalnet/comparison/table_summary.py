@@ -13,29 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spinalnet import files
 from spinalnet._checks import InputError
-from spinalnet.comparison.schema import SCHEMA, read_mapping, upgraded
-from spinalnet.comparison.statistics import (
-    Difference,
-    deviation,
-    finite,
-    mean,
-    paired_difference,
-)
-from spinalnet.comparison.wording import (
-    Units,
-    as_csv,
-    as_markdown,
-    as_rich,
-    digits,
-    interval,
-    judged,
-    p_value,
-    plus_minus,
-)
+from spinalnet.comparison import wording
+from spinalnet.comparison.schema import SCHEMA, load, upgraded
+from spinalnet.comparison.statistics import Difference, deviation, finite, mean, paired_difference
+from spinalnet.comparison.wording import Units, as_markdown, digits, plus_minus
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -113,13 +97,7 @@ def load_table_summary(path: str | Path) -> TableComparison:
     Raises:
         InputError: If the file is missing or is not one.
     """
-    record = read_mapping(Path(path))
-    if record is None:
-        raise InputError(f"there is no summary '{path}'; 'spinalnet compare TABLE' writes one.")
-    try:
-        return TableComparison.from_dict(record)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"'{path}' is not the summary of a table ({error}).") from error
+    return load(path, TableComparison.from_dict, "summary of a table")
 
 
 def summarize_table(result: TableComparison) -> TableComparison:
@@ -133,7 +111,7 @@ def summarize_table(result: TableComparison) -> TableComparison:
     overlap = result.test_fraction / (1.0 - result.test_fraction)
     by_split = [dict(enumerate(row.values)) for row in result.models]
     names = [row.model for row in result.models]
-    differences = judged(
+    differences = wording.judged(
         [
             paired_difference(names[0], name, by_split[0], other, overlap=overlap)
             for name, other in zip(names[1:], by_split[1:], strict=True)
@@ -199,17 +177,15 @@ def table_rows(result: TableComparison) -> tuple[list[str], list[list[str]]]:
         d = row.difference
         compared = ["", "", ""]
         if d is not None:
-            compared = [interval(d, digits("+.3f")), p_value(d.p_value), p_value(d.p_holm)]
+            compared = [
+                wording.interval(d, digits("+.3f")),
+                wording.p_value(d.p_value),
+                wording.p_value(d.p_holm),
+            ]
         params = "" if row.params is None else str(row.params)
         score = plus_minus(row.mean, row.std, _SCORE)
         rows.append([row.model, score, *compared, params, f"{row.fit_seconds:.2f}"])
     return header, rows
-
-
-def table_as_rich(result: TableComparison) -> Table:
-    """Return the rows for the terminal."""
-    title = f"{result.table}: {result.metric} on {result.repeats} splits"
-    return as_rich(*table_rows(result), title)
 
 
 def table_as_markdown(result: TableComparison) -> str:
@@ -251,7 +227,7 @@ def write_results(result: TableComparison, folder: str | Path, command: str | No
         }
         for k in range(result.repeats)
     ]
-    files.write_text(folder / "scores.csv", as_csv(splits))
+    files.write_text(folder / "scores.csv", wording.as_csv(splits))
     draw([result]).savefig(folder / "scores.png", dpi=110)
     return folder
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spinalnet import files
-from spinalnet._checks import InputError
-from spinalnet.comparison.schema import SCHEMA, read_mapping
+from spinalnet.comparison.schema import SCHEMA, load
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.summary import Summary, summarize
 from spinalnet.data import readers
@@ -56,18 +55,10 @@ class Record:
         return {"schema": SCHEMA, **asdict(self), "summary": self.summary.to_dict()}
 
     @classmethod
-    def load(cls, path: str | Path) -> Record:
-        """Read a record, also of an earlier version.
-
-        Raises:
-            InputError: If the file is missing or is no record.
-        """
-        record = read_mapping(Path(path)) or {}
-        record.pop("schema", None)
-        try:
-            return cls(**{**record, "summary": Summary.from_dict(record["summary"])})
-        except (KeyError, TypeError) as error:
-            raise InputError(f"'{path}' is not the record of a recipe ({error}).") from error
+    def from_dict(cls, record: Mapping[str, Any]) -> Record:
+        """Make one of what `to_dict` returned, also in an earlier version."""
+        fields = {key: value for key, value in record.items() if key != "schema"}
+        return cls(**{**fields, "summary": Summary.from_dict(fields["summary"])})
 
 
 def make_record(recipe: Recipe, protocol: Protocol, budget: Budget, folder: Path) -> Record:
@@ -133,7 +124,7 @@ class LastBatches:
 def load_records(folder: str | Path = "results/recipes", files: str = "*.json") -> list[Record]:
     """Return the records in a folder, by recipe in the order of `RECIPES`, protocol and budget."""
     order = list(RECIPES)
-    records = [Record.load(path) for path in sorted(Path(folder).glob(files))]
+    records = [load(path, Record.from_dict, "record") for path in sorted(Path(folder).glob(files))]
     return sorted(records, key=lambda r: (order.index(r.recipe), r.protocol != "paper", r.budget))
 
 

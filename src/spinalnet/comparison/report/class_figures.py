@@ -7,15 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from spinalnet.comparison.classes import LARGEST_MATRIX, Confusion, HeadQuality, confused_pairs
-from spinalnet.comparison.report.drawing import (
-    Drawn,
-    Theme,
-    clip,
-    draw,
-    label_axes,
-    legend,
-    series,
-)
+from spinalnet.comparison.report import drawing
+from spinalnet.comparison.report.drawing import Drawn, Theme, clip, series
 from spinalnet.comparison.wording import listing, per_cent
 
 if TYPE_CHECKING:
@@ -27,7 +20,7 @@ def confusion_figure(confusions: Sequence[Confusion]) -> Drawn:
     """Confusion matrices side by side; with many classes the commonest mistakes instead."""
     counted = listing([f"{c.head} (n={c.n})" for c in confusions])
     if len(confusions[0].names) > LARGEST_MATRIX:
-        return draw(
+        return drawing.draw(
             "confusion",
             "Most confused classes",
             f"The commonest mistakes, as share of the true class's test examples, all runs of "
@@ -36,7 +29,7 @@ def confusion_figure(confusions: Sequence[Confusion]) -> Drawn:
             lambda figure, theme: _paint_pairs(figure, theme, confusions),
         )
     panel = 4.6 if len(confusions[0].names) <= 12 else 7.0  # inches
-    return draw(
+    return drawing.draw(
         "confusion",
         "Confusion matrices",
         f"Counts over all runs of {counted}; shading by the share of the true class, on a "
@@ -49,7 +42,7 @@ def confusion_figure(confusions: Sequence[Confusion]) -> Drawn:
 def _paint_pairs(figure: Figure, theme: Theme, confusions: Sequence[Confusion]) -> None:
     pairs = confused_pairs(confusions)
     axes = figure.add_subplot()
-    label_axes(axes, theme, "share of the true class", "")
+    drawing.label_axes(axes, theme, "share of the true class", "")
     thick = 0.8 / len(confusions)
     for i, confusion in enumerate(confusions):
         places = [row + thick * (i - (len(confusions) - 1) / 2) for row in range(len(pairs))]
@@ -60,7 +53,7 @@ def _paint_pairs(figure: Figure, theme: Theme, confusions: Sequence[Confusion]) 
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.xaxis.set_major_formatter(lambda share, _: per_cent(share))
-    legend(figure, axes, theme)
+    drawing.legend(figure, axes, theme)
 
 
 def _paint_matrices(figure: Figure, theme: Theme, confusions: Sequence[Confusion]) -> None:
@@ -72,7 +65,7 @@ def _paint_matrices(figure: Figure, theme: Theme, confusions: Sequence[Confusion
     for axes, confusion in zip(panels, confusions, strict=True):
         size = range(len(confusion.names))
         shares = [[confusion.share(i, j) for j in size] for i in size]
-        label_axes(axes, theme, "predicted", "true")
+        drawing.label_axes(axes, theme, "predicted", "true")
         axes.grid(visible=False)
         axes.imshow(shares, cmap=colours, norm=norm)
         axes.set_title(f"{confusion.head} (n={confusion.n})", color=theme.ink, fontsize=11)
@@ -124,7 +117,7 @@ def reliability_figure(heads: Sequence[HeadQuality]) -> Drawn:
                 upper.set_ylabel("")
                 lower.set_ylabel("")
 
-    return draw(
+    return drawing.draw(
         "reliability",
         "Reliability",
         f"Of all test predictions of {runs}, in bins of the probability of the predicted class: "
@@ -144,8 +137,8 @@ def _paint_reliability(
     filled = [b for b in head.bins if b.count]
     total = sum(b.count for b in filled)
     width = head.bins[0].high - head.bins[0].low
-    label_axes(upper, theme, "", "right")
-    label_axes(lower, theme, "probability of the predicted class", "share")
+    drawing.label_axes(upper, theme, "", "right")
+    drawing.label_axes(lower, theme, "probability of the predicted class", "share")
     upper.plot([0, 1], [0, 1], color=theme.ink, linestyle="dotted", linewidth=1)
     middles = [(b.low + b.high) / 2 for b in filled]
     upper.bar(middles, [b.accuracy for b in filled], 0.9 * width, color=colour, alpha=0.35)
@@ -197,7 +190,7 @@ def mistakes_figure(name: str, head: HeadQuality) -> Drawn:
     longest = max(len(m.true) + len(m.predicted) for m in mistakes)
     between, lines = (" ", 2) if longest <= 12 else ("\n", 3)
     wide = max(1.2 * columns, 4.2)
-    return draw(
+    return drawing.draw(
         name,
         f"Most wrong: {head.head}",
         "The test images whose true class seemed least probable, on average over "

@@ -9,15 +9,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from spinalnet.comparison.finished import FinishedRuns
-from spinalnet.comparison.report.drawing import (
-    Drawn,
-    Theme,
-    clip,
-    draw,
-    label_axes,
-    legend,
-    series,
-)
+from spinalnet.comparison.report import drawing
+from spinalnet.comparison.report.drawing import Drawn, Theme, clip, series
 from spinalnet.comparison.statistics import finite, half_width
 from spinalnet.comparison.wording import per_cent
 
@@ -57,7 +50,7 @@ def learning_curves(comparison: FinishedRuns, summary: Summary) -> Drawn:
 
     def paint(figure: Figure, theme: Theme) -> None:
         axes = figure.add_subplot()
-        label_axes(axes, theme, "epoch", f"validation {key.removeprefix('val_')}")
+        drawing.label_axes(axes, theme, "epoch", f"validation {key.removeprefix('val_')}")
         for i, (head, by_epoch) in enumerate(curves.items()):
             _paint_curve(axes, head, by_epoch, series(theme, i))
         setting = f"{clip(summary.data, 32)}, {summary.model}: mean and range over seeds"
@@ -68,14 +61,14 @@ def learning_curves(comparison: FinishedRuns, summary: Summary) -> Drawn:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if top:
             axes.yaxis.set_major_formatter(lambda share, _: per_cent(share))
-        legend(figure, axes, theme)
+        drawing.legend(figure, axes, theme)
 
     caption = (
         "Validation result per epoch: mean over seeds, band from the lowest to the highest seed"
         "; a thin line where some seeds had already stopped."
     )
     caption += " The axis leaves out the steep start." if cut else ""
-    return draw("learning_curves", "Learning curves", caption, (6.4, 4.2), paint)
+    return drawing.draw("learning_curves", "Learning curves", caption, (6.4, 4.2), paint)
 
 
 def _paint_curve(
@@ -113,7 +106,7 @@ def metric_against_params(summary: Summary) -> Drawn:
 
     def paint(figure: Figure, theme: Theme) -> None:
         axes = figure.add_subplot()
-        label_axes(axes, theme, "parameters of the head", f"test {summary.metric}")
+        drawing.label_axes(axes, theme, "parameters of the head", f"test {summary.metric}")
         setting = f"{clip(summary.data, 32)}, {summary.model}: test {summary.metric} by head"
         axes.set_title(setting, color=theme.ink, loc="left", fontsize=10)
         _scale_by_counts(axes, xs)
@@ -130,7 +123,7 @@ def metric_against_params(summary: Summary) -> Drawn:
         "Seeds are paired, so overlap of these intervals says nothing about a difference: "
         "the table does. Heads of about equal size are drawn slightly apart."
     )
-    return draw("accuracy_vs_params", title, caption, (6.4, 4.2), paint)
+    return drawing.draw("accuracy_vs_params", title, caption, (6.4, 4.2), paint)
 
 
 class _Column:

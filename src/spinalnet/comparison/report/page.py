@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spinalnet.comparison import classes
+from spinalnet.comparison import classes, wording
 from spinalnet.comparison.classes import ClassRow, HeadQuality
 from spinalnet.comparison.findings import findings, head_rows
 from spinalnet.comparison.finished import FinishedRuns, read_folder
@@ -19,16 +19,7 @@ from spinalnet.comparison.report import class_figures, figures
 from spinalnet.comparison.report.drawing import Drawn
 from spinalnet.comparison.schema import SCHEMA
 from spinalnet.comparison.summary import Summary, summarize_runs
-from spinalnet.comparison.wording import (
-    NONE,
-    Show,
-    as_csv,
-    digits,
-    interval,
-    p_value,
-    per_cent,
-    plus_minus,
-)
+from spinalnet.comparison.wording import Show, digits, interval, plus_minus
 from spinalnet.files import to_json, write_bytes
 
 
@@ -61,7 +52,7 @@ def write_report(folder: str | Path, command: str | None = None) -> Path:
     rows = [_summary_row(head, summary.metric) for head in record["heads"]]
     contents = {
         "summary.json": to_json(record).encode(),
-        "summary.csv": as_csv(rows).encode(),
+        "summary.csv": wording.as_csv(rows).encode(),
         **{f"{figure.name}.png": figure.light for figure in drawn},
         "report.html": _page(summary, drawn, judged).encode(),
     }
@@ -70,7 +61,7 @@ def write_report(folder: str | Path, command: str | None = None) -> Path:
         classification = {"schema": SCHEMA, "data": summary.data, "heads": heads}
         of_classes = [{"head": head["head"], **row} for head in heads for row in head["classes"]]
         contents["classification.json"] = to_json(classification).encode()
-        contents["per_class.csv"] = as_csv(of_classes).encode()
+        contents["per_class.csv"] = wording.as_csv(of_classes).encode()
     for name, content in contents.items():
         write_bytes(folder / name, content)
     return folder / "report.html"
@@ -128,7 +119,7 @@ def _probability_cells(judged: Sequence[HeadQuality]) -> tuple[list[str], list[l
             row.append(plus_minus(head.means.get(name), std, _show(name)))
         for name in compared:
             d = head.differences.get(name)
-            row.append(NONE if d is None or d.low is None else interval(d, _show(name)))
+            row.append(wording.NONE if d is None or d.low is None else interval(d, _show(name)))
         rows.append(row)
     return header, rows
 
@@ -192,8 +183,8 @@ def _page(summary: Summary, drawn: Sequence[Drawn], judged: Sequence[HeadQuality
             (seed, [units.value(head.values[i], unit=False) for head in summary.heads])
             for i, seed in enumerate(summary.seeds)
         ],
-        p_value=p_value,
-        per_cent=per_cent,
+        p_value=wording.p_value,
+        per_cent=wording.per_cent,
         figures=drawn,
         probabilities=_probability_cells(judged) if judged else None,
         calibrated=any(head.bins for head in judged),
