@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from spinalnet._checks import InputError
+from spinalnet.comparison.statistics import Difference
 
 Loaded = TypeVar("Loaded")
 
@@ -53,11 +54,16 @@ def load(path: str | Path, make: Callable[[dict[str, Any]], Loaded], what: str) 
         raise InputError(f"'{path}' is not a {what} of this version ({error}).") from error
 
 
-def upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of a `summary.json`, of images or a table, as the present version has it.
+def upgraded(record: Mapping[str, Any], rows: str, make: Callable[..., Any]) -> dict[str, Any]:
+    """Return the fields of a summary, of images or a table, as the present version has them.
 
-    The first version named the columns after the metric ("accuracies", "mse_mean"), and its
-    verdicts of tables were not corrected for their number: these are left out, to be made again.
+    The first version named columns after the metric ("accuracies", "mse_mean"), and its differences
+    on tables had other columns: these are left out, to be made again of the values.
+
+    Args:
+        record: Content of a `summary.json`.
+        rows: Name of its rows.
+        make: What makes a row of its columns.
 
     Raises:
         InputError: If it was written by a later version.
@@ -68,16 +74,14 @@ def upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(
             f"this version reads results up to schema {SCHEMA}, got {version}. Update spinalnet."
         )
-    upgraded = {key: value for key, value in record.items() if key != "schema"}
-    if version == SCHEMA:
-        return upgraded
     metric = record["metric"]
     names = {f"{metric}_mean": "mean", f"{metric}_std": "std", f"{metric}_values": "values"}
     names |= {"accuracies": "values", "scores": "values"}
-    rows = "models" if "table" in record else "heads"
-    upgraded[rows] = [{names.get(k, k): v for k, v in row.items()} for row in record[rows]]
-    if rows == "models":
-        upgraded["verdict"] = None
-        for row in upgraded[rows]:
-            row["difference"] = None
-    return upgraded
+    found = []
+    for row in record[rows]:
+        columns = {names.get(key, key): value for key, value in row.items()}
+        known = columns["difference"] if "minus" in (columns["difference"] or {}) else None
+        columns["difference"] = None if known is None else Difference(**known)
+        found.append(make(**{**columns, "values": tuple(columns["values"])}))
+    fields = {key: value for key, value in record.items() if key != "schema"}
+    return {**fields, rows: tuple(found), "notes": tuple(record["notes"])}

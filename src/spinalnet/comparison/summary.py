@@ -107,15 +107,8 @@ class Summary:
             InputError: If a later version wrote it.
             KeyError: If something is missing, as TypeError if something is too much.
         """
-        fields = upgraded(record)
-        heads = []
-        for row in fields["heads"]:
-            d = row["difference"]
-            difference = None if d is None else Difference(**d)
-            values = tuple(row["values"])
-            heads.append(HeadSummary(**{**row, "values": values, "difference": difference}))
-        lists = {key: tuple(fields[key]) for key in ("seeds", "notes")}
-        return cls(**{**fields, **lists, "heads": tuple(heads)})
+        fields = upgraded(record, "heads", HeadSummary)
+        return cls(**{**fields, "seeds": tuple(fields["seeds"])})
 
 
 def summarize(folder: str | Path) -> Summary:

@@ -80,15 +80,8 @@ class TableComparison:
             InputError: If a later version wrote it.
             KeyError: If something is missing, as TypeError if something is too much.
         """
-        fields = upgraded(record)
-        models = []
-        for row in fields["models"]:
-            d = row["difference"]
-            difference = None if d is None else Difference(**d)
-            values = tuple(row["values"])
-            models.append(ModelScore(**{**row, "values": values, "difference": difference}))
-        found = cls(**{**fields, "models": tuple(models), "notes": tuple(fields["notes"])})
-        return summarize_table(found) if fields["verdict"] is None else found
+        found = cls(**upgraded(record, "models", ModelScore))
+        return found if "schema" in record else summarize_table(found)
 
 
 def load_table_summary(path: str | Path) -> TableComparison:
@@ -171,7 +164,7 @@ def _standing(d: Difference) -> str:
 def table_rows(result: TableComparison) -> tuple[list[str], list[list[str]]]:
     """Return the result as text: header and one row per model."""
     first = result.models[0].model
-    header = ["model", result.metric, f"{first} minus it", "p", "p (Holm)", "parameters", "fit, s"]
+    header = ["model", result.metric, f"{first} minus it", "p", "p\n(Holm)", "parameters", "fit, s"]
     rows = []
     for row in result.models:
         d = row.difference
