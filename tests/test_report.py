@@ -653,6 +653,11 @@ def test_probabilities_that_are_no_numbers_are_left_out_and_null(tmp_path):
     assert first["mean"]["brier"] == pytest.approx(kept.brier)
     assert "brier" not in first["std"]
     assert other["difference"]["brier"]["n"] == 1
+    assert sum(b["count"] for b in first["reliability"]) == 60
+    (folder / "runs" / "spinal-seed0" / OUTPUTS_FILE).unlink()
+    write_report(folder)
+    first = json.loads((folder / "classification.json").read_text())["heads"][0]
+    assert first["reliability"] == []
 
 
 def test_names_of_files_that_are_no_text_come_back(tmp_path):

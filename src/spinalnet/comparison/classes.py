@@ -6,6 +6,7 @@ Confusions are in every run's result; the rest needs what the runs kept of each 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -158,6 +159,7 @@ def judge(comparison: FinishedRuns, summary: Summary) -> list[HeadQuality]:
             if (record.path / OUTPUTS_FILE).exists()
         }
         scored = {seed: quality(said) for seed, said in outputs.items()}
+        scored = {seed: found for seed, found in scored.items() if math.isfinite(found.ece)}
         values = _values(records, scored)
         confusion = _sum_confusions(head, records.values())
         judged.append(
@@ -174,7 +176,7 @@ def judge(comparison: FinishedRuns, summary: Summary) -> list[HeadQuality]:
                     for name in _COMPARED
                     if judged and name in first and name in values
                 },
-                mistakes=_mistakes(list(outputs.values()), confusion.names),
+                mistakes=_mistakes([outputs[seed] for seed in scored], confusion.names),
             )
         )
         first = first or values

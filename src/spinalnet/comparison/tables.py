@@ -153,8 +153,6 @@ def compare_table(
         InputError: If a name is unknown or the table has too few rows.
     """
     check_positive("repeats", repeats)
-    if not 0.0 < test_fraction < 1.0:
-        raise InputError(f"test_fraction must be in (0, 1), got {test_fraction!r}.")
     for name in models:
         if name not in CONTENDERS:
             raise unknown_name("model", name, CONTENDERS)
@@ -197,6 +195,8 @@ def _rows(values: Any, index: Any) -> Any:
 def _check_rows(table: Table, test_fraction: float, tune: bool) -> None:
     import numpy as np
 
+    if not 0.0 < test_fraction < 1.0:
+        raise InputError(f"test_fraction must be in (0, 1), got {test_fraction!r}.")
     rows = len(table.y)
     fewest = 8 if tune else 4
     if rows * min(test_fraction, 1 - test_fraction) < 1 or rows < fewest:

@@ -71,6 +71,7 @@ def _paint_matrices(figure: Figure, theme: Theme, confusions: Sequence[Confusion
         axes.set_title(f"{confusion.head} (n={confusion.n})", color=theme.ink, fontsize=11)
         names = [clip(name) for name in confusion.names]
         size_of_names, size_of_counts = (9, 8) if len(names) <= 12 else (8, 130 / len(names))
+        style = {"ha": "center", "va": "center", "fontsize": size_of_counts}
         upright = max(map(len, names)) > 2
         axes.set_xticks(size, names, rotation=90 if upright else 0, fontsize=size_of_names)
         axes.set_yticks(size, names, fontsize=size_of_names)
@@ -78,15 +79,7 @@ def _paint_matrices(figure: Figure, theme: Theme, confusions: Sequence[Confusion
             for j in size:
                 if count := confusion.counts[i][j]:
                     ink = theme.ground if norm(shares[i][j]) > 0.5 else theme.ink
-                    axes.text(
-                        j,
-                        i,
-                        f"{count}",
-                        color=ink,
-                        ha="center",
-                        va="center",
-                        fontsize=size_of_counts,
-                    )
+                    axes.text(j, i, f"{count}", color=ink, **style)
 
 
 def reliability_figure(heads: Sequence[HeadQuality]) -> Drawn:
@@ -97,13 +90,8 @@ def reliability_figure(heads: Sequence[HeadQuality]) -> Drawn:
     most = max(b.count / sum(c.count for c in head.bins) for head in heads for b in head.bins)
 
     def paint(figure: Figure, theme: Theme) -> None:
-        grid = figure.subplots(
-            2 * rows,
-            columns,
-            squeeze=False,
-            sharex=True,
-            height_ratios=[3, 1] * rows,
-        )
+        ratios = [3, 1] * rows
+        grid = figure.subplots(2 * rows, columns, squeeze=False, sharex=True, height_ratios=ratios)
         for place in range(columns * rows):
             row, column = divmod(place, columns)
             upper, lower = grid[2 * row, column], grid[2 * row + 1, column]
@@ -141,15 +129,10 @@ def _paint_reliability(
     drawing.label_axes(lower, theme, "probability of the predicted class", "share")
     upper.plot([0, 1], [0, 1], color=theme.ink, linestyle="dotted", linewidth=1)
     middles = [(b.low + b.high) / 2 for b in filled]
-    upper.bar(middles, [b.accuracy for b in filled], 0.9 * width, color=colour, alpha=0.35)
-    upper.plot(
-        [b.confidence for b in filled],
-        [b.accuracy for b in filled],
-        color=colour,
-        marker="o",
-        markersize=4,
-        linewidth=1.4,
-    )
+    right = [b.accuracy for b in filled]
+    upper.bar(middles, right, 0.9 * width, color=colour, alpha=0.35)
+    said = [b.confidence for b in filled]
+    upper.plot(said, right, color=colour, marker="o", markersize=4, linewidth=1.4)
     lower.bar(middles, [b.count / total for b in filled], 0.9 * width, color=colour)
     error = f"ECE {per_cent(head.means['ece'], '.1f')}"
     upper.set_title(f"{clip(head.head)}: {error}", color=theme.ink, loc="left", fontsize=10)
@@ -175,14 +158,8 @@ def mistakes_figure(name: str, head: HeadQuality) -> Drawn:
         for axes in grid.flat:
             axes.set_axis_off()
         for axes, mistake in zip(grid.flat, mistakes, strict=False):
-            small = mistake.pixels.shape[0] < 64
-            axes.imshow(
-                mistake.pixels,
-                cmap="gray",
-                vmin=0,
-                vmax=255,
-                interpolation="nearest" if small else "antialiased",
-            )
+            smooth = "nearest" if mistake.pixels.shape[0] < 64 else "antialiased"
+            axes.imshow(mistake.pixels, cmap="gray", vmin=0, vmax=255, interpolation=smooth)
             true, predicted = clip(mistake.true, 13), clip(mistake.predicted, 11)
             said = f"{true}{between}→ {predicted}\n{per_cent(mistake.probability, '.0f')}"
             axes.set_title(said, color=theme.ink, fontsize=8, linespacing=1.15)
