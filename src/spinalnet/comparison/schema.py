@@ -47,7 +47,7 @@ def load(path: str | Path, make: Callable[[dict[str, Any]], Loaded], what: str) 
     """
     record = read_mapping(Path(path))
     if record is None:
-        raise InputError(f"there is no {what} '{path}': the command that ran it writes one.")
+        raise InputError(f"there is no {what} '{path}': give the file that spinalnet wrote.")
     try:
         return make(record)
     except (KeyError, TypeError) as error:
