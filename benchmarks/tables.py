@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from spinalnet.comparison import tables
+from spinalnet.comparison import table_summary, tables
+from spinalnet.comparison.wording import as_markdown, digits
 from spinalnet.data import frames
 
 ROOT = Path(__file__).parents[1]
@@ -24,11 +25,12 @@ INTRODUCTION = """# Tables
 Made by `python benchmarks/tables.py`; do not edit.
 
 Do spinal nets help on tables? Every row below is the mean test score of one model over repeated
-random splits, the same splits for all models (see `spinalnet.tables`). The *dense* net has one
-hidden layer and as many parameters as the *spinal* net and is trained by the same code; *linear*
-has no hidden layer; *trees* are scikit-learn's `HistGradientBoosting`. The p-value is that of the
-corrected resampled t test, which allows for the splits sharing rows; with several comparisons per
-table, values just below 0.05 mean little.
+random splits, the same splits for all models (see `spinalnet.comparison.tables`). The *dense* net
+has one hidden layer and as many parameters as the *spinal* net and is trained by the same code;
+*linear* has no hidden layer; *trees* are scikit-learn's `HistGradientBoosting`. The p-value is that
+of the corrected resampled t test, which allows for the splits sharing rows; the one beside it has
+Holm's correction for the comparisons of the table, and where it is below 0.05, the sentence below
+the table says "better" or "worse".
 
 Any table of your own: `spinalnet compare table.csv --target COLUMN [--tune]`.
 """
@@ -48,23 +50,23 @@ def run() -> None:
                 frames.load_table(f"sklearn:{name}"), repeats=REPEATS, tune=tune
             )
             command = f"spinalnet compare sklearn:{name} --seeds {REPEATS}"
-            tables.write_results(result, folder, command + (" --tune" if tune else ""))
+            table_summary.write_results(result, folder, command + (" --tune" if tune else ""))
             print(result.verdict, flush=True)
 
 
 def page() -> None:
     """Write the page and its figure from the results."""
     found = [
-        json.loads((RESULTS / folder / "summary.json").read_text(encoding="utf-8"))
+        table_summary.load_table_summary(RESULTS / folder / "summary.json")
         for name in frames.BUNDLED
         for folder in (name, f"{name}-tuned")
         if (RESULTS / folder / "summary.json").exists()
     ]
-    default = [result for result in found if not result["tuned"]]
-    tables.draw(default).savefig(RESULTS / "overview.png", dpi=110)
-    environment = found[0]["environment"]
+    default = [result for result in found if not result.tuned]
+    table_summary.draw(default).savefig(RESULTS / "overview.png", dpi=110)
+    environment = found[0].environment
     shown = "\n".join(f"- {key}: {value}" for key, value in environment.items())
-    sections = "\n".join(tables.markdown(result) for result in found)
+    sections = "\n".join(table_summary.table_as_markdown(result) for result in found)
     speed = RESULTS / "speed.json"
     parts = [
         INTRODUCTION,
@@ -79,18 +81,19 @@ def page() -> None:
 
 
 def _speed(result: dict) -> str:
-    lines = [
-        "## Speed\n",
-        f"{result['protocol']}\n",
-        "| case | baseline | ours, ms per epoch | baseline, ms | baseline / ours |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row['case']} | {row['baseline']} | {1e3 * row['ours']:.1f} | "
-        f"{1e3 * row['theirs']:.1f} | {row['ratio']:.2f} |"
+    header = ("case", "baseline", "ours, ms per epoch", "baseline, ms", "baseline / ours")
+    rows = [
+        [
+            row["case"],
+            row["baseline"],
+            *digits(".1f", 1e3)(row["ours"], row["theirs"]),
+            f"{row['ratio']:.2f}",
+        ]
         for row in result["rows"]
     ]
-    return "\n".join([*lines, "", "Command: `python benchmarks/estimators.py`", ""])
+    table = as_markdown(header, rows, left=2)
+    command = "Command: `python benchmarks/estimators.py`"
+    return "\n".join(["## Speed\n", f"{result['protocol']}\n", table, "", command, ""])
 
 
 if __name__ == "__main__":

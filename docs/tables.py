@@ -16,13 +16,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from spinalnet.comparison.wording import as_markdown
+
 ROOT = Path(__file__).parents[1]
+
+
+def load(path: str) -> dict[str, Any]:
+    """Return the content of a file of results."""
+    return json.loads((ROOT / path).read_text(encoding="utf-8"))
 
 
 def comparison(name: str) -> str:
     """Return the table of results/NAME.json with the command and the machine that made it."""
+    from spinalnet.comparison.findings import head_rows
     from spinalnet.comparison.summary import load_summary
-    from spinalnet.comparison.wording import markdown_table
 
     summary = load_summary(ROOT / "results" / f"{name}.json")
     environment = summary.environment
@@ -37,109 +44,96 @@ def comparison(name: str) -> str:
         for head in summary.heads[1:]
         if head.difference is not None
     )
-    return f"{markdown_table(summary)}\n\n{verdicts}\n\n{made}"
+    return f"{as_markdown(*head_rows(summary))}\n\n{verdicts}\n\n{made}"
 
 
 def benchmark(*names: str, command: str) -> str:
     """Return the ratios of benchmarks/results/NAME.json, made by `command`."""
-    lines = [
-        "| case | against | ours | theirs | ratio (quartiles) |",
-        "| --- | --- | ---: | ---: | ---: |",
-    ]
-    made = ""
+    rows, env = [], {}
     for name in names:
-        path = ROOT / "benchmarks" / "results" / f"{name}.json"
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record = load(f"benchmarks/results/{name}.json")
+        env = record["environment"]
         for row in record["rows"]:
             low, high = row["ratio_quartiles"]
-            lines.append(
-                f"| {row['case']} | {row['baseline']} | {row['ours']:,.0f} {row['unit']} | "
-                f"{row['theirs']:,.0f} {row['unit']} | **{row['ratio']:.1f}x** "
-                f"({low:.1f} to {high:.1f}) |"
-            )
-        env = record["environment"]
-        made = (
-            f"{command} on {env['cpu']}, "
-            f"{env['threads']} thread(s), torch {env['torch']}. Ratios within one run."
-        )
-    return "\n".join(lines) + "\n\n" + made
+            times = [f"{row[side]:,.0f} {row['unit']}" for side in ("ours", "theirs")]
+            ratio = f"**{row['ratio']:.1f}x** ({low:.1f} to {high:.1f})"
+            rows.append([row["case"], row["baseline"], *times, ratio])
+    table = as_markdown(("case", "against", "ours", "theirs", "ratio (quartiles)"), rows, left=2)
+    return (
+        f"{table}\n\n{command} on {env['cpu']}, {env['threads']} thread(s), torch {env['torch']}. "
+        "Ratios within one run."
+    )
 
 
 def jacobians() -> str:
     """Return the table of results/theory/jacobian.json."""
-    path = ROOT / "results" / "theory" / "jacobian.json"
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    lines = [
-        "| inputs | outputs | rows | ours, µs | jacrev, µs | jacrev / ours |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    lines += [
-        f"| {row['inputs']} | {row['outputs']} | {row['rows']} | {row['ours_us']:,.0f} | "
-        f"{row['jacrev_us']:,.0f} | **{row['ratio']:.1f}x** |"
+    record = load("results/theory/jacobian.json")
+    header = ("inputs", "outputs", "rows", "ours, µs", "jacrev, µs", "jacrev / ours")
+    rows = [
+        [f"{row[key]}" for key in ("inputs", "outputs", "rows")]
+        + [f"{row[key]:,.0f}" for key in ("ours_us", "jacrev_us")]
+        + [f"**{row['ratio']:.1f}x**"]
         for row in record["rows"]
     ]
     env = record["environment"]
     made = f"`python benchmarks/jacobian.py` on {env['cpu']}, torch {env['torch']}. "
-    return "\n".join(lines) + "\n\n" + made + record["protocol"]
+    return f"{as_markdown(header, rows, left=0)}\n\n{made}{record['protocol']}"
 
 
 def draft() -> str:
     """Return what draft decoding costs in pixels, from benchmarks/results/images.json."""
-    path = ROOT / "benchmarks" / "results" / "images.json"
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    lines = [
-        "| from 1024 to | decoded to at least | mean difference | 99 % below | time |",
-        "| ---: | ---: | ---: | ---: | ---: |",
+    header = ("from 1024 to", "decoded to at least", "mean difference", "99 % below", "time")
+    rows = [
+        [
+            f"{row['size']}",
+            f"{row['margin']:g} x {row['size']}",
+            f"{row['mean_difference']:.2f}",
+            f"{row['p99_difference']:.0f}",
+            f"{row['time_of_full']:.2f}",
+        ]
+        for row in load("benchmarks/results/images.json")["draft"]
     ]
-    lines += [
-        f"| {row['size']} | {row['margin']:g} x {row['size']} | {row['mean_difference']:.2f} | "
-        f"{row['p99_difference']:.0f} | {row['time_of_full']:.2f} |"
-        for row in record["draft"]
-    ]
-    return "\n".join(lines) + (
+    return as_markdown(header, rows, left=0) + (
         "\n\nDifferences in levels of 255, and time, against decoding whole; same run as above."
     )
 
 
 def many_files() -> str:
     """Return the table of benchmarks/results/many-files.json."""
-    path = ROOT / "benchmarks" / "results" / "many-files.json"
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    lines = [
-        "| files | loading, s | more memory | epoch, s | more memory |",
-        "| ---: | ---: | ---: | ---: | ---: |",
-    ]
-    lines += [
-        f"| {row['files']:,} | {row['scan_seconds']:.1f} | {row['scan_mib']:.0f} MiB | "
-        f"{row['epoch_seconds']:.1f} | {row['epoch_mib']:.0f} MiB |"
+    record = load("benchmarks/results/many-files.json")
+    rows = [
+        [
+            f"{row['files']:,}",
+            f"{row['scan_seconds']:.1f}",
+            f"{row['scan_mib']:.0f} MiB",
+            f"{row['epoch_seconds']:.1f}",
+            f"{row['epoch_mib']:.0f} MiB",
+        ]
         for row in record["rows"]
     ]
-    env = record["environment"]
-    return "\n".join(lines) + (
-        f"\n\n`python benchmarks/many_files.py` on {env['cpu']}: peak memory above what a process "
-        f"with torch in it takes ({record['rows'][-1]['base_mib']:,.0f} MiB)."
+    header = ("files", "loading, s", "more memory", "epoch, s", "more memory")
+    return as_markdown(header, rows, left=0) + (
+        f"\n\n`python benchmarks/many_files.py` on {record['environment']['cpu']}: peak memory "
+        "above what a process with torch in it takes "
+        f"({record['rows'][-1]['base_mib']:,.0f} MiB)."
     )
 
 
 def heads() -> str:
     """Return the gist of benchmarks/results/heads.json: times as parts of the MLP's."""
-    path = ROOT / "benchmarks" / "results" / "heads.json"
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    rows = {(row["head"], row["batch"], row["mode"]): row for row in record["rows"]}
-    lines = [
-        "| spinal head | multiplications | longhand, batch 64 | inference, batch 1 | 64 | 1,024 "
-        "| training, batch 64 | 1,024 |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    record = load("benchmarks/results/heads.json")
+    by_case = {(row["head"], row["batch"], row["mode"]): row for row in record["rows"]}
+    header = ("spinal head", "multiplications", "longhand, batch 64", "inference, batch 1", "64")
+    rows = []
     for head in dict.fromkeys(row["head"] for row in record["rows"]):
-        one = rows[head, 64, "inference"]
+        one = by_case[head, 64, "inference"]
         us = one["microseconds"]
         parts = [one["mac_ratio"], one["over_mlp"] * us["naive"] / us["spinal"]]
-        parts += [rows[head, batch, "inference"]["over_mlp"] for batch in (1, 64, 1024)]
-        parts += [rows[head, batch, "training"]["flat_over_mlp"] for batch in (64, 1024)]
-        lines.append(f"| {head} | " + " | ".join(f"{part:.2f}" for part in parts) + " |")
+        parts += [by_case[head, batch, "inference"]["over_mlp"] for batch in (1, 64, 1024)]
+        parts += [by_case[head, batch, "training"]["flat_over_mlp"] for batch in (64, 1024)]
+        rows.append([head, *(f"{part:.2f}" for part in parts)])
     env = record["environment"]
-    return "\n".join(lines) + (
+    return as_markdown((*header, "1,024", "training, batch 64", "1,024"), rows) + (
         f"\n\n`python benchmarks/heads.py` on {env['cpu']}, 1 thread, torch {env['torch']}. Parts "
         "of the multiplications and of the time of the layers that the head replaces; longhand is "
         "the paper's loop in inference; training is forward and backward with "
@@ -149,20 +143,17 @@ def heads() -> str:
 
 def memory() -> str:
     """Return the table of benchmarks/results/memory.json."""
-    path = ROOT / "benchmarks" / "results" / "memory.json"
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    lines = [
-        "| head | compiled | longhand | MLP | of longhand |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    lines += [
-        f"| {row['head']} | {row['ours']:.0f} MiB | {row['longhand']:.0f} MiB | "
-        f"{row['MLP']:.0f} MiB | **{row['ours'] / row['longhand']:.2f}** |"
+    record = load("benchmarks/results/memory.json")
+    rows = [
+        [row["head"]]
+        + [f"{row[key]:.0f} MiB" for key in ("ours", "longhand", "MLP")]
+        + [f"**{row['ours'] / row['longhand']:.2f}**"]
         for row in record["rows"]
     ]
     env = record["environment"]
     made = f"`python benchmarks/memory.py` on {env['cpu']}, torch {env['torch']}: "
-    return "\n".join(lines) + "\n\n" + made + record["protocol"] + "."
+    table = as_markdown(("head", "compiled", "longhand", "MLP", "of longhand"), rows)
+    return f"{table}\n\n{made}{record['protocol']}."
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -39,10 +39,16 @@ FORBIDDEN = {
 FROM_FILES_ALONE = (
     "comparison.statistics",
     "comparison.wording",
+    "comparison.schema",
+    "comparison.finished",
+    "comparison.findings",
     "comparison.summary",
+    "comparison.table_summary",
     "comparison.classes",
     "comparison.outputs",
+    "comparison.report.drawing",
     "comparison.report.figures",
+    "comparison.report.class_figures",
     "comparison.report.page",
 )
 MODELS = {"models", "nn", "tabular", "theory"}

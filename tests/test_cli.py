@@ -76,8 +76,8 @@ def test_compare_leaves_the_promised_files(comparison: Path) -> None:
             "head",
             "params",
             "head_macs",
-            "accuracy_mean",
-            "accuracy_std",
+            "mean",
+            "std",
             "n",
         }
     assert summary["command"].startswith("spinalnet compare digits --heads spinal,mlp")

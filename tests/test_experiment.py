@@ -114,7 +114,7 @@ def test_matched_control_has_the_norm_and_dropout_of_the_first_head() -> None:
 
 
 def test_comparison_folder_can_be_read_extended_and_repeated(done: Path) -> None:
-    summary = summarize(done).as_dict()
+    summary = summarize(done).to_dict()
     assert [head["head"] for head in summary["heads"]] == ["spinal", "matched"]
     assert summary["heads"][0]["n"] == 2
     assert summary["heads"][1]["difference"]["n"] == 2

@@ -28,8 +28,10 @@ from spinalnet.nn.counting import count_macs
 from spinalnet.paper import protocol as protocol_module
 from spinalnet.paper import recipes
 from spinalnet.paper import records as records_module
+from spinalnet.paper.experiments import experiments_page
 from spinalnet.paper.protocol import run_recipe
 from spinalnet.paper.recipes import RECIPES, find_recipes, list_recipes
+from spinalnet.paper.study import draw_regression_study
 from spinalnet.training import runs
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -368,7 +370,7 @@ def test_short_runs_say_so_everywhere(tiny, tmp_path):
     assert "Short budget" in (folder / "report.html").read_text()
     kept = records_module.keep_record(folder, tmp_path / "results")
     assert kept.name == "mnist-cnn-honest-short.json"
-    page = records_module.experiments_page(tmp_path / "results")
+    page = experiments_page(tmp_path / "results")
     assert "short budget" in page
     assert re.search(r"\| mnist-cnn \| spinal \| – \| – \| [\d.]+ ± [\d.]+ \(n=2, short\) \|", page)
 
@@ -378,7 +380,7 @@ def test_a_kept_smoke_run_is_listed_without_its_numbers(tmp_path):
     options = ["--budget", "smoke", "--seeds", "1", "--out", out, "--keep", kept]
     done = invoke("reproduce", "emnist-digits-cnn", *options)
     assert done.exit_code == 0, done.exception
-    page = records_module.experiments_page(kept)
+    page = experiments_page(kept)
     assert "0 of 76 recipes have been run" in page
     tried = page.split("## Tried out on random data")[1].split("## Not run yet")
     assert "| emnist-digits-cnn | honest | spinal (" in tried[0]
@@ -400,7 +402,7 @@ def test_the_originals_procedure_is_marked_in_report_record_and_page(tiny, tmp_p
     assert str(tmp_path) not in (folder / "recipe.json").read_text()
     for name in ("mnist-cnn-paper", "mnist-cnn-honest"):
         records_module.keep_record(tmp_path / "runs" / name, tmp_path / "results")
-    page = records_module.experiments_page(tmp_path / "results")
+    page = experiments_page(tmp_path / "results")
     row = next(line for line in page.splitlines() if line.startswith("| mnist-cnn | spinal"))
     assert "selected on test" in row.split("|")[4]
     assert "selected on test" not in row.split("|")[5]
@@ -620,7 +622,7 @@ def test_reproduce_runs_patterns_and_checks_all_before_the_first(tmp_path):
 
 def test_the_page_of_experiments_is_the_one_the_records_give():
     page = (DOCS / "experiments.md").read_text(encoding="utf-8")
-    assert page == records_module.experiments_page(DOCS.parent / "results" / "recipes")
+    assert page == experiments_page(DOCS.parent / "results" / "recipes")
 
 
 def test_records_hold_no_paths_of_a_machine():
@@ -642,10 +644,10 @@ def test_the_regression_study_is_drawn_from_the_committed_records(tmp_path):
     from PIL import Image
 
     records = records_module.load_records(DOCS.parent / "results" / "recipes")
-    figure = records_module.draw_regression_study(records, tmp_path / "study.png")
+    figure = draw_regression_study(records, tmp_path / "study.png")
     assert figure is not None
     with Image.open(figure) as image:
         assert image.width > 1000
         assert len(image.convert("RGB").getcolors(1_000_000) or []) > 20
-    assert records_module.draw_regression_study([], tmp_path / "none.png") is None
+    assert draw_regression_study([], tmp_path / "none.png") is None
     assert not (tmp_path / "none.png").exists()

@@ -17,15 +17,19 @@ from rich.console import Console
 from scipy import stats
 
 from spinalnet._checks import InputError
+from spinalnet.cli.progress import print_run
 from spinalnet.comparison.classes import judge
+from spinalnet.comparison.findings import head_rows
+from spinalnet.comparison.finished import read_folder
 from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs, quality
 from spinalnet.comparison.report.figures import _apart
 from spinalnet.comparison.report.page import write_report
-from spinalnet.comparison.statistics import _holm, paired_difference
-from spinalnet.comparison.summary import load_summary, read_folder, summarize, summarize_runs
-from spinalnet.comparison.wording import markdown_table, result_table
+from spinalnet.comparison.statistics import paired_difference
+from spinalnet.comparison.summary import Summary, load_summary, summarize, summarize_runs
+from spinalnet.comparison.wording import as_markdown, as_rich, judged
 from spinalnet.training.runs import RunFolder, load_runs
 
+RESULTS = Path(__file__).parents[1] / "results"
 SIZES = {  # head: parameters and MACs of the head
     "spinal": (8538, 8480),
     "mlp": (16850, 16800),
@@ -232,16 +236,10 @@ def test_regression_prefers_the_lower_error(tmp_path):
     assert (summary.metric, difference.outcome) == ("mse", "better")
     assert difference.mean < 0
     assert re.match(r"spinal is better by 0\.10\d in mse \(95 % interval", difference.verdict)
-    assert summary.as_dict()["heads"][0]["mse_mean"] == pytest.approx(0.105)
+    assert summary.to_dict()["heads"][0]["mean"] == pytest.approx(0.105)
     write_report(folder)
     assert not (folder / "confusion.png").exists()
     assert (folder / "learning_curves.png").stat().st_size > 5000
-
-
-def test_holm_by_hand():
-    # Sorted: 0.01 * 3, 0.03 * 2, then 0.04 * 1 raised to its predecessor.
-    assert _holm([0.04, None, 0.01, 0.03]) == pytest.approx([0.06, None, 0.03, 0.06])
-    assert _holm([0.9, 0.8]) == [1.0, 1.0]
 
 
 def test_holm_takes_back_evidence_of_many_comparisons(tmp_path):
@@ -283,7 +281,7 @@ def test_without_timing_no_time_is_claimed(tmp_path):
     assert "comes without a loss that these runs can show; the interval still allows" in (
         summary.verdict
     )
-    assert "µs" not in markdown_table(summary)
+    assert "µs" not in as_markdown(*head_rows(summary))
 
 
 def test_notes_state_what_the_interval_and_the_test_set_cover(tmp_path):
@@ -318,11 +316,13 @@ def test_summary_json_holds_the_agreed_keys(written):
         raise AssertionError(f"{constant} is not strict JSON")
 
     record = json.loads((written / "summary.json").read_text(), parse_constant=refuse)
-    assert record == json.loads(json.dumps(summarize(written).as_dict()))
-    top = "data model epochs seeds metric selected_on heads verdict notes environment command"
+    assert record == json.loads(json.dumps(summarize(written).to_dict()))
+    top = (
+        "schema data model epochs seeds metric selected_on heads verdict notes environment command"
+    )
     assert set(top.split()) <= set(record)
     row = (
-        "head params head_params head_macs macs n accuracy_mean accuracy_std accuracies "
+        "head params head_params head_macs macs n mean std values "
         "train_seconds_mean inference_us training_us difference"
     )
     for head in record["heads"]:
@@ -331,7 +331,7 @@ def test_summary_json_holds_the_agreed_keys(written):
     difference = record["heads"][1]["difference"]
     assert {"minus", "of", "mean", "low", "high", "n", "p_value", "verdict"} <= set(difference)
     assert (difference["minus"], difference["of"]) == ("mlp", "spinal")
-    assert record["heads"][0]["accuracies"] == FIRST
+    assert record["heads"][0]["values"] == FIRST
     assert (record["seeds"], record["command"]) == ([0, 1, 2, 3, 4], "spinalnet compare digits")
     assert record["heads"][2]["inference_us"] is None
 
@@ -413,9 +413,9 @@ def test_many_classes_are_listed_as_pairs(tmp_path):
 def test_terminal_and_markdown_tables_agree(written):
     summary = summarize(written)
     console = Console(width=200, file=io.StringIO(), color_system=None)
-    console.print(result_table(summary))
+    console.print(as_rich(*head_rows(summary)))
     terminal = console.file.getvalue()
-    header, rule, *rows = markdown_table(summary).splitlines()
+    header, rule, *rows = as_markdown(*head_rows(summary)).splitlines()
     assert header.count("|") == rule.count("|")
     assert len(rows) == 3
     for row in rows:
@@ -489,7 +489,7 @@ def test_pairing_is_by_seed_not_by_order():
 
 def test_terminal_table_fits_80_columns(written):
     console = Console(width=80, file=io.StringIO(), color_system=None)
-    console.print(result_table(summarize(written)))
+    console.print(as_rich(*head_rows(summarize(written))))
     rows = [line for line in console.file.getvalue().splitlines() if "±" in line and "(" in line]
     assert [row.split()[0] for row in rows] == ["mlp", "matched"]
     assert all("2.1 (1.5 to 2.6)" in row for row in rows[:1])
@@ -502,6 +502,45 @@ def test_a_summary_comes_back_from_its_file(written, tmp_path):
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(InputError, match="not a summary"):
         load_summary(tmp_path / "other.json")
+
+
+def as_before(record: dict[str, Any]) -> dict[str, Any]:
+    """Name the columns as files did that have no version."""
+    metric = record["metric"]
+    values = "accuracies" if metric == "accuracy" else f"{metric}_values"
+    names = {"mean": f"{metric}_mean", "std": f"{metric}_std", "values": values}
+    heads = [{names.get(k, k): v for k, v in head.items()} for head in record["heads"]]
+    return {k: v for k, v in record.items() if k != "schema"} | {"heads": heads}
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "mse"])
+def test_files_from_before_the_version_are_read(tmp_path, metric):
+    scores = {"spinal": FIRST, "mlp": [*OTHER[:4], None]}
+    folder = write_comparison(tmp_path, scores, metric=metric)
+    write_report(folder)
+    summary = load_summary(folder / "summary.json")
+    assert summary == summarize(folder)
+    old = as_before(summary.to_dict())
+    assert f"{metric}_mean" in old["heads"][0]
+    (folder / "summary.json").write_text(json.dumps(old))
+    assert load_summary(folder / "summary.json") == summary
+    (folder / "summary.json").write_text(json.dumps(summary.to_dict() | {"schema": 3}))
+    with pytest.raises(InputError, match=r"up to schema 2, got 3\. Update spinalnet"):
+        load_summary(folder / "summary.json")
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_the_verdicts_of_committed_results_are_those_of_their_numbers(path):
+    summary = load_summary(path)
+    assert Summary.from_dict(json.loads(json.dumps(summary.to_dict()))) == summary
+    differences = [head.difference for head in summary.heads[1:]]
+    assert judged(differences, summary.units) == differences
+
+
+def test_a_run_without_a_finite_result_is_told_of(tmp_path, capsys):
+    folder = write_comparison(tmp_path, {"spinal": [math.nan]}, metric="mse")
+    print_run(load_runs(folder)[0])
+    assert "spinal-seed0: val mse –" in capsys.readouterr().err
 
 
 # --- classes and probabilities --------------------------------------------------------------------
@@ -595,6 +634,41 @@ def test_runs_that_kept_nothing_are_reported_without_calibration(written):
     page = (written / "report.html").read_text(encoding="utf-8")
     assert "expected calibration error" not in page
     assert not (written / "reliability.png").exists()
+
+
+def test_probabilities_that_are_no_numbers_are_left_out_and_null(tmp_path):
+    folder = write_comparison(tmp_path, {"spinal": FIRST[:2], "mlp": OTHER[:2]})
+    write_outputs(folder, {"spinal": 2.0, "mlp": 1.0}, seeds=2)
+    path = folder / "runs" / "spinal-seed1" / OUTPUTS_FILE
+    logits = torch.full((4, 4), math.nan)
+    Outputs.of(logits, torch.arange(4), ["a.jpg", "b \udcff.jpg", "c.jpg", "d.jpg"]).save(path)
+    write_report(folder)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not strict JSON")
+
+    text = (folder / "classification.json").read_text(encoding="utf-8")
+    first, other = json.loads(text, parse_constant=refuse)["heads"]
+    kept = quality(Outputs.load(folder / "runs" / "spinal-seed0" / OUTPUTS_FILE))
+    assert first["mean"]["brier"] == pytest.approx(kept.brier)
+    assert "brier" not in first["std"]
+    assert other["difference"]["brier"]["n"] == 1
+    assert sum(b["count"] for b in first["reliability"]) == 60
+    (folder / "runs" / "spinal-seed0" / OUTPUTS_FILE).unlink()
+    write_report(folder)
+    first = json.loads((folder / "classification.json").read_text())["heads"][0]
+    assert first["reliability"] == []
+
+
+def test_names_of_files_that_are_no_text_come_back(tmp_path):
+    folder = write_comparison(tmp_path, {"spinal": FIRST[:1]})
+    outputs = Outputs.of(torch.eye(4), torch.tensor([1, 1, 2, 3]), ["\udcff ä.jpg", "b", "c", "d"])
+    pixels = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    run = folder / "runs" / "spinal-seed0"
+    outputs.with_thumbnails(outputs.worst(1), pixels).save(run / OUTPUTS_FILE)
+    write_report(folder)
+    text = (folder / "classification.json").read_text(encoding="utf-8")
+    assert json.loads(text)["heads"][0]["most_wrong"][0]["path"] == "\udcff ä.jpg"
 
 
 def test_different_test_sets_share_no_contact_sheet(tmp_path):

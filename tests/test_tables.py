@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import t
 from typer.testing import CliRunner
 
 from spinalnet._checks import InputError
 from spinalnet.cli.root import app
 from spinalnet.comparison import tables
+from spinalnet.comparison.table_summary import (
+    ModelScore,
+    TableComparison,
+    load_table_summary,
+    summarize_table,
+    table_as_markdown,
+    write_results,
+)
 from spinalnet.comparison.tables import compare_table
 from spinalnet.data import frames
 from spinalnet.data.frames import Table, detect_task, load_table
@@ -108,6 +116,10 @@ def test_bad_tables_are_named(tmp_path: Path) -> None:
             lambda: compare_table(Table("t", np.ones((3, 2)), np.arange(3.0), "regression")),
             "too few to split",
         ),
+        (
+            lambda: compare_table(Table("t", np.ones((4, 2)), np.arange(4.0), "regression")),
+            "R² needs at least 2 test rows",
+        ),
         (lambda: compare_table(load_table("sklearn:wine"), repeats=0), "repeats must be"),
     ]
     for call, message in cases:
@@ -125,19 +137,81 @@ def test_rows_without_a_target_are_left_out(tmp_path: Path) -> None:
     assert found.notes[0] == f"{gone} rows without a target are left out."
 
 
-def test_the_interval_is_the_corrected_resampled_one() -> None:
-    first, other = [0.9, 0.8, 0.95, 0.85], [0.8, 0.78, 0.85, 0.8]
-    found = tables._difference(first, other, share=1 / 3)
-    gaps = np.subtract(first, other)
-    error = gaps.std(ddof=1) * np.sqrt(1 / 4 + 1 / 3)
-    assert found.mean == pytest.approx(gaps.mean())
-    assert found.high == pytest.approx(gaps.mean() + t.ppf(0.975, 3) * error)
-    assert found.p_value == pytest.approx(2 * t.sf(gaps.mean() / error, 3))
-    assert tables._difference([1.0, 1.0], [1.0, 1.0], 0.3).verdict == "no difference"
-    assert tables._difference([1.0], [0.5], 0.3).p_value is None
-    far = tables._difference([0.9, 0.91, 0.9], [0.5, 0.5, 0.51], 0.3)
-    assert far.verdict == "better"
-    assert tables._difference([0.5, 0.5, 0.51], [0.9, 0.91, 0.9], 0.3).verdict == "worse"
+def scored(task: str = "classification", **scores: list[float]) -> TableComparison:
+    """Make a result of these scores, judged."""
+    return summarize_table(
+        TableComparison(
+            "t", task, 80, 3, 1, "accuracy" if task == "classification" else "R²",
+            len(next(iter(scores.values()))), 0.25, False, 0,
+            tuple(ModelScore(name, tuple(values), None, 0.1, None)
+                  for name, values in scores.items()),
+            "", (), {},
+        )
+    )  # fmt: skip
+
+
+def test_verdicts_are_corrected_for_their_number() -> None:
+    spinal = [0.975, 0.96, 0.99, 0.98, 0.97]
+    weak = [0.965, 0.954, 0.973, 0.972, 0.956]
+    alone = scored(spinal=spinal, trees=weak).models[1].difference
+    assert alone.outcome == "better"
+    assert 0.025 < alone.p_value == alone.p_holm < 0.05
+    several = scored(spinal=spinal, trees=weak, dense=spinal[::-1])
+    together = several.models[1].difference
+    assert together.p_value == alone.p_value
+    assert together.p_holm == pytest.approx(2 * alone.p_value)
+    assert together.outcome == "none"
+    assert "spinal (0.975 ± 0.011) is not distinguishable from trees" in several.verdict
+
+
+def test_what_no_test_can_judge_is_no_verdict() -> None:
+    result = scored(
+        spinal=[0.9, 0.8, 0.7], dense=[0.8, 0.7, 0.6], linear=[0.9, 0.8, 0.7], trees=[1.0, 0.9, 0.8]
+    )
+    assert {row.difference.outcome for row in result.models[1:]} == {"untested"}
+    assert result.verdict.endswith(
+        "is ahead of dense by the same in every split, which no test can judge; identical to "
+        "linear in every split; behind trees by the same in every split, which no test can judge."
+    )
+    single = scored(spinal=[0.9], dense=[0.8])
+    assert "single split: spinal ahead by 10.0 points" in single.models[1].difference.verdict
+    assert single.verdict.endswith("is that of spinal: 0.900.")
+
+
+def test_scores_that_are_not_finite_are_left_out_and_named(tmp_path: Path) -> None:
+    nan = float("nan")
+    result = scored(
+        "regression", spinal=[0.5, 0.6, 0.55], dense=[0.4, nan, 0.48], trees=[nan, nan, nan]
+    )
+    _, dense, trees = result.models
+    assert (dense.values, dense.mean) == ((0.4, None, 0.48), pytest.approx(0.44))
+    assert dense.difference.n == 2
+    assert (trees.mean, trees.difference.mean) == (None, None)
+    assert "no split that both models finished" in trees.difference.verdict
+    assert result.notes[0].startswith("1 of the scores of dense is not finite and left out")
+    assert result.notes[1].startswith("3 of the scores of trees are not finite")
+    write_results(result, tmp_path)
+    text = (tmp_path / "summary.json").read_text(encoding="utf-8")
+    assert not {"NaN", "Infinity"} & set(re.findall(r"\w+", text))
+    assert load_table_summary(tmp_path / "summary.json") == result
+    assert (tmp_path / "scores.csv").read_text().splitlines()[2] == "1,0.600000,,"
+    assert "| trees | – | – | – | – |" in table_as_markdown(result)
+    with pytest.raises(InputError, match="no model has a finite R² on t"):
+        scored("regression", spinal=[nan, nan])
+
+
+def test_results_from_before_the_version_are_judged_anew() -> None:
+    results = Path(__file__).parents[1] / "results" / "tables"
+    old = json.loads((results / "breast_cancer" / "summary.json").read_text(encoding="utf-8"))
+    result = load_table_summary(results / "breast_cancer" / "summary.json")
+    for row, before in zip(result.models, old["models"], strict=True):
+        assert list(row.values) == before["scores"]
+        assert (row.mean, row.std) == pytest.approx((before["mean"], before["std"]))
+        if row.difference is not None:
+            assert row.difference.p_value == pytest.approx(before["difference"]["p_value"])
+    assert old["models"][3]["difference"]["verdict"] == "better"
+    assert result.models[3].difference.outcome == "none"
+    assert TableComparison.from_dict(json.loads(json.dumps(result.to_dict()))) == result
 
 
 def test_models_share_splits_and_the_dense_net_matches_the_spinal_one() -> None:
@@ -145,8 +219,8 @@ def test_models_share_splits_and_the_dense_net_matches_the_spinal_one() -> None:
     result = compare_table(table, ["spinal", "dense", "trees"], repeats=2, seed=3)
     again = compare_table(table, ["dense", "spinal"], repeats=2, seed=3)
     by_name = {row.model: row for row in result.models}
-    assert by_name["spinal"].scores == again.models[1].scores
-    assert by_name["dense"].scores == again.models[0].scores
+    assert by_name["spinal"].values == again.models[1].values
+    assert by_name["dense"].values == again.models[0].values
     assert by_name["spinal"].params is not None
     assert by_name["dense"].params == pytest.approx(by_name["spinal"].params, rel=0.02)
     assert by_name["trees"].params is None
@@ -181,7 +255,8 @@ def test_the_command_compares_a_file(tmp_path: Path) -> None:
     assert lines[0] == "seed,spinal,trees"
     assert len(lines) == 3
     assert (out / "scores.png").stat().st_size > 1000
-    page = tables.markdown(summary)
+    assert summary["schema"] == 2
+    page = table_as_markdown(load_table_summary(out / "summary.json"))
     assert f"| spinal | {summary['models'][0]['mean']:.3f}" in page
 
 

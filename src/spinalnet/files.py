@@ -60,8 +60,15 @@ def write_mapping(path: str | os.PathLike[str], values: Mapping[str, Any]) -> No
     if Path(path).suffix == ".yaml":
         text = _to_yaml(json.loads(json.dumps(values)))
     else:
-        text = json.dumps(_strict(values), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        text = to_json(values)
     write_text(path, text)
+
+
+def to_json(values: Mapping[str, Any]) -> str:
+    """Return strict JSON: numbers that are not finite become null."""
+    text = json.dumps(_strict(values), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    # File names may hold bytes that are no text; escaped like this they are JSON and come back.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -14,7 +14,7 @@ import typer
 
 from spinalnet._checks import InputError
 from spinalnet.cli.options import DataDir, OnBadImage, RunFolder
-from spinalnet.cli.progress import _note
+from spinalnet.cli.progress import print_note
 from spinalnet.cli.root import app, err_console, out_console
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ def evaluate_command(
             shown = f"{value:.4f}" if name != "n" else f"{value}"
             out_console.print(f"{name:>14}  {shown}", highlight=False)
     if evaluation.classes:
-        from spinalnet.comparison.wording import class_table
+        from spinalnet.comparison.wording import class_scores
 
-        out_console.print("", class_table(evaluation.classes))
+        out_console.print("", class_scores(evaluation.classes))
 
 
 def _standard_input() -> Iterator[bytes]:
@@ -99,7 +99,7 @@ def predict_command(
     def leave_out(bad: images.BadImage) -> None:
         nonlocal skipped
         skipped += 1
-        _note(f"left out: '{bad.path}' {bad.reason}.")
+        print_note(f"left out: '{bad.path}' {bad.reason}.")
 
     named = (path for path in paths if path != "-")
     piped = predict.read_paths(_standard_input()) if "-" in paths else ()

@@ -11,7 +11,7 @@ import typer
 
 from spinalnet._checks import unknown_name
 from spinalnet.cli.options import Channels, DataDir, Download, HeadOption, ImageSize, _head_options
-from spinalnet.cli.progress import _progress, _report, _say
+from spinalnet.cli.progress import print_report, print_run, show_progress
 from spinalnet.cli.root import app, err_console, out_console
 
 if TYPE_CHECKING:
@@ -61,9 +61,10 @@ def recipes_command(
     """List every experiment of the original, with its status."""
     from spinalnet import files as files_module
     from spinalnet.paper import records
+    from spinalnet.paper.experiments import experiments_page
 
     if page is not None:
-        files_module.write_text(page, records.experiments_page(results))
+        files_module.write_text(page, experiments_page(results))
         err_console.print(f"{page}", highlight=False, soft_wrap=True)
         return
     rows = records.describe_recipes(results, data_dir)
@@ -105,7 +106,7 @@ def reproduce_command(
 ) -> None:
     """Run experiments of the original; the same command again continues."""
     from spinalnet.paper import protocol as protocol_module
-    from spinalnet.paper import recipes, records
+    from spinalnet.paper import recipes, records, study
 
     chosen = recipes.find_recipes(pattern)
     for recipe in chosen:
@@ -113,12 +114,12 @@ def reproduce_command(
     for recipe in chosen:
         err_console.print(f"[bold]{recipe.name}[/]", highlight=False)
         count = seeds * protocol_module.count_heads(recipe, protocol)
-        with _progress(count) as (on_progress, run_done):
+        with show_progress(count) as (on_progress, run_done):
 
             def on_run(
                 _: spec.RunSpec, record: runs.RunRecord, done: Callable[[], None] = run_done
             ) -> None:
-                _say(record)
+                print_run(record)
                 done()
 
             folder = protocol_module.run_recipe(
@@ -133,12 +134,12 @@ def reproduce_command(
                 on_run=on_run,
             )
         if budget != "smoke":
-            _report(folder)
+            print_report(folder)
         if keep is not None:
             err_console.print(f"{records.keep_record(folder, keep)}", highlight=False)
     if budget != "smoke" and any(recipe.data.startswith("regression") for recipe in chosen):
         folder, files = (out, "*/recipe.json") if keep is None else (keep, "*.json")
-        figure = records.draw_regression_study(
+        figure = study.draw_regression_study(
             records.load_records(folder, files), folder / "regression.png"
         )
         err_console.print(f"{figure or ''}", highlight=False)

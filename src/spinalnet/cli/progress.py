@@ -1,4 +1,4 @@
-"""TODO(cli.progress): split from cli."""
+"""What commands say while they run and when they are done."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rich.markup import escape
 from spinalnet.cli.root import err_console, out_console
 
 if TYPE_CHECKING:
-    from spinalnet.comparison import spec as spec_module
+    from spinalnet.comparison.spec import OnProgress, RunSpec
     from spinalnet.training import loop, runs
 
 
 @contextmanager
-def _progress(total_runs: int) -> Iterator[tuple[spec_module.OnProgress, Callable[[], None]]]:
+def show_progress(total_runs: int) -> Iterator[tuple[OnProgress, Callable[[], None]]]:
     """Show a bar over all runs and one over the steps of the present run, on standard error."""
     from rich.progress import (
         BarColumn,
@@ -40,7 +40,7 @@ def _progress(total_runs: int) -> Iterator[tuple[spec_module.OnProgress, Callabl
         over_runs = bars.add_task("runs", total=total_runs, detail="", visible=total_runs > 1)
         over_steps = bars.add_task("epoch", total=None, detail="")
 
-        def on_progress(spec: spec_module.RunSpec, step: loop.Progress) -> None:
+        def on_progress(spec: RunSpec, step: loop.Progress) -> None:
             if step.phase == "note":
                 bars.console.print(f"[yellow]note[/] {escape(step.note)}")
                 return
@@ -64,38 +64,49 @@ def _progress(total_runs: int) -> Iterator[tuple[spec_module.OnProgress, Callabl
         yield on_progress, run_done
 
 
-def _note(note: str) -> None:
-    # File names may hold brackets, which are no markup.
-    err_console.print(f"[yellow]note[/] {escape(note)}", highlight=False)
+def print_note(text: str) -> None:
+    """Print a note on standard error; file names in it may hold brackets, which are no markup."""
+    err_console.print(f"[yellow]note[/] {escape(text)}", highlight=False)
 
 
-def _say(record: runs.RunRecord) -> None:
-    result = record.result or {}
-    metric = "accuracy" if "accuracy" in result["test"] else "mse"
+def print_run(record: runs.RunRecord) -> None:
+    """Print one line on a finished run."""
+    from spinalnet.comparison.finished import metric_of, result_of
+    from spinalnet.comparison.wording import NONE
+
+    result = result_of(record)
+    metric = metric_of(result)
+    val, test = (
+        NONE if (value := result[part][metric]) is None else f"{value:.4f}"
+        for part in ("val", "test")
+    )
     err_console.print(
-        f"{record.path.name}: val {metric} {result['val'][metric]:.4f} "
-        f"(epoch {result['best_epoch']}), test {metric} {result['test'][metric]:.4f}, "
-        f"{result['train_seconds']:.1f} s",
+        f"{record.path.name}: val {metric} {val} (epoch {result['best_epoch']}), "
+        f"test {metric} {test}, {result['train_seconds']:.1f} s",
         highlight=False,
     )
 
 
-def _report(folder: Path, command: str | None = None) -> None:
+def print_report(folder: Path, command: str | None = None) -> None:
+    """Write the report of a folder and print its gist."""
     from spinalnet import _dist
-    from spinalnet.comparison import summary, wording
-    from spinalnet.comparison.report import page as page_module
+    from spinalnet.comparison.findings import head_rows
+    from spinalnet.comparison.report import write_report
+    from spinalnet.comparison.summary import load_summary
+    from spinalnet.comparison.wording import as_rich
 
     if not _dist.is_main():
         return
-    page = page_module.write_report(folder, command=command)
-    found = summary.summarize(folder)
-    out_console.print(wording.result_table(found))
-    for head in found.heads[1:]:
+    page = write_report(folder, command=command)
+    summary = load_summary(folder / "summary.json")
+    title = f"{summary.data}, {summary.model}, selected on {summary.selected_on}"
+    out_console.print(as_rich(*head_rows(summary), title))
+    for head in summary.heads[1:]:
         if head.difference is not None:
             out_console.print(
-                f"{found.heads[0].head} against {head.head}: [bold]{head.difference.verdict}[/]",
+                f"{summary.heads[0].head} against {head.head}: [bold]{head.difference.verdict}[/]",
                 highlight=False,
             )
-    for note in found.notes:
-        out_console.print(f"[yellow]note[/] {escape(note)}", highlight=False)
+    for line in summary.notes:
+        out_console.print(f"[yellow]note[/] {escape(line)}", highlight=False)
     out_console.print(f"Report: {page}", highlight=False, soft_wrap=True)

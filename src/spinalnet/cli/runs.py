@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spinalnet.cli.options import ALL_HEADS, ProbeEpochs, ProbeLr, RunOptions, with_run_options
-from spinalnet.cli.progress import _note, _progress, _report, _say
+from spinalnet.cli.progress import print_note, print_report, print_run, show_progress
 from spinalnet.cli.root import app, err_console, out_console
-from spinalnet.cli.tables import _compare_table
+from spinalnet.cli.tables import compare_table_command
 
 if TYPE_CHECKING:
     from spinalnet.comparison import spec as spec_module
@@ -40,10 +40,10 @@ def train_command(
         err_console.print(f"{folder} is already done; nothing to train.", highlight=False)
     splits = building.load_splits(spec, download=asked.download)
     for note in splits.info.notes:
-        _note(note)
-    with _progress(1) as (on_progress, _):
+        print_note(note)
+    with show_progress(1) as (on_progress, _):
         record = running.run_one(spec, folder, splits=splits, on_progress=on_progress)
-    _say(record)
+    print_run(record)
     err_console.print(f"Run folder: {folder}", highlight=False, soft_wrap=True)
 
 
@@ -87,7 +87,8 @@ def compare_command(
     from spinalnet.data import frames
 
     if frames.is_table(asked.data) or target is not None:
-        _compare_table(asked.data, target, task, heads, seeds, tune, asked.training.seed, out)
+        seed = asked.training.seed
+        compare_table_command(asked.data, target, task, heads, seeds, tune, seed, out)
         return
     from spinalnet.comparison import running
     from spinalnet.comparison import spec as spec_module
@@ -96,16 +97,16 @@ def compare_command(
     names = tuple(name.strip() for name in heads.split(",") if name.strip())
     question = spec_module.Comparison(replace_head(base, names), names, seeds)
     folder = out or Path("runs") / f"compare-{Path(base.data).name}-{base.model}"
-    with _progress(seeds * len(names)) as (on_progress, run_done):
+    with show_progress(seeds * len(names)) as (on_progress, run_done):
 
         def on_run(_: spec_module.RunSpec, record: runs.RunRecord) -> None:
-            _say(record)
+            print_run(record)
             run_done()
 
         running.compare(
             question, folder, download=asked.download, on_progress=on_progress, on_run=on_run
         )
-    _report(folder, command="spinalnet " + shlex.join(sys.argv[1:]))
+    print_report(folder, command="spinalnet " + shlex.join(sys.argv[1:]))
 
 
 @app.command("lr-find")
@@ -175,4 +176,4 @@ def report_command(
     folder: Annotated[Path, typer.Argument(help="Folder of a comparison, or of one run.")],
 ) -> None:
     """Write the summary, plots and page of a comparison, or of one run, from its files."""
-    _report(folder)
+    print_report(folder)

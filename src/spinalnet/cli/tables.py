@@ -1,4 +1,4 @@
-"""TODO(cli.tables): split from cli."""
+"""`spinalnet compare` on a table."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 from spinalnet.cli.options import ALL_HEADS
-from spinalnet.cli.progress import _note
+from spinalnet.cli.progress import print_note
 from spinalnet.cli.root import err_console, out_console
 
 
-def _compare_table(
+def compare_table_command(
     source: str,
     target: str | None,
     task: str,
@@ -21,16 +21,18 @@ def _compare_table(
     seed: int,
     out: Path | None,
 ) -> None:
+    """Compare models on a table, keep the result, and print it."""
     from rich.progress import Progress
 
-    from spinalnet.comparison import tables
+    from spinalnet.comparison import table_summary, tables
+    from spinalnet.comparison.wording import as_rich
     from spinalnet.data import frames
 
     asked = () if heads == ALL_HEADS else tuple(name.strip() for name in heads.split(","))
     models = asked or tuple(tables.CONTENDERS)
     table = frames.load_table(source, target, task)
-    for note in table.notes:
-        _note(note)
+    for line in table.notes:
+        print_note(line)
     with Progress(console=err_console, transient=True) as bars:
         bar = bars.add_task(table.name, total=repeats * len(models))
         result = tables.compare_table(
@@ -42,7 +44,10 @@ def _compare_table(
             on_score=lambda model, repeat, score: bars.advance(bar),
         )
     folder = out or Path("runs") / f"compare-{table.name.replace(':', '-')}"
-    tables.write_results(result, folder, command="spinalnet " + shlex.join(sys.argv[1:]))
-    out_console.print(tables.result_table(result))
+    table_summary.write_results(result, folder, command="spinalnet " + shlex.join(sys.argv[1:]))
+    title = f"{result.table}: {result.metric} on {result.repeats} splits"
+    out_console.print(as_rich(*table_summary.table_rows(result), title))
     out_console.print(result.verdict, highlight=False)
+    for line in result.notes[len(table.notes) :]:
+        print_note(line)
     out_console.print(f"Results: {folder}", highlight=False, soft_wrap=True)

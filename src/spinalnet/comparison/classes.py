@@ -1,19 +1,21 @@
 """What runs say of classes and probabilities: confusions, calibration, mistakes.
 
 Confusions are in every run's result; the rest needs what the runs kept of each test example
-(`scores.Outputs`), and is left out for runs that kept nothing.
+(`outputs.Outputs`), and is left out for runs that kept nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from spinalnet.comparison.finished import FinishedRuns, result_of
 from spinalnet.comparison.outputs import (
     OUTPUTS_FILE,
     Bin,
@@ -24,12 +26,13 @@ from spinalnet.comparison.outputs import (
     pooled,
     quality,
 )
-from spinalnet.comparison.statistics import Difference, paired_difference
-from spinalnet.comparison.summary import FinishedRuns, Summary, result_of
+from spinalnet.comparison.statistics import Difference, deviation, finite, mean, paired_difference
 from spinalnet.training.runs import RunRecord
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from spinalnet.comparison.summary import Summary
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class HeadQuality:
     differences: Mapping[str, Difference]
     mistakes: tuple[Mistake, ...]
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return plain data for strict JSON, without pictures."""
         interval = ("mean", "low", "high", "n", "p_value")
         return {
@@ -156,6 +159,7 @@ def judge(comparison: FinishedRuns, summary: Summary) -> list[HeadQuality]:
             if (record.path / OUTPUTS_FILE).exists()
         }
         scored = {seed: quality(said) for seed, said in outputs.items()}
+        scored = {seed: found for seed, found in scored.items() if math.isfinite(found.ece)}
         values = _values(records, scored)
         confusion = _sum_confusions(head, records.values())
         judged.append(
@@ -164,19 +168,15 @@ def judge(comparison: FinishedRuns, summary: Summary) -> list[HeadQuality]:
                 n=len(records),
                 confusion=confusion,
                 classes=_class_rows(records.values(), confusion.names),
-                means={name: fmean(by_seed.values()) for name, by_seed in values.items()},
-                stds={
-                    name: stdev(by_seed.values())
-                    for name, by_seed in values.items()
-                    if len(by_seed) > 1
-                },
+                means=_known(mean, values),
+                stds=_known(deviation, values),
                 bins=pooled([found.bins for found in scored.values()]),
                 differences={
                     name: paired_difference(judged[0].head, head, first[name], values[name])
                     for name in _COMPARED
                     if judged and name in first and name in values
                 },
-                mistakes=_mistakes(list(outputs.values()), confusion.names),
+                mistakes=_mistakes([outputs[seed] for seed in scored], confusion.names),
             )
         )
         first = first or values
@@ -187,13 +187,26 @@ def _values(
     records: Mapping[int, RunRecord], scored: Mapping[int, Quality]
 ) -> dict[str, dict[int, float]]:
     """Return the numbers of every run, by name and seed."""
-    values: dict[str, dict[int, float]] = {}
+    values: dict[str, dict[int, float | None]] = {}
     for name, kept in (("accuracy",) * 2, ("top5_accuracy",) * 2, ("nll", "loss")):
-        tests = {seed: result_of(record)["test"].get(kept) for seed, record in records.items()}
-        values[name] = {seed: float(v) for seed, v in tests.items() if v is not None}
+        values[name] = {
+            seed: result_of(record)["test"].get(kept) for seed, record in records.items()
+        }
     for name in ("brier", "ece", "adaptive_ece"):
         values[name] = {seed: getattr(found, name) for seed, found in scored.items()}
-    return {name: by_seed for name, by_seed in values.items() if by_seed}
+    usable = {
+        name: {seed: kept[0] for seed, value in by_seed.items() if (kept := finite([value]))}
+        for name, by_seed in values.items()
+    }
+    return {name: by_seed for name, by_seed in usable.items() if by_seed}
+
+
+def _known(
+    number: Callable[[Sequence[float]], float | None], values: Mapping[str, Mapping[int, float]]
+) -> dict[str, float]:
+    """Take a number of the runs' values, where there is one."""
+    found = {name: number([*by_seed.values()]) for name, by_seed in values.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _sum_confusions(head: str, records: Iterable[RunRecord]) -> Confusion:
@@ -212,14 +225,13 @@ def _class_rows(records: Iterable[RunRecord], names: Sequence[str]) -> tuple[Cla
     by_run = [per_class(result_of(record)["test"]["confusion"]) for record in records]
     rows = []
     for name, scores in zip(names, zip(*by_run, strict=True), strict=True):
-        f1 = [score.f1 for score in scores]
-        mean = ClassScore(
+        average = ClassScore(
             precision=fmean(score.precision for score in scores),
             recall=fmean(score.recall for score in scores),
-            f1=fmean(f1),
+            f1=fmean(score.f1 for score in scores),
             support=scores[0].support,
         )
-        rows.append(ClassRow(name, mean, stdev(f1) if len(f1) > 1 else None))
+        rows.append(ClassRow(name, average, deviation([score.f1 for score in scores])))
     return tuple(rows)
 
 

@@ -144,7 +144,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Quality:
-    """How good the probabilities of a classifier are; see the head of this room."""
+    """How good the probabilities of a classifier are; see the head of this file."""
 
     n: int
     accuracy: float

@@ -1,10 +1,21 @@
-"""TODO(comparison.statistics): split from summary."""
+"""Numbers over repeated runs: means, spread, t intervals, paired tests, Holm's correction.
+
+Functions of plain values; how a number is printed and what a verdict is called stands in `wording`.
+Runs are compared in pairs (members of a pair share split, order of the data, augmentation and
+initial trunk), by Student's t on their differences, first minus other. Repeats that draw their
+training and test rows from one table overlap, and their mean varies more than that of independent
+ones: `overlap` widens interval and p-value accordingly (the corrected resampled t test of Nadeau
+and Bengio, "Inference for the generalization error", Machine Learning 52, 2003). Of several
+differences in one report, those count as evidence whose Holm-corrected p-value is below `ALPHA`;
+each interval stays that of its comparison alone.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 ALPHA = 0.05
@@ -15,19 +26,19 @@ Outcome = Literal["better", "worse", "none", "untested"]
 
 @dataclass(frozen=True)
 class Difference:
-    """The first head minus another, over the seeds that both finished.
+    """The first of several contestants minus another, over the repeats that both finished.
 
     Attributes:
-        minus: The head that is subtracted.
-        of: The head it is subtracted from (the first head of the comparison).
+        minus: The one that is subtracted.
+        of: The one it is subtracted from (the first of the comparison).
         mean: Mean of the paired differences, in units of the metric; None without a pair.
         low: Lower end of the 95 % t interval; None if it cannot be formed.
         high: Upper end of the interval.
-        n: Number of seeds that both heads finished.
+        n: Number of pairs.
         p_value: Of the paired t test, uncorrected; None if there is no test.
         p_holm: The same after Holm's correction over all comparisons of the report.
-        outcome: What the evidence says of the first head. "untested": no test was possible.
-        verdict: The same in words.
+        outcome: What the evidence says of the first. "untested": no test was possible.
+        verdict: The same in words (`wording.judged`).
     """
 
     minus: str
@@ -37,93 +48,86 @@ class Difference:
     high: float | None
     n: int
     p_value: float | None
-    p_holm: float | None
-    outcome: Outcome
-    verdict: str
+    p_holm: float | None = None
+    outcome: Outcome = "untested"
+    verdict: str = ""
 
 
-@dataclass(frozen=True)
-class Units:
-    """How values of the metric are compared and printed."""
+def finite(values: Iterable[float | None]) -> list[float]:
+    """Return the values that are finite numbers."""
+    return [float(value) for value in values if value is not None and math.isfinite(value)]
 
-    metric: str
-    test_size: int | None
 
-    @property
-    def higher_is_better(self) -> bool:
-        """Whether it is an accuracy, not an error."""
-        return self.metric == "accuracy"
+def mean(values: Sequence[float]) -> float | None:
+    """Return the mean; None of nothing."""
+    return statistics.fmean(values) if values else None
 
-    @property
-    def decimals(self) -> int:
-        """Decimals of a percentage: two from 1,000 test examples on, else one."""
-        return 2 if (self.test_size or 0) > 1000 else 1
 
-    def value(self, value: float | None, *, unit: bool = True) -> str:
-        """Print a value; accuracies in per cent."""
-        if value is None:
-            return "–"
-        if self.metric != "accuracy":
-            return f"{value:.4g}"
-        return f"{100 * value:.{self.decimals}f}" + (" %" if unit else "")
+def deviation(values: Sequence[float]) -> float | None:
+    """Return the sample standard deviation (n - 1); None of fewer than two values."""
+    return statistics.stdev(values) if len(values) > 1 else None
 
-    def differences(self, *values: float) -> list[str]:
-        """Print differences without unit; enough digits that one off zero does not read as 0."""
-        if self.metric != "accuracy":
-            return [f"{value:.3g}" for value in values]
-        points = [100 * value for value in values]
-        smallest = min((abs(p) for p in points if abs(p) > 1e-9), default=1.0)
-        decimals = min(self.decimals + 2, max(self.decimals, math.ceil(-math.log10(smallest))))
-        return [f"{0.0 if abs(p) <= 1e-9 else p:.{decimals}f}" for p in points]
 
-    def amount(self, value: float) -> str:
-        """Print one difference with its unit."""
-        (text,) = self.differences(value)
-        return f"{text} points" if self.metric == "accuracy" else f"{text} ({self.metric})"
+def half_width(std: float, n: int, *, overlap: float = 0.0, level: float = 1 - ALPHA) -> float:
+    """Return half of the t interval of a mean.
+
+    Args:
+        std: Sample standard deviation of the values.
+        n: Their number, at least 2.
+        overlap: Test rows over training rows, where each value is of another random split of one
+            table; 0 for independent values.
+        level: Probability of the interval.
+    """
+    from scipy.stats import t
+
+    return float(t.ppf(0.5 + level / 2, n - 1)) * std * math.sqrt(1 / n + overlap)
+
+
+def two_sided_p(center: float, std: float, n: int, *, overlap: float = 0.0) -> float:
+    """Return the two-sided p-value of a mean against 0; arguments as of `half_width`."""
+    from scipy.stats import t
+
+    return float(2 * t.sf(abs(center) / (std * math.sqrt(1 / n + overlap)), n - 1))
+
+
+def is_constant(gaps: Sequence[float], values: Sequence[float]) -> bool:
+    """Return whether `gaps` are equal but for the rounding of the `values` they came from."""
+    scale = max(abs(value) for value in [*values, *gaps])
+    return max(gaps) - min(gaps) <= 1e-9 * scale
 
 
 def paired_difference(
-    first: str, other: str, by_first: Mapping[int, float], by_other: Mapping[int, float]
+    of: str,
+    minus: str,
+    first: Mapping[int, float | None],
+    other: Mapping[int, float | None],
+    *,
+    overlap: float = 0.0,
 ) -> Difference:
-    """Analyse one pair of heads; `_correct` adds outcome and verdict once all are known."""
-    pairs = [by_first[seed] - by_other[seed] for seed in sorted(by_first.keys() & by_other.keys())]
-    n = len(pairs)
-    mean = math.fsum(pairs) / n if n else None
-    low = high = p_value = None
-    if mean is not None and n >= 2 and not _all_equal(pairs, [*by_first.values()]):
-        from scipy.stats import t
+    """Compare two contestants by the repeats (seeds, splits) that gave both a finite value.
 
-        error = math.sqrt(math.fsum((d - mean) ** 2 for d in pairs) / (n - 1) / n)
-        half_width = float(t.ppf(1 - ALPHA / 2, n - 1)) * error
-        low, high = mean - half_width, mean + half_width
-        p_value = float(2 * t.sf(abs(mean) / error, n - 1))
-    return Difference(other, first, mean, low, high, n, p_value, None, "untested", "")
+    Without spread, or with fewer than two pairs, there is neither interval nor test.
 
-
-def _all_equal(differences: Sequence[float], values: Sequence[float]) -> bool:
-    """Whether the differences are equal but for the rounding of the values they came from."""
-    scale = max(abs(value) for value in [*values, *differences])
-    return max(differences) - min(differences) <= 1e-9 * scale
-
-
-def _correct(differences: Sequence[Difference], units: Units) -> list[Difference]:
-    """Add Holm-corrected p-values, outcomes and verdicts to the differences of a report."""
-    holm = _holm([d.p_value for d in differences])
-    corrected = []
-    for d, p_holm in zip(differences, holm, strict=True):
-        outcome: Outcome = "untested"
-        if d.mean is not None and p_holm is not None:
-            wins = (d.mean > 0) == units.higher_is_better
-            outcome = "none" if p_holm >= ALPHA else "better" if wins else "worse"
-        verdict = _verdict(d, outcome, units)
-        corrected.append(
-            Difference(**{**asdict(d), "p_holm": p_holm, "outcome": outcome, "verdict": verdict})
-        )
-    return corrected
+    Args:
+        of: Name of the first.
+        minus: Name of the other.
+        first: Its values by repeat.
+        other: Those of the other.
+        overlap: See `half_width`.
+    """
+    common = sorted(first.keys() & other.keys())
+    paired = [pair for k in common if len(pair := finite([first[k], other[k]])) == 2]
+    gaps = [a - b for a, b in paired]
+    center, std, n = mean(gaps), deviation(gaps), len(gaps)
+    if center is None or std is None or is_constant(gaps, [v for pair in paired for v in pair]):
+        return Difference(minus, of, center, None, None, n, None)
+    half = half_width(std, n, overlap=overlap)
+    p = two_sided_p(center, std, n, overlap=overlap)
+    return Difference(minus, of, center, center - half, center + half, n, p)
 
 
-def _holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down correction; comparisons without a test are not counted."""
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return Holm's step-down correction; comparisons without a test are not counted."""
     tested = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
     running = 0.0
@@ -133,25 +137,13 @@ def _holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def _verdict(d: Difference, outcome: Outcome, units: Units) -> str:
-    """Say in words what one comparison shows."""
-    if d.mean is None:
-        return "not comparable: no seed that both heads finished (n=0)"
-    ahead = d.of if (d.mean > 0) == units.higher_is_better else d.minus
-    if d.low is None or d.high is None:
-        if d.n == 1:
-            seen = f"{ahead} ahead by {units.amount(abs(d.mean))}" if d.mean else "no difference"
-            return f"no verdict from a single seed: {seen} (n=1)"
-        if abs(d.mean) < 1e-12:
-            return f"identical results in every seed (n={d.n})"
-        return (
-            f"{ahead} is ahead by the same {units.amount(abs(d.mean))} in every seed; "
-            f"without spread there is no interval and no test (n={d.n})"
-        )
-    if outcome == "none":
-        corrected = " after the Holm correction" if (d.p_value or 0) < ALPHA else ""
-        return f"no evidence of a difference{corrected} (n={d.n})"
-    near, far = sorted((abs(d.low), abs(d.high)))  # both ends lie on the winner's side of zero
-    mean, near, far = units.differences(abs(d.mean), near, far)
-    unit = " points" if units.metric == "accuracy" else f" in {units.metric}"
-    return f"{ahead} is better by {mean}{unit} (95 % interval {near} to {far}, n={d.n})"
+def corrected(differences: Sequence[Difference], *, higher_is_better: bool) -> list[Difference]:
+    """Add Holm-corrected p-values and outcomes to all the differences of one report."""
+    found = []
+    for d, p in zip(differences, holm([d.p_value for d in differences]), strict=True):
+        outcome: Outcome = "untested"
+        if d.mean is not None and p is not None:
+            wins = (d.mean > 0) == higher_is_better
+            outcome = "none" if p >= ALPHA else "better" if wins else "worse"
+        found.append(replace(d, p_holm=p, outcome=outcome))
+    return found

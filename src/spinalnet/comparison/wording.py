@@ -1,95 +1,120 @@
-"""TODO(comparison.wording): split from summary."""
+"""How numbers are printed: means, intervals, p-values, verdicts; Markdown, CSV, the terminal.
+
+A "show" turns one or several numbers into as many strings; see `digits` and `Units`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from spinalnet.comparison.outputs import ClassScore
-from spinalnet.comparison.statistics import Units
+from spinalnet.comparison.statistics import ALPHA, Difference, corrected
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from spinalnet.comparison.statistics import Difference
-    from spinalnet.comparison.summary import HeadSummary, Summary
+    from spinalnet.comparison.outputs import ClassScore
+
+Show = Callable[..., list[str]]
+NONE = "–"  # where there is no number
 
 
-def findings(data: str, model: str, heads: Sequence[HeadSummary], units: Units) -> list[str]:
-    """Say what the first head reaches, then weigh its gain and cost against each other head."""
-    first, *others = heads
-    spread = "one seed"
-    if first.std is not None:
-        spread = f"standard deviation {units.differences(first.std)[0]}, n={first.n}"
-    score = (
-        f"{units.value(first.mean)} test accuracy"
-        if units.metric == "accuracy"
-        else f"a test {units.metric} of {units.value(first.mean)}"
-    )
-    return [
-        f"On {data} with {model}, the {first.head} head reaches {score} ({spread}).",
-        *(_against(first, h, h.difference, units) for h in others if h.difference),
-    ]
+@dataclass(frozen=True)
+class Units:
+    """How values of a metric are compared and printed.
+
+    Attributes:
+        metric: "accuracy" (printed in per cent), "R²", or an error such as "mse".
+        test_size: Number of test examples, if known: it sets the decimals.
+        kind: What is compared.
+        repeat: What is repeated.
+    """
+
+    metric: str
+    test_size: int | None = None
+    kind: str = "head"
+    repeat: str = "seed"
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether it is no error."""
+        return self.metric in ("accuracy", "R²")
+
+    @property
+    def decimals(self) -> int:
+        """Decimals of a percentage: two from 1,000 test examples on, else one."""
+        return 2 if (self.test_size or 0) > 1000 else 1
+
+    def value(self, value: float | None, *, unit: bool = True) -> str:
+        """Print a value; accuracies in per cent."""
+        if value is None:
+            return NONE
+        if self.metric != "accuracy":
+            return f"{value:.4g}"
+        return f"{100 * value:.{self.decimals}f}" + (" %" if unit else "")
+
+    def differences(self, *values: float) -> list[str]:
+        """Print differences without unit; enough digits that one off zero does not read as 0."""
+        if self.metric != "accuracy":
+            return [f"{value:.3g}" for value in values]
+        points = [100 * value for value in values]
+        smallest = min((abs(p) for p in points if abs(p) > 1e-9), default=1.0)
+        decimals = min(self.decimals + 2, max(self.decimals, math.ceil(-math.log10(smallest))))
+        return [f"{0.0 if abs(p) <= 1e-9 else p:.{decimals}f}" for p in points]
+
+    def amount(self, value: float) -> str:
+        """Print one difference with its unit."""
+        (text,) = self.differences(value)
+        return f"{text} points" if self.metric == "accuracy" else f"{text} ({self.metric})"
+
+    def mean(self, mean: float | None, std: float | None) -> str:
+        """Print a mean with its deviation, without unit."""
+        return plus_minus(mean, std, lambda v: [self.value(v, unit=False)], self.differences)
 
 
-def _against(first: HeadSummary, other: HeadSummary, d: Difference, units: Units) -> str:
-    sentences = [f"Against {other.head}: {d.verdict}."]
-    if d.outcome == "none" and d.mean is not None and d.low is not None and d.high is not None:
-        mean, low, high = units.differences(d.mean, d.low, d.high)
-        unit = " points" if units.metric == "accuracy" else ""
-        sentences.append(
-            f"The mean difference is {mean}{unit} (95 % interval {low} to {high}); "
-            f"with these seeds and this spread, one below {units.amount((d.high - d.low) / 2)} "
-            "would not have counted as evidence."
-        )
-    one_example = 1 / units.test_size if units.metric == "accuracy" and units.test_size else 0.0
-    if d.outcome in ("better", "worse") and abs(d.mean or 0.0) < one_example:
-        sentences.append("That is less than one test example.")
-    ratios = {
-        "parameters": _over(first.head_params, other.head_params),
-        "MACs": _over(first.head_macs, other.head_macs),
-        "inference time": _over(first.inference_us, other.inference_us),
-        "training-step time": _over(first.training_us, other.training_us),
-    }
-    known = {name: ratio for name, ratio in ratios.items() if ratio is not None}
-    if known:
-        costs = listing([f"{ratio:.2f} times the {name}" for name, ratio in known.items()])
-        sentences.append(f"The {first.head} head takes {costs} of the {other.head} head.")
-        if whole := _over(first.train_seconds_mean, other.train_seconds_mean):
-            sentences.append(f"Training the whole network takes {whole:.2f} times as long.")
-        sentences.append(_weigh(first.head, d, known, units))
-    return " ".join(sentence for sentence in sentences if sentence)
+def digits(spec: str, scale: float = 1.0) -> Show:
+    """Return a show that prints every number, times `scale`, by the format `spec`."""
+    return lambda *values: [f"{scale * value:{spec}}" for value in values]
 
 
-def _weigh(first: str, d: Difference, ratios: Mapping[str, float], units: Units) -> str:
-    """One sentence on gain against cost; ratios within 5 % count as equal."""
-    saved = listing([name for name, ratio in ratios.items() if ratio < 0.95])
-    paid = listing([name for name, ratio in ratios.items() if ratio > 1.05])
-    if d.outcome == "untested":
-        return ""
-    if d.outcome == "none":
-        if saved and paid:
-            return f"The choice is one of cost: {first} saves {saved} and pays in {paid}."
-        if paid:
-            return f"What {first} pays in {paid} buys nothing that these runs can show."
-        if saved:
-            loss = -(d.low or 0.0) if units.higher_is_better else (d.high or 0.0)
-            allowed = f"; the interval still allows one of {units.amount(loss)}" if loss > 0 else ""
-            return f"The saving in {saved} comes without a loss that these runs can show{allowed}."
-        return "At about equal cost these runs give no reason to prefer either."
-    if not saved and not paid:
-        return "The cost is about equal."
-    if d.outcome == "better":
-        with_saving = f"comes with a saving in {saved}" if saved else ""
-        with_price = f"is paid for in {paid}" if paid else ""
-        return f"The gain {' and '.join(filter(None, [with_saving, with_price]))}."
-    if saved:
-        return f"The loss buys a saving in {saved}{f', at a price in {paid}' if paid else ''}."
-    return f"It costs more {paid} as well: nothing in these runs speaks for {first}."
+def plus_minus(
+    mean: float | None, std: float | None, show: Show, show_std: Show | None = None
+) -> str:
+    """Print a mean with its deviation, if there is one."""
+    if mean is None:
+        return NONE
+    return show(mean)[0] + ("" if std is None else f" ± {(show_std or show)(std)[0]}")
 
 
-def _over(first: float | None, other: float | None) -> float | None:
-    return first / other if first and other else None
+def interval(d: Difference | None, show: Show) -> str:
+    """Print a difference with its interval."""
+    if d is None or d.mean is None:
+        return NONE
+    if d.low is None or d.high is None:
+        return f"{show(d.mean)[0]} (no interval, n={d.n})"
+    mean, low, high = show(d.mean, d.low, d.high)
+    return f"{mean} ({low} to {high})"
+
+
+def per_cent(share: float, spec: str = ".6g") -> str:
+    """Print a share."""
+    return f"{100 * share:{spec}} %"
+
+
+def p_value(p: float | None) -> str:
+    """Print a p-value."""
+    return NONE if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def three_digits(value: float | None) -> str:
+    """Print a time with about three digits."""
+    if value is None:
+        return NONE
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def listing(items: Iterable[object]) -> str:
@@ -98,89 +123,74 @@ def listing(items: Iterable[object]) -> str:
     return f"{', '.join(head)} and {last}" if head else last
 
 
-def table_cells(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    """The result table as text: header (lines split at newlines) and one row per head."""
-    units = Units(summary.metric, summary.test_size)
-    timed = any(head.inference_us or head.training_us for head in summary.heads)
-    compared = len(summary.heads) > 1
-    score = "accuracy,\n%" if summary.metric == "accuracy" else f"{summary.metric}\n"
-    unit = ",\npoints" if summary.metric == "accuracy" else ""
-    header = ["head", "params", "head\nMACs"]
-    if timed:
-        header.append("head time,\nµs (inf. /\ntrain.)")
-    header.append(f"{score} (mean\n± std)")
-    if compared:
-        header.append(f"{summary.heads[0].head} minus\nthis (95 % interval{unit})")
-    header += ["n", "train\nseconds"]
-    rows = []
-    for head in summary.heads:
-        row = [head.head, f"{head.params:,}", f"{head.head_macs:,}"]
-        if timed:
-            row.append(f"{_number(head.inference_us)} / {_number(head.training_us)}")
-        std = "" if head.std is None else f" ± {units.differences(head.std)[0]}"
-        row.append(units.value(head.mean, unit=False) + std)
-        if compared:
-            row.append(_difference_cell(head.difference, units))
-        rows.append([*row, str(head.n), _number(head.train_seconds_mean)])
-    return header, rows
-
-
-def _difference_cell(d: Difference | None, units: Units) -> str:
-    if d is None or d.mean is None:
-        return "–"
-    if d.low is None or d.high is None:
-        (mean,) = units.differences(d.mean)
-        return f"{mean} (no interval, n={d.n})"
-    mean, low, high = units.differences(d.mean, d.low, d.high)
-    return f"{mean} ({low} to {high})"
-
-
-def _number(value: float | None) -> str:
-    """Print a time with about three digits."""
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def result_table(summary: Summary) -> Table:
-    """Return the result table for the terminal, captioned with the setting."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    header, rows = table_cells(summary)
-    table = Table(
-        title=f"{summary.data}, {summary.model}, selected on {summary.selected_on}",
-        box=SIMPLE_HEAD,  # with no rules between columns the table fits 80 characters
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    for column in header:
-        is_name = column == "head"
-        table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def markdown_table(summary: Summary) -> str:
-    """Return the result table as GitHub Markdown, without a trailing newline."""
-    header, rows = table_cells(summary)
-    rule = ["---", *["---:"] * (len(header) - 1)]
+def as_markdown(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """Return rows as GitHub Markdown without a trailing newline, the first `left` columns left."""
+    rule = ["---" if i < left else "---:" for i in range(len(header))]
     lines = [[column.replace("\n", " ") for column in header], rule, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def class_table(classes: Mapping[str, ClassScore]) -> Table:
-    """Return precision, recall, F1 and support by class, for the terminal."""
+def as_rich(
+    header: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None
+) -> Table:
+    """Return rows for the terminal; without rules between columns they fit 80 characters."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in ("class", "precision", "recall", "F1", "support"):
-        table.add_column(column, justify="left" if column == "class" else "right")
-    for name, row in classes.items():
-        shares = [f"{share:.4f}" for share in (row.precision, row.recall, row.f1)]
-        table.add_row(escape(name), *shares, f"{row.support}")
+    table = Table(
+        title=title, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for i, column in enumerate(header):
+        table.add_column(escape(column), justify="right" if i else "left", no_wrap=not i)
+    for row in rows:
+        table.add_row(*map(escape, row))
     return table
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows of the same keys as comma-separated values with a header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def class_scores(classes: Mapping[str, ClassScore]) -> Table:
+    """Return precision, recall, F1 and support by class, for the terminal."""
+    rows = [
+        [name, *digits(".4f")(row.precision, row.recall, row.f1), f"{row.support}"]
+        for name, row in classes.items()
+    ]
+    return as_rich(("class", "precision", "recall", "F1", "support"), rows)
+
+
+def judged(differences: Sequence[Difference], units: Units) -> list[Difference]:
+    """Add corrected p-values, outcomes and verdicts to all the differences of one report."""
+    found = corrected(differences, higher_is_better=units.higher_is_better)
+    return [replace(d, verdict=verdict(d, units)) for d in found]
+
+
+def verdict(d: Difference, units: Units) -> str:
+    """Say in words what one comparison shows."""
+    if d.mean is None:
+        return f"not comparable: no {units.repeat} that both {units.kind}s finished (n=0)"
+    ahead = d.of if (d.mean > 0) == units.higher_is_better else d.minus
+    if d.low is None or d.high is None:
+        if d.n == 1:
+            seen = f"{ahead} ahead by {units.amount(abs(d.mean))}" if d.mean else "no difference"
+            return f"no verdict from a single {units.repeat}: {seen} (n=1)"
+        if abs(d.mean) < 1e-12:
+            return f"identical results in every {units.repeat} (n={d.n})"
+        return (
+            f"{ahead} is ahead by the same {units.amount(abs(d.mean))} in every {units.repeat}; "
+            f"without spread there is no interval and no test (n={d.n})"
+        )
+    if d.outcome == "none":
+        correction = " after the Holm correction" if (d.p_value or 0) < ALPHA else ""
+        return f"no evidence of a difference{correction} (n={d.n})"
+    near, far = sorted((abs(d.low), abs(d.high)))  # both ends lie on the winner's side of zero
+    mean, near, far = units.differences(abs(d.mean), near, far)
+    unit = " points" if units.metric == "accuracy" else f" in {units.metric}"
+    return f"{ahead} is better by {mean}{unit} (95 % interval {near} to {far}, n={d.n})"

@@ -9,7 +9,7 @@ Budgets: `full` is the original's length; `short` a stated share of epochs and d
 wherever it appears; `smoke` two steps an epoch on random data, to see that everything fits.
 
 A record (`recipe.json`) holds the settings, the summary of the comparison and the commit, and no
-path of the machine; `experiments_page` makes the page of all records.
+path of the machine; `experiments` makes the page of all records.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from spinalnet import _dist, files
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.comparison import running
 from spinalnet.comparison import spec as spec_module
-from spinalnet.comparison.report import page
+from spinalnet.comparison.report import write_report
 from spinalnet.data import loading, readers
 from spinalnet.data.batches import ArrayDataset, DatasetInfo, Splits
 from spinalnet.data.catalog import DATASETS
 from spinalnet.models.zoo import MODELS
 from spinalnet.paper.recipes import CONSTANTS, RECIPES, Recipe, find_recipes
-from spinalnet.paper.records import Budget, Protocol, _command, _LastBatches, _record
+from spinalnet.paper.records import Budget, LastBatches, Protocol, make_record
 from spinalnet.training import loop, runs
 from spinalnet.training.config import TrainConfig
 
@@ -279,7 +279,7 @@ def run_recipe(
     job = check_ready(recipe, protocol, budget, data_dir, download=download)
     question = job.question(seeds, data_dir)
     folder = Path(out) / job.name
-    listener = _LastBatches(folder) if recipe.selected_on == "training" else None
+    listener = LastBatches(folder) if recipe.selected_on == "training" else None
 
     def tell(spec: spec_module.RunSpec, step: loop.Progress) -> None:
         if listener is not None and protocol == "paper":
@@ -296,8 +296,12 @@ def run_recipe(
         timed=False,  # the benchmarks do that, on a quiet machine
     )
     if budget != "smoke" and _dist.is_main():
-        page.write_report(folder, command=_command(job, seeds))
-    files.write_mapping(folder / "recipe.json", _record(job, folder))
+        command = (
+            f"spinalnet reproduce {name} --protocol {protocol} --seeds {seeds} --budget {budget}"
+        )
+        write_report(folder, command=command)
+    record = make_record(recipe, job.protocol, job.budget, folder)
+    files.write_mapping(folder / "recipe.json", record.to_dict())
     return folder
 
 

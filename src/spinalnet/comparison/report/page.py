@@ -1,27 +1,26 @@
 """Turn the run folders of a comparison into tables, plots and one self-contained page.
 
 Only files are read, never a model or a data set, so a report can be rebuilt years after the runs.
-What the numbers mean stands in `summary`, `classification` and `scores`.
+What the numbers mean stands in `summary`, `classes` and `outputs`.
 """
 
 from __future__ import annotations
 
 import base64
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spinalnet.comparison import classes
-from spinalnet.comparison.classes import HeadQuality
-from spinalnet.comparison.report import figures
-from spinalnet.comparison.report.figures import Drawn
-from spinalnet.comparison.statistics import Units
-from spinalnet.comparison.summary import FinishedRuns, Summary, read_folder, summarize_runs
-from spinalnet.comparison.wording import findings, table_cells
-from spinalnet.files import write_bytes
+from spinalnet.comparison import classes, wording
+from spinalnet.comparison.classes import ClassRow, HeadQuality
+from spinalnet.comparison.findings import findings, head_rows
+from spinalnet.comparison.finished import FinishedRuns, read_folder
+from spinalnet.comparison.report import class_figures, figures
+from spinalnet.comparison.report.drawing import Drawn
+from spinalnet.comparison.schema import SCHEMA
+from spinalnet.comparison.summary import Summary, summarize_runs
+from spinalnet.comparison.wording import Show, digits, interval, plus_minus
+from spinalnet.files import to_json, write_bytes
 
 
 def write_report(folder: str | Path, command: str | None = None) -> Path:
@@ -49,20 +48,21 @@ def write_report(folder: str | Path, command: str | None = None) -> Path:
     summary = summarize_runs(comparison, command)
     judged = classes.judge(comparison, summary)
     drawn = _figures(comparison, summary, judged)
-    record = summary.as_dict()
-    files = {
-        "summary.json": _json(record),
-        "summary.csv": _csv([_summary_row(head) for head in record["heads"]]),
+    record = summary.to_dict()
+    rows = [_summary_row(head, summary.metric) for head in record["heads"]]
+    contents = {
+        "summary.json": to_json(record).encode(),
+        "summary.csv": wording.as_csv(rows).encode(),
         **{f"{figure.name}.png": figure.light for figure in drawn},
         "report.html": _page(summary, drawn, judged).encode(),
     }
     if judged:
-        rows = [head.as_dict() for head in judged]
-        files["classification.json"] = _json({"data": summary.data, "heads": rows})
-        files["per_class.csv"] = _csv(
-            [{"head": head["head"], **row} for head in rows for row in head["classes"]]
-        )
-    for name, content in files.items():
+        heads = [head.to_dict() for head in judged]
+        classification = {"schema": SCHEMA, "data": summary.data, "heads": heads}
+        of_classes = [{"head": head["head"], **row} for head in heads for row in head["classes"]]
+        contents["classification.json"] = to_json(classification).encode()
+        contents["per_class.csv"] = wording.as_csv(of_classes).encode()
+    for name, content in contents.items():
         write_bytes(folder / name, content)
     return folder / "report.html"
 
@@ -75,34 +75,23 @@ def _figures(
     if len(summary.heads) > 1:
         drawn.append(figures.metric_against_params(summary))
     if judged:
-        drawn.append(figures.confusion_figure([head.confusion for head in judged[:2]]))
+        drawn.append(class_figures.confusion_figure([head.confusion for head in judged[:2]]))
     if calibrated := [head for head in judged if head.bins]:
-        drawn.append(figures.reliability_figure(calibrated))
+        drawn.append(class_figures.reliability_figure(calibrated))
     for head in judged[:2]:
         if head.mistakes:
-            drawn.append(figures.mistakes_figure(f"most_wrong_{head.head}", head))
+            drawn.append(class_figures.mistakes_figure(f"most_wrong_{head.head}", head))
     return drawn
 
 
-def _json(record: Mapping[str, Any]) -> bytes:
-    return (json.dumps(record, indent=2, allow_nan=False) + "\n").encode()
-
-
-def _summary_row(head: Mapping[str, Any]) -> dict[str, Any]:
-    """One head as a row: the difference is spread over columns, lists are left to the JSON."""
-    row = {key: value for key, value in head.items() if not isinstance(value, dict | list)}
-    row.pop("difference", None)
+def _summary_row(head: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    """One head as a row, its numbers named after the metric, the difference spread over columns."""
+    values = "accuracies" if metric == "accuracy" else f"{metric}_values"
+    names = {"mean": f"{metric}_mean", "std": f"{metric}_std", "values": values}
+    row = {names.get(key, key): value for key, value in head.items() if key != "difference"}
     for key in ("of", "mean", "low", "high", "n", "p_value", "p_holm", "outcome", "verdict"):
         row[f"difference_{key}"] = (head["difference"] or {}).get(key)
     return row
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
 
 
 _PROBABILITIES = {  # name of a number: its column
@@ -126,23 +115,21 @@ def _probability_cells(judged: Sequence[HeadQuality]) -> tuple[list[str], list[l
     for head in judged:
         row = [head.head]
         for name in names:
-            mean, std = head.means.get(name), head.stds.get(name)
-            spread = "" if std is None or name not in ("nll", "ece") else f" ± {_cell(name, std)}"
-            row.append("–" if mean is None else _cell(name, mean) + spread)
+            std = head.stds.get(name) if name in ("nll", "ece") else None
+            row.append(plus_minus(head.means.get(name), std, _show(name)))
         for name in compared:
             d = head.differences.get(name)
-            if d is None or d.mean is None or d.low is None or d.high is None:
-                row.append("–")
-            else:
-                mean, low, high = (_cell(name, value) for value in (d.mean, d.low, d.high))
-                row.append(f"{mean} ({low} to {high})")
+            row.append(wording.NONE if d is None or d.low is None else interval(d, _show(name)))
         rows.append(row)
     return header, rows
 
 
-def _cell(name: str, value: float) -> str:
-    is_share = _PROBABILITIES[name].endswith("%")
-    return f"{100 * value:.1f}" if is_share else f"{value:.3f}"
+def _show(name: str) -> Show:
+    """How a number of `_PROBABILITIES` is printed."""
+    return _SHARE if _PROBABILITIES[name].endswith("%") else digits(".3f")
+
+
+_SHARE = digits(".1f", 100)
 
 
 def _class_cells(judged: Sequence[HeadQuality]) -> tuple[list[str], list[list[str]]]:
@@ -152,17 +139,19 @@ def _class_cells(judged: Sequence[HeadQuality]) -> tuple[list[str], list[list[st
     for head in shown:
         of = f"{head.head}\n" if len(shown) > 1 else ""
         header += [f"{of}precision", f"{of}recall", f"{of}F1"]
+
+    def cells(row: ClassRow) -> list[str]:
+        shares = _SHARE(row.score.precision, row.score.recall)
+        return [*shares, plus_minus(row.score.f1, row.f1_std, _SHARE)]
+
     order = range(len(shown[0].classes))
     if len(order) > _FEW_ROWS:
         order = sorted(order, key=lambda k: shown[0].classes[k].score.f1)[:_FEW_ROWS]
     rows = []
     for k in order:
-        row = [shown[0].classes[k].name, f"{shown[0].classes[k].score.support:,}"]
-        for head in shown:
-            score, std = head.classes[k].score, head.classes[k].f1_std
-            f1 = f"{100 * score.f1:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
-            row += [f"{100 * score.precision:.1f}", f"{100 * score.recall:.1f}", f1]
-        rows.append(row)
+        row = shown[0].classes[k]
+        several = [cell for head in shown for cell in cells(head.classes[k])]
+        rows.append([row.name, f"{row.score.support:,}", *several])
     return header, rows
 
 
@@ -172,7 +161,7 @@ def _page(summary: Summary, drawn: Sequence[Drawn], judged: Sequence[HeadQuality
 
     from jinja2 import Environment, StrictUndefined
 
-    units = Units(summary.metric, summary.test_size)
+    units = summary.units
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -182,7 +171,7 @@ def _page(summary: Summary, drawn: Sequence[Drawn], judged: Sequence[HeadQuality
         .joinpath("templates/report.html.j2")
         .read_text(encoding="utf-8")
     )
-    header, rows = table_cells(summary)
+    header, rows = head_rows(summary)
     confusions = [head.confusion for head in judged[:2]]
     many = bool(confusions) and len(confusions[0].names) > classes.LARGEST_MATRIX
     return environment.from_string(template).render(
@@ -194,7 +183,8 @@ def _page(summary: Summary, drawn: Sequence[Drawn], judged: Sequence[HeadQuality
             (seed, [units.value(head.values[i], unit=False) for head in summary.heads])
             for i, seed in enumerate(summary.seeds)
         ],
-        p_value=lambda p: "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
+        p_value=wording.p_value,
+        per_cent=wording.per_cent,
         figures=drawn,
         probabilities=_probability_cells(judged) if judged else None,
         calibrated=any(head.bins for head in judged),

@@ -1,0 +1,87 @@
+"""The files of results: their version, and reading those of before there was one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from spinalnet._checks import InputError
+from spinalnet.comparison.statistics import Difference
+
+Loaded = TypeVar("Loaded")
+
+SCHEMA = 2
+"""Version of `summary.json`, `classification.json` and `recipe.json`; files of 1 do not say it."""
+
+
+def read_mapping(path: Path) -> dict[str, Any] | None:
+    """Read a YAML or JSON mapping (NaN as None); None if there is no such file.
+
+    Raises:
+        InputError: If it is damaged.
+    """
+    import yaml
+
+    if not path.is_file():
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":  # YAML reads 1e-05 as a string
+            loaded = json.loads(text, parse_constant=lambda _: None)
+        else:
+            loaded = yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read: it is damaged; restore or delete it.") from error
+    if not isinstance(loaded, dict):
+        raise InputError(f"{path} must hold a mapping: it is damaged; restore or delete it.")
+    return loaded
+
+
+def load(path: str | Path, make: Callable[[dict[str, Any]], Loaded], what: str) -> Loaded:
+    """Return what `make` makes of a file of results.
+
+    Raises:
+        InputError: If the file is missing, damaged, or not of that kind.
+    """
+    record = read_mapping(Path(path))
+    if record is None:
+        raise InputError(f"there is no {what} '{path}': give the file that spinalnet wrote.")
+    try:
+        return make(record)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"'{path}' is not a {what} of this version ({error}).") from error
+
+
+def upgraded(record: Mapping[str, Any], rows: str, make: Callable[..., Any]) -> dict[str, Any]:
+    """Return the fields of a summary, of images or a table, as the present version has them.
+
+    The first version named columns after the metric ("accuracies", "mse_mean"), and its differences
+    on tables had other columns: these are left out, to be made again of the values.
+
+    Args:
+        record: Content of a `summary.json`.
+        rows: Name of its rows.
+        make: What makes a row of its columns.
+
+    Raises:
+        InputError: If it was written by a later version.
+        KeyError: If it is no summary.
+    """
+    version = record.get("schema", 1)
+    if version > SCHEMA:
+        raise InputError(
+            f"this version reads results up to schema {SCHEMA}, got {version}. Update spinalnet."
+        )
+    metric = record["metric"]
+    names = {f"{metric}_mean": "mean", f"{metric}_std": "std", f"{metric}_values": "values"}
+    names |= {"accuracies": "values", "scores": "values"}
+    found = []
+    for row in record[rows]:
+        columns = {names.get(key, key): value for key, value in row.items()}
+        known = columns["difference"] if "minus" in (columns["difference"] or {}) else None
+        columns["difference"] = None if known is None else Difference(**known)
+        found.append(make(**{**columns, "values": tuple(columns["values"])}))
+    fields = {key: value for key, value in record.items() if key != "schema"}
+    return {**fields, rows: tuple(found), "notes": tuple(record["notes"])}

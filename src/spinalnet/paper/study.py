@@ -1,0 +1,76 @@
+"""The regression study in one figure: four targets, every head, every seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spinalnet import files
+from spinalnet.comparison.statistics import ALPHA, deviation, finite, half_width, mean
+from spinalnet.paper.recipes import find_recipes
+from spinalnet.paper.records import Record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_REGRESSION_STUDY = tuple(r.name for r in find_recipes("regression"))
+_NOISE_VARIANCE = 0.2**2 / 12  # of the noise 0.2 U that is added to every target
+
+
+def draw_regression_study(records: Iterable[Record], path: str | Path) -> Path | None:
+    """Draw the honest records of the regression recipes side by side, as a PNG file.
+
+    Returns:
+        The file, or None if no such record is there.
+    """
+    panels = {
+        record.recipe.removeprefix("regression-"): {
+            head.head: finite(head.values) for head in record.summary.heads
+        }
+        for record in records
+        if record.protocol == "honest"
+        and record.budget != "smoke"
+        and record.recipe in _REGRESSION_STUDY
+    }
+    if not panels:
+        return None
+    image = BytesIO()
+    _draw(panels, _NOISE_VARIANCE).savefig(image, format="png", dpi=110)
+    files.write_bytes(path, image.getvalue())
+    return Path(path)
+
+
+def _draw(panels: Mapping[str, Mapping[str, Sequence[float]]], floor: float) -> Figure:
+    """Draw error bars of heads on several targets: means, t intervals, and every seed as a dot.
+
+    Args:
+        panels: Target to (head to mean squared errors on fresh data, one per seed).
+        floor: Variance of the noise: no predictor can do better.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3 * len(panels), 3.6), layout="constrained")
+    for axes, (target, heads) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        for place, values in enumerate(heads.values()):
+            center, std, n = mean(values), deviation(values), len(values)
+            axes.bar(place, center, width=0.65, color=f"C{place}", alpha=0.5)
+            axes.plot([place] * n, values, "o", color=f"C{place}", markersize=3, alpha=0.7)
+            if std is not None:
+                half = half_width(std, n)
+                axes.errorbar(place, center, half, color="black", capsize=4, linewidth=1.2)
+        axes.axhline(floor, color="gray", linestyle=":", linewidth=1)
+        axes.set_xticks(range(len(heads)), list(heads))
+        axes.set_title(target, fontsize=10)
+        axes.set_ylim(bottom=0)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("mean squared error on fresh data")
+    figure.supxlabel(
+        f"bars: means with {1 - ALPHA:.0%} t intervals over seeds; dots: seeds; "
+        f"dotted: noise variance {floor:.5f}",
+        fontsize=8,
+    )
+    return figure
