@@ -105,9 +105,10 @@ def reproduce_command(
 ) -> None:
     """Run experiments of the original; the same command again continues."""
     from spinalnet.paper import protocol as protocol_module
-    from spinalnet.paper import recipes, records
+    from spinalnet.paper import records
+    from spinalnet.paper.recipes import find_recipes, regression
 
-    chosen = recipes.find_recipes(pattern)
+    chosen = find_recipes(pattern)
     for recipe in chosen:
         protocol_module.check_ready(recipe, protocol, budget, data_dir, download=download)
     for recipe in chosen:
@@ -136,7 +137,7 @@ def reproduce_command(
             _report(folder)
         if keep is not None:
             err_console.print(f"{records.keep_record(folder, keep)}", highlight=False)
-    if budget != "smoke" and any(recipe.data.startswith("regression") for recipe in chosen):
+    if budget != "smoke" and any(recipe.name in regression.STUDY for recipe in chosen):
         folder, files = (out, "*/recipe.json") if keep is None else (keep, "*.json")
         figure = records.draw_regression_study(
             records.load_records(folder, files), folder / "regression.png"

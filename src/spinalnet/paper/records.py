@@ -13,7 +13,7 @@ from spinalnet.comparison import spec as spec_module
 from spinalnet.comparison.summary import summarize
 from spinalnet.data import readers
 from spinalnet.data.catalog import DATASETS
-from spinalnet.paper.recipes import RECIPES, Recipe, find_recipes
+from spinalnet.paper.recipes import RECIPES, Recipe, regression
 from spinalnet.training import loop, runs
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ Protocol = Literal["honest", "paper"]
 Budget = Literal["smoke", "short", "full"]
 
 
-_REGRESSION_STUDY = tuple(r.name for r in find_recipes("regression"))
 _NOISE_VARIANCE = 0.2**2 / 12  # of the noise 0.2 U that is added to every target
 
 
@@ -131,7 +130,7 @@ def draw_regression_study(records: Iterable[Mapping[str, Any]], path: str | Path
         for record in records
         if record["protocol"] == "honest"
         and record["budget"] != "smoke"
-        and record["recipe"] in _REGRESSION_STUDY
+        and record["recipe"] in regression.STUDY
     }
     if not panels:
         return None
@@ -169,7 +168,7 @@ def describe_recipes(
             "original_heads": list(recipe.original_heads or recipe.heads),
             "epochs": recipe.train.epochs,
             "batch_size": recipe.train.batch_size,
-            "protocol": recipe.protocol,
+            "selection": recipe.selection,
             "sources": list(recipe.sources),
             "printed": [
                 {"what": p.what, "value": p.value, "where": p.where} for p in recipe.printed
