@@ -12,12 +12,8 @@ from spinalnet.nn.gradients import jacobian
 from spinalnet.nn.layers import SpinalNet
 from spinalnet.nn.variants import TiledSpinalNet
 from spinalnet.theory import approximation, drawings
-from spinalnet.theory.sensitivity import (
-    draw_explanations,
-    draw_sensitivities,
-    explain,
-    sensitivities,
-)
+from spinalnet.theory.drawings import draw_explanations, draw_sensitivities
+from spinalnet.theory.sensitivity import explain, sensitivities
 from spinalnet.timing import interleave
 
 

@@ -121,7 +121,7 @@ def draw_regression_study(records: Iterable[Mapping[str, Any]], path: str | Path
     """
     from io import BytesIO
 
-    from spinalnet.theory.drawings import draw_regression
+    from spinalnet.paper.drawings import draw_regression
 
     panels = {
         str(record["recipe"]).removeprefix("regression-"): {
