@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -140,26 +141,14 @@ def approximation_errors(
     seeds: int = 5,
 ) -> dict[int, list[tuple[int, list[float]]]]:
     """Return the rms errors by width: `{width: [(layers, [error of each seed]), ...]}`."""
-    return {
-        width: [
-            (
-                depth * num_splits,
-                [
-                    approximate(
-                        target,
-                        in_features,
-                        groups=depth,
-                        hidden_features=width,
-                        num_splits=num_splits,
-                        seed=seed,
-                    ).rms_error
-                    for seed in range(check_positive("seeds", seeds))
-                ],
-            )
-            for depth in groups
-        ]
-        for width in widths
-    }
+    check_positive("seeds", seeds)
+
+    def errors(depth: int, width: int) -> list[float]:
+        options: Any = {"groups": depth, "hidden_features": width, "num_splits": num_splits}
+        found = (approximate(target, in_features, seed=seed, **options) for seed in range(seeds))
+        return [one.rms_error for one in found]
+
+    return {width: [(n * num_splits, errors(n, width)) for n in groups] for width in widths}
 
 
 @dataclass(frozen=True)
