@@ -30,7 +30,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -118,7 +118,7 @@ class _Dense:
 
     weight: Tensor
     bias: Tensor
-    activation: nn.Module | None
+    activation: nn.Module | None = None
 
 
 _SKIPPED = (nn.Dropout, nn.AlphaDropout, nn.Flatten)
@@ -136,7 +136,7 @@ def _dense_layers(module: nn.Module, activation: Activation | None) -> list[_Den
         if isinstance(leaf, nn.Linear):
             weight = leaf.weight.detach().double()
             bias = torch.zeros(len(weight)) if leaf.bias is None else leaf.bias.detach()
-            layers.append(_Dense(weight, bias.to(weight), None))
+            layers.append(_Dense(weight, bias.to(weight)))
         elif isinstance(leaf, _SKIPPED):
             continue  # not there in evaluation mode
         elif not layers or (last := layers[-1]).activation is not None:
@@ -146,10 +146,10 @@ def _dense_layers(module: nn.Module, activation: Activation | None) -> list[_Den
             )
         elif isinstance(leaf, nn.BatchNorm1d):
             scale, shift = gradients.folded_batch_norm(leaf)
-            layers[-1] = _Dense(scale[:, None] * last.weight, scale * last.bias + shift, None)
+            layers[-1] = _Dense(scale[:, None] * last.weight, scale * last.bias + shift)
         elif type(leaf) in _PIECES:
             _piece(leaf)
-            layers[-1] = _Dense(last.weight, last.bias, leaf)
+            layers[-1] = replace(last, activation=leaf)
         else:
             raise InputError(
                 f"a {type(leaf).__name__} has no exact spinal form; known activations: {_KNOWN}."
@@ -159,7 +159,7 @@ def _dense_layers(module: nn.Module, activation: Activation | None) -> list[_Den
     if activation is not None:
         if layers[-1].activation is not None:
             raise InputError("activation must be left out for a module that ends with one.")
-        layers[-1] = _Dense(layers[-1].weight, layers[-1].bias, make_activation(activation))
+        layers[-1] = replace(layers[-1], activation=make_activation(activation))
     if len(layers) == 1 and layers[0].activation is None:
         raise InputError(
             "a single Linear is no hidden layer: pass activation=, or a module with an output row."
@@ -457,16 +457,15 @@ class _Carry:
         """Add a slice with these weights `(n, s)` and ranges of its inputs `(s,)`."""
         at_low, at_high = weight * low, weight * high
         reach = torch.maximum(low.abs(), high.abs()) + error
-        return _Carry(
-            self.low + torch.minimum(at_low, at_high).sum(1),
-            self.high + torch.maximum(at_low, at_high).sum(1),
-            self.error + weight.abs() @ error,
-            self.size + weight.abs() @ reach + 2 * self.offset.abs(),
-            torch.ones_like(self.gain),
-            torch.zeros_like(self.shift),
-            self.back,
-            self.offset,
-            len(low) + width + 1,
+        return replace(
+            self,
+            low=self.low + torch.minimum(at_low, at_high).sum(1),
+            high=self.high + torch.maximum(at_low, at_high).sum(1),
+            error=self.error + weight.abs() @ error,
+            size=self.size + weight.abs() @ reach + 2 * self.offset.abs(),
+            gain=torch.ones_like(self.gain),
+            shift=torch.zeros_like(self.shift),
+            terms=len(low) + width + 1,
         )
 
     def through(
@@ -500,17 +499,8 @@ class _Carry:
         largest = self.size + shift.abs() / gain + at_zero * back
         steep = piece.steepest(activation) / slope
         rounding = steep * _rounding(self.terms, unit) * largest + 8 * unit * largest
-        return _Carry(
-            self.low,
-            self.high,
-            self.error + deviation + rounding,
-            self.size,
-            gain,
-            shift,
-            back,
-            offset,
-            self.terms,
-        )
+        error = self.error + deviation + rounding
+        return replace(self, error=error, gain=gain, shift=shift, back=back, offset=offset)
 
 
 def _interval(

@@ -164,13 +164,10 @@ def draw_errors(errors: Mapping[int, Sequence[tuple[int, Sequence[float]]]], tit
     figure = Figure(figsize=(9.5, 3.9), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for index, (width, rows) in enumerate(errors.items()):
-        layers = [depth for depth, _ in rows]
-        middle = [statistics.median(values) for _, values in rows]
-        low, high = [min(v) for _, v in rows], [max(v) for _, v in rows]
-        colour = f"C{index}"
-        left.plot(layers, middle, "o-", color=colour, markersize=4, label=f"width {width}")
-        left.fill_between(layers, low, high, color=colour, alpha=0.15)
-        right.plot([d * width for d in layers], middle, "o-", color=colour, markersize=4)
+        colour, middle = f"C{index}", [statistics.median(values) for _, values in rows]
+        _draw_band(left, rows, middle, colour, f"width {width}")
+        neurons = [layers * width for layers, _ in rows]
+        right.plot(neurons, middle, "o-", color=colour, markersize=4)
     for axes, label in ((left, "spinal layers"), (right, "neurons (layers × width)")):
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
@@ -180,6 +177,14 @@ def draw_errors(errors: Mapping[int, Sequence[tuple[int, Sequence[float]]]], tit
     left.legend(fontsize=8)
     figure.suptitle(title, fontsize=10)
     return figure
+
+
+def _draw_band(axes: Any, rows: Any, middle: Sequence[float], colour: str, label: str) -> None:
+    """Draw (x, values) as a line through `middle` with a band from the least to the greatest."""
+    places = [place for place, _ in rows]
+    low, high = [min(values) for _, values in rows], [max(values) for _, values in rows]
+    axes.plot(places, middle, "o-", color=colour, markersize=4, label=label)
+    axes.fill_between(places, low, high, color=colour, alpha=0.15)
 
 
 def draw_trade_off(
@@ -196,11 +201,7 @@ def draw_trade_off(
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     for index, (name, rows) in enumerate(lines.items()):
-        macs = [count for count, _ in rows]
-        means = [statistics.mean(values) for _, values in rows]
-        low, high = [min(v) for _, v in rows], [max(v) for _, v in rows]
-        axes.plot(macs, means, "o-", color=f"C{index}", markersize=4, label=name)
-        axes.fill_between(macs, low, high, color=f"C{index}", alpha=0.15)
+        _draw_band(axes, rows, [statistics.mean(values) for _, values in rows], f"C{index}", name)
     axes.plot(*reference, "*", color="black", markersize=13, label="the dense head")
     axes.axhline(reference[1], color="gray", linewidth=0.8, linestyle=":")
     axes.set_xscale("log")
