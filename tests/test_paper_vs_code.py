@@ -9,15 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from spinalnet import _checks
+from spinalnet._checks import InputError
 from spinalnet.data import catalog
 from spinalnet.data.batches import ArrayDataset
 from spinalnet.models import zoo
-from spinalnet.paper import recipes
+from spinalnet.paper.protocol import run_recipe
 from spinalnet.paper.recipes import RECIPES
-from spinalnet.training import config as config_module
-from spinalnet.training import evaluation, fitting
-from spinalnet.training.config import SCHEDULES
+from spinalnet.training import evaluation, fitting, runs
+from spinalnet.training.config import SCHEDULES, TrainConfig
 
 TESTS = Path(__file__).parent
 PAGE = (TESTS.parent / "docs" / "paper-vs-code.md").read_text(encoding="utf-8")
@@ -102,8 +101,8 @@ def test_outputs_are_counted_in_the_data():
     assert fitted(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
     # The other way round, labels beyond the outputs, is refused and not learned around.
     few = zoo.create_model("mnist-cnn", 5)
-    with pytest.raises(_checks.InputError, match="class"):
-        fitting.fit(few, source, source, config_module.TrainConfig(epochs=1))
+    with pytest.raises(InputError, match="class"):
+        fitting.fit(few, source, source, TrainConfig(epochs=1))
 
 
 def test_images_never_become_more_samples():
@@ -114,8 +113,20 @@ def test_images_never_become_more_samples():
     assert larger(torch.zeros(4, 1, 44, 44)).shape == (4, 10)
 
 
-def test_two_folders_are_selected_on_test():
-    for recipe in RECIPES.values():
-        if "second folder" in recipe.protocol or recipe.name == "notebook-monkeys":
-            assert recipe.selected_on == "test"
-    assert set(recipes.SELECTION.values()) == {"test", "validation", "training"}
+@pytest.mark.parametrize(
+    ("name", "chose", "trained_on"),
+    [
+        ("notebook-monkeys", "test", 12),  # whose "validation" folder is the reported one
+        ("transfer-hymenoptera", "test", 12),
+        ("transfer-cinic10", "validation", 8),
+    ],
+)
+def test_two_folders_are_selected_on_test(name, chose, trained_on, tmp_path):
+    folder = run_recipe(name, protocol="paper", budget="smoke", seeds=1, out=tmp_path)
+    (record,) = runs.load_runs(folder)
+    assert record.result["selected_on"] == chose
+    # With two folders nothing is held out; the second one chooses and is reported.
+    assert record.result["train_size"] == trained_on
+    if chose == "test":
+        best = max(row["val_accuracy"] for row in record.metrics)
+        assert record.result["test"]["accuracy"] == best

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import urllib.error
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +33,10 @@ from spinalnet.paper import records as records_module
 from spinalnet.paper.experiments import experiments_page
 from spinalnet.paper.protocol import run_recipe
 from spinalnet.paper.recipes import RECIPES, find_recipes, list_recipes
+from spinalnet.paper.recipes.row import MACS
 from spinalnet.paper.study import draw_regression_study
 from spinalnet.training import runs
+from spinalnet.training.config import SCHEDULES, Outcome
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -78,7 +82,7 @@ def test_a_row_names_only_what_exists(recipe):
     assert recipe.data in catalog.DATASETS
     assert recipe.model in MODELS
     assert recipe.constants in recipes.CONSTANTS
-    assert recipe.protocol in recipes.SELECTION
+    assert recipe.selection in recipes.SELECTION
     assert set(recipe.options) <= set(recipe.heads)
     assert set(recipe.original_heads) <= set(recipe.heads)
     assert recipe.pretrained <= MODELS[recipe.model].pretrained
@@ -96,47 +100,104 @@ def test_a_row_names_only_what_exists(recipe):
         assert build_augment(recipe.train.augment)(images, torch.Generator()).shape == images.shape
 
 
-def settings(name: str, *fields: str) -> list[Any]:
-    return [getattr(RECIPES[name].train, field) for field in fields]
+def rates(name: str, epochs: list[tuple[float, float]]) -> list[float]:
+    """Return the rate of each epoch of a recipe, given its (validation score, draw)."""
+    config = RECIPES[name].train
+    schedule = SCHEDULES[config.schedule]
+    lr, best, found = config.lr, -math.inf, []
+    for epoch, (score, draw) in enumerate(epochs):
+        base, first, length = config.phase(epoch)
+        lr = lr if schedule.after else base * schedule.along(config, epoch - first, length)
+        found.append(lr)
+        if schedule.after:
+            lr = schedule.after(config, Outcome(epoch + 1, base, lr, score, best, draw)).lr
+        best = max(best, score)
+    return found
 
 
-def test_learning_rate_policies_are_the_originals():
-    fields = ("optimizer", "lr", "schedule", "epochs", "batch_size")
-    assert settings("mnist-vgg5", *fields, "redraw_power", "ties_improve") == [
-        *("adam", 0.005, "redraw", 200, 100),
-        *(3.0, False),
-    ]
-    assert settings("cifar10-resnet", *fields, "redraw_power", "ties_improve") == [
-        *("adam", 1e-3, "redraw", 160, 200),
-        *(5.0, True),
-    ]
-    assert settings("cifar10-vgg", *fields, "redraw_power", "ties_improve") == [
-        *("adam", 1e-4, "redraw", 200, 100),
-        *(3.0, True),
-    ]
-    assert settings("cifar100-cnn", *fields, "divide_by", "ties_improve") == [
-        *("adam", 1e-3, "divide-on-plateau", 160, 200),
-        *(3.0, True),
-    ]
-    assert settings("cifar10-cnn", *fields) == ["adam", 1e-3, "constant", 160, 100]
-    assert settings("cifar10-cnn-default", "schedule") == ["cnn-a"]
-    assert settings("mnist-arch2", *fields, "restart_from", "momentum", "redraw_power") == [
-        *("sgd", 0.01, "restart-sgd", 200, 64),
-        *(100, 0.5, 3.0),
-    ]
-    assert settings("fashion-mnist-arch2", "lr", "restart_from") == [0.005, 50]
-    assert settings("kmnist-arch2", "lr", "schedule") == [0.1, "constant"]
-    assert settings("mnist-cnn", *fields, "momentum") == [*("sgd", 0.01, "constant", 8, 64), 0.5]
-    assert settings("notebook-cifar10", "phases", "schedule", "step_size", "gamma", "momentum") == [
-        ((0.01, 5), (0.001, 5), (0.0001, 5)),
-        *("step", 7, 0.1, 0.9),
-    ]
-    assert settings("transfer-stl10", "epochs", "batch_size", "augment") == [
-        *(20, 24),
-        "rotation:15+zoom-crop:272,256+flip",
-    ]
-    assert settings("regression-sum", *fields) == ["adam", 0.01, "constant", 200, 64]
-    assert settings("progressive-qmnist", "lr", "epochs", "batch_size") == [0.0008, 100, 64]
+def redraw(base: float, power: int, *, ties: bool) -> Any:
+    """The loop of the VGG and ResNet scripts."""
+
+    def loop(epochs: list[tuple[float, float]]) -> Iterator[float]:
+        lr, best = base, 0.0
+        for score, draw in epochs:
+            yield lr
+            if score < best or (score == best and not ties):
+                lr = base * draw**power
+            best = max(best, score)
+
+    return loop
+
+
+def restart(base: float, start: int) -> Any:
+    """The loop of the Arch2 scripts."""
+
+    def loop(epochs: list[tuple[float, float]]) -> Iterator[float]:
+        lr = base
+        for epoch, (_, draw) in enumerate(epochs):
+            yield lr
+            if epoch + 1 >= start:
+                lr = 5 * base * draw**3
+
+    return loop
+
+
+def divide(epochs: list[tuple[float, float]]) -> Iterator[float]:
+    """The loop of the CIFAR-100 CNN."""
+    lr, best = 1e-3, 0.0
+    for score, _ in epochs:
+        yield lr
+        if score < best:
+            lr /= 3
+        best = max(best, score)
+
+
+def steps(*phases: tuple[float, int]) -> Any:
+    """The loop of the transfer-learning scripts: torch's own scheduler, made anew per phase."""
+
+    def loop(_: list[tuple[float, float]]) -> Iterator[float]:
+        for lr, epochs in phases:
+            sgd = torch.optim.SGD([torch.zeros(1)], lr=lr, momentum=0.9)
+            scheduler = torch.optim.lr_scheduler.StepLR(sgd, step_size=7, gamma=0.1)
+            for _epoch in range(epochs):
+                yield sgd.param_groups[0]["lr"]
+                sgd.step()
+                scheduler.step()
+
+    return loop
+
+
+def constant(lr: float) -> Any:
+    return lambda epochs: [lr] * len(epochs)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "epochs", "loop"),
+    [
+        ("regression-sum", "adam", 200, constant(0.01)),
+        ("mnist-cnn", "sgd", 8, constant(0.01)),
+        ("mnist-vgg5", "adam", 200, redraw(0.005, 3, ties=False)),
+        ("mnist-arch2", "sgd", 200, restart(0.01, 100)),
+        ("fashion-mnist-arch2", "sgd", 200, restart(0.005, 50)),
+        ("kmnist-arch2", "sgd", 200, constant(0.1)),
+        ("cifar10-cnn", "adam", 160, constant(1e-3)),
+        ("cifar100-cnn", "adam", 160, divide),
+        ("cifar10-resnet", "adam", 160, redraw(1e-3, 5, ties=True)),
+        ("cifar10-vgg", "adam", 200, redraw(1e-4, 3, ties=True)),
+        ("transfer-stl10", "sgd", 20, steps((0.001, 20))),
+        ("notebook-cifar10", "sgd", 15, steps((0.01, 5), (0.001, 5), (0.0001, 5))),
+        ("progressive-qmnist", "adam", 100, redraw(0.0008, 3, ties=False)),
+    ],
+)
+def test_learning_rate_policies_are_the_originals(name, rule, epochs, loop):
+    # Scores with ties and setbacks; draws as the scripts make them, between 0 and 1.
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(1, 40, (epochs,), generator=generator).tolist()
+    draws = torch.rand(epochs, generator=generator).tolist()
+    course = list(zip(scores, draws, strict=True))
+    config = RECIPES[name].train
+    assert rates(name, course) == pytest.approx(list(loop(course)))
+    assert (config.optimizer, config.epochs, config.weight_decay) == (rule, epochs, 0.0)
 
 
 # Parameters of what each run of the original trains, from its own code.
@@ -227,7 +288,7 @@ def test_the_networks_are_the_originals_to_the_last_parameter(name, total):
 
 @pytest.mark.parametrize("model", ["mnist-cnn", "vgg5", "cifar-cnn", "regression-net", "resnet18"])
 def test_the_stated_costs_are_near_the_counted_ones(model):
-    macs, size = recipes.MACS[model]
+    macs, size = MACS[model]
     shape = MODELS[model].input_shape
     counted = count_macs(create_model(model, 1 if len(shape) == 1 else 10), shape).total
     assert macs * (shape[-1] / size) ** 2 == pytest.approx(counted, rel=0.05)

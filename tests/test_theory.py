@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +18,12 @@ from spinalnet.nn.activations import ACTIVATIONS
 from spinalnet.nn.counting import count_macs
 from spinalnet.nn.dense import MLPHead
 from spinalnet.nn.layers import SpinalNet
-from spinalnet.theory import approximation
-from spinalnet.theory.approximation import approximate
+from spinalnet.theory.approximation import (
+    TARGETS,
+    approximate,
+    approximation_errors,
+    study_approximation,
+)
 from spinalnet.theory.conversion import bounds_of, convert, to_spinal
 from spinalnet.theory.narrowing import narrow, shrink
 from spinalnet.training import fitting
@@ -235,7 +241,7 @@ def test_narrowing_keeps_what_matters_most() -> None:
 
 
 def test_approximation_improves_with_depth_and_with_width() -> None:
-    saddle = approximation.TARGETS["saddle"]
+    saddle = TARGETS["saddle"]
     by_depth = [
         approximate(saddle, 2, groups=g, hidden_features=2, samples=1000) for g in (1, 8, 64)
     ]
@@ -249,6 +255,21 @@ def test_approximation_improves_with_depth_and_with_width() -> None:
         assert all(one.conversion_error < 1e-9 for one in found)
     assert by_depth[-1].net.spine.num_layers == 128
     assert by_depth[-1].net.spine.hidden_features == 2
+
+
+def test_the_study_names_its_best_construction(tmp_path: Path) -> None:
+    best = study_approximation("sum", 3, tmp_path, num_splits=3, seeds=1)
+    numbers = json.loads((tmp_path / "errors.json").read_text())
+    errors = {(row["width"], row["layers"]): row["rms_errors"] for row in numbers["errors"]}
+    assert best.rms_error == min(value for values in errors.values() for value in values)
+    assert errors[best.width, best.layers] == best.rms_errors
+    alone = approximation_errors(TARGETS["sum"], 3, groups=(2,), widths=(4,), num_splits=3, seeds=1)
+    assert alone == {4: [(6, errors[4, 6])]}
+    assert (numbers["target"], numbers["features"], numbers["splits"]) == ("sum", 3, 3)
+    assert all((tmp_path / name).stat().st_size > 1000 for name in ("proof.png", "errors.png"))
+    with pytest.raises(InputError, match="unknown target 'sums'; did you mean 'sum'"):
+        study_approximation("sums", 3, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_trained_head_converts_shrinks_and_is_tuned() -> None:

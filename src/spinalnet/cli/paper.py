@@ -1,4 +1,4 @@
-"""TODO(cli.paper): split from cli."""
+"""Commands of the paper's experiments: recipes, their runs, data sets, the original's weights."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def recipes_command(
     data_dir: DataDir = None,
 ) -> None:
     """List every experiment of the original, with its status."""
-    from spinalnet import files as files_module
+    from spinalnet import files
     from spinalnet.paper import records
     from spinalnet.paper.experiments import experiments_page
 
     if page is not None:
-        files_module.write_text(page, experiments_page(results))
+        files.write_text(page, experiments_page(results))
         err_console.print(f"{page}", highlight=False, soft_wrap=True)
         return
     rows = records.describe_recipes(results, data_dir)
@@ -105,15 +105,16 @@ def reproduce_command(
     ] = None,
 ) -> None:
     """Run experiments of the original; the same command again continues."""
-    from spinalnet.paper import protocol as protocol_module
-    from spinalnet.paper import recipes, records, study
+    from spinalnet.paper import records, study
+    from spinalnet.paper.protocol import check_ready, count_heads, run_recipe
+    from spinalnet.paper.recipes import find_recipes, regression
 
-    chosen = recipes.find_recipes(pattern)
+    chosen = find_recipes(pattern)
     for recipe in chosen:
-        protocol_module.check_ready(recipe, protocol, budget, data_dir, download=download)
+        check_ready(recipe, protocol, budget, data_dir, download=download)
     for recipe in chosen:
         err_console.print(f"[bold]{recipe.name}[/]", highlight=False)
-        count = seeds * protocol_module.count_heads(recipe, protocol)
+        count = seeds * count_heads(recipe, protocol)
         with show_progress(count) as (on_progress, run_done):
 
             def on_run(
@@ -122,7 +123,7 @@ def reproduce_command(
                 print_run(record)
                 done()
 
-            folder = protocol_module.run_recipe(
+            folder = run_recipe(
                 recipe.name,
                 protocol=protocol,
                 seeds=seeds,
@@ -137,10 +138,10 @@ def reproduce_command(
             print_report(folder)
         if keep is not None:
             err_console.print(f"{records.keep_record(folder, keep)}", highlight=False)
-    if budget != "smoke" and any(recipe.data.startswith("regression") for recipe in chosen):
-        folder, files = (out, "*/recipe.json") if keep is None else (keep, "*.json")
+    if budget != "smoke" and any(recipe.name in regression.STUDY for recipe in chosen):
+        folder, names = (out, "*/recipe.json") if keep is None else (keep, "*.json")
         figure = study.draw_regression_study(
-            records.load_records(folder, files), folder / "regression.png"
+            records.load_records(folder, names), folder / "regression.png"
         )
         err_console.print(f"{figure or ''}", highlight=False)
 

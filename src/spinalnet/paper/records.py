@@ -163,7 +163,7 @@ def describe_recipes(
             "original_heads": list(recipe.original_heads or recipe.heads),
             "epochs": recipe.train.epochs,
             "batch_size": recipe.train.batch_size,
-            "protocol": recipe.protocol,
+            "selection": recipe.selection,
             "sources": list(recipe.sources),
             "printed": [
                 {"what": p.what, "value": p.value, "where": p.where} for p in recipe.printed

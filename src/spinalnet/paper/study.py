@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 from spinalnet import files
 from spinalnet.comparison.statistics import ALPHA, deviation, finite, half_width, mean
-from spinalnet.paper.recipes import find_recipes
+from spinalnet.paper.recipes import regression
 from spinalnet.paper.records import Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_REGRESSION_STUDY = tuple(r.name for r in find_recipes("regression"))
 _NOISE_VARIANCE = 0.2**2 / 12  # of the noise 0.2 U that is added to every target
 
 
@@ -32,7 +31,7 @@ def draw_regression_study(records: Iterable[Record], path: str | Path) -> Path |
         for record in records
         if record.protocol == "honest"
         and record.budget != "smoke"
-        and record.recipe in _REGRESSION_STUDY
+        and record.recipe in regression.STUDY
     }
     if not panels:
         return None

@@ -9,8 +9,9 @@ The networks of the scripts end in log-softmax where ours return logits; the wei
 
 from __future__ import annotations
 
+import itertools
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,12 @@ class _Stack:
     norms: tuple[str, ...] = ()
     dropout: tuple[float, ...] | float = 0.0
 
+    @property
+    def modules(self) -> list[str]:
+        """All names in the order of the modules: each layer, its norm, the output last."""
+        pairs = zip(self.layers, self.norms, strict=True) if self.norms else zip(self.layers)
+        return [*(name for pair in pairs for name in pair), self.output]
+
 
 _STACKS = (
     _Stack(("fc1",), "fc2", dropout=(0.0, 0.5)),  # MNIST CNN
@@ -150,10 +157,6 @@ def _half_resnet_names(trunk: nn.Module) -> dict[str, str]:
     return _rename(trunk, prefixes)
 
 
-def _no_names(_: nn.Module) -> dict[str, str]:
-    return {}
-
-
 _TRUNKS: dict[str, Callable[[nn.Module], dict[str, str]]] = {
     "mnist-cnn": _mnist_cnn_names,
     "arch2": _mnist_cnn_names,
@@ -161,8 +164,8 @@ _TRUNKS: dict[str, Callable[[nn.Module], dict[str, str]]] = {
     "cifar-cnn": _under("conv_layer"),
     **{f"cifar-resnet{depth}-half": _half_resnet_names for depth in (10, 18, 34)},
     **{f"cifar-vgg{depth}-bn": _under("features") for depth in (11, 13, 16, 19)},
-    "mnist-pixels": _no_names,
-    "regression-net": _no_names,
+    "mnist-pixels": _under(""),
+    "regression-net": _under(""),
 }
 
 
@@ -213,15 +216,10 @@ def _head_names(head: nn.Module) -> Iterator[_Names]:
             yield _Names(_rename(head, [*layers, *_TOP]), activation="relu")
     elif isinstance(head, MLPHead):
         for stack in _STACKS:
-            prefixes = [name for pair in _pairs(stack) for name in pair] + [stack.output]
-            if len(prefixes) == len(_leaves(head)):
-                yield _Names(_rename(head, prefixes))
+            if len(stack.modules) == len(_leaves(head)):
+                yield _Names(_rename(head, stack.modules))
     elif isinstance(head, LinearHead):
         yield _Names(_rename(head, [""]))
-
-
-def _pairs(stack: _Stack) -> Iterable[tuple[str, ...]]:
-    return zip(stack.layers, stack.norms, strict=True) if stack.norms else zip(stack.layers)
 
 
 def _candidates(model: nn.Module) -> Iterator[_Names]:
@@ -239,30 +237,31 @@ def _candidates(model: nn.Module) -> Iterator[_Names]:
             yield _Names(shared | keys, dead, names.activation)
 
 
+def _head_of(model: nn.Module) -> nn.Module:
+    return model.head if isinstance(model, zoo.ImageModel) else model
+
+
 def _listing(names: Sequence[str]) -> str:
     shown = ", ".join(names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
 def _describe(model: nn.Module) -> str:
-    if isinstance(model, zoo.ImageModel):
-        return f"model '{model.name}' with head {type(model.head).__name__}"
-    return f"head {type(model).__name__}"
+    name = f"model '{model.name}' with " if isinstance(model, zoo.ImageModel) else ""
+    return f"{name}head {type(_head_of(model)).__name__}"
 
 
 def _check_tensors(state_dict: Mapping[str, Any]) -> None:
-    if not isinstance(state_dict, Mapping):
-        raise InputError(
-            f"a state dict must map names to tensors, got {type(state_dict).__name__}. "
-            "Save model.state_dict() where the weights were trained."
-        )
-    other = [str(key) for key, value in state_dict.items() if not isinstance(value, Tensor)]
-    if other or not state_dict:
-        what = f"{_listing(other)} is not a tensor" if other else "it is empty"
-        raise InputError(
-            f"a state dict must map names to tensors, but {what}. "
-            "Save model.state_dict() where the weights were trained."
-        )
+    what = f"got {type(state_dict).__name__}"
+    if isinstance(state_dict, Mapping):
+        other = [str(key) for key, value in state_dict.items() if not isinstance(value, Tensor)]
+        if state_dict and not other:
+            return
+        what = f"but {_listing(other)} is not a tensor" if other else "but it is empty"
+    raise InputError(
+        f"a state dict must map names to tensors, {what}. "
+        "Save model.state_dict() where the weights were trained."
+    )
 
 
 def load_original_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> nn.Module:
@@ -322,16 +321,19 @@ def load_original_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor])
 
 
 def _check_activation(model: nn.Module, name: str | None) -> None:
-    head = model.head if isinstance(model, zoo.ImageModel) else model
     if name is None:
         return
-    for module in head.modules():
-        kind = type(module.activation) if isinstance(module, SpinalLayer | ProgressiveNet) else None
-        if kind not in (None, ACTIVATIONS[name]):
+    for module in _head_of(model).modules():
+        if not isinstance(module, SpinalLayer | ProgressiveNet):
+            continue
+        if type(module.activation) is not ACTIVATIONS[name]:
             raise InputError(
                 f"these weights were trained with activation='{name}', but the head has "
-                f"{kind.__name__}. Build it with activation='{name}'."
+                f"{type(module.activation).__name__}. Build it with activation='{name}'."
             )
+
+
+_Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -344,101 +346,98 @@ class _Guess:
     covered: int  # keys explained
 
 
-def _read_head(state_dict: Mapping[str, Tensor], model_name: str) -> _Guess | None:
-    """Return the head that explains most of the keys."""
+def _read_head(state_dict: Mapping[str, Tensor], model_name: str) -> _Guess:
+    """Return the head that explains most of the keys.
+
+    Raises:
+        InputError: If no head does.
+    """
     row = zoo.MODELS[model_name]
-    guesses = [_read_taps(state_dict)] if row.spinal == "spinal-taps" else []
+    guesses = [_read_taps(_shapes(state_dict, ""))] if row.spinal == "spinal-taps" else []
     for attribute in _attributes(model_name):
-        guesses += [_read_chain(state_dict, attribute, chain, row) for chain in _CHAINS]
-        guesses += [_read_stack(state_dict, attribute, stack) for stack in _STACKS]
-        guesses.append(_read_linear(state_dict, attribute, row))
+        shapes = _shapes(state_dict, attribute)
+        guesses += [_read_chain(shapes, chain, row) for chain in _CHAINS]
+        guesses += [_read_stack(shapes, stack) for stack in _STACKS]
+        if _is_matrix(shapes, ""):  # a linear map; the paper pools to one position in front of it
+            neck = {"neck": "vector"} if "vector" in row.necks else {}
+            guesses.append(_Guess("linear", shapes[""][0], {"dropout": 0.0, **neck}, 1))
     found = [guess for guess in guesses if guess is not None]
-    return max(found, key=lambda guess: guess.covered, default=None)
+    if not found:
+        raise InputError(
+            "this file holds no head that the original scripts use: the last keys are "
+            f"{_listing(list(state_dict)[-3:])}."
+        )
+    return max(found, key=lambda guess: guess.covered)
 
 
-def _weight(state_dict: Mapping[str, Tensor], *parts: str) -> Tensor | None:
-    weight = state_dict.get(_join(*parts, "weight"))
-    return weight if weight is not None and weight.dim() == 2 else None
+def _shapes(state_dict: Mapping[str, Tensor], attribute: str) -> _Shapes:
+    """Return the shapes of all weights below an attribute, by the names of their modules."""
+    start = f"{attribute}." if attribute else ""
+    names = {key: key.rpartition(".")[0] for key in state_dict if key.split(".")[-1] == "weight"}
+    return {
+        name[len(start) :]: tuple(state_dict[key].shape)
+        for key, name in names.items()
+        if f"{name}.".startswith(start)
+    }
 
 
-def _count_layers(
-    state_dict: Mapping[str, Tensor], attribute: str, layer: Callable[[int], str]
-) -> int:
-    count = 0
-    while _weight(state_dict, attribute, layer(count)) is not None:
-        count += 1
-    return count
+def _is_matrix(shapes: _Shapes, *names: str) -> bool:
+    return all(len(shapes.get(name, ())) == 2 for name in names)
 
 
-def _read_chain(
-    state_dict: Mapping[str, Tensor], attribute: str, chain: _Chain, row: zoo.ModelSpec
-) -> _Guess | None:
-    length = _count_layers(state_dict, attribute, chain.layer)
-    first = _weight(state_dict, attribute, chain.layer(0))
-    output = _weight(state_dict, attribute, chain.output)
-    if first is None or length < 2 or output is None:
+def _count_layers(shapes: _Shapes, layer: Callable[[int], str]) -> int:
+    return next(count for count in itertools.count() if not _is_matrix(shapes, layer(count)))
+
+
+def _read_chain(shapes: _Shapes, chain: _Chain, row: zoo.ModelSpec) -> _Guess | None:
+    length = _count_layers(shapes, chain.layer)
+    if length < 2 or not _is_matrix(shapes, chain.output):
         return None
-    width, features = first.shape
+    width, features = shapes[chain.layer(0)]
+    classes, joined = shapes[chain.output]
     options: dict[str, Any] = {"hidden_features": width, "num_layers": length}
-    normed = chain.norm is not None and _join(attribute, chain.norm(0), "weight") in state_dict
+    normed = chain.norm is not None and chain.norm(0) in shapes
     if normed:
         options["norm"] = "batch"
-    if output.shape[1] == features + length * width:
+    if joined == features + length * width:
         head = "progressive"
         options["dropout"] = 0.5 if chain.dropout else 0.0
-    elif length == 2 and 0 < 2 * width < output.shape[1]:
+    elif length == 2 and 0 < 2 * width < joined:
         head = "spinal-shared"
-        options["num_layers"] = output.shape[1] // width
+        options["num_layers"] = joined // width
     else:
-        head = "spinal"
         paper = row.heads["spinal"]
         options["dropout"] = paper.get("dropout", 0.5) if chain.dropout else 0.0
         if not normed and "norm" in paper:
             options["norm"] = None
         if chain.activation is not None:
             options["activation"] = chain.activation
-        reused = row.heads.get("spinal-reused")
-        if reused is not None and chain.slope is not None and length == 6:
-            head = "spinal-reused"
-    return _Guess(head, output.shape[0], options, length * (1 + normed) + 1)
+        reused = "spinal-reused" in row.heads and chain.slope is not None and length == 6
+        head = "spinal-reused" if reused else "spinal"
+    return _Guess(head, classes, options, length * (1 + normed) + 1)
 
 
-def _read_stack(state_dict: Mapping[str, Tensor], attribute: str, stack: _Stack) -> _Guess | None:
-    layers = [_weight(state_dict, attribute, name) for name in stack.layers]
-    output = _weight(state_dict, attribute, stack.output)
-    widths = [layer.shape[0] for layer in layers if layer is not None]
-    if output is None or len(widths) < len(layers):
-        return None
-    if any(_join(attribute, name, "weight") not in state_dict for name in stack.norms):
-        return None
-    options: dict[str, Any] = {"hidden_features": widths, "dropout": stack.dropout}
-    options["norm"] = "batch" if stack.norms else None
-    return _Guess("mlp", output.shape[0], options, len(layers) + len(stack.norms) + 1)
-
-
-def _read_taps(state_dict: Mapping[str, Tensor]) -> _Guess | None:
-    lengths = [_count_layers(state_dict, "", tap) for tap in _TAPS]
-    first = _weight(state_dict, _TAPS[0](0))
-    hidden, output = (_weight(state_dict, name) for name in _TOP)
-    if first is None or hidden is None or output is None or 0 in lengths:
+def _read_stack(shapes: _Shapes, stack: _Stack) -> _Guess | None:
+    if not _is_matrix(shapes, *stack.layers, stack.output) or not set(stack.norms) <= set(shapes):
         return None
     options = {
-        "hidden_features": first.shape[0],
-        "layers_per_tap": lengths,
-        "top_features": hidden.shape[0],
+        "hidden_features": [shapes[name][0] for name in stack.layers],
+        "dropout": stack.dropout,
+        "norm": "batch" if stack.norms else None,
     }
-    return _Guess("spinal", output.shape[0], options, sum(lengths) + 2)
+    return _Guess("mlp", shapes[stack.output][0], options, len(stack.modules))
 
 
-def _read_linear(
-    state_dict: Mapping[str, Tensor], attribute: str, row: zoo.ModelSpec
-) -> _Guess | None:
-    weight = _weight(state_dict, attribute)
-    if weight is None:
+def _read_taps(shapes: _Shapes) -> _Guess | None:
+    lengths = [_count_layers(shapes, tap) for tap in _TAPS]
+    if 0 in lengths or not _is_matrix(shapes, *_TOP):
         return None
-    # The paper pools to one position in front of a linear map.
-    neck = {"neck": "vector"} if "vector" in row.necks else {}
-    return _Guess("linear", weight.shape[0], {"dropout": 0.0, **neck}, 1)
+    options = {
+        "hidden_features": shapes[_TAPS[0](0)][0],
+        "layers_per_tap": lengths,
+        "top_features": shapes[_TOP[0]][0],
+    }
+    return _Guess("spinal", shapes[_TOP[1]][0], options, sum(lengths) + 2)
 
 
 def read_original(path: str | Path) -> dict[str, Tensor]:
@@ -510,41 +509,49 @@ def convert_checkpoint(
     """
     if model_name not in zoo.MODELS:
         raise unknown_name("model", model_name, zoo.MODELS)
-    row = zoo.MODELS[model_name]
-    state_dict = read_original(path)
-    guess = _read_head(state_dict, model_name)
-    if guess is None:
+    model, about = _build(read_original(path), model_name, head, in_channels, input_size, options)
+    outputs, channels = len(about["class_names"]), about["input_shape"][0]
+    if class_names is not None and len(class_names) != outputs:
         raise InputError(
-            f"{path} holds no head that the original scripts use: the last keys are "
-            f"{_listing(list(state_dict)[-3:])}."
+            f"class_names must have {outputs} names, one per output of {path}, got "
+            f"{len(class_names)}."
         )
-    if in_channels is None:
-        in_channels = next(
-            (value.shape[1] for value in state_dict.values() if value.dim() == 4),
-            row.input_shape[0],
-        )
-    head = guess.head if head is None else head
-    accepted = {"neck", *head_arguments(head)}
-    chosen = {key: value for key, value in guess.options.items() if key in accepted} | options
-    if class_names is not None and len(class_names) != guess.num_classes:
-        raise InputError(
-            f"class_names must have {guess.num_classes} names, one per output of {path}, "
-            f"got {len(class_names)}."
-        )
-    model = zoo.create_model(model_name, guess.num_classes, in_channels, input_size, head, **chosen)
-    load_original_state_dict(model, state_dict)
-    size = row.input_shape[1:] if input_size is None else (input_size, input_size)
-    description = {
-        "model": model_name,
-        "head": head,
-        "head_options": chosen,
-        "class_names": list(class_names or map(str, range(guess.num_classes))),
-        "input_shape": [in_channels, *size],
-        "mean": list(mean or [0.0] * in_channels),
-        "std": list(std or [1.0] * in_channels),
+    about |= {
+        "class_names": list(class_names or about["class_names"]),
+        "mean": list(mean or [0.0] * channels),
+        "std": list(std or [1.0] * channels),
         "data": None,
         "seed": None,
         "converted_from": Path(path).name,
     }
-    files.save_weights(out, model.state_dict(), description)
+    files.save_weights(out, model.state_dict(), about)
     return model.eval()
+
+
+def _build(
+    state_dict: Mapping[str, Tensor],
+    model_name: str,
+    head: str | None,
+    in_channels: int | None,
+    input_size: int | None,
+    options: Mapping[str, Any],
+) -> tuple[zoo.ImageModel, dict[str, Any]]:
+    """Return the network of a file with its weights, and what its shapes say of it."""
+    guess = _read_head(state_dict, model_name)
+    channels, *size = zoo.MODELS[model_name].input_shape
+    if in_channels is None:
+        kernels = (value.shape[1] for value in state_dict.values() if value.dim() == 4)
+        in_channels = next(kernels, channels)
+    head = head or guess.head
+    accepted = {"neck", *head_arguments(head)}
+    chosen = {key: value for key, value in guess.options.items() if key in accepted}
+    chosen |= options
+    model = zoo.create_model(model_name, guess.num_classes, in_channels, input_size, head, **chosen)
+    load_original_state_dict(model, state_dict)
+    return model, {
+        "model": model_name,
+        "head": head,
+        "head_options": chosen,
+        "class_names": [str(k) for k in range(guess.num_classes)],
+        "input_shape": [in_channels, *(size if input_size is None else (input_size, input_size))],
+    }

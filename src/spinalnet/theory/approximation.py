@@ -1,16 +1,24 @@
-"""TODO(theory.approximation): split from theory."""
+"""Approximation by construction: the universality proof as a net, and its error by depth and width.
+
+No training: random hidden weights, the output row by least squares, then `conversion.to_spinal`.
+"""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from spinalnet._checks import check_positive
+from spinalnet import files
+from spinalnet._checks import check_positive, unknown_name
 from spinalnet.nn.dense import MLPHead
 from spinalnet.nn.layers import SpinalNet
+from spinalnet.theory import drawings
 from spinalnet.theory.conversion import to_spinal
 
 
@@ -72,23 +80,9 @@ def approximate(
     )
     neurons = check_positive("groups", groups) * check_positive("hidden_features", hidden_features)
     dense = MLPHead(in_features, 1, neurons, dtype=torch.float64).eval()
-    hidden, output = dense.layers[0][0], dense.output  # type: ignore[index]
     with torch.no_grad():
-        # Kinks at random places in the box, in random directions.
-        weight = torch.randn(neurons, in_features, generator=generator, dtype=torch.float64)
-        weight /= weight.norm(dim=1, keepdim=True)
-        centres = low + (high - low) * torch.rand(
-            neurons, in_features, generator=generator, dtype=torch.float64
-        )
-        hidden.weight.copy_(weight)
-        hidden.bias.copy_(-(weight * centres).sum(1))
-        ones = torch.ones(samples, 1, dtype=torch.float64)
-        features = torch.cat([dense.layers(points[0]), ones], dim=1)
-        # A little ridge: near-equal neurons would get huge weights of opposite sign.
-        gram = features.T @ features + 1e-9 * samples * torch.eye(neurons + 1, dtype=torch.float64)
-        solution = torch.linalg.solve(gram, features.T @ target(points[0])[:, None])[:, 0]
-        output.weight.copy_(solution[None, :-1])
-        output.bias.copy_(solution[-1:])
+        _set_kinks(dense, bounds, generator)
+        _fit_output(dense, points[0], target(points[0]))
         net = to_spinal(dense, num_splits, bounds, hidden_features=hidden_features)
         assert isinstance(net, SpinalNet)
         wanted = target(points[1])
@@ -103,6 +97,28 @@ def approximate(
         float(error.abs().max() / spread),
         float((got - reference).abs().max()),
     )
+
+
+def _set_kinks(dense: MLPHead, bounds: tuple[float, float], generator: torch.Generator) -> None:
+    """Put the kinks of the hidden neurons at random places in the box, in random directions."""
+    hidden = next(module for module in dense.layers.modules() if isinstance(module, nn.Linear))
+    low, high = bounds
+    shape = hidden.weight.shape
+    weight = torch.randn(shape, generator=generator, dtype=torch.float64)
+    weight /= weight.norm(dim=1, keepdim=True)
+    centres = low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
+    hidden.weight.copy_(weight)
+    hidden.bias.copy_(-(weight * centres).sum(1))
+
+
+def _fit_output(dense: MLPHead, x: Tensor, y: Tensor) -> None:
+    """Set the output row by least squares."""
+    features = torch.cat([dense.layers(x), torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
+    # A little ridge: near-equal neurons would get huge weights of opposite sign.
+    ridge = 1e-9 * len(x) * torch.eye(features.shape[1], dtype=torch.float64)
+    solution = torch.linalg.solve(features.T @ features + ridge, features.T @ y[:, None])[:, 0]
+    dense.output.weight.copy_(solution[None, :-1])
+    dense.output.bias.copy_(solution[-1:])
 
 
 TARGETS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -125,23 +141,58 @@ def approximation_errors(
     seeds: int = 5,
 ) -> dict[int, list[tuple[int, list[float]]]]:
     """Return the rms errors by width: `{width: [(layers, [error of each seed]), ...]}`."""
-    return {
-        width: [
-            (
-                depth * num_splits,
-                [
-                    approximate(
-                        target,
-                        in_features,
-                        groups=depth,
-                        hidden_features=width,
-                        num_splits=num_splits,
-                        seed=seed,
-                    ).rms_error
-                    for seed in range(check_positive("seeds", seeds))
-                ],
-            )
-            for depth in groups
-        ]
-        for width in widths
-    }
+    check_positive("seeds", seeds)
+
+    def errors(depth: int, width: int) -> list[float]:
+        options: Any = {"groups": depth, "hidden_features": width, "num_splits": num_splits}
+        found = (approximate(target, in_features, seed=seed, **options) for seed in range(seeds))
+        return [one.rms_error for one in found]
+
+    return {width: [(n * num_splits, errors(n, width)) for n in groups] for width in widths}
+
+
+@dataclass(frozen=True)
+class Construction:
+    """A depth and a width, and the rms error of each seed as a share of the target's spread."""
+
+    width: int
+    layers: int
+    rms_errors: list[float]
+
+    @property
+    def rms_error(self) -> float:
+        """Mean over the seeds."""
+        return statistics.fmean(self.rms_errors)
+
+
+def study_approximation(
+    target: str, in_features: int, out: str | Path, *, num_splits: int = 2, seeds: int = 5
+) -> Construction:
+    """Draw the proof and the errors of its construction by depth and width; write the numbers.
+
+    Args:
+        target: Name of a row of `TARGETS`.
+        in_features: Number of inputs.
+        out: Folder for `proof.png`, `errors.png` and `errors.json`.
+        num_splits: Number of slices.
+        seeds: Random hidden layers per point.
+
+    Returns:
+        The construction with the smallest error.
+
+    Raises:
+        InputError: If there is no such target, or a number cannot serve.
+    """
+    if target not in TARGETS:
+        raise unknown_name("target", target, TARGETS)
+    errors = approximation_errors(TARGETS[target], in_features, num_splits=num_splits, seeds=seeds)
+    rows = [Construction(w, layers, found) for w in errors for layers, found in errors[w]]
+    title = f"'{target}' of {in_features} inputs on [-1, 1], {num_splits} slices: "
+    drawings.save(drawings.draw_proof(), Path(out) / "proof.png")
+    drawings.save(
+        drawings.draw_errors(errors, title + "error by construction"), Path(out) / "errors.png"
+    )
+    numbers = {"target": target, "features": in_features, "splits": num_splits}
+    numbers |= {"errors": [asdict(row) for row in rows]}
+    files.write_mapping(Path(out) / "errors.json", numbers)
+    return min(rows, key=lambda row: row.rms_error)

@@ -29,8 +29,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -85,11 +85,14 @@ _PIECES: dict[type[nn.Module], _Piece] = {
 }
 
 
+_KNOWN = ", ".join(kind.__name__ for kind in _PIECES)
+
+
 def _piece(activation: nn.Module) -> _Piece:
     if type(activation) not in _PIECES:
         raise InputError(
             f"the activation must have a known affine piece, got {type(activation).__name__}: use "
-            f"one of {', '.join(kind.__name__ for kind in _PIECES)}."
+            f"one of {_KNOWN}."
         )
     if isinstance(activation, nn.PReLU) and activation.num_parameters > 1:
         raise InputError("a PReLU with one slope per neuron cannot be shared by the layers.")
@@ -115,7 +118,7 @@ class _Dense:
 
     weight: Tensor
     bias: Tensor
-    activation: nn.Module | None
+    activation: nn.Module | None = None
 
 
 _SKIPPED = (nn.Dropout, nn.AlphaDropout, nn.Flatten)
@@ -147,7 +150,7 @@ def _dense_layers(module: nn.Module, activation: Activation | None) -> list[_Den
                 )
             weight = leaf.weight.detach().double()
             bias = torch.zeros(len(weight)) if leaf.bias is None else leaf.bias.detach()
-            layers.append(_Dense(weight, bias.to(weight), None))
+            layers.append(_Dense(weight, bias.to(weight)))
         elif isinstance(leaf, _SKIPPED):
             continue  # not there in evaluation mode
         elif not layers or (last := layers[-1]).activation is not None:
@@ -157,21 +160,20 @@ def _dense_layers(module: nn.Module, activation: Activation | None) -> list[_Den
             )
         elif isinstance(leaf, nn.BatchNorm1d):
             scale, shift = gradients.folded_batch_norm(leaf)
-            layers[-1] = _Dense(scale[:, None] * last.weight, scale * last.bias + shift, None)
+            layers[-1] = _Dense(scale[:, None] * last.weight, scale * last.bias + shift)
         elif type(leaf) in _PIECES:
             _piece(leaf)
-            layers[-1] = _Dense(last.weight, last.bias, leaf)
+            layers[-1] = replace(last, activation=leaf)
         else:
             raise InputError(
-                f"a {type(leaf).__name__} has no exact spinal form; known activations: "
-                f"{', '.join(kind.__name__ for kind in _PIECES)}."
+                f"a {type(leaf).__name__} has no exact spinal form; known activations: {_KNOWN}."
             )
     if not layers:
         raise InputError("the module has no Linear: nothing to convert.")
     if activation is not None:
         if layers[-1].activation is not None:
             raise InputError("activation must be left out for a module that ends with one.")
-        layers[-1] = _Dense(layers[-1].weight, layers[-1].bias, make_activation(activation))
+        layers[-1] = replace(layers[-1], activation=make_activation(activation))
     if len(layers) == 1 and layers[0].activation is None:
         raise InputError(
             "a single Linear is no hidden layer: pass activation=, or a module with an output row."
@@ -304,30 +306,37 @@ def convert(
         spine, values = _spine(dense, values, num_splits, hidden_features, small, unit, make)
         spines.append(spine)
 
+    net, error = _with_output(spines[-1], values, layers[-1], unit)
+    model = net if len(spines) == 1 else nn.Sequential(*spines[:-1], net).eval()
+    return Conversion(model, error, low, high)
+
+
+def _with_output(
+    spine: SpinalLayer, values: _Values, last: _Dense, unit: float
+) -> tuple[SpinalNet, Tensor]:
+    """Return the net of `spine` and the output row, and the largest error of its outputs."""
     neurons = len(values.columns)
-    if layers[-1].activation is None:
-        weight, bias = layers[-1].weight, layers[-1].bias
-    else:
-        weight, bias = torch.eye(neurons).to(low), torch.zeros(neurons).to(low)
+    weight, bias = last.weight, last.bias
+    if last.activation is not None:  # there is no output row: hand the neurons on
+        weight, bias = torch.eye(neurons).to(weight), torch.zeros(neurons).to(bias)
     reach = weight.abs() @ values.reach + bias.abs()
     error = weight.abs() @ values.error + 2 * _rounding(neurons, unit) * reach
-
-    last = spines[-1]
+    anchor = next(spine.parameters())
     net = SpinalNet(
-        last.in_features,
+        spine.in_features,
         len(weight),
-        last.hidden_features,
-        last.num_layers,
-        num_splits=last.num_splits,
-        **make,
+        spine.hidden_features,
+        spine.num_layers,
+        num_splits=spine.num_splits,
+        device=anchor.device,
+        dtype=anchor.dtype,
     ).eval()
-    net.spine = last
+    net.spine = spine
     with torch.no_grad():
         net.output.weight.zero_()
         net.output.weight[:, values.columns] = weight.to(anchor.dtype)
         net.output.bias.copy_(bias)
-    model = net if len(spines) == 1 else nn.Sequential(*spines[:-1], net).eval()
-    return Conversion(model, error, low, high)
+    return net, error
 
 
 def _rounding(terms: int, unit: float) -> float:
@@ -403,18 +412,9 @@ def _spine(
             else:
                 following = following.through(piece, activation, ray, epsilon, unit)
                 gain, shift = following.gain, following.shift
-            for group in range(groups):
-                rows = slice(group * width, min(neurons, (group + 1) * width))
-                used = slice(0, rows.stop - rows.start)
-                linear = linears[group * num_splits + split]
-                size = part.stop - part.start
-                linear.weight[used, :size] = (gain[:, None] * scatter[:, part])[rows].to(
-                    linear.weight
-                )
-                if split:
-                    chain = torch.diag((gain * carry.back)[rows])
-                    linear.weight[used, size : size + chain.shape[0]] = chain.to(linear.weight)
-                linear.bias[used] = (shift + gain * carry.offset)[rows].to(linear.bias)
+            own = gain[:, None] * scatter[:, part]
+            chain = gain * carry.back if split else None
+            _write(linears[split::num_splits], own, chain, shift + gain * carry.offset)
             carry = following
 
     exact = _interval(activation, piece, carry.low + dense.bias, carry.high + dense.bias)
@@ -427,6 +427,18 @@ def _spine(
     index = torch.arange(neurons)
     columns = ((index // width + 1) * num_splits - 1) * width + index % width
     return spine, _Values(*exact, error, columns, spine.out_features)
+
+
+def _write(linears: Sequence[nn.Linear], own: Tensor, chain: Tensor | None, bias: Tensor) -> None:
+    """Write the rows of all target neurons for one slice into its layers, a group into each."""
+    size = own.shape[1]
+    for group, linear in enumerate(linears):
+        rows = slice(group * linear.out_features, (group + 1) * linear.out_features)
+        used = len(bias[rows])
+        linear.weight[:used, :size] = own[rows]
+        if chain is not None:
+            linear.weight[:used, size : size + used] = torch.diag(chain[rows])
+        linear.bias[:used] = bias[rows]
 
 
 @dataclass(frozen=True)
@@ -459,16 +471,15 @@ class _Carry:
         """Add a slice with these weights `(n, s)` and ranges of its inputs `(s,)`."""
         at_low, at_high = weight * low, weight * high
         reach = torch.maximum(low.abs(), high.abs()) + error
-        return _Carry(
-            self.low + torch.minimum(at_low, at_high).sum(1),
-            self.high + torch.maximum(at_low, at_high).sum(1),
-            self.error + weight.abs() @ error,
-            self.size + weight.abs() @ reach + 2 * self.offset.abs(),
-            torch.ones_like(self.gain),
-            torch.zeros_like(self.shift),
-            self.back,
-            self.offset,
-            len(low) + width + 1,
+        return replace(
+            self,
+            low=self.low + torch.minimum(at_low, at_high).sum(1),
+            high=self.high + torch.maximum(at_low, at_high).sum(1),
+            error=self.error + weight.abs() @ error,
+            size=self.size + weight.abs() @ reach + 2 * self.offset.abs(),
+            gain=torch.ones_like(self.gain),
+            shift=torch.zeros_like(self.shift),
+            terms=len(low) + width + 1,
         )
 
     def through(
@@ -502,17 +513,8 @@ class _Carry:
         largest = self.size + shift.abs() / gain + at_zero * back
         steep = piece.steepest(activation) / slope
         rounding = steep * _rounding(self.terms, unit) * largest + 8 * unit * largest
-        return _Carry(
-            self.low,
-            self.high,
-            self.error + deviation + rounding,
-            self.size,
-            gain,
-            shift,
-            back,
-            offset,
-            self.terms,
-        )
+        error = self.error + deviation + rounding
+        return replace(self, error=error, gain=gain, shift=shift, back=back, offset=offset)
 
 
 def _interval(

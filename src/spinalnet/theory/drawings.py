@@ -1,18 +1,43 @@
-"""Drawings of the universality proof, approximation errors, a trade-off, the regression study.
+"""Drawings: the universality proof, errors, a trade-off, sensitivities, explanations.
 
-They take plain numbers and draw with matplotlib's `Figure`, which needs no display.
+They are made with matplotlib's `Figure`, which needs no display; `save` writes one.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from spinalnet import files
+from spinalnet.theory.sensitivity import explain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from spinalnet.nn.layers import SpinalNet
+    from spinalnet.theory.sensitivity import Sensitivities
+
 _INPUT, _TARGET, _ADDER, _OUTPUT = "#4c72b0", "#dd8452", "#f2d5bd", "#55a868"
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG file, making its folder if need be.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
+    with files.replacing(path) as file:
+        figure.savefig(file, format="png", dpi=110)
+
+
+def _tidy(axes: Any, **grid: Any) -> None:
+    axes.grid(alpha=0.3, **grid)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def draw_proof() -> Figure:
@@ -131,7 +156,7 @@ def draw_errors(errors: Mapping[int, Sequence[tuple[int, Sequence[float]]]], tit
     """Draw the error against the depth, a line per width, and against the number of neurons.
 
     Args:
-        errors: `theory.approximation_errors`: by width, (layers, errors of all seeds).
+        errors: `approximation_errors`: by width, (layers, errors of all seeds).
         title: What was approximated.
     """
     from matplotlib.figure import Figure
@@ -139,23 +164,27 @@ def draw_errors(errors: Mapping[int, Sequence[tuple[int, Sequence[float]]]], tit
     figure = Figure(figsize=(9.5, 3.9), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for index, (width, rows) in enumerate(errors.items()):
-        layers = [depth for depth, _ in rows]
-        middle = [statistics.median(values) for _, values in rows]
-        low, high = [min(v) for _, v in rows], [max(v) for _, v in rows]
-        colour = f"C{index}"
-        left.plot(layers, middle, "o-", color=colour, markersize=4, label=f"width {width}")
-        left.fill_between(layers, low, high, color=colour, alpha=0.15)
-        right.plot([d * width for d in layers], middle, "o-", color=colour, markersize=4)
+        colour, middle = f"C{index}", [statistics.median(values) for _, values in rows]
+        _draw_band(left, rows, middle, colour, f"width {width}")
+        neurons = [layers * width for layers, _ in rows]
+        right.plot(neurons, middle, "o-", color=colour, markersize=4)
     for axes, label in ((left, "spinal layers"), (right, "neurons (layers × width)")):
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xlabel(label)
-        axes.grid(alpha=0.3, which="both")
-        axes.spines[["top", "right"]].set_visible(False)
+        _tidy(axes, which="both")
     left.set_ylabel("rms error / std of the target")
     left.legend(fontsize=8)
     figure.suptitle(title, fontsize=10)
     return figure
+
+
+def _draw_band(axes: Any, rows: Any, middle: Sequence[float], colour: str, label: str) -> None:
+    """Draw (x, values) as a line through `middle` with a band from the least to the greatest."""
+    places = [place for place, _ in rows]
+    low, high = [min(values) for _, values in rows], [max(values) for _, values in rows]
+    axes.plot(places, middle, "o-", color=colour, markersize=4, label=label)
+    axes.fill_between(places, low, high, color=colour, alpha=0.15)
 
 
 def draw_trade_off(
@@ -172,17 +201,145 @@ def draw_trade_off(
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     for index, (name, rows) in enumerate(lines.items()):
-        macs = [count for count, _ in rows]
-        means = [statistics.mean(values) for _, values in rows]
-        low, high = [min(v) for _, v in rows], [max(v) for _, v in rows]
-        axes.plot(macs, means, "o-", color=f"C{index}", markersize=4, label=name)
-        axes.fill_between(macs, low, high, color=f"C{index}", alpha=0.15)
+        _draw_band(axes, rows, [statistics.mean(values) for _, values in rows], f"C{index}", name)
     axes.plot(*reference, "*", color="black", markersize=13, label="the dense head")
     axes.axhline(reference[1], color="gray", linewidth=0.8, linestyle=":")
     axes.set_xscale("log")
     axes.set_xlabel("multiply-accumulates of the head, per example")
     axes.set_ylabel("test accuracy")
-    axes.grid(alpha=0.3, which="both")
-    axes.spines[["top", "right"]].set_visible(False)
+    _tidy(axes, which="both")
     axes.legend(fontsize=8)
     return figure
+
+
+def draw_sensitivities(summary: Sensitivities, top: int = 12) -> Figure:
+    """Draw the most important inputs: mean against spread, and mean absolute per output."""
+    from matplotlib.figure import Figure
+
+    order = summary.importance().argsort(descending=True, stable=True)[:top].tolist()
+    names = [summary.inputs[i] for i in order]
+    figure = Figure(figsize=(9.5, 1.6 + 0.3 * len(order)), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.1))
+    outputs = len(summary.outputs)
+    height = 0.8 / outputs
+    for k, name in enumerate(summary.outputs):
+        places = [row - 0.4 + height * (k + 0.5) for row in range(len(order))]
+        values = [float(summary.mean_absolute[k, i]) for i in order]
+        left.barh(places, values, height, label=name)
+        for row, i in enumerate(order):
+            point = float(summary.mean[k, i]), float(summary.std[k, i])
+            right.plot(*point, "o", color=f"C{k % 10}", markersize=5, alpha=0.8)
+            if row < 3:
+                right.annotate(
+                    summary.inputs[i], point, (4, 3), textcoords="offset points", fontsize=7
+                )
+    left.set_yticks(range(len(order)), names, fontsize=8)
+    left.invert_yaxis()
+    left.set_xlabel("mean |dy/dx|: how much it matters")
+    if 1 < outputs <= 12:
+        left.legend(fontsize=8, loc="lower right")
+    right.axvline(0, color="gray", linewidth=0.8)
+    right.set_xlabel("mean of dy/dx: its direction")
+    right.set_ylabel("standard deviation: how non-linear")
+    right.margins(0.12)
+    right.set_ylim(bottom=0)
+    for axes in (left, right):
+        _tidy(axes)
+    return figure
+
+
+def draw_explanations(
+    net: SpinalNet,
+    x: Tensor,
+    class_names: Sequence[str],
+    *,
+    images: Tensor | None = None,
+    targets: Sequence[int] | None = None,
+) -> Figure:
+    """Draw which slice at which layer spoke for which class, one row per example.
+
+    Args:
+        net: A spinal net.
+        x: Its inputs, a few rows `(N, D)`.
+        class_names: Names of the outputs.
+        images: What the rows show, `(N, C, H, W)` in 0..1 or 0..255, drawn beside them.
+        targets: The true classes.
+    """
+    from matplotlib.figure import Figure
+
+    shares = explain(net, x).double().cpu()
+    bias = torch.zeros(net.out_features) if net.output.bias is None else net.output.bias
+    bias = bias.detach().double().cpu()
+    best = (shares.sum(1) + bias).argmax(1).tolist()
+    figure = Figure(
+        figsize=(
+            max(6.5, 2.6 + 0.62 * net.out_features),
+            0.5 + (0.5 + 0.27 * (net.spine.num_layers + 2)) * len(x),
+        ),
+        layout="constrained",
+    )
+    ratios = [4.0] if images is None else [1.0, 4.0]
+    grid = figure.subplots(len(x), len(ratios), squeeze=False, width_ratios=ratios)
+    reach = float(shares.abs().max()) or 1.0
+    shown = None
+    for row, axes in enumerate(grid[:, -1]):
+        names = class_names if row == len(x) - 1 else [""] * net.out_features
+        shown = _draw_shares(axes, net, shares[row], bias, reach, names)
+        says = f"says {class_names[best[row]]}"
+        if targets is not None:
+            true = int(targets[row])
+            says += ", right" if true == best[row] else f", is {class_names[true]}"
+        axes.set_title(says, fontsize=8, loc="left", pad=3)
+        if images is not None:
+            _show_image(grid[row][0], images[row])
+            if images[row].numel() == net.in_features and images.shape[1] == 1:
+                _mark_slices(grid[row][0], net, images.shape[-1])
+    assert shown is not None
+    figure.colorbar(shown, ax=grid[:, -1].tolist(), label="share in the logit", fraction=0.03)
+    return figure
+
+
+def _draw_shares(
+    axes: Any, net: SpinalNet, shares: Tensor, bias: Tensor, reach: float, names: Sequence[str]
+) -> Any:
+    """Draw the shares `(L, K)` of one example, the bias, and their sums; return the image."""
+    logits = shares.sum(0) + bias
+    table = torch.cat([shares, bias[None], torch.full_like(bias, torch.nan)[None]])
+    shown = axes.imshow(table.numpy(), cmap="RdBu_r", vmin=-reach, vmax=reach, aspect="auto")
+    layers, best = len(shares), int(logits.argmax())
+    for k, logit in enumerate(logits.tolist()):
+        axes.text(
+            k, layers + 1, f"{logit:.1f}", ha="center", va="center", fontsize=7,
+            fontweight="bold" if k == best else "normal",
+        )  # fmt: skip
+    labels = [f"layer {i + 1}, slice {i % net.spine.num_splits + 1}" for i in range(layers)]
+    axes.set_yticks(range(layers + 2), [*labels, "bias", "logit (sum)"], fontsize=7)
+    axes.set_xticks(range(len(bias)), names, fontsize=7)
+    axes.tick_params(length=0)
+    return shown
+
+
+def _show_image(axes: Any, image: Tensor) -> None:
+    pixels = image.detach().float().cpu()
+    pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min()).clamp_min(1e-9)
+    pixels = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
+    axes.imshow(pixels.numpy(), cmap="gray")
+    axes.set_axis_off()
+
+
+def _mark_slices(axes: Any, net: SpinalNet, width: int) -> None:
+    """Draw where one slice of the pixels ends and the next begins."""
+    end = 0
+    for index, size in enumerate(net.spine.split_sizes):
+        axes.text(
+            -0.7, (end + size / 2) / width - 0.5, f"slice {index + 1}", fontsize=6, rotation=90,
+            ha="right", va="center",
+        )  # fmt: skip
+        end += size
+        row, column = divmod(end, width)
+        if end < net.in_features:
+            steps = (
+                [(-0.5, row + 0.5), (column - 0.5, row + 0.5)] if column else [(-0.5, row - 0.5)]
+            )
+            steps += [(column - 0.5, row - 0.5), (width - 0.5, row - 0.5)]
+            axes.plot(*zip(*steps, strict=True), color="tab:orange", linewidth=1.4)

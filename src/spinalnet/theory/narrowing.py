@@ -1,6 +1,6 @@
 """Narrower spinal nets: a trained dense head converted, pruned, fine-tuned, and compared.
 
-A converted head (`theory.to_spinal`) equals the dense one, so a trained model can change over
+A converted head (`conversion.to_spinal`) equals the dense one, so a trained model can change over
 without losing a single prediction. From there `narrow` takes away neurons, and `shrink` measures
 what that costs and whether the inherited function was worth more than a fresh start.
 """
@@ -18,10 +18,9 @@ from spinalnet.data.batches import ArrayDataset
 from spinalnet.nn import gradients
 from spinalnet.nn.counting import count_macs
 from spinalnet.nn.layers import SpinalNet, check_read
-from spinalnet.theory import conversion
-from spinalnet.training import evaluation, placement
-from spinalnet.training import fitting as fitting_module
-from spinalnet.training.config import TrainConfig
+from spinalnet.theory.conversion import bounds_of, to_spinal
+from spinalnet.training import TrainConfig, evaluate, fit
+from spinalnet.training.placement import BatchSource
 
 
 @torch.no_grad()
@@ -50,26 +49,10 @@ def narrow(net: SpinalNet, hidden_features: int, inputs: Tensor) -> SpinalNet:
         )
     if len(spine.norms) or len(set(spine.schedule)) < spine.num_layers:
         raise InputError("a net with norms or shared weights cannot be narrowed layer by layer.")
-    hidden = spine(inputs).unflatten(-1, (spine.num_layers, spine.hidden_features))  # (N, L, H)
-    effect = torch.stack(gradients.hidden_influence(net, inputs), dim=1)  # (N, L, K, H)
-    mean = hidden.mean(0)
-    importance = ((hidden - mean).abs() * effect.norm(dim=2)).mean(0)  # (L, H)
+    mean, importance = _importance(net, inputs)
     kept = importance.argsort(dim=1, descending=True, stable=True)[:, :hidden_features]
     kept = kept.sort(dim=1).values
-
-    anchor = net.output.weight
-    small = SpinalNet(
-        net.in_features,
-        net.out_features,
-        hidden_features,
-        spine.num_layers,
-        num_splits=spine.num_splits,
-        activation=lambda: copy.deepcopy(spine.activation),
-        dropout=spine.dropout,
-        output_dropout=net.output_dropout.p,
-        device=anchor.device,
-        dtype=anchor.dtype,
-    ).train(net.training)
+    small = _blank(net, hidden_features)
     weights, biases = spine.chain()
     linears = gradients.linears_of(small.spine)
     for layer in range(spine.num_layers):
@@ -83,6 +66,7 @@ def narrow(net: SpinalNet, hidden_features: int, inputs: Tensor) -> SpinalNet:
             columns = torch.cat([columns, size + kept[layer - 1]])
         linear.weight.copy_(weight[kept[layer]][:, columns])
         linear.bias.copy_(bias[kept[layer]])
+    anchor = net.output.weight
     offsets = torch.arange(spine.num_layers, device=anchor.device)[:, None] * spine.hidden_features
     gone = torch.cat([_without(m, k) for m, k in zip(mean, kept, strict=True)])
     small.output.weight.copy_(anchor[:, (kept + offsets).flatten()])
@@ -90,6 +74,32 @@ def narrow(net: SpinalNet, hidden_features: int, inputs: Tensor) -> SpinalNet:
         anchor @ gone if net.output.bias is None else net.output.bias + anchor @ gone
     )
     return small
+
+
+def _importance(net: SpinalNet, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean of every hidden neuron over `inputs` and its importance, `(L, H)` each."""
+    spine = net.spine
+    hidden = spine(inputs).unflatten(-1, (spine.num_layers, spine.hidden_features))  # (N, L, H)
+    effect = torch.stack(gradients.hidden_influence(net, inputs), dim=1)  # (N, L, K, H)
+    mean = hidden.mean(0)
+    return mean, ((hidden - mean).abs() * effect.norm(dim=2)).mean(0)
+
+
+def _blank(net: SpinalNet, hidden_features: int) -> SpinalNet:
+    """Return a freshly initialised net of this width that is like `net` otherwise."""
+    spine, anchor = net.spine, net.output.weight
+    return SpinalNet(
+        net.in_features,
+        net.out_features,
+        hidden_features,
+        spine.num_layers,
+        num_splits=spine.num_splits,
+        activation=lambda: copy.deepcopy(spine.activation),
+        dropout=spine.dropout,
+        output_dropout=net.output_dropout.p,
+        device=anchor.device,
+        dtype=anchor.dtype,
+    ).train(net.training)
 
 
 def _without(values: Tensor, kept: Tensor) -> Tensor:
@@ -122,9 +132,9 @@ class Shrinking:
 
 def shrink(
     model: nn.Module,
-    train_data: placement.BatchSource,
-    val_data: placement.BatchSource,
-    test_data: placement.BatchSource,
+    train_data: BatchSource,
+    val_data: BatchSource,
+    test_data: BatchSource,
     *,
     num_splits: int = 2,
     hidden_features: int | None = None,
@@ -147,62 +157,59 @@ def shrink(
         epochs: Of fine-tuning and of training from scratch.
         seeds: Number of runs of each.
     """
+    check_positive("seeds", seeds)
     head, trunk = model.head, model.trunk
     assert isinstance(head, nn.Module)
     assert isinstance(trunk, nn.Module)
     model.eval()
-    parts = [_features(trunk, part) for part in (train_data, val_data, test_data)]
-    fitting, validation, testing = parts
-    net = conversion.to_spinal(
-        head, num_splits, conversion.bounds_of(fitting.inputs), hidden_features=hidden_features
+    fitting, validation, testing = (
+        _features(trunk, part) for part in (train_data, val_data, test_data)
     )
+    net = to_spinal(head, num_splits, bounds_of(fitting.inputs), hidden_features=hidden_features)
     if not isinstance(net, SpinalNet):
         raise InputError("only a head with one hidden layer can be narrowed; this one has several.")
     with torch.no_grad():
         difference = float((net(testing.inputs) - head(testing.inputs)).abs().max())
 
-    def accuracy(candidate: nn.Module) -> float:
-        found = evaluation.evaluate(candidate, testing).accuracy
-        assert found is not None
-        return found
+    def macs(candidate: nn.Module) -> int:
+        return count_macs(candidate, (net.in_features,)).total
 
     def trained(candidate: SpinalNet, seed: int) -> float:
         config = TrainConfig(epochs=epochs, seed=seed, device="cpu")
-        return accuracy(fitting_module.fit(candidate, fitting, validation, config).model)
+        return _accuracy(fit(candidate, fitting, validation, config).model, testing)
 
     rows = []
     width = net.spine.hidden_features
     while width:
         small = narrow(net, width, fitting.inputs[:2048])
         tuned, scratch = [], []
-        for seed in range(check_positive("seeds", seeds)):
+        for seed in range(seeds):
             tuned.append(trained(copy.deepcopy(small), seed))
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                fresh = SpinalNet(
-                    net.in_features,
-                    net.out_features,
-                    width,
-                    net.spine.num_layers,
-                    num_splits=num_splits,
-                    activation=lambda: copy.deepcopy(net.spine.activation),
-                )
+                fresh = _blank(net, width)
             scratch.append(trained(fresh, seed))
-        macs = count_macs(small, (net.in_features,)).total
-        rows.append(ShrunkHead(width, macs, (accuracy(small),), tuple(tuned), tuple(scratch)))
+        pruned = (_accuracy(small, testing),)
+        rows.append(ShrunkHead(width, macs(small), pruned, tuple(tuned), tuple(scratch)))
         width //= 2
     return Shrinking(
-        accuracy(head),
-        count_macs(head, (net.in_features,)).total,
-        accuracy(net),
-        count_macs(net, (net.in_features,)).total,
-        difference,
-        tuple(rows),
+        dense=_accuracy(head, testing),
+        dense_macs=macs(head),
+        converted=_accuracy(net, testing),
+        converted_macs=macs(net),
+        largest_difference=difference,
+        rows=tuple(rows),
     )
 
 
+def _accuracy(head: nn.Module, data: ArrayDataset) -> float:
+    found = evaluate(head, data).accuracy
+    assert found is not None
+    return found
+
+
 @torch.no_grad()
-def _features(trunk: nn.Module, source: placement.BatchSource) -> ArrayDataset:
+def _features(trunk: nn.Module, source: BatchSource) -> ArrayDataset:
     """Run the trunk over the data once."""
     batches = [(trunk(images), targets) for images, targets in source.batches(256)]
     return ArrayDataset(
