@@ -139,7 +139,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 def corrected(differences: Sequence[Difference], *, higher_is_better: bool) -> list[Difference]:
     """Add Holm-corrected p-values and outcomes to all the differences of one report."""
-    found = []
+    found: list[Difference] = []
     for d, p in zip(differences, holm([d.p_value for d in differences]), strict=True):
         outcome: Outcome = "untested"
         if d.mean is not None and p is not None:
