@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from spinalnet import bench, timing
+from spinalnet import timing
+from spinalnet.bench.rows import compare, write_result
 from spinalnet.comparison import building
 from spinalnet.comparison import spec as spec_module
 from spinalnet.models import features as features_module
@@ -58,14 +59,14 @@ def measure(photographs: str) -> None:
 
         name = "frozen trunk in every epoch"
         timings = timing.interleave({"ours": ours, name: theirs}, seconds=10.0, min_rounds=5)
-        rows.append(bench._row(f"{head} head", name, "images/s", len(splits.train), timings))
+        rows.append(compare(f"{head} head", name, "images/s", len(splits.train), timings))
         print(rows[-1], flush=True)
     protocol = (
         f"one training epoch of a head on efficientnet_lite0, {IMAGES} photographs of 224 x 224 in "
         f"memory, batch {BATCH}, one thread, no augmentation; both ways in turns; medians, "
         "quartiles of the ratio; computing the features, once, is not in the time"
     )
-    bench.write_result(RESULT, "transfer", protocol, rows)
+    write_result(RESULT, "transfer", protocol, rows)
 
 
 if __name__ == "__main__":
