@@ -77,7 +77,7 @@ class VGG(nn.Module):
         super().__init__()
         self.features = convolutions(channels, stages)
         self.chain = chain
-        self.drop = nn.Dropout(0.5)
+        self.drop: nn.Module = nn.Dropout(0.5)
         self.output = nn.Linear(chain.out_features, 10)
 
     def forward(self, x: Tensor) -> Tensor:
