@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from spinalnet.bench import BENCHMARKS, heads, write_result
+from spinalnet import bench
 from spinalnet.kernels import native
 
 ROOT = Path(__file__).parent.parent
@@ -33,30 +33,30 @@ def measure() -> None:
         "loss alone taken off; parity with the float64 reference checked first; kernels for "
         f"{native.instruction_set()}, inner loop at {native.peak_gflops():.0f} GFLOP/s"
     )
-    rows: list[heads.HeadTimes] = []
-    for case in heads.HEAD_CASES:
+    rows: list[bench.HeadTimes] = []
+    for case in bench.HEAD_CASES:
         large = case.hidden_features >= 512  # seconds per step of its MLP
-        rows += heads.bench_heads(
+        rows += bench.bench_heads(
             [case],
             seconds=0.6,
             min_rounds=4 if large else 20,
             compile_batches=(64,) if case.hidden_features == 8 else (),
         )
-        print(heads.heads_table(rows[-12:]), flush=True)
-        write_result(RESULT, "heads", protocol, rows)
-    steps = BENCHMARKS["steps"]
+        print(bench.heads_table(rows[-12:]), flush=True)
+        bench.write_result(RESULT, "heads", protocol, rows)
+    steps = bench.BENCHMARKS["steps"]
     found = steps.run()
     print(steps.show(found), flush=True)
-    write_result(RESULTS / "steps.json", "steps", f"one thread; {steps.protocol}", found)
+    bench.write_result(RESULTS / "steps.json", "steps", f"one thread; {steps.protocol}", found)
 
 
-def kept(row: heads.HeadTimes, over_mlp: float) -> bool:
+def kept(row: bench.HeadTimes, over_mlp: float) -> bool:
     """Whether a head takes no longer than its multiplications promise (training: 15 % slack)."""
     slack = 1.15 if row.mode == "training" and row.mac_ratio < 1 else 1.0
     return over_mlp <= slack * row.mac_ratio
 
 
-def summary(rows: list[heads.HeadTimes]) -> str:
+def summary(rows: list[bench.HeadTimes]) -> str:
     lines = []
     for mode in ("inference", "training"):
         mine = [row for row in rows if row.mode == mode]
@@ -79,14 +79,14 @@ def summary(rows: list[heads.HeadTimes]) -> str:
     return "\n".join(lines)
 
 
-def is_fastest(row: heads.HeadTimes) -> bool:
+def is_fastest(row: bench.HeadTimes) -> bool:
     us = row.microseconds
     return us["spinal"] <= 1.05 * min(us["naive"], us["packed"])
 
 
-def against_naive(mine: list[heads.HeadTimes], mode: str) -> str:
+def against_naive(mine: list[bench.HeadTimes], mode: str) -> str:
     """Say how often the aim is reached, and how often nothing could reach it."""
-    narrow = {case.name for case in heads.HEAD_CASES if case.hidden_features <= NARROW}
+    narrow = {case.name for case in bench.HEAD_CASES if case.hidden_features <= NARROW}
     small = [row for row in mine if row.batch <= SMALL_BATCH and row.head in narrow]
     built, flat = (
         sum(row.microseconds["naive"] >= AIM[mode] * row.microseconds[way] for row in small)
@@ -110,7 +110,7 @@ def against_naive(mine: list[heads.HeadTimes], mode: str) -> str:
     )
 
 
-def time_of_macs(row: heads.HeadTimes) -> float:
+def time_of_macs(row: bench.HeadTimes) -> float:
     """Microseconds that the row's multiplications take at the full rate of the inner loop."""
     return row.peak_fraction * row.microseconds["spinal"]
 
@@ -118,8 +118,8 @@ def time_of_macs(row: heads.HeadTimes) -> float:
 def section() -> str:
     """The part of the page that is made from the result file."""
     result = json.loads(RESULT.read_text(encoding="utf-8"))
-    rows = [heads.HeadTimes(**row) for row in result["rows"]]
-    return f"{BEGIN}\n\n{heads.heads_table(rows)}\n\n{summary(rows)}\n\n{END}"
+    rows = [bench.HeadTimes(**row) for row in result["rows"]]
+    return f"{BEGIN}\n\n{bench.heads_table(rows)}\n\n{summary(rows)}\n\n{END}"
 
 
 def write_table() -> None:

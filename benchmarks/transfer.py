@@ -38,28 +38,28 @@ def epoch(
 def measure(photographs: str) -> None:
     torch.set_num_threads(1)
     rows = []
-    for name in ("spinal", "mlp"):
+    for head in ("spinal", "mlp"):
         spec = spec_module.RunSpec(
-            photographs, "efficientnet_lite0", name, limit=IMAGES, pretrained=True
+            photographs, "efficientnet_lite0", head, limit=IMAGES, pretrained=True
         )
         splits = building.load_splits(spec)
         few = splits.test.subset(torch.arange(4))  # features of these are not looked at
         splits = dataclasses.replace(splits, val=few, test=few)
         model = freeze_except_head_(building.build_model(spec, splits.info)).train()
-        trunk, head = model.get_submodule("trunk").eval(), model.get_submodule("head")
-        optimizer = torch.optim.AdamW(head.parameters())
+        trunk, module = model.get_submodule("trunk").eval(), model.get_submodule("head")
+        optimizer = torch.optim.AdamW(module.parameters())
         with tempfile.TemporaryDirectory() as cache:
             features = features_module.frozen_splits(trunk, splits, cache=cache).train
 
-        def ours(head=head, features=features, optimizer=optimizer) -> None:
-            epoch(head, features, optimizer)
+        def ours(module=module, features=features, optimizer=optimizer) -> None:
+            epoch(module, features, optimizer)
 
         def theirs(model=model, images=splits.train, optimizer=optimizer) -> None:
             epoch(model, images, optimizer)
 
-        baseline = "frozen trunk in every epoch"
-        timings = timing.interleave({"ours": ours, baseline: theirs}, seconds=10.0, min_rounds=5)
-        rows.append(compare(f"{name} head", baseline, "images/s", len(splits.train), timings))
+        name = "frozen trunk in every epoch"
+        timings = timing.interleave({"ours": ours, name: theirs}, seconds=10.0, min_rounds=5)
+        rows.append(compare(f"{head} head", name, "images/s", len(splits.train), timings))
         print(rows[-1], flush=True)
     protocol = (
         f"one training epoch of a head on efficientnet_lite0, {IMAGES} photographs of 224 x 224 in "

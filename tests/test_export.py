@@ -22,12 +22,12 @@ from spinalnet import (
     SpinalNet,
     SpinalnetError,
     TrainConfig,
+    bench,
     create_model,
     export_onnx,
     export_program,
     run_one,
 )
-from spinalnet.bench import exporting as bench
 from spinalnet.cli import root
 from spinalnet.comparison import running
 from spinalnet.data import batches

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from helpers import assert_close
-from spinalnet import InputError, SpinalnetError, use_backend
-from spinalnet.bench import heads as bench
+from spinalnet import InputError, SpinalnetError, bench, use_backend
 from spinalnet.kernels import chain, native, operators
 from spinalnet.kernels import plan as plan_module
 from spinalnet.nn import backends, functional

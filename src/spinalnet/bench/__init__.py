@@ -12,11 +12,33 @@ from functools import partial
 from typing import Any
 
 from spinalnet.bench.exporting import bench_export
-from spinalnet.bench.heads import bench_heads, bench_steps, heads_table
+from spinalnet.bench.heads import (
+    HEAD_CASES,
+    HeadCase,
+    HeadTimes,
+    bench_heads,
+    bench_steps,
+    check_head_parity,
+    heads_table,
+)
 from spinalnet.bench.images import bench_augment, bench_epoch
 from spinalnet.bench.rows import rows_table, write_result
 
-__all__ = ["BENCHMARKS", "Benchmark", "write_result"]
+__all__ = [
+    "BENCHMARKS",
+    "HEAD_CASES",
+    "Benchmark",
+    "HeadCase",
+    "HeadTimes",
+    "bench_augment",
+    "bench_epoch",
+    "bench_export",
+    "bench_heads",
+    "bench_steps",
+    "check_head_parity",
+    "heads_table",
+    "write_result",
+]
 
 
 @dataclass(frozen=True)
