@@ -24,7 +24,8 @@ PROCESSES = ("test_builds.py", "test_dist.py", "test_train.py")
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Share whole runs among the cores; chosen tests, or a single core, take no workers."""
     chosen = config.args_source == pytest.Config.ArgsSource.ARGS
-    return 0 if chosen or os.cpu_count() == 1 else None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return 0 if chosen or cores == 1 else None
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
