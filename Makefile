@@ -1,10 +1,14 @@
 # `make check` is what CI runs. Everything works without make too: the lines are short.
 PYTHON ?= .venv/bin/python
 
-.PHONY: setup fmt lint types test test-all check tables
+.PHONY: setup hooks fmt lint types test test-all check tables
 
 setup:       ## Install for development (compiles the kernels if there is a C++ compiler)
 	python3 -m venv .venv && .venv/bin/pip install -q -c constraints/tested.txt -e '.[dev]'
+
+hooks:       ## Run lint, format and types before every commit, with the tools of the environment
+	$(PYTHON) -m pip install -q -c constraints/tested.txt 'pre-commit>=4'
+	$(PYTHON) -m pre_commit install
 
 fmt:         ## Format and mend what lint can mend
 	$(PYTHON) -m ruff format . && $(PYTHON) -m ruff check --fix .

@@ -88,7 +88,10 @@ def main() -> None:
 
     warnings.simplefilter("ignore")  # five epochs do not converge
     torch.set_num_threads(1)
-    digits, diabetes = load_digits(return_X_y=True), load_diabetes(return_X_y=True)
+    digits, diabetes = (
+        tuple(np.asarray(part) for part in load(return_X_y=True))
+        for load in (load_digits, load_diabetes)
+    )
     # The regression on as many rows as the classification.
     diabetes = np.tile(diabetes[0], (4, 1)), np.tile(diabetes[1], 4)
     rows = []

@@ -33,7 +33,7 @@ def measure() -> None:
         "loss alone taken off; parity with the float64 reference checked first; kernels for "
         f"{native.instruction_set()}, inner loop at {native.peak_gflops():.0f} GFLOP/s"
     )
-    rows: list[bench.HeadRow] = []
+    rows: list[bench.HeadTimes] = []
     for case in bench.HEAD_CASES:
         large = case.hidden_features >= 512  # seconds per step of its MLP
         rows += bench.bench_heads(
@@ -50,13 +50,13 @@ def measure() -> None:
     bench.write_result(RESULTS / "steps.json", "steps", f"one thread; {steps.protocol}", found)
 
 
-def kept(row: bench.HeadRow, over_mlp: float) -> bool:
+def kept(row: bench.HeadTimes, over_mlp: float) -> bool:
     """Whether a head takes no longer than its multiplications promise (training: 15 % slack)."""
     slack = 1.15 if row.mode == "training" and row.mac_ratio < 1 else 1.0
     return over_mlp <= slack * row.mac_ratio
 
 
-def summary(rows: list[bench.HeadRow]) -> str:
+def summary(rows: list[bench.HeadTimes]) -> str:
     lines = []
     for mode in ("inference", "training"):
         mine = [row for row in rows if row.mode == mode]
@@ -79,12 +79,12 @@ def summary(rows: list[bench.HeadRow]) -> str:
     return "\n".join(lines)
 
 
-def is_fastest(row: bench.HeadRow) -> bool:
+def is_fastest(row: bench.HeadTimes) -> bool:
     us = row.microseconds
     return us["spinal"] <= 1.05 * min(us["naive"], us["packed"])
 
 
-def against_naive(mine: list[bench.HeadRow], mode: str) -> str:
+def against_naive(mine: list[bench.HeadTimes], mode: str) -> str:
     """Say how often the aim is reached, and how often nothing could reach it."""
     narrow = {case.name for case in bench.HEAD_CASES if case.hidden_features <= NARROW}
     small = [row for row in mine if row.batch <= SMALL_BATCH and row.head in narrow]
@@ -110,7 +110,7 @@ def against_naive(mine: list[bench.HeadRow], mode: str) -> str:
     )
 
 
-def time_of_macs(row: bench.HeadRow) -> float:
+def time_of_macs(row: bench.HeadTimes) -> float:
     """Microseconds that the row's multiplications take at the full rate of the inner loop."""
     return row.peak_fraction * row.microseconds["spinal"]
 
@@ -118,7 +118,7 @@ def time_of_macs(row: bench.HeadRow) -> float:
 def section() -> str:
     """The part of the page that is made from the result file."""
     result = json.loads(RESULT.read_text(encoding="utf-8"))
-    rows = [bench.HeadRow(**row) for row in result["rows"]]
+    rows = [bench.HeadTimes(**row) for row in result["rows"]]
     return f"{BEGIN}\n\n{bench.heads_table(rows)}\n\n{summary(rows)}\n\n{END}"
 
 

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torchvision import datasets, transforms
 
-from spinalnet import bench, timing
-from spinalnet import files as files_module
+from spinalnet import files, timing
+from spinalnet.bench.rows import Row, compare
 from spinalnet.data import images
 from spinalnet.data.batches import FolderDataset
 from spinalnet.training import environment
@@ -51,7 +51,7 @@ def epoch(batches: Any) -> None:
         pass
 
 
-def measure(name: str, folder: Path, size: int, workers: int) -> bench.Row:
+def measure(name: str, folder: Path, size: int, workers: int) -> Row:
     """Time one pass, ours against theirs."""
     recipe = transforms.Compose(
         [
@@ -67,8 +67,8 @@ def measure(name: str, folder: Path, size: int, workers: int) -> bench.Row:
         num_workers=workers,
         persistent_workers=workers > 0,
     )
-    files = [str(path) for path in images.iter_images([folder])]
-    ours = FolderDataset(files, torch.zeros(len(files)), 3, size, MEAN, STD, workers)
+    paths = [str(path) for path in images.iter_images([folder])]
+    ours = FolderDataset(paths, torch.zeros(len(paths)), 3, size, MEAN, STD, workers)
     baseline = "ImageFolder + DataLoader"
     timings = timing.interleave(
         {
@@ -78,18 +78,18 @@ def measure(name: str, folder: Path, size: int, workers: int) -> bench.Row:
         seconds=8.0,
         min_rounds=5,
     )
-    return bench._row(
-        f"{name}, to {size} x {size}, {workers} workers", baseline, "images/s", len(files), timings
+    return compare(
+        f"{name}, to {size} x {size}, {workers} workers", baseline, "images/s", len(paths), timings
     )
 
 
 def differences(folder: Path, size: int) -> list[dict[str, float]]:
     """Compare draft decoding at several margins with full decoding, and time it."""
-    files = [str(path) for path in images.iter_images([folder])][:60]
+    paths = [str(path) for path in images.iter_images([folder])][:60]
 
     def read(margin: float) -> torch.Tensor:
         with mock.patch.object(images, "_DRAFT_MARGIN", margin):
-            return torch.stack([images.read_pixels(path, 3, size) for path in files]).float()
+            return torch.stack([images.read_pixels(path, 3, size) for path in paths]).float()
 
     margins = (1, 1.5, 2, 3, 10_000)
     truth = read(10_000)
@@ -138,7 +138,7 @@ def main(photographs: str) -> None:
         "rows": [vars(row) for row in rows],
         "draft": draft,
     }
-    files_module.write_mapping(RESULT, record)
+    files.write_mapping(RESULT, record)
 
 
 if __name__ == "__main__":

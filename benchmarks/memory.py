@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from spinalnet import MLPHead, SpinalNet, bench, files
+from spinalnet import MLPHead, SpinalNet, files
+from spinalnet.bench.heads import HEAD_CASES, HeadCase
+from spinalnet.bench.longhand import LonghandHead
 from spinalnet.training import environment
 
 RESULT = Path(__file__).parent / "results" / "memory.json"
@@ -24,7 +26,7 @@ VARIANTS = {
     ", batch norm": (0.0, "batch"),
     ", both": (0.5, "batch"),
 }
-CASES = bench.HEAD_CASES[:-1]  # the MLP of the last takes minutes
+CASES = HEAD_CASES[:-1]  # the MLP of the last takes minutes
 PROTOCOL = (
     f"peak resident memory during one forward and backward of {ROWS:,} rows above that before it, "
     "the gradients of x and of all parameters included; a process for every number, after a step "
@@ -39,7 +41,7 @@ def resident(field: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def measure(case: bench.HeadCase, variant: str, way: str) -> float:
+def measure(case: HeadCase, variant: str, way: str) -> float:
     """Return what one step adds to this process, in MiB."""
     torch.set_num_threads(1)
     dropout, norm = VARIANTS[variant]
@@ -47,7 +49,7 @@ def measure(case: bench.HeadCase, variant: str, way: str) -> float:
     net = SpinalNet(*sizes, case.hidden_features, case.num_layers, dropout=dropout, norm=norm)
     module: nn.Module = net
     if way == "longhand":
-        module = bench.LonghandHead(net, dropout, norm is not None)
+        module = LonghandHead(net, dropout, norm is not None)
     elif way == "MLP":
         module = MLPHead(*sizes, case.mlp, dropout=dropout, norm=norm)
     module(torch.randn(2, case.in_features, requires_grad=True)).sum().backward()

@@ -24,74 +24,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spinalnet import bench, create_model, timing
+from spinalnet import create_model, timing
 from spinalnet._checks import SpinalnetError
+from spinalnet.bench.longhand import LonghandChain, LonghandCNN, linear_maps
+from spinalnet.bench.rows import Row, compare, rows_table, write_result
 from spinalnet.data.batches import ArrayDataset
 
 RESULT = Path(__file__).parent / "results" / "models.json"
 
 
-# The networks as somebody writes them who has only the paper: halves, concatenation, a layer at a
-# time. Parameters stand in the order of `create_model`, so that weights can be copied across.
-
-
-def halves(x: Tensor) -> tuple[Tensor, Tensor]:
-    middle = x.shape[1] // 2
-    return x[:, :middle], x[:, middle:]
-
-
-class Chain(nn.Module):
-    """Spinal layers, each `finish(linear(half + last output))`, their outputs side by side."""
-
-    def __init__(self, half: int, width: int, layers: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            [nn.Linear(half if i == 0 else half + width, width) for i in range(layers)]
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        parts = halves(x)
-        outputs: list[Tensor] = []
-        for index in range(len(self.layers)):
-            part = parts[index % 2]
-            seen = torch.cat([part, outputs[-1]], dim=1) if outputs else part
-            outputs.append(self.layer(index, seen))
-        return torch.cat(outputs, dim=1)
-
-    def layer(self, index: int, seen: Tensor) -> Tensor:
-        return torch.relu(self.layers[index](seen))
-
-
-class DropoutChain(Chain):
-    def __init__(self, half: int, width: int, layers: int, rate: float) -> None:
-        super().__init__(half, width, layers)
-        self.drop = nn.Dropout(rate)
-
-    def layer(self, index: int, seen: Tensor) -> Tensor:
-        return torch.relu(self.layers[index](self.drop(seen)))
-
-
-class DropoutNormChain(DropoutChain):
-    def __init__(self, half: int, width: int, layers: int, rate: float) -> None:
-        super().__init__(half, width, layers, rate)
-        self.norms = nn.ModuleList([nn.BatchNorm1d(width) for _ in range(layers)])
-
-    def layer(self, index: int, seen: Tensor) -> Tensor:
-        return torch.relu(self.norms[index](self.layers[index](self.drop(seen))))
-
-
-class SmallCNN(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(1, 10, 5), nn.Conv2d(10, 20, 5)
-        self.drop = nn.Dropout2d(0.5)
-        self.chain = Chain(160, 8, 6)
-        self.output = nn.Linear(48, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(torch.max_pool2d(self.conv1(x), 2))
-        x = torch.relu(torch.max_pool2d(self.drop(self.conv2(x)), 2)).flatten(1)
-        return self.output(self.chain(x))
+# The networks as somebody writes them who has only the paper. Parameters stand in the order of
+# `create_model`, so that weights can be copied across.
 
 
 class Arch2(nn.Module):
@@ -99,8 +42,9 @@ class Arch2(nn.Module):
         super().__init__()
         self.conv1, self.conv2 = nn.Conv2d(1, 10, 5), nn.Conv2d(10, 20, 5)
         self.drop = nn.Dropout2d(0.5)
-        self.chain1, self.chain2 = Chain(392, width, 10), Chain(720, width, 8)
-        self.chain3 = Chain(160, width, 8)
+        self.chain1 = LonghandChain(linear_maps(392, width, 10))
+        self.chain2 = LonghandChain(linear_maps(720, width, 8))
+        self.chain3 = LonghandChain(linear_maps(160, width, 8))
         self.hidden, self.output = nn.Linear(26 * width, 50), nn.Linear(50, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -127,12 +71,14 @@ def convolutions(channels: int, stages: Sequence[Sequence[int]]) -> nn.Sequentia
 class VGG(nn.Module):
     """VGG-5 with a batch-normed chain, VGG19_bn with a plain one; dropout 0.5 before each layer."""
 
-    def __init__(self, channels: int, stages: Sequence[Sequence[int]], chain: Chain) -> None:
+    def __init__(
+        self, channels: int, stages: Sequence[Sequence[int]], chain: LonghandChain
+    ) -> None:
         super().__init__()
         self.features = convolutions(channels, stages)
         self.chain = chain
-        self.drop = nn.Dropout(0.5)
-        self.output = nn.Linear(sum(layer.out_features for layer in chain.layers), 10)
+        self.drop: nn.Module = nn.Dropout(0.5)
+        self.output = nn.Linear(chain.out_features, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.output(self.drop(self.chain(self.features(x).flatten(1))))
@@ -140,12 +86,12 @@ class VGG(nn.Module):
 
 def vgg5() -> nn.Module:
     stages = ((64, 64), (128, 128), (256, 256, 256), (256, 256, 256))
-    return VGG(1, stages, DropoutNormChain(128, 128, 4, 0.5))
+    return VGG(1, stages, LonghandChain(linear_maps(128, 128, 4), 0.5, norm=True))
 
 
 def vgg19_bn() -> nn.Module:
     stages = ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)
-    chain = DropoutChain(256, 512, 4, 0.5)
+    chain = LonghandChain(linear_maps(256, 512, 4), 0.5)
     net = VGG(3, stages, chain)
     net.drop = nn.Identity()  # there is none before its output row
     return net
@@ -169,7 +115,7 @@ class CifarCNN(nn.Module):
                 layers.append(nn.Dropout2d(0.05))
             channels = second
         self.features = nn.Sequential(*layers)
-        self.chain = DropoutChain(2048, 128, 4, 0.1)
+        self.chain = LonghandChain(linear_maps(2048, 128, 4), 0.1)
         self.drop, self.output = nn.Dropout(0.1), nn.Linear(512, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -201,7 +147,7 @@ class Case:
 
 # Small rates: the same batches come again and again, and a network that dies has fewer to multiply.
 CASES = (
-    Case("MNIST CNN", "mnist-cnn", SmallCNN, 64, "sgd", 1e-3),
+    Case("MNIST CNN", "mnist-cnn", LonghandCNN, 64, "sgd", 1e-3),
     Case("Arch2, w = 50", "arch2", Arch2, 64, "sgd", 1e-3, (("hidden_features", 50),)),
     Case("VGG-5", "vgg5", vgg5, 100, "adam", 1e-5),
     Case("CIFAR CNN", "cifar-cnn", CifarCNN, 100, "adam", 1e-5),
@@ -250,7 +196,7 @@ def loop(
         optimizer.step()
 
 
-def measure(case: Case, seconds: float = 6.0) -> list[bench.Row]:
+def measure(case: Case, seconds: float = 6.0) -> list[Row]:
     """Return the two rows of a network."""
     side, channels = (28, 1) if case.model in ("mnist-cnn", "arch2", "vgg5") else (32, 3)
     steps = 16 if case.optimizer == "sgd" else 1
@@ -274,7 +220,7 @@ def measure(case: Case, seconds: float = 6.0) -> list[bench.Row]:
     cases = {"same loop": same, "fit's settings": fit_like, "longhand": longhand}
     timings = timing.interleave(cases, seconds=seconds, min_rounds=5)
     return [
-        bench._row(
+        compare(
             f"{case.name}, batch {case.batch}, {name}",
             "longhand",
             "images/s",
@@ -293,11 +239,11 @@ def main() -> None:
         "medians, quartiles of the ratio. same loop: nothing but the module differs; fit's "
         "settings: ours with channels-last memory and a fused optimiser step besides"
     )
-    rows: list[bench.Row] = []
+    rows: list[Row] = []
     for case in CASES:
         rows += measure(case)
-        print(bench._rows_table(rows[-2:]), flush=True)
-        bench.write_result(RESULT, "models", protocol, rows)
+        print(rows_table(rows[-2:]), flush=True)
+        write_result(RESULT, "models", protocol, rows)
 
 
 if __name__ == "__main__":

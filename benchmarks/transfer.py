@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from spinalnet import bench, timing
+from spinalnet import timing
+from spinalnet.bench.rows import compare, write_result
 from spinalnet.comparison import building
 from spinalnet.comparison import spec as spec_module
 from spinalnet.models import features as features_module
@@ -45,27 +46,27 @@ def measure(photographs: str) -> None:
         few = splits.test.subset(torch.arange(4))  # features of these are not looked at
         splits = dataclasses.replace(splits, val=few, test=few)
         model = freeze_except_head_(building.build_model(spec, splits.info)).train()
-        model.trunk.eval()
-        optimizer = torch.optim.AdamW(model.head.parameters())
+        trunk, module = model.get_submodule("trunk").eval(), model.get_submodule("head")
+        optimizer = torch.optim.AdamW(module.parameters())
         with tempfile.TemporaryDirectory() as cache:
-            features = features_module.frozen_splits(model.trunk, splits, cache=cache).train
+            features = features_module.frozen_splits(trunk, splits, cache=cache).train
 
-        def ours(model=model, features=features, optimizer=optimizer) -> None:
-            epoch(model.head, features, optimizer)
+        def ours(module=module, features=features, optimizer=optimizer) -> None:
+            epoch(module, features, optimizer)
 
         def theirs(model=model, images=splits.train, optimizer=optimizer) -> None:
             epoch(model, images, optimizer)
 
         name = "frozen trunk in every epoch"
         timings = timing.interleave({"ours": ours, name: theirs}, seconds=10.0, min_rounds=5)
-        rows.append(bench._row(f"{head} head", name, "images/s", len(splits.train), timings))
+        rows.append(compare(f"{head} head", name, "images/s", len(splits.train), timings))
         print(rows[-1], flush=True)
     protocol = (
         f"one training epoch of a head on efficientnet_lite0, {IMAGES} photographs of 224 x 224 in "
         f"memory, batch {BATCH}, one thread, no augmentation; both ways in turns; medians, "
         "quartiles of the ratio; computing the features, once, is not in the time"
     )
-    bench.write_result(RESULT, "transfer", protocol, rows)
+    write_result(RESULT, "transfer", protocol, rows)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,35 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 settings.register_profile("ci", max_examples=40, derandomize=True, deadline=None)
 settings.register_profile("deep", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
+# Files that start jobs of several processes, or compilers on all cores, never run at once.
+PROCESSES = ("test_builds.py", "test_dist.py", "test_train.py")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Share whole runs among the cores; chosen tests, or a single core, take no workers."""
+    chosen = config.args_source == pytest.Config.ArgsSource.ARGS
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return 0 if chosen or cores == 1 else None
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    """Keep a file in one worker: its tests share fixtures that train."""
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "processes" if file.endswith(PROCESSES) else file
+
+    return ByFile(config, log)
+
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _same_start() -> None:
     torch.manual_seed(0)
+    torch.set_num_threads(1)

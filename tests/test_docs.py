@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import doctest
 import importlib
+import pkgutil
 import re
 import runpy
 import shlex
@@ -17,6 +20,7 @@ from typer.main import get_command
 
 import spinalnet
 from spinalnet.cli import root
+from test_architecture import LINES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -26,6 +30,23 @@ MODULES = sorted(
     for path in SOURCE.rglob("*.py")
     if not path.stem.startswith("__")
 )
+
+
+# Modules of the time before the wings.
+FORMER = {
+    *("backbones", "catalog", "classification", "config", "estimators", "experiment", "export"),
+    *("figures", "gradients", "images", "lrfind", "narrowing", "ops", "original", "predict"),
+    *("recipes", "reproduce", "runs", "scores", "sensitivity", "surgery", "train", "transfer"),
+}
+
+
+def found(name: str) -> bool:
+    """Whether a dotted name can be imported, or is an attribute of what can."""
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -83,6 +104,51 @@ def test_the_table_of_heads_is_made_from_the_committed_results() -> None:
     made = runpy.run_path(str(ROOT / "benchmarks" / "heads.py"))["section"]()
     page = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
     assert made in page, "Run: python benchmarks/heads.py --table-only"
+
+
+def test_the_table_of_wings_is_the_enforced_one() -> None:
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d) \| (.*?) \|", guide, flags=re.MULTILINE)
+    assert [int(line) for line, _ in rows] == list(range(len(LINES)))
+    assert [set(re.findall(r"`(\w+)`", wings)) for _, wings in rows] == LINES
+
+
+def test_files_that_the_guide_names_exist() -> None:
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\b(?:src|tests|docs)/[\w/.]+\w", guide))
+    assert len(named) > 12
+    for name in named:
+        assert (ROOT / name).exists() or (ROOT / f"{name}.py").exists(), name
+
+
+@pytest.mark.parametrize(
+    "sketch", blocks(ROOT / "CONTRIBUTING.md", "py"), ids=lambda text: text.splitlines()[0]
+)
+def test_rows_that_the_guide_sketches_fit_their_tables(sketch: str) -> None:
+    place = re.match(r"# src/([\w/]+?)(?:/__init__)?(?:\.py)?: (\w+)\n(?:\"[\w-]+\": )?", sketch)
+    assert place is not None, "a sketch begins with '# FILE: TABLE'"
+    table = getattr(importlib.import_module(place[1].replace("/", ".")), place[2])
+    row = next(iter(table.values()))
+    made = ast.parse(sketch[place.end() :], mode="eval").body
+    if isinstance(made, ast.Call):
+        known = {field.name for field in dataclasses.fields(row)}
+        assert len(made.args) <= len(known)
+        assert {keyword.arg for keyword in made.keywords} <= known
+    else:
+        assert callable(row)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_names_of_the_package_exist(page: Path) -> None:
+    for name in re.findall(r"`((?:\w+\.)+\w+)(?:\(\))?`", page.read_text(encoding="utf-8")):
+        first, *_, last = name.split(".")
+        if last in ("csv", "html", "json", "onnx", "png", "py", "safetensors", "yaml"):
+            continue
+        assert first not in FORMER, f"{page.name}: {name} has moved"
+        if first in set().union(*LINES):
+            assert found(f"spinalnet.{name}") or found(f"torch.{name}"), f"{page.name}: {name}"
+        if first == "spinalnet":
+            assert found(name), f"{page.name}: {name}"
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -328,7 +328,8 @@ def test_running_statistics_are_torchs(momentum: float | None, track: bool) -> N
         assert_close("output", mine, truth, torch.float64)
     for (name, mine), truth in zip(net.named_buffers(), other.buffers(), strict=True):
         torch.testing.assert_close(mine, truth, msg=name)
-    net.eval(), other.eval()
+    net.eval()
+    other.eval()
     with torch.no_grad(), use_backend("reference"):
         truth = other(x)
     assert_close("after", net(x).detach(), truth, torch.float64)

@@ -62,17 +62,13 @@ def interleave(
         clock(case, 3)  # first calls allocate, choose kernels and compile
         calls[name] = max(1, min(1000, round(1e-3 / max(clock(case, 1), 1e-7))))
     samples: dict[str, list[float]] = {name: [] for name in cases}
-    names, order = list(cases), random.Random(0)
+    names, order, rounds = list(cases), random.Random(0), 0
     start = time.perf_counter()
-    while (
-        len(next(iter(samples.values()), [0.0] * min_rounds)) < min_rounds
-        or time.perf_counter() - start < seconds
-    ):
+    while cases and (rounds < min_rounds or time.perf_counter() - start < seconds):
         order.shuffle(names)
         for name in names:
             samples[name].append(clock(cases[name], calls[name]))
-        if not cases:
-            break
+        rounds += 1
     timings = {}
     for name, values in samples.items():
         low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
