@@ -21,7 +21,7 @@ from recipes_table import EXPERIMENTS, FILES, NOT_EXPERIMENTS
 from spinalnet._checks import InputError
 from spinalnet.cli.root import app
 from spinalnet.comparison import building
-from spinalnet.comparison import spec as spec_module
+from spinalnet.comparison.spec import RunSpec
 from spinalnet.data import catalog, listing, loading, readers
 from spinalnet.data.augment import build_augment
 from spinalnet.data.batches import ArrayDataset, DatasetInfo, Splits
@@ -29,11 +29,15 @@ from spinalnet.models.zoo import MODELS, create_model
 from spinalnet.nn.counting import count_macs
 from spinalnet.paper import protocol as protocol_module
 from spinalnet.paper import recipes
-from spinalnet.paper import records as records_module
 from spinalnet.paper.experiments import experiments_page
 from spinalnet.paper.protocol import run_recipe
 from spinalnet.paper.recipes import RECIPES, find_recipes, list_recipes
 from spinalnet.paper.recipes.row import MACS
+from spinalnet.paper.records import (
+    describe_recipes,
+    keep_record,
+    load_records,
+)
 from spinalnet.paper.study import draw_regression_study
 from spinalnet.training import runs
 from spinalnet.training.config import SCHEDULES, Outcome
@@ -429,7 +433,7 @@ def test_short_runs_say_so_everywhere(tiny, tmp_path):
     notes = record["summary"]["notes"]
     assert any(note.startswith("Short budget: 2 of 3 epochs, at most 12000") for note in notes)
     assert "Short budget" in (folder / "report.html").read_text()
-    kept = records_module.keep_record(folder, tmp_path / "results")
+    kept = keep_record(folder, tmp_path / "results")
     assert kept.name == "mnist-cnn-honest-short.json"
     page = experiments_page(tmp_path / "results")
     assert "short budget" in page
@@ -448,7 +452,7 @@ def test_a_kept_smoke_run_is_listed_without_its_numbers(tmp_path):
     assert "| emnist-digits-cnn |" in tried[1]
     assert "±" not in tried[0]
     assert "accurac" not in tried[0]
-    rows = {r["name"]: r["status"] for r in records_module.describe_recipes(kept, str(tmp_path))}
+    rows = {r["name"]: r["status"] for r in describe_recipes(kept, str(tmp_path))}
     assert rows["emnist-digits-cnn"] == "missing data: emnist-digits"
 
 
@@ -462,7 +466,7 @@ def test_the_originals_procedure_is_marked_in_report_record_and_page(tiny, tmp_p
     assert "selected on test" in (folder / "report.html").read_text().lower()
     assert str(tmp_path) not in (folder / "recipe.json").read_text()
     for name in ("mnist-cnn-paper", "mnist-cnn-honest"):
-        records_module.keep_record(tmp_path / "runs" / name, tmp_path / "results")
+        keep_record(tmp_path / "runs" / name, tmp_path / "results")
     page = experiments_page(tmp_path / "results")
     row = next(line for line in page.splitlines() if line.startswith("| mnist-cnn | spinal"))
     assert "selected on test" in row.split("|")[4]
@@ -470,16 +474,14 @@ def test_the_originals_procedure_is_marked_in_report_record_and_page(tiny, tmp_p
     assert "### Paper protocol, selected on test" in page
     assert "### Honest protocol, selected on validation data" in page
     assert "1 of 76 recipes have been run" in page
-    statuses = {
-        r["name"]: r["status"] for r in records_module.describe_recipes(tmp_path / "results")
-    }
+    statuses = {r["name"]: r["status"] for r in describe_recipes(tmp_path / "results")}
     assert statuses["mnist-cnn"] == "done: paper (full), honest (full)"
 
 
 def test_the_same_call_continues_and_another_question_is_refused(tiny, tmp_path):
     seen: list[str] = []
 
-    def on_run(spec: spec_module.RunSpec, record: runs.RunRecord) -> None:
+    def on_run(spec: RunSpec, record: runs.RunRecord) -> None:
         seen.append(record.path.name)
 
     run_recipe("mnist-cnn", seeds=1, out=tmp_path)
@@ -619,7 +621,7 @@ def test_a_demonstration_has_nothing_to_train_on(tmp_path):
 
 
 def test_lists_say_what_is_missing(tmp_path):
-    rows = {row["name"]: row for row in records_module.describe_recipes(tmp_path, str(tmp_path))}
+    rows = {row["name"]: row for row in describe_recipes(tmp_path, str(tmp_path))}
     assert list(rows) == list_recipes()
     assert rows["regression-sum"]["status"] == "ready"
     assert rows["cifar10-vgg"]["status"] == "missing data: cifar10"
@@ -704,7 +706,7 @@ def test_records_hold_no_paths_of_a_machine():
 def test_the_regression_study_is_drawn_from_the_committed_records(tmp_path):
     from PIL import Image
 
-    records = records_module.load_records(DOCS.parent / "results" / "recipes")
+    records = load_records(DOCS.parent / "results" / "recipes")
     figure = draw_regression_study(records, tmp_path / "study.png")
     assert figure is not None
     with Image.open(figure) as image:

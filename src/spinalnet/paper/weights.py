@@ -346,7 +346,7 @@ class _Guess:
     covered: int  # keys explained
 
 
-def _read_head(state_dict: Mapping[str, Tensor], model_name: str) -> _Guess:
+def _read_head(state_dict: Mapping[str, Tensor], model_name: str, path: str | Path) -> _Guess:
     """Return the head that explains most of the keys.
 
     Raises:
@@ -364,7 +364,7 @@ def _read_head(state_dict: Mapping[str, Tensor], model_name: str) -> _Guess:
     found = [guess for guess in guesses if guess is not None]
     if not found:
         raise InputError(
-            "this file holds no head that the original scripts use: the last keys are "
+            f"{path} holds no head that the original scripts use: the last keys are "
             f"{_listing(list(state_dict)[-3:])}."
         )
     return max(found, key=lambda guess: guess.covered)
@@ -509,7 +509,7 @@ def convert_checkpoint(
     """
     if model_name not in zoo.MODELS:
         raise unknown_name("model", model_name, zoo.MODELS)
-    model, about = _build(read_original(path), model_name, head, in_channels, input_size, options)
+    model, about = _build(path, model_name, head, in_channels, input_size, options)
     outputs, channels = len(about["class_names"]), about["input_shape"][0]
     if class_names is not None and len(class_names) != outputs:
         raise InputError(
@@ -529,7 +529,7 @@ def convert_checkpoint(
 
 
 def _build(
-    state_dict: Mapping[str, Tensor],
+    path: str | Path,
     model_name: str,
     head: str | None,
     in_channels: int | None,
@@ -537,7 +537,8 @@ def _build(
     options: Mapping[str, Any],
 ) -> tuple[zoo.ImageModel, dict[str, Any]]:
     """Return the network of a file with its weights, and what its shapes say of it."""
-    guess = _read_head(state_dict, model_name)
+    state_dict = read_original(path)
+    guess = _read_head(state_dict, model_name, path)
     channels, *size = zoo.MODELS[model_name].input_shape
     if in_channels is None:
         kernels = (value.shape[1] for value in state_dict.values() if value.dim() == 4)
