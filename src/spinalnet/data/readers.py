@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spinalnet import files
 from spinalnet._checks import InputError
 from spinalnet.data.catalog import DatasetSpec
 from spinalnet.data.images import (
@@ -230,7 +231,7 @@ READERS: dict[str, Callable[[DatasetSpec, Sequence[Path]], _Arrays | FoundImages
 
 def _roots(spec: DatasetSpec, data_dir: Path | None) -> list[Path]:
     """Return the folders that the files of a data set may lie in."""
-    root = data_dir or _default_cache()
+    root = data_dir or files.cache_folder("data")
     name = spec.torchvision_name
     below = [root, root / "raw", *([root / name / "raw", root / name] if name else [])]
     return below if data_dir else [*below, *map(Path, spec.system_dirs)]
@@ -268,7 +269,7 @@ def check_present(
     root = None if data_dir is None else Path(data_dir).expanduser()
     allowed = root is None if download is None else download
     if allowed and spec.torchvision_name is not None:
-        _download(spec, root or _default_cache())
+        _download(spec, root or files.cache_folder("data"))
         return
     roots = _roots(spec, root)
     places = ", ".join(map(str, roots if spec.reader == "idx" else roots[:1]))
@@ -297,9 +298,3 @@ def _download(spec: DatasetSpec, root: Path) -> None:
                 f"downloading '{spec.name}' to '{root}' failed ({reason}); check the network, or "
                 f"copy its {kind} there and pass that folder as data_dir (--data-dir){hint}."
             ) from error
-
-
-def _default_cache() -> Path:
-    """Return the package's own data folder, where downloads go unless told otherwise."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "spinalnet" / "data"

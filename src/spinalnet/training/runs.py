@@ -27,18 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spinalnet import files
 from spinalnet._checks import InputError
-from spinalnet.files import (
-    _flush_to_disk,
-    _read_json,
-    _to_yaml,
-    _write,
-    _writing,
-    load_weights,
-    save_weights,
-    write_mapping,
-    write_text,
-)
 from spinalnet.training.environment import describe_environment
 
 _MARK = "# A spinalnet run: what was asked for. Do not edit.\n"
@@ -87,18 +77,18 @@ class RunFolder:
                 )
         else:
             _check_empty(run.path)
-            write_text(run.path / "config.yaml", _MARK + _to_yaml(wanted))
+            files.write_text(run.path / "config.yaml", _MARK + files.to_yaml(wanted))
         if not (run.path / "environment.json").exists():
-            write_mapping(run.path / "environment.json", describe_environment())
+            files.write_mapping(run.path / "environment.json", describe_environment())
         return run
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add one epoch's line to `metrics.jsonl`; it is on the disk when this returns."""
         line = json.dumps(row, allow_nan=False) + "\n"
         target = self.path / "metrics.jsonl"
-        with _writing(target), target.open("a", encoding="utf-8") as file:
+        with files.writing(target), target.open("a", encoding="utf-8") as file:
             file.write(line)
-            _flush_to_disk(file)
+            files.flush_to_disk(file)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the complete rows of `metrics.jsonl`, oldest first."""
@@ -118,12 +108,17 @@ class RunFolder:
             )
         if epochs or (self.path / "metrics.jsonl").exists():
             text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-            write_text(self.path / "metrics.jsonl", text)
+            files.write_text(self.path / "metrics.jsonl", text)
         return rows
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         """Replace `state.pt`. `state` holds tensors, numbers, strings, lists and dicts only."""
-        _write(self.path / "state.pt", lambda file: torch.save(dict(state), file))
+        target = self.path / "state.pt"
+        try:
+            with files.replacing(target) as file:
+                torch.save(dict(state), file)
+        except RuntimeError as error:  # how torch reports a full disk
+            raise files.not_written(target, str(error).splitlines()[0]) from error
 
     def has_state(self) -> bool:
         """Return whether `save_state` was ever called, so that the run can go on."""
@@ -156,18 +151,18 @@ class RunFolder:
             description: What is needed to use them (model, class names, normalisation, ...), as
                 plain values; kept as JSON in the file's header.
         """
-        save_weights(self.path / "model.safetensors", state_dict, description)
+        files.save_weights(self.path / "model.safetensors", state_dict, description)
 
     def load_model(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the weights and the description of `model.safetensors`."""
-        return load_weights(self.path / "model.safetensors")
+        return files.load_weights(self.path / "model.safetensors")
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write `result.json`, then `DONE`; remove `state.pt`. Numbers not finite become null."""
-        write_mapping(self.path / "result.json", result)
-        write_text(self.path / "DONE", "")
+        files.write_mapping(self.path / "result.json", result)
+        files.write_text(self.path / "DONE", "")
         # After DONE: a run killed between the two must not lose what it needs to go on.
-        with _writing(self.path / "state.pt"):
+        with files.writing(self.path / "state.pt"):
             (self.path / "state.pt").unlink(missing_ok=True)
 
 
@@ -201,9 +196,9 @@ def load_runs(folder: str | os.PathLike[str]) -> list[RunRecord]:
         RunRecord(
             path=path,
             config=_read_config(path),
-            environment=_read_json(path / "environment.json") or {},
+            environment=files.read_json(path / "environment.json") or {},
             metrics=_read_metrics(path),
-            result=_read_json(path / "result.json") if is_done(path) else None,
+            result=files.read_json(path / "result.json") if is_done(path) else None,
             done=is_done(path),
         )
         for path in paths
@@ -227,7 +222,7 @@ def first_difference(
 def _check_empty(path: Path) -> None:
     try:
         # An aside file of ours is what a run killed in its first moments leaves.
-        found = next((e.name for e in path.iterdir() if not _is_aside(e.name)), None)
+        found = next((e.name for e in path.iterdir() if not files.is_aside(e.name)), None)
     except FileNotFoundError:
         return
     except OSError as error:
@@ -263,7 +258,3 @@ def _read_metrics(path: Path) -> list[dict[str, Any]]:
                 break
             rows.append(row)
     return rows
-
-
-def _is_aside(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".tmp")
