@@ -274,7 +274,7 @@ def test_convert_reads_the_head_of_a_backbone(
     # A stand-in body as wide as the real one keeps the file small.
     row = zoo.MODELS["wide_resnet101_2"]
     body = nn.Sequential(nn.Conv2d(3, 2048, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    small = zoo.ModelSpec(lambda _: body, (3, 8, 8), 1, row.heads, pretrained=True)
+    small = zoo.ModelRow(lambda _: body, (3, 8, 8), 1, row.heads, pretrained=True)
     monkeypatch.setitem(zoo.MODELS, "wide_resnet101_2", small)
     head = {f"fc.{key}": v.float() for key, v in golden.state_dict(attribute_shapes).items()}
     torch.save({**body.state_dict(), **head}, tmp_path / "old.pth")

@@ -319,7 +319,7 @@ def tiny_splits(spec: Any, *args: Any, **options: Any) -> Splits:
 @pytest.fixture
 def tiny(monkeypatch):
     monkeypatch.setattr(loading, "load_dataset", tiny_splits)
-    monkeypatch.setattr(readers, "check_present", lambda *args, **options: None)
+    monkeypatch.setattr(readers, "ensure_present", lambda *args, **options: None)
     monkeypatch.setitem(
         RECIPES,
         "mnist-cnn",
@@ -544,7 +544,7 @@ def test_missing_weights_are_said_before_any_training(tmp_path, monkeypatch):
 
     monkeypatch.setattr("torch.hub.download_url_to_file", offline)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    monkeypatch.setattr(readers, "check_present", lambda *args, **options: None)
+    monkeypatch.setattr(readers, "ensure_present", lambda *args, **options: None)
     with pytest.raises(InputError, match="published weights of 'resnet18' cannot be fetched"):
         run_recipe("transfer-hymenoptera", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

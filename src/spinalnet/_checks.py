@@ -99,8 +99,8 @@ _KINDS = {
 
 def _as(hint: Any, value: Any, what: str) -> Any:
     """Return `value` as a `hint`; a `TypeError` says what it must be."""
-    if dataclasses.is_dataclass(hint):
-        return hint(**read_fields(typing.cast(type, hint), value, what))
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return hint(**read_fields(hint, value, what))
     origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         reasons = []

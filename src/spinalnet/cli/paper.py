@@ -156,7 +156,7 @@ def datasets_command(
     if get is not None:
         if get not in catalog.DATASETS:
             raise unknown_name("dataset", get, catalog.DATASETS)
-        readers.check_present(catalog.DATASETS[get], data_dir, download=True)
+        readers.ensure_present(catalog.DATASETS[get], data_dir, download=True)
         err_console.print(f"{get} is here.", highlight=False)
         return
     rows = listing.describe_datasets(data_dir)

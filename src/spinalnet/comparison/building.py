@@ -22,7 +22,7 @@ def load_splits(spec: RunSpec, *, download: bool | None = None) -> batches.Split
     Raises:
         InputError: If a name is unknown, the data is missing or unusable.
     """
-    row = zoo.model_spec(spec.model)
+    row = zoo.model_row(spec.model)
     build_augment(spec.train.augment)  # a misspelt step is told now, not in the first epoch
     size, channels = spec.image_size, spec.in_channels
     known = catalog.DATASETS.get(spec.data)

@@ -58,7 +58,7 @@ class ImageModel(nn.Module):
 
 
 @dataclass(frozen=True)
-class ModelSpec:
+class ModelRow:
     """One row of `MODELS`.
 
     Attributes:
@@ -89,9 +89,9 @@ class ModelSpec:
     std: tuple[float, ...] = ()
 
 
-def _vit(name: str, summary: str) -> ModelSpec:
+def _vit(name: str, summary: str) -> ModelRow:
     shared = {"hidden_features": 20, "num_layers": 8, "num_splits": 8}
-    return ModelSpec(
+    return ModelRow(
         trunk=_vit_trunk(name),
         input_shape=(3, 224, 224),
         min_size=16,
@@ -111,8 +111,8 @@ _RESNET_NECKS: dict[str, Callable[[], nn.Module]] = {
 _RESNET_HEADS = {"spinal": {"hidden_features": 256, "num_layers": 4, "num_splits": 4}}
 
 
-def _half_resnet(depth: int, *blocks: int) -> ModelSpec:
-    return ModelSpec(
+def _half_resnet(depth: int, *blocks: int) -> ModelRow:
+    return ModelRow(
         trunk=_half_resnet_trunk(*blocks),
         input_shape=(3, 32, 32),
         min_size=9,
@@ -126,8 +126,8 @@ def _half_resnet(depth: int, *blocks: int) -> ModelSpec:
 _FULLY_CONNECTED = {"hidden_features": (4096, 4096), "dropout": (0.0, 0.5, 0.5)}
 
 
-def _cifar_vgg(depth: int, *convs: int) -> ModelSpec:
-    return ModelSpec(
+def _cifar_vgg(depth: int, *convs: int) -> ModelRow:
+    return ModelRow(
         trunk=_cifar_vgg_trunk(*convs),
         input_shape=(3, 32, 32),
         min_size=32,
@@ -141,8 +141,8 @@ def _cifar_vgg(depth: int, *convs: int) -> ModelSpec:
 
 def _backbone(
     name: str, classifier: str, min_size: int, size: int, **heads: Mapping[str, Any]
-) -> ModelSpec:
-    return ModelSpec(
+) -> ModelRow:
+    return ModelRow(
         trunk=_torchvision_trunk(name, classifier),
         input_shape=(3, size, size),
         min_size=min_size,
@@ -160,8 +160,8 @@ _LEAKY = {"hidden_features": 5, "num_layers": 6, "activation": "leaky_relu"}
 # The original's layers 5 and 6 run with the weights of layers 3 and 4 (counted from 1).
 _REUSE = {"reuse": ((4, 2), (5, 3))}
 
-MODELS: dict[str, ModelSpec] = {
-    "mnist-cnn": ModelSpec(
+MODELS: dict[str, ModelRow] = {
+    "mnist-cnn": ModelRow(
         trunk=_mnist_cnn_trunk,
         input_shape=(1, 28, 28),
         min_size=16,
@@ -171,7 +171,7 @@ MODELS: dict[str, ModelSpec] = {
         },
         summary="two 5x5 convolutions (paper: MNIST)",
     ),
-    "arch2": ModelSpec(
+    "arch2": ModelRow(
         trunk=_arch2_trunk,
         input_shape=(1, 28, 28),
         min_size=16,
@@ -183,7 +183,7 @@ MODELS: dict[str, ModelSpec] = {
         spinal="spinal-taps",
         summary="a spinal chain each on pixels, first and second convolution (paper: MNIST family)",
     ),
-    "mnist-pixels": ModelSpec(
+    "mnist-pixels": ModelRow(
         trunk=_no_trunk,
         input_shape=(1, 28, 28),
         min_size=2,
@@ -194,7 +194,7 @@ MODELS: dict[str, ModelSpec] = {
         },
         summary="no convolutions: the head sees the pixels (Progressive SpinalNet: MNIST)",
     ),
-    "vgg5": ModelSpec(
+    "vgg5": ModelRow(
         trunk=_vgg5_trunk,
         input_shape=(1, 28, 28),
         min_size=16,
@@ -205,7 +205,7 @@ MODELS: dict[str, ModelSpec] = {
         },
         summary="ten 3x3 convolutions in four blocks (paper: MNIST family, state of the art rows)",
     ),
-    "cifar-cnn": ModelSpec(
+    "cifar-cnn": ModelRow(
         trunk=_cifar_cnn_trunk,
         input_shape=(3, 32, 32),
         min_size=8,
@@ -247,7 +247,7 @@ MODELS: dict[str, ModelSpec] = {
         "vit_large_patch16_224",
         "timm's vision transformer ViT-L/16 (shared-weight spinal heads: STL-10)",
     ),
-    "regression-net": ModelSpec(
+    "regression-net": ModelRow(
         trunk=_no_trunk,
         input_shape=(8,),
         min_size=1,
@@ -266,7 +266,7 @@ def list_models() -> list[str]:
     return sorted(MODELS)
 
 
-def model_spec(name: str, num_classes: int = 2) -> ModelSpec:
+def model_row(name: str, num_classes: int = 2) -> ModelRow:
     """Return the row of `MODELS`, or the row that a backbone (`timm:NAME`, ...) would have there.
 
     Args:
@@ -281,7 +281,7 @@ def model_spec(name: str, num_classes: int = 2) -> ModelSpec:
     if not backbones.is_backbone(name):
         raise unknown_name("model", name, MODELS)
     backbone = backbones.find_backbone(name)
-    return ModelSpec(
+    return ModelRow(
         trunk=functools.partial(backbones.build_trunk, backbone.name),
         input_shape=backbone.input_shape,
         min_size=1,  # not declared anywhere: told when the trunk is tried
@@ -297,7 +297,7 @@ _FLAVOUR = ("norm", "dropout", "output_dropout", "activation")
 
 
 def _choose_head(
-    spec: ModelSpec,
+    spec: ModelRow,
     head: str,
     num_classes: int,
     tap_features: Sequence[int],
@@ -341,7 +341,7 @@ def _choose_head(
 
 
 def _check_input(
-    name: str, spec: ModelSpec, in_channels: int | None, input_size: int | None
+    name: str, spec: ModelRow, in_channels: int | None, input_size: int | None
 ) -> tuple[int, ...]:
     """Return the shape of one input, without the batch dimension."""
     channels = spec.input_shape[0] if in_channels is None else in_channels
@@ -363,7 +363,7 @@ def _check_input(
 
 
 def _build_trunk(
-    name: str, spec: ModelSpec, in_channels: int, neck: str | None, pretrained: bool | str
+    name: str, spec: ModelRow, in_channels: int, neck: str | None, pretrained: bool | str
 ) -> nn.Module:
     if neck is not None and neck not in spec.necks:
         raise unknown_name(f"neck of model '{name}'", neck, spec.necks)
@@ -425,7 +425,7 @@ def create_model(
         in_channels: Channels of the images, or numbers in a row; the paper's if `None`.
         input_size: Side of the (square) images in pixels; the paper's if `None`.
         head: Name of a head (see `spinalnet.nn.HEADS`).
-        neck: How the last map becomes features, where the model has a choice (`ModelSpec.necks`).
+        neck: How the last map becomes features, where the model has a choice (`ModelRow.necks`).
             The default gives every head the same features.
         pretrained: Start the trunk from the published ImageNet weights (downloads them), or from
             those in the file of this path.
@@ -448,7 +448,7 @@ def create_model(
         torch.Size([2, 10])
     """
     check_positive("num_classes", num_classes)
-    spec = model_spec(name, num_classes)
+    spec = model_row(name, num_classes)
     input_shape = _check_input(name, spec, in_channels, input_size)
     with torch.random.fork_rng(enabled=seed is not None):
         if seed is not None:

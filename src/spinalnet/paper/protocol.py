@@ -324,7 +324,7 @@ def check_ready(
         raise InputError(
             f"'{recipe.name}' is a demonstration without data of its own: run it with budget=smoke."
         )
-    readers.check_present(DATASETS[recipe.data], data_dir, download=download)
+    readers.ensure_present(DATASETS[recipe.data], data_dir, download=download)
     if job.pretrained:
         _fetch_weights(recipe.model)
     return job

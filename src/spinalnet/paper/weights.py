@@ -371,7 +371,7 @@ def _count_layers(
 
 
 def _read_chain(
-    state_dict: Mapping[str, Tensor], attribute: str, chain: _Chain, row: zoo.ModelSpec
+    state_dict: Mapping[str, Tensor], attribute: str, chain: _Chain, row: zoo.ModelRow
 ) -> _Guess | None:
     length = _count_layers(state_dict, attribute, chain.layer)
     first = _weight(state_dict, attribute, chain.layer(0))
@@ -431,7 +431,7 @@ def _read_taps(state_dict: Mapping[str, Tensor]) -> _Guess | None:
 
 
 def _read_linear(
-    state_dict: Mapping[str, Tensor], attribute: str, row: zoo.ModelSpec
+    state_dict: Mapping[str, Tensor], attribute: str, row: zoo.ModelRow
 ) -> _Guess | None:
     weight = _weight(state_dict, attribute)
     if weight is None:
