@@ -184,6 +184,15 @@ def writing(path: Path) -> Iterator[None]:
         raise not_written(path, error.strerror or str(error)) from error
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say which file it is whose content cannot be used."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path} cannot be used: {error}") from error
+
+
 def not_written(path: Path, reason: str) -> InputError:
     """Return the error for a file that cannot be written."""
     return InputError(

@@ -6,7 +6,6 @@ import shlex
 import sys
 from pathlib import Path
 
-from spinalnet.cli.options import ALL_HEADS
 from spinalnet.cli.progress import _note
 from spinalnet.cli.root import err_console, out_console
 
@@ -15,7 +14,7 @@ def _compare_table(
     source: str,
     target: str | None,
     task: str,
-    heads: str,
+    names: tuple[str, ...],
     repeats: int,
     tune: bool,
     seed: int,
@@ -23,11 +22,11 @@ def _compare_table(
 ) -> None:
     from rich.progress import Progress
 
+    from spinalnet import _dist
     from spinalnet.comparison import tables
     from spinalnet.data import frames
 
-    asked = () if heads == ALL_HEADS else tuple(name.strip() for name in heads.split(","))
-    models = asked or tuple(tables.CONTENDERS)
+    models = names or tuple(tables.CONTENDERS)
     table = frames.load_table(source, target, task)
     for note in table.notes:
         _note(note)
@@ -42,7 +41,8 @@ def _compare_table(
             on_score=lambda model, repeat, score: bars.advance(bar),
         )
     folder = out or Path("runs") / f"compare-{table.name.replace(':', '-')}"
-    tables.write_results(result, folder, command="spinalnet " + shlex.join(sys.argv[1:]))
+    if _dist.is_main():
+        tables.write_results(result, folder, command="spinalnet " + shlex.join(sys.argv[1:]))
     out_console.print(tables.result_table(result))
     out_console.print(result.verdict, highlight=False)
     out_console.print(f"Results: {folder}", highlight=False, soft_wrap=True)

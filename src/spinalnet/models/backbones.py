@@ -137,7 +137,7 @@ def build_trunk(
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise InputError(
             f"the published weights of '{backbone.name}' cannot be fetched ({reason[:160]}); check "
-            "the network, or give a file of them (--weights FILE)."
+            "the network, or give a file of them with pretrained=FILE."
         ) from error
     if not isinstance(pretrained, bool):
         load_weights_(model, pretrained)

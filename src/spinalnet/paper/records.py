@@ -17,7 +17,7 @@ from spinalnet.paper.recipes import RECIPES, Recipe, find_recipes
 from spinalnet.training import loop, runs
 
 if TYPE_CHECKING:
-    from spinalnet.paper.protocol import _Job
+    from spinalnet.paper.protocol import RecipeRequest
 
 
 Protocol = Literal["honest", "paper"]
@@ -28,9 +28,9 @@ _REGRESSION_STUDY = tuple(r.name for r in find_recipes("regression"))
 _NOISE_VARIANCE = 0.2**2 / 12  # of the noise 0.2 U that is added to every target
 
 
-def _command(job: _Job, seeds: int) -> str:
+def _command(job: RecipeRequest) -> str:
     return (
-        f"spinalnet reproduce {job.recipe.name} --protocol {job.protocol} --seeds {seeds} "
+        f"spinalnet reproduce {job.recipe.name} --protocol {job.protocol} --seeds {job.seeds} "
         f"--budget {job.budget}"
     )
 
@@ -43,7 +43,7 @@ class _LastBatches:
         self.sums = (0.0, 0.0)  # of the epoch, before and after the present step
 
     def __call__(self, spec: spec_module.RunSpec, step: loop.Progress) -> None:
-        total = DATASETS[spec.data].sizes[0]
+        total = DATASETS[spec.data.name].sizes[0]
         seen = min(step.step * spec.train.batch_size, total)
         if step.phase == "train" and step.loss is not None:
             before = 0.0 if step.step == 1 else self.sums[1]
@@ -62,7 +62,7 @@ class _LastBatches:
         return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def _record(job: _Job, folder: Path) -> dict[str, Any]:
+def _record(job: RecipeRequest, folder: Path) -> dict[str, Any]:
     """Return what is worth keeping of a finished recipe: no weights, no logs, no paths."""
     records = [record for record in runs.load_runs(folder / "runs") if record.result]
     results = [record.result for record in records if record.result]

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,22 +53,30 @@ class RunFolder:
         self.path = Path(path)
 
     @classmethod
-    def start(cls, path: str | os.PathLike[str], config: Mapping[str, Any]) -> RunFolder:
+    def start(
+        cls,
+        path: str | os.PathLike[str],
+        config: Mapping[str, Any],
+        read: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    ) -> RunFolder:
         """Create the folder of a run, or take up the folder of an interrupted one.
 
         Args:
             path: A new or empty folder, or that of a run with the same `config`.
             config: Everything that decides the result; plain values, lists and dicts.
+            read: Returns the `config` of a folder, which may be of an older version, as it would be
+                written now.
 
         Raises:
             InputError: If the folder holds something else, or a run with another `config` (the
                 first differing field is named), or cannot be written.
         """
         run = cls(path)
-        wanted = json.loads(json.dumps(config))  # what comes back from a file: lists, no tuples
+        wanted = _plain(config)
         if is_run(run.path):
             # A changed request is refused: the rows before and after would not belong together.
-            kept = _read_config(run.path)
+            with files.reading(run.path / "config.yaml"):
+                kept = _plain(read(_read_config(run.path)))
             if field := first_difference(kept, wanted):
                 name, old, new = field
                 raise InputError(
@@ -203,6 +211,11 @@ def load_runs(folder: str | os.PathLike[str]) -> list[RunRecord]:
         )
         for path in paths
     ]
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what comes back from a file: lists, no tuples."""
+    return json.loads(json.dumps(config))
 
 
 def first_difference(
