@@ -19,7 +19,7 @@ from recipes_table import EXPERIMENTS, FILES, NOT_EXPERIMENTS
 from spinalnet._checks import InputError
 from spinalnet.cli.root import app
 from spinalnet.comparison import building
-from spinalnet.comparison import spec as spec_module
+from spinalnet.comparison.spec import RunSpec
 from spinalnet.data import catalog, listing, loading, readers
 from spinalnet.data.augment import build_augment
 from spinalnet.data.batches import ArrayDataset, DatasetInfo, Splits
@@ -48,7 +48,7 @@ def _one_thread(monkeypatch):
 
 
 def job(name: str, protocol: str = "honest", budget: str = "full") -> Any:
-    return protocol_module._Job(RECIPES[name], protocol, budget)
+    return protocol_module.RecipeRequest(RECIPES[name], protocol, budget)
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def test_the_networks_are_the_originals_to_the_last_parameter(name, total):
     if recipe.model.startswith("vit_"):
         pytest.importorskip("timm")
     row = catalog.DATASETS[recipe.data]
-    spec = next(iter(job(name, "paper").question(1, None).specs()))
+    spec = next(iter(job(name, "paper").question().specs()))
     # Meta tensors have no memory: a network of a gigabyte costs nothing.
     with torch.device("meta"):
         model = create_model(
@@ -298,13 +298,13 @@ def test_the_originals_procedure_says_what_chose(tmp_path, name):
         if recipe.outputs:
             assert len(result["class_names"]) == recipe.outputs
     if name == "cifar10-resnet":
-        necks = {record.result["head"]: record.config["neck"] for record in records}
+        necks = {record.result["head"]: record.config["model"]["neck"] for record in records}
         assert necks == {"spinal": None, "linear": "vector"}
         sizes = {record.result["head"]: record.result["params"] for record in records}
         assert sizes["linear"] < sizes["spinal"]
 
 
-def tiny_splits(spec: Any, *args: Any, **options: Any) -> Splits:
+def tiny_splits(*args: Any, **options: Any) -> Splits:
     """Two classes told apart by brightness, with parts that can be told apart by their sizes."""
     generator = torch.Generator().manual_seed(0)
 
@@ -320,8 +320,8 @@ def tiny_splits(spec: Any, *args: Any, **options: Any) -> Splits:
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr(loading, "load_dataset", tiny_splits)
-    monkeypatch.setattr(readers, "check_present", lambda *args, **options: None)
+    monkeypatch.setattr(loading, "load", tiny_splits)
+    monkeypatch.setattr(readers, "ensure_present", lambda *args, **options: None)
     monkeypatch.setitem(
         RECIPES,
         "mnist-cnn",
@@ -330,7 +330,7 @@ def tiny(monkeypatch):
 
 
 def test_protocols_differ_in_the_data_that_choose(tiny):
-    spec = next(iter(job("mnist-cnn").question(1, None).specs()))
+    spec = next(iter(job("mnist-cnn").question().specs()))
     honest = job("mnist-cnn").load(spec)
     assert (len(honest.train), len(honest.val), len(honest.test)) == (40, 10, 16)
     assert honest.info.mean == (0.2,)
@@ -352,11 +352,11 @@ def test_protocols_differ_in_the_data_that_choose(tiny):
 def test_transposed_images_stay_so_in_the_originals_procedure(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        loading, "load_dataset", lambda row, *args, **options: asked.append(row) or tiny_splits(row)
+        loading, "load", lambda *args, row, **options: asked.append(row) or tiny_splits()
     )
     for protocol in ("honest", "paper"):
         letters = job("emnist-letters-vgg5", protocol)
-        letters.load(next(iter(letters.question(1, None).specs())))
+        letters.load(next(iter(letters.question().specs())))
     assert [row.transposed for row in asked] == [True, False]
 
 
@@ -418,7 +418,7 @@ def test_the_originals_procedure_is_marked_in_report_record_and_page(tiny, tmp_p
 def test_the_same_call_continues_and_another_question_is_refused(tiny, tmp_path):
     seen: list[str] = []
 
-    def on_run(spec: spec_module.RunSpec, record: runs.RunRecord) -> None:
+    def on_run(spec: RunSpec, record: runs.RunRecord) -> None:
         seen.append(record.path.name)
 
     run_recipe("mnist-cnn", seeds=1, out=tmp_path)
@@ -476,7 +476,7 @@ def test_the_number_the_script_prints_is_that_of_its_last_batch(tmp_path, short_
     losses = json.loads((folder / "last_batches" / "spinal-seed0.json").read_text())
     assert list(losses) == [str(epoch) for epoch in range(1, 7)]
     # The same training written out, with the loss of the last 40 examples of every epoch.
-    spec = next(iter(job("regression-sum", "paper").question(1, None).specs()))
+    spec = next(iter(job("regression-sum", "paper").question().specs()))
     splits = job("regression-sum", "paper").load(spec)
     model = building.build_model(spec, splits.info).train()
     adam = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -546,7 +546,7 @@ def test_missing_weights_are_said_before_any_training(tmp_path, monkeypatch):
 
     monkeypatch.setattr("torch.hub.download_url_to_file", offline)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    monkeypatch.setattr(readers, "check_present", lambda *args, **options: None)
+    monkeypatch.setattr(readers, "ensure_present", lambda *args, **options: None)
     with pytest.raises(InputError, match="published weights of 'resnet18' cannot be fetched"):
         run_recipe("transfer-hymenoptera", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -634,7 +634,7 @@ def test_records_hold_no_paths_of_a_machine():
         assert record["summary"]["environment"]["commit"], path
         assert (
             path.stem
-            == protocol_module._Job(
+            == protocol_module.RecipeRequest(
                 RECIPES[record["recipe"]], record["protocol"], record["budget"]
             ).name
         )

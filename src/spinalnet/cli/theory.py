@@ -120,16 +120,14 @@ def explain_command(
     """Draw which slice at which layer spoke for which class, for test images of a run."""
     import torch
 
-    from spinalnet.comparison import building, running
+    from spinalnet.comparison.trained import load_trained
     from spinalnet.nn.layers import SpinalNet
     from spinalnet.theory import sensitivity
 
-    trained = running.load_trained(run)
+    trained = load_trained(run)
     if not isinstance(trained.model.head, SpinalNet):
         raise InputError(f"explain needs a run with a spinal head, {run} has another one.")
-    splits = building.load_splits(trained.spec)
-    test = splits.test.normalized_by(trained.info.mean, trained.info.std)
-    images, targets = next(iter(test.batches(512)))
+    images, targets = next(iter(trained.load_data().test.batches(512)))
     with torch.no_grad():
         features = trained.model.trunk(images)
         if wrong:
@@ -165,18 +163,21 @@ def convert_head_command(
     scratch in the same shape. The trunk stays as it is.
     """
     from spinalnet import files
-    from spinalnet.comparison import building, running
+    from spinalnet.comparison.trained import load_trained
     from spinalnet.theory import drawings, narrowing
     from spinalnet.training import environment
 
-    trained = running.load_trained(run)
-    data = building.load_splits(trained.spec)
-    parts = [
-        part.normalized_by(trained.info.mean, trained.info.std)
-        for part in (data.train, data.val, data.test)
-    ]
+    trained = load_trained(run)
+    data = trained.load_data()
     found = narrowing.shrink(
-        trained.model, *parts, num_splits=splits, hidden_features=width, epochs=epochs, seeds=seeds
+        trained.model,
+        data.train,
+        data.val,
+        data.test,
+        num_splits=splits,
+        hidden_features=width,
+        epochs=epochs,
+        seeds=seeds,
     )
     out.mkdir(parents=True, exist_ok=True)
     lines = {

@@ -371,7 +371,7 @@ def _count_layers(
 
 
 def _read_chain(
-    state_dict: Mapping[str, Tensor], attribute: str, chain: _Chain, row: zoo.ModelSpec
+    state_dict: Mapping[str, Tensor], attribute: str, chain: _Chain, row: zoo.ModelRow
 ) -> _Guess | None:
     length = _count_layers(state_dict, attribute, chain.layer)
     first = _weight(state_dict, attribute, chain.layer(0))
@@ -431,7 +431,7 @@ def _read_taps(state_dict: Mapping[str, Tensor]) -> _Guess | None:
 
 
 def _read_linear(
-    state_dict: Mapping[str, Tensor], attribute: str, row: zoo.ModelSpec
+    state_dict: Mapping[str, Tensor], attribute: str, row: zoo.ModelRow
 ) -> _Guess | None:
     weight = _weight(state_dict, attribute)
     if weight is None:
@@ -478,7 +478,7 @@ def convert_checkpoint(
     *,
     head: str | None = None,
     in_channels: int | None = None,
-    input_size: int | None = None,
+    image_size: int | None = None,
     class_names: Sequence[str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -496,7 +496,7 @@ def convert_checkpoint(
         head: Name of a head, if the one read from the file is not wanted (`"spinal"` for weights
             whose six layers all ran, where the paper's script runs two of them twice).
         in_channels: Channels of the images; read from the file if there are convolutions.
-        input_size: Side of the images in pixels; the paper's if `None`.
+        image_size: Side of the images in pixels; the paper's if `None`.
         class_names: One name per output; numbers if `None`.
         mean: Channel means that images were normalised with, on the 0..1 scale; 0 if `None`.
         std: The deviations; 1 if `None`.
@@ -531,9 +531,9 @@ def convert_checkpoint(
             f"class_names must have {guess.num_classes} names, one per output of {path}, "
             f"got {len(class_names)}."
         )
-    model = zoo.create_model(model_name, guess.num_classes, in_channels, input_size, head, **chosen)
+    model = zoo.create_model(model_name, guess.num_classes, in_channels, image_size, head, **chosen)
     load_original_state_dict(model, state_dict)
-    size = row.input_shape[1:] if input_size is None else (input_size, input_size)
+    size = row.input_shape[1:] if image_size is None else (image_size, image_size)
     description = {
         "model": model_name,
         "head": head,
