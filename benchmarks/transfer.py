@@ -16,7 +16,7 @@ from torch import nn
 from spinalnet import timing
 from spinalnet.bench.rows import compare, write_result
 from spinalnet.comparison import building
-from spinalnet.comparison import spec as spec_module
+from spinalnet.comparison.spec import RunSpec
 from spinalnet.models import features as features_module
 from spinalnet.models.surgery import freeze_except_head_
 from spinalnet.training import placement
@@ -39,8 +39,8 @@ def measure(photographs: str) -> None:
     torch.set_num_threads(1)
     rows = []
     for head in ("spinal", "mlp"):
-        spec = spec_module.RunSpec(
-            photographs, "efficientnet_lite0", head, limit=IMAGES, pretrained=True
+        spec = RunSpec.of(
+            photographs, "efficientnet_lite0", head=head, limit=IMAGES, pretrained=True
         )
         splits = building.load_splits(spec)
         few = splits.test.subset(torch.arange(4))  # features of these are not looked at

@@ -207,7 +207,7 @@ def test_every_broken_image_is_in_the_refusal_whatever_its_name(
     assert "[bold]x.png' is empty" in said
     assert "y [red].jpg' is empty" in said
     said = refusal(capsys, "compare", tmp_path / "set", "--on-bad-image", "skp")
-    assert "on_bad_image must be error or skip, got 'skp'" in said
+    assert "--on-bad-image must be error or skip, got 'skp'" in said
     assert not (tmp_path / "out").exists()
 
 
@@ -223,7 +223,7 @@ def test_unwritable_out_is_refused_before_training(
 def test_every_training_option_is_a_flag() -> None:
     import dataclasses
 
-    flags = {parameter.name for parameter in options_module._train_parameters()}
+    flags = {parameter.name for parameter in options_module.train_parameters()}
     assert flags == {field.name for field in dataclasses.fields(TrainConfig)} - {"phases"}
     help_text = spinalnet("train", "--help").stdout
     assert "--label-smoothing" in help_text

@@ -192,7 +192,7 @@ def test_stratified_choice_is_disjoint_complete_and_proportional(counts, fractio
     targets = torch.cat([torch.full((n,), k) for k, n in enumerate(counts)])
     targets = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))]
     total = round(fraction * len(targets))
-    picked, rest = order._stratified(targets, total, "key", seed, keep_train=1)
+    picked, rest = order.stratified(targets, total, "key", seed, keep_train=1)
     assert torch.equal(torch.cat([picked, rest]).sort().values, torch.arange(len(targets)))
     share = torch.bincount(targets[picked], minlength=len(counts))
     size = torch.tensor(counts)
@@ -202,22 +202,22 @@ def test_stratified_choice_is_disjoint_complete_and_proportional(counts, fractio
     assert share.sum() == possible
     unforced = (share > 1) & (share < size - 1)
     assert ((share - size * total / len(targets)).abs() <= len(counts))[unforced].all()
-    again = order._stratified(targets, total, "key", seed, keep_train=1)[0]
+    again = order.stratified(targets, total, "key", seed, keep_train=1)[0]
     assert torch.equal(picked, again)
 
 
 def test_small_classes_keep_what_they_must():
     targets = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2, 2, 2])
     for keep, expected in ((0, [3, 4, 3]), (1, [2, 3, 2]), (2, [1, 2, 1])):
-        picked, _ = order._stratified(targets, 10, "key", keep_train=keep)
+        picked, _ = order.stratified(targets, 10, "key", keep_train=keep)
         assert torch.bincount(targets[picked]).tolist() == expected
-    picked, _ = order._stratified(targets, 1, "key", keep_train=0)  # one of each at least
+    picked, _ = order.stratified(targets, 1, "key", keep_train=0)  # one of each at least
     assert torch.bincount(targets[picked]).tolist() == [1, 1, 1]
 
 
 def test_shares_are_within_one_sample_of_proportional():
     targets = torch.cat([torch.full((n,), k) for k, n in enumerate([100, 50, 37, 13])])
-    picked, _ = order._stratified(targets, 60, "key", keep_train=1)
+    picked, _ = order.stratified(targets, 60, "key", keep_train=1)
     share = torch.bincount(targets[picked])
     assert share.sum() == 60
     assert ((share - torch.tensor([30.0, 15.0, 11.1, 3.9])).abs() < 1).all()
@@ -378,7 +378,7 @@ def test_missing_files_are_explained(tmp_path):
     message = str(caught.value)
     for folder in (tmp_path, tmp_path / "raw", tmp_path / "FashionMNIST" / "raw"):
         assert str(folder) in message
-    assert "--download" in message
+    assert "download=True" in message
     assert "dataset-fashion-mnist" in message
     assert "\n" not in message
 
@@ -395,7 +395,7 @@ def test_a_failed_download_is_explained(tmp_path, monkeypatch, name, into_cache)
         load_dataset(name, None if into_cache else tmp_path, download=True)
     message = str(caught.value)
     assert message.startswith(f"downloading '{name}' to '{tmp_path}")
-    assert "--data-dir" in message
+    assert "as data_dir" in message
     assert "\n" not in message
 
 
@@ -648,9 +648,9 @@ def test_what_is_missing_is_told_with_the_way_to_get_it(tmp_path, name):
         return
     assert not readers.is_present(spec, tmp_path)
     with pytest.raises(InputError, match=f"no files of '{name}' found in") as caught:
-        readers.check_present(spec, tmp_path)
+        readers.ensure_present(spec, tmp_path)
     message = str(caught.value)
-    assert ("--download" in message) == (spec.torchvision_name is not None)
+    assert ("download=True" in message) == (spec.torchvision_name is not None)
     assert spec.hint in message
     assert "\n" not in message
 
@@ -663,7 +663,7 @@ def test_downloads_call_torchvision_for_every_part(tmp_path, monkeypatch, name):
         asked.append((root, options))
 
     monkeypatch.setattr(f"torchvision.datasets.{DATASETS[name].torchvision_name}", fetched)
-    readers.check_present(DATASETS[name], tmp_path, download=True)
+    readers.ensure_present(DATASETS[name], tmp_path, download=True)
     assert {root for root, _ in asked} == {tmp_path}
     assert all(options["download"] is True for _, options in asked)
     parts = [
@@ -1001,6 +1001,6 @@ def test_read_image_explains_what_is_wrong(tmp_path, digits):
 def test_augmented_batches_are_those_of_the_augment_room():
     source = ArrayDataset(torch.randint(0, 256, (4, 1, 8, 8)).byte(), torch.arange(4))
     x, _ = next(source.batches(4, seed=2, epoch=3, augment="rotation:30"))
-    draws = torch.Generator().manual_seed(order._stream_seed("augment", 2, 3, 0))
+    draws = torch.Generator().manual_seed(order.stream_seed("augment", 2, 3, 0))
     truth = build_augment("rotation:30")(source.inputs, draws)
     torch.testing.assert_close(x, truth.float() / 255)

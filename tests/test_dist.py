@@ -11,16 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from spinalnet import Comparison, RunSpec, TrainConfig, _dist
+from spinalnet import Comparison, RunSpec, _dist
 from spinalnet.cli import root
 from spinalnet.comparison import running
 
 QUESTION = Comparison(
-    RunSpec(
-        "regression-sum",
-        "regression-net",
-        train=TrainConfig(epochs=2, batch_size=50, device="cpu"),
-        limit=200,
+    RunSpec.of(
+        "regression-sum", "regression-net", epochs=2, batch_size=50, device="cpu", limit=200
     ),
     ("spinal", "mlp"),
     seeds=1,

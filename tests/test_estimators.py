@@ -55,8 +55,8 @@ def test_the_loop_takes_the_same_steps_as_train_fit(make: type) -> None:
             return len(X)
 
         def batches(self, batch_size, *, shuffle=False, seed=0, epoch=0, **_):  # type: ignore[no-untyped-def]
-            order = order_module._order(len(X), shuffle, seed, epoch)
-            for rows in order_module._batch_slices(len(X), batch_size, shuffle):
+            order = order_module.epoch_order(len(X), shuffle, seed, epoch)
+            for rows in order_module.batch_slices(len(X), batch_size, shuffle):
                 yield torch.from_numpy(X)[order[rows]], targets[order[rows]]
 
     config = TrainConfig(

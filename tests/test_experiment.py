@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ QUICK = TrainConfig(epochs=2, lr=3e-3, device="cpu")
 
 
 def spec(**options: Any) -> RunSpec:
-    return RunSpec(data="digits", **({"train": QUICK, "limit": 300} | options))
+    return RunSpec.of("digits", **({"train": QUICK, "limit": 300} | options))
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +143,9 @@ def test_another_question_in_the_same_folder_is_refused(done: Path) -> None:
     ("make", "message"),
     [
         (lambda: Comparison(spec(), ("spinal", "mpl")), "did you mean 'mlp'"),
+        (lambda: spec(head="spinl"), "did you mean 'spinal'"),
+        (lambda: spec(image_sise=9), "unknown setting of a run 'image_sise'; did you mean 'image"),
+        (lambda: Comparison(spec(), other={"mlp": {"limit": 3}}), "unknown field of head 'mlp'"),
         (lambda: Comparison(spec(), ()), "at least one head"),
         (lambda: Comparison(spec(), ("mlp", "mlp")), "heads must differ"),
         (lambda: Comparison(spec(), seeds=0), "seeds must be an integer >= 1"),
@@ -158,7 +160,6 @@ def test_impossible_questions(make: Any, message: str) -> None:
     ("options", "message"),
     [
         ({"model": "mnist-cn"}, "did you mean 'mnist-cnn'"),
-        ({"head": "spinl"}, "did you mean 'spinal'"),
         ({"head_options": {"hidden": 3}}, "did you mean 'hidden_features'"),
         ({"head_options": {"num_splits": 9999, "num_layers": 9999}}, "num_splits must be"),
         ({"image_size": 9}, "at least 16 x 16"),
@@ -170,7 +171,7 @@ def test_a_refused_run_leaves_nothing_behind(
     with pytest.raises(InputError, match=message):
         run_one(spec(**options), tmp_path / "run")
     with pytest.raises(InputError, match=message):
-        compare(Comparison(spec(**options), (options.get("head", "spinal"),)), tmp_path / "cmp")
+        compare(Comparison(spec(**options), ("spinal",)), tmp_path / "cmp")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -215,7 +216,7 @@ def test_timing_compares_all_heads_in_one_run(done: Path) -> None:
 def test_it_learns_real_digits(head: str) -> None:
     from spinalnet import evaluate, fit
 
-    question = RunSpec("digits", head=head, train=TrainConfig(epochs=12, device="cpu"))
+    question = RunSpec.of("digits", head=head, epochs=12, device="cpu")
     splits = building.load_splits(question)
     model = building.build_model(question, splits.info)
     fit(model, splits.train, splits.val, question.train)
@@ -228,11 +229,11 @@ def test_files_left_out_are_told_kept_and_part_of_what_a_run_is(tmp_path: Path) 
     contents = [path.read_bytes() for path in broken]
     for path in broken:
         path.write_bytes(b"")
-    base = RunSpec(
+    base = RunSpec.of(
         str(tmp_path / "set"), train=QUICK, image_size=28, in_channels=1, on_bad_image="skip"
     )
     with pytest.raises(InputError, match="4 image files cannot be used; remove or replace them"):
-        compare(Comparison(replace(base, on_bad_image="error"), ("linear",), 1), tmp_path / "out")
+        compare(Comparison(base.having(on_bad_image="error"), ("linear",), 1), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     compare(Comparison(base, ("linear",), 1), tmp_path / "out", timed=False)
     listed = "".join(f"'{path}' is empty\n" for path in broken)
@@ -248,7 +249,7 @@ def test_files_left_out_are_told_kept_and_part_of_what_a_run_is(tmp_path: Path) 
         compare(Comparison(base, ("linear",), 2), tmp_path / "out", timed=False)
     (run / "DONE").unlink()
     with pytest.raises(InputError, match="begun with other image files left out"):
-        run_one(replace(base, head="linear"), run)
+        run_one(base.having(head="linear"), run)
 
 
 def test_what_was_said_of_every_test_image_is_kept(done: Path) -> None:
@@ -274,7 +275,7 @@ def test_what_was_said_of_every_test_image_is_kept(done: Path) -> None:
 @pytest.mark.parametrize("budget", [0, 2**30])
 def test_mistakes_on_photographs_keep_names_and_pictures(tmp_path: Path, budget: int) -> None:
     write_images(tmp_path / "set", {"a": 12, "b": 12}, size=(200, 150))
-    question = RunSpec(str(tmp_path / "set"), head="linear", train=QUICK, image_size=28)
+    question = RunSpec.of(str(tmp_path / "set"), head="linear", train=QUICK, image_size=28)
     splits = load_dataset(tmp_path / "set", image_size=28, memory_budget=budget)
     splits.test.targets = 1 - splits.test.targets  # so that there are mistakes, whatever is learned
     run_one(question, tmp_path / "run", splits=splits)

@@ -29,7 +29,7 @@ from spinalnet import (
     run_one,
 )
 from spinalnet.cli import root
-from spinalnet.comparison import running
+from spinalnet.comparison import trained as trained_module
 from spinalnet.data import batches
 from spinalnet.deploy import export
 
@@ -52,7 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on the bundled digits, with class names and a normalisation."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
     config = TrainConfig(epochs=1, batch_size=256, device="cpu")
-    run_one(RunSpec("digits", head="spinal", limit=300, train=config), folder)
+    run_one(RunSpec.of("digits", head="spinal", limit=300, train=config), folder)
     return folder
 
 
@@ -86,7 +86,7 @@ def test_every_head_answers_the_same_for_any_batch(
     tmp_path: Path, name: str, head: str, options: dict[str, Any], shape: tuple[int, ...]
 ) -> None:
     side = shape[1] if len(shape) == 3 else None
-    model = create_model(name, 4, in_channels=shape[0], input_size=side, head=head, **options)
+    model = create_model(name, 4, in_channels=shape[0], image_size=side, head=head, **options)
     nudged(model)
     done = export_onnx(model, tmp_path / "model.onnx", input_shape=shape)
     for batch in (1, 3, 20):
@@ -144,7 +144,7 @@ def test_a_spinal_chain_is_three_operations_a_layer(tmp_path: Path) -> None:
 def test_a_file_takes_raw_images_and_knows_its_classes(
     tmp_path: Path, run: Path, inputs: Any, suffix: str
 ) -> None:
-    trained = running.load_trained(run)
+    trained = trained_module.load_trained(run)
     path = tmp_path / f"model{suffix}"
     write = export_onnx if suffix == ".onnx" else export_program
     done = write(run, path, inputs=inputs, output="probabilities")
@@ -176,7 +176,7 @@ def test_a_file_takes_raw_images_and_knows_its_classes(
 
 @slow
 def test_without_normalisation_the_caller_does_it(tmp_path: Path, run: Path) -> None:
-    trained = running.load_trained(run)
+    trained = trained_module.load_trained(run)
     path = tmp_path / "model.onnx"
     export_onnx(run, path, inputs="float", normalize=False)
     x = torch.randn(3, *trained.info.input_shape)
@@ -195,11 +195,11 @@ def test_a_run_with_a_frozen_trunk_is_whole_again(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config = TrainConfig(epochs=1, batch_size=256, device="cpu")
-    spec = RunSpec("digits", limit=60, train=config, trunk="frozen")
+    spec = RunSpec.of("digits", limit=60, train=config, freeze=True)
     run_one(spec, tmp_path / "run")
     assert (tmp_path / "run" / "trunk.safetensors").exists()
     done = export_onnx(tmp_path / "run", tmp_path / "model.onnx")
-    trained = running.load_trained(tmp_path / "run")
+    trained = trained_module.load_trained(tmp_path / "run")
     images = torch.randint(0, 256, (3, *done.inputs[1:]), dtype=torch.uint8)  # type: ignore[arg-type]
     x = batches.normalize(images.permute(0, 3, 1, 2), trained.info.mean, trained.info.std)
     with torch.no_grad():
@@ -287,7 +287,7 @@ def test_the_command_writes_both_kinds_and_explains_itself(tmp_path: Path, run: 
 
     path = tmp_path / "model.onnx"
     done = command(run, path, "--output", "probabilities")
-    side = running.load_trained(run).info.input_shape[1]
+    side = trained_module.load_trained(run).info.input_shape[1]
     assert f"uint8 (N, {side}, {side}, 1)" in done
     answers = onnx_answers(path, torch.zeros(2, side, side, 1, dtype=torch.uint8))
     torch.testing.assert_close(answers.sum(1), torch.ones(2))

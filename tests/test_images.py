@@ -286,7 +286,7 @@ def test_all_files_that_cannot_be_used_are_in_one_report(tmp_path, streamed):
     first, *rows = str(caught.value).split("\n")
     assert first == (
         "6 image files cannot be used; remove or replace them, or leave such files out "
-        "(--on-bad-image skip):"
+        "with on_bad_image=skip:"
     )
     assert len(rows) == len(broken)
     for row, path, (_, reason) in zip(rows, broken, BROKEN.values(), strict=True):

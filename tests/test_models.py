@@ -281,7 +281,7 @@ def test_too_small_images_are_refused_in_one_sentence() -> None:
     for name, row in MODELS.items():
         if len(row.input_shape) == 3 and row.min_size > 1:
             with pytest.raises(InputError, match=f"'{name}' needs images of at least"):
-                create_model(name, 3, input_size=row.min_size - 1)
+                create_model(name, 3, image_size=row.min_size - 1)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_too_small_images_are_refused_in_one_sentence() -> None:
         ({"pretrained": True}, "no published weights for model 'mnist-cnn'"),
         ({"neck": "vector"}, "unknown neck of model 'mnist-cnn' 'vector'"),
         ({"hiden_features": 3}, "did you mean 'hidden_features'"),
-        ({"name": "regression-net", "input_size": 8}, "takes rows of numbers, not images"),
+        ({"name": "regression-net", "image_size": 8}, "takes rows of numbers, not images"),
         ({"name": "cifar-resnet18-half", "neck": "vectr"}, "did you mean 'vector'"),
         (
             {"name": "resnet18", "pretrained": True, "in_channels": 1},

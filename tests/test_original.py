@@ -195,7 +195,7 @@ def test_whole_backbone_checkpoint(tmp_path: Path) -> None:
     theirs.fc = HymenopteraHead()
     theirs.eval()
     images = torch.randn(2, 3, 64, 64)
-    ours = zoo.create_model("resnet18", 2, input_size=64, head="spinal-reused").eval()
+    ours = zoo.create_model("resnet18", 2, image_size=64, head="spinal-reused").eval()
     load_original_state_dict(ours, theirs.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(ours(images), theirs(images))
@@ -274,7 +274,7 @@ def test_convert_reads_the_head_of_a_backbone(
     # A stand-in body as wide as the real one keeps the file small.
     row = zoo.MODELS["wide_resnet101_2"]
     body = nn.Sequential(nn.Conv2d(3, 2048, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    small = zoo.ModelSpec(lambda _: body, (3, 8, 8), 1, row.heads, pretrained=True)
+    small = zoo.ModelRow(lambda _: body, (3, 8, 8), 1, row.heads, pretrained=True)
     monkeypatch.setitem(zoo.MODELS, "wide_resnet101_2", small)
     head = {f"fc.{key}": v.float() for key, v in golden.state_dict(attribute_shapes).items()}
     torch.save({**body.state_dict(), **head}, tmp_path / "old.pth")
@@ -322,7 +322,7 @@ def test_convert_refuses_and_writes_nothing(tmp_path: Path) -> None:
         ({"model_name": "mnist-cn"}, "unknown model 'mnist-cn'; did you mean 'mnist-cnn'"),
         ({"model_name": "resnet18"}, "holds no head that the original scripts use"),
         ({"class_names": ["a"]}, "class_names must have 10 names"),
-        ({"input_size": 64}, "do not fit model 'mnist-cnn'"),
+        ({"image_size": 64}, "do not fit model 'mnist-cnn'"),
         ({"head": "mlp"}, "do not fit model 'mnist-cnn' with head MLPHead"),
         ({"head": "mpl"}, "unknown head 'mpl'; did you mean 'mlp'"),
         ({"hiden_features": 3}, "did you mean 'hidden_features'"),

@@ -54,7 +54,7 @@ def test_recipes_refer_to_items_of_the_page():
 
 def test_a_head_put_on_a_vgg_really_is_used():
     model = zoo.create_model(
-        "vgg19_bn", 10, input_size=32, head="spinal", hidden_features=4, num_layers=4
+        "vgg19_bn", 10, image_size=32, head="spinal", hidden_features=4, num_layers=4
     )
     logits = model(torch.randn(2, 3, 32, 32))
     assert logits.shape == (2, 10)
@@ -109,7 +109,7 @@ def test_images_never_become_more_samples():
     model = zoo.create_model("mnist-cnn", 10)
     with pytest.raises(ValueError, match="in_features=320"):
         model(torch.zeros(4, 1, 44, 44))
-    larger = zoo.create_model("mnist-cnn", 10, input_size=44)
+    larger = zoo.create_model("mnist-cnn", 10, image_size=44)
     assert larger(torch.zeros(4, 1, 44, 44)).shape == (4, 10)
 
 

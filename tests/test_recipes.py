@@ -56,7 +56,7 @@ def _one_thread(monkeypatch):
 
 
 def job(name: str, protocol: str = "honest", budget: str = "full") -> Any:
-    return protocol_module._Job(RECIPES[name], protocol, budget)
+    return protocol_module.RecipeRequest(RECIPES[name], protocol, budget)
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def test_the_networks_are_the_originals_to_the_last_parameter(name, total):
     if recipe.model.startswith("vit_"):
         pytest.importorskip("timm")
     row = catalog.DATASETS[recipe.data]
-    spec = next(iter(job(name, "paper").question(1, None).specs()))
+    spec = next(iter(job(name, "paper").question().specs()))
     # Meta tensors have no memory: a network of a gigabyte costs nothing.
     with torch.device("meta"):
         model = create_model(
@@ -363,13 +363,13 @@ def test_the_originals_procedure_says_what_chose(tmp_path, name):
         if recipe.outputs:
             assert len(result["class_names"]) == recipe.outputs
     if name == "cifar10-resnet":
-        necks = {record.result["head"]: record.config["neck"] for record in records}
+        necks = {record.result["head"]: record.config["model"]["neck"] for record in records}
         assert necks == {"spinal": None, "linear": "vector"}
         sizes = {record.result["head"]: record.result["params"] for record in records}
         assert sizes["linear"] < sizes["spinal"]
 
 
-def tiny_splits(spec: Any, *args: Any, **options: Any) -> Splits:
+def tiny_splits(*args: Any, **options: Any) -> Splits:
     """Two classes told apart by brightness, with parts that can be told apart by their sizes."""
     generator = torch.Generator().manual_seed(0)
 
@@ -385,8 +385,8 @@ def tiny_splits(spec: Any, *args: Any, **options: Any) -> Splits:
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr(loading, "load_dataset", tiny_splits)
-    monkeypatch.setattr(readers, "check_present", lambda *args, **options: None)
+    monkeypatch.setattr(loading, "load", tiny_splits)
+    monkeypatch.setattr(readers, "ensure_present", lambda *args, **options: None)
     monkeypatch.setitem(
         RECIPES,
         "mnist-cnn",
@@ -395,7 +395,7 @@ def tiny(monkeypatch):
 
 
 def test_protocols_differ_in_the_data_that_choose(tiny):
-    spec = next(iter(job("mnist-cnn").question(1, None).specs()))
+    spec = next(iter(job("mnist-cnn").question().specs()))
     honest = job("mnist-cnn").load(spec)
     assert (len(honest.train), len(honest.val), len(honest.test)) == (40, 10, 16)
     assert honest.info.mean == (0.2,)
@@ -417,11 +417,11 @@ def test_protocols_differ_in_the_data_that_choose(tiny):
 def test_transposed_images_stay_so_in_the_originals_procedure(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        loading, "load_dataset", lambda row, *args, **options: asked.append(row) or tiny_splits(row)
+        loading, "load", lambda *args, row, **options: asked.append(row) or tiny_splits()
     )
     for protocol in ("honest", "paper"):
         letters = job("emnist-letters-vgg5", protocol)
-        letters.load(next(iter(letters.question(1, None).specs())))
+        letters.load(next(iter(letters.question().specs())))
     assert [row.transposed for row in asked] == [True, False]
 
 
@@ -539,7 +539,7 @@ def test_the_number_the_script_prints_is_that_of_its_last_batch(tmp_path, short_
     losses = json.loads((folder / "last_batches" / "spinal-seed0.json").read_text())
     assert list(losses) == [str(epoch) for epoch in range(1, 7)]
     # The same training written out, with the loss of the last 40 examples of every epoch.
-    spec = next(iter(job("regression-sum", "paper").question(1, None).specs()))
+    spec = next(iter(job("regression-sum", "paper").question().specs()))
     splits = job("regression-sum", "paper").load(spec)
     model = building.build_model(spec, splits.info).train()
     adam = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -609,7 +609,7 @@ def test_missing_weights_are_said_before_any_training(tmp_path, monkeypatch):
 
     monkeypatch.setattr("torch.hub.download_url_to_file", offline)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    monkeypatch.setattr(readers, "check_present", lambda *args, **options: None)
+    monkeypatch.setattr(readers, "ensure_present", lambda *args, **options: None)
     with pytest.raises(InputError, match="published weights of 'resnet18' cannot be fetched"):
         run_recipe("transfer-hymenoptera", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -697,7 +697,7 @@ def test_records_hold_no_paths_of_a_machine():
         assert record["summary"]["environment"]["commit"], path
         assert (
             path.stem
-            == protocol_module._Job(
+            == protocol_module.RecipeRequest(
                 RECIPES[record["recipe"]], record["protocol"], record["budget"]
             ).name
         )

@@ -101,9 +101,11 @@ def test_full_disk_is_one_sentence_and_leaves_the_old_file(run, monkeypatch):
     assert not is_done(run.path)
 
 
-def test_full_disk_while_torch_writes_is_one_sentence(run):
-    with pytest.raises(InputError, match="cannot write"):
-        files._write(run.path / "x", lambda file: torch.save({"w": torch.ones(3)}, "/dev/full"))
+def test_full_disk_while_torch_writes_is_one_sentence(run, monkeypatch):
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda state, file: save(state, "/dev/full"))
+    with pytest.raises(InputError, match=r"cannot write .*state\.pt"):
+        run.save_state({"w": torch.ones(3)})
 
 
 def test_metrics_round_trip_and_drop_what_is_beyond_the_saved_epoch(run):
@@ -197,9 +199,9 @@ def test_finish_writes_strict_json_then_done_and_removes_the_state(run):
 def test_done_is_written_after_the_result_and_before_the_state_goes(run, monkeypatch):
     run.save_state({"epoch": 1})
     order = []
-    write = files._write
+    write = files.write_bytes
     monkeypatch.setattr(
-        files, "_write", lambda path, how: (order.append(path.name), write(path, how))
+        files, "write_bytes", lambda path, data: (order.append(path.name), write(path, data))
     )
     unlink = type(run.path).unlink
 
@@ -241,3 +243,13 @@ def test_write_mapping_chooses_the_format_by_the_name(tmp_path):
     }
     files.write_mapping(tmp_path / "x.yaml", {"b": 1, "ø": (2,)})
     assert (tmp_path / "x.yaml").read_text("utf-8") == "b: 1\nø:\n- 2\n"
+
+
+def test_two_processes_write_one_file_at_once(tmp_path):
+    path = tmp_path / "x.json"
+    with files.replacing(path) as ours:
+        ours.write(b"{")
+        files.write_text(path, "the other process was faster")
+        ours.write(b"}")
+    assert path.read_text() == "{}"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.json"]

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from spinalnet import InputError, freeze_except_head_
 from spinalnet.comparison import building, running
-from spinalnet.comparison import spec as spec_module
+from spinalnet.comparison.spec import RunSpec
+from spinalnet.comparison.trained import load_trained
 from spinalnet.data import augment, batches
 from spinalnet.deploy import predict
 from spinalnet.models import backbones
@@ -121,11 +122,7 @@ def changed_pixel(trunk: Counting, images: batches.Splits) -> batches.Splits:
 
 
 def changed_transform(trunk: Counting, images: batches.Splits) -> batches.Splits:
-    parts = {
-        name: getattr(images, name).normalized_by((0.4,) * 3, (0.25,) * 3)
-        for name in ("train", "val", "test")
-    }
-    return replace(images, **parts)
+    return images.normalized_by((0.4,) * 3, (0.25,) * 3)
 
 
 @pytest.mark.parametrize(
@@ -229,10 +226,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def probed(weights: str, **options: object) -> spec_module.RunSpec:
+def probed(weights: str, **options: object) -> RunSpec:
     fields: dict[str, object] = {
-        "data": "digits",
-        "model": "torchvision:shufflenet_v2_x0_5",
         "image_size": 32,
         "limit": 120,
         "pretrained": weights,
@@ -247,7 +242,7 @@ def probed(weights: str, **options: object) -> spec_module.RunSpec:
             early_stopping=4,
         ),
     }
-    return spec_module.RunSpec(**(fields | options))  # type: ignore[arg-type]
+    return RunSpec.of("digits", "torchvision:shufflenet_v2_x0_5", **(fields | options))
 
 
 def rows(path: Path) -> list[dict[str, object]]:
@@ -263,15 +258,10 @@ def test_a_probe_is_a_frozen_run_and_fine_tuning_goes_on_from_it(
     digits = building.load_splits(spec)
     digits = replace(digits, test=digits.test.subset(torch.arange(60)))
     # So fast that fine-tuning ruins everything: an epoch of the probe must win.
-    ruin = replace(spec, train=replace(spec.train, lr=1.0, optimizer="sgd", trunk_lr=0.5))
+    ruin = spec.having(lr=1.0, optimizer="sgd", trunk_lr=0.5)
     both = running.run_one(ruin, tmp_path / "both", splits=digits)
     frozen = running.run_one(
-        replace(
-            ruin,
-            trunk="frozen",
-            probe_epochs=0,
-            train=replace(spec.train, epochs=3, lr=spec.probe_lr, optimizer="sgd"),
-        ),
+        spec.having(freeze=True, probe_epochs=0, epochs=3, lr=spec.probe_lr, optimizer="sgd"),
         tmp_path / "frozen",
         splits=digits,
     )
@@ -283,20 +273,20 @@ def test_a_probe_is_a_frozen_run_and_fine_tuning_goes_on_from_it(
     assert both.result["best_epoch"] == frozen.result["best_epoch"]
     assert both.result["test"]["confusion"] == frozen.result["test"]["confusion"]
     # The whole network is in the file, as it was published but for the head.
-    whole = running.load_trained(tmp_path / "both").model
+    whole = load_trained(tmp_path / "both").model
     fresh = building.build_model(spec, digits.info)
     for name, value in whole.trunk.state_dict().items():
         assert torch.equal(value, fresh.trunk.state_dict()[name]), name
 
 
 def test_a_probed_run_is_resumed_bit_for_bit(tmp_path: Path, weights: str) -> None:
-    spec = probed(weights, train=replace(probed(weights).train, epochs=2, head_epochs=1))
+    spec = probed(weights).having(head_epochs=1)
     digits = building.load_splits(spec)
     digits = replace(digits, test=digits.test.subset(torch.arange(60)))
     running.run_one(spec, tmp_path / "straight", splits=digits)
 
     def interrupt_in(epoch: int) -> object:
-        def on_progress(_: spec_module.RunSpec, step: loop.Progress) -> None:
+        def on_progress(_: RunSpec, step: loop.Progress) -> None:
             if step.phase == "train" and step.epoch == epoch:
                 raise KeyboardInterrupt
 
@@ -312,7 +302,7 @@ def test_a_probed_run_is_resumed_bit_for_bit(tmp_path: Path, weights: str) -> No
             )
     running.run_one(spec, tmp_path / "again", splits=digits)
     assert rows(tmp_path / "again") == rows(tmp_path / "straight")
-    found = [running.load_trained(tmp_path / name).model for name in ("straight", "again")]
+    found = [load_trained(tmp_path / name).model for name in ("straight", "again")]
     for name, value in found[0].state_dict().items():
         assert torch.equal(value, found[1].state_dict()[name]), name
 
@@ -320,9 +310,9 @@ def test_a_probed_run_is_resumed_bit_for_bit(tmp_path: Path, weights: str) -> No
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"trunk": "frozen"}, "a frozen trunk does not learn"),
-        ({"trunk": "frozen", "probe_epochs": 0, "train": TrainConfig(trunk_lr=0.1)}, "leave out"),
-        ({"trunk": "frozen", "probe_epochs": 0, "train": TrainConfig(mix="both")}, "mixes images"),
+        ({"freeze": True}, "a frozen trunk does not learn"),
+        ({"freeze": True, "probe_epochs": 0, "train": TrainConfig(trunk_lr=0.1)}, "leave out"),
+        ({"freeze": True, "probe_epochs": 0, "train": TrainConfig(mix="both")}, "mixes images"),
         ({"pretrained": False}, "what a network has learned: give it published weights"),
         ({"probe_epochs": -1}, "probe_epochs must be an integer >= 1"),
     ],
@@ -427,13 +417,13 @@ def test_weights_out_of_reach_are_one_sentence(monkeypatch: pytest.MonkeyPatch) 
         raise OSError("<urlopen error: no route>")
 
     monkeypatch.setattr(models, "get_model", offline)
-    with pytest.raises(InputError, match=r"cannot be fetched \(.*no route.*\); .*--weights FILE"):
+    with pytest.raises(InputError, match=r"cannot be fetched \(.*no route.*\); .*pretrained=FILE"):
         create_model("torchvision:resnet18", 2, pretrained=True)
 
 
 def test_images_a_backbone_cannot_take_are_one_sentence() -> None:
     with pytest.raises(InputError, match=r"does not take images of shape \(3, 8, 8\)"):
-        create_model("torchvision:alexnet", 2, input_size=8)
+        create_model("torchvision:alexnet", 2, image_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -443,13 +433,14 @@ def photographs() -> batches.Splits:
     return replace(splits, test=splits.test.subset(torch.arange(0, len(splits.test), 4)))
 
 
-FROZEN = spec_module.RunSpec(
+FROZEN = RunSpec.of(
     str(HYMENOPTERA),
     "efficientnet_lite0",
-    train=TrainConfig(epochs=12, device="cpu"),
+    epochs=12,
+    device="cpu",
     limit=60,
     pretrained=True,
-    trunk="frozen",
+    freeze=True,
 )
 
 
@@ -492,17 +483,17 @@ def test_frozen_run_learns_real_photographs_and_predicts_alone(
     assert [row["path"] for row in rows] == [str(file) for file in files]
     assert sum(row["prediction"] == "bees" for row in rows) >= 3
 
-    trained = running.load_trained(tmp_path / "run")
+    trained = load_trained(tmp_path / "run")
     whole = evaluation.evaluate(trained.model, few.test)
     assert whole.accuracy == record.result["test"]["accuracy"]
     (tmp_path / "run" / features_module.TRUNK_FILE).unlink()
     with pytest.raises(InputError, match="holds the frozen trunk"):
-        running.load_trained(tmp_path / "run")
+        load_trained(tmp_path / "run")
 
 
 def test_freezing_keeps_batch_statistics_through_fit() -> None:
     images = splits()
-    model = create_model("torchvision:shufflenet_v2_x0_5", 2, input_size=32, head="linear", seed=0)
+    model = create_model("torchvision:shufflenet_v2_x0_5", 2, image_size=32, head="linear", seed=0)
     freeze_except_head_(model)
     before = {name: value.clone() for name, value in model.trunk.state_dict().items()}
     bigger = [

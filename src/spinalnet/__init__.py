@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from spinalnet.comparison import write_report as write_report
     from spinalnet.data import ArrayDataset as ArrayDataset
     from spinalnet.data import DatasetInfo as DatasetInfo
+    from spinalnet.data import DataSpec as DataSpec
     from spinalnet.data import Splits as Splits
     from spinalnet.data import list_datasets as list_datasets
     from spinalnet.data import load_dataset as load_dataset
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from spinalnet.deploy import export_program as export_program
     from spinalnet.deploy import predict_images as predict_images
     from spinalnet.deploy import write_predictions as write_predictions
+    from spinalnet.models import ModelSpec as ModelSpec
     from spinalnet.models import create_model as create_model
     from spinalnet.models import find_classifier as find_classifier
     from spinalnet.models import freeze_except_head_ as freeze_except_head_
@@ -95,11 +97,11 @@ __getattr__, __dir__, __all__ = attach(
         "_checks": "BackendUnavailable InputError SpinalnetError SurgeryError TrainingError",
         "comparison": "Comparison RunSpec Summary TrainedModel compare compare_table load_summary "
         "load_trained run_one summarize write_report",
-        "data": "ArrayDataset DatasetInfo Splits list_datasets load_dataset",
+        "data": "ArrayDataset DataSpec DatasetInfo Splits list_datasets load_dataset",
         "deploy": "Evaluation Exported Prediction evaluate_run export_onnx export_program "
         "predict_images write_predictions",
-        "models": "create_model find_classifier freeze_except_head_ list_models remove_classifier_ "
-        "replace_head_ replace_hidden_",
+        "models": "ModelSpec create_model find_classifier freeze_except_head_ list_models "
+        "remove_classifier_ replace_head_ replace_hidden_",
         "nn": "Count LinearHead MLPHead ProgressiveNet SpinalLayer SpinalNet count_macs "
         "count_params jacobian make_head matched_mlp spinal spinal_reference split_sizes "
         "use_backend",

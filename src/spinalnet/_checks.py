@@ -6,8 +6,12 @@ is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-from collections.abc import Iterable
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class SpinalnetError(Exception):
@@ -50,3 +54,75 @@ def check_probability(name: str, value: float) -> float:
     if not 0.0 <= value < 1.0:
         raise InputError(f"{name} must be in [0, 1), got {value!r}.")
     return float(value)
+
+
+def read_fields(kind: type, values: object, what: str) -> dict[str, Any]:
+    """Return what a file holds as arguments of a dataclass: names known, none missing, types right.
+
+    Args:
+        kind: The dataclass; a field that is one itself is made from a mapping of its own.
+        values: What YAML or JSON gave. An integer is a number too, and so is text such as "1e-3",
+            as which YAML reads a number without a point.
+        what: What a field is called in the sentence of an error.
+
+    Raises:
+        InputError: If a name is unknown (the nearest is named) or missing, or a value wrong.
+    """
+    if not isinstance(values, Mapping):
+        raise InputError(f"a {what} belongs in a mapping of names to values, got {values!r}.")
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    for name in values:
+        if name not in fields:
+            raise unknown_name(what, str(name), fields)
+    for name, field in fields.items():
+        required = field.default is field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise InputError(f"the {what} '{name}' is missing; known: {', '.join(fields)}.")
+    read: dict[str, Any] = {}
+    for name, value in values.items():
+        try:
+            read[name] = _as(hints[name], value, f"{what} of {name}")
+        except TypeError as error:
+            raise InputError(f"{name} must be {error}, got {value!r}.") from error
+    return read
+
+
+_KINDS = {
+    int: "an integer",
+    bool: "true or false",
+    str: "text",
+    float: "a number",
+    type(None): "null",
+}
+
+
+def _as(hint: Any, value: Any, what: str) -> Any:
+    """Return `value` as a `hint`; a `TypeError` says what it must be."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return hint(**read_fields(hint, value, what))
+    origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        reasons = []
+        for one in inner:
+            try:
+                return _as(one, value, what)
+            except TypeError as error:
+                reasons.append(str(error))
+        raise TypeError(" or ".join(reasons))
+    if origin is typing.Literal:
+        fits, wanted = value in inner, " or ".join(map(str, inner))
+    elif origin is tuple:
+        fits, wanted = isinstance(value, list | tuple), "a list"
+    elif origin is float:
+        try:
+            return float(value if not isinstance(value, bool) else "")
+        except (TypeError, ValueError):
+            fits, wanted = False, _KINDS[float]
+    elif origin in _KINDS:
+        fits, wanted = type(value) is origin, _KINDS[origin]
+    else:
+        fits, wanted = isinstance(value, Mapping), "a mapping"
+    if not fits:
+        raise TypeError(wanted)
+    return value

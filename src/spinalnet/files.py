@@ -1,11 +1,17 @@
-"""TODO(files): split from runs."""
+"""Files that appear whole or not at all, weights that are read without running code, the cache.
+
+Several processes may write one file at once: each writes aside under a name of its own, and the
+last one's content stays.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+import pickle
+import secrets
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +21,12 @@ from torch import Tensor
 from spinalnet._checks import InputError
 
 _HEADER_KEY = "spinalnet"  # of our JSON string among the metadata of a safetensors file
+
+
+def cache_folder(kind: str) -> Path:
+    """Return the user's folder for what can be fetched or computed again: "data", "features"."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "spinalnet" / kind
 
 
 def save_weights(
@@ -27,8 +39,7 @@ def save_weights(
 
     header = {_HEADER_KEY: json.dumps(description or {}, allow_nan=False)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
-    data = save(tensors, metadata=header)
-    _write(Path(path), lambda file: file.write(data))
+    write_bytes(path, save(tensors, metadata=header))
 
 
 def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -37,15 +48,13 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     Raises:
         InputError: If the file is missing, damaged, or has no description of ours.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no file {path}: give the folder of a run that has trained.")
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+        tensors, header = _read_safetensors(path)
         description = json.loads(header[_HEADER_KEY])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise InputError(
@@ -55,10 +64,58 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     return tensors, description
 
 
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Return named tensors of anybody's file, on the CPU; no code in it is run.
+
+    Args:
+        path: A `.safetensors` file, or one of `torch.save`. It may hold the weights under
+            "state_dict" or "model", and their names may start with "module.".
+
+    Raises:
+        InputError: If the file is missing, damaged, or holds anything but tensors by name.
+    """
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no file of weights {path}.")
+    try:
+        if path.suffix == ".safetensors":
+            held: Any = _read_safetensors(path)[0]
+        else:
+            held = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} cannot be read as weights: it holds a pickled module or other objects, which "
+            "are not opened because they can run code. Load it where it was made and save "
+            "model.state_dict() instead."
+        ) from error
+    except Exception as error:  # torch and safetensors raise many kinds for a damaged file
+        raise InputError(
+            f"{path} cannot be read as weights ({type(error).__name__}): it is damaged, or neither "
+            "a .safetensors file nor one saved by torch.save(model.state_dict())."
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
+            held = held[key]
+    if not isinstance(held, Mapping) or not all(isinstance(v, Tensor) for v in held.values()):
+        raise InputError(f"{path} holds no weights by name: save model.state_dict().")
+    return {str(name).removeprefix("module."): value for name, value in held.items()}
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a file."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt", device="cpu") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+        return tensors, file.metadata() or {}
+
+
 def write_mapping(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
     """Replace a `.yaml` or `.json` file whole; in JSON, numbers that are not finite become null."""
     if Path(path).suffix == ".yaml":
-        text = _to_yaml(json.loads(json.dumps(values)))
+        text = to_yaml(json.loads(json.dumps(values)))
     else:
         text = to_json(values)
     write_text(path, text)
@@ -86,16 +143,83 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     Raises:
         InputError: If it cannot be written.
     """
-    _write(Path(path), lambda file: file.write(data))
+    with replacing(path) as file:
+        file.write(data)
 
 
-def _to_yaml(value: Any) -> str:
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a file that becomes `path` when the block ends, and vanishes if it fails.
+
+    A reader, or a crash, finds the old content or the new. The folder is made if need be.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
+    path = Path(path)
+    # A name of its own: another process may be writing the same file right now.
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with aside.open("xb") as file:
+                yield file
+                flush_to_disk(file)
+            aside.replace(path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+
+
+def is_aside(name: str) -> bool:
+    """Return whether a file of this name is what a process killed in `replacing` left."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def flush_to_disk(file: IO[Any]) -> None:
+    """Return when what was written to a file is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failed write into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise not_written(path, error.strerror or str(error)) from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say which file it is whose content cannot be used."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path} cannot be used: {error}") from error
+
+
+def not_written(path: Path, reason: str) -> InputError:
+    """Return the error for a file that cannot be written."""
+    return InputError(
+        f"cannot write {path}: {reason}. Choose a folder that can be written, or free some space."
+    )
+
+
+def to_yaml(value: Any) -> str:
+    """Return plain values as YAML, in their order."""
     import yaml
 
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return what a JSON file holds; None if there is no such file.
+
+    Raises:
+        InputError: If it is damaged.
+    """
     if not path.exists():
         return None
     try:
@@ -113,59 +237,3 @@ def _strict(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")
-
-
-@contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Open a file that becomes `path` when the block ends, and vanishes if it fails.
-
-    A reader, or a crash, finds the old content or the new. The folder is made if need be.
-
-    Raises:
-        InputError: If it cannot be written.
-    """
-    path = Path(path)
-    aside = _aside(path)
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with aside.open("wb") as file:
-                yield file
-                _flush_to_disk(file)
-            aside.replace(path)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
-
-
-def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Replace `path` whole with what `write` writes."""
-    try:
-        with replacing(path) as file:
-            write(file)
-    except RuntimeError as error:  # how torch.save reports a full disk
-        raise _not_written(path, str(error).splitlines()[0]) from error
-
-
-def _flush_to_disk(file: IO[Any]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn a failed write into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise _not_written(path, error.strerror or str(error)) from error
-
-
-def _not_written(path: Path, reason: str) -> InputError:
-    return InputError(
-        f"cannot write {path}: {reason}. Choose a folder that can be written, or free some space."
-    )

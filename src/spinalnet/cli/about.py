@@ -1,4 +1,4 @@
-"""TODO(cli.about): split from cli."""
+"""Commands that say what there is, and how fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO(cli.deploy): split from cli."""
+"""Commands that use a trained model."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def predict_command(
     from spinalnet.deploy import predict
 
     if on_bad_image not in ("error", "skip"):
-        raise InputError(f"--on-bad-image must be error or skip, got '{on_bad_image}'.")
+        raise InputError(f"on_bad_image must be error or skip, got '{on_bad_image}'.")
     skipped = 0
 
     def leave_out(bad: images.BadImage) -> None:

@@ -1,11 +1,15 @@
-"""TODO(cli.options): split from cli."""
+"""The options that commands share; those of training are made from the fields of `TrainConfig`.
+
+typer reads the options of a command from the signature of a function. `with_run_options` makes one
+of three parts, so that an option of `train`, `compare` and `lr-find` is written down once.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +21,7 @@ from spinalnet.cli.root import err_console
 from spinalnet.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from spinalnet.comparison import spec as spec_module
+    from spinalnet.comparison.spec import RunSpec
 
 
 Data = Annotated[
@@ -92,10 +96,8 @@ RunFolder = Annotated[
     Path, typer.Argument(help="Folder of a finished run, or a checkpoint file.", metavar="RUN")
 ]
 
-ALL_HEADS = "spinal,mlp,matched,linear"
 
-
-def _train_parameters() -> list[inspect.Parameter]:
+def train_parameters() -> list[inspect.Parameter]:
     """Return one keyword-only parameter per field of `TrainConfig`, as typer reads them."""
     parameters = []
     for option in dataclasses.fields(TrainConfig):
@@ -137,53 +139,61 @@ class RunOptions:
     limit: Limit = None
     on_bad_image: OnBadImage = "error"
     training: TrainConfig  # one option per field
+    given: frozenset[str]  # the options that stand in the command
 
-    def spec(self, **fields: Any) -> spec_module.RunSpec:
+    def spec(self, **fields: Any) -> RunSpec:
         """Return the run asked for; `fields` are those that one command alone knows."""
-        from spinalnet.comparison import spec as spec_module
+        from spinalnet.comparison.spec import RunSpec
 
         model = self.model
         if self.backbone is not None:
             from spinalnet.models.backbones import find_backbone
 
+            self.refuse({"model"}, "beside --backbone, which takes its place")
             model = find_backbone(self.backbone).name
         if self.freeze and self.backbone is None and self.weights is None:
             raise InputError(
                 "--freeze keeps what a network has learned: give --backbone or --weights."
             )
-        return spec_module.RunSpec(
-            data=self.data,
-            model=model,
+        if not fields.get("probe_epochs"):
+            self.refuse({"probe_lr"}, "without --probe-epochs")
+        kept = ("freeze", "data_dir", "image_size", "in_channels", "limit", "on_bad_image")
+        return RunSpec.of(
+            self.data,
+            model,
             pretrained=self.backbone is not None if self.weights is None else str(self.weights),
-            trunk="frozen" if self.freeze else None,
-            head_options=_head_options(self.head_option),
+            head_options=head_options(self.head_option),
             train=self.training,
-            data_dir=self.data_dir,
-            image_size=self.image_size,
-            in_channels=self.in_channels,  # type: ignore[arg-type]
-            limit=self.limit,
-            on_bad_image=self.on_bad_image,  # type: ignore[arg-type]
+            **{name: getattr(self, name) for name in kept},
             **fields,
         )
+
+    def refuse(self, options: Set[str], why: str) -> None:
+        """Refuse options that stand in the command but have no meaning here."""
+        if unused := sorted(self.given & options):
+            named = ", ".join("--" + name.replace("_", "-") for name in unused)
+            raise InputError(f"{named} has no meaning {why}: leave it out.")
 
 
 def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command` the options of `RunOptions` and of `TrainConfig`; it receives `asked`."""
 
-    def parameters_of(function: Callable[..., Any], without: str) -> list[inspect.Parameter]:
+    def parameters_of(function: Callable[..., Any], *without: str) -> list[inspect.Parameter]:
         found = inspect.signature(function, eval_str=True).parameters
-        return [parameter for name, parameter in found.items() if name != without]
+        return [parameter for name, parameter in found.items() if name not in without]
 
-    training = _train_parameters()
-    shared = parameters_of(RunOptions, without="training")
-    own = parameters_of(command, without="asked")
+    training = train_parameters()
+    shared = parameters_of(RunOptions, "training", "given")
+    own = parameters_of(command, "asked")
 
     @functools.wraps(command)
-    def wrapper(**values: Any) -> None:
+    def wrapper(ctx: typer.Context, **values: Any) -> None:
         def take(parameters: list[inspect.Parameter]) -> dict[str, Any]:
             return {parameter.name: values.pop(parameter.name) for parameter in parameters}
 
-        asked = RunOptions(training=TrainConfig(**take(training)), **take(shared))
+        sources = {name: ctx.get_parameter_source(name) for name in values}
+        given = frozenset(name for name, s in sources.items() if s and s.name != "DEFAULT")
+        asked = RunOptions(training=TrainConfig(**take(training)), given=given, **take(shared))
         try:
             command(asked, **values)
         except KeyboardInterrupt:
@@ -195,12 +205,23 @@ def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
 
     # In the help, a command's own options come behind those of the network.
     place = [parameter.name for parameter in shared].index("head_option")
-    parameters = [*shared[:place], *own, *shared[place:], *training]
+    context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    parameters = [context, *shared[:place], *own, *shared[place:], *training]
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return wrapper
 
 
-def _head_options(pairs: list[str] | None) -> dict[str, Any]:
+def names_of(heads: str) -> tuple[str, ...]:
+    """Return the names in a list with commas."""
+    return tuple(name.strip() for name in heads.split(",") if name.strip())
+
+
+def head_options(pairs: list[str] | None) -> dict[str, Any]:
+    """Return the options in pairs NAME=VALUE, values read as YAML.
+
+    Raises:
+        InputError: If a pair is none.
+    """
     import yaml
 
     options: dict[str, Any] = {}

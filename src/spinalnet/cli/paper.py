@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spinalnet._checks import unknown_name
-from spinalnet.cli.options import Channels, DataDir, Download, HeadOption, ImageSize, _head_options
+from spinalnet.cli.options import Channels, DataDir, Download, HeadOption, ImageSize, head_options
 from spinalnet.cli.progress import print_report, print_run, show_progress
 from spinalnet.cli.root import app, err_console, out_console
 
@@ -39,9 +39,9 @@ def convert_command(
         out,
         head=head,
         in_channels=in_channels,
-        input_size=image_size,
+        image_size=image_size,
         class_names=None if classes is None else [name.strip() for name in classes.split(",")],
-        **_head_options(head_option),
+        **head_options(head_option),
     )
     params = sum(parameter.numel() for parameter in converted.parameters())
     err_console.print(f"{out}: {model}, {params:,} parameters", highlight=False, soft_wrap=True)
@@ -106,16 +106,14 @@ def reproduce_command(
 ) -> None:
     """Run experiments of the original; the same command again continues."""
     from spinalnet.paper import records, study
-    from spinalnet.paper.protocol import check_ready, count_heads, run_recipe
+    from spinalnet.paper.protocol import prepare, run_request
     from spinalnet.paper.recipes import find_recipes, regression
 
     chosen = find_recipes(pattern)
-    for recipe in chosen:
-        check_ready(recipe, protocol, budget, data_dir, download=download)
-    for recipe in chosen:
-        err_console.print(f"[bold]{recipe.name}[/]", highlight=False)
-        count = seeds * count_heads(recipe, protocol)
-        with show_progress(count) as (on_progress, run_done):
+    asked = {"seeds": seeds, "data_dir": data_dir, "download": download}
+    for request in [prepare(r, protocol, budget, **asked) for r in chosen]:
+        err_console.print(f"[bold]{request.recipe.name}[/]", highlight=False)
+        with show_progress(seeds * len(request.heads)) as (on_progress, run_done):
 
             def on_run(
                 _: spec.RunSpec, record: runs.RunRecord, done: Callable[[], None] = run_done
@@ -123,17 +121,7 @@ def reproduce_command(
                 print_run(record)
                 done()
 
-            folder = run_recipe(
-                recipe.name,
-                protocol=protocol,
-                seeds=seeds,
-                budget=budget,
-                out=out,
-                data_dir=data_dir,
-                download=download,
-                on_progress=on_progress,
-                on_run=on_run,
-            )
+            folder = run_request(request, out, on_progress=on_progress, on_run=on_run)
         if budget != "smoke":
             print_report(folder)
         if keep is not None:
@@ -158,7 +146,7 @@ def datasets_command(
     if get is not None:
         if get not in catalog.DATASETS:
             raise unknown_name("dataset", get, catalog.DATASETS)
-        readers.check_present(catalog.DATASETS[get], data_dir, download=True)
+        readers.ensure_present(catalog.DATASETS[get], data_dir, download=True)
         err_console.print(f"{get} is here.", highlight=False)
         return
     rows = listing.describe_datasets(data_dir)

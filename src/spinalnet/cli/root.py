@@ -8,6 +8,7 @@ answer at once. The training options of `train` and `compare` are made from the 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Annotated
 
@@ -46,6 +47,27 @@ def _hush_other_processes() -> None:
         out_console.quiet = err_console.quiet = not _dist.is_main()
 
 
+def _as_options(sentence: str) -> str:
+    """Return a sentence of the library, which speaks of arguments, in the words of the command.
+
+    An argument is known by an underscore in its name, or by a value: `name=value`.
+    """
+    command = typer.main.get_command(app)
+    for word in sys.argv[1:]:
+        command = getattr(command, "commands", {}).get(word, command)
+    flags = {p.name: p.opts[0] for p in command.params if p.param_type_name == "option" and p.name}
+    names = "|".join(sorted(flags, key=len, reverse=True))
+
+    def in_words(match: re.Match[str]) -> str:
+        name, value = match["name"], match["value"]
+        if value is None:
+            return flags[name] if "_" in name else name
+        return flags[name] if value == "True" else f"{flags[name]} {value}"
+
+    pattern = rf"(?<![\w'\"/.-])(?P<name>{names})\b(?:=(?P<value>[\w:+-]+(?:\.\w+)*))?(?![\w'\"/=])"
+    return re.sub(pattern, in_words, sentence)
+
+
 def main() -> None:
     """Run the command; a mistake of the user ends in one sentence and exit code 2."""
     _hush_other_processes()
@@ -53,5 +75,7 @@ def main() -> None:
         app()
     except SpinalnetError as error:
         err_console.quiet = False  # it may be the mistake of one process alone
-        err_console.print(f"[red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        err_console.print(
+            f"[red]error[/] {escape(_as_options(str(error)))}", highlight=False, soft_wrap=True
+        )
         sys.exit(2)

@@ -1,8 +1,7 @@
-"""TODO(cli.runs): split from cli."""
+"""Commands that train, compare and report."""
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import sys
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spinalnet.cli.options import ALL_HEADS, ProbeEpochs, ProbeLr, RunOptions, with_run_options
+from spinalnet.cli.options import ProbeEpochs, ProbeLr, RunOptions, names_of, with_run_options
 from spinalnet.cli.progress import print_note, print_report, print_run, show_progress
 from spinalnet.cli.root import app, err_console, out_console
 from spinalnet.cli.tables import compare_table_command
 
 if TYPE_CHECKING:
-    from spinalnet.comparison import spec as spec_module
+    from spinalnet.comparison.spec import RunSpec
     from spinalnet.training import runs
 
 
@@ -35,7 +34,7 @@ def train_command(
     from spinalnet.training import runs
 
     spec = asked.spec(head=head, probe_epochs=probe_epochs, probe_lr=probe_lr)
-    folder = out or Path("runs") / f"{Path(spec.data).name}-{spec.model}-{spec.name}"
+    folder = out or Path("runs") / f"{_label(spec)}-{spec.name}"
     if runs.is_done(folder):
         err_console.print(f"{folder} is already done; nothing to train.", highlight=False)
     splits = building.load_splits(spec, download=asked.download)
@@ -56,7 +55,7 @@ def compare_command(
     probe_lr: ProbeLr = 3e-3,
     heads: Annotated[
         str, typer.Option(help="Heads, comma separated; the first is compared with each other.")
-    ] = ALL_HEADS,
+    ] = "spinal,mlp,matched,linear",
     seeds: Annotated[int, typer.Option(help="Number of paired seeds.", min=1)] = 5,
     out: Annotated[Path | None, typer.Option(help="Folder of the comparison.")] = None,
     target: Annotated[
@@ -86,20 +85,23 @@ def compare_command(
     """
     from spinalnet.data import frames
 
-    if frames.is_table(asked.data) or target is not None:
+    names = names_of(heads) if "heads" in asked.given else ()
+    is_table = frames.is_table(asked.data) or (target is not None and Path(asked.data).is_file())
+    if is_table:
+        asked.refuse(asked.given - _OF_TABLES, f"for a table ('{asked.data}')")
         seed = asked.training.seed
-        compare_table_command(asked.data, target, task, heads, seeds, tune, seed, out)
+        compare_table_command(asked.data, target, task, names, seeds, tune, seed, out)
         return
+    asked.refuse({"target", "task", "tune"}, f"for '{asked.data}', which is no table")
     from spinalnet.comparison import running
-    from spinalnet.comparison import spec as spec_module
+    from spinalnet.comparison.spec import Comparison
 
     base = asked.spec(probe_epochs=probe_epochs, probe_lr=probe_lr)
-    names = tuple(name.strip() for name in heads.split(",") if name.strip())
-    question = spec_module.Comparison(replace_head(base, names), names, seeds)
-    folder = out or Path("runs") / f"compare-{Path(base.data).name}-{base.model}"
-    with show_progress(seeds * len(names)) as (on_progress, run_done):
+    question = Comparison(base, names_of(heads), seeds)
+    folder = out or Path("runs") / f"compare-{_label(base)}"
+    with show_progress(seeds * len(question.heads)) as (on_progress, run_done):
 
-        def on_run(_: spec_module.RunSpec, record: runs.RunRecord) -> None:
+        def on_run(_: RunSpec, record: runs.RunRecord) -> None:
             print_run(record)
             run_done()
 
@@ -107,6 +109,9 @@ def compare_command(
             question, folder, download=asked.download, on_progress=on_progress, on_run=on_run
         )
     print_report(folder, command="spinalnet " + shlex.join(sys.argv[1:]))
+
+
+_OF_TABLES = frozenset(("data", "target", "task", "tune", "heads", "seeds", "seed", "out"))
 
 
 @app.command("lr-find")
@@ -126,16 +131,15 @@ def lr_find_command(
     """
     from rich.progress import Progress
 
-    from spinalnet import files
+    from spinalnet import _dist, files
     from spinalnet.comparison import running
-    from spinalnet.comparison import spec as spec_module
+    from spinalnet.comparison.spec import Comparison
     from spinalnet.training import environment, lrfind
 
     base = asked.spec()
-    names = tuple(name.strip() for name in heads.split(",") if name.strip())
-    question = spec_module.Comparison(replace_head(base, names), names, seeds=1)
+    question = Comparison(base, names_of(heads), seeds=1)
     with Progress(console=err_console, transient=True) as bars:
-        shown = {name: bars.add_task(name, total=steps) for name in names}
+        shown = {name: bars.add_task(name, total=steps) for name in question.heads}
         found = running.find_rates(
             question,
             download=asked.download,
@@ -144,10 +148,12 @@ def lr_find_command(
             steps=steps,
             on_step=lambda head, done, _: bars.update(shown[head], completed=done),
         )
-    folder = out or Path("runs") / f"lr-find-{Path(base.data).name}-{base.model}"
-    folder.mkdir(parents=True, exist_ok=True)
-    title = f"{Path(base.data).name}, {base.model}: rates rising over {steps} steps"
-    lrfind.draw_range_tests(found, title).savefig(folder / "lr-find.png", dpi=110)
+    if not _dist.is_main():
+        return
+    folder = out or Path("runs") / f"lr-find-{_label(base)}"
+    title = f"{Path(base.data.name).name}, {base.model.name}: rates rising over {steps} steps"
+    with files.replacing(folder / "lr-find.png") as file:
+        lrfind.draw_range_tests(found, title).savefig(file, dpi=110)
     numbers = {
         "command": "spinalnet " + shlex.join(sys.argv[1:]),
         "run": base.to_dict(),
@@ -166,9 +172,9 @@ def lr_find_command(
     out_console.print(f"Figure: {folder / 'lr-find.png'}", highlight=False, soft_wrap=True)
 
 
-def replace_head(base: spec_module.RunSpec, names: tuple[str, ...]) -> spec_module.RunSpec:
-    """Return `base` with the first of the heads to compare."""
-    return dataclasses.replace(base, head=names[0]) if names else base
+def _label(spec: RunSpec) -> str:
+    """Return what folders of runs on this data with this network are named after."""
+    return f"{Path(spec.data.name).name}-{spec.model.name}"
 
 
 @app.command("report")

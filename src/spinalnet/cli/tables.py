@@ -6,7 +6,6 @@ import shlex
 import sys
 from pathlib import Path
 
-from spinalnet.cli.options import ALL_HEADS
 from spinalnet.cli.progress import print_note
 from spinalnet.cli.root import err_console, out_console
 
@@ -15,7 +14,7 @@ def compare_table_command(
     source: str,
     target: str | None,
     task: str,
-    heads: str,
+    names: tuple[str, ...],
     repeats: int,
     tune: bool,
     seed: int,
@@ -24,12 +23,12 @@ def compare_table_command(
     """Compare models on a table, keep the result, and print it."""
     from rich.progress import Progress
 
+    from spinalnet import _dist
     from spinalnet.comparison import table_summary, tables
     from spinalnet.comparison.wording import as_rich
     from spinalnet.data import frames
 
-    asked = () if heads == ALL_HEADS else tuple(name.strip() for name in heads.split(","))
-    models = asked or tuple(tables.CONTENDERS)
+    models = names or tuple(tables.CONTENDERS)
     table = frames.load_table(source, target, task)
     for line in table.notes:
         print_note(line)
@@ -44,7 +43,9 @@ def compare_table_command(
             on_score=lambda model, repeat, score: bars.advance(bar),
         )
     folder = out or Path("runs") / f"compare-{table.name.replace(':', '-')}"
-    table_summary.write_results(result, folder, command="spinalnet " + shlex.join(sys.argv[1:]))
+    if _dist.is_main():
+        command = "spinalnet " + shlex.join(sys.argv[1:])
+        table_summary.write_results(result, folder, command)
     title = f"{result.table}: {result.metric} on {result.repeats} splits"
     out_console.print(as_rich(*table_summary.table_rows(result), title))
     out_console.print(result.verdict, highlight=False)

@@ -4,9 +4,7 @@ from spinalnet.comparison.report import (
     write_report,
 )
 from spinalnet.comparison.running import (
-    TrainedModel,
     compare,
-    load_trained,
     run_one,
 )
 from spinalnet.comparison.spec import (
@@ -20,6 +18,10 @@ from spinalnet.comparison.summary import (
 )
 from spinalnet.comparison.tables import (
     compare_table,
+)
+from spinalnet.comparison.trained import (
+    TrainedModel,
+    load_trained,
 )
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""TODO(comparison.cost): split from experiment."""
+"""What a head costs: heads timed in turns, alone, on real features."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def time_heads(question: Comparison, splits: batches.Splits) -> dict[str, Any]:
     config = question.base.train
     device = placement.resolve_device(config.device)
     built = {
-        spec.head: build_model(spec, splits.info).to(device)
-        for spec in list(question.specs())[: len(question.heads)]
+        spec.model.head: build_model(spec, splits.info).to(device)
+        for spec in question.of_seed(config.seed)
     }
     images, _ = next(iter(splits.train.batches(config.batch_size, device=device, shuffle=False)))
     cases: dict[str, Callable[[], object]] = {}

@@ -11,8 +11,7 @@ import torch
 
 from spinalnet import files
 from spinalnet._checks import InputError
-from spinalnet.comparison.building import load_splits
-from spinalnet.comparison.running import load_trained
+from spinalnet.comparison.trained import load_trained
 from spinalnet.data import frames
 from spinalnet.nn import SpinalNet
 from spinalnet.theory import drawings
@@ -68,8 +67,7 @@ def explain_run(
     head = trained.model.head
     if not isinstance(head, SpinalNet):
         raise InputError(f"explain needs a run with a spinal head, {run} has another one.")
-    test = load_splits(trained.spec).test.normalized_by(trained.info.mean, trained.info.std)
-    images, targets = next(iter(test.batches(512)))
+    images, targets = next(iter(trained.load_data().test.batches(512)))
     with torch.no_grad():
         features = trained.model.trunk(images)
         candidates = torch.ones_like(targets, dtype=torch.bool)
@@ -110,14 +108,10 @@ def shrink_run(
         seeds: Number of runs of each.
     """
     trained = load_trained(run)
-    splits = load_splits(trained.spec)
-    parts = [
-        part.normalized_by(trained.info.mean, trained.info.std)
-        for part in (splits.train, splits.val, splits.test)
-    ]
+    data = trained.load_data()
     found = shrink(
         trained.model,
-        *parts,
+        *(data.train, data.val, data.test),
         num_splits=num_splits,
         hidden_features=hidden_features,
         epochs=epochs,

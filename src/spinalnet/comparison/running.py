@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,21 +20,16 @@ import torch
 from torch import nn
 
 from spinalnet import _dist, files
-from spinalnet._checks import InputError, unknown_name
-from spinalnet.comparison.building import (
-    _one_after_another,
-    build_model,
-    describe_model,
-    load_splits,
-)
+from spinalnet._checks import InputError
+from spinalnet.comparison.building import build_model, load_splits, one_after_another
 from spinalnet.comparison.cost import time_heads
 from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs, quality
 from spinalnet.comparison.spec import RunSpec
+from spinalnet.comparison.trained import Description
 from spinalnet.data import batches
 from spinalnet.data.images import bad_list, fit_to, read_all
 from spinalnet.models import features, zoo
 from spinalnet.nn.counting import count_macs, count_params
-from spinalnet.nn.heads import HEADS
 from spinalnet.training import evaluation, fitting, loop, lrfind, placement, runs
 from spinalnet.training.config import TrainConfig
 
@@ -63,20 +58,18 @@ def run_one(
         InputError: If anything asked for is impossible, before anything is written.
         TrainingError: If the loss is no longer finite.
     """
-    if spec.head not in HEADS:
-        raise unknown_name("head", spec.head, HEADS)
     if runs.is_done(out):
-        runs.RunFolder.start(out, spec.to_dict())  # refuses another question in the same folder
+        _folder(out, spec)  # refuses another question in the same folder
         return runs.load_runs(out)[0]
     splits = splits or load_splits(spec)
     tell = None if on_progress is None else functools.partial(on_progress, spec)
-    with _one_after_another(spec):  # weights are fetched, features computed, files written once
+    with one_after_another(spec.train):  # weights are fetched, features made once
         model = build_model(spec, splits.info)
-        folder = runs.RunFolder.start(out, spec.to_dict())
+        folder = _folder(out, spec)
         if _dist.is_main():
             _keep_left_out(folder.path, splits, begun=bool(folder.metrics()))
         trained, parts, after = model, splits, None
-        if spec.trunk == "frozen":
+        if spec.model.freeze:
             parts = _features(model, splits, spec.train)
             features.keep_trunk(model.trunk, folder.path)
             trained = _head_alone(model)
@@ -88,7 +81,7 @@ def run_one(
         parts.val,
         spec.train,
         out=folder,
-        description=describe_model(spec, splits.info),
+        description=asdict(Description.of(spec, splits.info)),
         on_progress=tell,
         after=after,
     )
@@ -99,6 +92,13 @@ def run_one(
         folder.finish(_result(spec, model, splits, parts, fitted) | {"test": tested})
     _dist.barrier()
     return runs.load_runs(folder.path)[0]
+
+
+def _folder(path: str | Path, spec: RunSpec) -> runs.RunFolder:
+    """Open the folder of a run; refuse that of another one."""
+    return runs.RunFolder.start(
+        path, spec.to_dict(), read=lambda kept: RunSpec.from_dict(kept).to_dict()
+    )
 
 
 def _result(
@@ -126,8 +126,8 @@ def _result(
     if info.task == "regression":
         seen = {"train": evaluation.evaluate(fitted.model, parts.train).to_dict()}
     return {
-        "model": spec.model,
-        "head": spec.head,
+        "model": spec.model.name,
+        "head": spec.model.head,
         "data": info.name,
         "seed": spec.train.seed,
         "task": info.task,
@@ -293,12 +293,12 @@ def compare(
     specs = list(question.specs())
     load = load or functools.partial(load_splits, download=download)
     splits = load(specs[0])
-    with _one_after_another(specs[0]):
-        for spec in specs[: len(question.heads)]:
+    with one_after_another(question.base.train):
+        for spec in question.of_seed(specs[0].train.seed):
             build_model(spec, splits.info)
         for spec in specs:
             if runs.is_run(out / "runs" / spec.name):
-                runs.RunFolder.start(out / "runs" / spec.name, spec.to_dict())
+                _folder(out / "runs" / spec.name, spec)
         if _dist.is_main():
             _keep_left_out(out, splits, begun=(out / "comparison.yaml").exists())
             files.write_mapping(out / "comparison.yaml", question.to_dict())
@@ -339,66 +339,20 @@ def find_rates(
     Returns:
         What was found, by head. Only training images are used.
     """
-    specs = list(question.specs())[: len(question.heads)]
+    specs = question.of_seed(question.base.train.seed)
     splits = load_splits(specs[0], download=download)
     found = {}
     for spec in specs:
         model, parts = build_model(spec, splits.info), splits
-        if spec.trunk == "frozen":
+        if spec.model.freeze:
             parts, model = _features(model, splits, spec.train), _head_alone(model)
-        found[spec.head] = lrfind.range_test(
+        found[spec.model.head] = lrfind.range_test(
             model,
             parts.train,
             spec.train,
             lowest=lowest,
             highest=highest,
             steps=steps,
-            on_step=None if on_step is None else functools.partial(on_step, spec.head),
+            on_step=None if on_step is None else functools.partial(on_step, spec.model.head),
         )
     return found
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """A model out of a run folder, with all it needs to read images and name classes."""
-
-    model: zoo.ImageModel
-    info: batches.DatasetInfo
-    spec: RunSpec
-
-
-def load_trained(path: str | Path) -> TrainedModel:
-    """Rebuild a model from the folder of a run (its best weights) or from a checkpoint file.
-
-    Raises:
-        InputError: If `path` is neither, or the run has no weights yet.
-    """
-    is_file = Path(path).is_file()
-    if not is_file and not runs.is_run(path):
-        raise InputError(f"{path} is not the folder of a run; give the folder that --out named.")
-    file = Path(path) if is_file else Path(path) / "model.safetensors"
-    weights, about = files.load_weights(file)
-    if is_file:
-        spec = RunSpec(
-            about["data"],
-            about["model"],
-            about["head"],
-            about["head_options"],
-            neck=about.get("neck"),
-        )
-    else:
-        spec = RunSpec.from_dict(runs.load_runs(path)[0].config)
-    if about.get("trunk") == "frozen":
-        weights |= features.load_trunk(file.parent)
-    spec = replace(spec, pretrained=False, probe_epochs=0)  # the weights are here
-    info = batches.DatasetInfo(
-        name=about["data"],
-        task=about.get("task", "classification"),
-        class_names=tuple(about["class_names"]),
-        input_shape=tuple(about["input_shape"]),
-        mean=tuple(about["mean"]),
-        std=tuple(about["std"]),
-    )
-    model = build_model(spec, info)
-    model.load_state_dict(weights)
-    return TrainedModel(model.eval(), info, spec)

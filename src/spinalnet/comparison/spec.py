@@ -1,17 +1,24 @@
-"""TODO(comparison.spec): split from experiment."""
+"""What is asked of a run and of a comparison, and how that stands in files.
+
+A run is three requests, each of which visits one wing: `DataSpec` (data), `ModelSpec` (models) and
+`TrainConfig` (training); beside them stands what belongs to no single one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
 
-from spinalnet._checks import InputError, check_positive, unknown_name
-from spinalnet.nn.heads import HEADS
-from spinalnet.training import loop
+from spinalnet._checks import InputError, check_positive, read_fields, unknown_name
+from spinalnet.data.spec import DataSpec
+from spinalnet.models.spec import ModelSpec
 from spinalnet.training.config import TrainConfig
 
-OnProgress = Callable[["RunSpec", loop.Progress], None]
+if TYPE_CHECKING:
+    from spinalnet.training.loop import Progress
+
+OnProgress = Callable[["RunSpec", "Progress"], None]
 
 
 @dataclass(frozen=True)
@@ -19,80 +26,117 @@ class RunSpec:
     """Everything that decides the result of one run; what `config.yaml` holds.
 
     Attributes:
-        data: Name of a data set, or a folder of images.
-        model: Row of `models.MODELS`.
-        head: Row of `nn.HEADS`.
-        head_options: Options that override the paper's.
+        data: Which data, at which size.
+        model: Which network, with which head.
         train: How to train; its seed is the seed of the run.
-        data_dir: Where the data set's files are.
-        image_size: Side in pixels that images are brought to; `None` for the data's own, or the
-            model's where the data's is too small.
-        in_channels: 1 for grey, 3 for colour; `None` for the data's own (3 for folders).
-        limit: Use only so many training images.
-        on_bad_image: Whether image files that cannot be used are refused ("error") or left out
-            ("skip").
-        neck: How the trunk's last map becomes features, where the model has a choice.
-        pretrained: Start the trunk from published weights, or from those in the file of this path.
         selected_on: What every choice in training is made on: "validation", or, in a repetition
             of the paper's procedure, "test" or "training". The caller's `load` sees to it.
-        trunk: "frozen" to train the head only, on features that the trunk makes once (see
-            `transfer`); None to train both.
         probe_epochs: Train the head so long on features of the plain images first, then both from
             its best weights. The best epoch may be one of either stage.
         probe_lr: Learning rate of that first stage; all else is as in `train`.
+
+    Raises:
+        InputError: If the parts do not go together.
     """
 
-    data: str
-    model: str = "mnist-cnn"
-    head: str = "spinal"
-    head_options: Mapping[str, Any] = field(default_factory=dict)
+    data: DataSpec
+    model: ModelSpec = field(default_factory=ModelSpec)
     train: TrainConfig = field(default_factory=TrainConfig)
-    data_dir: str | None = None
-    image_size: int | None = None
-    in_channels: Literal[1, 3] | None = None
-    limit: int | None = None
-    on_bad_image: Literal["error", "skip"] = "error"
-    neck: str | None = None
-    pretrained: bool | str = False
     selected_on: Literal["validation", "test", "training"] = "validation"
-    trunk: Literal["frozen"] | None = None
     probe_epochs: int = 0
     probe_lr: float = 3e-3
 
     def __post_init__(self) -> None:
-        if self.trunk == "frozen" and self.train.mix != "none":
+        if self.model.freeze and self.train.mix != "none":
             raise InputError(
                 "mix mixes images, but a frozen trunk is given every image once: leave out "
-                "--freeze or mix."
+                "freeze or mix."
             )
         if self.probe_epochs:
             check_positive("probe_epochs", self.probe_epochs)
-            if not self.pretrained:
+            if not self.model.pretrained:
                 raise InputError(
                     "probe_epochs trains a head on what a network has learned: give it published "
-                    "weights or a file of them (--backbone or --weights), or leave it out."
+                    "weights or a file of them, or leave it out."
                 )
-        if self.trunk == "frozen" and (self.probe_epochs or self.train.uses_depth):
+        if self.model.freeze and (self.probe_epochs or self.train.uses_depth):
             raise InputError(
-                "a frozen trunk does not learn: leave out --freeze, or probe_epochs, trunk_lr, "
+                "a frozen trunk does not learn: leave out freeze, or probe_epochs, trunk_lr, "
                 "layer_decay, head_epochs, unfreeze_every and keep_statistics."
             )
+
+    @classmethod
+    def of(cls, data: str, model: str = "mnist-cnn", **options: Any) -> RunSpec:
+        """Return a run of a data set and a network, with any fields of its parts side by side.
+
+        Raises:
+            InputError: If there is no such field, or its value is impossible.
+
+        Example:
+            >>> RunSpec.of("digits", head="mlp", limit=300, epochs=2, seed=1).name
+            'mlp-seed1'
+        """
+        return cls(DataSpec(data), ModelSpec(model)).having(**options)
+
+    def having(self, **options: Any) -> RunSpec:
+        """Return this run with other values of fields, whichever part they belong to.
+
+        Raises:
+            InputError: If there is no such field, or its value is impossible.
+        """
+        own = {name: options.pop(name) for name in _OWN if name in options}
+        parts: dict[str, dict[str, Any]] = {}
+        for name, value in options.items():
+            if name not in _PART_OF:
+                raise unknown_name("setting of a run", name, [*_OWN, *_PART_OF])
+            parts.setdefault(_PART_OF[name], {})[name] = value
+        changed = {
+            part: replace(own.get(part, getattr(self, part)), **values)
+            for part, values in parts.items()
+        }
+        return replace(self, **(own | changed))
 
     @property
     def name(self) -> str:
         """Name of the run's folder within a comparison."""
-        return f"{self.head}-seed{self.train.seed}"
+        return f"{self.model.head}-seed{self.train.seed}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as they stand in `config.yaml`."""
-        return {**asdict(self), "head_options": dict(self.head_options)} | {
-            "train": self.train.to_dict()
-        }
+        return asdict(self) | {"train": self.train.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
-        """Read what `to_dict` gave."""
-        return cls(**{**values, "train": TrainConfig.from_dict(values["train"])})
+        """Read what `to_dict` gave, now or before the parts had mappings of their own.
+
+        Raises:
+            InputError: If a setting is unknown or missing, or its value wrong.
+        """
+        return cls(**read_fields(cls, _in_parts(values), "setting"))
+
+
+_OWN = tuple(one.name for one in fields(RunSpec))
+_PART_OF = {
+    one.name: part
+    for part, kind in (("data", DataSpec), ("model", ModelSpec), ("train", TrainConfig))
+    for one in fields(kind)
+    if one.name != "name"
+}
+
+
+def _in_parts(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return settings as they are written now: those of data and network used to lie flat."""
+    if not isinstance(values, Mapping) or not isinstance(values.get("data"), str):
+        return values
+    flat = dict(values)
+    parts: dict[str, dict[str, Any]] = {
+        part: {"name": flat.pop(part)} for part in ("data", "model") if part in flat
+    }
+    if flat.get("trunk") in (None, "frozen"):
+        flat["freeze"] = flat.pop("trunk", None) is not None
+    for name in [name for name in flat if _PART_OF.get(name) in ("data", "model")]:
+        parts.setdefault(_PART_OF[name], {})[name] = flat.pop(name)
+    return parts | flat
 
 
 @dataclass(frozen=True)
@@ -103,7 +147,10 @@ class Comparison:
         base: The run that all share; its head and seed are replaced in turn.
         heads: Names of heads; the first is compared with each of the others.
         seeds: Number of paired seeds, counted from the seed of `base`.
-        other: Fields of a head's runs that differ from `base`, by head; `head_options` for one.
+        other: What one head's network has of its own, by head: `head_options`, `neck`.
+
+    Raises:
+        InputError: If a head is unknown or named twice, or the runs would not be comparable.
     """
 
     base: RunSpec
@@ -115,41 +162,52 @@ class Comparison:
         check_positive("seeds", self.seeds)
         if not self.heads:
             raise InputError("heads must name at least one head, for example spinal,mlp.")
-        for head in self.heads:
-            if head not in HEADS:
-                raise unknown_name("head", head, HEADS)
-        for head in self.other:
+        for head, own in self.other.items():
             if head not in self.heads:
                 raise unknown_name("head with fields of its own", head, self.heads)
+            for name in own:
+                if name not in ("head_options", "neck"):
+                    raise unknown_name(f"field of head '{head}'", name, ("head_options", "neck"))
         if len(set(self.heads)) < len(self.heads):
             raise InputError(f"heads must differ, got {', '.join(self.heads)}.")
+        self.of_seed(self.base.train.seed)  # an unknown head is told now
+
+    def of_seed(self, seed: int) -> list[RunSpec]:
+        """Return the runs of one seed, one for each head.
+
+        The head options of `base` belong to the first head, and the control "matched" follows it;
+        the others keep the paper's, unless `other` says more.
+        """
+        first = replace(self.base.model, head=self.heads[0])
+        train = replace(self.base.train, seed=seed)
+        specs = []
+        for head in self.heads:
+            model = replace(first, head=head, head_options={})
+            if head == first.head:
+                model = first
+            elif head == "matched":
+                model = first.control()
+            model = replace(model, **self.other.get(head, {}))
+            specs.append(replace(self.base, model=model, train=train))
+        return specs
 
     def specs(self) -> Iterator[RunSpec]:
-        """Yield every run, all heads of one seed before the next seed.
-
-        The head options of `base` belong to the first head; the others keep the paper's, unless
-        `other` says more.
-        """
+        """Yield every run, all heads of one seed before the next seed."""
         first = self.base.train.seed
         for seed in range(first, first + self.seeds):
-            for head in self.heads:
-                options = self.base.head_options if head == self.heads[0] else {}
-                if head == "matched" and self.heads[0] != "matched":
-                    options = {"match": self.heads[0], "match_options": self.base.head_options}
-                own = {"head_options": options} | dict(self.other.get(head, {}))
-                config = replace(self.base.train, seed=seed)
-                yield replace(self.base, head=head, train=config, **own)
+            yield from self.of_seed(seed)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as they stand in `comparison.yaml`."""
         base = self.base.to_dict()
+        del base["model"]["head"]
         first = self.base.train.seed
         return {
-            "data": base.pop("data"),
-            "model": base.pop("model"),
+            "data": self.base.data.name,
+            "model": self.base.model.name,
             "heads": list(self.heads),
             "seeds": list(range(first, first + self.seeds)),
             "epochs": self.base.train.epochs,
             "base": base,
-            "other": {head: dict(fields) for head, fields in self.other.items()},
+            "other": {head: dict(own) for head, own in self.other.items()},
         }

@@ -23,13 +23,18 @@ from spinalnet.data.frames import (
 )
 from spinalnet.data.loading import (
     list_datasets,
+    load,
     load_dataset,
+)
+from spinalnet.data.spec import (
+    DataSpec,
 )
 
 __all__ = [
     "AUGMENTATIONS",
     "DATASETS",
     "ArrayDataset",
+    "DataSpec",
     "DatasetInfo",
     "FolderDataset",
     "Splits",
@@ -37,6 +42,7 @@ __all__ = [
     "build_augment",
     "is_table",
     "list_datasets",
+    "load",
     "load_dataset",
     "load_table",
     "normalize",

@@ -1,4 +1,4 @@
-"""TODO(data.batches): split from data."""
+"""The parts of a data set and the batches that leave them, from memory or from files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import functools
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -24,7 +24,7 @@ from spinalnet.data.images import (
     read_batches,
     usable_cpus,
 )
-from spinalnet.data.order import _batch_slices, _order, _stream_seed
+from spinalnet.data.order import batch_slices, epoch_order, stream_seed
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,16 @@ class Splits:
     test: ArrayDataset | FolderDataset
     info: DatasetInfo
     left_out: tuple[BadImage, ...] = ()
+
+    def normalized_by(self, mean: Sequence[float], std: Sequence[float]) -> Splits:
+        """Return the same samples normalised by other constants than the data's own."""
+        return replace(
+            self,
+            train=self.train.normalized_by(mean, std),
+            val=self.val.normalized_by(mean, std),
+            test=self.test.normalized_by(mean, std),
+            info=replace(self.info, mean=tuple(mean), std=tuple(std)),
+        )
 
 
 # Small batches are augmented several at a time, up to this many values (256 images of 28 x 28): a
@@ -135,7 +145,7 @@ def _finish(
 ) -> Tensor:
     """Augment (before normalisation, so that fill is black) and normalise."""
     if augment != "none":
-        generator = torch.Generator(inputs.device).manual_seed(_stream_seed("augment", *key))
+        generator = torch.Generator(inputs.device).manual_seed(stream_seed("augment", *key))
         inputs = build_augment(augment)(inputs.contiguous(), generator)
     inputs = normalize(inputs, mean, std)
     last = channels_last and inputs.ndim == 4
@@ -243,8 +253,8 @@ class ArrayDataset:
             Inputs, float32, normalised, `(B, C, H, W)` or `(B, F)`; targets, `(B,)`.
         """
         inputs, targets = self._resident(torch.device(device))
-        order = _order(len(self), shuffle, seed, epoch).to(inputs.device) if shuffle else None
-        batches = _batch_slices(len(self), batch_size, shuffle)
+        order = epoch_order(len(self), shuffle, seed, epoch).to(inputs.device) if shuffle else None
+        batches = batch_slices(len(self), batch_size, shuffle)
         shape = inputs.shape[1:] if self.size is None else (inputs.shape[1], self.size, self.size)
         for number, group in enumerate(_groups(batches, math.prod(shape), augment)):
             rows = slice(group[0].start, group[-1].stop)
@@ -255,7 +265,7 @@ class ArrayDataset:
             yield from _cut(x, targets[index], group)
 
 
-_MEND = "remove or replace {them}"
+MEND = "remove or replace {them}"
 
 
 def read_image(path: str | os.PathLike[str], info: DatasetInfo) -> Tensor:
@@ -293,10 +303,10 @@ def read_images(
     if len(info.input_shape) != 3:
         raise InputError(f"'{info.name}' holds features, not images, so files cannot be used.")
     pixels, bad = read_all([os.fspath(path) for path in paths], *info.input_shape[:2])
-    return _without(pixels, bad), [what for _, what in bad]
+    return without(pixels, bad), [what for _, what in bad]
 
 
-def _without(values: Tensor, bad: Sequence[tuple[int, BadImage]]) -> Tensor:
+def without(values: Tensor, bad: Sequence[tuple[int, BadImage]]) -> Tensor:
     """Return `values` without the rows in `bad`."""
     if not bad:
         return values
@@ -388,8 +398,8 @@ class FolderDataset:
             InputError: If an image cannot be decoded.
         """
         device = torch.device(device)
-        order = _order(len(self), shuffle, seed, epoch)
-        batches = _batch_slices(len(self), batch_size, shuffle)
+        order = epoch_order(len(self), shuffle, seed, epoch)
+        batches = batch_slices(len(self), batch_size, shuffle)
         groups = _groups(batches, self.channels * self.size**2, augment)
         rows = [order[group[0].start : group[-1].stop] for group in groups]
         read = read_batches(
@@ -402,7 +412,7 @@ class FolderDataset:
         with contextlib.closing(read):  # threads end with the epoch, however it ends
             for number, (group, (pixels, bad)) in enumerate(zip(groups, read, strict=True)):
                 if bad:
-                    raise BadImagesError([what for _, what in bad], _MEND)
+                    raise BadImagesError([what for _, what in bad], MEND)
                 key = (seed, epoch, number)
                 x = pixels.to(device, non_blocking=True)
                 x = _finish(x, self.mean, self.std, augment, key, channels_last)

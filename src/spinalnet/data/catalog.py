@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 
 @dataclass(frozen=True)
-class DatasetSpec:
+class DatasetRow:
     """One row of `DATASETS`: a data set and all that is particular to it.
 
     Attributes:
@@ -86,9 +86,9 @@ def _emnist(
     std: float,
     sizes: tuple[int, int],
     first_label: int = 0,
-) -> DatasetSpec:
+) -> DatasetRow:
     """Return the row of one EMNIST split."""
-    return DatasetSpec(
+    return DatasetRow(
         name=f"emnist-{split}",
         summary=summary,
         class_names=class_names,
@@ -121,9 +121,9 @@ def _folder(
     torchvision_name: str | None = None,
     exclude: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
-) -> DatasetSpec:
+) -> DatasetRow:
     """Return the row of a data set that lies as a folder of images, one folder per class."""
-    return DatasetSpec(
+    return DatasetRow(
         name=name,
         summary=summary,
         class_names=(),
@@ -148,9 +148,9 @@ def _kaggle(page: str, layout: str) -> str:
     return f"fetch it from kaggle.com/datasets/{page} (free account) and unpack it so that {layout}"
 
 
-def _regression(name: str, formula: str) -> DatasetSpec:
+def _regression(name: str, formula: str) -> DatasetRow:
     """Return the row of one of the paper's four functions of eight normal variables."""
-    return DatasetSpec(
+    return DatasetRow(
         name=f"regression-{name}",
         summary=f"y = {formula} + 0.2 U, x of 8 standard normals, U uniform in [0, 1)",
         class_names=(),
@@ -171,10 +171,10 @@ def _regression(name: str, formula: str) -> DatasetSpec:
 
 # How the constants were obtained: "computed" = mean and standard deviation over all pixels of all
 # training images, from the files; "published" = the figure in common use, not recomputed.
-DATASETS: dict[str, DatasetSpec] = {
+DATASETS: dict[str, DatasetRow] = {
     spec.name: spec
     for spec in (
-        DatasetSpec(
+        DatasetRow(
             name="digits",
             summary="8x8 handwritten digits bundled with scikit-learn",
             class_names=_DIGITS,
@@ -188,7 +188,7 @@ DATASETS: dict[str, DatasetSpec] = {
             reader="digits",
             val_fraction=0.15,  # few images: a tenth would leave 14 per class
         ),
-        DatasetSpec(
+        DatasetRow(
             name="mnist",
             summary="28x28 handwritten digits",
             class_names=_DIGITS,
@@ -201,7 +201,7 @@ DATASETS: dict[str, DatasetSpec] = {
             size="12 MB",
             torchvision_name="MNIST",
         ),
-        DatasetSpec(
+        DatasetRow(
             name="fashion-mnist",
             summary="28x28 photographs of clothing",
             class_names=(
@@ -227,7 +227,7 @@ DATASETS: dict[str, DatasetSpec] = {
             system_dirs=("/usr/share/datasets/fashion-mnist",),
             hint="on Debian, the package dataset-fashion-mnist also holds it",
         ),
-        DatasetSpec(
+        DatasetRow(
             name="kmnist",
             summary="28x28 cursive Japanese characters",
             class_names=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
@@ -240,7 +240,7 @@ DATASETS: dict[str, DatasetSpec] = {
             size="21 MB",
             torchvision_name="KMNIST",
         ),
-        DatasetSpec(
+        DatasetRow(
             name="qmnist",
             summary="MNIST with its full test set of 60,000 digits",
             class_names=_DIGITS,
@@ -275,7 +275,7 @@ DATASETS: dict[str, DatasetSpec] = {
             (112_800, 18_800),
         ),
         # Colour images that torchvision keeps in arrays: constants published.
-        DatasetSpec(
+        DatasetRow(
             name="cifar10",
             summary="32x32 photographs of 10 kinds of thing",
             class_names=(
@@ -293,7 +293,7 @@ DATASETS: dict[str, DatasetSpec] = {
             torchvision_name="CIFAR10",
             paths=("cifar-10-batches-py",),
         ),
-        DatasetSpec(
+        DatasetRow(
             name="cifar100",
             summary="32x32 photographs of 100 kinds of thing",
             class_names=(),
@@ -309,7 +309,7 @@ DATASETS: dict[str, DatasetSpec] = {
             torchvision_name="CIFAR100",
             paths=("cifar-100-python",),
         ),
-        DatasetSpec(
+        DatasetRow(
             name="svhn",
             summary="32x32 house numbers, one digit in the middle",
             class_names=_DIGITS,
@@ -324,7 +324,7 @@ DATASETS: dict[str, DatasetSpec] = {
             torchvision_name="SVHN",
             paths=("test_32x32.mat",),  # fetched after the training part
         ),
-        DatasetSpec(
+        DatasetRow(
             name="stl10",
             summary="96x96 photographs of 10 kinds of thing, few of them labelled",
             class_names=(
@@ -347,7 +347,7 @@ DATASETS: dict[str, DatasetSpec] = {
             ),
         ),
         # Photographs of any size. Their constants are computed when they are loaded.
-        DatasetSpec(
+        DatasetRow(
             name="flowers-102",
             summary="photographs of 102 kinds of flower, 10 of each to train on",
             class_names=tuple(str(k) for k in range(1, 103)),

@@ -1,28 +1,27 @@
-"""Data sets: where they are found, how they are split, and how batches leave them.
+"""From what is asked (`DataSpec`) to `Splits(train, val, test, info)`.
 
-`load_dataset` returns `Splits(train, val, test, info)`. Validation always comes from the training
-data, by a stratified, seeded split; the test set is the same for every seed. Small data sets stay
-on the device as uint8 tensors (`ArrayDataset`); a folder of images that does not fit the memory
-budget streams from disk (`FolderDataset`) behind the same `batches` iterator. Order and
-augmentation are pure functions of (seed, epoch, position), so a resumed run, and both members
-of a pair, see the same batches.
-
-What the named data sets are stands in `catalog`; how their files are read, here (`READERS`).
+Validation always comes from the training data, by a stratified, seeded split; the test set is the
+same for every seed. Small data sets stay on the device as uint8 tensors (`ArrayDataset`); a folder
+of images that does not fit the memory budget streams from disk (`FolderDataset`) behind the same
+`batches` iterator. Order and augmentation are pure functions of (seed, epoch, position), so a
+resumed run, and both members of a pair, see the same batches.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from spinalnet._checks import InputError, check_positive, unknown_name
-from spinalnet.data.batches import _MEND, ArrayDataset, DatasetInfo, FolderDataset, Splits, _without
-from spinalnet.data.catalog import DATASETS, DatasetSpec
+from spinalnet._checks import InputError, unknown_name
+from spinalnet.data import readers
+from spinalnet.data.batches import MEND, ArrayDataset, DatasetInfo, FolderDataset, Splits, without
+from spinalnet.data.catalog import DATASETS, DatasetRow
 from spinalnet.data.images import (
     BadImage,
     BadImagesError,
@@ -34,11 +33,8 @@ from spinalnet.data.images import (
     read_all,
     same_content,
 )
-from spinalnet.data.order import _stratified
-from spinalnet.data.readers import READERS, _roots, check_present
-
-if TYPE_CHECKING:
-    from spinalnet.data.readers import _Arrays
+from spinalnet.data.order import stratified
+from spinalnet.data.spec import DataSpec
 
 
 def list_datasets() -> list[str]:
@@ -65,14 +61,17 @@ def _channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float,
     return tuple(mean), tuple(std)
 
 
+_Part = ArrayDataset | FolderDataset
+
+
 @dataclass(frozen=True)
 class _Pool:
     """A data set before validation is split off."""
 
     info: DatasetInfo
-    train: ArrayDataset | FolderDataset
-    test: ArrayDataset | FolderDataset
-    val: ArrayDataset | FolderDataset | None
+    train: _Part
+    test: _Part
+    val: _Part | None
     val_fraction: float
     left_out: tuple[BadImage, ...] = ()
 
@@ -85,13 +84,13 @@ def _usable(
     if not files:
         return found
     if on_bad_image == "error":
-        raise BadImagesError(files, f"{_MEND}, or leave such files out (--on-bad-image skip)")
+        raise BadImagesError(files, f"{MEND}, or leave such files out with on_bad_image=skip")
     total = sum(len(paths) for paths, _ in found.parts.values())
     parts = {}
     for part, (paths, targets) in found.parts.items():
         left_out = {row for row, _ in bad[part]}
         kept = [path for row, path in enumerate(paths) if row not in left_out]
-        parts[part] = kept, _without(targets, bad[part])
+        parts[part] = kept, without(targets, bad[part])
     named = ", ".join(f"'{path}'" for path, _ in files[:3])
     more = f" and {len(files) - 3} more (bad-images.txt lists all)" if len(files) > 3 else ""
     note = f"{len(files)} of {total} image files cannot be used and are left out: {named}{more}."
@@ -119,7 +118,7 @@ def _check_classes(found: FoundImages) -> list[str]:
     return notes
 
 
-def _leak_notes(data: dict[str, ArrayDataset | FolderDataset]) -> list[str]:
+def _leak_notes(data: dict[str, _Part]) -> list[str]:
     """Return a note if test images stand among those that training and its choices see."""
     seen = [path for part, source in data.items() if part != "test" for path in source.paths]
     twins = same_content(seen, data["test"].paths)
@@ -132,62 +131,43 @@ def _leak_notes(data: dict[str, ArrayDataset | FolderDataset]) -> list[str]:
 
 
 def _load_files(
-    name: str,
-    found: FoundImages,
-    image_size: int | None,
-    in_channels: int | None,
-    memory_budget: int,
-    num_workers: int,
-    on_bad_image: str,
+    name: str, found: FoundImages, spec: DataSpec, memory_budget: int, num_workers: int
 ) -> _Pool:
     """Make a pool of image files, in memory if they fit."""
     _check_classes(found)  # before the reading, which can take long, and again after it
-    size, channels = image_size or _FOLDER_SIZE, in_channels or 3
+    size, channels = spec.image_size or _FOLDER_SIZE, spec.in_channels or 3
     needed = sum(len(paths) for paths, _ in found.parts.values()) * channels * size * size
     bad: dict[str, list[tuple[int, BadImage]]] = {}
     pixels: dict[str, Tensor] = {}
     for part, (paths, _) in found.parts.items():
         if needed <= memory_budget:
             pixels[part], bad[part] = read_all(paths, channels, size)
-            pixels[part] = _without(pixels[part], bad[part])
+            pixels[part] = without(pixels[part], bad[part])
         else:
             # What is left out must be known before the first epoch, so then all is decoded once.
-            bad[part] = find_bad(paths, thorough=on_bad_image == "skip")
-    found = _usable(found, bad, on_bad_image)
+            bad[part] = find_bad(paths, thorough=spec.on_bad_image == "skip")
+    found = _usable(found, bad, spec.on_bad_image)
     notes = [*found.notes, *_check_classes(found)]
-    data: dict[str, ArrayDataset | FolderDataset] = {
+    data: dict[str, _Part] = {
         part: ArrayDataset(pixels[part], targets, paths=paths)
         if pixels
         else FolderDataset(paths, targets, channels, size, num_workers=num_workers)
         for part, (paths, targets) in found.parts.items()
     }
     if "test" not in data:
-        whole = data["train"]
-        total = round(_TEST_FRACTION * len(whole))
-        test, train = _stratified(whole.targets, total, "test", keep_train=2)
-        data = {"train": whole.subset(train), "test": whole.subset(test)}
-        notes.append(
-            f"The folder has no test part: {len(test)} of its {len(whole)} images, the same for "
-            "every seed, are set apart as the test set."
-        )
+        data, note = _with_test_part(data["train"])
+        notes.append(note)
     notes += _leak_notes(data)
     notes.append(
         f"Images are cut to their centre square and resized to {size}x{size}"
-        + ("." if image_size else " (choose with image_size, --image-size).")
+        + ("." if spec.image_size else " (choose with image_size).")
     )
-    train = data["train"]
-    if isinstance(train, ArrayDataset):
-        sample = train.inputs
-    else:
+    if not pixels:
         notes.append(
             f"Images stream from disk: decoded they need {needed / 2**30:.1f} GiB, more than the "
             f"memory budget of {memory_budget / 2**30:.1f} GiB."
         )
-        chosen = train.paths[:: max(1, len(train) // _STATISTICS_IMAGES)]
-        sample, unreadable = read_all(chosen, channels, size)
-        if unreadable:
-            raise BadImagesError([what for _, what in unreadable], _MEND)
-    mean, std = _channel_statistics(sample)
+    mean, std = _channel_statistics(_sample(data["train"], channels, size))
     info = DatasetInfo(
         name, "classification", found.classes, (channels, size, size), mean, std, tuple(notes)
     )
@@ -196,22 +176,44 @@ def _load_files(
     return _Pool(info, data["train"], data["test"], data.get("val"), 0.1, files)
 
 
-def _suspicions(spec: DatasetSpec, train_images: Tensor, test_images: Tensor) -> list[str]:
-    """Say what speaks against the files being those of `spec`.
+def _with_test_part(whole: _Part) -> tuple[dict[str, _Part], str]:
+    """Set a test part apart, the same for every seed; return the parts and a note on it."""
+    total = round(_TEST_FRACTION * len(whole))
+    test, train = stratified(whole.targets, total, "test", keep_train=2)
+    note = (
+        f"The folder has no test part: {len(test)} of its {len(whole)} images, the same for "
+        "every seed, are set apart as the test set."
+    )
+    return {"train": whole.subset(train), "test": whole.subset(test)}, note
+
+
+def _sample(train: _Part, channels: int, size: int) -> Tensor:
+    """Return pixels that stand for those of a part, which may lie in files."""
+    if isinstance(train, ArrayDataset):
+        return train.inputs
+    chosen = train.paths[:: max(1, len(train) // _STATISTICS_IMAGES)]
+    pixels, unreadable = read_all(chosen, channels, size)
+    if unreadable:
+        raise BadImagesError([what for _, what in unreadable], MEND)
+    return pixels
+
+
+def _suspicions(row: DatasetRow, train_images: Tensor, test_images: Tensor) -> list[str]:
+    """Say what speaks against the files being those of `row`.
 
     MNIST, Fashion-MNIST and KMNIST have the same file names, so a wrong folder reads smoothly.
     """
     notes = []
     sizes = (len(train_images), len(test_images))
-    if sizes != spec.sizes:
+    if sizes != row.sizes:
         notes.append(
             f"The files hold {sizes[0]} training and {sizes[1]} test images; the full set has "
-            f"{spec.sizes[0]} and {spec.sizes[1]}."
+            f"{row.sizes[0]} and {row.sizes[1]}."
         )
     mean = _channel_statistics(train_images)[0][0]
-    if abs(mean - spec.mean[0]) > 0.01:
+    if abs(mean - row.mean[0]) > 0.01:
         notes.append(
-            f"The training images have mean {mean}, where '{spec.name}' has {spec.mean[0]}; check "
+            f"The training images have mean {mean}, where '{row.name}' has {row.mean[0]}; check "
             "that the folder holds the right files."
         )
     return notes
@@ -229,23 +231,19 @@ def _to_channels(images: Tensor, channels: int) -> Tensor:
 
 
 def _load_arrays(
-    spec: DatasetSpec,
-    files: _Arrays,
-    image_size: int | None,
-    in_channels: int | None,
-    memory_budget: int,
+    row: DatasetRow, files: readers.Arrays, spec: DataSpec, memory_budget: int
 ) -> _Pool:
     """Make a pool of a named data set that is in memory."""
     (train_x, train_y), (test_x, test_y) = (files.parts[part] for part in ("train", "test"))
-    if spec.reader == "regression":
+    if row.reader == "regression":
         shape = tuple(train_x.shape[1:])
-        info = DatasetInfo(spec.name, "regression", (), shape, (), (), spec.notes)
+        info = DatasetInfo(row.name, "regression", (), shape, (), (), row.notes)
         train, test = ArrayDataset(train_x, train_y), ArrayDataset(test_x, test_y)
-        return _Pool(info, train, test, None, spec.val_fraction)
-    notes = [*_suspicions(spec, train_x, test_x), *files.notes, *spec.notes]
-    native, size = train_x.shape[-1], image_size or train_x.shape[-1]
-    channels = in_channels or train_x.shape[1]
-    mean, std = spec.mean, spec.std
+        return _Pool(info, train, test, None, row.val_fraction)
+    notes = [*_suspicions(row, train_x, test_x), *files.notes, *row.notes]
+    native, size = train_x.shape[-1], spec.image_size or train_x.shape[-1]
+    channels = spec.in_channels or train_x.shape[1]
+    mean, std = row.mean, row.std
     if channels != train_x.shape[1]:
         train_x, test_x = _to_channels(train_x, channels), _to_channels(test_x, channels)
         mean, std = (mean * 3, std * 3) if channels == 3 else _channel_statistics(train_x)
@@ -261,26 +259,104 @@ def _load_arrays(
         ArrayDataset(x, y, mean, std, resize) for x, y in ((train_x, train_y), (test_x, test_y))
     )
     shape = (channels, size, size)
-    info = DatasetInfo(spec.name, "classification", files.classes, shape, mean, std, tuple(notes))
-    return _Pool(info, train, test, None, spec.val_fraction)
+    info = DatasetInfo(row.name, "classification", files.classes, shape, mean, std, tuple(notes))
+    return _Pool(info, train, test, None, row.val_fraction)
 
 
-def _resolve_folder(spec: str, data_dir: Path | None) -> Path:
-    """Return the folder of images that `spec` names, alone or below `data_dir`."""
-    folder = Path(spec).expanduser()
-    if data_dir is not None and not folder.exists() and (data_dir / spec).is_dir():
-        return data_dir / spec
-    looks_like_path = folder.exists() or len(folder.parts) != 1 or spec.startswith((".", "~"))
+def _find_folder(spec: DataSpec) -> Path:
+    """Return the folder of images that is asked for, alone or below `data_dir`."""
+    folder = Path(spec.name).expanduser()
+    if spec.data_dir is not None and not folder.exists():
+        below = Path(spec.data_dir).expanduser() / spec.name
+        if below.is_dir():
+            return below
+    looks_like_path = folder.exists() or len(folder.parts) != 1 or spec.name.startswith((".", "~"))
     if not looks_like_path:
         raise InputError(
-            f"{unknown_name('dataset', spec, DATASETS)} A folder of images is given by its path; "
-            "there is none of this name."
+            f"{unknown_name('dataset', spec.name, DATASETS)} A folder of images is given by its "
+            "path; there is none of this name."
         )
     return folder
 
 
+def load(
+    spec: DataSpec,
+    seed: int = 0,
+    *,
+    row: DatasetRow | None = None,
+    constants: tuple[Sequence[float], Sequence[float]] | None = None,
+    val_fraction: float | None = None,
+    download: bool | None = None,
+    memory_budget: int = 2 * 2**30,
+    num_workers: int = 16,
+) -> Splits:
+    """Load what is asked for and split it into a training, a validation and a test part.
+
+    The test part is the data set's own, or one set apart that is the same for every seed.
+    Validation comes from the training images, stratified, by `seed`.
+
+    Args:
+        spec: The data: a name from `list_datasets()`, or a folder of images: `DIR/<class>/*`, or
+            `DIR/train/<class>/*` with `val` and `test` beside it or not. With `train` and `val`
+            alone, `val` is the test set.
+        seed: Seed of the validation split and of `limit`.
+        row: What the name means, if not its row of `DATASETS`.
+        constants: (mean, std) per channel to normalise by, instead of the data's own.
+        val_fraction: Share of the training images used for validation; by default the data set's
+            own (a tenth for most). Without effect on a folder with its own `val` and `test`.
+        download: Whether missing files may be fetched; by default only if `data_dir` is not given,
+            into the package's cache folder.
+        memory_budget: Bytes of decoded images up to which a folder is held in memory. Where images
+            stream from disk, on_bad_image "error" looks at the beginning and the end of every file,
+            and a fault in between is met in training; "skip" decodes every file once.
+        num_workers: Threads that decode a folder that is not; at most one per processor.
+
+    Returns:
+        The splits. `info.notes` says in sentences what a reader of results must know.
+
+    Raises:
+        InputError: If the data set is unknown, missing, incomplete, corrupt or cannot be split.
+    """
+    if val_fraction is not None and not 0 < val_fraction < 1:
+        raise InputError(f"val_fraction must be between 0 and 1, got {val_fraction!r}.")
+    row = row or spec.row
+    with permission_explained():
+        if row is None:
+            folder = _find_folder(spec)
+            name, found = folder.resolve().name, index_folder(folder)
+        else:
+            name, found = row.name, readers.read(row, spec.data_dir, download=download)
+        if isinstance(found, FoundImages):
+            pool = _load_files(name, found, spec, memory_budget, num_workers)
+        else:
+            assert row is not None
+            pool = _load_arrays(row, found, spec, memory_budget)
+    splits = _split(pool, spec.limit, seed, val_fraction or pool.val_fraction)
+    return splits if constants is None else splits.normalized_by(*constants)
+
+
+def _split(pool: _Pool, limit: int | None, seed: int, val_fraction: float) -> Splits:
+    """Split validation off the training part, where it has no part of its own, and limit that."""
+    train, val, info = pool.train, pool.val, pool.info
+    # A regression has no classes to keep in proportion: one class of all.
+    strata = torch.zeros(len(train)) if info.task == "regression" else train.targets
+    if val is None:
+        total = round(val_fraction * len(train))
+        rows, rest = stratified(strata, total, "val", seed, keep_train=1)
+        train, val, strata = train.subset(rest), train.subset(rows), strata[rest]
+    if limit is not None and limit < len(train):
+        if limit < info.num_classes:
+            raise InputError(
+                f"limit must leave an image of each of the {info.num_classes} classes, got {limit}."
+            )
+        rows, _ = stratified(strata, limit, "limit", seed, keep_train=0)
+        note = f"Training uses {limit} of {len(train)} images; validation and test are complete."
+        train, info = train.subset(rows), replace(info, notes=(*info.notes, note))
+    return Splits(train, val, pool.test, info, pool.left_out)
+
+
 def load_dataset(
-    spec: str | os.PathLike[str] | DatasetSpec,
+    spec: str | os.PathLike[str] | DatasetRow,
     data_dir: str | os.PathLike[str] | None = None,
     seed: int = 0,
     *,
@@ -293,87 +369,39 @@ def load_dataset(
     num_workers: int = 16,
     on_bad_image: Literal["error", "skip"] = "error",
 ) -> Splits:
-    """Load a data set and split it into a training, a validation and a test part.
-
-    The test part is the data set's own, or one set apart that is the same for every seed.
-    Validation comes from the training images, stratified, by `seed`.
+    """Load a data set by its name or path: `load` with the fields of `DataSpec` as arguments.
 
     Args:
         spec: A name from `list_datasets()`, a row such as `DATASETS["mnist"]`, or the path of a
-            folder of images: `DIR/<class>/*`, or `DIR/train/<class>/*` with `val` and `test`
-            beside it or not. With `train` and `val` alone, `val` is the test set.
-        data_dir: Where a named data set's files are (`DIR`, `DIR/raw` or
-            `DIR/<torchvision name>/raw`), or where a relative folder of images is.
+            folder of images; see `load`.
+        data_dir: As in `DataSpec`.
         seed: Seed of the validation split and of `limit`.
-        image_size: Height and width; by default the native size, 64 for folders.
-        in_channels: 1 for grey, 3 for colour; by default as the data set is, 3 for folders.
-        val_fraction: Share of the training images used for validation; by default the data set's
-            own (a tenth for most). Without effect on a folder with its own `val` and `test`.
-        limit: Train on this many images only, in the classes' proportions.
-        download: Whether missing files may be fetched; by default only if `data_dir` is not given,
-            into the package's cache folder.
+        image_size: As in `DataSpec`.
+        in_channels: As in `DataSpec`.
+        val_fraction: Share of the training images used for validation.
+        limit: As in `DataSpec`.
+        download: Whether missing files may be fetched.
         memory_budget: Bytes of decoded images up to which a folder is held in memory.
-        num_workers: Threads that decode a folder that is not; at most one per processor.
-        on_bad_image: Whether image files that cannot be used are refused, all in one report, or
-            left out as if they were not there, and listed in `Splits.left_out`. Where images
-            stream from disk, "error" looks at the beginning and the end of every file, and a fault
-            in between is met in training; "skip" decodes every file once.
-
-    Returns:
-        The splits. `info.notes` says in sentences what a reader of results must know.
+        num_workers: Threads that decode a folder that is not.
+        on_bad_image: As in `DataSpec`.
 
     Raises:
-        InputError: If the data set is unknown, missing, incomplete, corrupt or cannot be split.
+        InputError: As for `load`.
 
     Example:
         >>> splits = load_dataset("digits")
         >>> len(splits.train), len(splits.val), len(splits.test)
         (1222, 216, 359)
     """
-    if image_size is not None:
-        check_positive("image_size", image_size)
-    if in_channels not in (None, 1, 3):
-        raise InputError(f"in_channels must be 1 or 3, got {in_channels!r}.")
-    if val_fraction is not None and not 0 < val_fraction < 1:
-        raise InputError(f"val_fraction must be between 0 and 1, got {val_fraction!r}.")
-    if on_bad_image not in ("error", "skip"):
-        raise InputError(f"on_bad_image must be error or skip, got {on_bad_image!r}.")
-    root = None if data_dir is None else Path(data_dir).expanduser()
-    row = spec if isinstance(spec, DatasetSpec) else DATASETS.get(os.fspath(spec), spec)
-    with permission_explained():
-        if isinstance(row, DatasetSpec):
-            check_present(row, root, download=download)
-            name, files = row.name, READERS[row.reader](row, _roots(row, root))
-        else:
-            folder = _resolve_folder(os.fspath(row), root)
-            name, files = folder.resolve().name, index_folder(folder)
-        if files is None:  # the folder was there, but not all that belongs in it
-            raise InputError(f"the files of '{name}' are incomplete; fetch them again.")
-        if isinstance(files, FoundImages):
-            if isinstance(row, DatasetSpec):
-                files = replace(files, notes=(*files.notes, *row.notes))
-            pool = _load_files(
-                name, files, image_size, in_channels, memory_budget, num_workers, on_bad_image
-            )
-        else:
-            assert isinstance(row, DatasetSpec)
-            pool = _load_arrays(row, files, image_size, in_channels, memory_budget)
-
-    train, val = pool.train, pool.val
-    # A regression has no classes to keep in proportion: one class of all.
-    strata = torch.zeros(len(train)) if pool.info.task == "regression" else train.targets
-    if val is None:
-        total = round((val_fraction or pool.val_fraction) * len(train))
-        rows, rest = _stratified(strata, total, "val", seed, keep_train=1)
-        train, val, strata = train.subset(rest), train.subset(rows), strata[rest]
-    info = pool.info
-    if limit is not None and limit < len(train):
-        check_positive("limit", limit)
-        if limit < info.num_classes:
-            raise InputError(
-                f"limit must leave an image of each of the {info.num_classes} classes, got {limit}."
-            )
-        rows, _ = _stratified(strata, limit, "limit", seed, keep_train=0)
-        note = f"Training uses {limit} of {len(train)} images; validation and test are complete."
-        train, info = train.subset(rows), replace(info, notes=(*info.notes, note))
-    return Splits(train, val, pool.test, info, pool.left_out)
+    row = spec if isinstance(spec, DatasetRow) else None
+    name = spec.name if isinstance(spec, DatasetRow) else os.fspath(spec)
+    folder = None if data_dir is None else os.fspath(data_dir)
+    return load(
+        DataSpec(name, folder, image_size, in_channels, limit, on_bad_image),
+        seed,
+        row=row,
+        val_fraction=val_fraction,
+        download=download,
+        memory_budget=memory_budget,
+        num_workers=num_workers,
+    )

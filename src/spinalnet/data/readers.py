@@ -1,4 +1,4 @@
-"""TODO(data.readers): split from data."""
+"""The files of the named data sets: where they lie, how they are fetched, how they are read."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ import gzip
 import os
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from spinalnet import files
 from spinalnet._checks import InputError
-from spinalnet.data.catalog import DatasetSpec
+from spinalnet.data.catalog import DatasetRow
 from spinalnet.data.images import (
     FoundImages,
     has_parts,
     index_folder,
 )
-from spinalnet.data.order import _stratified, _stream_seed
+from spinalnet.data.order import stratified, stream_seed
 
 
 @dataclass(frozen=True)
-class _Arrays:
+class Arrays:
     """A data set as read into memory, part by part.
 
     Attributes:
@@ -38,7 +39,7 @@ class _Arrays:
     notes: tuple[str, ...] = ()
 
 
-def _read_digits(spec: DatasetSpec, roots: Sequence[Path]) -> _Arrays:
+def _read_digits(row: DatasetRow, roots: Sequence[Path]) -> Arrays:
     """Read scikit-learn's digits."""
     from sklearn.datasets import load_digits
 
@@ -47,9 +48,9 @@ def _read_digits(spec: DatasetSpec, roots: Sequence[Path]) -> _Arrays:
     images = (torch.as_tensor(bunch.images) * (255 / 16)).round().to(torch.uint8)[:, None]
     targets = torch.as_tensor(bunch.target).long()
     # The set has no test part of its own: a fifth is set apart, the same one for every seed.
-    test, train = _stratified(targets, round(0.2 * len(targets)), "digits test", keep_train=1)
+    test, train = stratified(targets, round(0.2 * len(targets)), "digits test", keep_train=1)
     parts = {part: (images[i], targets[i]) for part, i in (("train", train), ("test", test))}
-    return _Arrays(spec.class_names, parts)
+    return Arrays(row.class_names, parts)
 
 
 def _read_idx(path: Path) -> Tensor:
@@ -74,10 +75,10 @@ def _read_idx(path: Path) -> Tensor:
     return torch.from_numpy(native)
 
 
-def _find_idx(spec: DatasetSpec, folders: Iterable[Path]) -> list[Path] | None:
+def _find_idx(row: DatasetRow, folders: Iterable[Path]) -> list[Path] | None:
     """Return the four files (images and labels of train and test) from the first full folder."""
     names = [
-        f"{p}-{kind}" for p in spec.prefixes for kind in ("images-idx3-ubyte", spec.label_suffix)
+        f"{p}-{kind}" for p in row.prefixes for kind in ("images-idx3-ubyte", row.label_suffix)
     ]
     for folder in folders:
         found = [p for n in names for p in (folder / n, folder / f"{n}.gz") if p.is_file()]
@@ -87,9 +88,9 @@ def _find_idx(spec: DatasetSpec, folders: Iterable[Path]) -> list[Path] | None:
     return None
 
 
-def _read_idx_dataset(spec: DatasetSpec, roots: Sequence[Path]) -> _Arrays | None:
+def _read_idx_dataset(row: DatasetRow, roots: Sequence[Path]) -> Arrays | None:
     """Read a data set kept in IDX files."""
-    files = _find_idx(spec, roots)
+    files = _find_idx(row, roots)
     if files is None:
         return None
     values = [_read_idx(file) for file in files]
@@ -102,50 +103,50 @@ def _read_idx_dataset(spec: DatasetSpec, roots: Sequence[Path]) -> _Arrays | Non
                 f"'{files[k]}' and '{files[k + 1]}' must hold the same number of images and "
                 f"labels, got shapes {tuple(images.shape)} and {tuple(labels.shape)}."
             )
-        labels = labels.long() - spec.first_label
-        if labels.min() < 0 or labels.max() >= len(spec.class_names):
+        labels = labels.long() - row.first_label
+        if labels.min() < 0 or labels.max() >= len(row.class_names):
             raise InputError(
-                f"'{files[k + 1]}' must hold labels of {len(spec.class_names)} classes from "
-                f"{spec.first_label} on; these are not the files of '{spec.name}'."
+                f"'{files[k + 1]}' must hold labels of {len(row.class_names)} classes from "
+                f"{row.first_label} on; these are not the files of '{row.name}'."
             )
-        if spec.transposed:
+        if row.transposed:
             images = images.transpose(1, 2)
         parts[part] = images[:, None].contiguous(), labels
     notes = ("The files hold the images transposed; here they are upright.",)
-    return _Arrays(spec.class_names, parts, notes if spec.transposed else ())
+    return Arrays(row.class_names, parts, notes if row.transposed else ())
 
 
-def _find_path(spec: DatasetSpec, roots: Sequence[Path]) -> Path | None:
+def _find_path(row: DatasetRow, roots: Sequence[Path]) -> Path | None:
     """Return the first of the row's paths that is there."""
-    return next((r / path for r in roots for path in spec.paths if (r / path).exists()), None)
+    return next((r / path for r in roots for path in row.paths if (r / path).exists()), None)
 
 
-def _make_torchvision(spec: DatasetSpec, root: Path, train: bool, download: bool) -> Any:
+def _make_torchvision(row: DatasetRow, root: Path, train: bool, download: bool) -> Any:
     """Make the torchvision object of one part; it checks the files' checksums."""
     from torchvision import datasets
 
     by_name = {"split": "train" if train else "test"}
-    asks_by_name = spec.torchvision_name in ("SVHN", "STL10", "Flowers102")
+    asks_by_name = row.torchvision_name in ("SVHN", "STL10", "Flowers102")
     part: dict[str, Any] = by_name if asks_by_name else {"train": train}
-    if spec.torchvision_name == "Caltech101":
+    if row.torchvision_name == "Caltech101":
         part = {}  # it has no parts
-    make: Callable[..., Any] = getattr(datasets, str(spec.torchvision_name))
-    return make(root, **part, download=download, **dict(spec.torchvision_options))
+    make: Callable[..., Any] = getattr(datasets, str(row.torchvision_name))
+    return make(root, **part, download=download, **dict(row.torchvision_options))
 
 
-def _read_torchvision(spec: DatasetSpec, roots: Sequence[Path]) -> _Arrays | None:
+def _read_torchvision(row: DatasetRow, roots: Sequence[Path]) -> Arrays | None:
     """Read a data set that torchvision holds as one array of images."""
-    found = _find_path(spec, roots)
+    found = _find_path(row, roots)
     if found is None:
         return None
     parts: dict[str, tuple[Tensor, Tensor]] = {}
-    classes = spec.class_names
+    classes = row.class_names
     for part in ("train", "test"):
         try:
-            held = _make_torchvision(spec, found.parent, part == "train", download=False)
+            held = _make_torchvision(row, found.parent, part == "train", download=False)
         except (OSError, RuntimeError) as error:
             raise InputError(
-                f"the files of '{spec.name}' in '{found.parent}' are incomplete or damaged; delete "
+                f"the files of '{row.name}' in '{found.parent}' are incomplete or damaged; delete "
                 "them and fetch them again."
             ) from error
         images = torch.as_tensor(held.data)
@@ -154,14 +155,14 @@ def _read_torchvision(spec: DatasetSpec, roots: Sequence[Path]) -> _Arrays | Non
         labels = held.targets if hasattr(held, "targets") else held.labels
         parts[part] = images.contiguous(), torch.as_tensor(labels).long()
         classes = classes or tuple(held.classes)
-    return _Arrays(classes, parts)
+    return Arrays(classes, parts)
 
 
-def _read_flowers(spec: DatasetSpec, roots: Sequence[Path]) -> FoundImages | None:
+def _read_flowers(row: DatasetRow, roots: Sequence[Path]) -> FoundImages | None:
     """List the photographs of Flowers-102 with the authors' three parts."""
     from scipy.io import loadmat
 
-    found = _find_path(spec, roots)
+    found = _find_path(row, roots)
     if found is None:
         return None
     try:
@@ -183,15 +184,15 @@ def _read_flowers(spec: DatasetSpec, roots: Sequence[Path]) -> FoundImages | Non
         )
         for part, chosen in numbers.items()
     }
-    return FoundImages(spec.class_names, parts)
+    return FoundImages(row.class_names, parts)
 
 
-def _read_folder(spec: DatasetSpec, roots: Sequence[Path]) -> FoundImages | None:
+def _read_folder(row: DatasetRow, roots: Sequence[Path]) -> FoundImages | None:
     """List the images of a data set that lies as a folder: one below the roots, or a root."""
-    found = _find_path(spec, roots) or next(
+    found = _find_path(row, roots) or next(
         (root for root in roots if root.is_dir() and has_parts(root)), None
     )
-    return None if found is None else index_folder(found, spec.exclude)
+    return None if found is None else index_folder(found, row.exclude)
 
 
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -202,23 +203,23 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _draw_regression(spec: DatasetSpec, roots: Sequence[Path]) -> _Arrays:
+def _draw_regression(row: DatasetRow, roots: Sequence[Path]) -> Arrays:
     """Draw a regression set of the paper: its 1,000 samples, and fresh ones to test on."""
     parts: dict[str, tuple[Tensor, Tensor]] = {}
     for (part, count), seed in zip(
-        (("train", spec.sizes[0]), ("test", spec.sizes[1])), (0, _stream_seed("fresh")), strict=True
+        (("train", row.sizes[0]), ("test", row.sizes[1])), (0, stream_seed("fresh")), strict=True
     ):
         generator = torch.Generator().manual_seed(seed)
         # Paper: eight separate draws after seed 0, then the noise.
-        columns = [torch.randn(count, 1, generator=generator) for _ in range(spec.image_shape[0])]
+        columns = [torch.randn(count, 1, generator=generator) for _ in range(row.image_shape[0])]
         inputs = torch.cat(columns, 1)
         # Paper: noise of shape (count,) spreads over a (count, 1) target; the shape here does not.
         noise = 0.2 * torch.rand(count, 1, generator=generator)
-        parts[part] = inputs, _FUNCTIONS[spec.name](inputs) + noise
-    return _Arrays((), parts)
+        parts[part] = inputs, _FUNCTIONS[row.name](inputs) + noise
+    return Arrays((), parts)
 
 
-READERS: dict[str, Callable[[DatasetSpec, Sequence[Path]], _Arrays | FoundImages | None]] = {
+READERS: dict[str, Callable[[DatasetRow, Sequence[Path]], Arrays | FoundImages | None]] = {
     "digits": _read_digits,
     "idx": _read_idx_dataset,
     "torchvision": _read_torchvision,
@@ -228,27 +229,31 @@ READERS: dict[str, Callable[[DatasetSpec, Sequence[Path]], _Arrays | FoundImages
 }
 
 
-def _roots(spec: DatasetSpec, data_dir: Path | None) -> list[Path]:
+def _root(data_dir: str | os.PathLike[str] | None) -> Path:
+    return Path(data_dir).expanduser() if data_dir is not None else files.cache_folder("data")
+
+
+def _roots(row: DatasetRow, data_dir: str | os.PathLike[str] | None) -> list[Path]:
     """Return the folders that the files of a data set may lie in."""
-    root = data_dir or _default_cache()
-    name = spec.torchvision_name
+    root = _root(data_dir)
+    name = row.torchvision_name
     below = [root, root / "raw", *([root / name / "raw", root / name] if name else [])]
-    return below if data_dir else [*below, *map(Path, spec.system_dirs)]
+    return below if data_dir is not None else [*below, *map(Path, row.system_dirs)]
 
 
-def is_present(spec: DatasetSpec, data_dir: str | os.PathLike[str] | None = None) -> bool:
+def is_present(row: DatasetRow, data_dir: str | os.PathLike[str] | None = None) -> bool:
     """Return whether the files of a data set are there, without reading them."""
-    roots = _roots(spec, None if data_dir is None else Path(data_dir).expanduser())
-    if spec.reader in ("digits", "regression"):
+    roots = _roots(row, data_dir)
+    if row.reader in ("digits", "regression"):
         return True
-    if spec.reader == "idx":
-        return _find_idx(spec, roots) is not None
-    has_root = spec.reader == "folder" and data_dir is not None and has_parts(roots[0])
-    return has_root or _find_path(spec, roots) is not None
+    if row.reader == "idx":
+        return _find_idx(row, roots) is not None
+    has_root = row.reader == "folder" and data_dir is not None and has_parts(roots[0])
+    return has_root or _find_path(row, roots) is not None
 
 
-def check_present(
-    spec: DatasetSpec,
+def ensure_present(
+    row: DatasetRow,
     data_dir: str | os.PathLike[str] | None = None,
     *,
     download: bool | None = None,
@@ -256,50 +261,62 @@ def check_present(
     """Fetch a data set that is missing, if that is allowed and possible.
 
     Args:
-        spec: The data set.
+        row: The data set.
         data_dir: As in `load_dataset`.
         download: As in `load_dataset`.
 
     Raises:
         InputError: If it is missing still; the sentence says how to get it.
     """
-    if is_present(spec, data_dir):
+    if is_present(row, data_dir):
         return
-    root = None if data_dir is None else Path(data_dir).expanduser()
-    allowed = root is None if download is None else download
-    if allowed and spec.torchvision_name is not None:
-        _download(spec, root or _default_cache())
+    allowed = data_dir is None if download is None else download
+    if allowed and row.torchvision_name is not None:
+        _download(row, _root(data_dir))
         return
-    roots = _roots(spec, root)
-    places = ", ".join(map(str, roots if spec.reader == "idx" else roots[:1]))
-    ways = "pass the folder that holds them (--data-dir)"
-    if spec.reader == "idx":
-        ways = "pass the folder that holds its IDX files (--data-dir)"
-    if spec.torchvision_name is not None:
-        ways += ", or download it (--download)"
+    roots = _roots(row, data_dir)
+    places = ", ".join(map(str, roots if row.reader == "idx" else roots[:1]))
+    them = "its IDX files" if row.reader == "idx" else "them"
+    ways = f"pass the folder that holds {them} as data_dir"
+    if row.torchvision_name is not None:
+        ways += ", or download it with download=True"
     raise InputError(
-        f"no files of '{spec.name}' found in {places}; "
-        + "; ".join(filter(None, [ways, spec.hint]))
+        f"no files of '{row.name}' found in {places}; "
+        + "; ".join(filter(None, [ways, row.hint]))
         + "."
     )
 
 
-def _download(spec: DatasetSpec, root: Path) -> None:
+def read(
+    row: DatasetRow,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    download: bool | None = None,
+) -> Arrays | FoundImages:
+    """Read a named data set, fetching it as `ensure_present` does.
+
+    Raises:
+        InputError: If it is missing, incomplete or damaged.
+    """
+    ensure_present(row, data_dir, download=download)
+    found = READERS[row.reader](row, _roots(row, data_dir))
+    if found is None:  # the folder was there, but not all that belongs in it
+        raise InputError(f"the files of '{row.name}' are incomplete; fetch them again.")
+    if isinstance(found, FoundImages):
+        found = replace(found, notes=(*found.notes, *row.notes))
+    return found
+
+
+def _download(row: DatasetRow, root: Path) -> None:
     """Fetch and check the files of a data set with torchvision's own downloader."""
     for train in (True, False):
         try:
-            _make_torchvision(spec, root, train, download=True)
+            _make_torchvision(row, root, train, download=True)
         except (OSError, RuntimeError) as error:  # URLError is an OSError
-            hint = f"; {spec.hint}" if spec.hint else ""
+            hint = f"; {row.hint}" if row.hint else ""
             reason = str(error).splitlines()[0]
-            kind = "IDX files" if spec.reader == "idx" else "files"
+            kind = "IDX files" if row.reader == "idx" else "files"
             raise InputError(
-                f"downloading '{spec.name}' to '{root}' failed ({reason}); check the network, or "
-                f"copy its {kind} there and pass that folder as data_dir (--data-dir){hint}."
+                f"downloading '{row.name}' to '{root}' failed ({reason}); check the network, or "
+                f"copy its {kind} there and pass that folder as data_dir{hint}."
             ) from error
-
-
-def _default_cache() -> Path:
-    """Return the package's own data folder, where downloads go unless told otherwise."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "spinalnet" / "data"

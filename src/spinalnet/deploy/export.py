@@ -27,7 +27,7 @@ from torch import Tensor, nn
 import spinalnet
 from spinalnet import files
 from spinalnet._checks import InputError, SpinalnetError, unknown_name
-from spinalnet.comparison import running
+from spinalnet.comparison.trained import TrainedModel, load_trained
 from spinalnet.data import batches
 from spinalnet.nn.backends import use_backend
 
@@ -149,7 +149,7 @@ class _Deployed(nn.Module):
 
 
 def export_onnx(
-    model: nn.Module | running.TrainedModel | str | os.PathLike[str],
+    model: nn.Module | TrainedModel | str | os.PathLike[str],
     path: str | os.PathLike[str],
     *,
     inputs: Inputs | None = None,
@@ -223,7 +223,7 @@ def export_onnx(
 
 
 def export_program(
-    model: nn.Module | running.TrainedModel | str | os.PathLike[str],
+    model: nn.Module | TrainedModel | str | os.PathLike[str],
     path: str | os.PathLike[str],
     *,
     inputs: Inputs | None = None,
@@ -277,7 +277,7 @@ def export_program(
 
 
 def _request(
-    source: nn.Module | running.TrainedModel | str | os.PathLike[str],
+    source: nn.Module | TrainedModel | str | os.PathLike[str],
     inputs: Inputs | None,
     output: str,
     normalize: bool,
@@ -308,11 +308,7 @@ def _request(
                 "input_shape, mean, std and class_names belong to a run; give them for a module "
                 "only."
             )
-        trained = (
-            source
-            if isinstance(source, running.TrainedModel)
-            else running.load_trained(Path(source))
-        )
+        trained = source if isinstance(source, TrainedModel) else load_trained(Path(source))
         model, info = trained.model, trained.info
         shape, whole = tuple(info.input_shape), (info.mean, info.std, info.class_names)
         if info.task == "regression":
@@ -321,7 +317,11 @@ def _request(
             output = "values"
         if len(shape) == 3 and inputs is None:
             inputs = "uint8-hwc"
-        about = {"data": info.name, "model": trained.spec.model, "head": trained.spec.head}
+        about = {
+            "data": info.name,
+            "model": trained.spec.model.name,
+            "head": trained.spec.model.head,
+        }
     known = ("uint8-hwc", "uint8-chw", "float")
     inputs = inputs or "float"
     if inputs not in known:

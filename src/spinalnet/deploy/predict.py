@@ -24,8 +24,9 @@ import torch
 
 from spinalnet import files as files_module
 from spinalnet._checks import InputError, check_positive, unknown_name
-from spinalnet.comparison import building, running
 from spinalnet.comparison.outputs import ClassScore, per_class
+from spinalnet.comparison.running import measure
+from spinalnet.comparison.trained import TrainedModel, load_trained
 from spinalnet.data import batches as batches_module
 from spinalnet.data.images import BadImage, BadImagesError, iter_images, read_batches, usable_cpus
 from spinalnet.training import placement
@@ -60,7 +61,7 @@ class Prediction:
 
 
 def predict_images(
-    run: str | Path | running.TrainedModel,
+    run: str | Path | TrainedModel,
     paths: Iterable[str | Path],
     *,
     batch_size: int = 64,
@@ -83,7 +84,7 @@ def predict_images(
         InputError: If a folder holds no image, or images cannot be used; they are all named.
     """
     check_positive("batch_size", batch_size)
-    trained = run if isinstance(run, running.TrainedModel) else running.load_trained(run)
+    trained = run if isinstance(run, TrainedModel) else load_trained(run)
     info = trained.info
     if info.task != "classification" or len(info.input_shape) != 3:
         raise InputError(
@@ -95,7 +96,7 @@ def predict_images(
 
 
 def _predictions(
-    trained: running.TrainedModel,
+    trained: TrainedModel,
     paths: Iterable[str | Path],
     batch_size: int,
     device: torch.device,
@@ -131,7 +132,7 @@ def _predictions(
             for row, probabilities in zip(good, rows, strict=True):
                 yield Prediction(Path(batch[row]), tuple(probabilities), info.class_names)
     if bad:
-        raise BadImagesError(bad, "remove {them}, or leave such files out (--on-bad-image skip)")
+        raise BadImagesError(bad, "remove {them}, or leave such files out with on_bad_image=skip")
 
 
 def _files(paths: Iterable[str | Path]) -> Iterator[str]:
@@ -202,7 +203,7 @@ def write_predictions(
         InputError: If images cannot be used, or `out` cannot be written.
     """
     form = _form(out, form)
-    trained = running.load_trained(run)
+    trained = load_trained(run)
     names = trained.info.class_names
     top_k = min(check_positive("top_k", top_k), max(len(names), 1))
     if all_probabilities is None:
@@ -257,7 +258,7 @@ def _form(out: str | Path | None, form: str | None) -> Format:
     suffix = Path(out).suffix.lower()
     if suffix not in _FORMATS:
         raise InputError(
-            f"the ending of '{out}' says no format: use .csv or .jsonl, or give --format."
+            f"the ending of '{out}' says no format: use .csv or .jsonl, or give form=csv."
         )
     return _FORMATS[suffix]
 
@@ -315,32 +316,10 @@ def evaluate_run(
     Raises:
         InputError: If the other data has other classes.
     """
-    trained = running.load_trained(run)
-    info = trained.info
-    shape = {}
-    if len(info.input_shape) == 3:
-        shape = {"in_channels": info.input_shape[0], "image_size": info.input_shape[1]}
-    spec = replace(
-        trained.spec,
-        data=data or trained.spec.data,
-        data_dir=data_dir or (trained.spec.data_dir if data is None else None),
-        train=replace(trained.spec.train, device=device or trained.spec.train.device),
-        **shape,
-    )
-    if spec.data is None:
-        raise InputError(f"{run} does not say which data it belongs to; name some with --data.")
-    splits = building.load_splits(spec)
-    if splits.info.class_names != info.class_names:
-        raise InputError(
-            f"{spec.data} has the classes {_some(splits.info.class_names)}, but the model of {run} "
-            f"knows {_some(info.class_names)}; give data with the same classes."
-        )
-    test = splits.test.normalized_by(info.mean, info.std)
-    metrics, _ = running.measure(trained.model, test, spec.train)
+    trained = load_trained(run)
+    splits = trained.load_data(data, data_dir, device)
+    config = replace(trained.spec.train, device=device or trained.spec.train.device)
+    metrics, _ = measure(trained.model, splits.test, config)
     rows = per_class(metrics["confusion"]) if "confusion" in metrics else ()
-    return Evaluation(splits.info.name, metrics, dict(zip(info.class_names, rows, strict=False)))
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    classes = dict(zip(trained.info.class_names, rows, strict=False))
+    return Evaluation(splits.info.name, metrics, classes)

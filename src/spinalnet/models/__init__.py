@@ -6,6 +6,9 @@ from spinalnet.models.backbones import (
 from spinalnet.models.finding import (
     find_classifier,
 )
+from spinalnet.models.spec import (
+    ModelSpec,
+)
 from spinalnet.models.surgery import (
     freeze_except_head_,
     remove_classifier_,
@@ -22,6 +25,7 @@ from spinalnet.models.zoo import (
 __all__ = [
     "MODELS",
     "ImageModel",
+    "ModelSpec",
     "create_model",
     "find_backbone",
     "find_classifier",

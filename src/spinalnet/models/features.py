@@ -16,7 +16,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,9 +25,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spinalnet import files
 from spinalnet._checks import InputError
-from spinalnet.data import batches as batches_module
 from spinalnet.data.augment import STREAM
+from spinalnet.data.batches import ArrayDataset, FolderDataset, Splits
 from spinalnet.data.images import RECIPE
 
 TRUNK_FILE = "trunk.safetensors"  # beside the head's `model.safetensors` in a run folder
@@ -45,7 +45,7 @@ class FeatureDataset:
 
     def __init__(self, views: Tensor, targets: Tensor) -> None:
         self.targets = targets
-        self._views = [batches_module.ArrayDataset(view, targets) for view in views]
+        self._views = [ArrayDataset(view, targets) for view in views]
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -77,7 +77,7 @@ class FeatureSplits:
 
 def frozen_splits(
     trunk: nn.Module,
-    splits: batches_module.Splits,
+    splits: Splits,
     *,
     augment: str = "none",
     device: str | torch.device = "cpu",
@@ -98,7 +98,7 @@ def frozen_splits(
     """
     parts = (splits.train, splits.val, splits.test)
     trunk = trunk.to(device).eval()
-    folder = default_cache() if cache is None else Path(cache)
+    folder = files.cache_folder("features") if cache is None else Path(cache)
     base = trunk_key(trunk), str(torch.device(device).type), torch.__version__
     transform = (splits.info.input_shape, splits.train.mean, splits.train.std)
     keys = [_sample_keys(part) for part in parts]
@@ -155,7 +155,7 @@ def keep_trunk(
     target = Path(run) / TRUNK_FILE
     if target.exists():
         return
-    folder = default_cache() if cache is None else Path(cache)
+    folder = files.cache_folder("features") if cache is None else Path(cache)
     source = folder / f"trunk-{trunk_key(trunk)}.safetensors"
     _kept(source, lambda: {f"trunk.{name}": value for name, value in trunk.state_dict().items()})
     try:
@@ -171,19 +171,13 @@ def load_trunk(run: str | os.PathLike[str]) -> dict[str, Tensor]:
         InputError: If they are not there.
     """
     path = Path(run) / TRUNK_FILE
-    held = _read(path)
-    if held is None:
+    try:
+        return files.read_weights(path)
+    except InputError as error:
         raise InputError(
             f"{path} is missing or damaged: it holds the frozen trunk of the run; copy the whole "
             "folder of the run."
-        )
-    return held
-
-
-def default_cache() -> Path:
-    """Return the folder that features are kept in unless told otherwise."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "spinalnet" / "features"
+        ) from error
 
 
 # --- keys -----------------------------------------------------------------------------------------
@@ -213,10 +207,10 @@ def trunk_key(trunk: nn.Module) -> str:
 _KNOWN: weakref.WeakKeyDictionary[Any, list[bytes]] = weakref.WeakKeyDictionary()
 
 
-def _sample_keys(part: batches_module.ArrayDataset | batches_module.FolderDataset) -> list[bytes]:
+def _sample_keys(part: ArrayDataset | FolderDataset) -> list[bytes]:
     """Return a key of every sample, equal for equal images wherever they stand."""
     if part not in _KNOWN:
-        if isinstance(part, batches_module.ArrayDataset):
+        if isinstance(part, ArrayDataset):
             _KNOWN[part] = [
                 hashlib.blake2b(_bytes(row), digest_size=16).digest() for row in part.inputs
             ]
@@ -250,40 +244,13 @@ def _joined(parts: list[Any]) -> Any:
 # --- files ----------------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> dict[str, Tensor] | None:
-    """Return the tensors of a file, or None if it is not there or damaged."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError):
-        return None
-
-
 def _kept(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """Return the tensors of a file of the cache; compute and write them if need be."""
-    held = _read(path)
-    if held is not None:
-        return held
-    from safetensors.torch import save
-
+    with contextlib.suppress(InputError):  # missing or damaged
+        return files.read_weights(path)
     made = {name: value.detach().cpu().contiguous() for name, value in compute().items()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own: another run may be writing the same features right now.
-        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(save(made))
-            Path(aside).replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(aside).unlink()
-            raise
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror}. Free some space, or set XDG_CACHE_HOME to a "
-            "folder that can be written."
-        ) from error
+        files.save_weights(path, made)
+    except InputError as error:
+        raise InputError(f"{error} (XDG_CACHE_HOME says where the cache is.)") from error
     return made

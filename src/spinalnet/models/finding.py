@@ -1,4 +1,4 @@
-"""TODO(models.finding): split from surgery."""
+"""Finding the classifier of any network, by what it declares or by trying a twin of it."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def find_classifier(
     if ours:
         return tuple(ours)
     declared = _declared(model)
-    kinds = [_kind(model.get_submodule(path)) for path in declared]
+    kinds = [classifier_kind(model.get_submodule(path)) for path in declared]
     if declared and all(kinds):
         return declared
 
-    trial = _try(model, input_shape, trace=True)
+    trial = try_out(model, input_shape, trace=True)
     output, found = trial.output, _last_weight_layers(trial)
     # A declared container is as good as an answer, if it holds what was found.
     if declared and all(any(f"{name}.".startswith(f"{d}.") for d in declared) for name in found):
@@ -66,7 +66,7 @@ def find_classifier(
     fitting = [
         name
         for name in found
-        if _kind(module := model.get_submodule(name)) and _width(module)[1] == columns
+        if classifier_kind(module := model.get_submodule(name)) and width(module)[1] == columns
     ]
     if not fitting or len(fitting) < len(found) or output.ndim != 2:
         last = f"; the last layer with weights is {found[0]!r}" if found else ""
@@ -103,7 +103,7 @@ def _has(model: nn.Module, path: str) -> bool:
     return True
 
 
-def _kind(module: nn.Module) -> str:
+def classifier_kind(module: nn.Module) -> str:
     """Return what kind of classifier this can be: linear, conv, identity or none ("")."""
     if isinstance(module, nn.Linear):
         return "linear"
@@ -112,7 +112,7 @@ def _kind(module: nn.Module) -> str:
     return "identity" if isinstance(module, nn.Identity) else ""
 
 
-def _width(module: nn.Module) -> tuple[int, int]:
+def width(module: nn.Module) -> tuple[int, int]:
     """Return the numbers of inputs and outputs of a linear layer or a 1x1 convolution."""
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
@@ -121,7 +121,7 @@ def _width(module: nn.Module) -> tuple[int, int]:
     return 0, 0
 
 
-def _resolve(model: nn.Module, where: Where) -> tuple[str, ...]:
+def resolve(model: nn.Module, where: Where) -> tuple[str, ...]:
     """Return the paths that `where` names."""
     chosen = where(model) if callable(where) else where
     items = [chosen] if isinstance(chosen, str | nn.Module) else list(chosen)
@@ -142,7 +142,7 @@ def _resolve(model: nn.Module, where: Where) -> tuple[str, ...]:
     return tuple(paths)
 
 
-def _auxiliary(model: nn.Module) -> tuple[str, ...]:
+def auxiliary_classifiers(model: nn.Module) -> tuple[str, ...]:
     """Return the auxiliary classifiers of torchvision's and timm's Inception networks."""
     if not getattr(model, "aux_logits", False):
         return ()
@@ -180,7 +180,7 @@ class _Trial:
     watched: tuple[torch.Size, torch.Size] | None  # what the module to watch read and made
 
 
-def _try(
+def try_out(
     model: nn.Module,
     input_shape: Sequence[int] | None,
     *,

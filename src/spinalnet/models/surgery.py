@@ -13,14 +13,21 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from spinalnet._checks import SurgeryError, check_positive
-from spinalnet.models.finding import _auxiliary, _kind, _resolve, _try, _width, find_classifier
+from spinalnet.models.finding import (
+    auxiliary_classifiers,
+    classifier_kind,
+    find_classifier,
+    resolve,
+    try_out,
+    width,
+)
 from spinalnet.models.wrappers import PooledHead, PositionHead
 from spinalnet.nn.heads import head_arguments, make_head
 from spinalnet.nn.layers import SpinalLayer
@@ -77,9 +84,9 @@ def replace_head_(
     if where is None:
         paths = find_classifier(model, input_shape=input_shape)
     else:
-        paths = _resolve(model, where)
+        paths = resolve(model, where)
     built = [_build(model, path, head, num_classes, input_shape, options) for path in paths]
-    auxiliary = _auxiliary(model)
+    auxiliary = auxiliary_classifiers(model)
     before = {path: model.get_submodule(path) for path in (*paths, *auxiliary)}
     for path, new in zip(paths, built, strict=True):
         _set(model, path, new)
@@ -87,7 +94,7 @@ def replace_head_(
         _set(model, path, None)
     problem = ""
     try:
-        output = _try(model, input_shape).output
+        output = try_out(model, input_shape).output
         if output.ndim != 2 or output.shape[1] != num_classes:
             problem = f"the output has shape {tuple(output.shape)} for a batch of {len(output)}"
     except SurgeryError as error:
@@ -119,10 +126,10 @@ def remove_classifier_(model: nn.Module, *, where: Where | None = None) -> nn.Mo
     Raises:
         SurgeryError: If the classifier cannot be told.
     """
-    paths = find_classifier(model) if where is None else _resolve(model, where)
+    paths = find_classifier(model) if where is None else resolve(model, where)
     for path in paths:
         _set(model, path, nn.Identity().train(model.get_submodule(path).training))
-    auxiliary = _auxiliary(model)
+    auxiliary = auxiliary_classifiers(model)
     for path in auxiliary:
         _set(model, path, None)
     _set_counts(model, 0, bool(auxiliary))
@@ -145,7 +152,7 @@ def freeze_except_head_(model: nn.Module, *, where: Where | None = None) -> nn.M
     Raises:
         SurgeryError: If the head cannot be told.
     """
-    paths = find_classifier(model) if where is None else _resolve(model, where)
+    paths = find_classifier(model) if where is None else resolve(model, where)
     model.requires_grad_(False)
     for path in paths:
         model.get_submodule(path).requires_grad_(True)
@@ -185,7 +192,7 @@ def replace_hidden_(
             path.rpartition(".")[0] for path in find_classifier(model, input_shape=input_shape)
         )
     else:
-        paths = _resolve(model, where)
+        paths = resolve(model, where)
     stack = model.get_submodule(paths[0])
     name = type(model).__name__
     layers = list(stack.children()) if isinstance(stack, nn.Sequential) else []
@@ -234,12 +241,19 @@ def spinal_options(num_classes: int) -> dict[str, Any]:
     return {"hidden_features": max(20, num_classes), "num_layers": 4}
 
 
+def matched_options(
+    head: str, in_features: int, num_classes: int, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the options that give the head "matched" as many parameters as another head has."""
+    with torch.device("meta"):
+        twin = make_head(head, in_features, num_classes, **options)
+    return {"num_params": sum(p.numel() for p in twin.parameters())}
+
+
 def _default_options(head: str, num_classes: int, in_features: int) -> dict[str, Any]:
     spinal = spinal_options(num_classes)
     if head == "matched":
-        with torch.device("meta"):
-            twin = make_head("spinal", in_features, num_classes, **spinal)
-        return {"num_params": sum(p.numel() for p in twin.parameters())}
+        return matched_options("spinal", in_features, num_classes, spinal)
     if head == "mlp":
         return {}
     return {name: value for name, value in spinal.items() if name in head_arguments(head)}
@@ -255,14 +269,14 @@ def _build(
 ) -> nn.Module:
     """Build the head that replaces the module at `path`."""
     old = model.get_submodule(path)
-    kind = _kind(old)
+    kind = classifier_kind(old)
     adapt: Callable[[nn.Module], nn.Module] = lambda head: head  # noqa: E731
     if kind == "linear":
-        in_features = _width(old)[0]
+        in_features = width(old)[0]
     elif kind == "conv":
-        in_features, adapt = _width(old)[0], PositionHead
+        in_features, adapt = width(old)[0], PositionHead
     else:
-        watched = _try(model, input_shape, watch=path).watched
+        watched = try_out(model, input_shape, watch=path).watched
         if watched is None:
             raise SurgeryError(
                 f"'{path}' of {type(model).__name__} takes no part in its output. Pass where= to "

@@ -1,4 +1,4 @@
-"""TODO(models.trunks): split from models."""
+"""The trunks of the paper's networks: from images to features."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ class PooledPositions(nn.Module):
         return F.max_pool2d(maps, window, stride).flatten(2).transpose(1, 2).flatten(1)
 
 
-def _no_trunk(_: int) -> nn.Module:
+def no_trunk(_: int) -> nn.Module:
+    """Leave rows and pixels as they are, flattened."""
     return nn.Flatten()
 
 
@@ -70,12 +71,14 @@ def _mnist_cnn_stages(in_channels: int) -> tuple[nn.Sequential, nn.Sequential]:
     )
 
 
-def _mnist_cnn_trunk(in_channels: int) -> nn.Module:
+def mnist_cnn_trunk(in_channels: int) -> nn.Module:
+    """Two 5x5 convolutions."""
     first, second = _mnist_cnn_stages(in_channels)
     return nn.Sequential(*first, *second, nn.Flatten())
 
 
-def _arch2_trunk(in_channels: int) -> nn.Module:
+def arch2_trunk(in_channels: int) -> nn.Module:
+    """The same two, with a tap on the pixels and behind each."""
     return MultiTapTrunk(_mnist_cnn_stages(in_channels))
 
 
@@ -91,7 +94,8 @@ def _conv_stages(in_channels: int, stages: Sequence[Sequence[int]]) -> list[nn.M
     return layers
 
 
-def _vgg5_trunk(in_channels: int) -> nn.Module:
+def vgg5_trunk(in_channels: int) -> nn.Module:
+    """Ten 3x3 convolutions in four blocks."""
     # "VGG-5" is the paper's name; there are ten convolutions in four blocks.
     blocks = ((64, 64), (128, 128), (256, 256, 256), (256, 256, 256))
     trunk = nn.Sequential(*_conv_stages(in_channels, blocks), nn.Flatten())
@@ -101,7 +105,7 @@ def _vgg5_trunk(in_channels: int) -> nn.Module:
     return trunk
 
 
-def _cifar_vgg_trunk(*convs: int) -> Callable[[int], nn.Module]:
+def cifar_vgg_trunk(*convs: int) -> Callable[[int], nn.Module]:
     """Trunk with so many convolutions in each of its five stages."""
     stages = [
         (width,) * count for width, count in zip((64, 128, 256, 512, 512), convs, strict=True)
@@ -109,7 +113,8 @@ def _cifar_vgg_trunk(*convs: int) -> Callable[[int], nn.Module]:
     return lambda in_channels: nn.Sequential(*_conv_stages(in_channels, stages), nn.Flatten())
 
 
-def _cifar_cnn_trunk(in_channels: int) -> nn.Module:
+def cifar_cnn_trunk(in_channels: int) -> nn.Module:
+    """Six 3x3 convolutions in three blocks."""
     layers: list[nn.Module] = []
     for first, second in ((32, 64), (128, 128), (256, 256)):
         layers += [
@@ -151,7 +156,7 @@ class HalfResidualBlock(nn.Module):
         return self.body(maps) + self.shortcut(maps)
 
 
-def _half_resnet_trunk(*blocks: int) -> Callable[[int], nn.Module]:
+def half_resnet_trunk(*blocks: int) -> Callable[[int], nn.Module]:
     """Residual trunk with so many blocks in each stage, 32 channels wide where others have 64."""
 
     def build(in_channels: int) -> nn.Module:
@@ -176,7 +181,7 @@ def _half_resnet_trunk(*blocks: int) -> Callable[[int], nn.Module]:
     return build
 
 
-def _torchvision_trunk(name: str, classifier: str) -> Callable[..., nn.Module]:
+def torchvision_trunk(name: str, classifier: str) -> Callable[..., nn.Module]:
     """Trunk of a torchvision network: everything but its `classifier`."""
 
     def build(in_channels: int, pretrained: bool | str = False) -> nn.Module:
@@ -194,7 +199,7 @@ def _torchvision_trunk(name: str, classifier: str) -> Callable[..., nn.Module]:
     return build
 
 
-def _vit_trunk(name: str) -> Callable[..., nn.Module]:
+def vit_trunk(name: str) -> Callable[..., nn.Module]:
     """Trunk of one of timm's vision transformers."""
 
     def build(in_channels: int, pretrained: bool | str = False) -> nn.Module:

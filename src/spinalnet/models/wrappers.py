@@ -1,4 +1,4 @@
-"""TODO(models.wrappers): split from surgery."""
+"""What lets a head read maps instead of rows of features."""
 
 from __future__ import annotations
 

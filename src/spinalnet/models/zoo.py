@@ -8,27 +8,29 @@ any number of classes fit. `create_model` builds from it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spinalnet._checks import InputError, check_positive, unknown_name
+from spinalnet.data.spec import DataSpec
 from spinalnet.models import backbones, surgery
+from spinalnet.models.spec import ModelSpec
 from spinalnet.models.trunks import (
     MultiTapTrunk,
     PooledPositions,
-    _arch2_trunk,
-    _cifar_cnn_trunk,
-    _cifar_vgg_trunk,
-    _half_resnet_trunk,
-    _mnist_cnn_trunk,
-    _no_trunk,
-    _torchvision_trunk,
-    _vgg5_trunk,
-    _vit_trunk,
+    arch2_trunk,
+    cifar_cnn_trunk,
+    cifar_vgg_trunk,
+    half_resnet_trunk,
+    mnist_cnn_trunk,
+    no_trunk,
+    torchvision_trunk,
+    vgg5_trunk,
+    vit_trunk,
 )
 from spinalnet.nn.heads import head_arguments, make_head
 
@@ -58,7 +60,7 @@ class ImageModel(nn.Module):
 
 
 @dataclass(frozen=True)
-class ModelSpec:
+class ModelRow:
     """One row of `MODELS`.
 
     Attributes:
@@ -89,10 +91,10 @@ class ModelSpec:
     std: tuple[float, ...] = ()
 
 
-def _vit(name: str, summary: str) -> ModelSpec:
+def _vit(name: str, summary: str) -> ModelRow:
     shared = {"hidden_features": 20, "num_layers": 8, "num_splits": 8}
-    return ModelSpec(
-        trunk=_vit_trunk(name),
+    return ModelRow(
+        trunk=vit_trunk(name),
         input_shape=(3, 224, 224),
         min_size=16,
         heads={"spinal": shared, "spinal-shared": shared},
@@ -111,9 +113,9 @@ _RESNET_NECKS: dict[str, Callable[[], nn.Module]] = {
 _RESNET_HEADS = {"spinal": {"hidden_features": 256, "num_layers": 4, "num_splits": 4}}
 
 
-def _half_resnet(depth: int, *blocks: int) -> ModelSpec:
-    return ModelSpec(
-        trunk=_half_resnet_trunk(*blocks),
+def _half_resnet(depth: int, *blocks: int) -> ModelRow:
+    return ModelRow(
+        trunk=half_resnet_trunk(*blocks),
         input_shape=(3, 32, 32),
         min_size=9,
         heads=_RESNET_HEADS,
@@ -126,9 +128,9 @@ def _half_resnet(depth: int, *blocks: int) -> ModelSpec:
 _FULLY_CONNECTED = {"hidden_features": (4096, 4096), "dropout": (0.0, 0.5, 0.5)}
 
 
-def _cifar_vgg(depth: int, *convs: int) -> ModelSpec:
-    return ModelSpec(
-        trunk=_cifar_vgg_trunk(*convs),
+def _cifar_vgg(depth: int, *convs: int) -> ModelRow:
+    return ModelRow(
+        trunk=cifar_vgg_trunk(*convs),
         input_shape=(3, 32, 32),
         min_size=32,
         heads={
@@ -141,9 +143,9 @@ def _cifar_vgg(depth: int, *convs: int) -> ModelSpec:
 
 def _backbone(
     name: str, classifier: str, min_size: int, size: int, **heads: Mapping[str, Any]
-) -> ModelSpec:
-    return ModelSpec(
-        trunk=_torchvision_trunk(name, classifier),
+) -> ModelRow:
+    return ModelRow(
+        trunk=torchvision_trunk(name, classifier),
         input_shape=(3, size, size),
         min_size=min_size,
         heads={"mlp": _FULLY_CONNECTED, **{k.replace("_", "-"): v for k, v in heads.items()}},
@@ -160,9 +162,9 @@ _LEAKY = {"hidden_features": 5, "num_layers": 6, "activation": "leaky_relu"}
 # The original's layers 5 and 6 run with the weights of layers 3 and 4 (counted from 1).
 _REUSE = {"reuse": ((4, 2), (5, 3))}
 
-MODELS: dict[str, ModelSpec] = {
-    "mnist-cnn": ModelSpec(
-        trunk=_mnist_cnn_trunk,
+MODELS: dict[str, ModelRow] = {
+    "mnist-cnn": ModelRow(
+        trunk=mnist_cnn_trunk,
         input_shape=(1, 28, 28),
         min_size=16,
         heads={
@@ -171,8 +173,8 @@ MODELS: dict[str, ModelSpec] = {
         },
         summary="two 5x5 convolutions (paper: MNIST)",
     ),
-    "arch2": ModelSpec(
-        trunk=_arch2_trunk,
+    "arch2": ModelRow(
+        trunk=arch2_trunk,
         input_shape=(1, 28, 28),
         min_size=16,
         heads={
@@ -183,8 +185,8 @@ MODELS: dict[str, ModelSpec] = {
         spinal="spinal-taps",
         summary="a spinal chain each on pixels, first and second convolution (paper: MNIST family)",
     ),
-    "mnist-pixels": ModelSpec(
-        trunk=_no_trunk,
+    "mnist-pixels": ModelRow(
+        trunk=no_trunk,
         input_shape=(1, 28, 28),
         min_size=2,
         heads={
@@ -194,8 +196,8 @@ MODELS: dict[str, ModelSpec] = {
         },
         summary="no convolutions: the head sees the pixels (Progressive SpinalNet: MNIST)",
     ),
-    "vgg5": ModelSpec(
-        trunk=_vgg5_trunk,
+    "vgg5": ModelRow(
+        trunk=vgg5_trunk,
         input_shape=(1, 28, 28),
         min_size=16,
         heads={
@@ -205,8 +207,8 @@ MODELS: dict[str, ModelSpec] = {
         },
         summary="ten 3x3 convolutions in four blocks (paper: MNIST family, state of the art rows)",
     ),
-    "cifar-cnn": ModelSpec(
-        trunk=_cifar_cnn_trunk,
+    "cifar-cnn": ModelRow(
+        trunk=cifar_cnn_trunk,
         input_shape=(3, 32, 32),
         min_size=8,
         heads={
@@ -247,8 +249,8 @@ MODELS: dict[str, ModelSpec] = {
         "vit_large_patch16_224",
         "timm's vision transformer ViT-L/16 (shared-weight spinal heads: STL-10)",
     ),
-    "regression-net": ModelSpec(
-        trunk=_no_trunk,
+    "regression-net": ModelRow(
+        trunk=no_trunk,
         input_shape=(8,),
         min_size=1,
         heads={
@@ -266,7 +268,7 @@ def list_models() -> list[str]:
     return sorted(MODELS)
 
 
-def model_spec(name: str, num_classes: int = 2) -> ModelSpec:
+def model_row(name: str, num_classes: int = 2) -> ModelRow:
     """Return the row of `MODELS`, or the row that a backbone (`timm:NAME`, ...) would have there.
 
     Args:
@@ -281,7 +283,7 @@ def model_spec(name: str, num_classes: int = 2) -> ModelSpec:
     if not backbones.is_backbone(name):
         raise unknown_name("model", name, MODELS)
     backbone = backbones.find_backbone(name)
-    return ModelSpec(
+    return ModelRow(
         trunk=functools.partial(backbones.build_trunk, backbone.name),
         input_shape=backbone.input_shape,
         min_size=1,  # not declared anywhere: told when the trunk is tried
@@ -293,95 +295,120 @@ def model_spec(name: str, num_classes: int = 2) -> ModelSpec:
     )
 
 
+def complete(
+    spec: ModelSpec, data: DataSpec
+) -> tuple[DataSpec, tuple[tuple[float, ...], tuple[float, ...]] | None]:
+    """Return what a network needs of data: size and channels, where `data` leaves them open.
+
+    A backbone wants the size it was trained on and, with its weights, colour; any other network
+    takes images as they are, or of its paper's size where they are too small for it.
+
+    Returns:
+        The data to load, and the constants (mean, std) to normalise it by, if not its own.
+
+    Raises:
+        InputError: If there is no such network.
+    """
+    row, known = model_row(spec.name), data.row
+    size, channels = data.image_size, data.in_channels
+    if size is None and (known is None or len(known.image_shape) == 3):
+        is_small = known is not None and known.image_shape[1] < row.min_size
+        size = row.input_shape[1] if row.mean or is_small else None
+    uses_weights = bool(row.mean and spec.pretrained)
+    if channels is None and uses_weights:
+        channels = 3
+    constants = (row.mean, row.std) if uses_weights else None
+    return replace(data, image_size=size, in_channels=channels), constants
+
+
 _FLAVOUR = ("norm", "dropout", "output_dropout", "activation")
 
 
 def _choose_head(
-    spec: ModelSpec,
+    row: ModelRow,
     head: str,
     num_classes: int,
     tap_features: Sequence[int],
-    overrides: Mapping[str, Any],
+    given: Mapping[str, Any],
 ) -> tuple[str, dict[str, Any]]:
-    """Return the row of `HEADS` and its options: the paper's where it has them, then `overrides`.
+    """Return the row of `HEADS` and its options: the paper's where it has them, then those given.
 
-    A head the paper never put on this trunk starts from the spinal head's size and flavour (norm,
-    dropout, activation), so that a comparison changes the wiring and nothing else. `matched` gets
-    the parameter count of the spinal head, or of the head `match` with its `match_options`.
+    `matched` gets the parameter count of the spinal head, or of the head `match` with its
+    `match_options` (see `ModelSpec.control`).
     """
-    kind = spec.spinal if head == "spinal" else head
-    overrides = dict(overrides)
+    kind, given = row.spinal if head == "spinal" else head, dict(given)
     accepted = head_arguments(kind)
-    spinal = spec.heads["spinal"]
-    flavour = {key: value for key, value in spinal.items() if key in _FLAVOUR}
-    if head in spec.heads:
-        chosen = dict(spec.heads[head])
-    elif head == "linear":
-        rate = flavour.get("output_dropout", flavour.get("dropout"))
-        chosen = {} if rate is None else {"dropout": rate}
-    else:
-        # Every chain starts as long and as narrow as the spinal one.
-        inherited = spinal if head == "progressive" or head.startswith("spinal") else flavour
-        chosen = {key: value for key, value in inherited.items() if key in accepted}
+    chosen = _first_options(row, head, accepted)
     if head == "matched":
-        twin_head = overrides.pop("match", "spinal")
-        twin_overrides = overrides.pop("match_options", {})
-        if "num_params" not in overrides:
-            twin_kind, twin_options = _choose_head(
-                spec, twin_head, num_classes, tap_features, twin_overrides
-            )
-            with torch.device("meta"):
-                twin = make_head(twin_kind, sum(tap_features), num_classes, **twin_options)
-            chosen["num_params"] = sum(p.numel() for p in twin.parameters())
+        twin, asked = given.pop("match", "spinal"), given.pop("match_options", {})
+        if "num_params" not in given:
+            twin, options = _choose_head(row, twin, num_classes, tap_features, asked)
+            chosen |= surgery.matched_options(twin, sum(tap_features), num_classes, options)
         # A control for the wiring: a norm or dropout given to the twin is given to it too.
-        chosen |= {key: twin_overrides[key] for key in _FLAVOUR if key in twin_overrides}
+        chosen |= {key: asked[key] for key in _FLAVOUR if key in asked}
     if "tap_features" in accepted:
         chosen["tap_features"] = tuple(tap_features)
-    return kind, {**chosen, **overrides}
+    return kind, {**chosen, **given}
+
+
+def _first_options(row: ModelRow, head: str, accepted: Collection[str]) -> dict[str, Any]:
+    """Return the paper's options of a head.
+
+    A head the paper never put on this trunk starts from the spinal head's size and flavour (norm,
+    dropout, activation), so that a comparison changes the wiring and nothing else.
+    """
+    if head in row.heads:
+        return dict(row.heads[head])
+    spinal = row.heads["spinal"]
+    flavour = {key: value for key, value in spinal.items() if key in _FLAVOUR}
+    if head == "linear":
+        rate = flavour.get("output_dropout", flavour.get("dropout"))
+        return {} if rate is None else {"dropout": rate}
+    # Every chain starts as long and as narrow as the spinal one.
+    inherited = spinal if head == "progressive" or head.startswith("spinal") else flavour
+    return {key: value for key, value in inherited.items() if key in accepted}
 
 
 def _check_input(
-    name: str, spec: ModelSpec, in_channels: int | None, input_size: int | None
+    name: str, row: ModelRow, in_channels: int | None, image_size: int | None
 ) -> tuple[int, ...]:
     """Return the shape of one input, without the batch dimension."""
-    channels = spec.input_shape[0] if in_channels is None else in_channels
+    channels = row.input_shape[0] if in_channels is None else in_channels
     check_positive("in_channels", channels)
-    if len(spec.input_shape) == 1:
-        if input_size is not None:
+    if len(row.input_shape) == 1:
+        if image_size is not None:
             raise InputError(
                 f"model '{name}' takes rows of numbers, not images: give their number as "
-                "in_channels and leave out input_size."
+                "in_channels and leave out image_size."
             )
         return (channels,)
-    size = spec.input_shape[1] if input_size is None else input_size
-    if size < spec.min_size:
+    size = row.input_shape[1] if image_size is None else image_size
+    if size < row.min_size:
         raise InputError(
-            f"model '{name}' needs images of at least {spec.min_size} x {spec.min_size} pixels, "
-            f"got {size} x {size}. Enlarge them with image_size={spec.input_shape[1]}."
+            f"model '{name}' needs images of at least {row.min_size} x {row.min_size} pixels, "
+            f"got {size} x {size}. Enlarge them with image_size={row.input_shape[1]}."
         )
     return (channels, size, size)
 
 
-def _build_trunk(
-    name: str, spec: ModelSpec, in_channels: int, neck: str | None, pretrained: bool | str
-) -> nn.Module:
-    if neck is not None and neck not in spec.necks:
-        raise unknown_name(f"neck of model '{name}'", neck, spec.necks)
-    if not pretrained:
-        trunk = spec.trunk(in_channels)
-    elif not spec.pretrained:
+def _build_trunk(spec: ModelSpec, row: ModelRow, in_channels: int) -> nn.Module:
+    if spec.neck is not None and spec.neck not in row.necks:
+        raise unknown_name(f"neck of model '{spec.name}'", spec.neck, row.necks)
+    if not spec.pretrained:
+        trunk = row.trunk(in_channels)
+    elif not row.pretrained:
         raise InputError(
-            f"there are no published weights for model '{name}': leave out pretrained."
+            f"there are no published weights for model '{spec.name}': leave out pretrained."
         )
-    elif in_channels != spec.input_shape[0]:
+    elif in_channels != row.input_shape[0]:
         raise InputError(
-            f"the published weights of model '{name}' are for {spec.input_shape[0]} channels, "
+            f"the published weights of model '{spec.name}' are for {row.input_shape[0]} channels, "
             f"got in_channels={in_channels}: repeat the channels of the images instead."
         )
     else:
-        trunk = spec.trunk(in_channels, pretrained=pretrained)
-    if spec.necks:
-        trunk = nn.Sequential(trunk, spec.necks[neck or next(iter(spec.necks))]())
+        trunk = row.trunk(in_channels, pretrained=spec.pretrained)
+    if row.necks:
+        trunk = nn.Sequential(trunk, row.necks[spec.neck or next(iter(row.necks))]())
     return trunk
 
 
@@ -408,7 +435,7 @@ def create_model(
     name: str,
     num_classes: int,
     in_channels: int | None = None,
-    input_size: int | None = None,
+    image_size: int | None = None,
     head: str = "spinal",
     *,
     neck: str | None = None,
@@ -423,9 +450,9 @@ def create_model(
             or a row of `backbones.PACKAGED`.
         num_classes: Number of outputs.
         in_channels: Channels of the images, or numbers in a row; the paper's if `None`.
-        input_size: Side of the (square) images in pixels; the paper's if `None`.
+        image_size: Side of the (square) images in pixels; the paper's if `None`.
         head: Name of a head (see `spinalnet.nn.HEADS`).
-        neck: How the last map becomes features, where the model has a choice (`ModelSpec.necks`).
+        neck: How the last map becomes features, where the model has a choice (`ModelRow.necks`).
             The default gives every head the same features.
         pretrained: Start the trunk from the published ImageNet weights (downloads them), or from
             those in the file of this path.
@@ -435,7 +462,7 @@ def create_model(
         options: Options of the head; they override the paper's.
 
     Returns:
-        The model. Input `(B, in_channels, input_size, input_size)`, output logits
+        The model. Input `(B, in_channels, image_size, image_size)`, output logits
         `(B, num_classes)`.
 
     Raises:
@@ -447,19 +474,33 @@ def create_model(
         >>> model(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 10])
     """
+    spec = ModelSpec(name, head, options, neck, pretrained)
+    return build(spec, num_classes, in_channels, image_size, seed=seed)
+
+
+def build(
+    spec: ModelSpec,
+    num_classes: int,
+    in_channels: int | None = None,
+    image_size: int | None = None,
+    *,
+    seed: int | None = None,
+) -> ImageModel:
+    """Build the network that is asked for; arguments and errors as for `create_model`."""
     check_positive("num_classes", num_classes)
-    spec = model_spec(name, num_classes)
-    input_shape = _check_input(name, spec, in_channels, input_size)
+    row = model_row(spec.name, num_classes)
+    input_shape = _check_input(spec.name, row, in_channels, image_size)
     with torch.random.fork_rng(enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        trunk = _build_trunk(name, spec, input_shape[0], neck, pretrained)
-        tap_features = _tap_features(name, trunk, input_shape)
+        trunk = _build_trunk(spec, row, input_shape[0])
+        tap_features = _tap_features(spec.name, trunk, input_shape)
         if seed is not None:
             torch.manual_seed(seed + 1_000_003)
-        kind, chosen = _choose_head(spec, head, num_classes, tap_features, options)
-        model = ImageModel(trunk, make_head(kind, sum(tap_features), num_classes, **chosen), name)
-    if spec.zero_head_bias:
+        kind, options = _choose_head(row, spec.head, num_classes, tap_features, spec.head_options)
+        head = make_head(kind, sum(tap_features), num_classes, **options)
+    model = ImageModel(trunk, head, spec.name)
+    if row.zero_head_bias:
         for module in model.head.modules():
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -14,7 +14,6 @@ path of the machine; `experiments` makes the page of all records.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,11 +24,13 @@ import torch
 from spinalnet import _dist, files
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.comparison import running
-from spinalnet.comparison import spec as spec_module
 from spinalnet.comparison.report import write_report
+from spinalnet.comparison.spec import Comparison, OnProgress, RunSpec
 from spinalnet.data import loading, readers
 from spinalnet.data.batches import ArrayDataset, DatasetInfo, Splits
 from spinalnet.data.catalog import DATASETS
+from spinalnet.data.spec import DataSpec
+from spinalnet.models.spec import ModelSpec
 from spinalnet.models.zoo import MODELS
 from spinalnet.paper.recipes import CONSTANTS, RECIPES, Recipe, find_recipes
 from spinalnet.paper.records import Budget, LastBatches, Protocol, make_record
@@ -55,27 +56,43 @@ _SMOKE_MODELS = {
 
 
 @dataclass(frozen=True)
-class _Job:
-    """A recipe with all that was asked for it."""
+class RecipeRequest:
+    """A recipe and how it is to be run; what `prepare` returns.
+
+    Attributes:
+        recipe: A row of `RECIPES`.
+        protocol: "honest" or "paper"; see the top of this file.
+        budget: "full", "short" or "smoke".
+        seeds: Number of paired seeds.
+        data_dir: Where the data set's files are.
+        download: Whether missing data may be fetched.
+    """
 
     recipe: Recipe
     protocol: Protocol
     budget: Budget
+    seeds: int = 5
+    data_dir: str | None = None
+    download: bool | None = None
 
     @property
     def name(self) -> str:
+        """Name of the recipe's folder."""
         return "-".join([self.recipe.name, self.protocol, *([self.budget] * (not self.is_full))])
 
     @property
     def is_full(self) -> bool:
+        """Whether it has the original's length."""
         return self.budget == "full"
 
     @property
     def selected_on(self) -> str:
+        """What chooses: "validation", or what did in the original."""
         return self.recipe.selected_on if self.protocol == "paper" else "validation"
 
     @property
     def pretrained(self) -> bool:
+        """Whether the trunk starts from published weights."""
         return self.recipe.pretrained and self.budget != "smoke"
 
     def limit(self) -> int | None:
@@ -108,36 +125,33 @@ class _Job:
             step_size=max(1, round(share * config.step_size)),
         )
 
-    def question(self, seeds: int, data_dir: str | None) -> spec_module.Comparison:
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heads to train: the original's, or all and the matched control."""
+        if self.protocol == "paper":
+            return self.recipe.original_heads or self.recipe.heads
+        return (*self.recipe.heads, "matched")
+
+    def question(self) -> Comparison:
         """Return the comparison that answers this recipe."""
         recipe = self.recipe
-        heads = recipe.heads
-        if self.protocol == "paper":
-            heads = recipe.original_heads or heads
         model, size = recipe.model, recipe.image_size
         if self.budget == "smoke":
             model, size = _SMOKE_MODELS.get(model, (model, None))
         fields: dict[str, dict[str, Any]] = {
-            head: {"head_options": self._options(head)} for head in heads
+            head: {"head_options": self._options(head)} for head in self.heads if head != "matched"
         }
+        first = self.heads[0]
         if self.protocol == "paper":
             for head in fields.keys() & recipe.necks.keys():
                 fields[head]["neck"] = recipe.necks[head]
-        base = spec_module.RunSpec(
-            data=recipe.data,
-            model=model,
-            head=heads[0],
-            head_options=fields[heads[0]]["head_options"],
-            train=self.config(),
-            data_dir=data_dir,
-            image_size=size,
-            in_channels=recipe.in_channels,
-            limit=self.limit(),
-            pretrained=self.pretrained,
-            selected_on=self.selected_on,  # type: ignore[arg-type]
+        base = RunSpec(
+            DataSpec(recipe.data, self.data_dir, size, recipe.in_channels, self.limit()),
+            ModelSpec(model, first, fields[first]["head_options"], pretrained=self.pretrained),
+            self.config(),
+            self.selected_on,  # type: ignore[arg-type]
         )
-        control = ("matched",) if self.protocol == "honest" else ()
-        return spec_module.Comparison(base, (*heads, *control), seeds, fields)
+        return Comparison(base, self.heads, self.seeds, fields)
 
     def _options(self, head: str) -> dict[str, Any]:
         own = dict(self.recipe.options.get(head, {}))
@@ -154,7 +168,7 @@ class _Job:
             options["hidden_features"] = min(width, _SMOKE_WIDTH)
         return options
 
-    def load(self, spec: spec_module.RunSpec, *, download: bool | None = None) -> Splits:
+    def load(self, spec: RunSpec) -> Splits:
         """Load the data of a run as this protocol uses it."""
         recipe = self.recipe
         if self.budget == "smoke":
@@ -163,43 +177,30 @@ class _Job:
             row = DATASETS[recipe.data]
             if self.protocol == "paper":
                 row = replace(row, transposed=False)  # the original takes the files as they are
-            splits = loading.load_dataset(
-                row,
-                spec.data_dir,
-                spec.train.seed,
-                image_size=spec.image_size,
-                in_channels=spec.in_channels,
-                limit=spec.limit,
-                download=download,
-            )
-        splits = self._normalised(splits)
+            splits = loading.load(spec.data, spec.train.seed, row=row, download=self.download)
+        constants = self._constants(splits.info.task)
+        if constants is not None:
+            splits = splits.normalized_by(*constants)
         notes = [*splits.info.notes, *recipe.notes]
         if self.budget == "short":
             notes.append(
                 f"Short budget: {spec.train.epochs} of {recipe.train.epochs} epochs"
-                + (f", at most {spec.limit} training examples" if spec.limit else "")
+                + (f", at most {spec.data.limit} training examples" if spec.data.limit else "")
                 + ". This is not the result of the full recipe."
             )
         info = replace(splits.info, notes=tuple(notes))
         if self.protocol == "paper":
-            splits = _as_the_original(recipe, splits, whole=spec.limit is None)
+            splits = _as_the_original(recipe, splits, whole=spec.data.limit is None)
             unused = range(info.num_classes, recipe.outputs or 0)
             names = (*info.class_names, *(f"unused output {k}" for k in unused))
             info = replace(info, class_names=names)
         return replace(splits, info=info)
 
-    def _normalised(self, splits: Splits) -> Splits:
-        """Use the constants of the original, or of the published weights; else the data's own."""
-        if self.protocol == "paper" and splits.info.task == "classification":
-            mean, std = CONSTANTS[self.recipe.constants]
-        elif self.recipe.pretrained:
-            mean, std = CONSTANTS["imagenet"]
-        else:
-            return splits
-        train_, val, test = (
-            part.normalized_by(mean, std) for part in (splits.train, splits.val, splits.test)
-        )
-        return Splits(train_, val, test, replace(splits.info, mean=mean, std=std))
+    def _constants(self, task: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Return those of the original, or of the published weights; None for the data's own."""
+        if self.protocol == "paper" and task == "classification":
+            return CONSTANTS[self.recipe.constants]
+        return CONSTANTS["imagenet"] if self.recipe.pretrained else None
 
 
 def _as_the_original(recipe: Recipe, splits: Splits, *, whole: bool) -> Splits:
@@ -215,11 +216,11 @@ def _as_the_original(recipe: Recipe, splits: Splits, *, whole: bool) -> Splits:
     return replace(splits, train=training, val=splits.test)
 
 
-def _random_splits(recipe: Recipe, spec: spec_module.RunSpec) -> Splits:
+def _random_splits(recipe: Recipe, spec: RunSpec) -> Splits:
     """Return random data of the right kind: two batches to train on, one for each other part."""
     row = DATASETS[recipe.data]
     channels = recipe.in_channels or row.image_shape[0]
-    size = spec.image_size or row.image_shape[-1]
+    size = spec.data.image_size or row.image_shape[-1]
     shape = (channels, size, size) if len(row.image_shape) == 3 else row.image_shape
     generator = torch.Generator().manual_seed(spec.train.seed)
 
@@ -249,14 +250,14 @@ def run_recipe(
     out: str | Path = "runs/recipes",
     data_dir: str | None = None,
     download: bool | None = None,
-    on_progress: spec_module.OnProgress | None = None,
-    on_run: Callable[[spec_module.RunSpec, runs.RunRecord], None] | None = None,
+    on_progress: OnProgress | None = None,
+    on_run: Callable[[RunSpec, runs.RunRecord], None] | None = None,
 ) -> Path:
     """Run one recipe; called again with the same arguments it goes on where it stopped.
 
     Args:
         name: A name of `list_recipes()`.
-        protocol: "honest" or "paper"; see the top of this room.
+        protocol: "honest" or "paper"; see the top of this file.
         seeds: Number of paired seeds.
         budget: "full", "short" or "smoke".
         out: Folder for the folders of recipes: `OUT/<recipe>-<protocol>[-<budget>]`.
@@ -274,71 +275,79 @@ def run_recipe(
     if name not in RECIPES:
         find_recipes(name)  # raises with the nearest names, unless it is a pattern
         raise InputError(f"run_recipe takes one recipe, got the pattern '{name}'.")
-    check_positive("seeds", seeds)
-    recipe = RECIPES[name]
-    job = check_ready(recipe, protocol, budget, data_dir, download=download)
-    question = job.question(seeds, data_dir)
-    folder = Path(out) / job.name
-    listener = LastBatches(folder) if recipe.selected_on == "training" else None
+    request = prepare(
+        RECIPES[name], protocol, budget, seeds=seeds, data_dir=data_dir, download=download
+    )
+    return run_request(request, out, on_progress=on_progress, on_run=on_run)
 
-    def tell(spec: spec_module.RunSpec, step: loop.Progress) -> None:
-        if listener is not None and protocol == "paper":
+
+def run_request(
+    request: RecipeRequest,
+    out: str | Path = "runs/recipes",
+    *,
+    on_progress: OnProgress | None = None,
+    on_run: Callable[[RunSpec, runs.RunRecord], None] | None = None,
+) -> Path:
+    """Run what `prepare` has prepared; arguments and result as for `run_recipe`."""
+    folder = Path(out) / request.name
+    listener = LastBatches(folder) if request.selected_on == "training" else None
+
+    def tell(spec: RunSpec, step: loop.Progress) -> None:
+        if listener is not None:
             listener(spec, step)
         if on_progress is not None:
             on_progress(spec, step)
 
     running.compare(
-        question,
+        request.question(),
         folder,
         on_progress=tell,
         on_run=on_run,
-        load=functools.partial(job.load, download=download),
+        load=request.load,
         timed=False,  # the benchmarks do that, on a quiet machine
     )
-    if budget != "smoke" and _dist.is_main():
-        command = (
-            f"spinalnet reproduce {name} --protocol {protocol} --seeds {seeds} --budget {budget}"
-        )
-        write_report(folder, command=command)
-    record = make_record(recipe, job.protocol, job.budget, folder)
-    files.write_mapping(folder / "recipe.json", record.to_dict())
+    if _dist.is_main():
+        if request.budget != "smoke":
+            command = (
+                f"spinalnet reproduce {request.recipe.name} --protocol {request.protocol} "
+                f"--seeds {request.seeds} --budget {request.budget}"
+            )
+            write_report(folder, command)
+        record = make_record(request.recipe, request.protocol, request.budget, folder)
+        files.write_mapping(folder / "recipe.json", record.to_dict())
+    _dist.barrier()
     return folder
 
 
-def check_ready(
+def prepare(
     recipe: Recipe,
     protocol: str,
     budget: str,
-    data_dir: str | None = None,
     *,
+    seeds: int = 5,
+    data_dir: str | None = None,
     download: bool | None = None,
-) -> _Job:
-    """See that a recipe can be run as asked, fetching its data and weights where that is allowed.
+) -> RecipeRequest:
+    """Check what is asked of a recipe; fetch its data and weights, where that is allowed.
 
     Raises:
-        InputError: If it cannot; the sentence says what is missing and how to get it.
+        InputError: If it cannot be run so; the sentence says what is missing and how to get it.
     """
     for kind, value, known in (("protocol", protocol, Protocol), ("budget", budget, Budget)):
         if value not in get_args(known):
             raise unknown_name(kind, value, get_args(known))
-    job = _Job(recipe, protocol, budget)  # type: ignore[arg-type]  # checked above
+    check_positive("seeds", seeds)
+    request = RecipeRequest(recipe, protocol, budget, seeds, data_dir, download)  # type: ignore[arg-type]  # checked above
     if budget == "smoke":
-        return job
+        return request
     if recipe.is_demonstration:
         raise InputError(
             f"'{recipe.name}' is a demonstration without data of its own: run it with budget=smoke."
         )
-    readers.check_present(DATASETS[recipe.data], data_dir, download=download)
-    if job.pretrained:
+    readers.ensure_present(DATASETS[recipe.data], data_dir, download=download)
+    if request.pretrained:
         _fetch_weights(recipe.model)
-    return job
-
-
-def count_heads(recipe: Recipe, protocol: str) -> int:
-    """Return how many heads a protocol trains: the original's, or all and the matched control."""
-    return (
-        len(recipe.original_heads or recipe.heads) if protocol == "paper" else 1 + len(recipe.heads)
-    )
+    return request
 
 
 def _fetch_weights(model: str) -> None:

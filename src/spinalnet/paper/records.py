@@ -102,7 +102,7 @@ class LastBatches:
 
     def __call__(self, spec: RunSpec, step: loop.Progress) -> None:
         """Hear of a step of training."""
-        total = DATASETS[spec.data].sizes[0]
+        total = DATASETS[spec.data.name].sizes[0]
         seen = min(step.step * spec.train.batch_size, total)
         if step.phase == "train" and step.loss is not None:
             before = 0.0 if step.step == 1 else self.sums[1]

@@ -389,7 +389,7 @@ def _count_layers(shapes: _Shapes, layer: Callable[[int], str]) -> int:
     return next(count for count in itertools.count() if not _is_matrix(shapes, layer(count)))
 
 
-def _read_chain(shapes: _Shapes, chain: _Chain, row: zoo.ModelSpec) -> _Guess | None:
+def _read_chain(shapes: _Shapes, chain: _Chain, row: zoo.ModelRow) -> _Guess | None:
     length = _count_layers(shapes, chain.layer)
     if length < 2 or not _is_matrix(shapes, chain.output):
         return None
@@ -477,7 +477,7 @@ def convert_checkpoint(
     *,
     head: str | None = None,
     in_channels: int | None = None,
-    input_size: int | None = None,
+    image_size: int | None = None,
     class_names: Sequence[str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -495,7 +495,7 @@ def convert_checkpoint(
         head: Name of a head, if the one read from the file is not wanted (`"spinal"` for weights
             whose six layers all ran, where the paper's script runs two of them twice).
         in_channels: Channels of the images; read from the file if there are convolutions.
-        input_size: Side of the images in pixels; the paper's if `None`.
+        image_size: Side of the images in pixels; the paper's if `None`.
         class_names: One name per output; numbers if `None`.
         mean: Channel means that images were normalised with, on the 0..1 scale; 0 if `None`.
         std: The deviations; 1 if `None`.

@@ -44,7 +44,7 @@ from torch import Tensor, nn
 
 from spinalnet._checks import InputError, TrainingError
 from spinalnet.data.columns import is_frame
-from spinalnet.data.order import _batch_slices, _order
+from spinalnet.data.order import batch_slices, epoch_order
 from spinalnet.nn.activations import Activation
 from spinalnet.nn.dense import MLPHead
 from spinalnet.nn.layers import SpinalNet
@@ -100,11 +100,11 @@ class _Trainer:
         """Go through the data once in the order of this epoch; return the mean loss."""
         config, rows = self.config, len(x)
         self.net.train()
-        order = _order(rows, True, config.seed, number).to(x.device)
+        order = epoch_order(rows, True, config.seed, number).to(x.device)
         # Once per epoch, not once per batch; index_select is several times faster than x[order].
         x, targets = x.index_select(0, order), targets.index_select(0, order)
         weights = None if weights is None else weights.index_select(0, order)
-        batches = _batch_slices(rows, config.batch_size, True)
+        batches = batch_slices(rows, config.batch_size, True)
         schedule, total = SCHEDULES[config.schedule], torch.zeros((), dtype=torch.float64)
         total = total.to(x.device)
         for index, batch in enumerate(batches):

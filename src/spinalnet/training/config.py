@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from spinalnet._checks import InputError, check_positive, unknown_name
+from spinalnet._checks import InputError, check_positive, read_fields, unknown_name
 
 
 def _option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
@@ -155,23 +155,7 @@ class TrainConfig:
         Raises:
             InputError: If a field is unknown (the nearest known one is named) or its value wrong.
         """
-        options = {option.name: option for option in dataclasses.fields(cls)}
-        converted: dict[str, Any] = {}
-        for name, value in values.items():
-            if name not in options:
-                raise unknown_name("training option", name, options)
-            default = options[name].default
-            # YAML reads 1e-3 (no dot) as text, and 1 as an integer.
-            if isinstance(default, float) and not isinstance(value, bool):
-                try:
-                    value = float(value)
-                except (TypeError, ValueError) as error:
-                    raise InputError(f"{name} must be a number, got {value!r}.") from error
-            elif not isinstance(default, tuple) and type(value) is not type(default):
-                kind = {int: "an integer", bool: "true or false", str: "text"}[type(default)]
-                raise InputError(f"{name} must be {kind}, got {value!r}.")
-            converted[name] = value
-        return cls(**converted)
+        return cls(**read_fields(cls, values, "training option"))
 
     def phase(self, epoch: int) -> tuple[float, int, int]:
         """Return (base rate, first epoch, epochs) of the phase that `epoch` (from 0) is in."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,18 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spinalnet import files
 from spinalnet._checks import InputError
-from spinalnet.files import (
-    _flush_to_disk,
-    _read_json,
-    _to_yaml,
-    _write,
-    _writing,
-    load_weights,
-    save_weights,
-    write_mapping,
-    write_text,
-)
 from spinalnet.training.environment import describe_environment
 
 _MARK = "# A spinalnet run: what was asked for. Do not edit.\n"
@@ -63,22 +53,30 @@ class RunFolder:
         self.path = Path(path)
 
     @classmethod
-    def start(cls, path: str | os.PathLike[str], config: Mapping[str, Any]) -> RunFolder:
+    def start(
+        cls,
+        path: str | os.PathLike[str],
+        config: Mapping[str, Any],
+        read: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    ) -> RunFolder:
         """Create the folder of a run, or take up the folder of an interrupted one.
 
         Args:
             path: A new or empty folder, or that of a run with the same `config`.
             config: Everything that decides the result; plain values, lists and dicts.
+            read: Returns the `config` of a folder, which may be of an older version, as it would be
+                written now.
 
         Raises:
             InputError: If the folder holds something else, or a run with another `config` (the
                 first differing field is named), or cannot be written.
         """
         run = cls(path)
-        wanted = json.loads(json.dumps(config))  # what comes back from a file: lists, no tuples
+        wanted = _plain(config)
         if is_run(run.path):
             # A changed request is refused: the rows before and after would not belong together.
-            kept = _read_config(run.path)
+            with files.reading(run.path / "config.yaml"):
+                kept = _plain(read(_read_config(run.path)))
             if field := first_difference(kept, wanted):
                 name, old, new = field
                 raise InputError(
@@ -87,18 +85,18 @@ class RunFolder:
                 )
         else:
             _check_empty(run.path)
-            write_text(run.path / "config.yaml", _MARK + _to_yaml(wanted))
+            files.write_text(run.path / "config.yaml", _MARK + files.to_yaml(wanted))
         if not (run.path / "environment.json").exists():
-            write_mapping(run.path / "environment.json", describe_environment())
+            files.write_mapping(run.path / "environment.json", describe_environment())
         return run
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add one epoch's line to `metrics.jsonl`; it is on the disk when this returns."""
         line = json.dumps(row, allow_nan=False) + "\n"
         target = self.path / "metrics.jsonl"
-        with _writing(target), target.open("a", encoding="utf-8") as file:
+        with files.writing(target), target.open("a", encoding="utf-8") as file:
             file.write(line)
-            _flush_to_disk(file)
+            files.flush_to_disk(file)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the complete rows of `metrics.jsonl`, oldest first."""
@@ -118,12 +116,17 @@ class RunFolder:
             )
         if epochs or (self.path / "metrics.jsonl").exists():
             text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-            write_text(self.path / "metrics.jsonl", text)
+            files.write_text(self.path / "metrics.jsonl", text)
         return rows
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         """Replace `state.pt`. `state` holds tensors, numbers, strings, lists and dicts only."""
-        _write(self.path / "state.pt", lambda file: torch.save(dict(state), file))
+        target = self.path / "state.pt"
+        try:
+            with files.replacing(target) as file:
+                torch.save(dict(state), file)
+        except RuntimeError as error:  # how torch reports a full disk
+            raise files.not_written(target, str(error).splitlines()[0]) from error
 
     def has_state(self) -> bool:
         """Return whether `save_state` was ever called, so that the run can go on."""
@@ -156,18 +159,18 @@ class RunFolder:
             description: What is needed to use them (model, class names, normalisation, ...), as
                 plain values; kept as JSON in the file's header.
         """
-        save_weights(self.path / "model.safetensors", state_dict, description)
+        files.save_weights(self.path / "model.safetensors", state_dict, description)
 
     def load_model(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the weights and the description of `model.safetensors`."""
-        return load_weights(self.path / "model.safetensors")
+        return files.load_weights(self.path / "model.safetensors")
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write `result.json`, then `DONE`; remove `state.pt`. Numbers not finite become null."""
-        write_mapping(self.path / "result.json", result)
-        write_text(self.path / "DONE", "")
+        files.write_mapping(self.path / "result.json", result)
+        files.write_text(self.path / "DONE", "")
         # After DONE: a run killed between the two must not lose what it needs to go on.
-        with _writing(self.path / "state.pt"):
+        with files.writing(self.path / "state.pt"):
             (self.path / "state.pt").unlink(missing_ok=True)
 
 
@@ -201,13 +204,18 @@ def load_runs(folder: str | os.PathLike[str]) -> list[RunRecord]:
         RunRecord(
             path=path,
             config=_read_config(path),
-            environment=_read_json(path / "environment.json") or {},
+            environment=files.read_json(path / "environment.json") or {},
             metrics=_read_metrics(path),
-            result=_read_json(path / "result.json") if is_done(path) else None,
+            result=files.read_json(path / "result.json") if is_done(path) else None,
             done=is_done(path),
         )
         for path in paths
     ]
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what comes back from a file: lists, no tuples."""
+    return json.loads(json.dumps(config))
 
 
 def first_difference(
@@ -227,7 +235,7 @@ def first_difference(
 def _check_empty(path: Path) -> None:
     try:
         # An aside file of ours is what a run killed in its first moments leaves.
-        found = next((e.name for e in path.iterdir() if not _is_aside(e.name)), None)
+        found = next((e.name for e in path.iterdir() if not files.is_aside(e.name)), None)
     except FileNotFoundError:
         return
     except OSError as error:
@@ -263,7 +271,3 @@ def _read_metrics(path: Path) -> list[dict[str, Any]]:
                 break
             rows.append(row)
     return rows
-
-
-def _is_aside(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".tmp")

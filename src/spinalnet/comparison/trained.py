@@ -1,0 +1,147 @@
+"""A trained model and what it needs to be used: written into its checkpoint, read back from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from spinalnet import files
+from spinalnet._checks import InputError, read_fields
+from spinalnet.comparison.building import build_model, load_splits
+from spinalnet.comparison.spec import RunSpec
+from spinalnet.data.batches import DatasetInfo, Splits
+from spinalnet.data.spec import DataSpec
+from spinalnet.models import features
+from spinalnet.models.spec import ModelSpec
+from spinalnet.models.zoo import ImageModel
+from spinalnet.training import runs
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint carries in its header, so that it can be used without anything else."""
+
+    model: str
+    head: str
+    class_names: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    head_options: Mapping[str, Any] = field(default_factory=dict)
+    neck: str | None = None
+    freeze: bool = False
+    task: Literal["classification", "regression"] = "classification"
+    data: str | None = None
+    seed: int | None = None
+    converted_from: str | None = None
+
+    @classmethod
+    def of(cls, spec: RunSpec, info: DatasetInfo) -> Description:
+        """Return that of a run on data."""
+        model = asdict(spec.model)
+        about = {name: model[name] for name in ("head", "head_options", "neck", "freeze")}
+        shared = ("class_names", "input_shape", "mean", "std", "task")
+        about |= {name: getattr(info, name) for name in shared}
+        return cls(spec.model.name, **about, data=info.name, seed=spec.train.seed)
+
+    @classmethod
+    def read(cls, header: Mapping[str, Any]) -> Description:
+        """Read a header, of now or of when `freeze` was called trunk="frozen".
+
+        Raises:
+            InputError: If a field is unknown or missing, or its value wrong.
+        """
+        fields = dict(header)
+        if fields.get("trunk") in (None, "frozen") and "trunk" in fields:
+            fields["freeze"] = fields.pop("trunk") is not None
+        return cls(**read_fields(cls, fields, "field of the checkpoint"))
+
+    @property
+    def info(self) -> DatasetInfo:
+        """What the model knows of its data."""
+        shape, mean, std = tuple(self.input_shape), tuple(self.mean), tuple(self.std)
+        return DatasetInfo(self.data or "", self.task, tuple(self.class_names), shape, mean, std)
+
+    @property
+    def spec(self) -> RunSpec:
+        """The run, as far as the checkpoint alone says."""
+        model = ModelSpec(self.model, self.head, self.head_options, self.neck, freeze=self.freeze)
+        return RunSpec(DataSpec(self.data or ""), model)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model out of a run folder, with all it needs to read images and name classes."""
+
+    model: ImageModel
+    info: DatasetInfo
+    spec: RunSpec
+
+    def load_data(
+        self, data: str | None = None, data_dir: str | None = None, device: str | None = None
+    ) -> Splits:
+        """Load the data it was trained on, or others, in its size and normalised as it expects.
+
+        Args:
+            data: Another data set with the same classes: a name, or a folder of images.
+            data_dir: Where that data set's files are.
+            device: What the processes of one job meet on; None for the run's.
+
+        Raises:
+            InputError: If the data cannot be had, or have other classes.
+        """
+        own, info = self.spec.data, self.info
+        if not (data or own.name):
+            raise InputError(
+                "the model does not say which data it belongs to; name some with data=NAME."
+            )
+        spec = self.spec.having(
+            data=replace(
+                own,
+                name=data or own.name,
+                data_dir=data_dir or (own.data_dir if not data else None),
+            ),
+            device=device or self.spec.train.device,
+        )
+        if len(info.input_shape) == 3:
+            channels, side, _ = info.input_shape
+            spec = spec.having(in_channels=channels, image_size=side)
+        splits = load_splits(spec, constants=(info.mean, info.std))
+        if splits.info.class_names != info.class_names:
+            raise InputError(
+                f"{spec.data.name} has the classes {_some(splits.info.class_names)}, but the model "
+                f"knows {_some(info.class_names)}; give data with the same classes."
+            )
+        return splits
+
+
+def load_trained(path: str | Path) -> TrainedModel:
+    """Rebuild a model from the folder of a run (its best weights) or from a checkpoint file.
+
+    Raises:
+        InputError: If `path` is neither, or the run has no weights yet.
+    """
+    path = Path(path)
+    is_file = path.is_file()
+    if not is_file and not runs.is_run(path):
+        raise InputError(f"{path} is not the folder of a run; give the folder that --out named.")
+    file = path if is_file else path / "model.safetensors"
+    weights, header = files.load_weights(file)
+    with files.reading(file):
+        about = Description.read(header)
+        spec = about.spec
+    if not is_file:
+        with files.reading(path / "config.yaml"):
+            spec = RunSpec.from_dict(runs.load_runs(path)[0].config)
+    if about.freeze:
+        weights |= features.load_trunk(file.parent)
+    spec = spec.having(pretrained=False, probe_epochs=0)  # the weights are here
+    model = build_model(spec, about.info)
+    model.load_state_dict(weights)
+    return TrainedModel(model.eval(), about.info, spec)
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
