@@ -104,6 +104,7 @@ def reproduce_command(
     ] = None,
 ) -> None:
     """Run experiments of the original; the same command again continues."""
+    from spinalnet import _dist
     from spinalnet.paper import protocol as protocol_module
     from spinalnet.paper import recipes, records
 
@@ -124,9 +125,13 @@ def reproduce_command(
             )
         if budget != "smoke":
             _report(folder)
-        if keep is not None:
+        if keep is not None and _dist.is_main():
             err_console.print(f"{records.keep_record(folder, keep)}", highlight=False)
-    if budget != "smoke" and any(recipe.data.startswith("regression") for recipe in chosen):
+    if (
+        budget != "smoke"
+        and _dist.is_main()
+        and any(recipe.data.startswith("regression") for recipe in chosen)
+    ):
         folder, files = (out, "*/recipe.json") if keep is None else (keep, "*.json")
         figure = records.draw_regression_study(
             records.load_records(folder, files), folder / "regression.png"
