@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import typer
 from PIL import Image
+from typer.testing import CliRunner
 
 from spinalnet import TrainConfig
 from spinalnet.cli import options as options_module
@@ -134,6 +135,32 @@ def test_rates_are_found_for_several_heads(tmp_path: Path) -> None:
         assert len(found["heads"][head]["losses"]) <= 20
 
 
+def test_of_several_processes_the_main_one_alone_writes_rates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spinalnet import _dist
+    from spinalnet.comparison import running
+
+    monkeypatch.setattr(running, "find_rates", lambda *_, **__: {})
+    monkeypatch.setattr(_dist, "is_main", lambda: False)
+    out = tmp_path / "rates"
+    done = CliRunner().invoke(root.app, ["lr-find", "digits", "--out", str(out)])
+    assert done.exit_code == 0, done.exception
+    assert not out.exists()
+
+
+def test_arguments_in_a_sentence_become_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["spinalnet", "compare", "digits"])
+    for argument, option in (
+        ("pass data_dir", "pass --data-dir"),
+        ("with download=True, or", "with --download, or"),
+        ("at image_size=28.", "at --image-size 28."),
+        ("in '/a/data_dir/b' or /my_data_dir", "in '/a/data_dir/b' or /my_data_dir"),
+        ("the model and hidden_features=3", "the model and hidden_features=3"),
+    ):
+        assert root._as_options(argument) == option
+
+
 def test_list_names_everything_as_json() -> None:
     tables = json.loads(spinalnet("list", "--json").stdout)
     assert {"digits", "mnist", "emnist-letters"} <= set(tables["data sets"])
@@ -167,6 +194,14 @@ def test_version_and_env() -> None:
         (["compare", "./nowhere"], "nowhere"),
         (["evaluate", "nowhere"], "is not the folder of a run"),
         (["predict", "nowhere", "x.png"], "is not the folder of a run"),
+        (["compare", "sklearn:iris", "--lr", "0.1"], "--lr has no meaning for a table"),
+        (["compare", "sklearn:iris", "--model=vgg5", "--limit=9"], "--limit, --model has no"),
+        (["compare", "sklearn:iris", "--lr", "0.003"], "--lr has no meaning for a table"),
+        (["compare", "digits", "--tune", "--task", "auto"], "--task, --tune has no meaning for"),
+        (["compare", "digits", "--target", "x"], "'digits', which is no table: leave it out"),
+        (["compare", "digits", "--backbone=alexnet", "--model=vgg5"], "--model has no meaning"),
+        (["train", "digits", "--probe-lr", "0.1"], "has no meaning without --probe-epochs"),
+        (["compare", "digits", "--head-epochs", "20"], "--head-epochs and --unfreeze-every must"),
         (["report", "nowhere"], "nowhere"),
     ],
 )

@@ -18,7 +18,7 @@ from torch import Tensor
 from helpers import write_images
 from spinalnet._checks import InputError
 from spinalnet.data import images
-from spinalnet.data.batches import ArrayDataset, FolderDataset, read_images
+from spinalnet.data.batches import ArrayDataset, FolderDataset
 from spinalnet.data.images import BadImagesError, iter_images
 from spinalnet.data.loading import load_dataset
 
@@ -345,16 +345,6 @@ def test_a_file_checked_once_is_checked_again_when_it_changes(tmp_path, monkeypa
     # Bytes after the end do no harm.
     Path(path).write_bytes(photograph(tmp_path / "x.jpg").read_bytes() + b"camera maker's notes")
     assert images.find_bad([path], thorough=False) == []
-
-
-def test_the_good_files_of_a_list_are_read_and_the_others_named(tmp_path):
-    broken = messy(tmp_path)
-    info = load_dataset(tmp_path, image_size=16, on_bad_image="skip").info
-    files = list(iter_images([tmp_path / "ants"]))
-    read, bad = read_images(files, info)
-    assert [what.path for what in bad] == [str(path) for path in broken]
-    good = [path for path in files if path not in broken]
-    assert torch.equal(read, torch.stack([pixels(path) for path in good]))
 
 
 # --- threads --------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from spinalnet.comparison.spec import RunSpec
 from spinalnet.data import catalog, listing, loading, readers
 from spinalnet.data.augment import build_augment
 from spinalnet.data.batches import ArrayDataset, DatasetInfo, Splits
-from spinalnet.models.zoo import MODELS, create_model
+from spinalnet.models.zoo import MODELS, build, create_model
 from spinalnet.nn.counting import count_macs
 from spinalnet.paper import protocol as protocol_module
 from spinalnet.paper import recipes
@@ -278,14 +278,11 @@ def test_the_networks_are_the_originals_to_the_last_parameter(name, total):
     spec = next(iter(job(name, "paper").question().specs()))
     # Meta tensors have no memory: a network of a gigabyte costs nothing.
     with torch.device("meta"):
-        model = create_model(
-            spec.model,
+        model = build(
+            replace(spec.model, pretrained=False),
             recipe.outputs or row.num_classes or 1,
             recipe.in_channels or row.image_shape[0],
-            spec.image_size or (row.image_shape[1] if len(row.image_shape) == 3 else None),
-            spec.head,
-            neck=spec.neck,
-            **spec.head_options,
+            spec.data.image_size or (row.image_shape[1] if len(row.image_shape) == 3 else None),
         )
     assert sum(parameter.numel() for parameter in model.parameters()) == total
 
@@ -613,6 +610,17 @@ def test_missing_weights_are_said_before_any_training(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="published weights of 'resnet18' cannot be fetched"):
         run_recipe("transfer-hymenoptera", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_of_several_processes_the_main_one_alone_writes_the_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(protocol_module.running, "compare", lambda *args, **options: None)
+    monkeypatch.setattr(protocol_module, "_record", lambda *args: {"a": "record"})
+    monkeypatch.setattr(protocol_module._dist, "barrier", lambda: None)
+    request = protocol_module.prepare(RECIPES["regression-sum"], "honest", "smoke")
+    for is_main in (False, True):
+        monkeypatch.setattr(protocol_module._dist, "is_main", lambda is_main=is_main: is_main)
+        folder = protocol_module.run_request(request, tmp_path)
+        assert (folder / "recipe.json").exists() == is_main
 
 
 def test_a_demonstration_has_nothing_to_train_on(tmp_path):

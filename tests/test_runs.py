@@ -1,12 +1,15 @@
 import errno
 import json
 import os
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 
 from spinalnet import files
 from spinalnet._checks import InputError
+from spinalnet.training.environment import describe_environment
 from spinalnet.training.runs import RunFolder, is_done, is_run, load_runs
 
 CONFIG = {"model": "tiny", "seed": 0, "train": {"lr": 1e-5, "phases": [[0.1, 2]]}}
@@ -253,3 +256,13 @@ def test_two_processes_write_one_file_at_once(tmp_path):
         ours.write(b"}")
     assert path.read_text() == "{}"
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_the_commit_of_a_checkout_is_known():
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists() or not Path(files.__file__).is_relative_to(root):
+        pytest.skip("not a checkout")
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert describe_environment()["commit"] == head.stdout.strip()

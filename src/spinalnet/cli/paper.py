@@ -105,6 +105,7 @@ def reproduce_command(
     ] = None,
 ) -> None:
     """Run experiments of the original; the same command again continues."""
+    from spinalnet import _dist
     from spinalnet.paper import records, study
     from spinalnet.paper.protocol import prepare, run_request
     from spinalnet.paper.recipes import find_recipes, regression
@@ -124,9 +125,10 @@ def reproduce_command(
             folder = run_request(request, out, on_progress=on_progress, on_run=on_run)
         if budget != "smoke":
             print_report(folder)
-        if keep is not None:
+        if keep is not None and _dist.is_main():
             err_console.print(f"{records.keep_record(folder, keep)}", highlight=False)
-    if budget != "smoke" and any(recipe.name in regression.STUDY for recipe in chosen):
+    drawn = budget != "smoke" and any(recipe.name in regression.STUDY for recipe in chosen)
+    if drawn and _dist.is_main():
         folder, names = (out, "*/recipe.json") if keep is None else (keep, "*.json")
         figure = study.draw_regression_study(
             records.load_records(folder, names), folder / "regression.png"

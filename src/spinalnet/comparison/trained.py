@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,11 +40,9 @@ class Description:
     @classmethod
     def of(cls, spec: RunSpec, info: DatasetInfo) -> Description:
         """Return that of a run on data."""
-        model = asdict(spec.model)
-        about = {name: model[name] for name in ("head", "head_options", "neck", "freeze")}
-        shared = ("class_names", "input_shape", "mean", "std", "task")
-        about |= {name: getattr(info, name) for name in shared}
-        return cls(spec.model.name, **about, data=info.name, seed=spec.train.seed)
+        known = asdict(spec.model) | asdict(info)
+        known |= {"model": spec.model.name, "data": info.name, "seed": spec.train.seed}
+        return cls(**{one.name: known[one.name] for one in fields(cls) if one.name in known})
 
     @classmethod
     def read(cls, header: Mapping[str, Any]) -> Description:
@@ -53,10 +51,10 @@ class Description:
         Raises:
             InputError: If a field is unknown or missing, or its value wrong.
         """
-        fields = dict(header)
-        if fields.get("trunk") in (None, "frozen") and "trunk" in fields:
-            fields["freeze"] = fields.pop("trunk") is not None
-        return cls(**read_fields(cls, fields, "field of the checkpoint"))
+        header = dict(header)
+        if header.get("trunk", "") in (None, "frozen"):
+            header["freeze"] = header.pop("trunk") is not None
+        return cls(**read_fields(cls, header, "field of the checkpoint"))
 
     @property
     def info(self) -> DatasetInfo:

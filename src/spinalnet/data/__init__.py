@@ -1,34 +1,11 @@
 """What is read: data sets by name, folders of images, tables; their parts and their batches."""
 
-from spinalnet.data.augment import (
-    AUGMENTATIONS,
-    build_augment,
-)
-from spinalnet.data.batches import (
-    ArrayDataset,
-    DatasetInfo,
-    FolderDataset,
-    Splits,
-    normalize,
-    read_image,
-    read_images,
-)
-from spinalnet.data.catalog import (
-    DATASETS,
-)
-from spinalnet.data.frames import (
-    Table,
-    is_table,
-    load_table,
-)
-from spinalnet.data.loading import (
-    list_datasets,
-    load,
-    load_dataset,
-)
-from spinalnet.data.spec import (
-    DataSpec,
-)
+from spinalnet.data.augment import AUGMENTATIONS, build_augment
+from spinalnet.data.batches import ArrayDataset, DatasetInfo, FolderDataset, Splits, normalize
+from spinalnet.data.catalog import DATASETS
+from spinalnet.data.frames import Table, is_table, load_table
+from spinalnet.data.loading import list_datasets, load, load_dataset
+from spinalnet.data.spec import DataSpec
 
 __all__ = [
     "AUGMENTATIONS",
@@ -46,6 +23,4 @@ __all__ = [
     "load_dataset",
     "load_table",
     "normalize",
-    "read_image",
-    "read_images",
 ]

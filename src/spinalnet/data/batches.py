@@ -20,7 +20,6 @@ from spinalnet.data.images import (
     BadImage,
     BadImagesError,
     fit_to,
-    read_all,
     read_batches,
     usable_cpus,
 )
@@ -266,44 +265,6 @@ class ArrayDataset:
 
 
 MEND = "remove or replace {them}"
-
-
-def read_image(path: str | os.PathLike[str], info: DatasetInfo) -> Tensor:
-    """Read one image file exactly as the images of the data set were made.
-
-    Args:
-        path: The image file.
-        info: The data set a model was trained on (stored in its checkpoint).
-
-    Returns:
-        Pixels, uint8, `info.input_shape`; pass a batch of them through `normalize`.
-
-    Raises:
-        InputError: If the file is missing, unreadable, corrupt or not an image.
-    """
-    pixels, bad = read_images([path], info)
-    if bad:
-        raise BadImagesError(bad)
-    return pixels[0]
-
-
-def read_images(
-    paths: Sequence[str | os.PathLike[str]], info: DatasetInfo
-) -> tuple[Tensor, list[BadImage]]:
-    """Read image files, on all processors, exactly as the images of the data set were made.
-
-    Args:
-        paths: Image files.
-        info: The data set a model was trained on (stored in its checkpoint).
-
-    Returns:
-        Pixels, uint8, `(N, *info.input_shape)`, of the files that can be used, in their order; and
-        the others, each with its reason.
-    """
-    if len(info.input_shape) != 3:
-        raise InputError(f"'{info.name}' holds features, not images, so files cannot be used.")
-    pixels, bad = read_all([os.fspath(path) for path in paths], *info.input_shape[:2])
-    return without(pixels, bad), [what for _, what in bad]
 
 
 def without(values: Tensor, bad: Sequence[tuple[int, BadImage]]) -> Tensor:

@@ -369,24 +369,7 @@ def load_dataset(
     num_workers: int = 16,
     on_bad_image: Literal["error", "skip"] = "error",
 ) -> Splits:
-    """Load a data set by its name or path: `load` with the fields of `DataSpec` as arguments.
-
-    Args:
-        spec: A name from `list_datasets()`, a row such as `DATASETS["mnist"]`, or the path of a
-            folder of images; see `load`.
-        data_dir: As in `DataSpec`.
-        seed: Seed of the validation split and of `limit`.
-        image_size: As in `DataSpec`.
-        in_channels: As in `DataSpec`.
-        val_fraction: Share of the training images used for validation.
-        limit: As in `DataSpec`.
-        download: Whether missing files may be fetched.
-        memory_budget: Bytes of decoded images up to which a folder is held in memory.
-        num_workers: Threads that decode a folder that is not.
-        on_bad_image: As in `DataSpec`.
-
-    Raises:
-        InputError: As for `load`.
+    """Load a data set by its name, row or path: `load` with the fields of `DataSpec` as arguments.
 
     Example:
         >>> splits = load_dataset("digits")

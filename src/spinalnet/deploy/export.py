@@ -237,18 +237,8 @@ def export_program(
     """Write a model as a program of `torch.export`, and compare it with the model.
 
     `torch.export.load(path).module()` runs it without this package; what `export_onnx` writes as
-    metadata is the file's extra file "spinalnet.json".
-
-    Args:
-        model: As for `export_onnx`.
-        path: File to write, usually `*.pt2`.
-        inputs: As for `export_onnx`.
-        output: As for `export_onnx`.
-        normalize: As for `export_onnx`.
-        input_shape: As for `export_onnx`.
-        mean: As for `export_onnx`.
-        std: As for `export_onnx`.
-        class_names: As for `export_onnx`.
+    metadata is the file's extra file "spinalnet.json". Arguments are those of `export_onnx`; the
+    file is usually `*.pt2`.
 
     Raises:
         InputError: If an argument does not fit, or the file cannot be written.

@@ -22,13 +22,13 @@ from typing import IO, Any, Literal
 
 import torch
 
-from spinalnet import files as files_module
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.comparison.outputs import ClassScore, per_class
 from spinalnet.comparison.running import measure
 from spinalnet.comparison.trained import TrainedModel, load_trained
-from spinalnet.data import batches as batches_module
+from spinalnet.data.batches import normalize
 from spinalnet.data.images import BadImage, BadImagesError, iter_images, read_batches, usable_cpus
+from spinalnet.files import replacing
 from spinalnet.training import placement
 
 Format = Literal["csv", "jsonl"]
@@ -127,7 +127,7 @@ def _predictions(
                 continue
             inputs = pixels[good].to(device, non_blocking=True)
             with torch.no_grad():
-                logits = model(batches_module.normalize(inputs, info.mean, info.std))
+                logits = model(normalize(inputs, info.mean, info.std))
                 rows = logits.float().softmax(dim=1).cpu().tolist()
             for row, probabilities in zip(good, rows, strict=True):
                 yield Prediction(Path(batch[row]), tuple(probabilities), info.class_names)
@@ -269,7 +269,7 @@ def _writable(out: str | Path | None, form: Format) -> Iterator[IO[str]]:
     # In JSON the escape that replaces a byte is JSON's own; in CSV the byte itself is kept.
     errors = "surrogateescape" if form == "csv" else "backslashreplace"
     with contextlib.ExitStack() as stack:
-        raw = sys.stdout.buffer if out is None else stack.enter_context(files_module.replacing(out))
+        raw = sys.stdout.buffer if out is None else stack.enter_context(replacing(out))
         text = io.TextIOWrapper(raw, "utf-8", errors=errors, newline="", write_through=False)
         try:
             yield text

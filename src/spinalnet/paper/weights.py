@@ -509,7 +509,7 @@ def convert_checkpoint(
     """
     if model_name not in zoo.MODELS:
         raise unknown_name("model", model_name, zoo.MODELS)
-    model, about = _build(path, model_name, head, in_channels, input_size, options)
+    model, about = _build(path, model_name, head, in_channels, image_size, options)
     outputs, channels = len(about["class_names"]), about["input_shape"][0]
     if class_names is not None and len(class_names) != outputs:
         raise InputError(

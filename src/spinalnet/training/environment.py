@@ -1,4 +1,4 @@
-"""TODO(training.environment): split from runs."""
+"""What a result may depend on besides the request: versions, hardware, commit."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _cpu_model() -> str:
 
 def _commit() -> str | None:
     """Return the commit of the checkout this file runs from; None when installed elsewhere."""
-    checkout = Path(__file__).resolve().parents[2]
+    checkout = Path(__file__).resolve().parents[3]
     if not (checkout / ".git").exists():
         return None
     try:
