@@ -192,7 +192,7 @@ def test_stratified_choice_is_disjoint_complete_and_proportional(counts, fractio
     targets = torch.cat([torch.full((n,), k) for k, n in enumerate(counts)])
     targets = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))]
     total = round(fraction * len(targets))
-    picked, rest = order._stratified(targets, total, "key", seed, keep_train=1)
+    picked, rest = order.stratified(targets, total, "key", seed, keep_train=1)
     assert torch.equal(torch.cat([picked, rest]).sort().values, torch.arange(len(targets)))
     share = torch.bincount(targets[picked], minlength=len(counts))
     size = torch.tensor(counts)
@@ -202,22 +202,22 @@ def test_stratified_choice_is_disjoint_complete_and_proportional(counts, fractio
     assert share.sum() == possible
     unforced = (share > 1) & (share < size - 1)
     assert ((share - size * total / len(targets)).abs() <= len(counts))[unforced].all()
-    again = order._stratified(targets, total, "key", seed, keep_train=1)[0]
+    again = order.stratified(targets, total, "key", seed, keep_train=1)[0]
     assert torch.equal(picked, again)
 
 
 def test_small_classes_keep_what_they_must():
     targets = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2, 2, 2])
     for keep, expected in ((0, [3, 4, 3]), (1, [2, 3, 2]), (2, [1, 2, 1])):
-        picked, _ = order._stratified(targets, 10, "key", keep_train=keep)
+        picked, _ = order.stratified(targets, 10, "key", keep_train=keep)
         assert torch.bincount(targets[picked]).tolist() == expected
-    picked, _ = order._stratified(targets, 1, "key", keep_train=0)  # one of each at least
+    picked, _ = order.stratified(targets, 1, "key", keep_train=0)  # one of each at least
     assert torch.bincount(targets[picked]).tolist() == [1, 1, 1]
 
 
 def test_shares_are_within_one_sample_of_proportional():
     targets = torch.cat([torch.full((n,), k) for k, n in enumerate([100, 50, 37, 13])])
-    picked, _ = order._stratified(targets, 60, "key", keep_train=1)
+    picked, _ = order.stratified(targets, 60, "key", keep_train=1)
     share = torch.bincount(targets[picked])
     assert share.sum() == 60
     assert ((share - torch.tensor([30.0, 15.0, 11.1, 3.9])).abs() < 1).all()
@@ -1001,6 +1001,6 @@ def test_read_image_explains_what_is_wrong(tmp_path, digits):
 def test_augmented_batches_are_those_of_the_augment_room():
     source = ArrayDataset(torch.randint(0, 256, (4, 1, 8, 8)).byte(), torch.arange(4))
     x, _ = next(source.batches(4, seed=2, epoch=3, augment="rotation:30"))
-    draws = torch.Generator().manual_seed(order._stream_seed("augment", 2, 3, 0))
+    draws = torch.Generator().manual_seed(order.stream_seed("augment", 2, 3, 0))
     truth = build_augment("rotation:30")(source.inputs, draws)
     torch.testing.assert_close(x, truth.float() / 255)

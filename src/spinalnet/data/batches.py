@@ -24,7 +24,7 @@ from spinalnet.data.images import (
     read_batches,
     usable_cpus,
 )
-from spinalnet.data.order import _batch_slices, _order, _stream_seed
+from spinalnet.data.order import batch_slices, epoch_order, stream_seed
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _finish(
 ) -> Tensor:
     """Augment (before normalisation, so that fill is black) and normalise."""
     if augment != "none":
-        generator = torch.Generator(inputs.device).manual_seed(_stream_seed("augment", *key))
+        generator = torch.Generator(inputs.device).manual_seed(stream_seed("augment", *key))
         inputs = build_augment(augment)(inputs.contiguous(), generator)
     inputs = normalize(inputs, mean, std)
     last = channels_last and inputs.ndim == 4
@@ -243,8 +243,8 @@ class ArrayDataset:
             Inputs, float32, normalised, `(B, C, H, W)` or `(B, F)`; targets, `(B,)`.
         """
         inputs, targets = self._resident(torch.device(device))
-        order = _order(len(self), shuffle, seed, epoch).to(inputs.device) if shuffle else None
-        batches = _batch_slices(len(self), batch_size, shuffle)
+        order = epoch_order(len(self), shuffle, seed, epoch).to(inputs.device) if shuffle else None
+        batches = batch_slices(len(self), batch_size, shuffle)
         shape = inputs.shape[1:] if self.size is None else (inputs.shape[1], self.size, self.size)
         for number, group in enumerate(_groups(batches, math.prod(shape), augment)):
             rows = slice(group[0].start, group[-1].stop)
@@ -388,8 +388,8 @@ class FolderDataset:
             InputError: If an image cannot be decoded.
         """
         device = torch.device(device)
-        order = _order(len(self), shuffle, seed, epoch)
-        batches = _batch_slices(len(self), batch_size, shuffle)
+        order = epoch_order(len(self), shuffle, seed, epoch)
+        batches = batch_slices(len(self), batch_size, shuffle)
         groups = _groups(batches, self.channels * self.size**2, augment)
         rows = [order[group[0].start : group[-1].stop] for group in groups]
         read = read_batches(

@@ -34,7 +34,7 @@ from spinalnet.data.images import (
     read_all,
     same_content,
 )
-from spinalnet.data.order import _stratified
+from spinalnet.data.order import stratified
 from spinalnet.data.readers import READERS, _roots, check_present
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _load_files(
     if "test" not in data:
         whole = data["train"]
         total = round(_TEST_FRACTION * len(whole))
-        test, train = _stratified(whole.targets, total, "test", keep_train=2)
+        test, train = stratified(whole.targets, total, "test", keep_train=2)
         data = {"train": whole.subset(train), "test": whole.subset(test)}
         notes.append(
             f"The folder has no test part: {len(test)} of its {len(whole)} images, the same for "
@@ -364,7 +364,7 @@ def load_dataset(
     strata = torch.zeros(len(train)) if pool.info.task == "regression" else train.targets
     if val is None:
         total = round((val_fraction or pool.val_fraction) * len(train))
-        rows, rest = _stratified(strata, total, "val", seed, keep_train=1)
+        rows, rest = stratified(strata, total, "val", seed, keep_train=1)
         train, val, strata = train.subset(rest), train.subset(rows), strata[rest]
     info = pool.info
     if limit is not None and limit < len(train):
@@ -373,7 +373,7 @@ def load_dataset(
             raise InputError(
                 f"limit must leave an image of each of the {info.num_classes} classes, got {limit}."
             )
-        rows, _ = _stratified(strata, limit, "limit", seed, keep_train=0)
+        rows, _ = stratified(strata, limit, "limit", seed, keep_train=0)
         note = f"Training uses {limit} of {len(train)} images; validation and test are complete."
         train, info = train.subset(rows), replace(info, notes=(*info.notes, note))
     return Splits(train, val, pool.test, info, pool.left_out)

@@ -1,4 +1,4 @@
-"""TODO(data.order): split from data."""
+"""The order of examples: every draw is a function of its key alone, and the same everywhere."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch import Tensor
 from spinalnet._checks import check_positive
 
 
-def _stream_seed(*key: int | str) -> int:
+def stream_seed(*key: int | str) -> int:
     """Return a 63-bit seed that differs, without patterns, for every key."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
-def _order(num_samples: int, shuffle: bool, seed: int, epoch: int) -> Tensor:
+def epoch_order(num_samples: int, shuffle: bool, seed: int, epoch: int) -> Tensor:
     """Return the order of one epoch; drawn on the CPU so that it is the same on every device."""
     if not shuffle:
         return torch.arange(num_samples)
-    generator = torch.Generator().manual_seed(_stream_seed("order", seed, epoch))
+    generator = torch.Generator().manual_seed(stream_seed("order", seed, epoch))
     return torch.randperm(num_samples, generator=generator)
 
 
-def _batch_slices(num_samples: int, batch_size: int, shuffle: bool) -> list[slice]:
+def batch_slices(num_samples: int, batch_size: int, shuffle: bool) -> list[slice]:
     """Cut an epoch into batches of `batch_size`; the last one may be smaller."""
     check_positive("batch_size", batch_size)
     starts = list(range(0, num_samples, batch_size))
@@ -35,7 +35,7 @@ def _batch_slices(num_samples: int, batch_size: int, shuffle: bool) -> list[slic
     return [slice(a, b) for a, b in zip(starts, [*starts[1:], num_samples], strict=True)]
 
 
-def _stratified(
+def stratified(
     targets: Tensor, total: int, *key: int | str, keep_train: int
 ) -> tuple[Tensor, Tensor]:
     """Pick `total` indices with every class in proportion; return (picked, rest), sorted.
@@ -43,7 +43,7 @@ def _stratified(
     Every class gives at least one sample and keeps at least `keep_train`, even where that makes
     the picked ones more or fewer than `total`.
     """
-    generator = torch.Generator().manual_seed(_stream_seed(*key))
+    generator = torch.Generator().manual_seed(stream_seed(*key))
     shuffled = torch.randperm(len(targets), generator=generator)
     by_class = shuffled[torch.argsort(targets[shuffled], stable=True)]
     _, counts = torch.unique(targets, return_counts=True)

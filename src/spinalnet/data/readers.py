@@ -20,7 +20,7 @@ from spinalnet.data.images import (
     has_parts,
     index_folder,
 )
-from spinalnet.data.order import _stratified, _stream_seed
+from spinalnet.data.order import stratified, stream_seed
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def _read_digits(spec: DatasetSpec, roots: Sequence[Path]) -> _Arrays:
     images = (torch.as_tensor(bunch.images) * (255 / 16)).round().to(torch.uint8)[:, None]
     targets = torch.as_tensor(bunch.target).long()
     # The set has no test part of its own: a fifth is set apart, the same one for every seed.
-    test, train = _stratified(targets, round(0.2 * len(targets)), "digits test", keep_train=1)
+    test, train = stratified(targets, round(0.2 * len(targets)), "digits test", keep_train=1)
     parts = {part: (images[i], targets[i]) for part, i in (("train", train), ("test", test))}
     return _Arrays(spec.class_names, parts)
 
@@ -206,7 +206,7 @@ def _draw_regression(spec: DatasetSpec, roots: Sequence[Path]) -> _Arrays:
     """Draw a regression set of the paper: its 1,000 samples, and fresh ones to test on."""
     parts: dict[str, tuple[Tensor, Tensor]] = {}
     for (part, count), seed in zip(
-        (("train", spec.sizes[0]), ("test", spec.sizes[1])), (0, _stream_seed("fresh")), strict=True
+        (("train", spec.sizes[0]), ("test", spec.sizes[1])), (0, stream_seed("fresh")), strict=True
     ):
         generator = torch.Generator().manual_seed(seed)
         # Paper: eight separate draws after seed 0, then the noise.
