@@ -30,9 +30,18 @@ def new_optimizer(config: TrainConfig, groups: list[dict[str, Any]]) -> torch.op
 
 
 def clip_gradients(parameters: Iterable[Tensor], config: TrainConfig) -> None:
-    """Scale all gradients down together, where their norm is above `config.clip_norm`."""
-    if config.clip_norm:
-        nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+    """Scale all gradients down together, where their norm is above `config.clip_norm`.
+
+    The numbers are those of `nn.utils.clip_grad_norm_`, which takes four times as long for one
+    vector.
+    """
+    if not config.clip_norm:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norms = torch._foreach_norm(gradients)
+    norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
+    scale = norm.add_(1e-6).reciprocal_().mul_(config.clip_norm).clamp_(max=1.0)
+    torch._foreach_mul_(gradients, scale)
 
 
 class MovingAverage:
