@@ -1,4 +1,4 @@
-"""The order of examples: every draw is a function of its key alone, and the same everywhere."""
+"""What is drawn of data: seeds of streams, the order of an epoch, stratified choices."""
 
 from __future__ import annotations
 
