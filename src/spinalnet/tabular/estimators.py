@@ -36,12 +36,12 @@ from sklearn.utils.validation import (
     check_is_fitted,
     validate_data,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
 from spinalnet.data.columns import is_frame
 from spinalnet.tabular.encoder import Encoder
 from spinalnet.tabular.learner import Rows, RowsLearner
-from spinalnet.tabular.options import DenseOptions, SpinalOptions, TrainingOptions
+from spinalnet.tabular.options import DenseOptions, NetOptions, SpinalOptions, TrainingOptions
 from spinalnet.training.loop import Loop
 from spinalnet.training.placement import resolve_device
 
@@ -50,19 +50,12 @@ if TYPE_CHECKING:
     from spinalnet.training.placement import Task
 
 
-class _NetEstimator(TrainingOptions, BaseEstimator):
+class _NetEstimator(NetOptions, TrainingOptions, BaseEstimator):
     """What all four estimators share: validation, encoding, training, and prediction."""
 
     _task: Task
+    _num_outputs: int  # set by `_prepare_targets`
     n_features_in_: int  # set by scikit-learn's validation
-
-    def make_net(self, in_features: int, out_features: int, dtype: torch.dtype) -> nn.Module:
-        """Return the network with random weights."""
-        raise NotImplementedError
-
-    @property
-    def _num_outputs(self) -> int:
-        raise NotImplementedError
 
     def _check_y(self, y: Any) -> np.ndarray:
         raise NotImplementedError
@@ -281,6 +274,7 @@ class _Classifier(ClassifierMixin, _NetEstimator):
 
     def _prepare_targets(self, y: np.ndarray, weights: np.ndarray | None) -> None:
         self.classes_ = unique_labels(y)
+        self._num_outputs = len(self.classes_)
         if len(self.classes_) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs samples of at least 2 classes in the data, but the "
@@ -303,10 +297,6 @@ class _Classifier(ClassifierMixin, _NetEstimator):
             present = {c: w for c, w in self.class_weight.items() if c in set(y.tolist())}
             return compute_sample_weight(present, y)
         return compute_sample_weight(self.class_weight, y)
-
-    @property
-    def _num_outputs(self) -> int:
-        return len(self.classes_)
 
     def partial_fit(
         self, X: Any, y: Any, classes: Sequence[Any] | None = None, sample_weight: Any = None
@@ -366,7 +356,7 @@ class _Regressor(RegressorMixin, _NetEstimator):
     def _prepare_targets(self, y: np.ndarray, weights: np.ndarray | None) -> None:
         columns = y.reshape(len(y), -1)
         self._y_ndim = y.ndim
-        self.n_outputs_ = columns.shape[1]
+        self.n_outputs_ = self._num_outputs = columns.shape[1]
         self.target_scaler_ = StandardScaler().fit(columns, sample_weight=weights)
         if len(y) > 1 and not np.all(self.target_scaler_.var_):
             warnings.warn(
@@ -380,10 +370,6 @@ class _Regressor(RegressorMixin, _NetEstimator):
         if columns.shape[1] != self.n_outputs_:
             raise ValueError(f"y has {columns.shape[1]} outputs, expected {self.n_outputs_}.")
         return np.asarray(self.target_scaler_.transform(columns))
-
-    @property
-    def _num_outputs(self) -> int:
-        return self.n_outputs_
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

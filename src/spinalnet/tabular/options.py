@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
 
 import torch
@@ -70,12 +70,16 @@ class TrainingOptions:
 
 @dataclass(eq=False, repr=False)
 class NetOptions:
-    """The options of both kinds of net."""
+    """The options that both kinds of net have."""
 
     _: KW_ONLY
     activation: Activation = "relu"
     norm: str | None = None
     dropout: float = 0.0
+
+    def make_net(self, in_features: int, out_features: int, dtype: torch.dtype) -> nn.Module:
+        """Return the net with random weights."""
+        raise NotImplementedError
 
 
 @dataclass(eq=False, repr=False)
@@ -90,18 +94,9 @@ class SpinalOptions(NetOptions):
 
     def make_net(self, in_features: int, out_features: int, dtype: torch.dtype) -> nn.Module:
         """Return the net with random weights."""
-        return SpinalNet(
-            in_features,
-            out_features,
-            self.hidden_features,
-            self.num_layers,
-            num_splits=min(self.num_splits, in_features),
-            share_weights=self.share_weights,
-            activation=self.activation,
-            norm=self.norm,
-            dropout=self.dropout,
-            dtype=dtype,
-        )
+        options = {field.name: getattr(self, field.name) for field in fields(SpinalOptions)}
+        options["num_splits"] = min(self.num_splits, in_features)
+        return SpinalNet(in_features, out_features, dtype=dtype, **options)
 
 
 @dataclass(eq=False, repr=False)
@@ -112,12 +107,5 @@ class DenseOptions(NetOptions):
 
     def make_net(self, in_features: int, out_features: int, dtype: torch.dtype) -> nn.Module:
         """Return the net with random weights."""
-        return MLPHead(
-            in_features,
-            out_features,
-            self.hidden_features,
-            activation=self.activation,
-            norm=self.norm,
-            dropout=self.dropout,
-            dtype=dtype,
-        )
+        options = {field.name: getattr(self, field.name) for field in fields(DenseOptions)}
+        return MLPHead(in_features, out_features, dtype=dtype, **options)

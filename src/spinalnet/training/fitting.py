@@ -79,7 +79,7 @@ def fit(
     if run is not None and runs.is_done(run.path):
         raise InputError(f"{run.path} holds a run that is done: use it, or choose another folder.")
     with _own_random_state(device), _kernel_choice(config, device):
-        learner = ModelLearner(model, train, val, config, device)
+        learner = ModelLearner(model, train, val, config)
         loop = Loop(learner, config, on_progress)
         _take_up(run, after, loop, learner)
         with learner.all_released_after():
@@ -140,7 +140,7 @@ def trial(model: nn.Module, train: Data, config: TrainConfig) -> Iterator[Callab
     """
     device = resolve_device(config.device)
     with _own_random_state(device), _kernel_choice(config, device):
-        learner = ModelLearner(model, train, train, config, device)
+        learner = ModelLearner(model, train, train, config)
 
         def batches() -> Iterator[Batch]:
             for epoch in itertools.count():

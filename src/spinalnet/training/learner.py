@@ -18,14 +18,13 @@ from spinalnet.training.objective import criterion_for, mixer_for
 from spinalnet.training.placement import (
     BatchSource,
     HasDepth,
-    Placement,
-    amp_dtype_for,
     at_least_float32,
     batches_of,
     check_classes,
     check_fit,
     count_batches,
     evaluating,
+    place,
 )
 from spinalnet.training.updates import MovingAverage, clip_gradients, new_optimizer
 
@@ -39,13 +38,12 @@ class ModelLearner:
 
     several_processes = True
 
-    def __init__(
-        self, model: nn.Module, train: Data, val: Data, config: TrainConfig, device: torch.device
-    ) -> None:
-        self.config, self.device, self.train, self.val = config, device, train, val
-        self.placement = Placement(
-            device, amp_dtype_for(config.amp, device), config.channels_last, config.eval_batch_size
+    def __init__(self, model: nn.Module, train: Data, val: Data, config: TrainConfig) -> None:
+        self.config, self.train, self.val = config, train, val
+        self.placement = place(
+            model, config.device, config.amp, config.channels_last, config.eval_batch_size
         )
+        self.device = self.placement.device
         self.advice = "lower lr, set clip_norm, or use warmup_epochs"
         if self.placement.amp_dtype is torch.float16:
             self.advice += ", or amp=bf16"
@@ -62,9 +60,8 @@ class ModelLearner:
         self.depth = self.groups_trained = len(self.groups)
         self.net = self._for_processes()
         self.restart_optimizer()
-        self.scaler = torch.amp.GradScaler(
-            device.type, enabled=self.placement.amp_dtype is torch.float16
-        )
+        half = self.placement.amp_dtype is torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.ema = MovingAverage(self.model, config.ema_decay) if config.ema_decay else None
         self.epoch = 0
         self.notes: list[str] = []

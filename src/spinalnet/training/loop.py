@@ -143,6 +143,9 @@ class Tally:
         return self.loss / self.n_fetched if self.n_fetched else None
 
 
+_STATE = ("epochs_before", "epoch", "held_lr", "best_key", "best_epoch", "best_weights", "notes")
+
+
 class Loop:
     """Epochs of one stage of training; all that changes from epoch to epoch beside the weights."""
 
@@ -156,8 +159,8 @@ class Loop:
         self.on_progress = on_progress if _dist.is_main() else None
         self.schedule = SCHEDULES[config.schedule]
         # Patience begins when everything learns: a new depth group is a new chance.
-        everything = (e for e in range(config.epochs) if self._all_learn(e))
-        self.patient_from = next(everything)
+        depth, epochs = learner.depth, range(config.epochs)
+        self.patient_from = next(e for e in epochs if config.groups_trained(e, depth) == depth)
         self.epochs_before = 0  # of earlier stages
         self.epoch = 0  # epochs of this stage that are finished
         self.held_lr = config.lr  # the rate that a schedule's `after` decides
@@ -167,9 +170,6 @@ class Loop:
         self.best_weights: Any = None
         self.history: list[dict[str, Any]] = []
         self.notes: list[str] = []
-
-    def _all_learn(self, epoch: int) -> bool:
-        return self.config.groups_trained(epoch, self.learner.depth) == self.learner.depth
 
     @property
     def epochs_done(self) -> int:
@@ -302,25 +302,15 @@ class Loop:
     def state_dict(self) -> dict[str, Any]:
         """Return what the remaining epochs depend on beside the learner's own state."""
         assert self.best_metrics is not None
-        return {
-            "config": self.config.to_dict(),
-            "epochs_before": self.epochs_before,
-            "epoch": self.epoch,
-            "held_lr": self.held_lr,
-            "best_key": self.best_key,
-            "best_epoch": self.best_epoch,
-            "best_metrics": dataclasses.asdict(self.best_metrics),
-            "best_weights": self.best_weights,
-            "notes": self.notes,
-        }
+        state = {name: getattr(self, name) for name in _STATE}
+        metrics = dataclasses.asdict(self.best_metrics)
+        return state | {"config": self.config.to_dict(), "best_metrics": metrics}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the state of an interrupted run."""
-        self.epochs_before, self.epoch = state["epochs_before"], state["epoch"]
-        self.held_lr = state["held_lr"]
-        self.best_key, self.best_epoch = state["best_key"], state["best_epoch"]
+        for name in _STATE:
+            setattr(self, name, state[name])
         self.best_metrics = Metrics(**state["best_metrics"])
-        self.best_weights, self.notes = state["best_weights"], list(state["notes"])
 
     def result(self, model: nn.Module) -> FitResult:
         """Put the best weights into the model and return it with its history."""

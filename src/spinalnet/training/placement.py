@@ -103,8 +103,7 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda", _dist.local_rank()) if name == "cuda" else torch.device(name)
 
 
-def amp_dtype_for(amp: str, device: torch.device) -> torch.dtype | None:
-    """Return the type that `amp` (auto, off, bf16, fp16) means on a device; `None` for off."""
+def _amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     if amp == "auto":
         if device.type != "cuda":
             return None
@@ -120,14 +119,14 @@ def amp_dtype_for(amp: str, device: torch.device) -> torch.dtype | None:
 def place(
     model: nn.Module, device: str | None, amp: str, channels_last: bool, batch_size: int
 ) -> Placement:
-    """Return how a model is evaluated; where it is, if `device` is `None`."""
+    """Return where and how a model computes; where it is, if `device` is `None`."""
     check_positive("batch_size", batch_size)
     if device is None:
         first = next(iter(tensors_of(model)), None)
         where = torch.device("cpu") if first is None else first.device
     else:
         where = resolve_device(device)
-    return Placement(where, amp_dtype_for(amp, where), channels_last, batch_size)
+    return Placement(where, _amp_dtype(amp, where), channels_last, batch_size)
 
 
 def batches_of(
