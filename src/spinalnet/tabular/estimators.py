@@ -124,15 +124,12 @@ class _NetEstimator(NetOptions, TrainingOptions, BaseEstimator):
         if hasattr(self, "module_"):  # in later calls of partial_fit
             dtype = next(self.module_.parameters()).dtype
         device = resolve_device(self.device)
-        x = torch.from_numpy(np.ascontiguousarray(self.encoder_.transform(X)))
+        x = torch.from_numpy(np.ascontiguousarray(self.encoder_.transform(X))).to(device, dtype)
         targets = torch.from_numpy(self._encode_targets(y))
-        return (
-            x.to(device, dtype),
-            targets.to(device, dtype) if targets.is_floating_point() else targets.to(device),
-            None
-            if weights is None
-            else torch.from_numpy(weights / weights.mean()).to(device, dtype),
-        )
+        targets = targets.to(device, dtype if targets.is_floating_point() else None)
+        if weights is None:
+            return x, targets, None
+        return x, targets, torch.from_numpy(weights / weights.mean()).to(device, dtype)
 
     # -- training --
 

@@ -30,7 +30,7 @@ class RowsLearner:
     them memory of their own again.
     """
 
-    depth = groups_trained = 1
+    depth = 1
     notes: list[str] = []  # noqa: RUF012 (never filled)
     advice = "lower lr or set clip_norm"
     several_processes = False

@@ -33,7 +33,6 @@ class Learner(Protocol):
     device: torch.device
     steps: int  # of an epoch
     depth: int  # groups of parameters that may be released in turn; 1 where all learn at once
-    groups_trained: int  # of them, in this epoch
     notes: list[str]  # what the user should know of the epoch
     advice: str  # what to do if the loss is not finite
     several_processes: bool  # whether every process of a job trains its rows of each batch
@@ -220,7 +219,7 @@ class Loop:
         self.learner.begin_epoch(self.epoch)
         row: dict[str, Any] = {"epoch": self.epochs_done + 1} | self._train_epoch()
         if self.config.head_epochs or self.config.unfreeze_every:
-            row["groups_trained"] = self.learner.groups_trained
+            row["groups_trained"] = self.config.groups_trained(self.epoch, self.learner.depth)
         self.tell("validate")
         metrics = self.learner.measure()
         is_best = metrics is not None and self._judge(metrics, row)

@@ -55,10 +55,8 @@ class MovingAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model = copy.deepcopy(model).eval()
         self.decay, self.updates = decay, 0
-        pairs = [
-            (ours.detach(), theirs.detach())
-            for ours, theirs in zip(tensors_of(self.model), tensors_of(model), strict=True)
-        ]
+        ours, theirs = ([t.detach() for t in tensors_of(m)] for m in (self.model, model))
+        pairs = list(zip(ours, theirs, strict=True))
         self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
         self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
 
