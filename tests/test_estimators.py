@@ -278,6 +278,24 @@ def test_early_stopping_holds_out_rows_and_keeps_the_best() -> None:
         SpinalClassifier(early_stopping=True).fit(X[:3], [0, 1, 1])
 
 
+def test_a_fit_without_early_stopping_forgets_the_scores_of_the_one_before() -> None:
+    X, y = load_iris(return_X_y=True)
+    model = SpinalClassifier(epochs=2, early_stopping=True, random_state=0).fit(X, y)
+    assert len(model.validation_scores_) == 2
+    assert not hasattr(model.set_params(early_stopping=False).fit(X, y), "validation_scores_")
+
+
+def test_each_process_of_a_job_trains_an_estimator_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    X, y = load_iris(return_X_y=True)
+    alone = SpinalClassifier(epochs=2, early_stopping=True, random_state=0).fit(X, y)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    one_of_two = SpinalClassifier(**alone.get_params()).fit(X, y)
+    assert np.array_equal(one_of_two.predict_proba(X), alone.predict_proba(X))
+
+
 def test_in_a_pipeline_and_a_grid_search() -> None:
     X, y = load_wine(return_X_y=True)
     pipeline = make_pipeline(PCA(5, random_state=0), SpinalClassifier(epochs=10, random_state=0))
