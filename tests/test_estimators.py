@@ -89,6 +89,9 @@ def test_an_estimator_learns_what_fit_learns_by_autograd(
 
 @pytest.mark.parametrize("make", CLASSES)
 def test_every_option_is_a_parameter_and_explained(make: Any) -> None:
+    assert make(7).get_params()["hidden_features"] == 7
+    with pytest.raises(TypeError):
+        make(7, 3, 0.1)
     explained = set(re.findall(r"^        (\w+): ", SpinalClassifier.__doc__ or "", re.M))
     explained -= set(re.findall(r"\w+_\b", " ".join(explained)))
     found = set(make().get_params())
@@ -97,9 +100,6 @@ def test_every_option_is_a_parameter_and_explained(make: Any) -> None:
     if make in (DenseClassifier, DenseRegressor):
         missing |= {"num_layers", "num_splits", "share_weights"}
     assert explained - found == missing | {"ValueError", "TrainingError"}
-    assert make(7).get_params()["hidden_features"] == 7
-    with pytest.raises(TypeError):
-        make(7, 3, 0.1)
 
 
 @pytest.mark.parametrize(
