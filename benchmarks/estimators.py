@@ -24,8 +24,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from spinalnet import files, timing
 from spinalnet.nn import backends
 from spinalnet.nn.dense import matched_mlp
-from spinalnet.tabular import encoder, estimators
+from spinalnet.tabular import estimators
+from spinalnet.tabular.learner import RowsLearner
 from spinalnet.training import environment
+from spinalnet.training.loop import Loop
 
 EPOCHS = 5  # per call, so that the start of a fit hardly counts
 OUT = Path(__file__).parents[1] / "results" / "tables" / "speed.json"
@@ -33,17 +35,20 @@ OUT = Path(__file__).parents[1] / "results" / "tables" / "speed.json"
 
 def ours(kind: type, X: np.ndarray, y: np.ndarray, batch: int, width: Any) -> Any:
     """Return a call that trains epochs of our estimator, everything prepared."""
-    model = kind(width, batch_size=batch, random_state=0).fit(X[:50], y[:50])
-    model.encoder_ = encoder._Encoder(X, None)
-    model._prepare_targets(y, None)
-    x, targets, _ = model._tensors(X, y, None)
-    trainer = estimators._Trainer(model.module_, model._config(0), model._classification)
+    model = kind(width, batch_size=batch, epochs=1, random_state=0).fit(X, y)
+    net, x = model.module_, model.prepare(X).to(torch.from_numpy(X).dtype)
+    task, targets = "classification", torch.from_numpy(y)
+    if hasattr(model, "target_scaler_"):
+        task, targets = "regression", ((targets - targets.mean()) / targets.std())[:, None].to(x)
+    config = model.train_config(0, epochs=EPOCHS)
+    learner = RowsLearner(net, config, task, (x, targets, None))
 
     def epochs() -> None:
-        for number in range(EPOCHS):
-            trainer.epoch(x, targets, None, number)
+        loop = Loop(learner, config)
+        while not loop.stopped:
+            loop.run_epoch()
 
-    return epochs, trainer, x, targets
+    return epochs, net, x, targets
 
 
 def scikit_learn(kind: type, X: np.ndarray, y: np.ndarray, batch: int, width: int) -> Any:
@@ -108,15 +113,13 @@ def main() -> None:
                 params = sum(p.numel() for p in probe.parameters())
                 width = matched_mlp(X.shape[1], probe.out_features, params).hidden_features[0]
                 for kind, size in ((spinal, 16), (dense, width)):
-                    call, trainer, x, targets = ours(kind, X, y, batch, size)
+                    call, net, x, targets = ours(kind, X, y, batch, size)
                     cases = {
                         "ours": call,
                         "scikit-learn MLP, same parameters": scikit_learn(
                             theirs, X, y, batch, width
                         ),
-                        "DataLoader loop, same network": data_loader(
-                            trainer.net, x, targets, batch
-                        ),
+                        "DataLoader loop, same network": data_loader(net, x, targets, batch),
                     }
                     times = timing.interleave(cases, seconds=4.0, min_rounds=9)
                     for baseline in list(cases)[1:]:

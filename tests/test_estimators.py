@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from spinalnet._checks import TrainingError
-from spinalnet.data import order as order_module
+from spinalnet.data import order
 from spinalnet.tabular.estimators import (
     DenseClassifier,
     DenseRegressor,
     SpinalClassifier,
     SpinalRegressor,
 )
-from spinalnet.training import fitting
 from spinalnet.training.config import TrainConfig
+from spinalnet.training.fitting import fit
+from spinalnet.training.loop import Progress
 
 CLASSES = [SpinalClassifier, SpinalRegressor, DenseClassifier, DenseRegressor]
 
@@ -36,18 +38,26 @@ def test_scikit_learn_checks(estimator, check) -> None:  # type: ignore[no-untyp
 
 
 @pytest.mark.parametrize("make", CLASSES)
-def test_the_loop_takes_the_same_steps_as_train_fit(make: type) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"schedule": "one-cycle"},
+        {"optimizer": "sgd", "lr": 0.05, "clip_norm": 0.1},
+        {"norm": "layer", "activation": "gelu"},
+    ],
+    ids=str,
+)
+def test_an_estimator_learns_what_fit_learns_by_autograd(
+    make: type, options: dict[str, Any]
+) -> None:
     classification = make in (SpinalClassifier, DenseClassifier)
     rng = np.random.default_rng(0)
     X = rng.normal(size=(150, 6))
     X = (X - X.mean(0)) / X.std(0)
     y = (X[:, 0] * X[:, 1] > 0).astype(int) if classification else X[:, 0] * X[:, 1]
-    model = make(hidden_features=5, epochs=7, batch_size=32, random_state=3, schedule="one-cycle")
-    model.fit(X, y)
-
-    seed = int(np.random.RandomState(3).randint(2**31 - 1))
-    torch.manual_seed(seed)
-    net = model._make_net(6, 2 if classification else 1, torch.float64)
+    model = make(hidden_features=5, epochs=7, batch_size=32, random_state=3, **options).fit(X, y)
+    still = model.get_params() | {"lr": 1e-30, "epochs": 1}  # weights stay as they were drawn
+    net = make(**still).fit(X, y).module_
     targets = torch.from_numpy(y if classification else ((y - y.mean()) / y.std())[:, None])
 
     class Source:  # float64, which ArrayDataset is not
@@ -55,20 +65,41 @@ def test_the_loop_takes_the_same_steps_as_train_fit(make: type) -> None:
             return len(X)
 
         def batches(self, batch_size, *, shuffle=False, seed=0, epoch=0, **_):  # type: ignore[no-untyped-def]
-            order = order_module.epoch_order(len(X), shuffle, seed, epoch)
-            for rows in order_module.batch_slices(len(X), batch_size, shuffle):
-                yield torch.from_numpy(X)[order[rows]], targets[order[rows]]
+            rows = order.epoch_order(len(X), shuffle, seed, epoch)
+            for part in order.batch_slices(len(X), batch_size, shuffle):
+                yield torch.from_numpy(X)[rows[part]], targets[rows[part]]
 
+    last: list[torch.Tensor] = []  # fit goes back to the best epoch, the estimator does not
+
+    def watch(progress: Progress) -> None:
+        if progress.phase == "validate" and progress.epoch == 7:
+            last.extend(parameter.detach().clone() for parameter in net.parameters())
+
+    shared = {name: getattr(model, name) for name in ("optimizer", "lr", "schedule", "clip_norm")}
+    seed = int(np.random.RandomState(3).randint(2**31 - 1))
     config = TrainConfig(
-        epochs=7, batch_size=32, lr=model.lr, weight_decay=model.weight_decay,
-        schedule="one-cycle", seed=seed, device="cpu",
-    )  # fmt: skip
-    result = fitting.fit(net, Source(), Source(), config)
+        epochs=7, batch_size=32, weight_decay=model.weight_decay, seed=seed, device="cpu", **shared
+    )
+    result = fit(net, Source(), Source(), config, on_progress=watch)
     expected = [row["train_loss"] for row in result.history]
     assert model.loss_curve_ == pytest.approx(expected, rel=1e-9)
-    if result.best_epoch == 7:  # fit keeps the best epoch, the estimator the last
-        for ours, theirs in zip(model.module_.parameters(), net.parameters(), strict=True):
-            assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-10)
+    for ours, theirs in zip(model.module_.parameters(), last, strict=True):
+        torch.testing.assert_close(ours.detach(), theirs, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("make", CLASSES)
+def test_every_option_is_a_parameter_and_explained(make: Any) -> None:
+    assert make(7).get_params()["hidden_features"] == 7
+    with pytest.raises(TypeError):
+        make(7, 3, 0.1)
+    explained = set(re.findall(r"^        (\w+): ", SpinalClassifier.__doc__ or "", re.M))
+    explained -= set(re.findall(r"\w+_\b", " ".join(explained)))
+    found = set(make().get_params())
+    assert found <= explained
+    missing = {"class_weight"} if make in (SpinalRegressor, DenseRegressor) else set()
+    if make in (DenseClassifier, DenseRegressor):
+        missing |= {"num_layers", "num_splits", "share_weights"}
+    assert explained - found == missing | {"ValueError", "TrainingError"}
 
 
 @pytest.mark.parametrize(
@@ -245,6 +276,24 @@ def test_early_stopping_holds_out_rows_and_keeps_the_best() -> None:
     assert max(model.validation_scores_) == model.validation_scores_[model.best_epoch_ - 1]
     with pytest.raises(ValueError, match="early_stopping cannot hold out"):
         SpinalClassifier(early_stopping=True).fit(X[:3], [0, 1, 1])
+
+
+def test_a_fit_without_early_stopping_forgets_the_scores_of_the_one_before() -> None:
+    X, y = load_iris(return_X_y=True)
+    model = SpinalClassifier(epochs=2, early_stopping=True, random_state=0).fit(X, y)
+    assert len(model.validation_scores_) == 2
+    assert not hasattr(model.set_params(early_stopping=False).fit(X, y), "validation_scores_")
+
+
+def test_each_process_of_a_job_trains_an_estimator_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    X, y = load_iris(return_X_y=True)
+    alone = SpinalClassifier(epochs=2, early_stopping=True, random_state=0).fit(X, y)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    one_of_two = SpinalClassifier(**alone.get_params()).fit(X, y)
+    assert np.array_equal(one_of_two.predict_proba(X), alone.predict_proba(X))
 
 
 def test_in_a_pipeline_and_a_grid_search() -> None:

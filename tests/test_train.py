@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import itertools
 import json
@@ -22,6 +23,7 @@ from spinalnet.training.config import TrainConfig
 from spinalnet.training.evaluation import Metrics, evaluate, predict_logits
 from spinalnet.training.fitting import fit
 from spinalnet.training.loop import Progress
+from spinalnet.training.updates import clip_gradients
 
 CLASSES = 3
 
@@ -271,6 +273,22 @@ def test_clipping_bounds_the_step():
     train_with(model, epochs=1, batch_size=48, optimizer="sgd", lr=1.0, clip_norm=1e-3)
     moved = sum((model.state_dict()[n] - before[n]).square().sum() for n in before).sqrt()
     assert moved == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.5, 100.0])
+@pytest.mark.parametrize("shapes", [[(40,)], [(3, 4), (4,), (2,)]])
+def test_clipping_is_that_of_torch(limit, shapes):
+    ours = [nn.Parameter(torch.zeros(shape)) for shape in [*shapes, (5,)]]
+    for parameter in ours[:-1]:  # one is at rest
+        parameter.grad = torch.randn(parameter.shape)
+    theirs = [copy.deepcopy(parameter) for parameter in ours]
+    for a, b in zip(ours[:-1], theirs, strict=False):
+        b.grad = a.grad.clone()
+    clip_gradients(ours, TrainConfig(clip_norm=limit))
+    nn.utils.clip_grad_norm_(theirs, limit or math.inf)
+    assert ours[-1].grad is None
+    for a, b in zip(ours[:-1], theirs, strict=False):
+        assert torch.equal(a.grad, b.grad)
 
 
 def test_label_smoothing_is_in_the_training_loss_only():

@@ -1,4 +1,4 @@
-"""TODO(data.columns): split from estimators."""
+"""What a column of a data frame holds: numbers or categories."""
 
 from __future__ import annotations
 

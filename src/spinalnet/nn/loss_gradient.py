@@ -1,4 +1,4 @@
-"""TODO(nn.loss_gradient): split from gradients."""
+"""One training step's gradients of a small net in closed form: see `LossGradient`."""
 
 from __future__ import annotations
 
@@ -70,11 +70,9 @@ class LossGradient:
         parameters += [p for p in (self.output.weight, self.output.bias) if p is not None]
         self.parameters: list[Tensor] = parameters
         self.gradient = torch.zeros_like(torch.cat([p.detach().flatten() for p in parameters]))
-        start = 0
-        for parameter in parameters:
-            end = start + parameter.numel()
-            parameter.grad = self.gradient[start:end].view_as(parameter)
-            start = end
+        parts = self.gradient.split([p.numel() for p in parameters])
+        for parameter, part in zip(parameters, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
         # Of which parts the input of every layer of a chain consists.
         self._segments = [
             (linear.in_features - linear.out_features, linear.out_features)

@@ -1,4 +1,4 @@
-"""TODO(tabular.encoder): split from estimators."""
+"""Tables as numbers: imputed, one-hot encoded, standardised."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _categories(column: Any) -> np.ndarray:
     return plain
 
 
-class _Encoder:
+class Encoder:
     """Turns `X` into standardised numbers: numeric columns first, then the categories.
 
     Fitted once; scikit-learn's imputer, encoder and scaler do the work.

@@ -10,23 +10,19 @@ a missing value.
 Training computes in the precision of `X` (float32 stays float32, all else is float64), prediction
 in float64. On the CPU the same `random_state` gives the same bits.
 
-The training loop is that of `train.fit` (same order of the data, same steps: a test compares them)
-without what a table does not need, and with gradients in closed form (`gradients.LossGradient`):
-for nets this small, bookkeeping would cost several times the arithmetic.
+The training loop is that of `fit`, with a step of its own (`tabular.learner`).
 """
 
 from __future__ import annotations
 
 import copy
-import math
-import numbers
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
@@ -40,162 +36,38 @@ from sklearn.utils.validation import (
     check_is_fitted,
     validate_data,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
-from spinalnet._checks import InputError, TrainingError
 from spinalnet.data.columns import is_frame
-from spinalnet.data.order import batch_slices, epoch_order
-from spinalnet.nn.activations import Activation
-from spinalnet.nn.dense import MLPHead
-from spinalnet.nn.layers import SpinalNet
-from spinalnet.nn.loss_gradient import LossGradient
-from spinalnet.tabular.encoder import _Encoder
-from spinalnet.training.config import SCHEDULES, TrainConfig
+from spinalnet.tabular.encoder import Encoder
+from spinalnet.tabular.learner import Rows, RowsLearner
+from spinalnet.tabular.options import DenseOptions, NetOptions, SpinalOptions, TrainingOptions
+from spinalnet.training.loop import Loop
 from spinalnet.training.placement import resolve_device
 
-
-class _Trainer:
-    """Trains one net on tensors that stay where they are; parameters in one vector."""
-
-    def __init__(self, net: nn.Module, config: TrainConfig, classification: bool) -> None:
-        self.net, self.config, self.classification = net, config, classification
-        self.closed: LossGradient | None = None
-        parameters = list(net.parameters())
-        if LossGradient.why_not(net) is None:
-            self.closed = LossGradient(net, classification)  # type: ignore[arg-type]
-            parameters, self.gradient = self.closed.parameters, self.closed.gradient
-        else:
-            self.gradient = torch.cat([torch.zeros_like(p).flatten() for p in parameters])
-        # One vector of parameters: the optimizer's cost is per tensor, not per number.
-        self.vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
-        start = 0
-        for parameter in parameters:
-            end = start + parameter.numel()
-            parameter.data = self.vector.data[start:end].view_as(parameter)
-            parameter.grad = self.gradient[start:end].view_as(parameter)
-            start = end
-        self.vector.grad = self.gradient
-        kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-        options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
-        if config.optimizer == "sgd":
-            options["momentum"] = config.momentum
-        self.optimizer = kinds[config.optimizer]([self.vector], fused=True, **options)
-
-    def step(self, x: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
-        """Take one step on a batch; return its loss."""
-        if self.closed is not None:
-            loss = self.closed(x, targets, weights)
-        else:
-            self.gradient.zero_()
-            loss = _loss(self.net(x), targets, weights, self.classification)
-            loss.backward()
-        if self.config.clip_norm:
-            norm = float(self.gradient.norm())
-            if norm > self.config.clip_norm:
-                self.gradient *= self.config.clip_norm / norm
-        self.optimizer.step()
-        return loss.detach()
-
-    def epoch(self, x: Tensor, targets: Tensor, weights: Tensor | None, number: int) -> float:
-        """Go through the data once in the order of this epoch; return the mean loss."""
-        config, rows = self.config, len(x)
-        self.net.train()
-        order = epoch_order(rows, True, config.seed, number).to(x.device)
-        # Once per epoch, not once per batch; index_select is several times faster than x[order].
-        x, targets = x.index_select(0, order), targets.index_select(0, order)
-        weights = None if weights is None else weights.index_select(0, order)
-        batches = batch_slices(rows, config.batch_size, True)
-        schedule, total = SCHEDULES[config.schedule], torch.zeros((), dtype=torch.float64)
-        total = total.to(x.device)
-        for index, batch in enumerate(batches):
-            lr = config.lr * schedule.along(config, number + index / len(batches), config.epochs)
-            self.optimizer.param_groups[0]["lr"] = lr
-            loss = self.step(x[batch], targets[batch], None if weights is None else weights[batch])
-            total.add_(loss, alpha=batch.stop - batch.start)
-        mean = float(total) / rows
-        if not math.isfinite(mean):
-            raise TrainingError(
-                f"the training loss is not finite in epoch {number + 1}: lower lr, set clip_norm, "
-                "or look for extreme values in the data."
-            )
-        return mean
-
-    @torch.no_grad()
-    def measure(self, x: Tensor, targets: Tensor) -> tuple[float, float]:
-        """Return (score, minus the loss) on held-out data; larger is better in both."""
-        self.net.eval()
-        outputs = self.net(x)
-        loss = float(_loss(outputs, targets, None, self.classification))
-        if not self.classification:
-            return -loss, -loss
-        return float((outputs.argmax(1) == targets).double().mean()), -loss
-
-    def release(self) -> dict[str, Any]:
-        """Give every parameter memory of its own again; return the optimizer's state."""
-        for parameter in self.net.parameters():
-            parameter.data = parameter.data.clone()
-            parameter.grad = None
-        self.net.eval()
-        return self.optimizer.state_dict()
+if TYPE_CHECKING:
+    from spinalnet.training.config import TrainConfig
+    from spinalnet.training.placement import Task
 
 
-def _loss(outputs: Tensor, targets: Tensor, weights: Tensor | None, classification: bool) -> Tensor:
-    if classification:
-        losses = F.cross_entropy(outputs, targets, reduction="none")
-    else:
-        losses = (outputs - targets).square().mean(1)
-    return (losses if weights is None else losses * weights).mean()
-
-
-class _NetEstimator(BaseEstimator):
+class _NetEstimator(NetOptions, TrainingOptions, BaseEstimator):
     """What all four estimators share: validation, encoding, training, and prediction."""
 
-    _classification: bool
-
-    # Set by the constructors of the public classes.
-    epochs: int
-    batch_size: int
-    optimizer: str
-    lr: float
-    weight_decay: float
-    schedule: str
-    clip_norm: float
-    early_stopping: bool
-    validation_fraction: float
-    n_iter_no_change: int
-    random_state: Any
-    device: str
-
+    _task: Task
+    _num_outputs: int  # set by `_prepare_targets`
     n_features_in_: int  # set by scikit-learn's validation
 
-    def _make_net(self, in_features: int, out_features: int, dtype: torch.dtype) -> nn.Module:
+    def _check_y(self, y: Any) -> np.ndarray:
         raise NotImplementedError
 
-    def _config(self, seed: int, **changes: Any) -> TrainConfig:
-        for name in ("epochs", "batch_size", "n_iter_no_change"):
-            value = getattr(self, name)
-            if not isinstance(value, numbers.Integral) or value < 1:
-                raise InputError(f"{name} must be an integer >= 1, got {value!r}.")
-        if not 0.0 < self.validation_fraction < 1.0:
-            raise InputError(
-                f"validation_fraction must be in (0, 1), got {self.validation_fraction!r}."
-            )
-        config = TrainConfig(
-            epochs=int(self.epochs),
-            batch_size=int(self.batch_size),
-            optimizer=self.optimizer,
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            schedule=changes.get("schedule", self.schedule),
-            clip_norm=self.clip_norm,
-            seed=seed,
-        )
-        if SCHEDULES[config.schedule].after is not None:
-            raise InputError(
-                f"schedule '{config.schedule}' follows the validation score of train.fit; use one "
-                f"of {', '.join(name for name, row in SCHEDULES.items() if row.after is None)}."
-            )
-        return config
+    def _prepare_targets(self, y: np.ndarray, weights: np.ndarray | None) -> None:
+        raise NotImplementedError
+
+    def _encode_targets(self, y: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def _class_weights(self, y: np.ndarray) -> np.ndarray | None:
+        return None
 
     # -- data in --
 
@@ -219,9 +91,6 @@ class _NetEstimator(BaseEstimator):
             )
         validate_data(self, X, reset=reset, skip_check_array=True)
         return X
-
-    def _check_y(self, y: Any) -> np.ndarray:
-        raise NotImplementedError
 
     def _checked(
         self, X: Any, y: Any, sample_weight: Any, *, reset: bool
@@ -249,46 +118,20 @@ class _NetEstimator(BaseEstimator):
             y, weights = y[kept], weights[kept]
         return X, y, weights
 
-    def _prepare_targets(self, y: np.ndarray, weights: np.ndarray | None) -> None:
-        raise NotImplementedError
-
-    def _encode_targets(self, y: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
-
-    def _class_weights(self, y: np.ndarray) -> np.ndarray | None:
-        return None
-
-    def _tensors(
-        self, X: Any, y: np.ndarray, weights: np.ndarray | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _rows(self, X: Any, y: np.ndarray, weights: np.ndarray | None) -> Rows:
         """Return inputs, targets and weights of mean 1, where and as training wants them."""
         dtype = torch.float32 if getattr(X, "dtype", None) == np.float32 else torch.float64
         if hasattr(self, "module_"):  # in later calls of partial_fit
             dtype = next(self.module_.parameters()).dtype
         device = resolve_device(self.device)
-        x = torch.from_numpy(np.ascontiguousarray(self.encoder_.transform(X)))
+        x = torch.from_numpy(np.ascontiguousarray(self.encoder_.transform(X))).to(device, dtype)
         targets = torch.from_numpy(self._encode_targets(y))
-        return (
-            x.to(device, dtype),
-            targets.to(device, dtype) if targets.is_floating_point() else targets.to(device),
-            None
-            if weights is None
-            else torch.from_numpy(weights / weights.mean()).to(device, dtype),
-        )
+        targets = targets.to(device, dtype if targets.is_floating_point() else None)
+        if weights is None:
+            return x, targets, None
+        return x, targets, torch.from_numpy(weights / weights.mean()).to(device, dtype)
 
     # -- training --
-
-    def _start(self, seed: int, x: Tensor) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            net = self._make_net(x.shape[1], self._num_outputs, x.dtype)
-        self.module_ = net.to(x.device)
-        self.n_iter_, self.best_epoch_ = 0, 0
-        self.loss_curve_: list[float] = []
-
-    @property
-    def _num_outputs(self) -> int:
-        raise NotImplementedError
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Train from scratch.
@@ -304,73 +147,74 @@ class _NetEstimator(BaseEstimator):
             The estimator.
         """
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        config = self._config(seed)
+        config = self.train_config(seed)
         X, y, weights = self._checked(X, y, sample_weight, reset=True)
         by_class = self._class_weights(y)
         if by_class is not None:
             weights = by_class if weights is None else weights * by_class
-        for name in ("module_", "_optimizer_state"):
+        for name in ("module_", "_optimizer_state", "validation_scores_"):
             self.__dict__.pop(name, None)
         self._prepare_targets(y, weights)
-        self.encoder_ = _Encoder(X, weights)
-        x, targets, weights_t = self._tensors(X, y, weights)
-        held_out: tuple[Tensor, Tensor] | None = None
+        self.encoder_ = Encoder(X, weights)
+        rows, held_out = self._rows(X, y, weights), None
         if self.early_stopping:
-            rows, val_rows = self._split(targets, seed)
-            held_out = x[val_rows], targets[val_rows]
-            x, targets = x[rows], targets[rows]
-            weights_t = None if weights_t is None else weights_t[rows]
-        self._start(seed, x)
-        trainer = _Trainer(self.module_, config, self._classification)
-        self._run(trainer, x, targets, weights_t, held_out)
+            rows, held_out = self._split(rows, seed)
+        self._start(seed, rows[0])
+        return self._train(config, seed, rows, held_out)
+
+    def _start(self, seed: int, x: Tensor) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = self.make_net(x.shape[1], self._num_outputs, x.dtype)
+        self.module_ = net.to(x.device)
+        self.n_iter_, self.best_epoch_ = 0, 0
+        self.loss_curve_: list[float] = []
+
+    def _train(
+        self, config: TrainConfig, seed: int, rows: Rows, held_out: Rows | None = None
+    ) -> Any:
+        """Go on to the last epoch of `config` and keep the best; `seed` is that of dropout."""
+        learner = RowsLearner(self.module_, config, self._task, rows, held_out)
+        if (state := getattr(self, "_optimizer_state", None)) is not None:
+            learner.optimizer.load_state_dict(state)
+        loop = Loop(learner, config)
+        loop.epoch = self.n_iter_
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            while not loop.stopped:
+                loop.run_epoch()
+        self.n_iter_, self.best_epoch_ = loop.epoch, loop.best_epoch or loop.epoch
+        self.loss_curve_ += [row["train_loss"] for row in loop.history]
+        self.loss_ = self.loss_curve_[-1]
+        if held_out is not None:
+            learner.load_weights(loop.best_weights)
+            by_class = self._task == "classification"
+            self.validation_scores_ = [
+                row["val_accuracy"] if by_class else -row["val_loss"] for row in loop.history
+            ]
+        self._optimizer_state = learner.release()
         return self
 
-    def _run(
-        self,
-        trainer: _Trainer,
-        x: Tensor,
-        targets: Tensor,
-        weights: Tensor | None,
-        held_out: tuple[Tensor, Tensor] | None,
-    ) -> None:
-        best, best_vector = (-math.inf, -math.inf), trainer.vector.detach().clone()
-        if held_out is not None:
-            self.validation_scores_: list[float] = []
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(trainer.config.seed)  # of dropout
-            for epoch in range(trainer.config.epochs):
-                self.loss_curve_.append(trainer.epoch(x, targets, weights, epoch))
-                self.n_iter_ = epoch + 1
-                if held_out is None:
-                    continue
-                found = trainer.measure(*held_out)
-                self.validation_scores_.append(found[0])
-                if found > best:
-                    best, self.best_epoch_ = found, epoch + 1
-                    best_vector.copy_(trainer.vector.detach())
-                elif epoch + 1 - self.best_epoch_ >= self.n_iter_no_change:
-                    break
-        if held_out is not None:
-            trainer.vector.data.copy_(best_vector)
-        else:
-            self.best_epoch_ = self.n_iter_
-        self.loss_ = self.loss_curve_[-1]
-        self._optimizer_state = trainer.release()
-
-    def _split(self, targets: Tensor, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def _split(self, rows: Rows, seed: int) -> tuple[Rows, Rows]:
         """Hold out rows for early stopping, of all classes alike."""
-        rows = np.arange(len(targets))
-        labels = targets.cpu().numpy() if self._classification else None
+        x, targets, weights = rows
+        labels = targets.cpu().numpy() if self._task == "classification" else None
         try:
-            train, val = train_test_split(
-                rows, test_size=self.validation_fraction, random_state=seed, stratify=labels
+            parts = train_test_split(
+                np.arange(len(x)),
+                test_size=self.validation_fraction,
+                random_state=seed,
+                stratify=labels,
             )
         except ValueError as error:
             raise ValueError(
                 f"early_stopping cannot hold out {self.validation_fraction:g} of n_samples="
-                f"{len(rows)}: {error} Give more rows or set early_stopping=False."
+                f"{len(x)}: {error} Give more rows or set early_stopping=False."
             ) from error
-        return np.asarray(train), np.asarray(val)
+        train, val = (
+            (x[part], targets[part], None if weights is None else weights[part]) for part in parts
+        )
+        return train, val
 
     def _partial_fit(
         self, X: Any, y: Any, sample_weight: Any, classes: Sequence[Any] | None = None
@@ -380,22 +224,14 @@ class _NetEstimator(BaseEstimator):
         if first:
             self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
             self._prepare_targets(y if classes is None else np.asarray(classes), weights)
-            self.encoder_ = _Encoder(X, weights)
-        config = self._config(getattr(self, "_seed", 0), schedule="constant")
-        x, targets, weights_t = self._tensors(X, y, weights)
+            self.encoder_ = Encoder(X, weights)
+        rows = self._rows(X, y, weights)
+        seed = getattr(self, "_seed", 0)
+        done = 0 if first else self.n_iter_
+        config = self.train_config(seed, schedule="constant", early_stopping=0, epochs=done + 1)
         if first:
-            self._start(config.seed, x)
-        trainer = _Trainer(self.module_, config, self._classification)
-        if (state := getattr(self, "_optimizer_state", None)) is not None:
-            trainer.optimizer.load_state_dict(state)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed + self.n_iter_)
-            self.loss_curve_.append(trainer.epoch(x, targets, weights_t, self.n_iter_))
-        self.n_iter_ += 1
-        self.best_epoch_ = self.n_iter_
-        self.loss_ = self.loss_curve_[-1]
-        self._optimizer_state = trainer.release()
-        return self
+            self._start(seed, rows[0])
+        return self._train(config, seed + done, rows)
 
     # -- use --
 
@@ -420,9 +256,11 @@ class _NetEstimator(BaseEstimator):
         return torch.cat([net(part) for part in x.split(65536)]).numpy()
 
 
+@dataclass(eq=False, repr=False)
 class _Classifier(ClassifierMixin, _NetEstimator):
-    _classification = True
-    class_weight: Any
+    _task = "classification"
+    _: KW_ONLY
+    class_weight: Any = None
 
     def _check_y(self, y: Any) -> np.ndarray:
         y = column_or_1d(y, warn=True)
@@ -433,6 +271,7 @@ class _Classifier(ClassifierMixin, _NetEstimator):
 
     def _prepare_targets(self, y: np.ndarray, weights: np.ndarray | None) -> None:
         self.classes_ = unique_labels(y)
+        self._num_outputs = len(self.classes_)
         if len(self.classes_) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs samples of at least 2 classes in the data, but the "
@@ -455,10 +294,6 @@ class _Classifier(ClassifierMixin, _NetEstimator):
             present = {c: w for c, w in self.class_weight.items() if c in set(y.tolist())}
             return compute_sample_weight(present, y)
         return compute_sample_weight(self.class_weight, y)
-
-    @property
-    def _num_outputs(self) -> int:
-        return len(self.classes_)
 
     def partial_fit(
         self, X: Any, y: Any, classes: Sequence[Any] | None = None, sample_weight: Any = None
@@ -506,7 +341,7 @@ class _Classifier(ClassifierMixin, _NetEstimator):
 
 
 class _Regressor(RegressorMixin, _NetEstimator):
-    _classification = False
+    _task = "regression"
 
     def _check_y(self, y: Any) -> np.ndarray:
         numeric: Any = np.float64  # scikit-learn's stubs know dtypes by name only
@@ -518,7 +353,7 @@ class _Regressor(RegressorMixin, _NetEstimator):
     def _prepare_targets(self, y: np.ndarray, weights: np.ndarray | None) -> None:
         columns = y.reshape(len(y), -1)
         self._y_ndim = y.ndim
-        self.n_outputs_ = columns.shape[1]
+        self.n_outputs_ = self._num_outputs = columns.shape[1]
         self.target_scaler_ = StandardScaler().fit(columns, sample_weight=weights)
         if len(y) > 1 and not np.all(self.target_scaler_.var_):
             warnings.warn(
@@ -532,10 +367,6 @@ class _Regressor(RegressorMixin, _NetEstimator):
         if columns.shape[1] != self.n_outputs_:
             raise ValueError(f"y has {columns.shape[1]} outputs, expected {self.n_outputs_}.")
         return np.asarray(self.target_scaler_.transform(columns))
-
-    @property
-    def _num_outputs(self) -> int:
-        return self.n_outputs_
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -564,7 +395,8 @@ class _Regressor(RegressorMixin, _NetEstimator):
         return values[:, 0] if self._y_ndim == 1 else values
 
 
-class SpinalClassifier(_Classifier):
+@dataclass(eq=False, repr=False)
+class SpinalClassifier(SpinalOptions, _Classifier):
     """A spinal net that classifies the rows of a table.
 
     Args:
@@ -612,67 +444,9 @@ class SpinalClassifier(_Classifier):
         True
     """
 
-    def __init__(
-        self,
-        hidden_features: int = 16,
-        num_layers: int = 4,
-        *,
-        num_splits: int = 2,
-        share_weights: bool = False,
-        activation: Activation = "relu",
-        norm: str | None = None,
-        dropout: float = 0.0,
-        epochs: int = 100,
-        batch_size: int = 64,
-        optimizer: str = "adamw",
-        lr: float = 3e-3,
-        weight_decay: float = 1e-2,
-        schedule: str = "cosine",
-        clip_norm: float = 0.0,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 20,
-        class_weight: Any = None,
-        random_state: Any = None,
-        device: str = "cpu",
-    ) -> None:
-        self.hidden_features = hidden_features
-        self.num_layers = num_layers
-        self.num_splits = num_splits
-        self.share_weights = share_weights
-        self.activation = activation
-        self.norm = norm
-        self.dropout = dropout
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.clip_norm = clip_norm
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.class_weight = class_weight
-        self.random_state = random_state
-        self.device = device
 
-    def _make_net(self, in_features: int, out_features: int, dtype: torch.dtype) -> nn.Module:
-        return SpinalNet(
-            in_features,
-            out_features,
-            self.hidden_features,
-            self.num_layers,
-            num_splits=min(self.num_splits, in_features),
-            share_weights=self.share_weights,
-            activation=self.activation,
-            norm=self.norm,
-            dropout=self.dropout,
-            dtype=dtype,
-        )
-
-
-class SpinalRegressor(_Regressor):
+@dataclass(eq=False, repr=False)
+class SpinalRegressor(SpinalOptions, _Regressor):
     """A spinal net that predicts one or several numbers for the rows of a table.
 
     Arguments and attributes are those of `SpinalClassifier`, without `class_weight` and `classes_`.
@@ -680,173 +454,20 @@ class SpinalRegressor(_Regressor):
     minus the mean squared error). `n_outputs_` is the number of values predicted per row.
     """
 
-    def __init__(
-        self,
-        hidden_features: int = 16,
-        num_layers: int = 4,
-        *,
-        num_splits: int = 2,
-        share_weights: bool = False,
-        activation: Activation = "relu",
-        norm: str | None = None,
-        dropout: float = 0.0,
-        epochs: int = 100,
-        batch_size: int = 64,
-        optimizer: str = "adamw",
-        lr: float = 3e-3,
-        weight_decay: float = 1e-2,
-        schedule: str = "cosine",
-        clip_norm: float = 0.0,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 20,
-        random_state: Any = None,
-        device: str = "cpu",
-    ) -> None:
-        self.hidden_features = hidden_features
-        self.num_layers = num_layers
-        self.num_splits = num_splits
-        self.share_weights = share_weights
-        self.activation = activation
-        self.norm = norm
-        self.dropout = dropout
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.clip_norm = clip_norm
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.random_state = random_state
-        self.device = device
 
-    def _make_net(self, in_features: int, out_features: int, dtype: torch.dtype) -> nn.Module:
-        return SpinalNet(
-            in_features,
-            out_features,
-            self.hidden_features,
-            self.num_layers,
-            num_splits=min(self.num_splits, in_features),
-            share_weights=self.share_weights,
-            activation=self.activation,
-            norm=self.norm,
-            dropout=self.dropout,
-            dtype=dtype,
-        )
-
-
-class DenseClassifier(_Classifier):
+@dataclass(eq=False, repr=False)
+class DenseClassifier(DenseOptions, _Classifier):
     """Fully connected layers in all else like `SpinalClassifier`: the fair comparison.
 
     Arguments and attributes are those of `SpinalClassifier`, except that `hidden_features` is the
     width of the hidden layer, or a sequence with the widths of several.
     """
 
-    def __init__(
-        self,
-        hidden_features: int | Sequence[int] = 64,
-        *,
-        activation: Activation = "relu",
-        norm: str | None = None,
-        dropout: float = 0.0,
-        epochs: int = 100,
-        batch_size: int = 64,
-        optimizer: str = "adamw",
-        lr: float = 3e-3,
-        weight_decay: float = 1e-2,
-        schedule: str = "cosine",
-        clip_norm: float = 0.0,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 20,
-        class_weight: Any = None,
-        random_state: Any = None,
-        device: str = "cpu",
-    ) -> None:
-        self.hidden_features = hidden_features
-        self.activation = activation
-        self.norm = norm
-        self.dropout = dropout
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.clip_norm = clip_norm
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.class_weight = class_weight
-        self.random_state = random_state
-        self.device = device
 
-    def _make_net(self, in_features: int, out_features: int, dtype: torch.dtype) -> nn.Module:
-        return MLPHead(
-            in_features,
-            out_features,
-            self.hidden_features,
-            activation=self.activation,
-            norm=self.norm,
-            dropout=self.dropout,
-            dtype=dtype,
-        )
-
-
-class DenseRegressor(_Regressor):
+@dataclass(eq=False, repr=False)
+class DenseRegressor(DenseOptions, _Regressor):
     """Fully connected layers in all else like `SpinalRegressor`: the fair comparison.
 
     Arguments and attributes are those of `SpinalRegressor`, except that `hidden_features` is the
     width of the hidden layer, or a sequence with the widths of several.
     """
-
-    def __init__(
-        self,
-        hidden_features: int | Sequence[int] = 64,
-        *,
-        activation: Activation = "relu",
-        norm: str | None = None,
-        dropout: float = 0.0,
-        epochs: int = 100,
-        batch_size: int = 64,
-        optimizer: str = "adamw",
-        lr: float = 3e-3,
-        weight_decay: float = 1e-2,
-        schedule: str = "cosine",
-        clip_norm: float = 0.0,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 20,
-        random_state: Any = None,
-        device: str = "cpu",
-    ) -> None:
-        self.hidden_features = hidden_features
-        self.activation = activation
-        self.norm = norm
-        self.dropout = dropout
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.clip_norm = clip_norm
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.random_state = random_state
-        self.device = device
-
-    def _make_net(self, in_features: int, out_features: int, dtype: torch.dtype) -> nn.Module:
-        return MLPHead(
-            in_features,
-            out_features,
-            self.hidden_features,
-            activation=self.activation,
-            norm=self.norm,
-            dropout=self.dropout,
-            dtype=dtype,
-        )

@@ -1,4 +1,4 @@
-"""TODO(training.evaluation): split from train."""
+"""How well a model does on some data: `evaluate`, `predict_logits`, and the metrics they give."""
 
 from __future__ import annotations
 
@@ -13,19 +13,16 @@ from torch.nn import functional as F
 from spinalnet import _dist
 from spinalnet._checks import InputError
 from spinalnet.training.placement import (
-    _at_least_float32,
-    _batches,
-    _check_fit,
-    _count_batches,
-    _evaluating,
-    _place,
+    at_least_float32,
+    batches_of,
+    check_fit,
+    count_batches,
+    evaluating,
+    place,
 )
 
 if TYPE_CHECKING:
-    from spinalnet.training.placement import Data, _Placement
-
-
-# What comes out
+    from spinalnet.training.placement import Data, Placement
 
 
 @dataclass(frozen=True)
@@ -60,45 +57,6 @@ class Metrics:
         return {name: value for name, value in values.items() if value is not None}
 
 
-class _Tally:
-    """Sums over the steps of an epoch, fetched from the device once in `fetch_every` steps."""
-
-    def __init__(self, fetch_every: int) -> None:
-        self.fetch_every = fetch_every
-        self.loss = self.correct = 0.0  # fetched so far
-        self.n = self.n_fetched = 0
-        self.pending: list[tuple[Tensor, Tensor | None, int]] = []
-
-    def add(self, loss: Tensor, correct: Tensor | None, n: int) -> None:
-        """Add a step: its mean loss, its number of right answers, its examples."""
-        self.pending.append((loss, correct, n))
-        self.n += n
-        if len(self.pending) >= self.fetch_every:
-            self._fetch()
-
-    def _fetch(self) -> None:
-        for loss, correct, n in self.pending:
-            self.loss += loss.item() * n
-            self.correct += 0 if correct is None else correct.item()
-            self.n_fetched += n
-        self.pending.clear()
-
-    @property
-    def mean(self) -> float | None:
-        """The mean loss as far as it has been fetched."""
-        return self.loss / self.n_fetched if self.n_fetched else None
-
-    def totals(self, device: torch.device) -> tuple[float, float]:
-        """Return the sums of loss and right answers over all steps and processes."""
-        self._fetch()
-        sums = torch.tensor([self.loss, self.correct], dtype=torch.float64)
-        loss, correct = _dist.sum_over_processes(sums, device).tolist()
-        return loss, correct
-
-
-# Evaluation
-
-
 def evaluate(
     model: nn.Module,
     data: Data,
@@ -121,9 +79,9 @@ def evaluate(
     Raises:
         InputError: If the data is empty or does not fit the model.
     """
-    placement = _place(model, device, amp, channels_last, batch_size)
-    _count_batches(data, batch_size, "data")
-    return _measure(placement.move(model), data, placement, confusion=True)
+    placement = place(model, device, amp, channels_last, batch_size)
+    count_batches(data, batch_size, "data")
+    return measure(placement.move(model), data, placement, confusion=True)
 
 
 @torch.no_grad()
@@ -152,24 +110,24 @@ def predict_logits(
     Raises:
         InputError: If the data is empty.
     """
-    placement = _place(model, device, amp, channels_last, batch_size)
+    placement = place(model, device, amp, channels_last, batch_size)
     model = placement.move(model)
     batches = data.split(batch_size) if isinstance(data, Tensor) else data
     outputs = []
-    with _evaluating(model):
-        for inputs, _ in _batches(batches, batch_size, placement):
+    with evaluating(model):
+        for inputs, _ in batches_of(batches, batch_size, placement):
             with placement.autocast():
-                outputs.append(_at_least_float32(model(inputs)).cpu())
+                outputs.append(at_least_float32(model(inputs)).cpu())
     if not outputs:
         raise InputError("the data is empty: predict_logits needs at least one example.")
     return torch.cat(outputs)
 
 
 @torch.no_grad()
-def _measure(
+def measure(
     model: nn.Module,
     data: Data,
-    placement: _Placement,
+    placement: Placement,
     *,
     confusion: bool = False,
     sharded: bool = False,
@@ -179,8 +137,8 @@ def _measure(
     sums: Tensor | None = None
     table: Tensor | None = None
     shift = torch.zeros(())  # near the targets, against cancellation in their variance
-    with _evaluating(model):
-        for inputs, all_targets in _batches(data, placement.batch_size, placement):
+    with evaluating(model):
+        for inputs, all_targets in batches_of(data, placement.batch_size, placement):
             regression = all_targets.is_floating_point()
             if n == 0 and regression:
                 shift = (
@@ -190,8 +148,8 @@ def _measure(
             targets = _dist.shard(all_targets) if sharded else all_targets
             with placement.autocast():
                 outputs = model(_dist.shard(inputs) if sharded else inputs)
-            _check_fit(outputs, targets, values=True)
-            outputs = _at_least_float32(outputs)
+            check_fit(outputs, targets, values=True)
+            outputs = at_least_float32(outputs)
             classes = outputs.shape[-1]
             if regression:
                 batch_sums = _regression_sums(outputs, targets, shift)
@@ -223,10 +181,11 @@ def _classification_sums(logits: Tensor, targets: Tensor) -> Tensor:
     """Return (summed cross entropy, right answers, right answers among the first five)."""
     top5 = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
     loss = F.cross_entropy(logits, targets, reduction="sum")
-    return torch.stack((loss, _count_correct(logits, targets), top5.sum()))
+    return torch.stack((loss, count_correct(logits, targets), top5.sum()))
 
 
-def _count_correct(logits: Tensor, targets: Tensor) -> Tensor:
+def count_correct(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return how many rows have their target as the largest logit."""
     answers = logits.detach().argmax(1)
     if targets.is_floating_point():  # shares of classes
         return targets.gather(1, answers[:, None]).sum()

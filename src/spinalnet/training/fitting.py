@@ -1,7 +1,14 @@
-"""TODO(training.fitting): split from train."""
+"""`fit`: train any model, choose its best epoch on validation data, and survive interruption.
+
+`fit` never sees test data: the epoch, the learning rate and early stopping are decided on `val`.
+All random draws of an epoch (data order, augmentation, dropout, rates) are functions of the seed
+and the epoch, so a killed run goes on exactly where it was, and two models that are compared see
+the same batches.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import random
@@ -16,15 +23,13 @@ from spinalnet import _dist
 from spinalnet._checks import InputError
 from spinalnet.training import runs
 from spinalnet.training.config import TrainConfig
-from spinalnet.training.loop import _nothing_to_train_on, _seed_everything, _Training
+from spinalnet.training.learner import ModelLearner
+from spinalnet.training.loop import Loop, nothing_to_train_on
 from spinalnet.training.placement import resolve_device
 
 if TYPE_CHECKING:
     from spinalnet.training.loop import FitResult, Progress
     from spinalnet.training.placement import Batch, Data
-
-
-# Training
 
 
 def fit(
@@ -74,32 +79,47 @@ def fit(
     if run is not None and runs.is_done(run.path):
         raise InputError(f"{run.path} holds a run that is done: use it, or choose another folder.")
     with _own_random_state(device), _kernel_choice(config, device):
-        training = _Training(model, train, val, config, device, on_progress)
-        state = None if run is None else run.load_state()
-        if state is not None:
-            training.load_state_dict(state)
-        elif after is not None:
-            training.follow(after)
-        if run is not None:
-            if _dist.is_main():
-                run.keep_metrics(0 if state is None else training.epochs_done)
-                for row in training.history:
-                    run.append_metrics(row)
-            if state is not None:
-                training.history = run.metrics()[: training.epochs_done]
-        with training.all_released_after():
-            while not training.stopped:
-                row, is_best = training.run_epoch()
+        learner = ModelLearner(model, train, val, config)
+        loop = Loop(learner, config, on_progress)
+        _take_up(run, after, loop, learner)
+        with learner.all_released_after():
+            while not loop.stopped:
+                row, is_best = loop.run_epoch()
                 if run is not None and _dist.is_main():
                     run.append_metrics(row)
-                    run.save_state(training.state_dict())
+                    run.save_state(loop.state_dict() | learner.state_dict())
                     if is_best:
-                        run.save_model(training.best_weights, description)
-                training.tell(training.progress("epoch", row=row))
+                        run.save_model(loop.best_weights, description)
+                loop.tell("epoch", row=row)
         if run is not None and _dist.is_main():
             # Again: a run killed between its state and its weights has only the state.
-            run.save_model(training.best_weights, description)
-        return training.result()
+            run.save_model(loop.best_weights, description)
+        return loop.result(learner.model)
+
+
+def _take_up(
+    run: runs.RunFolder | None, after: FitResult | None, loop: Loop, learner: ModelLearner
+) -> None:
+    """Go on where the run was interrupted, else where the stage before has ended."""
+    state = None if run is None else run.load_state()
+    if state is not None:
+        if field := runs.first_difference(state["config"], loop.config.to_dict()):
+            name, old, new = field
+            raise InputError(
+                f"the interrupted run was trained with {name} = {old!r}, not {new!r}: repeat its "
+                "settings to go on with it, or choose another folder."
+            )
+        learner.load_state_dict(state)
+        loop.load_state_dict(state)
+    elif after is not None:
+        loop.follow(after)
+    if run is not None:
+        if _dist.is_main():
+            run.keep_metrics(0 if state is None else loop.epochs_done)
+            for row in loop.history:
+                run.append_metrics(row)
+        if state is not None:
+            loop.history = run.metrics()[: loop.epochs_done]
 
 
 @contextmanager
@@ -120,26 +140,24 @@ def trial(model: nn.Module, train: Data, config: TrainConfig) -> Iterator[Callab
     """
     device = resolve_device(config.device)
     with _own_random_state(device), _kernel_choice(config, device):
-        training = _Training(model, train, train, config, device, None)
+        learner = ModelLearner(model, train, train, config)
 
         def batches() -> Iterator[Batch]:
-            while True:
-                _seed_everything(config.seed, training.epoch)
+            for epoch in itertools.count():
+                learner.begin_epoch(epoch)
                 yielded = False
-                for batch in training.training_batches(training.epoch):
+                for batch in learner.batches():
                     yielded = True
                     yield batch
                 if not yielded:
-                    raise _nothing_to_train_on()
-                training.epoch += 1
+                    raise nothing_to_train_on()
 
         endless = enumerate(batches())
 
         def step(lr: float) -> float:
-            number, (inputs, targets) = next(endless)
-            loss = float(training.find_gradients(number, inputs, targets)[0])
+            loss = float(learner.find_gradients(*next(endless))[0])
             if math.isfinite(loss):
-                training.update_weights(lr)
+                learner.update_weights(lr)
             return loss
 
         yield step

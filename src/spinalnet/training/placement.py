@@ -1,12 +1,7 @@
-"""Training and evaluation: `fit(model, train, val, config)` and `evaluate(model, data)`.
+"""What may be trained on, and where it runs: sources of batches, devices, precision, layout.
 
-`fit` never sees test data: the epoch, the learning rate and early stopping are decided on `val`.
-All random draws of an epoch (data order, augmentation, dropout, rates) are functions of the seed
-and the epoch, so a killed run goes on exactly where it was, and two models that are compared see
-the same batches. This room knows no model and no data set: a model is any module that maps a batch
-of inputs to logits `(B, K)` (integer targets) or to values shaped like the targets (float targets).
-
-The settings and the learning-rate schedules are in `config`.
+A model is any module that maps a batch of inputs to logits `(B, K)` (integer targets) or to values
+shaped like the targets (float targets).
 """
 
 from __future__ import annotations
@@ -66,15 +61,13 @@ class HasDepth(Protocol):
 Data = BatchSource | Iterable[Batch]
 
 
-def _tensors(model: nn.Module) -> list[Tensor]:
+def tensors_of(model: nn.Module) -> list[Tensor]:
+    """Return all parameters and buffers."""
     return [*model.parameters(), *model.buffers()]
 
 
-# Where and how it runs
-
-
 @dataclass(frozen=True)
-class _Placement:
+class Placement:
     """Device, precision and memory layout of a model and its batches."""
 
     device: torch.device
@@ -83,10 +76,12 @@ class _Placement:
     batch_size: int  # where nothing is trained
 
     def move(self, model: nn.Module) -> nn.Module:
+        """Return the model where and as it will compute."""
         model = model.to(self.device)
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
     def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context of the forward pass."""
         if self.amp_dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.amp_dtype)
@@ -121,29 +116,23 @@ def _amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     return choices[amp]
 
 
-def _place(
+def place(
     model: nn.Module, device: str | None, amp: str, channels_last: bool, batch_size: int
-) -> _Placement:
+) -> Placement:
+    """Return where and how a model computes; where it is, if `device` is `None`."""
     check_positive("batch_size", batch_size)
     if device is None:
-        first = next(iter(_tensors(model)), None)
+        first = next(iter(tensors_of(model)), None)
         where = torch.device("cpu") if first is None else first.device
     else:
         where = resolve_device(device)
-    return _Placement(where, _amp_dtype(amp, where), channels_last, batch_size)
+    return Placement(where, _amp_dtype(amp, where), channels_last, batch_size)
 
 
-def _wrap_for_processes(model: nn.Module, device: torch.device) -> nn.Module:
-    if _dist.world_size() == 1:
-        return model
-    ids = [device.index] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids)
-
-
-def _batches(
+def batches_of(
     data: Any,
     batch_size: int,
-    placement: _Placement,
+    placement: Placement,
     *,
     shuffled_by: TrainConfig | None = None,
     epoch: int = 0,
@@ -166,7 +155,8 @@ def _batches(
         yield inputs, targets if targets.is_floating_point() else targets.long()
 
 
-def _count_batches(data: Data, batch_size: int, what: str) -> int:
+def count_batches(data: Data, batch_size: int, what: str) -> int:
+    """Return the number of batches; refuse data that is empty or allows one pass only."""
     if isinstance(data, BatchSource):
         count = math.ceil(len(data) / batch_size)
     elif isinstance(data, Iterator) or not hasattr(data, "__len__"):
@@ -181,7 +171,7 @@ def _count_batches(data: Data, batch_size: int, what: str) -> int:
     return count
 
 
-def _check_fit(outputs: Tensor, targets: Tensor, *, values: bool) -> None:
+def check_fit(outputs: Tensor, targets: Tensor, *, values: bool) -> None:
     """Check that outputs and targets may meet in a loss; with `values`, the class numbers too."""
     if not isinstance(outputs, Tensor):
         raise InputError(f"the model must return one tensor, got {type(outputs).__name__}.")
@@ -198,10 +188,11 @@ def _check_fit(outputs: Tensor, targets: Tensor, *, values: bool) -> None:
             f"outputs {tuple(outputs.shape)}: use float targets for a regression."
         )
     if values:
-        _check_classes(targets, outputs.shape[1])
+        check_classes(targets, outputs.shape[1])
 
 
-def _check_classes(targets: Tensor, classes: int) -> None:
+def check_classes(targets: Tensor, classes: int) -> None:
+    """Check that every target is the number of a class."""
     if len(targets) == 0:
         return
     low, high = targets.aminmax()
@@ -212,12 +203,13 @@ def _check_classes(targets: Tensor, classes: int) -> None:
         )
 
 
-def _at_least_float32(outputs: Tensor) -> Tensor:
+def at_least_float32(outputs: Tensor) -> Tensor:
+    """Return half precision as float32, all else as it is."""
     return outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; every module's own training flag comes back after."""
     training = [module for module in model.modules() if module.training]
     model.eval()
