@@ -24,9 +24,10 @@ from spinalnet._checks import SpinalnetError
 from spinalnet.data.batches import ArrayDataset
 from spinalnet.data.loading import load_dataset
 from spinalnet.deploy import export
+from spinalnet.kernels import reference
 from spinalnet.kernels.native import peak_gflops
 from spinalnet.models.zoo import create_model
-from spinalnet.nn import backends, reference
+from spinalnet.nn import backends
 from spinalnet.nn.dense import MLPHead
 from spinalnet.nn.layers import SpinalNet
 from spinalnet.training import environment, fitting

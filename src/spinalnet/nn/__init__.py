@@ -1,5 +1,9 @@
 """The spinal layer and what it is compared with: modules, heads by name, costs, derivatives."""
 
+from spinalnet.kernels.reference import (
+    spinal_reference,
+    split_sizes,
+)
 from spinalnet.nn.activations import (
     ACTIVATIONS,
     NORMS,
@@ -34,10 +38,6 @@ from spinalnet.nn.heads import (
 from spinalnet.nn.layers import (
     SpinalLayer,
     SpinalNet,
-)
-from spinalnet.nn.reference import (
-    spinal_reference,
-    split_sizes,
 )
 from spinalnet.nn.variants import (
     MultiTapSpinalNet,
