@@ -21,7 +21,7 @@ from spinalnet.kernels.plan import (
     unit_rows,
     unit_strides,
 )
-from spinalnet.kernels.regularized import Regularization, folded, is_fixed
+from spinalnet.kernels.regularized import Regularization, affine_of, folded, is_fixed
 
 if TYPE_CHECKING:
     from spinalnet.kernels.masks import Masks
@@ -57,21 +57,21 @@ def spinal_cpp(
         parameters, layout = _parameters(plans, x, weights, biases or (), last, num_splits)
     x = unit_rows(x)
     known = plans.find(x, parameters, (layout, num_splits, negative_slope))
-    step = None
-    if norms is not None or dropout_masks is not None or output_mask is not None:
-        step = Regularization(dropout_masks, output_mask, norms, x.dtype)
-    affine = step.affine if step else []
+    affine = affine_of(norms)
+    tensors = [*parameters, *affine]
     wants_grad = torch.is_grad_enabled() and True in [
-        tensor.requires_grad for tensor in (x, *parameters, *affine) if tensor is not None
+        tensor.requires_grad for tensor in (x, *tensors) if tensor is not None
     ]
     masked = dropout_masks is not None or output_mask is not None
-    folds = not masked and norms is not None and all(map(is_fixed, norms)) and not wants_grad
-    if wants_grad or (step is not None and not folds):
-        result = track(plans, known, step, x, [*parameters, *affine])
-    else:
+    if not masked and not wants_grad and all(map(is_fixed, norms or ())):
         vectors = None if norms is None else folded(norms, x.dtype)
         result = infer(plans, known, x, parameters, vectors)
-    if step is None:
+    else:
+        step = None
+        if masked or norms is not None:
+            step = Regularization(dropout_masks, output_mask, norms, x.dtype)
+        result = track(plans, known, step, x, tensors)
+    if not masked and norms is None:
         plans.served = Served(plans.known or known, parameters, x.shape)
     return result
 

@@ -53,11 +53,6 @@ class Regularization:
         dtype: torch.dtype,
     ) -> None:
         self.masks, self.output_mask, self.norms = masks, output_mask, norms
-        # Gain and bias of every norm, or None. Past `nn.Module.__getattr__`, which takes longer
-        # than a layer computes.
-        self.affine = [
-            norm._parameters[name] for norm in norms or () for name in ("weight", "bias")
-        ]
         self._described = [_described(norm, dtype) for norm in norms or ()]
         self._masks: list[float | int] = []
         for drawn in (masks, output_mask):
@@ -73,7 +68,7 @@ class Regularization:
         statistics: Tensor | None,
         gradients: Sequence[Tensor | None] = (),
     ) -> tuple[object, ...]:
-        """Describe the step to the extension, `gradients` being those of `affine`."""
+        """Describe the step to the extension, `gradients` being those of `affine_of(norms)`."""
         if sums is None or statistics is None:
             return *self._masks, 0, 0, None
         addresses = [0 if gradient is None else gradient.data_ptr() for gradient in gradients]
@@ -107,6 +102,12 @@ class Regularization:
             )
             for layer, norm in enumerate(self.norms)
         ]
+
+
+def affine_of(norms: Sequence[nn.BatchNorm1d] | None) -> list[Tensor | None]:
+    """Return gain and bias of every norm, or `None`."""
+    # Past `nn.Module.__getattr__`, which takes longer than a layer computes.
+    return [norm._parameters[name] for norm in norms or () for name in ("weight", "bias")]
 
 
 def is_fixed(norm: nn.BatchNorm1d) -> bool:
@@ -146,8 +147,9 @@ def folded(norms: Sequence[nn.BatchNorm1d], dtype: torch.dtype) -> list[float | 
     """Describe eval-mode batch norms to the extension, which folds them anew in every call."""
     described: list[float | int] = []
     for norm in norms:
-        for vector in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
-            described.append(_address(vector, norm.num_features, dtype))
+        buffers, own, size = norm._buffers, norm._parameters, norm.num_features
+        vectors = buffers["running_mean"], buffers["running_var"], own["weight"], own["bias"]
+        described += [_address(vector, size, dtype) for vector in vectors]
         described.append(norm.eps)
     return described
 
