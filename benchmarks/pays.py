@@ -17,6 +17,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import statistics
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator
@@ -137,21 +138,26 @@ PIECES = {
 }
 
 
-def row(kind: str, case: str, times: dict[str, timing.Timing]) -> dict[str, Any]:
-    """Return the ratios of the medians, and of the quartiles."""
-    found: dict[str, Any] = {"kind": kind, "case": case}
+def measure(
+    kind: str, case: str, cases: dict[str, Call], *, spells: int, seconds: float
+) -> dict[str, Any]:
+    """Return, for every piece, median and quartiles of the ratio over several spells.
+
+    A spell is one run of `interleave`, in which the median is taken: the machine is shared.
+    """
+    found: dict[str, Any] = {"kind": kind, "case": case, "spells": spells}
+    runs = [timing.interleave(cases, seconds=seconds, min_rounds=3) for _ in range(spells)]
+
+    def ratio(without: str, having: str) -> dict[str, Any]:
+        values = [times[without].median / times[having].median for times in runs]
+        low, middle, high = statistics.quantiles(values, n=4)
+        return {"ratio": round(middle, 4), "quartiles": [round(low, 4), round(high, 4)]}
+
     for piece, (without, having) in PIECES.items():
-        if without in times and having in times:
-            a, b = times[without], times[having]
-            pairs = [(a.median, b.median), *zip(a.quartiles, b.quartiles, strict=True)]
-            ratio, *quartiles = [round(slow / fast, 4) for slow, fast in pairs]
-            found[piece] = {"ratio": ratio, "quartiles": sorted(quartiles)}
-    if "MLP" in times:
-        mlp = times["MLP"].median
-        found["of_mlp"] = {
-            way: round(t.median / mlp, 4) for way, t in times.items() if way != "MLP"
-        }
-    found["rounds"] = times["as built"].rounds
+        if without in cases and having in cases:
+            found[piece] = ratio(without, having)
+    if "MLP" in cases:
+        found["of_mlp"] = {way: ratio(way, "MLP")["ratio"] for way in cases if way != "MLP"}
     print(found, flush=True)
     return found
 
@@ -163,8 +169,7 @@ def networks() -> Iterator[dict[str, Any]]:
         x = torch.randn(BATCH, channels, side, side).contiguous(memory_format=torch.channels_last)
         y = torch.randint(0, 10, (BATCH,))
         cases = ways(net, functools.partial(step, x=x, y=y))
-        times = timing.interleave(cases, seconds=30.0, min_rounds=15)
-        yield row("training step", f"{name}, batch {BATCH}", times)
+        yield measure("training step", f"{name}, batch {BATCH}", cases, spells=7, seconds=3.0)
 
 
 def tables() -> dict[str, Any]:
@@ -187,15 +192,15 @@ def tables() -> dict[str, Any]:
         "no repeat": without_repeat,
         "no kernels": torch_only(fit),
     }
-    times = timing.interleave(cases, seconds=20.0, min_rounds=15)
-    return row("estimator, 5 epochs", f"SpinalClassifier(16), digits, batch {BATCH}", times)
+    name = f"SpinalClassifier(16), digits, batch {BATCH}"
+    return measure("estimator, 5 epochs", name, cases, spells=9, seconds=3.0)
 
 
 def features() -> dict[str, Any]:
     net, x = SpinalNet(1280, 10, 20, num_layers=4), torch.randn(BATCH, 1280)
     cases = ways(net, functools.partial(step, x=x, y=torch.randint(0, 10, (BATCH,))))
-    times = timing.interleave(cases, seconds=10.0, min_rounds=15)
-    return row("training step", f"head on features, 1280 / 20x4, batch {BATCH}", times)
+    name = f"head on features, 1280 / 20x4, batch {BATCH}"
+    return measure("training step", name, cases, spells=15, seconds=0.7)
 
 
 def isolated() -> Iterator[dict[str, Any]]:
@@ -205,7 +210,8 @@ def isolated() -> Iterator[dict[str, Any]]:
             x = torch.randn(batch, inputs)
             cases = ways(net, functools.partial(inference, x=x))
             cases["MLP"] = inference(mlp, x)
-            found = row("inference", f"{name}, batch {batch}", timing.interleave(cases, seconds=6))
+            case = f"{name}, batch {batch}"
+            found = measure("inference", case, cases, spells=15, seconds=0.4)
             macs = net.spine.macs() + net.spine.out_features * 10
             yield {**found, "macs_of_mlp": round(macs / (inputs * dense + dense * 10), 4)}
 
@@ -227,7 +233,8 @@ def main() -> None:
             "command": "OMP_NUM_THREADS=1 python benchmarks/pays.py",
             "protocol": (
                 "time without a piece divided by the time with it, everything else as by default; "
-                "medians and quartiles over rounds in which all ways take turns, one thread"
+                "medians and quartiles over several spells, in each of which all ways take turns and "
+                "the median counts; one thread"
             ),
             "environment": environment,
             "rows": rows,
