@@ -242,7 +242,7 @@ def warp_of_torch(images: Tensor, maps: list[warps_module._Map]) -> Tensor:
 def test_the_compiled_warp_is_the_warp_of_torch(chain):
     images, maps = chain
     for build in ("x86_64_v3", "baseline", native.instruction_set()):
-        if not native._native.select(build):
+        if not native.extension.select(build):
             continue
         ours, truth = warp_module.warp(images, maps), warp_of_torch(images, maps)
         if maps[0].nearest:
@@ -261,7 +261,7 @@ def test_the_compiled_warp_has_the_same_bits_for_any_build_threads_and_layout(mo
     turned = images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     assert torch.equal(warp_module.warp(turned, maps), expected)
     for build in ("baseline", "x86_64_v3", best):
-        if native._native.select(build):
+        if native.extension.select(build):
             for threads in (1, 2, 5):
                 monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
                 assert torch.equal(warp_module.warp(images, maps), expected)

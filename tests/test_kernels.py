@@ -15,8 +15,7 @@ from torch import Tensor
 
 from helpers import assert_close
 from spinalnet import InputError, SpinalnetError, bench, use_backend
-from spinalnet.kernels import chain, native, operators
-from spinalnet.kernels import plan as plan_module
+from spinalnet.kernels import native, operators, plan
 from spinalnet.nn import backends, functional
 from spinalnet.nn import layers as layers_module
 from test_ops import problem
@@ -32,10 +31,10 @@ DTYPES = (torch.float32, torch.float64)
 @pytest.fixture(params=BUILDS)
 def build(request: pytest.FixtureRequest) -> Iterator[str]:
     best = native.instruction_set()
-    if not native._native.select(request.param):
+    if not native.extension.select(request.param):
         pytest.skip(f"this processor cannot run {request.param}")
     yield request.param
-    native._native.select(best)
+    native.extension.select(best)
 
 
 def truth_and_fused(
@@ -81,7 +80,7 @@ def assert_true(pairs: dict[str, tuple[Tensor, Tensor]], dtype: torch.dtype) -> 
 
 
 def test_the_tile_and_the_products_around_it(build: str) -> None:
-    assert native._native.check() == ""
+    assert native.extension.check() == ""
 
 
 SHAPES = [  # rows, features, splits, layers, width, outputs
@@ -293,44 +292,6 @@ def test_the_result_is_the_same_bits_for_any_number_of_threads(
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("flat", [False, True], ids=["many parameters", "one"])
-def test_plans_and_watches_are_made_once(monkeypatch: pytest.MonkeyPatch, flat: bool) -> None:
-    made: list[str] = []
-    plan, look = chain._plan, layers_module.SpinalNet.watched
-
-    def counted_plan(*arguments: object) -> object:
-        made.append("plan")
-        return plan(*arguments)  # type: ignore[arg-type]
-
-    def counted_look(net: layers_module.SpinalNet) -> object:
-        made.append("watch")
-        return look(net)
-
-    monkeypatch.setattr(chain, "_plan", counted_plan)
-    monkeypatch.setattr(layers_module.SpinalNet, "watched", counted_look)
-    net = layers_module.SpinalNet(12, 3, 4)
-    if flat:
-        net.flatten_parameters()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-
-    def use() -> list[str]:
-        made.clear()
-        for rows in (4, 4, 7, 7, 4):
-            net(torch.randn(rows, 12)).sum().backward()
-            optimizer.step()
-            with torch.no_grad():
-                net(torch.randn(rows, 12))
-        return made
-
-    assert use() == ["plan", "watch"]
-    assert use() == []
-    for parameter in net.parameters():
-        parameter.data = parameter.data.clone()
-    # Forward finds the old plan wrong, and so does backward, which was told to use the same.
-    assert use() == ["plan", "plan", "watch"]
-    assert use() == []
-
-
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The backends that have computed, in order; a repeated call computes past them all."""
@@ -341,7 +302,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             names.append(name)
             return backend.run(*arguments, **options)
 
-        return backends.Backend(run, backend.why_not, backend.fused)
+        return dataclasses.replace(backend, run=run)
 
     for name, backend in backends.BACKENDS.items():
         monkeypatch.setitem(backends.BACKENDS, name, counted(name, backend))
@@ -359,14 +320,14 @@ def test_a_backend_asked_for_computes_though_a_repeat_is_known(
     with torch.set_grad_enabled(grad):
         module(x)
         module(x)
-        assert ran == ["cpp"]
         for name in ("reference", "packed", "cpp", "reference"):
+            ran.clear()
             with use_backend(name):
                 module(x)
-                assert ran[-1] == name
+                assert ran == [name]
                 with use_backend("auto"):
                     module(x)
-        assert ran == ["cpp", "reference", "packed", "cpp", "reference"]
+            assert {*ran} <= {name, "cpp"}
 
 
 @pytest.mark.parametrize("part", ["net", "layer"])
@@ -384,23 +345,6 @@ def test_a_call_on_a_backend_asked_for_is_not_repeated_later(
             module(x)
         module(x)
     assert ran == ["cpp", "reference"]
-
-
-@pytest.mark.parametrize("backend", [None, "cpp"])
-def test_an_explicit_backend_is_not_remembered(backend: str | None) -> None:
-    x, weights, biases = problem(6, 8, 2, 4, 5, torch.float32)
-    assert biases is not None
-    parameters = dict(enumerate([*weights, *biases]))
-    entries = [(parameters, key, value) for key, value in parameters.items()]
-    memo, owner = backends.Memo(), object()
-    expected = functional.spinal(x, weights, biases, num_splits=2, memo=memo, backend=backend)
-    memo.remember(owner, lambda: backends.Watched([*parameters.values()], entries, []))  # type: ignore[arg-type]
-    repeated = functional.again(owner, x, memo)
-    if backend is None:
-        assert repeated is not None
-        assert torch.equal(repeated, expected)
-    else:
-        assert repeated is None
 
 
 def test_wrong_shapes_and_types_are_refused() -> None:
@@ -426,9 +370,9 @@ def test_the_operators_keep_their_contract() -> None:
     x, weights, biases = problem(4, 7, 2, 3, 3, torch.float64)
     assert biases is not None
     parameters = [tensor.requires_grad_() for tensor in [*weights, *biases]]
-    positions = plan_module._packed(plan_module.Layout((0, 1, 2), (3, 4, 5), ()))
+    positions = operators.positions_of(plan.Layout((0, 1, 2), (3, 4, 5), ()))
     arguments = (x.requires_grad_(), parameters, positions, 2, 0.01)
-    torch.library.opcheck(operators._forward_operator, arguments)
+    torch.library.opcheck(operators.forward_operator, arguments)
 
 
 @pytest.mark.parametrize("has_bias", [False, True])
@@ -439,11 +383,11 @@ def test_the_operator_differentiates_both_of_its_outputs(has_bias: bool) -> None
     # The last bias is also that of a layer.
     parameters = [*weights, *biases, last[0]]
     row = (6, 5) if has_bias else (6,)
-    positions = plan_module._packed(plan_module.Layout((0, 1, 2), (3, 4, 5), row))
+    positions = operators.positions_of(plan.Layout((0, 1, 2), (3, 4, 5), row))
     leaves = [tensor.requires_grad_() for tensor in [x, *parameters]]
 
     def run(x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return operators._forward_operator(x, [*parameters], positions, 2, 0.3)
+        return operators.forward_operator(x, [*parameters], positions, 2, 0.3)
 
     assert torch.autograd.gradcheck(run, leaves)
     assert torch.autograd.gradcheck(lambda *all_: run(*all_)[0], leaves)

@@ -12,7 +12,8 @@ from torch import Tensor
 import paper_reference
 from helpers import assert_close
 from spinalnet import BackendUnavailable, InputError, use_backend
-from spinalnet.nn import backends, functional, reference
+from spinalnet.kernels import reference
+from spinalnet.nn import backends, functional
 
 ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], float | None]] = {
     "relu": (torch.relu, 0.0),
@@ -308,9 +309,8 @@ def test_what_does_not_fit_is_named_whatever_the_backend(kind: str, backend: str
     if backend == "cpp" and {"norms", "dropout_masks", "output_mask"} & wrong.keys():
         kinds = (InputError, BackendUnavailable)  # whichever is noticed first
         message = f"{message}|cannot serve"
-    for memo in (None, backends.Memo()):
-        with pytest.raises(kinds, match=message):
-            functional.spinal(**arguments, memo=memo, backend=backend)  # type: ignore[arg-type]
+    with pytest.raises(kinds, match=message):
+        functional.spinal(**arguments, backend=backend)  # type: ignore[arg-type]
 
 
 def test_masks_of_bits_must_be_drawn_for_the_call() -> None:

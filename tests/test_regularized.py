@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from helpers import TOL, assert_close, relative_rms
-from spinalnet import SpinalLayer, SpinalNet, use_backend
+from spinalnet import InputError, SpinalLayer, SpinalNet, use_backend
 from spinalnet.kernels import masks as masks_module
 from spinalnet.kernels import native
 from spinalnet.nn import functional, loss_gradient
@@ -456,3 +456,19 @@ def test_masks_take_a_bit_per_number() -> None:
     masks = masks_module.Masks(1000, [(160,), (160, 8)], 0.5, torch.float32)
     assert masks.words.nbytes == 1000 * 4 * (5 + 5 + 1)
     assert functional.draw_masks(torch.zeros(3, 4), [(4,)], 0.5)[0].shape == (3, 4)
+
+
+@pytest.mark.parametrize("options", [{"dropout": 0.5}, {"norm": "batch"}], ids=str)
+def test_data_of_another_shape_is_seen(options: dict[str, Any]) -> None:
+    net, x = SpinalNet(12, 3, 4, **options), torch.randn(6, 12)
+    net(x)
+    loss = net(x).square().sum()
+    net.output.weight.data, net.output.bias.data = torch.randn(5, 16), torch.randn(5)
+    results = []
+    for backend in ("auto", "reference"):
+        torch.manual_seed(0)
+        with use_backend(backend):
+            results.append(net(x).detach())
+    torch.testing.assert_close(*results)
+    with pytest.raises(InputError, match="another shape between forward and backward"):
+        loss.backward()

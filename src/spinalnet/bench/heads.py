@@ -16,8 +16,9 @@ from spinalnet import timing
 from spinalnet._checks import SpinalnetError
 from spinalnet.bench.longhand import LonghandHead
 from spinalnet.bench.rows import Row, compare
+from spinalnet.kernels import reference
 from spinalnet.kernels.native import peak_gflops
-from spinalnet.nn import backends, reference
+from spinalnet.nn import backends
 from spinalnet.nn.dense import MLPHead
 from spinalnet.nn.layers import SpinalNet
 

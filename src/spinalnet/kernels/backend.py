@@ -1,4 +1,4 @@
-"""TODO(kernels.backend): split from _kernels."""
+"""The backend "cpp": which of the kernels' ways serves a call."""
 
 from __future__ import annotations
 
@@ -8,47 +8,23 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from spinalnet.kernels.chain import Memo, _Chain, _forward
-from spinalnet.kernels.derivatives import _is_fixed
-from spinalnet.kernels.operators import _forward_operator
+from spinalnet.kernels.chain import infer, track
+from spinalnet.kernels.operators import spinal_operator
 from spinalnet.kernels.plan import (
     Layout,
-    _distinct,
-    _packed,
-    _readable,
-    _unit_rows,
-    _unit_strides,
+    Plans,
+    Served,
     check_chain,
+    distinct,
+    readable,
+    shared,
+    unit_rows,
+    unit_strides,
 )
-from spinalnet.kernels.regularized import Regularization, _folded, _RegularizedChain
+from spinalnet.kernels.regularized import Regularization, affine_of, folded, is_fixed
 
 if TYPE_CHECKING:
     from spinalnet.kernels.masks import Masks
-
-
-def _shared(
-    weights: Sequence[Tensor], biases: Sequence[Tensor], output: Sequence[Tensor]
-) -> tuple[list[Tensor], Layout]:
-    """Return every parameter once, and the layout.
-
-    One that a layer shares with the output row is there twice, for the kernels add up what the
-    layers find, and write what the output row does.
-    """
-    parameters: list[Tensor] = []
-
-    def position(tensor: Tensor) -> int:
-        for index, parameter in enumerate(parameters):
-            if parameter is tensor:
-                return index
-        parameters.append(tensor)
-        return len(parameters) - 1
-
-    of_layers = [tuple(map(position, group)) for group in (weights, biases)]
-    row = [
-        tensor.view_as(tensor) if any(tensor is known for known in parameters) else tensor
-        for tensor in output
-    ]
-    return parameters, Layout(of_layers[0], of_layers[1], tuple(map(position, row)))
 
 
 def spinal_cpp(
@@ -62,56 +38,61 @@ def spinal_cpp(
     dropout_masks: Masks | None = None,
     output: tuple[Tensor, Tensor | None] | None = None,
     output_mask: Masks | None = None,
+    plans: Plans | None = None,
     flat: tuple[Tensor, Layout] | None = None,
-    memo: Memo | None = None,
 ) -> Tensor:
     """Compute hidden outputs, or with `output` the logits, by the compiled kernels.
 
-    Arguments as in `ops.spinal`, except that `norms` are batch norms and masks are bits;
-    `ops.choose_backend` makes sure of it.
+    Arguments as in `spinal`, except that `norms` are batch norms and masks are bits, of which
+    `choose_backend` makes sure. `plans` are kept by a module from call to call; `flat` is the one
+    parameter that holds all others, and where, which is then the only one differentiated by.
     """
     last = [tensor for tensor in output if tensor is not None] if output else []
-    parameters = [*weights, *biases, *last] if biases else [*weights, *last]
     if torch.compiler.is_compiling():
-        parameters, layout = _shared(weights, biases or (), last)
-        hidden, logits = _forward_operator(
-            x, parameters, _packed(layout), num_splits, negative_slope
-        )
-        return logits if last else hidden
-
-    memo = memo or Memo()
+        return spinal_operator(x, weights, biases or (), last, num_splits, negative_slope)
+    plans = plans or Plans()
     if flat is not None:
-        parameters, layout = [_unit_strides(flat[0])], flat[1]
+        parameters, layout = [unit_strides(flat[0])], flat[1]
     else:
-        layout = memo.layout(parameters)
-        if layout is not None and not all(map(_readable, parameters)):
-            layout = None
-    if layout is None:
-        # Before the strides, of which a tensor of another rank has other ones.
-        check_chain(x.shape[1], x.dtype, x.device, weights, biases or (), last, num_splits)
-        weights = [_unit_strides(weight) for weight in weights]
-        biases = [_unit_strides(bias) for bias in biases or ()]
-        last = [_unit_strides(tensor) for tensor in last]
-        parameters = [*weights, *biases, *last]
-        if len(set(map(id, parameters))) == len(parameters):
-            layout = _distinct(len(weights), len(biases), len(last))
-        else:
-            parameters, layout = _shared(weights, biases, last)
-    x = _unit_rows(x)
-    known = memo.find(x, parameters, (layout, num_splits, negative_slope))
-    step = None
-    if norms is not None or dropout_masks is not None or output_mask is not None:
-        step = Regularization(dropout_masks, output_mask, norms)
-    differentiated = [x, *parameters, *(step.affine if step else ())]
+        parameters, layout = _parameters(plans, x, weights, biases or (), last, num_splits)
+    x = unit_rows(x)
+    known = plans.find(x, parameters, (layout, num_splits, negative_slope))
+    affine = affine_of(norms)
+    tensors = [*parameters, *affine]
     wants_grad = torch.is_grad_enabled() and True in [
-        tensor.requires_grad for tensor in differentiated if tensor is not None
+        tensor.requires_grad for tensor in (x, *tensors) if tensor is not None
     ]
-    folds = norms is not None and all(map(_is_fixed, norms)) and not wants_grad
-    if step is not None and not (folds and dropout_masks is None and output_mask is None):
-        result: Tensor = _RegularizedChain.apply(memo, known, step, *differentiated)  # type: ignore[assignment]
-    elif wants_grad:
-        result = _Chain.apply(memo, known, x, *parameters)  # type: ignore[assignment]
+    masked = dropout_masks is not None or output_mask is not None
+    if not masked and not wants_grad and all(map(is_fixed, norms or ())):
+        vectors = None if norms is None else folded(norms, x.dtype)
+        result = infer(plans, known, x, parameters, vectors)
     else:
-        folded = None if norms is None else _folded(norms, x.dtype)
-        _, result = _forward(memo, known, x, parameters, keep_hidden=False, norms=folded)
+        step = None
+        if masked or norms is not None:
+            step = Regularization(dropout_masks, output_mask, norms, x.dtype)
+        result = track(plans, known, step, x, tensors)
+    if not masked and norms is None:
+        plans.served = Served(plans.known or known, parameters, x.shape)
     return result
+
+
+def _parameters(
+    plans: Plans,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    last: Sequence[Tensor],
+    num_splits: int,
+) -> tuple[list[Tensor], Layout]:
+    """Return what the kernels read, and where it is; checked, unless the last call had the same."""
+    parameters = [*weights, *biases, *last]
+    layout = plans.layout(parameters)
+    if layout is not None and all(map(readable, parameters)):
+        return parameters, layout
+    # Before the strides, of which a tensor of another rank has other ones.
+    check_chain(x.shape[1], x.dtype, x.device, weights, biases, last, num_splits)
+    groups = [[unit_strides(tensor) for tensor in group] for group in (weights, biases, last)]
+    parameters = [tensor for group in groups for tensor in group]
+    if len(set(map(id, parameters))) == len(parameters):
+        return parameters, distinct(len(weights), len(biases), len(last))
+    return shared(*groups)

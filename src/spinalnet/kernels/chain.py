@@ -1,226 +1,227 @@
-"""TODO(kernels.chain): split from _kernels."""
+"""The chain in eager mode: the kernels' forward and backward, and the autograd function around.
+
+Eager mode calls the extension with addresses; an operator registered with torch (`operators`) would
+take 100 us more per training step.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from spinalnet._checks import InputError
-from spinalnet.kernels.derivatives import _differentiable
-from spinalnet.kernels.native import _native
-from spinalnet.kernels.plan import _contiguous_like, _Known, _plan, _unit_rows, _unit_strides
+from spinalnet.kernels.plan import contiguous_like, unit_rows, unit_strides
+from spinalnet.kernels.reference import piecewise, spinal_reference
 
 if TYPE_CHECKING:
-    from spinalnet.kernels.plan import Layout, Settings
+    from spinalnet.kernels.plan import Known, Plans, Served, Settings
+    from spinalnet.kernels.regularized import Regularization
 
 
-class Watched(NamedTuple):
-    """What one call of a module depended on, so that a later one need not look for it again."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Pass:
+    """One batch through the chain: what backward needs besides x and the parameters."""
 
-    parameters: list[Tensor]  # each once: weights, biases, output row
-    # Dictionaries that held a value under a key; or, if it is an Ellipsis, nothing.
-    entries: list[tuple[dict[str, Any], str, Any]]
-    empty: list[dict[Any, Any]]  # dictionaries that held nothing
-
-
-class Memo:
-    """What a module keeps from call to call: a plan, and perhaps a call to be repeated.
-
-    A plan is used only after it has found every parameter to be the same tensor, of the same type
-    at the same address, so it is never stale. Copies and pickles are empty.
-    """
-
-    __slots__ = ("_candidate", "_known", "_repeat")
-
-    def __init__(self) -> None:
-        self._known: _Known | None = None
-        self._candidate: tuple[_Known, torch.Size] | None = None
-        self._repeat: tuple[Any, ...] | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Memo, ()
-
-    def layout(self, parameters: list[Tensor]) -> Layout | None:
-        """Return the layout of the last call if it had the very same parameters."""
-        known = self._known
-        return known.settings[0] if known and known.ids == tuple(map(id, parameters)) else None
-
-    def find(self, x: Tensor, parameters: list[Tensor], settings: Settings) -> _Known:
-        """Return the last plan if it was made for such a call, else a new one."""
-        known = self._known
-        if (
-            known is not None
-            and known.settings == settings
-            and known.dtype is x.dtype
-            and known.features == x.shape[1]
-        ):
-            return known
-        return self.renew(x, parameters, settings)
-
-    def renew(self, x: Tensor, parameters: list[Tensor], settings: Settings) -> _Known:
-        """Make a plan for the parameters as they are now."""
-        features = x.shape[1]
-        plan, hidden, outputs = _plan(features, parameters, *settings, x.dtype)
-        ids = tuple(map(id, parameters))
-        known = _Known(ids, settings, x.dtype, features, plan, hidden, outputs)
-        self._known, self._repeat = known, None
-        return known
-
-    def may_repeat(self, x: Tensor) -> None:
-        """Offer the call just made, which has no norms, for repetition."""
-        if self._known is not None and not torch.compiler.is_compiling():
-            self._candidate = self._known, x.shape
-
-    def remember(self, owner: object, look: Callable[[], Watched]) -> None:
-        """Let `again` repeat for `owner` the call just made, if the kernels served it.
-
-        Args:
-            owner: The module that was called.
-            look: Says on what the call depended.
-        """
-        candidate, self._candidate = self._candidate, None
-        if candidate is None or torch.compiler.is_compiling():
-            return
-        known, shape = candidate
-        if self._repeat is not None and self._repeat[0] is owner and self._repeat[1].holds():
-            _, watch, parameters, *_ = self._repeat
-        else:
-            watched = look()
-            seen = {id(value) for _, _, value in watched.entries}
-            if not seen.issuperset(known.ids):
-                return  # computed anew in every call, or copied
-            watch, parameters = _native.Watch(watched.entries, watched.empty), watched.parameters
-        if known.ids == tuple(map(id, parameters)):  # else another thread called in between
-            self._repeat = owner, watch, parameters, known, shape
-
-    def again(self, owner: object, x: Tensor) -> Tensor | None:
-        """Return the result if the last remembered call was of this kind, else None.
-
-        The caller makes sure that nothing is traced or transformed.
-        """
-        if self._repeat is None:
-            return None
-        known_owner, watch, parameters, known, shape = self._repeat
-        if (
-            owner is not known_owner
-            or x.shape != shape
-            or x.dtype is not known.dtype
-            or not x.is_cpu
-            or not watch.holds()
-        ):
-            return None
-        row, unit = x.stride()
-        if unit != 1:
-            return None
-        if torch.is_grad_enabled() and (
-            x.requires_grad or True in [parameter.requires_grad for parameter in parameters]
-        ):
-            try:
-                return _Chain.apply(self, known, x, *parameters)  # type: ignore[return-value]
-            except InputError:
-                return None  # the data of a parameter changed: the long way mends it, or says why
-        rows = shape[0]
-        result = x.new_empty(rows, known.outputs)
-        address = result.data_ptr()
-        where = (0, address) if known.settings[0].output else (address, 0)
-        threads = torch.get_num_threads()
-        if known.plan.forward(parameters, rows, x.data_ptr(), row, threads, *where, None):
-            return result
-        return None
+    known: Known
+    step: Regularization | None
+    hidden: Tensor
+    sums: Tensor | None = None  # with norms: what they were given
+    statistics: Tensor | None = None  # with norms: mean and 1 / std of the batch
 
 
-def _forward(
-    memo: Memo,
-    known: _Known,
+def _described(x: Tensor) -> tuple[int, int, int, int]:
+    return x.shape[0], x.data_ptr(), x.stride(0), torch.get_num_threads()
+
+
+def forward(
+    plans: Plans,
+    known: Known,
     x: Tensor,
     parameters: list[Tensor],
-    *,
-    keep_hidden: bool,
-    norms: list[float | int] | None = None,
-) -> tuple[Tensor | None, Tensor]:
-    """Compute hidden outputs, where they are kept, and the result: logits, or hidden outputs."""
-    has_output = len(known.settings[0].output) > 0
+    step: Regularization | None = None,
+) -> tuple[Tensor, Pass]:
+    """Return the result, logits or hidden outputs, and what `backward` needs."""
     while True:
-        rows = x.shape[0]
-        result = x.new_empty(rows, known.outputs)
-        hidden = result
-        if has_output:
-            hidden = x.new_empty(rows, known.hidden) if keep_hidden else None
-        if known.plan.forward(
-            parameters,
-            rows,
-            x.data_ptr(),
-            x.stride(0),
-            torch.get_num_threads(),
-            0 if hidden is None else hidden.data_ptr(),
-            result.data_ptr() if has_output else 0,
-            norms,
-        ):
-            return hidden, result
-        known = memo.renew(x, parameters, known.settings)  # a parameter has moved
+        hidden = x.new_empty(x.shape[0], known.hidden)
+        result = x.new_empty(x.shape[0], known.outputs) if known.has_output else hidden
+        logits = result.data_ptr() if known.has_output else 0
+        where = (*_described(x), hidden.data_ptr(), logits)
+        sums = statistics = None
+        if step is None:
+            done = known.plan.forward(parameters, *where, None)
+        else:
+            if step.norms is not None:
+                sums = x.new_empty(x.shape[0], known.hidden)
+                statistics = x.new_empty(2, known.hidden)
+            arguments = step.arguments(sums, statistics)
+            done = known.plan.forward_regularized(parameters, *where, *arguments)
+        if done:
+            return result, Pass(known, step, hidden, sums, statistics)
+        known = plans.renew(x, parameters, known.settings)  # a parameter has moved
 
 
-def _backward(
-    memo: Memo,
-    known: _Known,
+def backward(
+    plans: Plans,
+    seen: Pass,
     x: Tensor,
-    parameters: list[Tensor],
-    hidden: Tensor,
+    parameters: Sequence[Tensor],
     gradient: Tensor,
     x_gradient: Tensor | None,
     gradients: Sequence[Tensor] | None,
+    affine_gradients: Sequence[Tensor | None] = (),
 ) -> None:
-    """Write the gradients of x and of the parameters, where wanted."""
-    gradient, parameters = _unit_rows(gradient), [*map(_unit_strides, parameters)]
-    while not known.plan.backward(
-        parameters,
-        x.shape[0],
-        x.data_ptr(),
-        x.stride(0),
-        torch.get_num_threads(),
-        hidden.data_ptr(),
-        0,
-        gradient.data_ptr(),
-        gradient.stride(0),
-        0 if x_gradient is None else x_gradient.data_ptr(),
-        None if gradients is None else [part.data_ptr() for part in gradients],
+    """Write the gradients of x, of the parameters and of the norms' vectors, where wanted.
+
+    Raises:
+        InputError: If the parameters have other shapes than in the forward pass.
+    """
+    gradient, pieces = unit_rows(gradient), [*map(unit_strides, parameters)]
+    known, step = seen.known, seen.step
+    while True:
+        where = (
+            *_described(x),
+            seen.hidden.data_ptr(),
+            0,
+            gradient.data_ptr(),
+            gradient.stride(0),
+            0 if x_gradient is None else x_gradient.data_ptr(),
+            None if gradients is None else [part.data_ptr() for part in gradients],
+        )
+        if step is None:
+            done = known.plan.backward(pieces, *where)
+        else:
+            arguments = step.arguments(seen.sums, seen.statistics, affine_gradients)
+            done = known.plan.backward_regularized(pieces, *where, *arguments)
+        if done:
+            return
+        known = plans.renew(x, pieces, known.settings)  # a parameter has moved
+        if (known.hidden, known.outputs) != (seen.known.hidden, seen.known.outputs):
+            raise InputError(
+                "a parameter was given data of another shape between forward and backward; call "
+                "backward first."
+            )
+
+
+def infer(
+    plans: Plans,
+    known: Known,
+    x: Tensor,
+    parameters: list[Tensor],
+    folded: list[float | int] | None = None,
+) -> Tensor:
+    """Return the result alone: with an output row the hidden outputs never reach memory."""
+    while (result := _attempt(known, x, parameters, folded)) is None:
+        known = plans.renew(x, parameters, known.settings)  # a parameter has moved
+    return result
+
+
+def _attempt(
+    known: Known, x: Tensor, parameters: list[Tensor], folded: list[float | int] | None = None
+) -> Tensor | None:
+    result = x.new_empty(x.shape[0], known.outputs)
+    address = result.data_ptr()
+    where = (0, address) if known.has_output else (address, 0)
+    return result if known.plan.forward(parameters, *_described(x), *where, folded) else None
+
+
+def track(
+    plans: Plans,
+    known: Known,
+    step: Regularization | None,
+    x: Tensor,
+    tensors: Sequence[Tensor | None],
+) -> Tensor:
+    """Return the result, differentiable by x and by `tensors`: parameters, then norms' vectors."""
+    return _Chain.apply(plans, known, step, x, *tensors)  # type: ignore[return-value]
+
+
+def again(plans: Plans, served: Served, x: Tensor) -> Tensor | None:
+    """Return what a call served before gives for another `x` of its shape, type and device.
+
+    None if the data of a parameter have moved: the long way mends it, or says what is wrong.
+    """
+    parameters = served.parameters
+    if torch.is_grad_enabled() and (
+        x.requires_grad or True in [parameter.requires_grad for parameter in parameters]
     ):
-        known = memo.renew(x, parameters, known.settings)  # a parameter has moved
+        try:
+            return track(plans, served.known, None, x, parameters)
+        except InputError:
+            return None
+    return _attempt(served.known, x, parameters)
 
 
 class _Chain(torch.autograd.Function):
-    """Forward and backward of the chain in eager mode."""
+    """Forward and backward of the chain in eager mode; the norms' vectors follow the parameters."""
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, memo: Memo, known: _Known, x: Tensor, *parameters: Tensor
+        ctx: Any,
+        plans: Plans,
+        known: Known,
+        step: Regularization | None,
+        x: Tensor,
+        *tensors: Tensor,
     ) -> Tensor:
-        hidden, result = _forward(memo, known, x, [*parameters], keep_hidden=True)
-        ctx.memo, ctx.known = memo, known
-        ctx.save_for_backward(hidden, x, *parameters)
+        result, seen = forward(plans, known, x, [*tensors[: len(known.ids)]], step)
+        ctx.plans, ctx.known, ctx.step = plans, seen.known, step
+        ctx.save_for_backward(seen.hidden, seen.sums, seen.statistics, x, *tensors)
         return result
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
-        hidden, x, *parameters = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[2:]
+        hidden, sums, statistics, x, *tensors = ctx.saved_tensors
+        known, step, wanted = ctx.known, ctx.step, ctx.needs_input_grad[3:]
+        count = len(known.ids)
+        parameters, affine = tensors[:count], tensors[count:]
         if torch.is_grad_enabled():
-            # `create_graph=True`: the kernels have no second derivative, so the chain is computed
-            # once more from torch operations. Slower, but right.
-            tensors = [x, *parameters]
-            targets = [tensor for tensor, want in zip(tensors, wanted, strict=True) if want]
-            output = _differentiable(x, parameters, ctx.known.settings)
+            inputs = [x, *tensors]
+            targets = [tensor for tensor, want in zip(inputs, wanted, strict=True) if want]
+            output = _differentiable(x, parameters, known.settings, step, affine)
             found = iter(torch.autograd.grad(output, targets, gradient, create_graph=True))
-            return None, None, *[next(found) if want else None for want in wanted]
+            return None, None, None, *[next(found) if want else None for want in wanted]
         x_gradient = x.new_empty(*x.shape) if wanted[0] else None
         gradients: list[Tensor] | None = None
-        if True in wanted[1:]:
+        if True in wanted[1 : 1 + count]:
             # The last first, as autograd would: freed in the order of the parameters, they leave
             # the heap from its top in portions that malloc keeps, where all at once are given back
             # to the system and have to be mapped again, a microsecond per page.
-            gradients = [_contiguous_like(parameter) for parameter in reversed(parameters)][::-1]
-        _backward(ctx.memo, ctx.known, x, parameters, hidden, gradient, x_gradient, gradients)
-        return None, None, x_gradient, *(gradients or [None] * len(parameters))
+            gradients = [contiguous_like(parameter) for parameter in reversed(parameters)][::-1]
+        of_affine = [None if vector is None else torch.empty_like(vector) for vector in affine]
+        seen = Pass(known, step, hidden, sums, statistics)
+        backward(ctx.plans, seen, x, parameters, gradient, x_gradient, gradients, of_affine)
+        return None, None, None, x_gradient, *(gradients or [None] * count), *of_affine
+
+
+def _differentiable(
+    x: Tensor,
+    parameters: list[Tensor],
+    settings: Settings,
+    step: Regularization | None,
+    affine: Sequence[Tensor | None],
+) -> Tensor:
+    """Compute the same from torch operations, for derivatives of the gradients.
+
+    Slower, but right: the kernels have no second derivative. `affine` are gain and bias of every
+    norm of `step`, as the call had them.
+    """
+    layout, num_splits, slope = settings
+    pieces = layout.pieces(parameters)
+    weights, biases, output = ([pieces[i] for i in group] for group in layout[:3])
+    hidden = spinal_reference(
+        x,
+        weights,
+        biases or None,
+        num_splits=num_splits,
+        activation=piecewise(slope),
+        norms=None if step is None else step.functions(affine),
+        dropout_masks=None if step is None else step.masks,
+    )
+    if step is not None and step.output_mask is not None:
+        hidden = hidden * step.output_mask[0]
+    return F.linear(hidden, *output) if output else hidden

@@ -1,4 +1,4 @@
-"""TODO(kernels.masks): split from _kernels."""
+"""Dropout masks as bits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spinalnet.kernels.native import _native
+from spinalnet.kernels.native import extension
 
 
 class Masks(Sequence[Tensor]):
@@ -33,7 +33,7 @@ class Masks(Sequence[Tensor]):
         self.words_per_row = sum(_words(width) for mask in segments for width in mask)
         self.words = torch.empty(rows, self.words_per_row, dtype=torch.int32)
         seed = torch.empty((), dtype=torch.int64).random_().item()
-        _native.draw(seed, 1.0 - dropout, self.words.data_ptr(), self.words.numel())
+        extension.draw(seed, 1.0 - dropout, self.words.data_ptr(), self.words.numel())
 
     def __len__(self) -> int:
         return len(self.segments)
@@ -59,4 +59,4 @@ def _words(columns: int) -> int:
 
 def can_draw(x: Tensor) -> bool:
     """Whether `Masks` can be drawn for `x`, if nothing is traced or transformed."""
-    return _native is not None and x.is_cpu
+    return extension is not None and x.is_cpu

@@ -1,9 +1,4 @@
-"""The spinal chain as one compiled operation on the CPU: the Python side.
-
-`spinal_cpp` is the backend "cpp" of `ops`. In eager mode it is a plain `autograd.Function` around
-the extension module `_native`, which takes addresses; `torch.compile` sees the same two functions
-as the operators `spinalnet::forward` and `spinalnet::backward` (an operator costs 100 us more per
-training step in eager mode).
+"""Finding the compiled extension, or the reason why it cannot be used.
 
 The extension is built when the package is installed. Without a compiler it is left out, and
 `UNAVAILABLE` says so; as it does with `SPINALNET_KERNELS=off` in the environment, which rules the
@@ -54,14 +49,14 @@ def _digest_of_sources() -> str | None:
     return hashlib.sha256(listing.encode()).hexdigest() if files else None
 
 
-_native, UNAVAILABLE = _load()
+extension, UNAVAILABLE = _load()
 
 DTYPES = (torch.float32, torch.float64)
 
 
 def instruction_set() -> str | None:
     """Return which build of the kernels this processor runs, None without the extension."""
-    return None if _native is None else _native.instruction_set()
+    return None if extension is None else extension.instruction_set()
 
 
 def peak_gflops(repeats: int = 500, trials: int = 500) -> float:
@@ -75,6 +70,6 @@ def peak_gflops(repeats: int = 500, trials: int = 500) -> float:
     best = 0.0
     for _ in range(trials):
         start = time.perf_counter()
-        macs = _native.exercise_tile(repeats)
+        macs = extension.exercise_tile(repeats)
         best = max(best, 2e-9 * macs / (time.perf_counter() - start))
     return best

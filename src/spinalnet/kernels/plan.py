@@ -1,4 +1,9 @@
-"""TODO(kernels.plan): split from _kernels."""
+"""What the extension is told of a chain's parameters: where each lies, checked once for many calls.
+
+A plan refers to tensors by the number of a place (`Layout`); the extension finds before every call
+that each parameter is still the same tensor of the same type at the same address, or says no, and
+then the plan is made anew.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,8 @@ import torch
 from torch import Tensor
 
 from spinalnet._checks import InputError
-from spinalnet.kernels.native import _native
+from spinalnet.kernels.native import extension
+from spinalnet.kernels.reference import segments
 
 _CPU = torch.device("cpu")
 
@@ -37,12 +43,6 @@ class Layout(NamedTuple):
         parts = parameters[0].split(_sizes(self.shapes))
         return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
-    def piece(self, flat: Tensor, place: int) -> Tensor:
-        """Return the tensor at `place` of the only parameter."""
-        start = sum(_sizes(self.shapes)[:place])
-        shape = self.shapes[place]
-        return flat[start : start + math.prod(shape)].view(shape)
-
 
 # layout, num_splits, slope
 Settings = tuple[Layout, int, float]
@@ -57,12 +57,8 @@ def _matrix_shapes(
     in_features: int, hidden_features: int, num_layers: int, num_splits: int
 ) -> tuple[tuple[int, int], ...]:
     """Return the shape of every layer's matrix; a shared one may have more columns."""
-    short, longer = divmod(in_features, num_splits)
-    sizes = [short + (split < longer) for split in range(num_splits)]
-    return tuple(
-        (hidden_features, sizes[layer % num_splits] + (hidden_features if layer else 0))
-        for layer in range(num_layers)
-    )
+    inputs = segments(in_features, hidden_features, num_layers, num_splits)
+    return tuple((hidden_features, sum(parts)) for parts in inputs)
 
 
 def check_chain(
@@ -104,7 +100,27 @@ def check_chain(
             f"biases must be one vector for each of the {num_layers} weights, got {len(biases)}; "
             "give as many, or None."
         )
-    width = weights[0].shape[0]
+    _check_layers(features, weights, biases, num_splits)
+    if output:
+        _check_output(output, num_layers, weights[0].shape[0])
+    for name, group in (("weights", weights), ("biases", biases), ("output", output)):
+        for index, tensor in enumerate(group):
+            if tensor.device != device:
+                raise InputError(
+                    f"x and the parameters must be on one device: x is on {device}, "
+                    f"{name}[{index}] on {tensor.device}; move one to the other (`.to(device)`)."
+                )
+            if dtype is not None and tensor.dtype is not dtype:
+                raise InputError(
+                    f"x and the parameters must have one dtype: x is {dtype}, {name}[{index}] "
+                    f"{tensor.dtype}; convert one of them (`.to(dtype)`) or compute under autocast."
+                )
+
+
+def _check_layers(
+    features: int, weights: Sequence[Tensor], biases: Sequence[Tensor], num_splits: int
+) -> None:
+    num_layers, width = len(weights), weights[0].shape[0]
     shapes = _matrix_shapes(features, width, num_layers, num_splits)
     shared = (width, max(shape[1] for shape in shapes[1:])) if num_layers > 1 else shapes[0]
     for layer, (weight, shape) in enumerate(zip(weights, shapes, strict=True)):
@@ -123,77 +139,117 @@ def check_chain(
                 f"biases[{layer}] must have shape {(width,)}, an element for every row of "
                 f"weights[{layer}], got {tuple(bias.shape)}."
             )
-    if output:
-        matrix, columns = output[0], num_layers * width
-        if matrix.dim() != 2 or matrix.shape[1] != columns:
-            raise InputError(
-                f"the matrix of the output row must have shape (outputs, {columns}), a column for "
-                f"every neuron of {num_layers} layers of {width}, got {tuple(matrix.shape)}."
-            )
-        if len(output) > 1 and output[1].shape != matrix.shape[:1]:
-            raise InputError(
-                f"the bias of the output row must have shape {tuple(matrix.shape[:1])}, got "
-                f"{tuple(output[1].shape)}."
-            )
-    for name, group in (("weights", weights), ("biases", biases), ("output", output)):
-        for index, tensor in enumerate(group):
-            if tensor.device != device:
-                raise InputError(
-                    f"x and the parameters must be on one device: x is on {device}, "
-                    f"{name}[{index}] on {tensor.device}; move one to the other (`.to(device)`)."
-                )
-            if dtype is not None and tensor.dtype is not dtype:
-                raise InputError(
-                    f"x and the parameters must have one dtype: x is {dtype}, {name}[{index}] "
-                    f"{tensor.dtype}; convert one of them (`.to(dtype)`) or compute under autocast."
-                )
 
 
-def _check_vector(vector: Tensor, size: int, dtype: torch.dtype) -> None:
-    fits = vector.numel() == size and vector.is_contiguous()
-    if not fits or vector.dtype is not dtype or not vector.is_cpu:
+def _check_output(output: Sequence[Tensor], num_layers: int, width: int) -> None:
+    matrix, columns = output[0], num_layers * width
+    if matrix.dim() != 2 or matrix.shape[1] != columns:
         raise InputError(
-            f"a vector of a norm must be a contiguous {dtype} vector of {size} elements on the "
-            f"CPU, got {vector.dtype} {tuple(vector.shape)} on {vector.device}."
+            f"the matrix of the output row must have shape (outputs, {columns}), a column for "
+            f"every neuron of {num_layers} layers of {width}, got {tuple(matrix.shape)}."
+        )
+    if len(output) > 1 and output[1].shape != matrix.shape[:1]:
+        raise InputError(
+            f"the bias of the output row must have shape {tuple(matrix.shape[:1])}, got "
+            f"{tuple(output[1].shape)}."
         )
 
 
-def _readable(tensor: Tensor) -> bool:
+def readable(tensor: Tensor) -> bool:
     """Whether the elements of a row, or of a vector, are next to each other in memory."""
     return tensor.stride(-1) == 1 or tensor.shape[-1] == 1
 
 
-def _unit_rows(matrix: Tensor) -> Tensor:
+def unit_rows(matrix: Tensor) -> Tensor:
     """Return the matrix with the elements of a row next to each other in memory."""
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()
 
 
-def _contiguous_like(tensor: Tensor) -> Tensor:
+def contiguous_like(tensor: Tensor) -> Tensor:
     """Return memory for a gradient, as the kernels write it whatever the strides of `tensor`."""
     return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
-def _unit_strides(parameter: Tensor) -> Tensor:
-    return parameter if _readable(parameter) else parameter.contiguous()
+def unit_strides(parameter: Tensor) -> Tensor:
+    """Return the parameter, or a copy of it that the kernels can read."""
+    return parameter if readable(parameter) else parameter.contiguous()
 
 
-def _plan(
-    features: int,
-    parameters: list[Tensor],
-    layout: Layout,
-    num_splits: int,
-    slope: float,
-    dtype: torch.dtype,
-) -> tuple[Any, int, int]:
-    """Check the parameters and describe them to `_native`, which trusts the description.
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """A plan and what it was made for."""
 
-    Returns:
-        The plan, and the number of hidden outputs and of results of a row.
-    """
+    ids: tuple[int, ...]  # of the parameters
+    settings: Settings
+    dtype: torch.dtype
+    features: int
+    plan: Any
+    hidden: int  # columns of the hidden outputs
+    outputs: int  # columns of the result: logits, or hidden outputs
+
+    @property
+    def has_output(self) -> bool:
+        """Whether the chain ends in an output row."""
+        return len(self.settings[0].output) > 0
+
+
+class Served(NamedTuple):
+    """A call that depended on nothing but its input and these parameters."""
+
+    known: Known
+    parameters: list[Tensor]
+    shape: torch.Size  # of x
+
+
+class Plans:
+    """The plan of the last call, kept by a module for its next one. Copies are empty."""
+
+    __slots__ = ("known", "served")
+
+    def __init__(self) -> None:
+        self.known: Known | None = None
+        self.served: Served | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Plans, ()
+
+    def layout(self, parameters: list[Tensor]) -> Layout | None:
+        """Return the layout of the last call if it had the very same parameters."""
+        known = self.known
+        return known.settings[0] if known and known.ids == tuple(map(id, parameters)) else None
+
+    def find(self, x: Tensor, parameters: list[Tensor], settings: Settings) -> Known:
+        """Return the last plan if it was made for such a call, else a new one."""
+        known = self.known
+        if (
+            known is not None
+            and known.settings == settings
+            and known.dtype is x.dtype
+            and known.features == x.shape[1]
+        ):
+            return known
+        return self.renew(x, parameters, settings)
+
+    def renew(self, x: Tensor, parameters: list[Tensor], settings: Settings) -> Known:
+        """Make a plan for the parameters as they are now.
+
+        Raises:
+            InputError: If they fit neither x nor each other.
+        """
+        known = _described(x.shape[1], parameters, settings, x.dtype)
+        self.known = known
+        return known
+
+
+def _described(
+    features: int, parameters: list[Tensor], settings: Settings, dtype: torch.dtype
+) -> Known:
+    """Check the parameters and describe them to the extension, which trusts the description."""
+    layout, num_splits, slope = settings
     pieces = layout.pieces(parameters)
     matrices, biases, output = ([pieces[i] for i in group] for group in layout[:3])
     check_chain(features, dtype, _CPU, matrices, biases, output, num_splits)
-    if not all(map(_readable, parameters)):
+    if not all(map(readable, parameters)):
         raise InputError(
             "the elements of a parameter's rows are not next to each other in memory; give it "
             "contiguous data (`parameter.data = parameter.data.contiguous()`)."
@@ -201,7 +257,7 @@ def _plan(
     num_layers, width = len(matrices), matrices[0].shape[0]
     outputs, out_stride = (output[0].shape[0], output[0].stride(0)) if output else (0, 0)
     offsets = itertools.accumulate(_sizes(layout.shapes)[:-1], initial=0) if layout.shapes else ()
-    plan = _native.Plan(
+    plan = extension.Plan(
         parameters,
         dtype is torch.float64,
         features,
@@ -218,49 +274,40 @@ def _plan(
         tuple(offsets),
     )
     hidden = num_layers * width
-    return plan, hidden, outputs if layout.output else hidden
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Known:
-    """A plan and what it was made for."""
-
-    ids: tuple[int, ...]  # of the parameters
-    settings: Settings
-    dtype: torch.dtype
-    features: int
-    plan: Any
-    hidden: int  # columns of the hidden outputs
-    outputs: int  # columns of the result
-
-    @property
-    def count(self) -> int:
-        """Number of parameters."""
-        return len(self.ids)
-
-
-# The same as operators, for torch.compile. An operator takes no tuples and mistakes empty lists of
-# numbers for lists of tensors: the layout travels as one list of numbers.
-
-
-def _packed(layout: Layout) -> list[int]:
-    weights, biases, output, _ = layout
-    return [len(weights), len(biases), *weights, *biases, *output]
-
-
-def _unpacked(positions: list[int]) -> Layout:
-    num_weights, num_biases, *rest = positions
-    biases_end = num_weights + num_biases
-    return Layout(
-        tuple(rest[:num_weights]), tuple(rest[num_weights:biases_end]), tuple(rest[biases_end:])
-    )
+    ids = tuple(map(id, parameters))
+    return Known(ids, settings, dtype, features, plan, hidden, outputs if output else hidden)
 
 
 @lru_cache(maxsize=64)
-def _distinct(num_weights: int, num_biases: int, num_output: int) -> Layout:
+def distinct(num_weights: int, num_biases: int, num_output: int) -> Layout:
     """Return the layout of parameters none of which is shared."""
     positions = tuple(range(num_weights + num_biases + num_output))
     with_biases = num_weights + num_biases
     return Layout(
         positions[:num_weights], positions[num_weights:with_biases], positions[with_biases:]
     )
+
+
+def shared(
+    weights: Sequence[Tensor], biases: Sequence[Tensor], output: Sequence[Tensor]
+) -> tuple[list[Tensor], Layout]:
+    """Return every parameter once, and the layout.
+
+    One that a layer shares with the output row is there twice, for the kernels add up what the
+    layers find, and write what the output row does.
+    """
+    parameters: list[Tensor] = []
+
+    def position(tensor: Tensor) -> int:
+        for index, parameter in enumerate(parameters):
+            if parameter is tensor:
+                return index
+        parameters.append(tensor)
+        return len(parameters) - 1
+
+    of_layers = [tuple(map(position, group)) for group in (weights, biases)]
+    row = [
+        tensor.view_as(tensor) if any(tensor is known for known in parameters) else tensor
+        for tensor in output
+    ]
+    return parameters, Layout(of_layers[0], of_layers[1], tuple(map(position, row)))

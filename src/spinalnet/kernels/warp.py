@@ -1,4 +1,4 @@
-"""TODO(kernels.warp): split from _kernels."""
+"""The bilinear image warp as one compiled operation on the CPU."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from spinalnet._checks import InputError
-from spinalnet.kernels.native import _native
+from spinalnet.kernels.native import extension
 
 
 def can_warp(images: Tensor) -> bool:
     """Whether `warp` takes these images; torch operations take all others."""
     return (
-        _native is not None
+        extension is not None
         and images.is_cpu
         and images.dtype in (torch.uint8, torch.float32)
         and not images.requires_grad
@@ -81,7 +81,7 @@ def warp(images: Tensor, maps: Sequence[CoordinateMap]) -> Tensor:
     )
     kept = images.dtype if maps[0].nearest else torch.float32
     target = torch.empty_like(images, dtype=kept)
-    _native.warp(
+    extension.warp(
         images.data_ptr(),
         images.dtype is torch.uint8,
         tuple(images.shape),

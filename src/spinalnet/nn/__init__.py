@@ -1,49 +1,27 @@
-"""The spinal layer and what it is compared with: modules, heads by name, costs, derivatives."""
+"""The spinal layer and what it is compared with: modules, heads by name, costs, derivatives.
 
-from spinalnet.nn.activations import (
-    ACTIVATIONS,
-    NORMS,
-)
+`layers` is the subject, `functional` the same as a function, `backends` says which path computes
+it; `dense` and `variants` are the counterparts, `heads` the table of all.
+"""
+
+from spinalnet.kernels.masks import Masks
+from spinalnet.kernels.reference import spinal_reference, split_sizes
+from spinalnet.nn.activations import ACTIVATIONS, NORMS, make_activation
 from spinalnet.nn.backends import (
     BACKENDS,
     BackendChoice,
+    choose_backend,
+    describe_call,
     use_backend,
 )
-from spinalnet.nn.counting import (
-    Count,
-    count_macs,
-    count_params,
-)
-from spinalnet.nn.dense import (
-    LinearHead,
-    MLPHead,
-    ProgressiveNet,
-    matched_mlp,
-)
-from spinalnet.nn.functional import (
-    spinal,
-)
-from spinalnet.nn.gradients import (
-    jacobian,
-)
-from spinalnet.nn.heads import (
-    HEADS,
-    head_arguments,
-    make_head,
-)
-from spinalnet.nn.layers import (
-    SpinalLayer,
-    SpinalNet,
-)
-from spinalnet.nn.reference import (
-    spinal_reference,
-    split_sizes,
-)
-from spinalnet.nn.variants import (
-    MultiTapSpinalNet,
-    ReusedSpinalNet,
-    TiledSpinalNet,
-)
+from spinalnet.nn.counting import Count, count_macs, count_params
+from spinalnet.nn.dense import LinearHead, MLPHead, Normed, ProgressiveNet, matched_mlp
+from spinalnet.nn.functional import draw_masks, spinal
+from spinalnet.nn.gradients import chain_input, hidden_influence, jacobian, linears_of
+from spinalnet.nn.heads import HEADS, HeadRow, head_arguments, make_head
+from spinalnet.nn.layers import SpinalLayer, SpinalNet, check_read, why_called
+from spinalnet.nn.loss_gradient import LossGradient
+from spinalnet.nn.variants import MultiTapSpinalNet, ReusedSpinalNet, TiledSpinalNet
 
 __all__ = [
     "ACTIVATIONS",
@@ -52,22 +30,35 @@ __all__ = [
     "NORMS",
     "BackendChoice",
     "Count",
+    "HeadRow",
     "LinearHead",
+    "LossGradient",
     "MLPHead",
+    "Masks",
     "MultiTapSpinalNet",
+    "Normed",
     "ProgressiveNet",
     "ReusedSpinalNet",
     "SpinalLayer",
     "SpinalNet",
     "TiledSpinalNet",
+    "chain_input",
+    "check_read",
+    "choose_backend",
     "count_macs",
     "count_params",
+    "describe_call",
+    "draw_masks",
     "head_arguments",
+    "hidden_influence",
     "jacobian",
+    "linears_of",
+    "make_activation",
     "make_head",
     "matched_mlp",
     "spinal",
     "spinal_reference",
     "split_sizes",
     "use_backend",
+    "why_called",
 ]

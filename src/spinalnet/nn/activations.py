@@ -1,13 +1,4 @@
-"""Spinal layers and the heads they are compared with, as ordinary PyTorch modules.
-
-`SpinalLayer` is the hidden layer, `SpinalNet` the same plus an output row; `LinearHead`,
-`MLPHead` and `ProgressiveNet` are the counterparts. All take `(..., in_features)` and return
-logits, never log-probabilities. `HEADS` is the one table of head names; `make_head` builds from it.
-
-The order inside every hidden layer is Dropout, Linear, Norm, Activation (the paper's).
-
-Source: Kabir et al., "SpinalNet: Deep Neural Network with Gradual Input", arXiv:2007.03347.
-"""
+"""Activations and norms by name."""
 
 from __future__ import annotations
 
@@ -17,7 +8,6 @@ from typing import Any
 from torch import nn
 
 from spinalnet._checks import InputError, unknown_name
-from spinalnet.nn import backends
 
 Activation = str | Callable[[], nn.Module]
 
@@ -56,14 +46,10 @@ def make_activation(activation: Activation) -> nn.Module:
     return module
 
 
-def _make_norm(norm: str | None, features: int, device: Any, dtype: Any) -> nn.Module:
+def make_norm(norm: str | None, features: int, device: Any, dtype: Any) -> nn.Module:
+    """Return the norm of that name in `NORMS`, for `None` one that does nothing."""
     if norm is None:
         return nn.Identity()
     if norm not in NORMS:
         raise unknown_name("norm", norm, NORMS)
     return NORMS[norm](features, device=device, dtype=dtype)
-
-
-def _negative_slope(activation: nn.Module) -> float | None:
-    """Slope below zero of a piecewise linear activation (see `ops.spinal`), else None."""
-    return backends.slope_of(activation)

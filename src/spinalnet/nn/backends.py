@@ -34,16 +34,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spinalnet._checks import BackendUnavailable, unknown_name
-from spinalnet.kernels import backend, chain, masks, native, plan
-from spinalnet.nn.reference import spinal_packed, spinal_reference
+from spinalnet.kernels import native
+from spinalnet.kernels.backend import spinal_cpp
+from spinalnet.kernels.reference import spinal_packed, spinal_reference
 
 if TYPE_CHECKING:
-    from spinalnet.nn.reference import Elementwise
-
-Memo = chain.Memo
-Layout = plan.Layout
-Watched = chain.Watched
-Masks = masks.Masks
+    from spinalnet.kernels.reference import Elementwise
 
 
 class SpinalCall(NamedTuple):
@@ -60,7 +56,7 @@ class SpinalCall(NamedTuple):
     dtype: torch.dtype  # the one computed in: autocast's where it is on
     device: str
     batch_normed: bool = False  # all norms are batch norms, and nobody listens to their calls
-    bits: bool = False  # all dropout masks are `Masks`
+    bits: bool = False  # all dropout masks are `masks.Masks`
     plain: bool = True  # ordinary tensors in memory: nothing is traced, transformed or exported
     called: str | None = None  # why the layers are called as modules, not read as matrices
 
@@ -70,12 +66,13 @@ class Backend:
     """One way to compute the chain: `run`, and `why_not` (None when it can serve the call).
 
     A `fused` one takes the promise `negative_slope` instead of the activation, and the output row
-    along with the chain.
+    along with the chain. One that `keeps` takes what a module keeps from call to call.
     """
 
     run: Callable[..., Tensor]
     why_not: Callable[[SpinalCall], str | None]
     fused: bool = False
+    keeps: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,7 +137,7 @@ def _spinal_triton(*arguments: Any, **options: Any) -> Tensor:
 BACKENDS: dict[str, Backend] = {
     "reference": Backend(spinal_reference, _always),
     "packed": Backend(spinal_packed, _reads_matrices),
-    "cpp": Backend(backend.spinal_cpp, _cpp_why_not, fused=True),
+    "cpp": Backend(spinal_cpp, _cpp_why_not, fused=True, keeps=True),
     "triton": Backend(_spinal_triton, _triton_why_not, fused=True),
 }
 
@@ -218,10 +215,10 @@ def is_plain(x: Tensor, weights: Sequence[Tensor]) -> bool:
     """Return whether a kernel may read these tensors' memory, or compile to an operator."""
     if torch.compiler.is_compiling():
         return not torch.compiler.is_exporting()
-    return _eager(x) and {type(weight) for weight in weights} <= _PLAIN_TYPES
+    return eager(x) and {type(weight) for weight in weights} <= _PLAIN_TYPES
 
 
-def _eager(x: Tensor) -> bool:
+def eager(x: Tensor) -> bool:
     """Return whether `x` is an ordinary tensor, and nobody traces or transforms operations."""
     return not (
         type(x) not in _PLAIN_TYPES
@@ -229,6 +226,16 @@ def _eager(x: Tensor) -> bool:
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()
         or forward_ad._current_level >= 0
+    )
+
+
+def is_free(x: Tensor) -> bool:
+    """Return whether a call may be repeated: in eager mode, no autocast, no backend asked for."""
+    return not (
+        torch.compiler.is_compiling()
+        or _forced.get() is not None
+        or not eager(x)
+        or torch._C._is_any_autocast_enabled()
     )
 
 

@@ -1,4 +1,4 @@
-"""TODO(nn.counting): split from nn."""
+"""Parameters and multiply-accumulates of a model, trunk and head apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO(nn.dense): split from nn."""
+"""The heads that a spinal head is compared with: linear, fully connected, densely connected."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spinalnet._checks import InputError, check_positive, check_probability
-from spinalnet.nn.activations import _make_norm, make_activation
+from spinalnet.nn.activations import make_activation, make_norm
 
 if TYPE_CHECKING:
     from spinalnet.nn.activations import Activation
@@ -43,7 +43,7 @@ class LinearHead(nn.Module):
         return self.output(self.dropout(x))
 
 
-class _Normed(nn.Module):
+class Normed(nn.Module):
     """Apply a norm over the last dimension, whatever leading dimensions there are."""
 
     def __init__(self, norm: nn.Module) -> None:
@@ -51,6 +51,7 @@ class _Normed(nn.Module):
         self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
+        """Norm `(..., features)` over the features."""
         return self.norm(x.reshape(-1, x.shape[-1])).reshape(x.shape)
 
 
@@ -114,7 +115,7 @@ class MLPHead(nn.Module):
                 block.append(nn.Dropout(rate))
             block.append(nn.Linear(inputs, width, bias, device, dtype))
             if norm is not None:
-                block.append(_Normed(_make_norm(norm, width, device, dtype)))
+                block.append(Normed(make_norm(norm, width, device, dtype)))
             block.append(make_activation(activation))
             blocks.append(nn.Sequential(*block))
         self.layers = nn.Sequential(*blocks)
@@ -187,7 +188,7 @@ class ProgressiveNet(nn.Module):
             ]
         )
         self.norms = nn.ModuleList(
-            [_make_norm(norm, hidden_features, device, dtype) for _ in range(num_layers)]
+            [make_norm(norm, hidden_features, device, dtype) for _ in range(num_layers)]
             if norm is not None
             else []
         )

@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spinalnet._checks import InputError
+from spinalnet.kernels.reference import spinal_reference
 from spinalnet.nn import backends
 from spinalnet.nn.layers import SpinalLayer, SpinalNet, check_read
 from spinalnet.nn.variants import TiledSpinalNet
@@ -107,8 +108,7 @@ def linears_of(spine: SpinalLayer) -> list[nn.Linear]:
         InputError: If a layer is more than its matrix and its bias.
     """
     check_read(spine)
-    linears = [spine.layers[index] for index in spine.schedule]
-    return [linear for linear in linears if isinstance(linear, nn.Linear)]
+    return [linear for linear in spine.linears() if isinstance(linear, nn.Linear)]
 
 
 def folded_batch_norm(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
@@ -193,32 +193,27 @@ class _Pass:
     links: list[_Link]
     from_slice: list[Tensor]
     from_previous: list[Tensor]
-    slices: list[slice]
+    slices: tuple[slice, ...]
 
 
 def _run(spine: SpinalLayer, rows: Tensor) -> _Pass:
     check_read(spine)
     weights, biases = spine.chain()
-    ends, start = [], 0
-    for size in spine.split_sizes:
-        ends.append(slice(start, start + size))
-        start += size
-    slices = [ends[layer % spine.num_splits] for layer in range(spine.num_layers)]
-    trace = _Pass([], [], [], slices)
-    previous: Tensor | None = None
-    for layer, weight in enumerate(weights):
-        part = slices[layer]
-        from_slice = weight[:, : part.stop - part.start]
-        from_previous = weight[:, -spine.hidden_features :]
-        z = F.linear(rows[:, part], from_slice, None if biases is None else biases[layer])
-        if previous is not None:
-            z = z + F.linear(previous, from_previous)
-        norm = spine.norms[layer] if len(spine.norms) else None
-        link, previous = _link(norm, spine.activation, z)
-        trace.links.append(link)
-        trace.from_slice.append(from_slice)
-        trace.from_previous.append(from_previous)
-    return trace
+    links: list[_Link] = []
+
+    def activation(z: Tensor) -> Tensor:
+        norm = spine.norms[len(links)] if len(spine.norms) else None
+        link, value = _link(norm, spine.activation, z)
+        links.append(link)
+        return value
+
+    spinal_reference(rows, weights, biases, num_splits=spine.num_splits, activation=activation)
+    slices = spine.slices
+    from_slice = [
+        weight[:, : part.stop - part.start] for weight, part in zip(weights, slices, strict=True)
+    ]
+    from_previous = [weight[:, -spine.hidden_features :] for weight in weights]
+    return _Pass(links, from_slice, from_previous, slices)
 
 
 def _rows(net: nn.Module, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""TODO(nn.heads): split from nn."""
+"""The one table of heads by name, and how one is built from it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _shared(in_features: int, out_features: int, hidden_features: int, **options
 
 
 @dataclass(frozen=True)
-class HeadSpec:
+class HeadRow:
     """One head: how it is built, the class whose arguments are its options, one line for people."""
 
     build: Callable[..., nn.Module]
@@ -28,18 +28,18 @@ class HeadSpec:
     summary: str
 
 
-HEADS: dict[str, HeadSpec] = {
-    "spinal": HeadSpec(SpinalNet, SpinalNet, "chain of narrow layers, each fed a slice"),
-    "spinal-shared": HeadSpec(_shared, SpinalNet, "the same with one matrix for all later layers"),
-    "mlp": HeadSpec(MLPHead, MLPHead, "the fully connected layers a spinal head replaces"),
-    "matched": HeadSpec(matched_mlp, matched_mlp, "MLP with the spinal head's parameter count"),
-    "linear": HeadSpec(LinearHead, LinearHead, "one linear map"),
-    "progressive": HeadSpec(ProgressiveNet, ProgressiveNet, "dense chain: every layer sees all"),
-    "spinal-taps": HeadSpec(MultiTapSpinalNet, MultiTapSpinalNet, "a spinal chain for every tap"),
-    "spinal-tiled": HeadSpec(
+HEADS: dict[str, HeadRow] = {
+    "spinal": HeadRow(SpinalNet, SpinalNet, "chain of narrow layers, each fed a slice"),
+    "spinal-shared": HeadRow(_shared, SpinalNet, "the same with one matrix for all later layers"),
+    "mlp": HeadRow(MLPHead, MLPHead, "the fully connected layers a spinal head replaces"),
+    "matched": HeadRow(matched_mlp, matched_mlp, "MLP with the spinal head's parameter count"),
+    "linear": HeadRow(LinearHead, LinearHead, "one linear map"),
+    "progressive": HeadRow(ProgressiveNet, ProgressiveNet, "dense chain: every layer sees all"),
+    "spinal-taps": HeadRow(MultiTapSpinalNet, MultiTapSpinalNet, "a spinal chain for every tap"),
+    "spinal-tiled": HeadRow(
         TiledSpinalNet, SpinalNet, "compatibility: slices of the original customizable module"
     ),
-    "spinal-reused": HeadSpec(
+    "spinal-reused": HeadRow(
         ReusedSpinalNet, ReusedSpinalNet, "compatibility: layers that run twice"
     ),
 }
@@ -53,9 +53,9 @@ def head_arguments(name: str) -> dict[str, inspect.Parameter]:
     """
     if name not in HEADS:
         raise unknown_name("head", name, HEADS)
-    spec = HEADS[name]
-    given = {"in_features", "out_features", *(["share_weights"] if spec.build is _shared else [])}
-    parameters = inspect.signature(spec.options).parameters
+    row = HEADS[name]
+    given = {"in_features", "out_features", *(["share_weights"] if row.build is _shared else [])}
+    parameters = inspect.signature(row.options).parameters
     return {option: value for option, value in parameters.items() if option not in given}
 
 

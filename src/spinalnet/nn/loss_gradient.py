@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from spinalnet._checks import InputError
 from spinalnet.kernels import untracked
+from spinalnet.kernels.masks import Masks
 from spinalnet.nn import backends, functional
-from spinalnet.nn.activations import _negative_slope
 from spinalnet.nn.dense import MLPHead
+from spinalnet.nn.flat import FlatLinear
 from spinalnet.nn.gradients import linears_of, slope
-from spinalnet.nn.layers import FlatLinear, SpinalNet, why_called
+from spinalnet.nn.layers import SpinalNet, why_called
 
 
 class LossGradient:
@@ -89,7 +90,7 @@ class LossGradient:
             return None
         weights = [linear.weight for linear in self.linears]
         rows = weights[0].detach().new_empty(1, self.in_features)
-        negative_slope = _negative_slope(self.activations[0])
+        negative_slope = backends.slope_of(self.activations[0])
         call = backends.describe_call(
             rows,
             weights,
@@ -165,15 +166,15 @@ class LossGradient:
             return loss
         return self._by_operations(x, targets, weights)
 
-    def _masks(self, x: Tensor) -> tuple[backends.Masks | None, backends.Masks | None]:
+    def _masks(self, x: Tensor) -> tuple[Masks | None, Masks | None]:
         """Draw what the net itself would draw for the layers and for the output row."""
         width = self.linears[0].out_features
-        drawn: list[backends.Masks | None] = []
+        drawn: list[Masks | None] = []
         for keep, segments in (
             (self.keeps[0], self._segments),
             (self.output_keep, [(width,) * len(self.linears)]),
         ):
-            masks = backends.Masks(len(x), segments, 1.0 - keep, x.dtype) if keep < 1.0 else None
+            masks = Masks(len(x), segments, 1.0 - keep, x.dtype) if keep < 1.0 else None
             drawn.append(masks)
         return drawn[0], drawn[1]
 

@@ -1,4 +1,4 @@
-"""TODO(nn.variants): split from nn."""
+"""Special wirings: chains at several depths, and two of the original's that no net should have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spinalnet._checks import InputError, check_positive
 from spinalnet.nn.dense import MLPHead
-from spinalnet.nn.layers import SpinalLayer, SpinalNet
+from spinalnet.nn.layers import SpinalLayer, SpinalNet, check_last_dimension
 
 if TYPE_CHECKING:
     from spinalnet.nn.activations import Activation
@@ -107,11 +107,7 @@ class MultiTapSpinalNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features `(..., in_features)` to logits `(..., out_features)`."""
-        if x.shape[-1] != self.in_features:
-            raise InputError(
-                f"the last dimension of x must be in_features={self.in_features}, "
-                f"got shape {tuple(x.shape)}."
-            )
+        check_last_dimension(x, self.in_features)
         taps = x.split(self.tap_features, dim=-1)
         hidden = [chain(tap) for chain, tap in zip(self.chains, taps, strict=True)]
         return self.top(torch.cat(hidden, dim=-1))
@@ -172,11 +168,7 @@ class TiledSpinalNet(SpinalNet):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features `(..., in_features)` to logits `(..., out_features)`."""
-        if x.shape[-1] != self.in_features:
-            raise InputError(
-                f"the last dimension of x must be in_features={self.in_features}, "
-                f"got shape {tuple(x.shape)}."
-            )
+        check_last_dimension(x, self.in_features)
         return super().forward(self.spread(x))
 
     def spread(self, x: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from spinalnet._checks import InputError, check_positive
 from spinalnet.nn import backends, gradients
 from spinalnet.nn.activations import Activation, make_activation
-from spinalnet.nn.dense import MLPHead, _Normed
+from spinalnet.nn.dense import MLPHead, Normed
 from spinalnet.nn.layers import SpinalLayer, SpinalNet, why_called
 
 Bounds = tuple[Any, Any]
@@ -131,7 +131,7 @@ def _dense_layers(module: nn.Module, activation: Activation | None) -> list[_Den
             "only a Linear, an MLPHead or a Sequential of linear layers can be converted, "
             f"got {type(module).__name__}."
         )
-    known = [kind.forward for kind in (nn.Sequential, MLPHead, _Normed)]
+    known = [kind.forward for kind in (nn.Sequential, MLPHead, Normed)]
     for owner in module.modules():
         # What stands between its parts and the input may do anything with them: an adapter.
         if any(owner.children()) and (type(owner).forward not in known or backends.hooked(owner)):
@@ -390,8 +390,7 @@ def _spine(
     ).eval()
     scatter = dense.weight.new_zeros(neurons, inputs.width)
     scatter[:, inputs.columns] = dense.weight
-    ends = torch.tensor(spine.split_sizes).cumsum(0).tolist()
-    slices = [slice(end - size, end) for end, size in zip(ends, spine.split_sizes, strict=True)]
+    slices = spine.slices[:num_splits]
 
     linears = gradients.linears_of(spine)
     carry = _Carry.start(dense.weight)

@@ -57,7 +57,7 @@ def narrow(net: SpinalNet, hidden_features: int, inputs: Tensor) -> SpinalNet:
     linears = gradients.linears_of(small.spine)
     for layer in range(spine.num_layers):
         linear, weight = linears[layer], weights[layer]
-        size = spine.split_sizes[layer % spine.num_splits]
+        size = spine.input_parts[layer][0]
         bias = torch.zeros(len(weight)).to(weight) if biases is None else biases[layer]
         columns = torch.arange(size, device=weight.device)
         if layer:

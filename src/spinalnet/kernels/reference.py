@@ -1,8 +1,9 @@
-"""TODO(nn.reference): split from ops."""
+"""The recurrence from torch operations: the slow truth, the grouped path, slice sizes, MACs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,31 @@ def split_sizes(in_features: int, num_splits: int) -> tuple[int, ...]:
     return tuple(short + (split < longer) for split in range(num_splits))
 
 
+def layer_slices(in_features: int, num_layers: int, num_splits: int) -> tuple[slice, ...]:
+    """Return which columns of the input each layer sees.
+
+    Raises:
+        InputError: If `num_splits` is not in [1, in_features].
+
+    Example:
+        >>> [(part.start, part.stop) for part in layer_slices(9, 3, 2)]
+        [(0, 5), (5, 9), (0, 5)]
+    """
+    sizes = split_sizes(in_features, num_splits)
+    starts = [sum(sizes[:split]) for split in range(num_splits)]
+    parts = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+    return tuple(parts[layer % num_splits] for layer in range(num_layers))
+
+
+def segments(
+    in_features: int, hidden_features: int, num_layers: int, num_splits: int
+) -> list[tuple[int, ...]]:
+    """Return the parts that the input of each layer consists of: slice and previous layer."""
+    parts = layer_slices(in_features, num_layers, num_splits)
+    sizes = [part.stop - part.start for part in parts]
+    return [(size, hidden_features) if layer else (size,) for layer, size in enumerate(sizes)]
+
+
 def spinal_macs(
     in_features: int,
     hidden_features: int,
@@ -46,10 +72,19 @@ def spinal_macs(
     out_features: int = 0,
 ) -> int:
     """Return the multiply-accumulates of one row through the chain and `out_features` outputs."""
-    sizes = split_sizes(in_features, num_splits)
-    sliced = sum(sizes[layer % num_splits] for layer in range(num_layers))
-    chained = (num_layers - 1) * hidden_features
-    return hidden_features * (sliced + chained) + num_layers * hidden_features * out_features
+    inputs = segments(in_features, hidden_features, num_layers, num_splits)
+    return hidden_features * (sum(map(sum, inputs)) + num_layers * out_features)
+
+
+def piecewise(slope: float) -> Elementwise:
+    """Return the activation `z if z > 0 else slope * z`."""
+    if slope == 0:
+        return torch.relu
+    return _identity if slope == 1 else partial(F.leaky_relu, negative_slope=slope)
+
+
+def _identity(z: Tensor) -> Tensor:
+    return z
 
 
 def spinal_reference(
@@ -67,24 +102,62 @@ def spinal_reference(
     The slow truth that every other backend is tested against. Arguments as in `spinal`, except
     that `activation` must be callable.
     """
-    hidden_features = weights[0].shape[0]
-    sizes = split_sizes(x.shape[-1], num_splits)
-    slices = x.split(sizes, dim=-1)
+    width = weights[0].shape[0]
+    return spinal_called(
+        x,
+        [
+            partial(F.linear, weight=weight, bias=bias)
+            for weight, bias in zip(weights, biases or [None] * len(weights), strict=True)
+        ],
+        slice_columns=[w.shape[1] - (width if i else 0) for i, w in enumerate(weights)],
+        num_splits=num_splits,
+        activation=activation,
+        norms=norms,
+        dropout_masks=dropout_masks,
+    )
+
+
+def spinal_called(
+    x: Tensor,
+    layers: Sequence[Elementwise],
+    *,
+    slice_columns: Sequence[int],
+    num_splits: int,
+    activation: Elementwise,
+    norms: Sequence[Elementwise] | None = None,
+    dropout_masks: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """Compute the chain by calling its layers, whatever they do with their input.
+
+    Modules that are more than a matrix and a bias (wrapped by an adapter, quantized, listened to
+    by a hook) come here as they are.
+
+    Args:
+        x: Shape `(B, D)`.
+        layers: One per layer of the chain; maps `(B, columns)` to `(B, H)`.
+        slice_columns: How many columns of the slice each layer takes; a shorter slice is padded
+            with zeros, which is how a matrix serves slices of unequal length.
+        num_splits: As in `spinal`, as the following ones.
+        activation: Must be callable.
+        norms: One per layer.
+        dropout_masks: One per layer, for the input before it is padded.
+    """
+    slices = x.split(split_sizes(x.shape[-1], num_splits), dim=-1)
     hidden: list[Tensor] = []
-    for layer, weight in enumerate(weights):
-        size = sizes[layer % num_splits]
-        inputs = slices[layer % num_splits]
+    for index, (layer, columns) in enumerate(zip(layers, slice_columns, strict=True)):
+        seen = slices[index % num_splits]
+        mask = None if dropout_masks is None else dropout_masks[index]
+        size = seen.shape[-1]
+        if mask is not None:
+            seen = seen * mask[..., :size]
+        parts = [seen]
+        if columns > size:
+            parts.append(seen.new_zeros(*seen.shape[:-1], columns - size))
         if hidden:
-            inputs = torch.cat([inputs, hidden[-1]], dim=-1)
-            if weight.shape[1] > size + hidden_features:
-                # One matrix shared by slices of unequal length: the short slice has no last
-                # column, as if it were padded with a zero.
-                weight = torch.cat([weight[:, :size], weight[:, -hidden_features:]], dim=1)
-        if dropout_masks is not None:
-            inputs = inputs * dropout_masks[layer]
-        z = F.linear(inputs, weight, None if biases is None else biases[layer])
+            parts.append(hidden[-1] if mask is None else hidden[-1] * mask[..., size:])
+        z = layer(parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1))
         if norms is not None:
-            z = norms[layer](z)
+            z = norms[index](z)
         hidden.append(activation(z))
     return torch.cat(hidden, dim=-1)
 
@@ -102,9 +175,10 @@ def spinal_packed(
     """Compute the chain with one matrix product per slice plus the small sequential part.
 
     `A_l s` of all layers that share a slice is known before the chain starts, so it is one
-    product per slice; only `B_l h` is sequential. With dropout each layer masks the slice anew,
-    so its product stays its own. Plain torch operations: differentiates twice, exports, compiles
-    and runs on every device and dtype. Arguments as in `spinal_reference`.
+    product per slice; only `B_l h` is sequential. That is another order of operations than the
+    reference's, hence a loop of its own. With dropout each layer masks the slice anew, so its
+    product stays its own. Plain torch operations: differentiates twice, exports, compiles and runs
+    on every device and dtype. Arguments as in `spinal_reference`.
     """
     num_layers, hidden_features = len(weights), weights[0].shape[0]
     sizes = split_sizes(x.shape[-1], num_splits)
@@ -136,50 +210,5 @@ def spinal_packed(
             z = z + F.linear(previous, weight[:, -hidden_features:])
         if norms is not None:
             z = norms[layer](z)
-        hidden.append(activation(z))
-    return torch.cat(hidden, dim=-1)
-
-
-def spinal_called(
-    x: Tensor,
-    layers: Sequence[Elementwise],
-    *,
-    slice_columns: Sequence[int],
-    num_splits: int,
-    activation: Elementwise,
-    norms: Sequence[Elementwise] | None = None,
-    dropout_masks: Sequence[Tensor] | None = None,
-) -> Tensor:
-    """Compute the chain by calling its layers, whatever they do with their input.
-
-    What `spinal_reference` is to matrices, this is to modules that are more than a matrix and a
-    bias: wrapped by an adapter, quantized, listened to by a hook.
-
-    Args:
-        x: Shape `(B, D)`.
-        layers: One per layer of the chain; maps `(B, columns)` to `(B, H)`.
-        slice_columns: How many columns of the slice each layer takes; a shorter slice is padded
-            with zeros, as for a matrix that is shared by slices of unequal length.
-        num_splits: As in `spinal`, as the following ones.
-        activation: Must be callable.
-        norms: One per layer.
-        dropout_masks: One per layer, for the input before it is padded.
-    """
-    slices = x.split(split_sizes(x.shape[-1], num_splits), dim=-1)
-    hidden: list[Tensor] = []
-    for index, (layer, columns) in enumerate(zip(layers, slice_columns, strict=True)):
-        seen = slices[index % num_splits]
-        mask = None if dropout_masks is None else dropout_masks[index]
-        size = seen.shape[-1]
-        if mask is not None:
-            seen = seen * mask[..., :size]
-        parts = [seen]
-        if columns > size:
-            parts.append(seen.new_zeros(*seen.shape[:-1], columns - size))
-        if hidden:
-            parts.append(hidden[-1] if mask is None else hidden[-1] * mask[..., size:])
-        z = layer(parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1))
-        if norms is not None:
-            z = norms[index](z)
         hidden.append(activation(z))
     return torch.cat(hidden, dim=-1)
