@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from spinalnet.nn.heads import head_arguments
+from spinalnet._checks import unknown_name
+from spinalnet.nn.heads import HEADS
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class ModelSpec:
     freeze: bool = False
 
     def __post_init__(self) -> None:
-        head_arguments(self.head)  # raises for an unknown one
+        if self.head not in HEADS:
+            raise unknown_name("head", self.head, HEADS)
 
     def control(self) -> ModelSpec:
         """Return the same network with an MLP of the size of this head: "matched"."""
