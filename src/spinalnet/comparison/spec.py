@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from spinalnet._checks import InputError, check_positive, read_fields, unknown_name
-from spinalnet.data.spec import DataSpec
-from spinalnet.models.spec import ModelSpec
+from spinalnet.data.loading import DataSpec
+from spinalnet.models.zoo import ModelSpec
 from spinalnet.training.config import TrainConfig
 
 if TYPE_CHECKING:
