@@ -16,6 +16,7 @@ from spinalnet import (
     ModelSpec,
     RunSpec,
     TrainConfig,
+    create_model,
     load_trained,
     run_one,
 )
@@ -152,6 +153,17 @@ def test_a_converted_model_says_that_it_knows_no_data(run: Path, tmp_path: Path)
     with pytest.raises(InputError, match="does not say which data it belongs to"):
         trained.load_data()
     assert trained.load_data("digits").test.mean == trained.info.mean
+
+
+def test_a_checkpoint_alone_reads_data_at_its_own_size(tmp_path: Path) -> None:
+    model = create_model("mnist-cnn", 10, image_size=20, head="linear")
+    header = {"model": "mnist-cnn", "head": "linear", "class_names": list("0123456789")}
+    header |= {"input_shape": [1, 20, 20], "mean": [0.1], "std": [0.2], "data": "digits"}
+    save_weights(tmp_path / "model.safetensors", model.state_dict(), header)
+    test = load_trained(tmp_path / "model.safetensors").load_data().test
+    images, _ = next(test.batches(2))
+    assert images.shape == (2, 1, 20, 20)
+    assert (test.mean, test.std) == ((0.1,), (0.2,))
 
 
 def test_the_question_is_written_in_parts() -> None:

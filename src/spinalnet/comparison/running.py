@@ -294,7 +294,7 @@ def compare(
     load = load or functools.partial(load_splits, download=download)
     splits = load(specs[0])
     with one_after_another(question.base.train):
-        for spec in question.of_seed(specs[0].train.seed):
+        for spec in specs[: len(question.heads)]:
             build_model(spec, splits.info)
         for spec in specs:
             if runs.is_run(out / "runs" / spec.name):

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from spinalnet._checks import InputError, check_positive, read_fields, unknown_name
-from spinalnet.data.spec import DataSpec
-from spinalnet.models.spec import ModelSpec
+from spinalnet.data.loading import DataSpec
+from spinalnet.models.zoo import ModelSpec
 from spinalnet.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -180,16 +180,16 @@ class Comparison:
         """
         first = replace(self.base.model, head=self.heads[0])
         train = replace(self.base.train, seed=seed)
-        specs = []
-        for head in self.heads:
-            model = replace(first, head=head, head_options={})
+
+        def model(head: str) -> ModelSpec:
             if head == first.head:
-                model = first
-            elif head == "matched":
-                model = first.control()
-            model = replace(model, **self.other.get(head, {}))
-            specs.append(replace(self.base, model=model, train=train))
-        return specs
+                return first
+            if head == "matched":
+                return first.control()
+            return replace(first, head=head, head_options={})
+
+        models = [replace(model(head), **self.other.get(head, {})) for head in self.heads]
+        return [replace(self.base, model=model, train=train) for model in models]
 
     def specs(self) -> Iterator[RunSpec]:
         """Yield every run, all heads of one seed before the next seed."""

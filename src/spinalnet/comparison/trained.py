@@ -12,10 +12,9 @@ from spinalnet._checks import InputError, read_fields
 from spinalnet.comparison.building import build_model, load_splits
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.data.batches import DatasetInfo, Splits
-from spinalnet.data.spec import DataSpec
+from spinalnet.data.loading import DataSpec
 from spinalnet.models import features
-from spinalnet.models.spec import ModelSpec
-from spinalnet.models.zoo import ImageModel
+from spinalnet.models.zoo import ImageModel, ModelSpec
 from spinalnet.training import runs
 
 

@@ -4,8 +4,7 @@ from spinalnet.data.augment import AUGMENTATIONS, build_augment
 from spinalnet.data.batches import ArrayDataset, DatasetInfo, FolderDataset, Splits, normalize
 from spinalnet.data.catalog import DATASETS
 from spinalnet.data.frames import Table, is_table, load_table
-from spinalnet.data.loading import list_datasets, load, load_dataset
-from spinalnet.data.spec import DataSpec
+from spinalnet.data.loading import DataSpec, list_datasets, load, load_dataset
 
 __all__ = [
     "AUGMENTATIONS",

@@ -2,14 +2,13 @@
 
 from spinalnet.models.backbones import find_backbone
 from spinalnet.models.finding import find_classifier
-from spinalnet.models.spec import ModelSpec
 from spinalnet.models.surgery import (
     freeze_except_head_,
     remove_classifier_,
     replace_head_,
     replace_hidden_,
 )
-from spinalnet.models.zoo import MODELS, ImageModel, create_model, list_models
+from spinalnet.models.zoo import MODELS, ImageModel, ModelSpec, create_model, list_models
 
 __all__ = [
     "MODELS",

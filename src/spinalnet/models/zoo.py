@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from spinalnet._checks import InputError, check_positive, unknown_name
-from spinalnet.data.spec import DataSpec
+from spinalnet.data.loading import DataSpec
 from spinalnet.models import backbones, surgery
-from spinalnet.models.spec import ModelSpec
 from spinalnet.models.trunks import (
     MultiTapTrunk,
     PooledPositions,
@@ -32,7 +31,7 @@ from spinalnet.models.trunks import (
     vgg5_trunk,
     vit_trunk,
 )
-from spinalnet.nn.heads import head_arguments, make_head
+from spinalnet.nn.heads import HEADS, head_arguments, make_head
 
 
 class ImageModel(nn.Module):
@@ -57,6 +56,39 @@ class ImageModel(nn.Module):
     def depth_groups(self) -> list[list[nn.Parameter]]:
         """Return all parameters in groups, from the head down to the trunk's first stage."""
         return [list(self.head.parameters()), *reversed(backbones.stages(self.trunk))]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which network, with which head.
+
+    Attributes:
+        name: Row of `models.MODELS`, or full name of a backbone (`timm:NAME`, ...).
+        head: Row of `nn.HEADS`.
+        head_options: Options of the head that override the paper's.
+        neck: How the trunk's last map becomes features, where the model has a choice.
+        pretrained: Start the trunk from published weights, or from those in the file of this path.
+        freeze: Train the head only, on features that the trunk makes once (see `features`).
+
+    Raises:
+        InputError: If there is no such head.
+    """
+
+    name: str = "mnist-cnn"
+    head: str = "spinal"
+    head_options: Mapping[str, Any] = field(default_factory=dict)
+    neck: str | None = None
+    pretrained: bool | str = False
+    freeze: bool = False
+
+    def __post_init__(self) -> None:
+        if self.head not in HEADS:
+            raise unknown_name("head", self.head, HEADS)
+
+    def control(self) -> ModelSpec:
+        """Return the same network with an MLP of the size of this head: "matched"."""
+        twin = {"match": self.head, "match_options": dict(self.head_options)}
+        return replace(self, head="matched", head_options=twin)
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,8 @@ from spinalnet.comparison.spec import Comparison, OnProgress, RunSpec
 from spinalnet.data import loading, readers
 from spinalnet.data.batches import ArrayDataset, DatasetInfo, Splits
 from spinalnet.data.catalog import DATASETS
-from spinalnet.data.spec import DataSpec
-from spinalnet.models.spec import ModelSpec
-from spinalnet.models.zoo import MODELS
+from spinalnet.data.loading import DataSpec
+from spinalnet.models.zoo import MODELS, ModelSpec
 from spinalnet.paper.recipes import CONSTANTS, RECIPES, Recipe, find_recipes
 from spinalnet.paper.records import Budget, LastBatches, Protocol, make_record
 from spinalnet.training import loop, runs
