@@ -1,6 +1,6 @@
 """Time what each piece of the fast paths gives where heads are used: networks, tables, features.
 
-    OMP_NUM_THREADS=1 python benchmarks/pays.py
+    OMP_NUM_THREADS=1 python benchmarks/pays.py [BEGINNING OF A CASE'S NAME ...]
 
 Writes benchmarks/results/pays.json, from which docs/kernels.md is made. Each piece is taken away by
 itself, all ways in turns within one run:
@@ -17,11 +17,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import json
 import statistics
 import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -138,15 +141,28 @@ PIECES = {
 }
 
 
-def measure(
-    kind: str, case: str, cases: dict[str, Call], *, spells: int, seconds: float
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Case:
+    """What is measured, how often, and how long each time."""
+
+    kind: str
+    name: str
+    make: Callable[[], dict[str, Call]]
+    spells: int
+    seconds: float
+    macs_of_mlp: float | None = None
+
+
+def measure(case: Case) -> dict[str, Any]:
     """Return, for every piece, median and quartiles of the ratio over several spells.
 
     A spell is one run of `interleave`, in which the median is taken: the machine is shared.
     """
-    found: dict[str, Any] = {"kind": kind, "case": case, "spells": spells}
-    runs = [timing.interleave(cases, seconds=seconds, min_rounds=3) for _ in range(spells)]
+    found: dict[str, Any] = {"kind": case.kind, "case": case.name, "spells": case.spells}
+    cases = case.make()
+    runs = [
+        timing.interleave(cases, seconds=case.seconds, min_rounds=2) for _ in range(case.spells)
+    ]
 
     def ratio(without: str, having: str) -> dict[str, Any]:
         values = [times[without].median / times[having].median for times in runs]
@@ -158,22 +174,26 @@ def measure(
             found[piece] = ratio(without, having)
     if "MLP" in cases:
         found["of_mlp"] = {way: ratio(way, "MLP")["ratio"] for way in cases if way != "MLP"}
+        found["macs_of_mlp"] = case.macs_of_mlp
     print(found, flush=True)
     return found
 
 
-def networks() -> Iterator[dict[str, Any]]:
-    for name, (model, channels, side, options) in NETWORKS.items():
+def networks() -> Iterator[Case]:
+    def make(model: str, channels: int, side: int, options: dict[str, Any]) -> dict[str, Call]:
         net = create_model(model, 10, head="spinal", seed=0, **options)
-        net = net.to(memory_format=torch.channels_last)
         x = torch.randn(BATCH, channels, side, side).contiguous(memory_format=torch.channels_last)
         y = torch.randint(0, 10, (BATCH,))
-        cases = ways(net, functools.partial(step, x=x, y=y))
-        yield measure("training step", f"{name}, batch {BATCH}", cases, spells=7, seconds=3.0)
+        net = net.to(memory_format=torch.channels_last)
+        return ways(net, functools.partial(step, x=x, y=y))
+
+    for name, arguments in NETWORKS.items():
+        full = f"{name}, batch {BATCH}"
+        yield Case("training step", full, functools.partial(make, *arguments), 5, 2.0)
 
 
-def tables() -> dict[str, Any]:
-    """Time five epochs of an estimator, its fit included; it trains past `forward`."""
+def tables() -> Case:
+    """Five epochs of an estimator, its fit included; it trains past `forward`."""
     X, y = load_digits(return_X_y=True)
 
     def fit() -> None:
@@ -193,53 +213,64 @@ def tables() -> dict[str, Any]:
         "no kernels": torch_only(fit),
     }
     name = f"SpinalClassifier(16), digits, batch {BATCH}"
-    return measure("estimator, 5 epochs", name, cases, spells=9, seconds=3.0)
+    return Case("estimator, 5 epochs", name, lambda: cases, 9, 3.0)
 
 
-def features() -> dict[str, Any]:
-    net, x = SpinalNet(1280, 10, 20, num_layers=4), torch.randn(BATCH, 1280)
-    cases = ways(net, functools.partial(step, x=x, y=torch.randint(0, 10, (BATCH,))))
+def features() -> Case:
+    def make() -> dict[str, Call]:
+        net, x = SpinalNet(1280, 10, 20, num_layers=4), torch.randn(BATCH, 1280)
+        return ways(net, functools.partial(step, x=x, y=torch.randint(0, 10, (BATCH,))))
+
     name = f"head on features, 1280 / 20x4, batch {BATCH}"
-    return measure("training step", name, cases, spells=15, seconds=0.7)
+    return Case("training step", name, make, 15, 0.7)
 
 
-def isolated() -> Iterator[dict[str, Any]]:
+def isolated() -> Iterator[Case]:
+    def make(net: SpinalNet, dense: int, batch: int) -> dict[str, Call]:
+        x = torch.randn(batch, net.in_features)
+        cases = ways(net, functools.partial(inference, x=x))
+        cases["MLP"] = inference(MLPHead(net.in_features, net.out_features, dense), x)
+        return cases
+
     for name, (inputs, width, layers, dense) in HEADS.items():
-        net, mlp = SpinalNet(inputs, 10, width, num_layers=layers), MLPHead(inputs, 10, dense)
+        net = SpinalNet(inputs, 10, width, num_layers=layers)
+        macs = net.spine.macs() + net.spine.out_features * 10
+        promise = round(macs / (inputs * dense + dense * 10), 4)
         for batch in (1, BATCH):
-            x = torch.randn(batch, inputs)
-            cases = ways(net, functools.partial(inference, x=x))
-            cases["MLP"] = inference(mlp, x)
-            case = f"{name}, batch {batch}"
-            found = measure("inference", case, cases, spells=15, seconds=0.4)
-            macs = net.spine.macs() + net.spine.out_features * 10
-            yield {**found, "macs_of_mlp": round(macs / (inputs * dense + dense * 10), 4)}
+            cases = functools.partial(make, net, dense, batch)
+            yield Case("inference", f"{name}, batch {batch}", cases, 15, 0.4, promise)
+
+
+def write(row: dict[str, Any], commit: str) -> None:
+    """Put a row into the file, in the place of an older one of the same kind and case."""
+    rows = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else []
+    name = (row["kind"], row["case"])
+    rows = [old for old in rows if (old["kind"], old["case"]) != name] + [{**row, "commit": commit}]
+    protocol = (
+        "time without a piece divided by the time with it, everything else as by default; medians "
+        "and quartiles over several spells, in each of which all ways take turns and the median "
+        "counts; one thread; every row with the commit that it measured"
+    )
+    record = {
+        "benchmark": "pays",
+        "command": "OMP_NUM_THREADS=1 python benchmarks/pays.py",
+        "protocol": protocol,
+        "environment": {**describe_environment(), "commit": commit},
+        "rows": rows,
+    }
+    files.write_mapping(RESULT, record)
 
 
 def main() -> None:
-    """Measure every case and write the rows."""
+    """Measure the cases whose names begin with an argument, or all."""
     warnings.simplefilter("ignore")  # five epochs do not converge
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    rows = [*isolated(), features(), tables(), *networks()]
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    )
-    environment = {**describe_environment(), "commit": commit.stdout.strip()}
-    files.write_mapping(
-        RESULT,
-        {
-            "benchmark": "pays",
-            "command": "OMP_NUM_THREADS=1 python benchmarks/pays.py",
-            "protocol": (
-                "time without a piece divided by the time with it, everything else as by default; "
-                "medians and quartiles over several spells, in each of which all ways take turns and "
-                "the median counts; one thread"
-            ),
-            "environment": environment,
-            "rows": rows,
-        },
-    )
+    git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    for case in (*isolated(), features(), tables(), *networks()):
+        if case.name.startswith(tuple(sys.argv[1:]) or ""):
+            write(measure(case), commit)
 
 
 if __name__ == "__main__":

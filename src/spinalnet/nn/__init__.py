@@ -19,8 +19,9 @@ from spinalnet.nn.dense import LinearHead, MLPHead, Normed, ProgressiveNet, matc
 from spinalnet.nn.functional import draw_masks, spinal
 from spinalnet.nn.gradients import chain_input, hidden_influence, jacobian, linears_of
 from spinalnet.nn.heads import HEADS, HeadRow, head_arguments, make_head
-from spinalnet.nn.layers import SpinalLayer, SpinalNet, check_read, why_called
+from spinalnet.nn.layers import SpinalLayer, SpinalNet, check_read
 from spinalnet.nn.loss_gradient import LossGradient
+from spinalnet.nn.reading import why_called
 from spinalnet.nn.variants import MultiTapSpinalNet, ReusedSpinalNet, TiledSpinalNet
 
 __all__ = [

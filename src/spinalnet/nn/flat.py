@@ -141,17 +141,3 @@ class FlatStorage(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing_keys, *reports)
         if prefix + "flat" in missing_keys:
             missing_keys.remove(prefix + "flat")
-
-
-def matrices(linears: Sequence[nn.Module]) -> tuple[list[Tensor], list[Tensor] | None]:
-    """Return weights and biases of linear maps, which may be pieces of one parameter."""
-    maps: Any = linears
-    first = maps[0]
-    if isinstance(first, FlatLinear) and all(
-        isinstance(m, FlatLinear) and m.net is first.net for m in maps
-    ):
-        pieces = first.net.flat_pieces()
-        weights = [pieces[m.places["weight"]] for m in maps]
-        return weights, [pieces[m.places["bias"]] for m in maps if "bias" in m.places] or None
-    weights, biases = [m.weight for m in maps], [m.bias for m in maps]
-    return weights, None if biases[0] is None else biases

@@ -10,30 +10,13 @@ from spinalnet._checks import InputError, check_positive, check_probability
 from spinalnet.kernels import reference
 from spinalnet.nn import backends, functional
 from spinalnet.nn.activations import make_activation, make_norm
-from spinalnet.nn.flat import FlatLinear, FlatStorage, matrices
+from spinalnet.nn.flat import FlatStorage
+from spinalnet.nn.reading import all_plain, matrices, why_called
 from spinalnet.nn.repeat import Repeat
 
 if TYPE_CHECKING:
     from spinalnet.kernels.plan import Layout, Plans
     from spinalnet.nn.activations import Activation
-
-# Whose matrix and bias say what they compute.
-_READ = {nn.Linear, FlatLinear}
-
-
-def why_called(module: nn.Module) -> str | None:
-    """Return why only a call says what a linear map computes; None if its matrix and bias do.
-
-    They say it of an `nn.Linear`, also of a parametrized one, whose matrix is a property. They do
-    not for a module put around or in the place of one (adapters, quantization), for a subclass
-    with a `forward` of its own, or where a hook listens, which may change what passes.
-    """
-    if backends.hooked(module):
-        return f"{type(module).__name__} has hooks, or another forward than its class"
-    kind = type(module)
-    if kind in _READ or (isinstance(module, nn.Linear) and kind.forward is nn.Linear.forward):
-        return None
-    return f"{kind.__name__} is not a plain nn.Linear"
 
 
 def check_last_dimension(x: Tensor, in_features: int) -> None:
@@ -152,11 +135,12 @@ class SpinalLayer(nn.Module):
         See `nn.why_called`: a layer that is more than its matrix and its bias is called.
         """
         layers = list(self.layers)
-        if {type(layer) for layer in layers} <= _READ and not backends.hooked(*layers):
+        if all_plain(layers):
             return None
-        reasons = ((index, why_called(layer)) for index, layer in enumerate(layers))
-        index, reason = next((pair for pair in reasons if pair[1] is not None), (0, None))
-        return None if reason is None else f"layer {index} is called as a module: {reason}"
+        for index, layer in enumerate(layers):
+            if (reason := why_called(layer)) is not None:
+                return f"layer {index} is called as a module: {reason}"
+        return None
 
     def backend_choice(self, x: Tensor) -> backends.BackendChoice:
         """Return which path `forward(x)` takes in the present mode, and why.
@@ -341,8 +325,8 @@ class SpinalNet(FlatStorage):
     def compute(self, x: Tensor) -> Tensor:
         """Return what `forward` does, from scratch."""
         spine, output, dropout = self.spine, self.output, self.output_dropout
-        whole = type(spine) is SpinalLayer and type(output) in _READ and type(dropout) is nn.Dropout
-        if not whole or backends.hooked(spine, output, dropout):
+        whole = type(spine) is SpinalLayer and type(dropout) is nn.Dropout and all_plain([output])
+        if not whole or backends.hooked(spine, dropout):
             return output(dropout(spine(x)))
         dropped = dropout.p if dropout.training else 0.0
         flat = self.flat_parts(spine.linears(), output) if self.is_flat else None

@@ -16,7 +16,8 @@ from spinalnet.nn import backends, functional
 from spinalnet.nn.dense import MLPHead
 from spinalnet.nn.flat import FlatLinear
 from spinalnet.nn.gradients import linears_of, slope
-from spinalnet.nn.layers import SpinalNet, why_called
+from spinalnet.nn.layers import SpinalNet
+from spinalnet.nn.reading import why_called
 
 
 class LossGradient:

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from spinalnet._checks import InputError
 from spinalnet.nn.gradients import chain_input, jacobian
-from spinalnet.nn.layers import SpinalNet, why_called
+from spinalnet.nn.layers import SpinalNet
+from spinalnet.nn.reading import why_called
 
 
 @dataclass(frozen=True)
