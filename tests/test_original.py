@@ -14,9 +14,10 @@ from torch import Tensor, nn
 import golden
 from spinalnet import files
 from spinalnet._checks import InputError
+from spinalnet.files import read_weights
 from spinalnet.models import zoo
 from spinalnet.nn.heads import make_head
-from spinalnet.paper.weights import convert_checkpoint, load_original_state_dict, read_original
+from spinalnet.paper.weights import convert_checkpoint, load_original_state_dict
 
 # One case of every kind of network, each small enough to write to a file.
 CONVERTIBLE = [
@@ -336,7 +337,7 @@ def test_safetensors_files_are_read(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file(original(MNIST), tmp_path / "old.safetensors")
-    read = read_original(tmp_path / "old.safetensors")
+    read = read_weights(tmp_path / "old.safetensors")
     assert all(torch.equal(read[key], value) for key, value in original(MNIST).items())
 
 
@@ -353,12 +354,12 @@ class Trap:
 def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
     with pytest.raises(InputError, match=r"save model.state_dict\(\) instead"):
-        read_original(tmp_path / "module.pth")
+        read_weights(tmp_path / "module.pth")
     torch.save({"weight": Trap(tmp_path / "sprung")}, tmp_path / "trap.pth")
     (tmp_path / "bare.pth").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
     for name in ("trap.pth", "bare.pth"):
         with pytest.raises(InputError):
-            read_original(tmp_path / name)
+            read_weights(tmp_path / name)
     assert not (tmp_path / "sprung").exists()
 
 
@@ -366,20 +367,20 @@ def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
 def test_damaged_and_missing_files(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     with pytest.raises(InputError, match="there is no file"):
-        read_original(path)
+        read_weights(path)
     for content in (b"", b"not weights at all"):
         path.write_bytes(content)
         with pytest.raises(InputError) as caught:
-            read_original(path)
+            read_weights(path)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
     torch.save(original(MNIST), tmp_path / "whole.pth")
     path.write_bytes((tmp_path / "whole.pth").read_bytes()[:2000])
     with pytest.raises(InputError, match=r"damaged|pickled"):
-        read_original(path)
+        read_weights(path)
 
 
 def test_a_file_without_tensors_by_name(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "state": [1, 2]}, tmp_path / "old.pth")
-    with pytest.raises(InputError, match="epoch, state is not a tensor"):
-        read_original(tmp_path / "old.pth")
+    with pytest.raises(InputError, match="holds no weights by name"):
+        read_weights(tmp_path / "old.pth")

@@ -381,8 +381,8 @@ class Adapter(torch.nn.Module):
 class Scaled(torch.nn.Linear):
     """A subclass with a forward of its own."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return 2 * super().forward(x)
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
 
 
 class Renamed(torch.nn.Linear):

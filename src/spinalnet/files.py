@@ -98,7 +98,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
             held = held[key]
-    if not isinstance(held, Mapping) or not all(isinstance(v, Tensor) for v in held.values()):
+    whole = isinstance(held, Mapping) and all(isinstance(v, Tensor) for v in held.values())
+    if not whole or not held:
         raise InputError(f"{path} holds no weights by name: save model.state_dict().")
     return {str(name).removeprefix("module."): value for name, value in held.items()}
 

@@ -10,13 +10,11 @@ The networks of the scripts end in log-softmax where ours return logits; the wei
 from __future__ import annotations
 
 import itertools
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from spinalnet import files
@@ -440,36 +438,6 @@ def _read_taps(shapes: _Shapes) -> _Guess | None:
     return _Guess("spinal", shapes[_TOP[1]][0], options, sum(lengths) + 2)
 
 
-def read_original(path: str | Path) -> dict[str, Tensor]:
-    """Read a file of the original scripts (`.pth`, or safetensors) without running code from it.
-
-    Raises:
-        InputError: If there is no such file, or it holds anything but tensors by name.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"there is no file {path}: give the file with the original's weights.")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state_dict: Any = load_file(path)
-        else:
-            state_dict = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} holds a pickled module or other objects, which are not opened because they "
-            "can run code: load it where it was made and save model.state_dict() instead."
-        ) from error
-    except Exception as error:  # torch and safetensors raise many kinds for a damaged file
-        raise InputError(
-            f"{path} cannot be read as weights ({type(error).__name__}): it is damaged or of "
-            "another kind."
-        ) from error
-    _check_tensors(state_dict)
-    return dict(state_dict)
-
-
 def convert_checkpoint(
     path: str | Path,
     model_name: str,
@@ -489,7 +457,7 @@ def convert_checkpoint(
     there (dropout rates, an activation that the names leave open) is the paper's for that model.
 
     Args:
-        path: The original's file; see `read_original`.
+        path: The original's file; see `files.read_weights`.
         model_name: Row of `models.MODELS`.
         out: File to write, safetensors with the same header as the `model.safetensors` of a run.
         head: Name of a head, if the one read from the file is not wanted (`"spinal"` for weights
@@ -533,11 +501,11 @@ def _build(
     model_name: str,
     head: str | None,
     in_channels: int | None,
-    input_size: int | None,
+    image_size: int | None,
     options: Mapping[str, Any],
 ) -> tuple[zoo.ImageModel, dict[str, Any]]:
     """Return the network of a file with its weights, and what its shapes say of it."""
-    state_dict = read_original(path)
+    state_dict = files.read_weights(path)
     guess = _read_head(state_dict, model_name, path)
     channels, *size = zoo.MODELS[model_name].input_shape
     if in_channels is None:
@@ -547,12 +515,12 @@ def _build(
     accepted = {"neck", *head_arguments(head)}
     chosen = {key: value for key, value in guess.options.items() if key in accepted}
     chosen |= options
-    model = zoo.create_model(model_name, guess.num_classes, in_channels, input_size, head, **chosen)
+    model = zoo.create_model(model_name, guess.num_classes, in_channels, image_size, head, **chosen)
     load_original_state_dict(model, state_dict)
     return model, {
         "model": model_name,
         "head": head,
         "head_options": chosen,
         "class_names": [str(k) for k in range(guess.num_classes)],
-        "input_shape": [in_channels, *(size if input_size is None else (input_size, input_size))],
+        "input_shape": [in_channels, *(size if image_size is None else (image_size, image_size))],
     }
