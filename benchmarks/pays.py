@@ -245,7 +245,9 @@ def write(row: dict[str, Any], commit: str) -> None:
     """Put a row into the file, in the place of an older one of the same kind and case."""
     rows = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else []
     name = (row["kind"], row["case"])
-    rows = [old for old in rows if (old["kind"], old["case"]) != name] + [{**row, "commit": commit}]
+    places = [(old["kind"], old["case"]) for old in rows]
+    place = places.index(name) if name in places else len(rows)
+    rows[place : place + 1] = [{**row, "commit": commit}]
     protocol = (
         "time without a piece divided by the time with it, everything else as by default; medians "
         "and quartiles over several spells, in each of which all ways take turns and the median "

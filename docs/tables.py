@@ -156,6 +156,36 @@ def memory() -> str:
     return f"{table}\n\n{made}{record['protocol']}."
 
 
+def pays() -> str:
+    """Return what each piece of the fast paths gives, from benchmarks/results/pays.json."""
+    path = ROOT / "benchmarks" / "results" / "pays.json"
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        "| what | case | remembered call | one parameter | compiled path |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for row in record["rows"]:
+        cells = [row["kind"], row["case"]]
+        for piece in ("repeat", "flat", "compiled"):
+            found = row.get(piece)
+            low, high = found["quartiles"] if found else (0, 0)
+            cells.append(f"**{found['ratio']:.2f}** ({low:.2f} to {high:.2f})" if found else "-")
+        lines.append("| " + " | ".join(cells) + " |")
+    heads = [
+        f"{row['case']}: {row['of_mlp']['as built']:.2f} as built, "
+        f"{row['of_mlp']['no repeat']:.2f} without the remembered call, "
+        f"promised {row['macs_of_mlp']:.2f}"
+        for row in record["rows"]
+        if "of_mlp" in row
+    ]
+    env = record["environment"]
+    return "\n".join(lines) + (
+        f"\n\nInference as part of the MLP's time: {'; '.join(heads)}.\n\n`{record['command']}` on "
+        f"{env['cpu']}, {env['threads']} thread(s), torch {env['torch']}, {env['started'][:10]}: "
+        f"{record['protocol']}."
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "digits": lambda: comparison("digits"),
     "fashion-mnist": lambda: comparison("fashion-mnist"),
@@ -173,6 +203,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench-steps": lambda: benchmark("steps", command="`python benchmarks/heads.py`"),
     "bench-heads": heads,
     "bench-memory": memory,
+    "bench-pays": pays,
     "bench-models": lambda: benchmark("models", command="`python benchmarks/models.py`"),
     "bench-transfer": lambda: benchmark(
         "transfer", command="`python benchmarks/transfer.py data/hymenoptera`"

@@ -90,6 +90,20 @@ def test_hundreds_of_layers_run_and_learn() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
 
 
+@pytest.mark.parametrize("share", [False, True])
+def test_slices_say_which_features_each_layer_sees(share: bool) -> None:
+    layer = SpinalLayer(
+        8, 3, num_layers=5, num_splits=3, share_weights=share, activation="identity"
+    )
+    for linear in layer.layers[1:]:
+        with torch.no_grad():
+            linear.weight[:, -3:] = 0  # no layer hears the one before
+    hidden = torch.func.jacrev(layer)(torch.randn(8)).reshape(5, 3, 8)
+    for index, part in enumerate(layer.slices):
+        seen = hidden[index].abs().sum(0) > 0
+        assert seen.nonzero().flatten().tolist() == [*range(part.start, part.stop)]
+
+
 def test_zero_chain_weights_make_the_layers_independent() -> None:
     layer = SpinalLayer(6, 4, num_layers=4)
     with torch.no_grad():

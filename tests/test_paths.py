@@ -6,6 +6,7 @@ import copy
 import pickle
 import shutil
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,14 @@ def test_whatever_changes_is_seen_at_once(flat: bool, grad: bool) -> None:
     net.register_forward_hook(lambda *_: seen.append("net"))
     net(x)
     assert seen == ["output", "spine", "net"]
+    check()
+    for part in (net.output, net.spine.layers[0]):  # what clears all hooks
+        part._forward_hooks = OrderedDict()
+        check()
+        handle = part.register_forward_hook(lambda *_: seen.append("late"))
+        net(x)
+        handle.remove()
+    assert seen.count("late") == 2
     check()
     net.spine.activation = torch.nn.LeakyReLU(0.3)
     check()

@@ -123,10 +123,15 @@ def infer(
 def _attempt(
     known: Known, x: Tensor, parameters: list[Tensor], folded: list[float | int] | None = None
 ) -> Tensor | None:
-    result = x.new_empty(x.shape[0], known.outputs)
+    rows = x.shape[0]
+    result = x.new_empty(rows, known.outputs)
     address = result.data_ptr()
-    where = (0, address) if known.has_output else (address, 0)
-    return result if known.plan.forward(parameters, *_described(x), *where, folded) else None
+    hidden, logits = (0, address) if known.has_output else (address, 0)
+    threads = torch.get_num_threads()
+    done = known.plan.forward(
+        parameters, rows, x.data_ptr(), x.stride(0), threads, hidden, logits, folded
+    )
+    return result if done else None
 
 
 def track(
@@ -141,10 +146,13 @@ def track(
 
 
 def again(plans: Plans, served: Served, x: Tensor) -> Tensor | None:
-    """Return what a call served before gives for another `x` of its shape, type and device.
+    """Return what a call served before gives for another `x` of its shape and type.
 
-    None if the data of a parameter have moved: the long way mends it, or says what is wrong.
+    None if x lies elsewhere, or the data of a parameter have moved: the long way mends it, or says
+    what is wrong.
     """
+    if not x.is_cpu or x.stride(1) != 1:
+        return None
     parameters = served.parameters
     if torch.is_grad_enabled() and (
         x.requires_grad or True in [parameter.requires_grad for parameter in parameters]

@@ -186,11 +186,7 @@ class Known:
     plan: Any
     hidden: int  # columns of the hidden outputs
     outputs: int  # columns of the result: logits, or hidden outputs
-
-    @property
-    def has_output(self) -> bool:
-        """Whether the chain ends in an output row."""
-        return len(self.settings[0].output) > 0
+    has_output: bool  # whether the chain ends in an output row
 
 
 class Served(NamedTuple):
@@ -275,7 +271,8 @@ def _described(
     )
     hidden = num_layers * width
     ids = tuple(map(id, parameters))
-    return Known(ids, settings, dtype, features, plan, hidden, outputs if output else hidden)
+    columns = outputs if output else hidden
+    return Known(ids, settings, dtype, features, plan, hidden, columns, bool(output))
 
 
 @lru_cache(maxsize=64)

@@ -231,12 +231,9 @@ def eager(x: Tensor) -> bool:
 
 def is_free(x: Tensor) -> bool:
     """Return whether a call may be repeated: in eager mode, no autocast, no backend asked for."""
-    return not (
-        torch.compiler.is_compiling()
-        or _forced.get() is not None
-        or not eager(x)
-        or torch._C._is_any_autocast_enabled()
-    )
+    if torch.compiler.is_compiling() or _forced.get() is not None or not eager(x):
+        return False
+    return not torch._C._is_any_autocast_enabled()
 
 
 def _computed_dtype(x: Tensor, device: str) -> torch.dtype:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from spinalnet.kernels import chain
@@ -33,12 +34,8 @@ class _Last(NamedTuple):
     owner: object
     watch: Any  # holds as long as nothing has changed
     served: Served
-
-    def repeats(self, owner: object, x: Tensor) -> bool:
-        """Whether x has the shape, type and device of the call before, its rows readable."""
-        shape, dtype = self.served.shape, self.served.known.dtype
-        is_like = x.shape == shape and x.dtype is dtype and x.is_cpu and x.stride(1) == 1
-        return owner is self.owner and is_like
+    shape: torch.Size  # of x
+    dtype: torch.dtype
 
 
 class Repeat:
@@ -57,11 +54,12 @@ class Repeat:
         """Return what `owner.compute(x)` does."""
         if not is_free(x):
             return owner.compute(x)
-        last = self._last
-        if last is not None and last.repeats(owner, x) and last.watch.holds():
-            result = chain.again(self.plans, last.served, x)
-            if result is not None:
-                return result
+        if self._last is not None:
+            known_owner, watch, served, shape, dtype = self._last
+            if owner is known_owner and x.shape == shape and x.dtype is dtype and watch.holds():
+                result = chain.again(self.plans, served, x)
+                if result is not None:
+                    return result
         self.plans.served = None
         result = owner.compute(x)
         self._remember(owner)
@@ -72,13 +70,15 @@ class Repeat:
         # Unless another thread called in between, or the kernels did not serve it.
         if served is None or served.known.ids != tuple(map(id, served.parameters)):
             return
-        if last is None or last.owner is not owner or not last.watch.holds():
+        if last is not None and last.owner is owner and last.watch.holds():
+            watch = last.watch
+        else:
             entries, empty = _dependencies(owner)
             seen = {id(value) for _, _, value in entries}
             if not seen.issuperset(served.known.ids):
                 return  # a parameter was computed for the call, or copied
-            last = _Last(owner, extension.Watch(entries, empty), served)
-        self._last = last._replace(served=served)
+            watch = extension.Watch(entries, empty)
+        self._last = _Last(owner, watch, served, served.shape, served.known.dtype)
 
 
 Entries = list[tuple[dict[str, Any], str, Any]]
@@ -100,7 +100,8 @@ def _dependencies(owner: Any) -> tuple[Entries, list[dict[Any, Any]]]:
         entries += [(own, key, own[key]) for key in own.keys() & _ATTRIBUTES]
         if not module._modules:
             empty.append(module._modules)
-        if module is not owner:  # whose hooks nn.Module calls, around `forward`
-            entries.append((own, "forward", ...))
+        # Not of the owner, whose hooks nn.Module calls around `forward`, nor of lists.
+        if module is not owner and not isinstance(module, nn.ModuleList):
+            entries += [(own, "forward", ...), *((own, name, own[name]) for name in HOOKS)]
             empty += [own[name] for name in HOOKS]
     return entries, empty
