@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -614,7 +615,8 @@ def test_missing_weights_are_said_before_any_training(tmp_path, monkeypatch):
 
 def test_of_several_processes_the_main_one_alone_writes_the_record(tmp_path, monkeypatch):
     monkeypatch.setattr(protocol_module.running, "compare", lambda *args, **options: None)
-    monkeypatch.setattr(protocol_module, "_record", lambda *args: {"a": "record"})
+    record = SimpleNamespace(to_dict=lambda: {"a": "record"})
+    monkeypatch.setattr(protocol_module, "make_record", lambda *args: record)
     monkeypatch.setattr(protocol_module._dist, "barrier", lambda: None)
     request = protocol_module.prepare(RECIPES["regression-sum"], "honest", "smoke")
     for is_main in (False, True):

@@ -20,7 +20,6 @@ from spinalnet.theory import approximation, drawings
 from spinalnet.theory.drawings import draw_explanations, draw_sensitivities
 from spinalnet.theory.sensitivity import explain, sensitivities
 from spinalnet.timing import interleave
-from spinalnet.training import TrainConfig
 
 
 def test_summaries_of_a_linear_map_are_its_weights() -> None:
@@ -165,8 +164,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a short run of a spinal head and one of a dense head."""
     folder = tmp_path_factory.mktemp("runs")
     for head, options in (("spinal", {"hidden_features": 4}), ("mlp", {"hidden_features": 6})):
-        train = TrainConfig(epochs=1, device="cpu")
-        spec = RunSpec("digits", "mnist-cnn", head, options, limit=200, train=train)
+        spec = RunSpec.of(
+            "digits", head=head, head_options=options, limit=200, epochs=1, device="cpu"
+        )
         run_one(spec, folder / head)
     return folder
 
