@@ -334,9 +334,9 @@ def _hidden_gradient_kernel(
         tl.store(place, dz, mask=mask)
 
 
-def _block(width: int) -> int:
+def _block(width: int, least: int = 16) -> int:
     """Return the padded size of a matrix unit's operand."""
-    return max(16, triton.next_power_of_2(width))
+    return max(least, triton.next_power_of_2(width))
 
 
 class Plan(NamedTuple):
@@ -359,21 +359,25 @@ class Plan(NamedTuple):
     precision: str = "tf32x3"
 
 
+FEW_ROWS = 8192  # below, blocks of 64 rows would leave multiprocessors without work
+
+
 def plan_forward(rows: int, features: int, width: int, layers: int, kind: torch.dtype) -> Plan:
     """Return how the forward kernel cuts a call."""
-    block = _block(width)
-    few = rows < 8192  # larger blocks would leave multiprocessors without work
+    block, few = _block(width), rows < FEW_ROWS
     if block * layers <= 128:
         return Plan("slices", 16, 64, 4) if few else Plan("slices", 64, 32, 4)
-    if features > 2 * width * layers:
-        return Plan("cublas", 16 if few else 64, 32, 4)
-    return Plan("layers", 16 if few else 64, 64, 8 if block > 64 else 4)
+    warps = 8 if block > 64 or kind == torch.float32 else 4
+    source = "cublas" if features > 2 * width * layers else "layers"
+    return Plan(source, 16 if few else 64, 32, warps)
 
 
 def plan_backward(rows: int, features: int, width: int, layers: int, kind: torch.dtype) -> Plan:
     """Return how the backward kernel cuts a call."""
-    few = rows < 8192
-    return Plan("layers", 16 if few else 64, 0, 8 if _block(width) > 64 else 4)
+    block, few = _block(width), rows < FEW_ROWS
+    if block >= 64 and kind == torch.float32:
+        return Plan("", 16 if few else 32, 0, 8)  # 64 rows would not fit into the registers
+    return Plan("", 16 if few else 64, 0, 8 if block > 64 else 4)
 
 
 def launch_options(plan: Plan) -> dict[str, Any]:
@@ -494,7 +498,9 @@ def _forward(
         SOURCE=plan.source,
         BLOCK_COLUMNS=plan.columns,
         BLOCK_WIDTH=_block(width),
-        BLOCK_OUTPUTS=_block(outputs),
+        # Triton deals the longer side of the first product out to the warps, and so on down the
+        # chain: after 16 rows by 16 outputs every warp would compute all of a wide layer.
+        BLOCK_OUTPUTS=_block(outputs, 32 if plan.rows < _block(width) else 16),
     )
     return hidden, logits
 
