@@ -7,6 +7,8 @@ the kernels compute, but takes things the compiler does not.
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +72,21 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compiled:
     return found
 
 
-def check(found: Compiled, kernels: int) -> None:
+def stack_bytes(cubin: bytes, folder: Path) -> int:
+    """Return the bytes per thread that did not fit into registers."""
+    file = folder / "kernel.cubin"
+    file.write_bytes(cubin)
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    usage = subprocess.check_output([tool, "--dump-resource-usage", file], text=True)
+    return max(int(found) for found in re.findall(r"STACK:(\d+)", usage))
+
+
+def check(found: Compiled, kernels: int, folder: Path, most_stack: int = 64) -> None:
     assert len(found) == kernels
     for name, kernel in found:
-        assert kernel.asm["cubin"][:4] == b"\x7fELF", name
-        # Exact float32 would have no matrix units, thousands of spills and take minutes.
+        # Exact float32 would have no matrix units, and take minutes.
         assert "wgmma.mma_async" in kernel.asm["ptx"] or "mma.sync" in kernel.asm["ptx"], name
+        assert stack_bytes(kernel.asm["cubin"], folder) <= most_stack, name
 
 
 def both_passes(net: SpinalNet, x: torch.Tensor, *, alone: bool = False) -> None:
@@ -101,29 +112,31 @@ def both_passes(net: SpinalNet, x: torch.Tensor, *, alone: bool = False) -> None
 # rows, features, width, layers, splits, outputs (0: hidden layers alone), bias, shared, dtype
 FAST = [
     (5, 9, 5, 4, 2, 3, True, False, torch.float32),
-    (5, 9, 5, 4, 2, 3, True, False, torch.bfloat16),
     (5, 9, 5, 4, 2, 0, False, False, torch.float16),
-    (3, 7, 4, 1, 1, 2, True, False, torch.float32),
     (3, 3, 8, 5, 3, 2, False, True, torch.bfloat16),
 ]
 SLOW = [
-    (rows, features, width, layers, 2, outputs, True, False, dtype)
-    for features, width, layers, outputs in (
-        (320, 8, 6, 10),
-        (256, 128, 4, 10),
-        (2048, 20, 4, 10),
-        (1440, 50, 8, 10),
-        (8, 50, 6, 1),
-        (37, 17, 7, 0),
-        (9, 1, 32, 100),
-    )
-    for rows in (64, 9000)
-    for dtype in (torch.float32, torch.bfloat16, torch.float16)
+    (5, 9, 5, 4, 2, 3, True, False, torch.bfloat16),
+    (3, 7, 4, 1, 1, 2, True, False, torch.float32),
+    *(
+        (rows, features, width, layers, 2, outputs, True, False, dtype)
+        for features, width, layers, outputs in (
+            (320, 8, 6, 10),
+            (256, 128, 4, 10),
+            (2048, 20, 4, 10),
+            (1440, 50, 8, 10),
+            (8, 50, 6, 1),
+            (37, 17, 7, 0),
+            (9, 1, 32, 100),
+        )
+        for rows in (64, 9000)
+        for dtype in (torch.float32, torch.bfloat16, torch.float16)
+    ),
 ]
 
 
 @pytest.mark.parametrize("case", [*FAST, *(pytest.param(c, marks=pytest.mark.slow) for c in SLOW)])
-def test_both_kernels_compile(case: tuple[Any, ...], compiled: Compiled) -> None:
+def test_both_kernels_compile(case: tuple[Any, ...], compiled: Compiled, tmp_path: Path) -> None:
     rows, features, width, layers, splits, outputs, bias, shared, dtype = case
     net = SpinalNet(
         features,
@@ -141,32 +154,32 @@ def test_both_kernels_compile(case: tuple[Any, ...], compiled: Compiled) -> None
         chain.spinal_triton(
             x, *net.spine.chain(), num_splits=net.spine.num_splits, negative_slope=0.0
         )
-    check(compiled, 3)
+    check(compiled, 3, tmp_path, 64 if case in FAST else 4096)
 
 
-@pytest.mark.parametrize("source", ["slices", "layers", "cublas"])
-def test_every_plan_compiles(
-    source: str, compiled: Compiled, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("source", ["layers", "cublas"])
+def test_the_other_plans_compile(
+    source: str, compiled: Compiled, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     plan = chain.Plan(source, 32, 32, 4)
     monkeypatch.setattr(chain, "plan_forward", lambda *_: plan)
     net = SpinalNet(40, 3, 8, 5)
     both_passes(net, torch.randn(4, 40, requires_grad=True))
-    check(compiled, 2)
+    check(compiled, 2, tmp_path)
 
 
-def test_autocast_reads_the_parameters_as_they_are(compiled: Compiled) -> None:
+def test_autocast_reads_the_parameters_as_they_are(compiled: Compiled, tmp_path: Path) -> None:
     net = SpinalNet(40, 3, 8, 5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         both_passes(net, torch.randn(4, 40, requires_grad=True))
-    check(compiled, 2)
+    check(compiled, 2, tmp_path)
     assert ".f32" in compiled[0][1].asm["ptx"]
 
 
-def test_one_compilation_serves_every_number_of_rows(compiled: Compiled) -> None:
+def test_one_compilation_serves_every_number_of_rows(compiled: Compiled, tmp_path: Path) -> None:
     net = SpinalNet(9, 3, 4, 2)
     for rows in (1, 7, 16, 64):
         both_passes(net, torch.randn(rows, 9, requires_grad=True))
-    check(compiled, 8)
+    check(compiled, 8, tmp_path)
     for name in ("_forward_kernel", "_hidden_gradient_kernel"):
         assert len({kernel.hash for kind, kernel in compiled if kind == name}) == 1, name
