@@ -10,7 +10,12 @@ trade: one product per slice, one batched product per slice for what the layers 
 Inputs may be float32, bfloat16 or float16; sums are float32. A float32 product is three TF32
 products of the operands' halves, which lose nothing that float32 keeps: exact float32 has no matrix
 units. Parameters are read in the type they have and converted in the kernel, so that autocast makes
-no copies.
+no copies of them.
+
+Checked in Triton's interpreter (`TRITON_INTERPRET=1`) on the CPU and compiled for compute
+capability 9.0 (`tests/test_gpu_compile.py`); not run on a card yet (`benchmarks/gpu.py` would check
+and time it there). So `ops.choose_backend` takes this path only when asked for it by name, and the
+plans below are what register counts and bytes suggest, not what was measured.
 """
 
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false
@@ -35,6 +40,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_WIDTH = 128
 # The layers are unrolled: a longer chain takes minutes to compile.
 MAX_LAYERS = 32
+# 3.2 has no tuples as arguments, 3.3 cannot carry them through a loop.
+TOO_OLD = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 4)
 
 
 @triton.jit
@@ -518,7 +525,7 @@ def _backward(
 
     No two of them share memory: operators may not return views of one another.
     """
-    num_splits, slope, has_biases, has_output = settings
+    num_splits, slope, has_biases, _ = settings
     weights, _, out_weight, out_bias = _unpack(parameters, settings)
     (rows, features), width, layers = x.shape, weights[0].shape[0], len(weights)
     kind = hidden.dtype
@@ -581,7 +588,7 @@ def _backward(
     if has_biases:
         # float32 sums, as everywhere.
         found.append(dz.sum(0, dtype=torch.float32).to(weights[0].dtype))
-    if has_output:
+    if out_weight is not None:
         row = gradient.new_empty(out_weight.shape)
         found.append(torch.mm(gradient.t(), hidden, out=row).to(out_weight.dtype))
         if out_bias is not None:
@@ -755,10 +762,8 @@ _forward_operator.register_autograd(_operator_backward, setup_context=_save_for_
 
 def why_not(device: str, dtype: torch.dtype, width: int, layers: int = 1) -> str | None:
     """Return why this call cannot be served, or None."""
-    if not hasattr(tl, "tuple"):
-        return (
-            f"Triton {triton.__version__} has no tuples of tensors; torch 2.7 and later bring one"
-        )
+    if TOO_OLD:
+        return f"Triton {triton.__version__} is too old for tuples of tensors; torch 2.8 brings 3.4"
     if device != "cuda" and not INTERPRETED:
         return f"the tensors are on {device}, not on a CUDA device"
     if dtype not in DTYPES:
