@@ -124,7 +124,7 @@ ODD_HEADS = (
     Head(9, 4, 5, splits=3, shared=True),
     Head(3, 8, 3, splits=3),
     Head(100, 33, 5, bias=False, slope=1.0),
-    Head(64, 16, 32, outputs=100),
+    Head(64, 16, 16, outputs=100),
 )
 ROWS, CHECKED_ROWS = (64, 1024, 65536), (1, 63, 65, 1000, 70001)
 KINDS = (torch.bfloat16, torch.float32, torch.float16)

@@ -191,9 +191,11 @@ def check_frozen() -> None:
 def check_refusals() -> None:
     with pytest.raises(RuntimeError, match="not all parameters"), use_backend("triton"):
         SpinalNet(9, 3, 4)(torch.randn(2, 9, dtype=torch.float16))
-    reason = _triton.why_not("cuda", torch.float32, 8, _triton.MAX_LAYERS + 1)
-    assert reason is not None
-    assert "layers" in reason
+    for width, layers in ((8, _triton.MAX_LAYERS + 1), (100, 9)):
+        reason = _triton.why_not("cuda", torch.float32, width, layers)
+        assert reason is not None
+        assert f"{layers} layers" in reason
+    assert _triton.why_not("cuda", torch.float32, 100, 8) is None
 
 
 def check_second_derivative() -> None:

@@ -38,8 +38,9 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Wider layers fill a matrix unit by themselves: nothing is left to gain over cuBLAS.
 MAX_WIDTH = 128
-# The layers are unrolled: a longer chain takes minutes to compile.
-MAX_LAYERS = 32
+# The layers are unrolled: 16 compile in 10 s of one core, 32 in a minute and more.
+MAX_LAYERS = 16
+MAX_NEURONS = 1024  # of all layers, padded
 # 3.2 has no tuples as arguments, 3.3 cannot carry them through a loop.
 TOO_OLD = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 4)
 
@@ -770,8 +771,8 @@ def why_not(device: str, dtype: torch.dtype, width: int, layers: int = 1) -> str
         return f"it computes in float32, bfloat16 and float16, not in {dtype}"
     if width > MAX_WIDTH:
         return f"layers wider than {MAX_WIDTH} are left to cuBLAS"
-    if layers > MAX_LAYERS:
-        return f"more than {MAX_LAYERS} layers take minutes to compile"
+    if layers > MAX_LAYERS or layers * _block(width) > MAX_NEURONS:
+        return f"{layers} layers of {width} take minutes to compile"
     return None
 
 
