@@ -467,7 +467,10 @@ def check_graph(head: Head, kind: torch.dtype) -> dict[str, Any]:
     if DRY:
         in_graph = list(found)
     run()
-    passed = all(torch.equal(a, b) for a, b in zip(in_graph, found, strict=True))
+    passed = torch.equal(in_graph[0], found[0])
+    for ours, eager in zip(in_graph[1:], found[1:], strict=True):
+        # cuBLAS is free to sum in another order there.
+        passed &= error_of(ours, eager.double()) <= TOLERANCE[kind][0]
     return {"head": head.name, "kind": named(kind), "case": "graph replay", "passed": passed}
 
 
