@@ -125,7 +125,8 @@ def _triton_why_not(call: SpinalCall) -> str | None:
         return f"triton is not installed ({error})"
     if call.normed or call.masked:
         return "it knows neither norms nor dropout"
-    return triton.why_not(call.device, call.dtype, call.hidden_features) or _not_fusable(call)
+    reason = triton.why_not(call.device, call.dtype, call.hidden_features, call.num_layers)
+    return reason or _not_fusable(call)
 
 
 def _spinal_triton(*arguments: Any, **options: Any) -> Tensor:
