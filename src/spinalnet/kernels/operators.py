@@ -46,11 +46,7 @@ def spinal_operator(
 
 @torch.library.custom_op("spinalnet::forward", mutates_args=())
 def forward_operator(
-    x: Tensor,
-    parameters: list[Tensor],
-    positions: list[int],
-    num_splits: int,
-    slope: float,
+    x: Tensor, parameters: list[Tensor], positions: list[int], num_splits: int, slope: float
 ) -> tuple[Tensor, Tensor]:
     """Return the hidden outputs and the logits, which are empty without an output row."""
     settings = _layout(positions), num_splits, slope
@@ -63,11 +59,7 @@ def forward_operator(
 
 @forward_operator.register_fake
 def _(
-    x: Tensor,
-    parameters: list[Tensor],
-    positions: list[int],
-    num_splits: int,
-    slope: float,
+    x: Tensor, parameters: list[Tensor], positions: list[int], num_splits: int, slope: float
 ) -> tuple[Tensor, Tensor]:
     layout = _layout(positions)
     width = parameters[layout.weights[0]].shape[0]

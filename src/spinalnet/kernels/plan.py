@@ -61,6 +61,15 @@ def _matrix_shapes(
     return tuple((hidden_features, sum(parts)) for parts in inputs)
 
 
+def check_matrices(weights: Sequence[Tensor]) -> None:
+    """Raise `InputError` if there is no first matrix, which says how wide the layers are."""
+    if not len(weights) or weights[0].dim() != 2:
+        got = tuple(weights[0].shape) if len(weights) else "none"
+        raise InputError(
+            f"weights must be matrices (hidden features, columns), one per layer, got {got}."
+        )
+
+
 def check_chain(
     features: int,
     dtype: torch.dtype | None,
@@ -89,12 +98,8 @@ def check_chain(
             f"num_splits must be between 1 and the {features} features of x, got {num_splits}. "
             "Lower num_splits or give more features."
         )
+    check_matrices(weights)
     num_layers = len(weights)
-    if not num_layers or weights[0].dim() != 2:
-        got = tuple(weights[0].shape) if num_layers else "none"
-        raise InputError(
-            f"weights must be matrices (hidden features, columns), one per layer, got {got}."
-        )
     if biases and len(biases) != num_layers:
         raise InputError(
             f"biases must be one vector for each of the {num_layers} weights, got {len(biases)}; "

@@ -83,14 +83,6 @@ class BackendChoice:
     reason: str
 
 
-def _always(_: SpinalCall) -> str | None:
-    return None
-
-
-def _reads_matrices(call: SpinalCall) -> str | None:
-    return call.called
-
-
 def _not_fusable(call: SpinalCall) -> str | None:
     """Return what no fused backend can do."""
     if call.called is not None:
@@ -136,8 +128,8 @@ def _spinal_triton(*arguments: Any, **options: Any) -> Tensor:
 
 
 BACKENDS: dict[str, Backend] = {
-    "reference": Backend(spinal_reference, _always),
-    "packed": Backend(spinal_packed, _reads_matrices),
+    "reference": Backend(spinal_reference, lambda call: None),
+    "packed": Backend(spinal_packed, lambda call: call.called),
     "cpp": Backend(spinal_cpp, _cpp_why_not, fused=True, keeps=True),
     "triton": Backend(_spinal_triton, _triton_why_not, fused=True),
 }

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spinalnet._checks import InputError
 from spinalnet.kernels.masks import Masks, can_draw
-from spinalnet.kernels.plan import check_chain
+from spinalnet.kernels.plan import check_chain, check_matrices
 from spinalnet.kernels.reference import piecewise, segments
 from spinalnet.nn.backends import (
     BACKENDS,
@@ -181,11 +181,7 @@ def _agreed(given: Arguments) -> Arguments:
 
 def _check_counts(given: Arguments) -> None:
     weights = given.weights
-    if not len(weights) or weights[0].dim() != 2:
-        got = tuple(weights[0].shape) if len(weights) else "none"
-        raise InputError(
-            f"weights must be matrices (hidden features, columns), one per layer, got {got}."
-        )
+    check_matrices(weights)
     for name, each in (("norms", given.norms), ("dropout_masks", given.dropout_masks)):
         if each is not None and len(each) != len(weights):
             raise InputError(

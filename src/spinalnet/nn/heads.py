@@ -21,7 +21,7 @@ def _shared(in_features: int, out_features: int, hidden_features: int, **options
 
 @dataclass(frozen=True)
 class HeadRow:
-    """One head: how it is built, the class whose arguments are its options, one line for people."""
+    """One head: how it is built, the class whose arguments it takes too, one line for people."""
 
     build: Callable[..., nn.Module]
     options: Callable[..., nn.Module]
@@ -39,9 +39,7 @@ HEADS: dict[str, HeadRow] = {
     "spinal-tiled": HeadRow(
         TiledSpinalNet, SpinalNet, "compatibility: slices of the original customizable module"
     ),
-    "spinal-reused": HeadRow(
-        ReusedSpinalNet, ReusedSpinalNet, "compatibility: layers that run twice"
-    ),
+    "spinal-reused": HeadRow(ReusedSpinalNet, SpinalNet, "compatibility: layers that run twice"),
 }
 
 
@@ -54,9 +52,15 @@ def head_arguments(name: str) -> dict[str, inspect.Parameter]:
     if name not in HEADS:
         raise unknown_name("head", name, HEADS)
     row = HEADS[name]
-    given = {"in_features", "out_features", *(["share_weights"] if row.build is _shared else [])}
-    parameters = inspect.signature(row.options).parameters
-    return {option: value for option, value in parameters.items() if option not in given}
+    decided = ["share_weights"] if row.build in (_shared, ReusedSpinalNet) else []
+    given = {"in_features", "out_features", *decided}
+    parameters = {**inspect.signature(row.options).parameters}
+    parameters.update(inspect.signature(row.build).parameters)  # its own ones and other defaults
+    return {
+        option: value
+        for option, value in parameters.items()
+        if option not in given and value.kind is not inspect.Parameter.VAR_KEYWORD
+    }
 
 
 def make_head(name: str, in_features: int, out_features: int, **options: Any) -> nn.Module:

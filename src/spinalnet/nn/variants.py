@@ -191,14 +191,7 @@ class ReusedSpinalNet(SpinalNet):
         hidden_features: Width of every layer in the chain.
         num_layers: Length of the chain.
         reuse: Pairs of a layer, counted from 0, and the earlier layer whose weights it takes.
-        num_splits: See `SpinalNet`, as the following ones.
-        activation: Name or module factory.
-        norm: `"batch"`, `"layer"` or `None`; norms are not shared.
-        dropout: Probability of dropping an input of a hidden layer.
-        output_dropout: The same for the output row; `None` means equal to `dropout`.
-        bias: Whether the linear maps have a bias.
-        device: Where the parameters are made.
-        dtype: Type of the parameters.
+        options: All other arguments of `SpinalNet` but `share_weights`; norms are not shared.
 
     Raises:
         InputError: If `reuse` names a layer that is not earlier or sees slices of another width.
@@ -212,28 +205,10 @@ class ReusedSpinalNet(SpinalNet):
         num_layers: int = 6,
         *,
         reuse: Sequence[tuple[int, int]],
-        num_splits: int = 2,
-        activation: Activation = "relu",
-        norm: str | None = None,
-        dropout: float = 0.0,
-        output_dropout: float | None = None,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
         super().__init__(
-            in_features,
-            out_features,
-            hidden_features,
-            num_layers,
-            num_splits=num_splits,
-            activation=activation,
-            norm=norm,
-            dropout=dropout,
-            output_dropout=output_dropout,
-            bias=bias,
-            device=device,
-            dtype=dtype,
+            in_features, out_features, hidden_features, num_layers, share_weights=False, **options
         )
         linears = [layer for layer in self.spine.layers if isinstance(layer, nn.Linear)]
         for layer, earlier in sorted(reuse):
