@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from spinalnet.nn import ProgressiveNet as ProgressiveNet
     from spinalnet.nn import SpinalLayer as SpinalLayer
     from spinalnet.nn import SpinalNet as SpinalNet
+    from spinalnet.nn import UnchainedNet as UnchainedNet
     from spinalnet.nn import count_macs as count_macs
     from spinalnet.nn import count_params as count_params
     from spinalnet.nn import jacobian as jacobian
@@ -102,9 +103,9 @@ __getattr__, __dir__, __all__ = attach(
         "predict_images write_predictions",
         "models": "ModelSpec create_model find_classifier freeze_except_head_ list_models "
         "remove_classifier_ replace_head_ replace_hidden_",
-        "nn": "Count LinearHead MLPHead ProgressiveNet SpinalLayer SpinalNet count_macs "
-        "count_params jacobian make_head matched_mlp spinal spinal_reference split_sizes "
-        "use_backend",
+        "nn": "Count LinearHead MLPHead ProgressiveNet SpinalLayer SpinalNet UnchainedNet "
+        "count_macs count_params jacobian make_head matched_mlp spinal spinal_reference "
+        "split_sizes use_backend",
         "paper": "convert_checkpoint load_original_state_dict run_recipe",
         "tabular": "DenseClassifier DenseRegressor SpinalClassifier SpinalRegressor",
         "theory": "approximate explain narrow sensitivities to_spinal",

@@ -15,12 +15,13 @@ from spinalnet._checks import SurgeryError
 from spinalnet.models.wrappers import PooledHead, PositionHead
 from spinalnet.nn.dense import LinearHead, MLPHead, ProgressiveNet
 from spinalnet.nn.layers import SpinalLayer, SpinalNet
+from spinalnet.nn.unchained import UnchainedNet
 from spinalnet.nn.variants import MultiTapSpinalNet
 
 # Where a classifier is: its dotted path, the module, or a function that picks it (or several).
 Where = str | Sequence[str] | Callable[[Any], nn.Module | Sequence[nn.Module]]
 
-_OURS = (SpinalNet, MLPHead, LinearHead, ProgressiveNet, MultiTapSpinalNet)
+_OURS = (SpinalNet, MLPHead, LinearHead, ProgressiveNet, MultiTapSpinalNet, UnchainedNet)
 
 
 def find_classifier(

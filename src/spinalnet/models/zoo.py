@@ -396,8 +396,9 @@ def _first_options(row: ModelRow, head: str, accepted: Collection[str]) -> dict[
     if head == "linear":
         rate = flavour.get("output_dropout", flavour.get("dropout"))
         return {} if rate is None else {"dropout": rate}
-    # Every chain starts as long and as narrow as the spinal one.
-    inherited = spinal if head == "progressive" or head.startswith("spinal") else flavour
+    # Every chain, and what takes the chain away, starts as long and as narrow as the spinal one.
+    same_size = head in ("progressive", "unchained") or head.startswith("spinal")
+    inherited = spinal if same_size else flavour
     return {key: value for key, value in inherited.items() if key in accepted}
 
 

@@ -22,6 +22,7 @@ from spinalnet.nn.heads import HEADS, HeadRow, head_arguments, make_head
 from spinalnet.nn.layers import SpinalLayer, SpinalNet, check_read
 from spinalnet.nn.loss_gradient import LossGradient
 from spinalnet.nn.reading import why_called
+from spinalnet.nn.unchained import UnchainedNet
 from spinalnet.nn.variants import MultiTapSpinalNet, ReusedSpinalNet, TiledSpinalNet
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "SpinalLayer",
     "SpinalNet",
     "TiledSpinalNet",
+    "UnchainedNet",
     "chain_input",
     "check_read",
     "choose_backend",

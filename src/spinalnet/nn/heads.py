@@ -12,6 +12,7 @@ from torch import nn
 from spinalnet._checks import InputError, unknown_name
 from spinalnet.nn.dense import LinearHead, MLPHead, ProgressiveNet, matched_mlp
 from spinalnet.nn.layers import SpinalNet
+from spinalnet.nn.unchained import UnchainedNet
 from spinalnet.nn.variants import MultiTapSpinalNet, ReusedSpinalNet, TiledSpinalNet
 
 
@@ -30,6 +31,7 @@ class HeadRow:
 
 HEADS: dict[str, HeadRow] = {
     "spinal": HeadRow(SpinalNet, SpinalNet, "chain of narrow layers, each fed a slice"),
+    "unchained": HeadRow(UnchainedNet, UnchainedNet, "spinal without the chain: slices alone"),
     "spinal-shared": HeadRow(_shared, SpinalNet, "the same with one matrix for all later layers"),
     "mlp": HeadRow(MLPHead, MLPHead, "the fully connected layers a spinal head replaces"),
     "matched": HeadRow(matched_mlp, matched_mlp, "MLP with the spinal head's parameter count"),
