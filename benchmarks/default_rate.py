@@ -1,11 +1,11 @@
 """Choose the default learning rate on validation data, for all heads alike.
 
-Every head is trained with the default settings at every rate, on the training part of every data
-set, with seeds that no reported table uses; what counts is the validation accuracy of the best
+Every head is trained with the default settings at every rate, on the training part of each data
+set given, with seeds that no reported table uses; what counts is the validation accuracy of the best
 epoch. The test parts are not touched. The default is the rate with the highest mean over heads,
 seeds and data sets.
 
-    python benchmarks/default_rate.py --data-dir DIR
+    python benchmarks/default_rate.py --data digits
 
 Runs are appended one by one; the same command goes on where it was stopped.
 """
@@ -27,7 +27,7 @@ from spinalnet.files import write_mapping
 from spinalnet.training.environment import describe_environment
 
 RESULT = Path(__file__).parent / "results" / "default-rate.json"
-DATA = {"digits": None, "mnist": 2000}  # and how many training images
+LIMITS = {"mnist": 2000, "fashion-mnist": 2000}  # of training images; others are used whole
 HEADS = ("spinal", "unchained", "matched", "mlp", "linear")
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 SEEDS = (1000, 1001, 1002)
@@ -37,7 +37,7 @@ VALIDATED = 2000  # images at most: enough to tell half a point between means ov
 def validate(data: str, head: str, lr: float, seed: int, data_dir: str | None) -> float:
     """Train once; return the validation accuracy of the best epoch."""
     spec = RunSpec.of(
-        data, head=head, lr=lr, seed=seed, limit=DATA[data], data_dir=data_dir, device="cpu"
+        data, head=head, lr=lr, seed=seed, limit=LIMITS.get(data), data_dir=data_dir, device="cpu"
     )
     splits = load_splits(spec)
     val = splits.val
@@ -48,7 +48,7 @@ def validate(data: str, head: str, lr: float, seed: int, data_dir: str | None) -
     return found.val.accuracy
 
 
-def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(runs: list[dict[str, Any]], data: list[str]) -> dict[str, Any]:
     """Return the mean validation accuracy by rate, of all and of every head; and the choice."""
 
     def mean(lr: float, head: str | None = None) -> float | None:
@@ -56,7 +56,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         return fmean(values) if values else None
 
     means = {lr: mean(lr) for lr in RATES}
-    complete = len(runs) == len(DATA) * len(HEADS) * len(RATES) * len(SEEDS)
+    complete = len(runs) == len(data) * len(HEADS) * len(RATES) * len(SEEDS)
     return {
         "mean": {f"{lr:g}": value for lr, value in means.items()},
         "by_head": {head: {f"{lr:g}": mean(lr, head) for lr in RATES} for head in HEADS},
@@ -69,7 +69,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--data-dir", help="where the files of MNIST are")
+    parser.add_argument("--data", default="digits", help="data sets, comma separated")
+    parser.add_argument("--data-dir", help="where their files are")
     parser.add_argument(
         "--out", type=Path, default=RESULT, help="result file, continued if it is there"
     )
@@ -77,23 +78,23 @@ def main() -> None:
     torch.set_num_threads(1)
     record: dict[str, Any] = {
         "benchmark": "default-rate",
-        "command": "python benchmarks/default_rate.py --data-dir DIR",
+        "command": f"python benchmarks/default_rate.py --data {arguments.data}",
         "protocol": "validation accuracy of the best epoch, default settings but for the rate; "
         f"seeds {SEEDS[0]} to {SEEDS[-1]}, which no table uses; no test part is touched",
         "environment": describe_environment(),
-        "data": DATA,
+        "data": arguments.data.split(","),
         "runs": [],
     }
     if arguments.out.exists():
         record = json.loads(arguments.out.read_text(encoding="utf-8"))
     done = {(r["data"], r["head"], r["lr"], r["seed"]) for r in record["runs"]}
-    for seed, data, lr, head in product(SEEDS, DATA, RATES, HEADS):
+    for seed, data, lr, head in product(SEEDS, record["data"], RATES, HEADS):
         if (data, head, lr, seed) in done:
             continue
         accuracy = validate(data, head, lr, seed, arguments.data_dir)
         row = {"data": data, "head": head, "lr": lr, "seed": seed, "accuracy": accuracy}
         record["runs"].append(row)
-        record["summary"] = summary(record["runs"])
+        record["summary"] = summary(record["runs"], record["data"])
         write_mapping(arguments.out, record)
         print(f"{data} {head} {lr:g} seed {seed}: {accuracy:.4f}", flush=True)
     print(json.dumps(record["summary"], indent=1))
