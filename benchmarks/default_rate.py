@@ -1,7 +1,7 @@
 """Choose the default learning rate on validation data, for all heads alike.
 
-Every head is trained with the default settings at every rate, on the training part of each data
-set given, with seeds that no reported table uses; what counts is the validation accuracy of the best
+Every head is trained with the default settings at every rate, on the training part of the data sets
+given, with seeds that no reported table uses; what counts is the validation accuracy of the best
 epoch. The test parts are not touched. The default is the rate with the highest mean over heads,
 seeds and data sets.
 
@@ -88,7 +88,8 @@ def main() -> None:
     if arguments.out.exists():
         record = json.loads(arguments.out.read_text(encoding="utf-8"))
     done = {(r["data"], r["head"], r["lr"], r["seed"]) for r in record["runs"]}
-    for seed, data, lr, head in product(SEEDS, record["data"], RATES, HEADS):
+    names: list[str] = record["data"]
+    for seed, data, lr, head in product(SEEDS, names, RATES, HEADS):
         if (data, head, lr, seed) in done:
             continue
         accuracy = validate(data, head, lr, seed, arguments.data_dir)
