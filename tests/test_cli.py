@@ -265,6 +265,14 @@ def test_every_training_option_is_a_flag() -> None:
     assert "--channels-last" in help_text
 
 
+def test_help_lists_what_a_newcomer_needs_before_what_is_rare() -> None:
+    help_text = spinalnet("--help").stdout
+    found = [re.search(rf"(?m)^\W*{name} ", help_text) for name in ("compare", "predict", "bench")]
+    places = [match.start() for match in found if match]
+    assert len(places) == 3
+    assert places == sorted(places)
+
+
 def test_interrupting_says_how_to_go_on(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,17 @@ def test_start_accepts_what_a_kill_in_the_first_moment_leaves(tmp_path):
     assert is_run(RunFolder.start(tmp_path, CONFIG).path)
 
 
+def test_a_run_taken_up_loses_what_a_kill_in_the_middle_of_a_write_left(run):
+    run.save_state({"epoch": 1})
+    kept = sorted(path.name for path in run.path.iterdir())
+    with files.replacing(run.path / "state.pt"):
+        (aside,) = (path for path in run.path.iterdir() if path.name not in kept)
+        torn = run.path / aside.name.replace("state.pt", "model.safetensors")
+        torn.write_bytes(b"half a mod")  # as a killed process leaves it: there, and never renamed
+    RunFolder.start(run.path, CONFIG)
+    assert sorted(path.name for path in run.path.iterdir()) == kept
+
+
 def test_start_refuses_a_path_below_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):

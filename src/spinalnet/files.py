@@ -12,7 +12,7 @@ import os
 import pickle
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -175,6 +175,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 def is_aside(name: str) -> bool:
     """Return whether a file of this name is what a process killed in `replacing` left."""
     return name.startswith(".") and name.endswith(".tmp")
+
+
+def remove_asides(folder: Path) -> None:
+    """Remove what processes killed in `replacing` left in a folder that nobody else writes to."""
+    for path in folder.iterdir():
+        if is_aside(path.name):
+            with suppress(OSError):  # it costs room only
+                path.unlink()
 
 
 def flush_to_disk(file: IO[Any]) -> None:

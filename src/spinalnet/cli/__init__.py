@@ -1,6 +1,10 @@
 """The `spinalnet` command: one module per group of commands. Nothing is computed here."""
 
-from spinalnet.cli import about, deploy, paper, runs, theory  # noqa: F401  (registers commands)
+# Each registers its commands: this is their order in `--help`.
+# isort: off
+from spinalnet.cli import runs, deploy, about, paper, theory  # noqa: F401
+
+# isort: on
 from spinalnet.cli.root import app, main
 
 __all__ = ["app", "main"]

@@ -12,7 +12,8 @@
 | `DONE` | last | nothing: its presence says that the rest is complete |
 
 Files appear whole or not at all (written aside, then renamed), except `metrics.jsonl`, whose torn
-last line is dropped when the run is taken up again. Nothing here needs the code of a model.
+last line is dropped when the run is taken up again, as is what a killed one left aside. Nothing
+here needs the code of a model.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class RunFolder:
                     f"{run.path} holds a run with {name} = {old!r}, not {new!r}: repeat its "
                     "settings to go on with it, or choose another folder."
                 )
+            files.remove_asides(run.path)
         else:
             _check_empty(run.path)
             files.write_text(run.path / "config.yaml", _MARK + files.to_yaml(wanted))
