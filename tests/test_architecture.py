@@ -235,7 +235,7 @@ def test_lazy_names_resolve_and_match_the_type_checkers_view(package: str) -> No
     tree = ast.parse(MODULES[package].read_text(encoding="utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If))
     seen = {
-        alias.asname: node.module
+        alias.asname or alias.name: node.module
         for node in block.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names

@@ -87,9 +87,7 @@ def test_source_archive_to_wheel_to_fresh_environment_to_parity(tmp_path: Path) 
     assert found == "parity\n"
 
 
-def test_without_a_compiler_the_package_installs_in_pure_python_and_says_so(
-    tmp_path: Path,
-) -> None:
+def test_without_a_compiler_the_package_installs_in_pure_python_and_says_so(tmp_path: Path) -> None:
     wheel = build(tmp_path / "dist", CXX="/bin/false")
     assert wheel.name.endswith("py3-none-any.whl")
     python = install(wheel, tmp_path / "fresh")

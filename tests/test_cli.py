@@ -73,14 +73,7 @@ def test_compare_leaves_the_promised_files(comparison: Path) -> None:
     }
     summary = json.loads((comparison / "summary.json").read_text())
     for head in summary["heads"]:
-        assert head.keys() >= {
-            "head",
-            "params",
-            "head_macs",
-            "mean",
-            "std",
-            "n",
-        }
+        assert head.keys() >= {"head", "params", "head_macs", "mean", "std", "n"}
     assert summary["command"].startswith("spinalnet compare digits --heads spinal,mlp")
 
 

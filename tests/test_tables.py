@@ -231,9 +231,7 @@ def test_models_share_splits_and_the_dense_net_matches_the_spinal_one() -> None:
 
 def test_tuning_chooses_inside_the_training_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
-        tables.CONTENDERS,
-        "linear",
-        tables.Contender("", tables._linear, {"lr": (1e-7, 3e-2)}),
+        tables.CONTENDERS, "linear", tables.Contender("", tables._linear, {"lr": (1e-7, 3e-2)})
     )
     result = compare_table(load_table("sklearn:wine"), ["linear"], repeats=2, tune=True)
     assert result.models[0].chosen == {"lr=0.03": 2}

@@ -52,10 +52,7 @@ class HeadCase:
         """Multiply-accumulates per row: spinal, fully connected."""
         widths = [self.in_features, *self.mlp, self.out_features]
         spinal = reference.spinal_macs(
-            self.in_features,
-            self.hidden_features,
-            self.num_layers,
-            out_features=self.out_features,
+            self.in_features, self.hidden_features, self.num_layers, out_features=self.out_features
         )
         return spinal, sum(a * b for a, b in itertools.pairwise(widths))
 

@@ -67,8 +67,7 @@ ProbeEpochs = Annotated[
     ),
 ]
 ProbeLr = Annotated[
-    float,
-    typer.Option(help="Learning rate of the --probe-epochs.", rich_help_panel="Transfer"),
+    float, typer.Option(help="Learning rate of the --probe-epochs.", rich_help_panel="Transfer")
 ]
 ImageSize = Annotated[
     int | None, typer.Option(help="Side in pixels that images are brought to.", min=1)
@@ -198,8 +197,7 @@ def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
             command(asked, **values)
         except KeyboardInterrupt:
             err_console.print(
-                "stopped; the same command continues from the last finished epoch.",
-                highlight=False,
+                "stopped; the same command continues from the last finished epoch.", highlight=False
             )
             raise typer.Exit(130) from None
 

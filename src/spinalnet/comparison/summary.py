@@ -178,10 +178,7 @@ def summarize_runs(comparison: FinishedRuns, command: str | None) -> Summary:
 
 
 def _head_summary(
-    head: str,
-    comparison: FinishedRuns,
-    by_seed: Mapping[int, float],
-    difference: Difference | None,
+    head: str, comparison: FinishedRuns, by_seed: Mapping[int, float], difference: Difference | None
 ) -> HeadSummary:
     results = [result_of(comparison.runs[head][seed]) for seed in by_seed]
     values = finite(by_seed.values())
