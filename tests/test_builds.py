@@ -39,7 +39,7 @@ with use_backend("reference"):
     truth = net.double()(x.double())
 torch.testing.assert_close(net.float()(x).double(), truth, rtol=1e-5, atol=1e-5)
 images = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8)
-warped = warp.warp(images, [warps._Map(torch.eye(3).expand(5, 3, 3))])
+warped = warp.warp(images, [warps.Map(torch.eye(3).expand(5, 3, 3))])
 torch.testing.assert_close(warped, images / 255, rtol=0, atol=1e-5)
 print("parity")
 """

@@ -287,7 +287,7 @@ def compare(
         timed: Whether to time the heads, which takes a few seconds.
 
     Returns:
-        The folder, ready for `report.write_report`.
+        The folder, ready for `write_report`.
     """
     out = Path(out)
     specs = list(question.specs())
@@ -331,7 +331,7 @@ def find_rates(
     Args:
         question: Network, data, heads and settings, as for `compare`.
         download: Whether missing data may be fetched.
-        lowest: See `lrfind.range_test`, as the following ones.
+        lowest: See `training.range_test`, as the following ones.
         highest: Rate of the last step.
         steps: Number of steps.
         on_step: Called with (head, steps done, steps).

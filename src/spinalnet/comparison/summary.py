@@ -115,7 +115,7 @@ def summarize(folder: str | Path) -> Summary:
     """Read a comparison folder and analyse it.
 
     Args:
-        folder: The folder that `spinalnet compare --out` wrote (run folders in `runs/`).
+        folder: The folder that `compare` wrote (run folders in `runs/`).
 
     Returns:
         Rows per head, paired differences with intervals, the verdict in words, and notes.

@@ -219,7 +219,7 @@ def _check_rows(table: Table, test_fraction: float, tune: bool) -> None:
         few = names[counts.argmin()]
         raise InputError(
             f"class {few!r} of {table.name} has {counts.min()} rows, but a split needs {needed} of "
-            "each class: drop rare classes, join them, or use --task regression for numbers."
+            "each class: drop rare classes, join them, or use task=regression for numbers."
         )
 
 

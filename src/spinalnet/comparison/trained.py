@@ -123,7 +123,7 @@ def load_trained(path: str | Path) -> TrainedModel:
     path = Path(path)
     is_file = path.is_file()
     if not is_file and not runs.is_run(path):
-        raise InputError(f"{path} is not the folder of a run; give the folder that --out named.")
+        raise InputError(f"{path} is not the folder of a run, nor a checkpoint: give one of them.")
     file = path if is_file else path / "model.safetensors"
     weights, header = files.load_weights(file)
     with files.reading(file):

@@ -139,7 +139,7 @@ def remove_classifier_(model: nn.Module, *, where: Where | None = None) -> nn.Mo
 def freeze_except_head_(model: nn.Module, *, where: Where | None = None) -> nn.Module:
     """Let only the head learn: no other parameter gets a gradient.
 
-    `train.fit` runs a part whose parameters are all frozen as in evaluation, so that the statistics
+    `fit` runs a part whose parameters are all frozen as in evaluation, so that the statistics
     of its batch normalisation stay and nothing in it is dropped.
 
     Args:

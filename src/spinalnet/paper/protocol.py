@@ -1,7 +1,7 @@
 """Run a recipe in one of two ways, and keep what came out as one small record.
 
 * `protocol="honest"`: everything is chosen on validation data split from the training data, a
-  parameter-matched control is added, heads are compared by seed (`experiment.compare`);
+  parameter-matched control is added, heads are compared by seed (`comparison.compare`);
 * `protocol="paper"`: the original's own procedure with its own constants; where that let the test
   data decide (the rate, the epoch that is reported), the result says "selected on test".
 
