@@ -18,9 +18,7 @@ from spinalnet.bench.longhand import LonghandHead
 from spinalnet.bench.rows import Row, compare
 from spinalnet.kernels import reference
 from spinalnet.kernels.native import peak_gflops
-from spinalnet.nn import backends
-from spinalnet.nn.dense import MLPHead
-from spinalnet.nn.layers import SpinalNet
+from spinalnet.nn import MLPHead, SpinalNet, backends
 
 Way = Callable[[Tensor], Tensor]
 

@@ -18,10 +18,10 @@ import typer
 
 from spinalnet._checks import InputError
 from spinalnet.cli.root import err_console
-from spinalnet.training.config import TrainConfig
+from spinalnet.training import TrainConfig
 
 if TYPE_CHECKING:
-    from spinalnet.comparison.spec import RunSpec
+    from spinalnet.comparison import RunSpec
 
 
 Data = Annotated[
@@ -142,11 +142,11 @@ class RunOptions:
 
     def spec(self, **fields: Any) -> RunSpec:
         """Return the run asked for; `fields` are those that one command alone knows."""
-        from spinalnet.comparison.spec import RunSpec
+        from spinalnet.comparison import RunSpec
 
         model = self.model
         if self.backbone is not None:
-            from spinalnet.models.backbones import find_backbone
+            from spinalnet.models import find_backbone
 
             self.refuse({"model"}, "beside --backbone, which takes its place")
             model = find_backbone(self.backbone).name

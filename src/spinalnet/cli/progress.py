@@ -90,9 +90,8 @@ def print_run(record: runs.RunRecord) -> None:
 def print_report(folder: Path, command: str | None = None) -> None:
     """Write the report of a folder and print its gist."""
     from spinalnet import _dist
+    from spinalnet.comparison import load_summary, write_report
     from spinalnet.comparison.findings import head_rows
-    from spinalnet.comparison.report import write_report
-    from spinalnet.comparison.summary import load_summary
     from spinalnet.comparison.wording import as_rich
 
     if not _dist.is_main():

@@ -29,9 +29,8 @@ from spinalnet.comparison.trained import Description
 from spinalnet.data import batches
 from spinalnet.data.images import bad_list, fit_to, read_all
 from spinalnet.models import features, zoo
-from spinalnet.nn.counting import count_macs, count_params
-from spinalnet.training import evaluation, fitting, loop, lrfind, placement, runs
-from spinalnet.training.config import TrainConfig
+from spinalnet.nn import count_macs, count_params
+from spinalnet.training import TrainConfig, evaluation, fitting, loop, lrfind, placement, runs
 
 if TYPE_CHECKING:
     from spinalnet.comparison.spec import Comparison, OnProgress

@@ -11,10 +11,8 @@ from spinalnet import files
 from spinalnet._checks import InputError, read_fields
 from spinalnet.comparison.building import build_model, load_splits
 from spinalnet.comparison.spec import RunSpec
-from spinalnet.data.batches import DatasetInfo, Splits
-from spinalnet.data.loading import DataSpec
-from spinalnet.models import features
-from spinalnet.models.zoo import ImageModel, ModelSpec
+from spinalnet.data import DatasetInfo, DataSpec, Splits
+from spinalnet.models import ImageModel, ModelSpec, features
 from spinalnet.training import runs
 
 

@@ -29,8 +29,7 @@ from spinalnet.models.finding import (
     width,
 )
 from spinalnet.models.wrappers import PooledHead, PositionHead
-from spinalnet.nn.heads import head_arguments, make_head
-from spinalnet.nn.layers import SpinalLayer
+from spinalnet.nn import SpinalLayer, head_arguments, make_head
 
 if TYPE_CHECKING:
     from spinalnet.models.finding import Where

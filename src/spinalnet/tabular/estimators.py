@@ -46,7 +46,7 @@ from spinalnet.training.loop import Loop
 from spinalnet.training.placement import resolve_device
 
 if TYPE_CHECKING:
-    from spinalnet.training.config import TrainConfig
+    from spinalnet.training import TrainConfig
     from spinalnet.training.placement import Task
 
 
