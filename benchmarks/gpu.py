@@ -47,11 +47,7 @@ STEPS = ("environment", "checks", "inference", "training", "compiled", "variants
 DEVICE = "cpu" if DRY else "cuda"
 
 # Relative root-mean-square error against float64: of outputs, of gradients.
-TOLERANCE = {
-    torch.float32: (1e-5, 5e-5),
-    torch.bfloat16: (1e-2, 3e-2),
-    torch.float16: (2e-3, 1e-2),
-}
+TOLERANCE = {torch.float32: (1e-5, 5e-5), torch.bfloat16: (1e-2, 3e-2), torch.float16: (2e-3, 1e-2)}
 # In half precision rounding can switch a neuron off or on, in any implementation: beyond the
 # tolerance ours may err as much as packed, and never three times as much.
 AS_PACKED, AT_MOST = 1.2, 3.0
@@ -356,11 +352,7 @@ def error_of(actual: Tensor, truth: Tensor) -> float:
 
 
 def run_head(
-    head: Head,
-    x: Tensor,
-    tensors: dict[str, Any],
-    backend: str,
-    ramp: Tensor | None = None,
+    head: Head, x: Tensor, tensors: dict[str, Any], backend: str, ramp: Tensor | None = None
 ) -> list[Tensor]:
     """Return outputs and, with a gradient of theirs, the gradients of x and all parameters."""
     weights, biases, row = tensors["weights"], tensors["biases"], tensors["row"]
@@ -516,12 +508,7 @@ def run_job(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def start_job(job: dict[str, Any]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [
-            sys.executable,
-            __file__,
-            "--job",
-            json.dumps(job),
-        ],
+        [sys.executable, __file__, "--job", json.dumps(job)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -294,10 +294,7 @@ def _cifar_cases() -> list[Case]:
             cases.append(Case(f"spinal {table}", model, classes, "spinal", trunk | head))
     shapes = resnet_trunk(1, 1, 1, 1) | linear("fc_layer", 10, 256)
     table = "ResNet [1,1,1,1] CIFAR-10 (built, never trained)"
-    return [
-        *cases,
-        Case(table, "cifar-resnet10-half", 10, "linear", shapes, {"neck": "vector"}),
-    ]
+    return [*cases, Case(table, "cifar-resnet10-half", 10, "linear", shapes, {"neck": "vector"})]
 
 
 def _custom_case(
@@ -469,10 +466,7 @@ class HeadRow:
         if self.flavour == "two-layer":
             return mlp(["0", "2", "4"], self.in_features, 204, 204, self.num_classes)
         if self.flavour == "linear":
-            return {
-                "weight": (self.num_classes, self.in_features),
-                "bias": (self.num_classes,),
-            }
+            return {"weight": (self.num_classes, self.in_features), "bias": (self.num_classes,)}
         if self.flavour == "hymenoptera":
             return custom(self.in_features, 2, self.width, 6, self.num_classes)
         return {"bare": bare, "dropout+norm": dropout_norm, "affine": affine}[self.flavour](*sizes)

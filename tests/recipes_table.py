@@ -115,7 +115,7 @@ EXPERIMENTS: tuple[tuple[str, str, str], ...] = (
 
 # Files that are no experiment, and what does their work here.
 NOT_EXPERIMENTS = {
-    "Transfer Learning/Pytorch_data_to_folders.py": "named data sets need no folders",
+    "Transfer Learning/Pytorch_data_to_folders.py": "named data sets need no folders"
 }
 
 # How many files of each folder there are to cover.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,9 @@ LINES = [
 LINE = {wing: line for line, wings in enumerate(LINES) for wing in wings}
 # The ground is one corridor: its files may import one another, without a circle.
 GROUND = LINES[0]
+# What begins with an underscore and may be imported all the same.
+PRIVATE_MODULES = {"_checks", "_dist", "_lazy"}
+OF_MODULES = {"_buffers", "_modules", "_parameters"}  # torch's own names, which anyone may read
 # Beyond the lines: what a wing must not know although it is below.
 FORBIDDEN = {
     "training": {"models", "data", "nn"},  # `fit` knows no model and no data set
@@ -165,6 +169,53 @@ def test_there_is_no_circle() -> None:
     assert circle_among({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
 
 
+def private_names(tree: ast.Module) -> set[str]:
+    """Return the private names of other files of the package that a file takes."""
+    found: set[str] = set()
+    others: set[str] = set()  # names of what is imported from the package: modules, classes
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "spinalnet":
+            found |= {alias.name for alias in node.names if alias.name.startswith("_")}
+            others |= {alias.asname or alias.name for alias in node.names}
+    reached = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in others
+    }
+    return (found | {name for name in reached if re.match("_[^_]", name)}) - PRIVATE_MODULES
+
+
+def attributes(tree: ast.Module) -> tuple[set[str], set[str]]:
+    """Return the private attributes that a file's own classes set, and those it asks others for."""
+    own_names: set[str] = set()
+    asked: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            own_names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            own_names.add(node.id)
+        elif isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr):
+            of_itself = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            if not of_itself:
+                asked.add(node.attr)
+            elif isinstance(node.ctx, ast.Store):
+                own_names.add(node.attr)
+    return own_names, asked - own_names - OF_MODULES
+
+
+def test_what_is_private_to_a_file_stays_there() -> None:
+    trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+    seen = {name: attributes(tree) for name, tree in trees.items()}
+    for module, tree in trees.items():
+        taken = private_names(tree)
+        assert not taken, f"{module} takes {taken} from another file: make it public, or move it"
+        for other, (theirs, _) in seen.items():
+            reached = seen[module][1] & theirs if other != module else set()
+            assert not reached, f"{module} reaches for {reached} of {other}"
+    sample = "from spinalnet.nn import flat\nfrom spinalnet.files import _a\nflat._b, flat.c, x._d"
+    assert private_names(ast.parse(sample)) == {"_a", "_b"}
+
+
 def test_every_wing_has_a_face() -> None:
     for package in PACKAGES - {""}:
         face = importlib.import_module(f"spinalnet.{package}")
@@ -235,7 +286,7 @@ def test_lazy_names_resolve_and_match_the_type_checkers_view(package: str) -> No
     tree = ast.parse(MODULES[package].read_text(encoding="utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If))
     seen = {
-        alias.asname: node.module
+        alias.asname or alias.name: node.module
         for node in block.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names

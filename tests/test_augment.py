@@ -17,11 +17,9 @@ from torchvision.transforms import functional as tvf
 from torchvision.transforms import v2
 
 from spinalnet._checks import InputError
-from spinalnet.data import augment
-from spinalnet.data import warps as warps_module
+from spinalnet.data import augment, warps
 from spinalnet.data.augment import AUGMENTATIONS, build_augment
-from spinalnet.kernels import native
-from spinalnet.kernels import warp as warp_module
+from spinalnet.kernels import native, warp
 
 BILINEAR = transforms.InterpolationMode.BILINEAR
 TOLERANCE = 2e-5  # float32 coordinates of a 1..50 pixel grid, on values of 0..1
@@ -50,11 +48,10 @@ def smooth(batch: int = 1, size: int = 32) -> Tensor:
 @pytest.mark.parametrize("height", [20, 21])
 def test_perspective_equals_torchvision(height):
     images = noise(height=height)
-    corners = warps_module._draw_corners(8, height, 28, 0.5, generator())
+    corners = warps.draw_corners(8, height, 28, 0.5, generator())
     start = [[0, 0], [27, 0], [27, height - 1], [0, height - 1]]
-    ours = warps_module._warp(
-        images,
-        [warps_module._Map(warps_module._quad_to_rectangle(corners, height, 28), None, True)],
+    ours = warps._warp(
+        images, [warps.Map(warps.quad_to_rectangle(corners, height, 28), None, True)]
     )
     for image, quad, warped in zip(images.float() / 255, corners, ours, strict=True):
         truth = tvf.perspective(image, start, quad.int().tolist(), BILINEAR, fill=None)
@@ -64,13 +61,13 @@ def test_perspective_equals_torchvision(height):
 @pytest.mark.parametrize("angle", [-180.0, -33.3, 0.0, 10.0, 90.0, 145.0])
 def test_rotation_equals_torchvision(angle):
     images = noise()
-    matrix = warps_module._rotation_about_centre(torch.full((8,), angle), 20, 28)
-    ours = warps_module._warp(images, [warps_module._Map(matrix)])
+    matrix = warps.rotation_about_centre(torch.full((8,), angle), 20, 28)
+    ours = warps._warp(images, [warps.Map(matrix)])
     truth = tvf.rotate(images.float() / 255, angle, BILINEAR)
     torch.testing.assert_close(ours, truth, atol=TOLERANCE, rtol=0)
 
 
-def ties(maps: list[warps_module._Map], images: Tensor, reach: float = 1e-3) -> Tensor:
+def ties(maps: list[warps.Map], images: Tensor, reach: float = 1e-3) -> Tensor:
     """Where a nearest map comes so close to the border of two pixels that rounding decides."""
     height, width = images.shape[2:]
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
@@ -88,12 +85,8 @@ def ties(maps: list[warps_module._Map], images: Tensor, reach: float = 1e-3) -> 
 @pytest.mark.parametrize("angle", [-180.0, -33.3, 0.0, 10.0, 90.0, 145.0])
 def test_rotation_copies_the_pixels_that_torchvision_copies(angle):
     images = noise()
-    maps = [
-        warps_module._Map(
-            warps_module._rotation_about_centre(torch.full((8,), angle), 20, 28), nearest=True
-        )
-    ]
-    ours, truth = warps_module._warp(images, maps), tvf.rotate(images, angle)
+    maps = [warps.Map(warps.rotation_about_centre(torch.full((8,), angle), 20, 28), nearest=True)]
+    ours, truth = warps._warp(images, maps), tvf.rotate(images, angle)
     assert ours.dtype == torch.uint8
     if angle % 90:  # right angles read the very centres of pixels
         sure = ~ties(maps, images)
@@ -104,13 +97,13 @@ def test_rotation_copies_the_pixels_that_torchvision_copies(angle):
 
 def test_one_warp_is_torchvisions_perspective_and_then_its_rotation():
     images = noise()
-    corners = warps_module._draw_corners(8, 20, 28, 0.5, generator())
+    corners = warps.draw_corners(8, 20, 28, 0.5, generator())
     angles = torch.linspace(-30, 30, 8)
     maps = [
-        warps_module._Map(warps_module._quad_to_rectangle(corners, 20, 28), projective=True),
-        warps_module._Map(warps_module._rotation_about_centre(angles, 20, 28), nearest=True),
+        warps.Map(warps.quad_to_rectangle(corners, 20, 28), projective=True),
+        warps.Map(warps.rotation_about_centre(angles, 20, 28), nearest=True),
     ]
-    ours, sure = warps_module._warp(images, maps), ~ties(maps[1:], images)
+    ours, sure = warps._warp(images, maps), ~ties(maps[1:], images)
     assert sure.float().mean() > 0.99
     start = [[0, 0], [27, 0], [27, 19], [0, 19]]
     for row, image in enumerate(images.float() / 255):
@@ -123,17 +116,17 @@ def test_one_warp_is_torchvisions_perspective_and_then_its_rotation():
 def test_affine_equals_torchvision(angle, shift):
     images = noise()
     shifts = torch.tensor([shift]).float().expand(8, 2)
-    matrix = warps_module._rotation_about_centre(torch.full((8,), angle), 20, 28, shifts)
+    matrix = warps.rotation_about_centre(torch.full((8,), angle), 20, 28, shifts)
     # torchvision turns clockwise here and counter-clockwise in `rotate`.
     truth = tvf.affine(images.float() / 255, -angle, shift, 1.0, [0.0, 0.0], BILINEAR)
-    ours = warps_module._warp(images, [warps_module._Map(matrix)])
+    ours = warps._warp(images, [warps.Map(matrix)])
     torch.testing.assert_close(ours, truth, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("box", [(0, 0, 20, 28), (0, 0, 7, 9), (13, 3, 7, 25), (5, 27, 15, 1)])
 def test_resized_crop_equals_torchvision(box):
     images = noise()
-    ours = warps_module._warp(images, [warps_module._box_to_full(torch.tensor([box] * 8), 20, 28)])
+    ours = warps._warp(images, [warps.box_to_full(torch.tensor([box] * 8), 20, 28)])
     truth = tvf.resized_crop(images.float() / 255, *box, [20, 28], BILINEAR, antialias=True)
     torch.testing.assert_close(ours, truth, atol=TOLERANCE, rtol=0)
 
@@ -189,7 +182,7 @@ def test_flips_mirror_about_half_of_the_images(spec, mirror):
 def test_colour_equals_torchvision(spec, adjust, channels):
     images = noise(channels=channels)
     ours = build_augment(spec)(images, generator(3))
-    factors = warps_module._uniform(0.2, 1.8, (8,), generator(3))
+    factors = warps.uniform(0.2, 1.8, (8,), generator(3))
     for image, factor, changed in zip(images.float() / 255, factors, ours, strict=True):
         torch.testing.assert_close(changed, adjust(image, factor.item()), atol=2e-6, rtol=0)
 
@@ -202,7 +195,7 @@ needs_kernels = pytest.mark.skipif(
 
 
 @st.composite
-def chains(draw: st.DrawFn) -> tuple[Tensor, list[warps_module._Map]]:
+def chains(draw: st.DrawFn) -> tuple[Tensor, list[warps.Map]]:
     """Images and maps of a valid chain: interpolating ones first, nearest ones last."""
     batch, channels = draw(st.integers(0, 5)), draw(st.integers(1, 3))
     height, width = draw(st.integers(1, 40)), draw(st.integers(1, 40))
@@ -215,26 +208,24 @@ def chains(draw: st.DrawFn) -> tuple[Tensor, list[warps_module._Map]]:
     for number, kind in enumerate(kinds):
         box, nearest = None, number >= smooth_steps
         if kind == "quad":
-            corners = warps_module._draw_corners(batch, height, width, 0.9, random)
-            matrix = warps_module._quad_to_rectangle(corners, height, width)
+            corners = warps.draw_corners(batch, height, width, 0.9, random)
+            matrix = warps.quad_to_rectangle(corners, height, width)
         elif kind == "box":
-            boxes = warps_module._draw_boxes(batch, height, width, (0.1, 1.0), (0.5, 2.0), random)
-            crop = warps_module._box_to_full(boxes, height, width)
+            boxes = warps.draw_boxes(batch, height, width, (0.1, 1.0), (0.5, 2.0), random)
+            crop = warps.box_to_full(boxes, height, width)
             matrix, box = crop.matrix, crop.box
         else:
-            angles = warps_module._uniform(-180, 180, (batch,), random)
-            shift = warps_module._uniform(-9, 9, (batch, 2), random)
-            matrix = warps_module._rotation_about_centre(angles, height, width, shift)
-        maps.append(warps_module._Map(matrix, box, kind == "quad", nearest))
+            angles = warps.uniform(-180, 180, (batch,), random)
+            shift = warps.uniform(-9, 9, (batch, 2), random)
+            matrix = warps.rotation_about_centre(angles, height, width, shift)
+        maps.append(warps.Map(matrix, box, kind == "quad", nearest))
     shape = (batch, channels, height, width)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=random)
     return (images if draw(st.booleans()) else images / 255), maps
 
 
-def warp_of_torch(images: Tensor, maps: list[warps_module._Map]) -> Tensor:
-    return warps_module._sample(
-        images, *warps_module._locate(images, maps), nearest=maps[0].nearest
-    )
+def warp_of_torch(images: Tensor, maps: list[warps.Map]) -> Tensor:
+    return warps._sample(images, *warps._locate(images, maps), nearest=maps[0].nearest)
 
 
 @needs_kernels
@@ -244,7 +235,7 @@ def test_the_compiled_warp_is_the_warp_of_torch(chain):
     for build in ("x86_64_v3", "baseline", native.instruction_set()):
         if not native.extension.select(build):
             continue
-        ours, truth = warp_module.warp(images, maps), warp_of_torch(images, maps)
+        ours, truth = warp.warp(images, maps), warp_of_torch(images, maps)
         if maps[0].nearest:
             assert torch.equal(ours, truth)
         else:
@@ -257,14 +248,14 @@ def test_the_compiled_warp_has_the_same_bits_for_any_build_threads_and_layout(mo
     step = build_step("perspective:0.5,1")
     maps = [step.draw(37, 61, 83, generator())]
     best = native.instruction_set()
-    expected = warp_module.warp(images, maps)
+    expected = warp.warp(images, maps)
     turned = images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-    assert torch.equal(warp_module.warp(turned, maps), expected)
+    assert torch.equal(warp.warp(turned, maps), expected)
     for build in ("baseline", "x86_64_v3", best):
         if native.extension.select(build):
             for threads in (1, 2, 5):
                 monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-                assert torch.equal(warp_module.warp(images, maps), expected)
+                assert torch.equal(warp.warp(images, maps), expected)
 
 
 @pytest.mark.parametrize("nearest", [True, False])
@@ -274,10 +265,10 @@ def test_maps_that_lead_nowhere_read_black(value, nearest):
         matrix = torch.eye(3).repeat(8, 1, 1)
         matrix[:2, place[0], place[1]] = value
         matrix[2, :2], matrix[3] = value, 0.0
-        maps = [warps_module._Map(matrix, None, True, nearest)]
-        paths = [warp_of_torch] if native.UNAVAILABLE else [warp_of_torch, warp_module.warp]
-        for warp in paths:
-            out = warp(noise(), maps)
+        maps = [warps.Map(matrix, None, True, nearest)]
+        paths = [warp_of_torch] if native.UNAVAILABLE else [warp_of_torch, warp.warp]
+        for warp_images in paths:
+            out = warp_images(noise(), maps)
             assert not out[2:4].any()
             assert out.isfinite().all()
             as_it_is = noise()[4:] if nearest else noise()[4:].float() / 255
@@ -286,9 +277,9 @@ def test_maps_that_lead_nowhere_read_black(value, nearest):
 
 def test_the_compiled_warp_leaves_to_torch_what_it_cannot_do():
     images = noise() / 255
-    assert not warp_module.can_warp(images.double())
-    assert not warp_module.can_warp(images.clone().requires_grad_())
-    assert not warp_module.can_warp(images.to("meta"))
+    assert not warp.can_warp(images.double())
+    assert not warp.can_warp(images.clone().requires_grad_())
+    assert not warp.can_warp(images.to("meta"))
     grown = images.clone().requires_grad_()
     build_augment("perspective:0.5,1+rotation:10")(grown, generator()).sum().backward()
     assert grown.grad is not None
@@ -302,17 +293,17 @@ def test_concurrent_warps_do_not_disturb_each_other(monkeypatch):
     maps = [
         [build_step("perspective:0.5,1").draw(70, 40, 60, generator(seed))] for seed in range(6)
     ]
-    expected = [warp_module.warp(images, chain) for chain in maps]
+    expected = [warp.warp(images, chain) for chain in maps]
     with ThreadPoolExecutor(6) as pool:
         for _ in range(5):
-            found = list(pool.map(lambda chain: warp_module.warp(images, chain), maps))
+            found = list(pool.map(lambda chain: warp.warp(images, chain), maps))
             assert all(map(torch.equal, found, expected))
 
 
 @needs_kernels
 def test_the_compiled_warp_refuses_maps_of_other_batches():
     with pytest.raises(InputError, match="a map needs a tensor of shape"):
-        warp_module.warp(noise(), [warps_module._Map(torch.eye(3).repeat(7, 1, 1))])
+        warp.warp(noise(), [warps.Map(torch.eye(3).repeat(7, 1, 1))])
 
 
 # --- the draws have torchvision's distribution ----------------------------------------------------
@@ -329,7 +320,7 @@ def test_corners_are_drawn_as_torchvision_draws_them():
     theirs = torch.tensor(
         [transforms.RandomPerspective.get_params(28, 21, 0.5)[1] for _ in range(DRAWS)]
     )
-    ours = warps_module._draw_corners(DRAWS, 21, 28, 0.5, generator())
+    ours = warps.draw_corners(DRAWS, 21, 28, 0.5, generator())
     same_distribution(ours.flatten(1), theirs.flatten(1))
     for corner, axis in itertools.product(range(4), range(2)):  # the very same whole numbers
         assert set(ours[:, corner, axis].tolist()) == set(theirs[:, corner, axis].tolist())
@@ -376,7 +367,7 @@ def test_boxes_are_drawn_as_torchvision_draws_them(size, scale, ratio):
     theirs = torch.tensor(
         [transforms.RandomResizedCrop.get_params(image, scale, ratio) for _ in range(DRAWS)]
     )
-    ours = warps_module._draw_boxes(DRAWS, *size, scale, ratio, generator())
+    ours = warps.draw_boxes(DRAWS, *size, scale, ratio, generator())
     same_distribution(ours, theirs)
     same_distribution((ours[:, 2] * ours[:, 3])[:, None], (theirs[:, 2] * theirs[:, 3])[:, None])
     assert (ours[:, 0] + ours[:, 2] <= size[0]).all()
@@ -386,7 +377,7 @@ def test_boxes_are_drawn_as_torchvision_draws_them(size, scale, ratio):
 @pytest.mark.parametrize(("size", "ratio"), [((20, 30), (2.0, 3.0)), ((20, 30), (0.2, 0.4))])
 def test_a_box_that_never_fits_falls_back_to_the_centre(size, ratio):
     theirs = transforms.RandomResizedCrop.get_params(torch.empty(1, *size), (1.0, 1.0), ratio)
-    ours = warps_module._draw_boxes(5, *size, (1.0, 1.0), ratio, generator())
+    ours = warps.draw_boxes(5, *size, (1.0, 1.0), ratio, generator())
     assert ours.tolist() == [list(theirs)] * 5
 
 
@@ -440,9 +431,9 @@ RANDOM_SPECS = [
 ]
 
 
-def build_step(text: str) -> warps_module._Warp:
+def build_step(text: str) -> warps.Warp:
     step = augment._parse_step(text)
-    assert isinstance(step, warps_module._Warp)
+    assert isinstance(step, warps.Warp)
     return step
 
 
@@ -455,7 +446,7 @@ def test_every_image_gets_its_own_draw(spec):
 
 
 def test_draws_of_neighbours_are_uncorrelated():
-    corners = warps_module._draw_corners(DRAWS, 64, 64, 0.5, generator())[:, 0, 0]
+    corners = warps.draw_corners(DRAWS, 64, 64, 0.5, generator())[:, 0, 0]
     assert stats.pearsonr(corners[:-1].numpy(), corners[1:].numpy()).pvalue > P_VALUE
 
 
@@ -509,7 +500,7 @@ def test_zero_strength_is_the_identity(shape, spec):
 
 
 @pytest.mark.parametrize(
-    ("spec", "warps"),
+    ("spec", "samplings"),
     [
         ("perspective+rotation:10", 1),
         ("perspective+resized-crop:0.8,1", 1),
@@ -522,12 +513,12 @@ def test_zero_strength_is_the_identity(shape, spec):
         ("rotation:10+flip+resized-crop", 2),
     ],
 )
-def test_steps_merge_into_one_warp_only_where_nothing_lost_comes_back(monkeypatch, spec, warps):
+def test_steps_merge_into_one_warp_only_where_nothing_lost_comes_back(monkeypatch, spec, samplings):
     images, calls = smooth(32, 64), []
-    warp = warps_module._warp
-    monkeypatch.setattr(warps_module, "_warp", lambda *a: calls.append(1) or warp(*a))
+    sampled = warps._warp
+    monkeypatch.setattr(warps, "_warp", lambda *a: calls.append(1) or sampled(*a))
     merged = build_augment(spec)(images, generator())
-    assert len(calls) == warps
+    assert len(calls) == samplings
     shared, apart = generator(), images
     for text in spec.split("+"):
         apart = augment._parse_step(text)(apart, shared)

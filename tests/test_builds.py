@@ -39,7 +39,7 @@ with use_backend("reference"):
     truth = net.double()(x.double())
 torch.testing.assert_close(net.float()(x).double(), truth, rtol=1e-5, atol=1e-5)
 images = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8)
-warped = warp.warp(images, [warps._Map(torch.eye(3).expand(5, 3, 3))])
+warped = warp.warp(images, [warps.Map(torch.eye(3).expand(5, 3, 3))])
 torch.testing.assert_close(warped, images / 255, rtol=0, atol=1e-5)
 print("parity")
 """
@@ -87,9 +87,7 @@ def test_source_archive_to_wheel_to_fresh_environment_to_parity(tmp_path: Path) 
     assert found == "parity\n"
 
 
-def test_without_a_compiler_the_package_installs_in_pure_python_and_says_so(
-    tmp_path: Path,
-) -> None:
+def test_without_a_compiler_the_package_installs_in_pure_python_and_says_so(tmp_path: Path) -> None:
     wheel = build(tmp_path / "dist", CXX="/bin/false")
     assert wheel.name.endswith("py3-none-any.whl")
     python = install(wheel, tmp_path / "fresh")

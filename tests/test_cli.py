@@ -73,14 +73,7 @@ def test_compare_leaves_the_promised_files(comparison: Path) -> None:
     }
     summary = json.loads((comparison / "summary.json").read_text())
     for head in summary["heads"]:
-        assert head.keys() >= {
-            "head",
-            "params",
-            "head_macs",
-            "mean",
-            "std",
-            "n",
-        }
+        assert head.keys() >= {"head", "params", "head_macs", "mean", "std", "n"}
     assert summary["command"].startswith("spinalnet compare digits --heads spinal,mlp")
 
 
@@ -155,10 +148,12 @@ def test_arguments_in_a_sentence_become_options(monkeypatch: pytest.MonkeyPatch)
         ("pass data_dir", "pass --data-dir"),
         ("with download=True, or", "with --download, or"),
         ("at image_size=28.", "at --image-size 28."),
+        ("the column: target=COLUMN; all", "the column: --target COLUMN; all"),
+        ("a class (override: task=regression).", "a class (override: --task regression)."),
         ("in '/a/data_dir/b' or /my_data_dir", "in '/a/data_dir/b' or /my_data_dir"),
         ("the model and hidden_features=3", "the model and hidden_features=3"),
     ):
-        assert root._as_options(argument) == option
+        assert root.as_options(argument) == option
 
 
 def test_list_names_everything_as_json() -> None:

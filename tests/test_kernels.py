@@ -403,14 +403,7 @@ def test_the_benchmark_times_every_way() -> None:
     rows = bench.bench_heads([TINY], [3], seconds=0.0, min_rounds=2)
     assert [row.mode for row in rows] == ["inference", "training"]
     for row in rows:
-        assert set(row.microseconds) == {
-            "spinal",
-            "flat",
-            "naive",
-            "packed",
-            "mlp",
-            "linear",
-        }
+        assert set(row.microseconds) == {"spinal", "flat", "naive", "packed", "mlp", "linear"}
         assert row.mac_ratio == pytest.approx((4 * (6 * 4 + 3 * 4) + 16 * 3) / (12 * 6 + 6 * 3))
     assert bench.heads_table(rows).count(TINY.name) == 2
     assert "Path cpp, one compiled operation for the whole chain: every row." in (

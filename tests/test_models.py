@@ -67,10 +67,7 @@ def slow_if(slow: bool) -> Any:
 @pytest.mark.parametrize(
     ("key", "expected"),
     [
-        (
-            "input",
-            (-0.218287605093792, -0.450548449996859, 0.332295872271061, 0.444170365575701),
-        ),
+        ("input", (-0.218287605093792, -0.450548449996859, 0.332295872271061, 0.444170365575701)),
         (
             "fc1.weight",
             (-0.397974321618676, -0.001664150040597, 0.447798355249688, -0.205764371901751),
@@ -94,14 +91,7 @@ def is_twin(case: golden.Case) -> bool:
 
 @pytest.mark.parametrize(
     "case",
-    [
-        pytest.param(
-            case,
-            id=case.table,
-            marks=slow_if(is_twin(case)),
-        )
-        for case in golden.CASES
-    ],
+    [pytest.param(case, id=case.table, marks=slow_if(is_twin(case))) for case in golden.CASES],
 )
 def test_golden_numbers_and_outputs(case: golden.Case) -> None:
     model, shape = build(case)

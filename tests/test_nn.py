@@ -270,11 +270,7 @@ def test_counts_split_at_the_head_and_restore_the_mode() -> None:
     assert count_params(LinearHead(3, 2)).trunk == 8
 
 
-@given(
-    hidden=st.integers(1, 6),
-    layers=st.integers(1, 5),
-    batch=st.integers(0, 4),
-)
+@given(hidden=st.integers(1, 6), layers=st.integers(1, 5), batch=st.integers(0, 4))
 def test_progressive_sees_everything_before(hidden: int, layers: int, batch: int) -> None:
     net = ProgressiveNet(5, 3, hidden, layers, input_dropout=0.0).double().eval()
     x = torch.randn(batch, 5, dtype=torch.float64)

@@ -34,11 +34,7 @@ from spinalnet.paper.experiments import experiments_page
 from spinalnet.paper.protocol import run_recipe
 from spinalnet.paper.recipes import RECIPES, find_recipes, list_recipes
 from spinalnet.paper.recipes.row import MACS
-from spinalnet.paper.records import (
-    describe_recipes,
-    keep_record,
-    load_records,
-)
+from spinalnet.paper.records import describe_recipes, keep_record, load_records
 from spinalnet.paper.study import draw_regression_study
 from spinalnet.training import runs
 from spinalnet.training.config import SCHEDULES, Outcome

@@ -68,7 +68,7 @@ def test_every_format_holds_the_same_table(suffix: str, tmp_path: Path) -> None:
     assert frames.is_table(str(tmp_path / f"t{suffix}"))
     many = load_table(str(tmp_path / f"t{suffix}"), "weight")
     assert many.task == "regression"
-    assert "override with --task" in many.notes[0]
+    assert "override: task=classification" in many.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -100,9 +100,9 @@ def test_bad_tables_are_named(tmp_path: Path) -> None:
     write(frame().assign(day=pd.date_range("2020", periods=80)), tmp_path / "day.parquet")
     cases = [
         (lambda: load_table(str(tmp_path / "day.parquet"), "kind"), "'day' has type datetime"),
-        (lambda: load_table(str(path)), "--target; the columns are size, colour"),
+        (lambda: load_table(str(path)), "target=COLUMN; the columns are size, colour"),
         (lambda: load_table(str(path), "knd"), "did you mean 'kind'"),
-        (lambda: load_table(str(path), "kind", "regression"), "use --task classification"),
+        (lambda: load_table(str(path), "kind", "regression"), "use task=classification"),
         (lambda: load_table(str(path), "kind", "clas"), "unknown task"),
         (lambda: load_table(str(path), "kind,size", "classification"), "one target column"),
         (lambda: load_table(str(tmp_path / "no.csv"), "kind"), "does not exist"),
@@ -231,9 +231,7 @@ def test_models_share_splits_and_the_dense_net_matches_the_spinal_one() -> None:
 
 def test_tuning_chooses_inside_the_training_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
-        tables.CONTENDERS,
-        "linear",
-        tables.Contender("", tables._linear, {"lr": (1e-7, 3e-2)}),
+        tables.CONTENDERS, "linear", tables.Contender("", tables._linear, {"lr": (1e-7, 3e-2)})
     )
     result = compare_table(load_table("sklearn:wine"), ["linear"], repeats=2, tune=True)
     assert result.models[0].chosen == {"lr=0.03": 2}

@@ -194,10 +194,7 @@ def test_refusals_say_what_to_do() -> None:
         (lambda: to_spinal(nn.Linear(3, 3), 2, (1, -1), activation="relu"), "low <= high"),
         (lambda: to_spinal(nn.Linear(3, 3), 2, 5, activation="relu"), "bounds must be"),
         (lambda: to_spinal(nn.Linear(3, 3), 2, (-1, float("inf")), activation="relu"), "finite"),
-        (
-            lambda: to_spinal(nn.Linear(3, 3), 2, (-1, 1), activation="tanh", epsilon=0.0),
-            "epsilon",
-        ),
+        (lambda: to_spinal(nn.Linear(3, 3), 2, (-1, 1), activation="tanh", epsilon=0.0), "epsilon"),
         (
             lambda: to_spinal(nn.Linear(3, 3), 2, (-1, 1), activation=lambda: nn.Softmax(-1)),
             "affine piece",

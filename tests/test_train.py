@@ -136,8 +136,7 @@ def lrs(result):
 def test_64_examples_are_learned_by_heart(optimizer):
     generator = torch.Generator().manual_seed(0)
     data = Source(
-        torch.randn(64, 8, generator=generator),
-        torch.randint(CLASSES, (64,), generator=generator),
+        torch.randn(64, 8, generator=generator), torch.randint(CLASSES, (64,), generator=generator)
     )
     lr = 0.2 if optimizer == "sgd" else 0.02
     config = TrainConfig(epochs=150, batch_size=16, lr=lr, optimizer=optimizer)

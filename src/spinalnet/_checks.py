@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend, and the few argument checks every room shares.
+"""Errors that are the user's to mend, and the few argument checks every wing shares.
 
 The command line turns any `SpinalnetError` into one sentence and exit code 2; anything else
 is a bug and keeps its traceback.

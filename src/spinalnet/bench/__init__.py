@@ -24,22 +24,6 @@ from spinalnet.bench.heads import (
 from spinalnet.bench.images import bench_augment, bench_epoch
 from spinalnet.bench.rows import rows_table, write_result
 
-__all__ = [
-    "BENCHMARKS",
-    "HEAD_CASES",
-    "Benchmark",
-    "HeadCase",
-    "HeadTimes",
-    "bench_augment",
-    "bench_epoch",
-    "bench_export",
-    "bench_heads",
-    "bench_steps",
-    "check_head_parity",
-    "heads_table",
-    "write_result",
-]
-
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -56,8 +40,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         bench_augment,
     ),
     "epoch": Benchmark(
-        "one training epoch of the spinal MNIST CNN, batch 64; both sides in turns",
-        bench_epoch,
+        "one training epoch of the spinal MNIST CNN, batch 64; both sides in turns", bench_epoch
     ),
     "heads": Benchmark(
         "all ways in turns within a row, shortest round in microseconds per batch; training is "

@@ -15,8 +15,8 @@ from spinalnet import timing
 from spinalnet.bench.heads import HEAD_CASES
 from spinalnet.bench.longhand import LonghandCNN, LonghandHead
 from spinalnet.bench.rows import Row, compare
-from spinalnet.deploy.export import export_onnx
-from spinalnet.models.zoo import create_model
+from spinalnet.deploy import export_onnx
+from spinalnet.models import create_model
 
 
 def _exported(model: nn.Module, shape: tuple[int, ...]) -> Callable[[Tensor], object]:

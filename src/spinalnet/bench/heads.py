@@ -18,9 +18,7 @@ from spinalnet.bench.longhand import LonghandHead
 from spinalnet.bench.rows import Row, compare
 from spinalnet.kernels import reference
 from spinalnet.kernels.native import peak_gflops
-from spinalnet.nn import backends
-from spinalnet.nn.dense import MLPHead
-from spinalnet.nn.layers import SpinalNet
+from spinalnet.nn import MLPHead, SpinalNet, backends
 
 Way = Callable[[Tensor], Tensor]
 
@@ -52,10 +50,7 @@ class HeadCase:
         """Multiply-accumulates per row: spinal, fully connected."""
         widths = [self.in_features, *self.mlp, self.out_features]
         spinal = reference.spinal_macs(
-            self.in_features,
-            self.hidden_features,
-            self.num_layers,
-            out_features=self.out_features,
+            self.in_features, self.hidden_features, self.num_layers, out_features=self.out_features
         )
         return spinal, sum(a * b for a, b in itertools.pairwise(widths))
 

@@ -13,11 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 from spinalnet import timing
 from spinalnet.bench import longhand
 from spinalnet.bench.rows import Row, compare
-from spinalnet.data.batches import ArrayDataset
-from spinalnet.data.loading import load_dataset
-from spinalnet.models.zoo import create_model
-from spinalnet.training.config import TrainConfig
-from spinalnet.training.fitting import fit
+from spinalnet.data import ArrayDataset, load_dataset
+from spinalnet.models import create_model
+from spinalnet.training import TrainConfig, fit
 
 
 def _digits(count: int) -> ArrayDataset:

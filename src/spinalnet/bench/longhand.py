@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from spinalnet.nn.layers import SpinalNet
+from spinalnet.nn import SpinalNet
 
 
 def linear_maps(half: int, width: int, count: int) -> list[nn.Linear]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from spinalnet import files
 from spinalnet.timing import Timing
-from spinalnet.training.environment import describe_environment
+from spinalnet.training import describe_environment
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,7 @@
 
 # Each registers its commands: this is their order in `--help`.
 # isort: off
-from spinalnet.cli import runs, deploy, about, paper, theory  # noqa: F401
+from spinalnet.cli import runs, deploy, about, paper, theory
 
 # isort: on
 from spinalnet.cli.root import app, main
-
-__all__ = ["app", "main"]

@@ -18,11 +18,10 @@ def list_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List data sets, networks, heads, augmentations and schedules."""
-    from spinalnet.data.augment import AUGMENTATIONS
-    from spinalnet.data.catalog import DATASETS
-    from spinalnet.models.zoo import MODELS
-    from spinalnet.nn.heads import HEADS
-    from spinalnet.training.config import SCHEDULES
+    from spinalnet.data import AUGMENTATIONS, DATASETS
+    from spinalnet.models import MODELS
+    from spinalnet.nn import HEADS
+    from spinalnet.training import SCHEDULES
 
     tables: dict[str, dict[str, str]] = {
         "data sets": {name: row.summary for name, row in DATASETS.items()},

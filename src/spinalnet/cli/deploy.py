@@ -136,7 +136,7 @@ def export_command(
         str | None,
         typer.Option(
             help="uint8-hwc or uint8-chw: images as bytes; float: images on the 0..1 scale, "
-            "channels first, or rows. Default: uint8-hwc for images, float for rows.",
+            "channels first, or rows. Default: uint8-hwc for images, float for rows."
         ),
     ] = None,
     output: Annotated[str, typer.Option(help="logits, or probabilities.")] = "logits",

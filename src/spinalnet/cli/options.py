@@ -18,10 +18,10 @@ import typer
 
 from spinalnet._checks import InputError
 from spinalnet.cli.root import err_console
-from spinalnet.training.config import TrainConfig
+from spinalnet.training import TrainConfig
 
 if TYPE_CHECKING:
-    from spinalnet.comparison.spec import RunSpec
+    from spinalnet.comparison import RunSpec
 
 
 Data = Annotated[
@@ -67,8 +67,7 @@ ProbeEpochs = Annotated[
     ),
 ]
 ProbeLr = Annotated[
-    float,
-    typer.Option(help="Learning rate of the --probe-epochs.", rich_help_panel="Transfer"),
+    float, typer.Option(help="Learning rate of the --probe-epochs.", rich_help_panel="Transfer")
 ]
 ImageSize = Annotated[
     int | None, typer.Option(help="Side in pixels that images are brought to.", min=1)
@@ -143,11 +142,11 @@ class RunOptions:
 
     def spec(self, **fields: Any) -> RunSpec:
         """Return the run asked for; `fields` are those that one command alone knows."""
-        from spinalnet.comparison.spec import RunSpec
+        from spinalnet.comparison import RunSpec
 
         model = self.model
         if self.backbone is not None:
-            from spinalnet.models.backbones import find_backbone
+            from spinalnet.models import find_backbone
 
             self.refuse({"model"}, "beside --backbone, which takes its place")
             model = find_backbone(self.backbone).name
@@ -198,8 +197,7 @@ def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
             command(asked, **values)
         except KeyboardInterrupt:
             err_console.print(
-                "stopped; the same command continues from the last finished epoch.",
-                highlight=False,
+                "stopped; the same command continues from the last finished epoch.", highlight=False
             )
             raise typer.Exit(130) from None
 

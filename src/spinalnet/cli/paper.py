@@ -31,7 +31,7 @@ def convert_command(
     head_option: HeadOption = None,
 ) -> None:
     """Turn weights trained by the original's scripts into a checkpoint of ours."""
-    from spinalnet.paper.weights import convert_checkpoint
+    from spinalnet.paper import convert_checkpoint
 
     converted = convert_checkpoint(
         old,

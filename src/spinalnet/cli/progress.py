@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from spinalnet.cli.root import err_console, out_console
+from spinalnet.cli.root import as_options, err_console, out_console
 
 if TYPE_CHECKING:
     from spinalnet.comparison.spec import OnProgress, RunSpec
@@ -66,7 +66,7 @@ def show_progress(total_runs: int) -> Iterator[tuple[OnProgress, Callable[[], No
 
 def print_note(text: str) -> None:
     """Print a note on standard error; file names in it may hold brackets, which are no markup."""
-    err_console.print(f"[yellow]note[/] {escape(text)}", highlight=False)
+    err_console.print(f"[yellow]note[/] {escape(as_options(text))}", highlight=False)
 
 
 def print_run(record: runs.RunRecord) -> None:
@@ -90,9 +90,8 @@ def print_run(record: runs.RunRecord) -> None:
 def print_report(folder: Path, command: str | None = None) -> None:
     """Write the report of a folder and print its gist."""
     from spinalnet import _dist
+    from spinalnet.comparison import load_summary, write_report
     from spinalnet.comparison.findings import head_rows
-    from spinalnet.comparison.report import write_report
-    from spinalnet.comparison.summary import load_summary
     from spinalnet.comparison.wording import as_rich
 
     if not _dist.is_main():

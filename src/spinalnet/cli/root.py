@@ -41,13 +41,13 @@ def _root(
 
 def _hush_other_processes() -> None:
     """Let the main process alone speak, where `torchrun` has started several."""
-    if "RANK" in os.environ:  # the room needs torch, which takes its time
+    if "RANK" in os.environ:  # `_dist` needs torch, which takes its time
         from spinalnet import _dist
 
         out_console.quiet = err_console.quiet = not _dist.is_main()
 
 
-def _as_options(sentence: str) -> str:
+def as_options(sentence: str) -> str:
     """Return a sentence of the library, which speaks of arguments, in the words of the command.
 
     An argument is known by an underscore in its name, or by a value: `name=value`.
@@ -76,6 +76,6 @@ def main() -> None:
     except SpinalnetError as error:
         err_console.quiet = False  # it may be the mistake of one process alone
         err_console.print(
-            f"[red]error[/] {escape(_as_options(str(error)))}", highlight=False, soft_wrap=True
+            f"[red]error[/] {escape(as_options(str(error)))}", highlight=False, soft_wrap=True
         )
         sys.exit(2)

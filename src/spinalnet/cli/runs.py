@@ -15,7 +15,7 @@ from spinalnet.cli.root import app, err_console, out_console
 from spinalnet.cli.tables import compare_table_command
 
 if TYPE_CHECKING:
-    from spinalnet.comparison.spec import RunSpec
+    from spinalnet.comparison import RunSpec
     from spinalnet.training import runs
 
 
@@ -93,8 +93,7 @@ def compare_command(
         compare_table_command(asked.data, target, task, names, seeds, tune, seed, out)
         return
     asked.refuse({"target", "task", "tune"}, f"for '{asked.data}', which is no table")
-    from spinalnet.comparison import running
-    from spinalnet.comparison.spec import Comparison
+    from spinalnet.comparison import Comparison, running
 
     base = asked.spec(probe_epochs=probe_epochs, probe_lr=probe_lr)
     question = Comparison(base, names_of(heads), seeds)
@@ -132,8 +131,7 @@ def lr_find_command(
     from rich.progress import Progress
 
     from spinalnet import _dist, files
-    from spinalnet.comparison import running
-    from spinalnet.comparison.spec import Comparison
+    from spinalnet.comparison import Comparison, running
     from spinalnet.training import environment, lrfind
 
     base = asked.spec()

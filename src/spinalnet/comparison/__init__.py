@@ -6,17 +6,3 @@ from spinalnet.comparison.spec import Comparison, RunSpec
 from spinalnet.comparison.summary import Summary, load_summary, summarize
 from spinalnet.comparison.tables import compare_table
 from spinalnet.comparison.trained import TrainedModel, load_trained
-
-__all__ = [
-    "Comparison",
-    "RunSpec",
-    "Summary",
-    "TrainedModel",
-    "compare",
-    "compare_table",
-    "load_summary",
-    "load_trained",
-    "run_one",
-    "summarize",
-    "write_report",
-]

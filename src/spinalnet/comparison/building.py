@@ -7,15 +7,14 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from spinalnet import _dist
-from spinalnet.data.augment import build_augment
-from spinalnet.data.loading import load
+from spinalnet.data import build_augment, load
 from spinalnet.models import zoo
 from spinalnet.training import placement
 
 if TYPE_CHECKING:
     from spinalnet.comparison.spec import RunSpec
-    from spinalnet.data.batches import DatasetInfo, Splits
-    from spinalnet.training.config import TrainConfig
+    from spinalnet.data import DatasetInfo, Splits
+    from spinalnet.training import TrainConfig
 
 
 def load_splits(

@@ -27,7 +27,7 @@ from spinalnet.comparison.outputs import (
     quality,
 )
 from spinalnet.comparison.statistics import Difference, deviation, finite, mean, paired_difference
-from spinalnet.training.runs import RunRecord
+from spinalnet.training import RunRecord
 
 if TYPE_CHECKING:
     import numpy as np

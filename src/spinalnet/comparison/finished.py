@@ -10,7 +10,7 @@ from typing import Any
 from spinalnet._checks import InputError
 from spinalnet.comparison.schema import read_mapping
 from spinalnet.comparison.wording import listing
-from spinalnet.training.runs import RunRecord, load_runs
+from spinalnet.training import RunRecord, load_runs
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,8 @@ from spinalnet.comparison.trained import Description
 from spinalnet.data import batches
 from spinalnet.data.images import bad_list, fit_to, read_all
 from spinalnet.models import features, zoo
-from spinalnet.nn.counting import count_macs, count_params
-from spinalnet.training import evaluation, fitting, loop, lrfind, placement, runs
-from spinalnet.training.config import TrainConfig
+from spinalnet.nn import count_macs, count_params
+from spinalnet.training import TrainConfig, evaluation, fitting, loop, lrfind, placement, runs
 
 if TYPE_CHECKING:
     from spinalnet.comparison.spec import Comparison, OnProgress
@@ -287,7 +286,7 @@ def compare(
         timed: Whether to time the heads, which takes a few seconds.
 
     Returns:
-        The folder, ready for `report.write_report`.
+        The folder, ready for `write_report`.
     """
     out = Path(out)
     specs = list(question.specs())
@@ -331,7 +330,7 @@ def find_rates(
     Args:
         question: Network, data, heads and settings, as for `compare`.
         download: Whether missing data may be fetched.
-        lowest: See `lrfind.range_test`, as the following ones.
+        lowest: See `training.range_test`, as the following ones.
         highest: Rate of the last step.
         steps: Number of steps.
         on_step: Called with (head, steps done, steps).

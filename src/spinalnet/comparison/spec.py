@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from spinalnet._checks import InputError, check_positive, read_fields, unknown_name
-from spinalnet.data.loading import DataSpec
-from spinalnet.models.zoo import ModelSpec
-from spinalnet.training.config import TrainConfig
+from spinalnet.data import DataSpec
+from spinalnet.models import ModelSpec
+from spinalnet.training import TrainConfig
 
 if TYPE_CHECKING:
-    from spinalnet.training.loop import Progress
+    from spinalnet.training import Progress
 
 OnProgress = Callable[["RunSpec", "Progress"], None]
 

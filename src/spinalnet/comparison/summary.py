@@ -115,7 +115,7 @@ def summarize(folder: str | Path) -> Summary:
     """Read a comparison folder and analyse it.
 
     Args:
-        folder: The folder that `spinalnet compare --out` wrote (run folders in `runs/`).
+        folder: The folder that `compare` wrote (run folders in `runs/`).
 
     Returns:
         Rows per head, paired differences with intervals, the verdict in words, and notes.
@@ -178,10 +178,7 @@ def summarize_runs(comparison: FinishedRuns, command: str | None) -> Summary:
 
 
 def _head_summary(
-    head: str,
-    comparison: FinishedRuns,
-    by_seed: Mapping[int, float],
-    difference: Difference | None,
+    head: str, comparison: FinishedRuns, by_seed: Mapping[int, float], difference: Difference | None
 ) -> HeadSummary:
     results = [result_of(comparison.runs[head][seed]) for seed in by_seed]
     values = finite(by_seed.values())

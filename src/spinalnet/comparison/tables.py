@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.comparison.table_summary import ModelScore, TableComparison, summarize_table
-from spinalnet.training.environment import describe_environment
+from spinalnet.training import describe_environment
 
 if TYPE_CHECKING:
     from spinalnet.data.frames import Table, Task
@@ -50,7 +50,7 @@ def _spinal(task: Task, seed: int, size: tuple[int, int, int] | None) -> Any:
 
 
 def _dense(task: Task, seed: int, size: tuple[int, int, int] | None) -> Any:
-    from spinalnet.nn.dense import matched_mlp
+    from spinalnet.nn import matched_mlp
     from spinalnet.tabular import estimators
 
     assert size is not None
@@ -219,7 +219,7 @@ def _check_rows(table: Table, test_fraction: float, tune: bool) -> None:
         few = names[counts.argmin()]
         raise InputError(
             f"class {few!r} of {table.name} has {counts.min()} rows, but a split needs {needed} of "
-            "each class: drop rare classes, join them, or use --task regression for numbers."
+            "each class: drop rare classes, join them, or use task=regression for numbers."
         )
 
 

@@ -11,10 +11,8 @@ from spinalnet import files
 from spinalnet._checks import InputError, read_fields
 from spinalnet.comparison.building import build_model, load_splits
 from spinalnet.comparison.spec import RunSpec
-from spinalnet.data.batches import DatasetInfo, Splits
-from spinalnet.data.loading import DataSpec
-from spinalnet.models import features
-from spinalnet.models.zoo import ImageModel, ModelSpec
+from spinalnet.data import DatasetInfo, DataSpec, Splits
+from spinalnet.models import ImageModel, ModelSpec, features
 from spinalnet.training import runs
 
 
@@ -123,7 +121,7 @@ def load_trained(path: str | Path) -> TrainedModel:
     path = Path(path)
     is_file = path.is_file()
     if not is_file and not runs.is_run(path):
-        raise InputError(f"{path} is not the folder of a run; give the folder that --out named.")
+        raise InputError(f"{path} is not the folder of a run, nor a checkpoint: give one of them.")
     file = path if is_file else path / "model.safetensors"
     weights, header = files.load_weights(file)
     with files.reading(file):

@@ -5,21 +5,3 @@ from spinalnet.data.batches import ArrayDataset, DatasetInfo, FolderDataset, Spl
 from spinalnet.data.catalog import DATASETS
 from spinalnet.data.frames import Table, is_table, load_table
 from spinalnet.data.loading import DataSpec, list_datasets, load, load_dataset
-
-__all__ = [
-    "AUGMENTATIONS",
-    "DATASETS",
-    "ArrayDataset",
-    "DataSpec",
-    "DatasetInfo",
-    "FolderDataset",
-    "Splits",
-    "Table",
-    "build_augment",
-    "is_table",
-    "list_datasets",
-    "load",
-    "load_dataset",
-    "load_table",
-    "normalize",
-]

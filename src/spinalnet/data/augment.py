@@ -6,12 +6,12 @@ interpolation: rotations and affine maps copy the nearest pixel, the others are 
 differ, both on purpose:
 
 - Neighbouring geometric steps become ONE warp (one sampling, not one per step) wherever that gives
-  the same picture; see `_Warp`.
+  the same picture; see `warps.Warp`.
 - Pixels half outside the image fade to black once; torchvision, on tensors and with an explicit
   `fill`, fades them twice (its result for `fill=None` is the one here), and on image objects does
   not fade them at all.
 
-On the CPU the compiled kernels warp, where they are installed (`_kernels.warp`); elsewhere torch
+On the CPU the compiled kernels warp, where they are installed (`kernels.warp`); elsewhere torch
 operations give the same coordinates, bit by bit, and the same values up to rounding.
 
 Images are uint8 `(B, C, H, W)`, or float on the 0..1 scale. Crops, flips and rotations keep the
@@ -32,18 +32,18 @@ from torch.nn import functional
 
 from spinalnet._checks import InputError, unknown_name
 from spinalnet.data.warps import (
-    _box_to_full,
-    _constant,
-    _draw_boxes,
-    _draw_corners,
-    _Map,
-    _per_image,
-    _quad_to_rectangle,
-    _rotation_about_centre,
-    _to_float,
-    _uniform,
-    _Warp,
-    _WarpChain,
+    Map,
+    Warp,
+    WarpChain,
+    box_to_full,
+    constant,
+    draw_boxes,
+    draw_corners,
+    per_image,
+    quad_to_rectangle,
+    rotation_about_centre,
+    to_float,
+    uniform,
 )
 
 Transform = Callable[[Tensor, Generator], Tensor]
@@ -73,15 +73,15 @@ def random_perspective(distortion: float = 0.5, p: float = 0.5) -> Transform:
     if distortion == 0 or p == 0:
         return _is_identity
 
-    def draw(batch: int, height: int, width: int, generator: Generator) -> _Map:
-        corners = _draw_corners(batch, height, width, distortion, generator)
-        matrix = _quad_to_rectangle(corners, height, width)
-        chosen = _uniform(0, 1, (batch, 1, 1), generator) < p
-        as_it_is = _constant(matrix.device, (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-        return _Map(torch.where(chosen, matrix, as_it_is), projective=True)
+    def draw(batch: int, height: int, width: int, generator: Generator) -> Map:
+        corners = draw_corners(batch, height, width, distortion, generator)
+        matrix = quad_to_rectangle(corners, height, width)
+        chosen = uniform(0, 1, (batch, 1, 1), generator) < p
+        as_it_is = constant(matrix.device, (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+        return Map(torch.where(chosen, matrix, as_it_is), projective=True)
 
     # Corners move inwards only, so the whole image stays on the canvas.
-    return _Warp(draw, loses_content=False, reads_outside=True)
+    return Warp(draw, loses_content=False, reads_outside=True)
 
 
 def random_rotation(degrees: float) -> Transform:
@@ -103,15 +103,15 @@ def random_affine(degrees: float, translate: float = 0.1) -> Transform:
     if degrees == 0 and translate == 0:
         return _is_identity
 
-    def draw(batch: int, height: int, width: int, generator: Generator) -> _Map:
-        angles = _uniform(-degrees, degrees, (batch,), generator)
+    def draw(batch: int, height: int, width: int, generator: Generator) -> Map:
+        angles = uniform(-degrees, degrees, (batch,), generator)
         shift = None
         if translate:
-            reach = _constant(angles.device, (translate * width, translate * height))
-            shift = (_uniform(-1, 1, (batch, 2), generator) * reach).round_()
-        return _Map(_rotation_about_centre(angles, height, width, shift), nearest=True)
+            reach = constant(angles.device, (translate * width, translate * height))
+            shift = (uniform(-1, 1, (batch, 2), generator) * reach).round_()
+        return Map(rotation_about_centre(angles, height, width, shift), nearest=True)
 
-    return _Warp(draw, loses_content=True, reads_outside=True, nearest=True)
+    return Warp(draw, loses_content=True, reads_outside=True, nearest=True)
 
 
 def random_resized_crop(
@@ -135,13 +135,11 @@ def random_resized_crop(
         (ratio_low, ratio_high),
     )
 
-    def draw(batch: int, height: int, width: int, generator: Generator) -> _Map:
+    def draw(batch: int, height: int, width: int, generator: Generator) -> Map:
         scale, ratio = (scale_low, scale_high), (ratio_low, ratio_high)
-        return _box_to_full(
-            _draw_boxes(batch, height, width, scale, ratio, generator), height, width
-        )
+        return box_to_full(draw_boxes(batch, height, width, scale, ratio, generator), height, width)
 
-    return _Warp(draw, loses_content=True, reads_outside=False)
+    return Warp(draw, loses_content=True, reads_outside=False)
 
 
 def random_zoom_crop(large: float, small: float) -> Transform:
@@ -157,18 +155,18 @@ def random_zoom_crop(large: float, small: float) -> Transform:
     if small == large:
         return _is_identity
 
-    def draw(batch: int, height: int, width: int, generator: Generator) -> _Map:
+    def draw(batch: int, height: int, width: int, generator: Generator) -> Map:
         room = int(large - small) + 1
         place = torch.randint(0, room, (batch, 2), generator=generator, device=generator.device)
         scale = place.new_tensor([height, width]) / large  # pixels of the image per enlarged one
         corner = place * scale
         size = (scale * small).expand(batch, 2)
-        enlarge = _box_to_full(torch.cat([corner, size], 1), height, width).matrix
+        enlarge = box_to_full(torch.cat([corner, size], 1), height, width).matrix
         # Unlike a resized crop, the window is cut last: its border pixels blend with neighbours.
         whole_image = corner.new_tensor([0.5, 0.5, width - 0.5, height - 0.5])
-        return _Map(enlarge, whole_image.expand(batch, 4))
+        return Map(enlarge, whole_image.expand(batch, 4))
 
-    return _Warp(draw, loses_content=True, reads_outside=False)
+    return Warp(draw, loses_content=True, reads_outside=False)
 
 
 def random_crop(padding: float = 4) -> Transform:
@@ -201,8 +199,8 @@ def _random_flip(name: str, p: float, dim: int) -> Transform:
         return _is_identity
 
     def flip(images: Tensor, generator: Generator) -> Tensor:
-        chosen = _uniform(0, 1, (len(images),), generator) < p
-        return torch.where(_per_image(chosen), images.flip(dim), images)
+        chosen = uniform(0, 1, (len(images),), generator) < p
+        return torch.where(per_image(chosen), images.flip(dim), images)
 
     return flip
 
@@ -227,8 +225,8 @@ def random_brightness(strength: float) -> Transform:
         return _is_identity
 
     def brighten(images: Tensor, generator: Generator) -> Tensor:
-        factor = _uniform(max(0.0, 1 - strength), 1 + strength, (len(images),), generator)
-        return (_to_float(images) * _per_image(factor)).clamp_(0, 1)
+        factor = uniform(max(0.0, 1 - strength), 1 + strength, (len(images),), generator)
+        return (to_float(images) * per_image(factor)).clamp_(0, 1)
 
     return brighten
 
@@ -244,10 +242,8 @@ def random_contrast(strength: float) -> Transform:
         return _is_identity
 
     def change(images: Tensor, generator: Generator) -> Tensor:
-        images = _to_float(images)
-        factor = _per_image(
-            _uniform(max(0.0, 1 - strength), 1 + strength, (len(images),), generator)
-        )
+        images = to_float(images)
+        factor = per_image(uniform(max(0.0, 1 - strength), 1 + strength, (len(images),), generator))
         grey = images
         if images.shape[1] == 3:  # luma of ITU-R BT.601
             weights = images.new_tensor([0.2989, 0.587, 0.114]).view(1, 3, 1, 1)
@@ -367,18 +363,18 @@ def build_augment(spec: str) -> Transform:
     """
     if spec == "none":
         return _is_identity
-    steps: list[Transform | _WarpChain] = []
+    steps: list[Transform | WarpChain] = []
     for text in spec.split("+"):
         step = _parse_step(text.strip())
         if step is _is_identity:
             continue
         last = steps[-1] if steps else None
-        if not isinstance(step, _Warp):
+        if not isinstance(step, Warp):
             steps.append(step)
-        elif isinstance(last, _WarpChain) and last.can_take(step):
-            steps[-1] = _WarpChain((*last.steps, step))
+        elif isinstance(last, WarpChain) and last.can_take(step):
+            steps[-1] = WarpChain((*last.steps, step))
         else:
-            steps.append(_WarpChain((step,)))
+            steps.append(WarpChain((step,)))
 
     def augment(images: Tensor, generator: Generator) -> Tensor:
         for step in steps:

@@ -16,13 +16,7 @@ from torch import Tensor
 
 from spinalnet._checks import InputError
 from spinalnet.data.augment import build_augment
-from spinalnet.data.images import (
-    BadImage,
-    BadImagesError,
-    fit_to,
-    read_batches,
-    usable_cpus,
-)
+from spinalnet.data.images import BadImage, BadImagesError, fit_to, read_batches, usable_cpus
 from spinalnet.data.order import batch_slices, epoch_order, stream_seed
 
 

@@ -1,8 +1,7 @@
 """The named data sets: one row each of `DATASETS`, and nothing that reads a file.
 
-A row says what a data set is, where it comes from and how its files lie; `data` does the reading.
-(A room of its own because the rows alone are longer than most rooms, and because lists of data
-sets are made without loading torch.)
+A row says what a data set is, where it comes from and how its files lie; `readers` does the
+reading. Lists of data sets are made from it without loading torch.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class DatasetRow:
         source: Where the data comes from.
         licence: What its owners allow, as far as they say.
         size: Roughly how much is downloaded.
-        reader: How the files lie; a row of `data.READERS`.
+        reader: How the files lie; a row of `data.readers.READERS`.
         classes: Number of classes where `class_names` is empty.
         torchvision_name: The torchvision class that downloads it; `None` where none can.
         torchvision_options: Further arguments of that class.

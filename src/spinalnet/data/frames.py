@@ -1,4 +1,7 @@
-"""TODO(data.frames): split from tables."""
+"""Tables as data frames: csv, parquet and arrow files, those of scikit-learn, and their task.
+
+Read for `spinalnet compare` on a table and for the theory's sensitivities.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ def load_table(source: str, target: str | None = None, task: str = "auto") -> Ta
         return _bundled(source.removeprefix("sklearn:"))
     frame = _read_frame(Path(source))
     if target is None:
-        raise InputError(f"name the column to predict with --target; {_columns(frame)}.")
+        raise InputError(f"name the column to predict: target=COLUMN; {_columns(frame)}.")
     names = [name.strip() for name in target.split(",")]
     for name in names:
         if name not in frame.columns:
@@ -72,7 +75,8 @@ def load_table(source: str, target: str | None = None, task: str = "auto") -> Ta
     y = frame[names[0]] if len(names) == 1 else frame[names]
     found = detect_task(y) if task == "auto" else task
     if task == "auto":
-        notes.append(f"Task detected from the target column: {found} (override with --task).")
+        other = "regression" if found == "classification" else "classification"
+        notes.append(f"Task detected from the target column: {found} (override: task={other}).")
     X = frame.drop(columns=names)
     if X.shape[1] == 0:
         raise InputError(f"{source} has no column besides the target.")
@@ -94,15 +98,13 @@ def _with_categories(X: Any) -> Any:
 def _target_values(y: Any, task: str) -> Any:
     if task == "classification":
         if y.ndim > 1:
-            raise InputError(
-                "a classification has one target column; --task regression takes many."
-            )
+            raise InputError("a classification has one target column; task=regression takes many.")
         return y.astype(str).to_numpy() if y.dtype.kind not in "iu" else y.to_numpy()
     try:
         return y.to_numpy(dtype=float)
     except (TypeError, ValueError) as error:
         raise InputError(
-            "a regression needs a target of numbers; use --task classification."
+            "a regression needs a target of numbers; use task=classification."
         ) from error
 
 

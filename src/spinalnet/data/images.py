@@ -188,11 +188,7 @@ def _fill(out: Tensor, paths: Sequence[str]) -> list[tuple[int, BadImage]]:
 
 
 def read_batches(
-    batches: Iterable[Sequence[str]],
-    channels: int,
-    size: int,
-    threads: int,
-    pinned: bool = False,
+    batches: Iterable[Sequence[str]], channels: int, size: int, threads: int, pinned: bool = False
 ) -> Generator[tuple[Tensor, list[tuple[int, BadImage]]], None, None]:
     """Decode batches of files, in their order, some batches ahead of who uses them.
 

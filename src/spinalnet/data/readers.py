@@ -16,11 +16,7 @@ from torch import Tensor
 from spinalnet import files
 from spinalnet._checks import InputError
 from spinalnet.data.catalog import DatasetRow
-from spinalnet.data.images import (
-    FoundImages,
-    has_parts,
-    index_folder,
-)
+from spinalnet.data.images import FoundImages, has_parts, index_folder
 from spinalnet.data.order import stratified, stream_seed
 
 
@@ -253,10 +249,7 @@ def is_present(row: DatasetRow, data_dir: str | os.PathLike[str] | None = None) 
 
 
 def ensure_present(
-    row: DatasetRow,
-    data_dir: str | os.PathLike[str] | None = None,
-    *,
-    download: bool | None = None,
+    row: DatasetRow, data_dir: str | os.PathLike[str] | None = None, *, download: bool | None = None
 ) -> None:
     """Fetch a data set that is missing, if that is allowed and possible.
 
@@ -288,10 +281,7 @@ def ensure_present(
 
 
 def read(
-    row: DatasetRow,
-    data_dir: str | os.PathLike[str] | None = None,
-    *,
-    download: bool | None = None,
+    row: DatasetRow, data_dir: str | os.PathLike[str] | None = None, *, download: bool | None = None
 ) -> Arrays | FoundImages:
     """Read a named data set, fetching it as `ensure_present` does.
 

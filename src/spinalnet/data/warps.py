@@ -1,4 +1,7 @@
-"""TODO(data.warps): split from augment."""
+"""Geometry of whole batches: coordinate maps, one sampling for several of them, their random draws.
+
+What `augment` makes its geometric steps of; coordinates and draws are torchvision's.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,18 @@ from torch.nn import functional
 from spinalnet.kernels import warp
 
 
-def _to_float(images: Tensor) -> Tensor:
+def to_float(images: Tensor) -> Tensor:
     """Bring uint8 images to float32 on the 0..1 scale; leave float images alone."""
     return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
-def _uniform(low: float, high: float, shape: tuple[int, ...], generator: Generator) -> Tensor:
+def uniform(low: float, high: float, shape: tuple[int, ...], generator: Generator) -> Tensor:
     """Draw uniformly from [low, high)."""
     draw = torch.rand(shape, generator=generator, device=generator.device)
     return draw if (low, high) == (0, 1) else draw.mul_(high - low).add_(low)
 
 
-def _per_image(values: Tensor) -> Tensor:
+def per_image(values: Tensor) -> Tensor:
     """Shape `(B,)` for broadcasting over `(B, C, H, W)`."""
     return values.view(-1, 1, 1, 1)
 
@@ -35,7 +38,7 @@ def _per_image(values: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Map:
+class Map:
     """One coordinate map per image.
 
     Attributes:
@@ -52,7 +55,7 @@ class _Map:
     nearest: bool = False
 
 
-def _warp(images: Tensor, maps: Sequence[_Map]) -> Tensor:
+def _warp(images: Tensor, maps: Sequence[Map]) -> Tensor:
     """Apply `maps` in order (the first acts on the image first) with one sampling of the image.
 
     Nearest maps come last: what they hit is a pixel of the picture before them, so that one
@@ -76,7 +79,7 @@ def _apply(matrix: Tensor, x: Tensor, y: Tensor, projective: bool) -> tuple[Tens
     return new_x, new_y
 
 
-def _locate(images: Tensor, maps: Sequence[_Map]) -> tuple[Tensor, Tensor]:
+def _locate(images: Tensor, maps: Sequence[Map]) -> tuple[Tensor, Tensor]:
     """Return where the pixels of the result read the image: x and y, `(B, H, W)`, NaN: nowhere."""
     height, width = images.shape[2:]
     x = torch.arange(width, device=images.device, dtype=torch.float32).add_(0.5).view(1, 1, -1)
@@ -101,7 +104,7 @@ def _sample(images: Tensor, x: Tensor, y: Tensor, *, nearest: bool) -> Tensor:
         place = (row * width + column).flatten(1).unsqueeze(1).expand(-1, images.shape[1], -1)
         pixels = images.flatten(2).gather(2, place).view(images.shape)
         return pixels.masked_fill(x.isnan().unsqueeze(1), 0)
-    images = _to_float(images)
+    images = to_float(images)
     # One pixel off the image is black already; farther, whole numbers would overflow.
     x, y = (
         value.clamp(-1, size + 1).nan_to_num(nan=-1.0) for value, size in ((x, width), (y, height))
@@ -113,7 +116,7 @@ def _sample(images: Tensor, x: Tensor, y: Tensor, *, nearest: bool) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Warp:
+class Warp:
     """A geometric step: callable on its own, and open to being merged with its neighbours.
 
     A nearest step copies pixels of the picture before it, so it can always be merged with the steps
@@ -122,32 +125,34 @@ class _Warp:
     then bring back what two warps have lost.
 
     Attributes:
-        draw: `(batch, height, width, generator) -> _Map`.
+        draw: `(batch, height, width, generator) -> Map`.
         loses_content: Whether parts of the image may leave the canvas.
         reads_outside: Whether the output may show what lies beyond the canvas.
         nearest: Whether its maps are nearest.
     """
 
-    draw: Callable[[int, int, int, Generator], _Map]
+    draw: Callable[[int, int, int, Generator], Map]
     loses_content: bool
     reads_outside: bool
     nearest: bool = False
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        return _WarpChain((self,))(images, generator)
+        """Warp `images` by this step alone."""
+        return WarpChain((self,))(images, generator)
 
 
 @dataclass(frozen=True)
-class _WarpChain:
+class WarpChain:
     """Geometric steps applied in order with a single sampling of the image."""
 
-    steps: tuple[_Warp, ...]
+    steps: tuple[Warp, ...]
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+        """Warp `images` by a draw of every step."""
         batch, _, height, width = images.shape
         return _warp(images, [step.draw(batch, height, width, generator) for step in self.steps])
 
-    def can_take(self, step: _Warp) -> bool:
+    def can_take(self, step: Warp) -> bool:
         """Whether `step` may be merged as the last of the chain."""
         if step.nearest:
             return True
@@ -156,12 +161,12 @@ class _WarpChain:
 
 
 @functools.lru_cache(maxsize=64)
-def _constant(device: torch.device, *rows: tuple[float, ...]) -> Tensor:
+def constant(device: torch.device, *rows: tuple[float, ...]) -> Tensor:
     """Return a small float32 matrix; making one anew would cost as much as using it."""
     return torch.tensor(rows, device=device)
 
 
-def _quad_to_rectangle(corners: Tensor, height: int, width: int) -> Tensor:
+def quad_to_rectangle(corners: Tensor, height: int, width: int) -> Tensor:
     """Return the homographies that take four corners to those of the rectangle.
 
     The rectangle is (0, 0)..(width - 1, height - 1), as in torchvision. In closed form, without a
@@ -186,13 +191,13 @@ def _quad_to_rectangle(corners: Tensor, height: int, width: int) -> Tensor:
     lines = torch.linalg.cross(three, three.roll(-1, 1))  # p3 x p0, p0 x p1, p1 x p3
     at_p2 = (lines * p2.unsqueeze(1)).sum(2)
     weights = at_p2.roll(1, 1) * at_p2.roll(-1, 1)  # for each line, of the other two
-    weights *= _constant(corners.device, (-1.0, -1.0, 1.0))
+    weights *= constant(corners.device, (-1.0, -1.0, 1.0))
     rows = lines * weights.unsqueeze(2)
     rows[:, 2] = rows.sum(1)
-    return rows * _constant(corners.device, (width - 1.0,), (height - 1.0,), (1.0,))
+    return rows * constant(corners.device, (width - 1.0,), (height - 1.0,), (1.0,))
 
 
-def _rotation_about_centre(
+def rotation_about_centre(
     degrees: Tensor, height: int, width: int, shift: Tensor | None = None
 ) -> Tensor:
     """Return the maps of a counter-clockwise rotation followed by a shift of the image.
@@ -209,16 +214,16 @@ def _rotation_about_centre(
     radians = (degrees * (math.pi / 180)).view(-1, 1, 1)
     x, y = width / 2, height / 2
     device = degrees.device
-    by_cos = _constant(device, (1.0, 0.0, -x), (0.0, 1.0, -y), (0.0, 0.0, 0.0))
-    by_sin = _constant(device, (0.0, -1.0, y), (1.0, 0.0, -x), (0.0, 0.0, 0.0))
-    fixed = _constant(device, (0.0, 0.0, x), (0.0, 0.0, y), (0.0, 0.0, 1.0))
+    by_cos = constant(device, (1.0, 0.0, -x), (0.0, 1.0, -y), (0.0, 0.0, 0.0))
+    by_sin = constant(device, (0.0, -1.0, y), (1.0, 0.0, -x), (0.0, 0.0, 0.0))
+    fixed = constant(device, (0.0, 0.0, x), (0.0, 0.0, y), (0.0, 0.0, 1.0))
     matrix = torch.addcmul(fixed, radians.cos(), by_cos).addcmul_(radians.sin(), by_sin)
     if shift is not None:
         matrix[:, :2, 2] -= (matrix[:, :2, :2] * shift.unsqueeze(1)).sum(2)
     return matrix
 
 
-def _box_to_full(boxes: Tensor, height: int, width: int) -> _Map:
+def box_to_full(boxes: Tensor, height: int, width: int) -> Map:
     """Return the maps that enlarge boxes (top, left, height, width), shape `(B, 4)`, to full size.
 
     Reading is clamped to the centres of the box's own border pixels, as resizing a crop does.
@@ -231,24 +236,24 @@ def _box_to_full(boxes: Tensor, height: int, width: int) -> _Map:
         *(zero, zero, one),
     ]
     bounds = [left + 0.5, top + 0.5, left + box_width - 0.5, top + box_height - 0.5]
-    return _Map(torch.stack(entries, 1).view(-1, 3, 3), torch.stack(bounds, 1))
+    return Map(torch.stack(entries, 1).view(-1, 3, 3), torch.stack(bounds, 1))
 
 
-def _draw_corners(
+def draw_corners(
     batch: int, height: int, width: int, distortion: float, generator: Generator
 ) -> Tensor:
     """Draw where the corners go: inwards by whole pixels, each axis on its own. `(B, 4, 2)`."""
     device = generator.device
     right, bottom = width - 1.0, height - 1.0
-    at_rest = _constant(device, (0.0, 0.0), (right, 0.0), (right, bottom), (0.0, bottom))
-    reach = _constant(device, tuple(float(int(distortion * (n // 2))) for n in (width, height)))
-    signs = _constant(device, (1.0, 1.0), (-1.0, 1.0), (-1.0, -1.0), (1.0, -1.0))
-    inward = _uniform(0, 1, (batch, 4, 2), generator).mul_(reach + 1).floor_()
+    at_rest = constant(device, (0.0, 0.0), (right, 0.0), (right, bottom), (0.0, bottom))
+    reach = constant(device, tuple(float(int(distortion * (n // 2))) for n in (width, height)))
+    signs = constant(device, (1.0, 1.0), (-1.0, 1.0), (-1.0, -1.0), (1.0, -1.0))
+    inward = uniform(0, 1, (batch, 4, 2), generator).mul_(reach + 1).floor_()
     # minimum: rounding can lift the product of a number below one to the next integer.
     return torch.addcmul(at_rest, signs, torch.minimum(inward, reach))
 
 
-def _draw_boxes(
+def draw_boxes(
     batch: int,
     height: int,
     width: int,
@@ -262,8 +267,8 @@ def _draw_boxes(
     centred box whose aspect ratio is allowed.
     """
     tries = (batch, 10)
-    area = _uniform(*scale, tries, generator) * (height * width)
-    aspect = _uniform(math.log(ratio[0]), math.log(ratio[1]), tries, generator).exp_()
+    area = uniform(*scale, tries, generator) * (height * width)
+    aspect = uniform(math.log(ratio[0]), math.log(ratio[1]), tries, generator).exp_()
     widths, heights = (area * aspect).sqrt_().round_(), (area / aspect).sqrt_().round_()
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
     first = fits.float().argmax(1, keepdim=True)  # the first of equal maxima
@@ -275,7 +280,7 @@ def _draw_boxes(
         spare_width = round(height * ratio[1])
     box_width = torch.where(any_fits, widths.gather(1, first)[:, 0], spare_width)
     box_height = torch.where(any_fits, heights.gather(1, first)[:, 0], spare_height)
-    place = _uniform(0.0, 1.0, (batch, 2), generator)
+    place = uniform(0.0, 1.0, (batch, 2), generator)
     room = torch.stack([height - box_height, width - box_width], 1)
     # min: rounding can lift the product of a number below one to the next integer.
     random_place = torch.minimum((place * (room + 1)).floor_(), room)

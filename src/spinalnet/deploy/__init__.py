@@ -8,14 +8,3 @@ from spinalnet.deploy.predict import (
     predict_images,
     write_predictions,
 )
-
-__all__ = [
-    "Evaluation",
-    "Exported",
-    "Prediction",
-    "evaluate_run",
-    "export_onnx",
-    "export_program",
-    "predict_images",
-    "write_predictions",
-]

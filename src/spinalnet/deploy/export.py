@@ -27,9 +27,9 @@ from torch import Tensor, nn
 import spinalnet
 from spinalnet import files
 from spinalnet._checks import InputError, SpinalnetError, unknown_name
-from spinalnet.comparison.trained import TrainedModel, load_trained
+from spinalnet.comparison import TrainedModel, load_trained
 from spinalnet.data import batches
-from spinalnet.nn.backends import use_backend
+from spinalnet.nn import use_backend
 
 Inputs = Literal["uint8-hwc", "uint8-chw", "float"]
 Output = Literal["logits", "probabilities"]

@@ -23,10 +23,10 @@ from typing import IO, Any, Literal
 import torch
 
 from spinalnet._checks import InputError, check_positive, unknown_name
+from spinalnet.comparison import TrainedModel, load_trained
 from spinalnet.comparison.outputs import ClassScore, per_class
 from spinalnet.comparison.running import measure
-from spinalnet.comparison.trained import TrainedModel, load_trained
-from spinalnet.data.batches import normalize
+from spinalnet.data import normalize
 from spinalnet.data.images import BadImage, BadImagesError, iter_images, read_batches, usable_cpus
 from spinalnet.files import replacing
 from spinalnet.training import placement

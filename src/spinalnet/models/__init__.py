@@ -9,17 +9,3 @@ from spinalnet.models.surgery import (
     replace_hidden_,
 )
 from spinalnet.models.zoo import MODELS, ImageModel, ModelSpec, create_model, list_models
-
-__all__ = [
-    "MODELS",
-    "ImageModel",
-    "ModelSpec",
-    "create_model",
-    "find_backbone",
-    "find_classifier",
-    "freeze_except_head_",
-    "list_models",
-    "remove_classifier_",
-    "replace_head_",
-    "replace_hidden_",
-]

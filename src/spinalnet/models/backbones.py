@@ -50,7 +50,7 @@ PACKAGED: dict[str, Packaged] = {
         sha256="57934424",
         timm="tf_efficientnet_lite0",
         licence="Apache-2.0",
-    ),
+    )
 }
 
 

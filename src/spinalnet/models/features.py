@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from spinalnet import files
 from spinalnet._checks import InputError
+from spinalnet.data import ArrayDataset, FolderDataset, Splits
 from spinalnet.data.augment import STREAM
-from spinalnet.data.batches import ArrayDataset, FolderDataset, Splits
 from spinalnet.data.images import RECIPE
 
 TRUNK_FILE = "trunk.safetensors"  # beside the head's `model.safetensors` in a run folder

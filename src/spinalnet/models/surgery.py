@@ -29,8 +29,7 @@ from spinalnet.models.finding import (
     width,
 )
 from spinalnet.models.wrappers import PooledHead, PositionHead
-from spinalnet.nn.heads import head_arguments, make_head
-from spinalnet.nn.layers import SpinalLayer
+from spinalnet.nn import SpinalLayer, head_arguments, make_head
 
 if TYPE_CHECKING:
     from spinalnet.models.finding import Where
@@ -139,7 +138,7 @@ def remove_classifier_(model: nn.Module, *, where: Where | None = None) -> nn.Mo
 def freeze_except_head_(model: nn.Module, *, where: Where | None = None) -> nn.Module:
     """Let only the head learn: no other parameter gets a gradient.
 
-    `train.fit` runs a part whose parameters are all frozen as in evaluation, so that the statistics
+    `fit` runs a part whose parameters are all frozen as in evaluation, so that the statistics
     of its batch normalisation stay and nothing in it is dropped.
 
     Args:

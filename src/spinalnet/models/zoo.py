@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from spinalnet._checks import InputError, check_positive, unknown_name
-from spinalnet.data.loading import DataSpec
+from spinalnet.data import DataSpec
 from spinalnet.models import backbones, surgery
 from spinalnet.models.trunks import (
     MultiTapTrunk,
@@ -31,7 +31,7 @@ from spinalnet.models.trunks import (
     vgg5_trunk,
     vit_trunk,
 )
-from spinalnet.nn.heads import HEADS, head_arguments, make_head
+from spinalnet.nn import HEADS, head_arguments, make_head
 
 
 class ImageModel(nn.Module):

@@ -93,11 +93,7 @@ class LossGradient:
         rows = weights[0].detach().new_empty(1, self.in_features)
         negative_slope = backends.slope_of(self.activations[0])
         call = backends.describe_call(
-            rows,
-            weights,
-            num_splits=num_splits,
-            negative_slope=negative_slope,
-            norms=None,
+            rows, weights, num_splits=num_splits, negative_slope=negative_slope, norms=None
         )
         if negative_slope is None or backends.BACKENDS["cpp"].why_not(call) is not None:
             return None

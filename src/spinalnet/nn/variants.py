@@ -157,12 +157,7 @@ class TiledSpinalNet(SpinalNet):
         # first one comes again, so one period of pieces is all that the chain has to see.
         period = min(num_layers, in_features // math.gcd(in_features, width))
         super().__init__(
-            period * width,
-            out_features,
-            hidden_features,
-            num_layers,
-            num_splits=period,
-            **options,
+            period * width, out_features, hidden_features, num_layers, num_splits=period, **options
         )
         self.in_features = in_features
 

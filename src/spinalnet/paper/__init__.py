@@ -3,12 +3,3 @@
 from spinalnet.paper.protocol import run_recipe
 from spinalnet.paper.recipes import RECIPES, find_recipes, list_recipes
 from spinalnet.paper.weights import convert_checkpoint, load_original_state_dict
-
-__all__ = [
-    "RECIPES",
-    "convert_checkpoint",
-    "find_recipes",
-    "list_recipes",
-    "load_original_state_dict",
-    "run_recipe",
-]

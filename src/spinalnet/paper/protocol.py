@@ -1,7 +1,7 @@
 """Run a recipe in one of two ways, and keep what came out as one small record.
 
 * `protocol="honest"`: everything is chosen on validation data split from the training data, a
-  parameter-matched control is added, heads are compared by seed (`experiment.compare`);
+  parameter-matched control is added, heads are compared by seed (`comparison.compare`);
 * `protocol="paper"`: the original's own procedure with its own constants; where that let the test
   data decide (the rate, the epoch that is reported), the result says "selected on test".
 
@@ -23,18 +23,13 @@ import torch
 
 from spinalnet import _dist, files
 from spinalnet._checks import InputError, check_positive, unknown_name
-from spinalnet.comparison import running
-from spinalnet.comparison.report import write_report
+from spinalnet.comparison import running, write_report
 from spinalnet.comparison.spec import Comparison, OnProgress, RunSpec
-from spinalnet.data import loading, readers
-from spinalnet.data.batches import ArrayDataset, DatasetInfo, Splits
-from spinalnet.data.catalog import DATASETS
-from spinalnet.data.loading import DataSpec
-from spinalnet.models.zoo import MODELS, ModelSpec
+from spinalnet.data import DATASETS, ArrayDataset, DatasetInfo, DataSpec, Splits, loading, readers
+from spinalnet.models import MODELS, ModelSpec
 from spinalnet.paper.recipes import CONSTANTS, RECIPES, Recipe, find_recipes
 from spinalnet.paper.records import Budget, LastBatches, Protocol, make_record
-from spinalnet.training import loop, runs
-from spinalnet.training.config import TrainConfig
+from spinalnet.training import TrainConfig, loop, runs
 
 _SHORT_EPOCHS, _SHORT_DATA = 0.1, 0.2
 _SMOKE_BATCH = 4

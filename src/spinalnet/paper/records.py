@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spinalnet import files
+from spinalnet.comparison import RunSpec, Summary, summarize
 from spinalnet.comparison.schema import SCHEMA, load
-from spinalnet.comparison.spec import RunSpec
-from spinalnet.comparison.summary import Summary, summarize
-from spinalnet.data import readers
-from spinalnet.data.catalog import DATASETS
+from spinalnet.data import DATASETS, readers
 from spinalnet.paper.recipes import RECIPES, Recipe
 from spinalnet.training import loop, runs
 

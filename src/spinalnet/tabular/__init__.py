@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING
 from spinalnet._lazy import attach
 
 if TYPE_CHECKING:
-    from spinalnet.tabular.estimators import DenseClassifier as DenseClassifier
-    from spinalnet.tabular.estimators import DenseRegressor as DenseRegressor
-    from spinalnet.tabular.estimators import SpinalClassifier as SpinalClassifier
-    from spinalnet.tabular.estimators import SpinalRegressor as SpinalRegressor
+    from spinalnet.tabular.estimators import (
+        DenseClassifier,
+        DenseRegressor,
+        SpinalClassifier,
+        SpinalRegressor,
+    )
 
 __getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "estimators": "DenseClassifier DenseRegressor SpinalClassifier SpinalRegressor",
-    },
+    __name__, {"estimators": "DenseClassifier DenseRegressor SpinalClassifier SpinalRegressor"}
 )  # pyright: ignore[reportUnsupportedDunderAll]

@@ -46,7 +46,7 @@ from spinalnet.training.loop import Loop
 from spinalnet.training.placement import resolve_device
 
 if TYPE_CHECKING:
-    from spinalnet.training.config import TrainConfig
+    from spinalnet.training import TrainConfig
     from spinalnet.training.placement import Task
 
 
@@ -413,7 +413,7 @@ class SpinalClassifier(SpinalOptions, _Classifier):
         optimizer: "adamw", "adam" or "sgd".
         lr: Base learning rate.
         weight_decay: Weight decay; decoupled with adamw, L2 otherwise.
-        schedule: "cosine", "constant", "one-cycle" or "step", see `config.SCHEDULES`.
+        schedule: "cosine", "constant", "one-cycle" or "step", see `training.config.SCHEDULES`.
         clip_norm: Largest norm of the gradient; 0 for no limit.
         early_stopping: Hold out rows, stop when they are predicted no better, and keep the best
             weights.

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spinalnet.data.order import batch_slices, epoch_order
-from spinalnet.nn.loss_gradient import LossGradient
-from spinalnet.training.evaluation import Metrics
+from spinalnet.nn import LossGradient
+from spinalnet.training import Metrics
 from spinalnet.training.updates import clip_gradients, new_optimizer
 
 if TYPE_CHECKING:
-    from spinalnet.training.config import TrainConfig
+    from spinalnet.training import TrainConfig
     from spinalnet.training.placement import Task
 
 Rows = tuple[Tensor, Tensor, Tensor | None]  # inputs (N, D), targets (N,) or (N, K), weights (N,)

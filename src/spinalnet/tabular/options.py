@@ -15,10 +15,9 @@ import torch
 from torch import nn
 
 from spinalnet._checks import InputError
+from spinalnet.nn import MLPHead, SpinalNet
 from spinalnet.nn.activations import Activation
-from spinalnet.nn.dense import MLPHead
-from spinalnet.nn.layers import SpinalNet
-from spinalnet.training.config import SCHEDULES, TrainConfig
+from spinalnet.training import SCHEDULES, TrainConfig
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

@@ -4,14 +4,3 @@ from spinalnet.theory.approximation import TARGETS, approximate, approximation_e
 from spinalnet.theory.conversion import convert, to_spinal
 from spinalnet.theory.narrowing import narrow
 from spinalnet.theory.sensitivity import explain, sensitivities
-
-__all__ = [
-    "TARGETS",
-    "approximate",
-    "approximation_errors",
-    "convert",
-    "explain",
-    "narrow",
-    "sensitivities",
-    "to_spinal",
-]

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from spinalnet import files
 from spinalnet._checks import check_positive, unknown_name
-from spinalnet.nn.dense import MLPHead
-from spinalnet.nn.layers import SpinalNet
+from spinalnet.nn import MLPHead, SpinalNet
 from spinalnet.theory import drawings
 from spinalnet.theory.conversion import to_spinal
 

@@ -37,11 +37,8 @@ import torch
 from torch import Tensor, nn
 
 from spinalnet._checks import InputError, check_positive
-from spinalnet.nn import backends, gradients
+from spinalnet.nn import MLPHead, Normed, SpinalLayer, SpinalNet, backends, gradients, why_called
 from spinalnet.nn.activations import Activation, make_activation
-from spinalnet.nn.dense import MLPHead, Normed
-from spinalnet.nn.layers import SpinalLayer, SpinalNet
-from spinalnet.nn.reading import why_called
 
 Bounds = tuple[Any, Any]
 

@@ -19,7 +19,7 @@ from spinalnet.theory.sensitivity import explain
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from spinalnet.nn.layers import SpinalNet
+    from spinalnet.nn import SpinalNet
     from spinalnet.theory.sensitivity import Sensitivities
 
 _INPUT, _TARGET, _ADDER, _OUTPUT = "#4c72b0", "#dd8452", "#f2d5bd", "#55a868"

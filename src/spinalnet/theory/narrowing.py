@@ -14,10 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from spinalnet._checks import InputError, check_positive
-from spinalnet.data.batches import ArrayDataset
-from spinalnet.nn import gradients
-from spinalnet.nn.counting import count_macs
-from spinalnet.nn.layers import SpinalNet, check_read
+from spinalnet.data import ArrayDataset
+from spinalnet.nn import SpinalNet, check_read, count_macs, gradients
 from spinalnet.theory.conversion import bounds_of, to_spinal
 from spinalnet.training import TrainConfig, evaluate, fit
 from spinalnet.training.placement import BatchSource

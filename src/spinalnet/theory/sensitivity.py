@@ -21,9 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from spinalnet._checks import InputError
-from spinalnet.nn.gradients import chain_input, jacobian
-from spinalnet.nn.layers import SpinalNet
-from spinalnet.nn.reading import why_called
+from spinalnet.nn import SpinalNet, chain_input, jacobian, why_called
 
 
 @dataclass(frozen=True)

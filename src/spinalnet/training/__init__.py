@@ -5,19 +5,13 @@ from typing import TYPE_CHECKING
 from spinalnet._lazy import attach
 
 if TYPE_CHECKING:
-    from spinalnet.training.config import SCHEDULES as SCHEDULES
-    from spinalnet.training.config import TrainConfig as TrainConfig
-    from spinalnet.training.environment import describe_environment as describe_environment
-    from spinalnet.training.evaluation import Metrics as Metrics
-    from spinalnet.training.evaluation import evaluate as evaluate
-    from spinalnet.training.evaluation import predict_logits as predict_logits
-    from spinalnet.training.fitting import fit as fit
-    from spinalnet.training.loop import FitResult as FitResult
-    from spinalnet.training.loop import Progress as Progress
-    from spinalnet.training.lrfind import range_test as range_test
-    from spinalnet.training.runs import RunFolder as RunFolder
-    from spinalnet.training.runs import RunRecord as RunRecord
-    from spinalnet.training.runs import load_runs as load_runs
+    from spinalnet.training.config import SCHEDULES, TrainConfig
+    from spinalnet.training.environment import describe_environment
+    from spinalnet.training.evaluation import Metrics, evaluate, predict_logits
+    from spinalnet.training.fitting import fit
+    from spinalnet.training.loop import FitResult, Progress
+    from spinalnet.training.lrfind import range_test
+    from spinalnet.training.runs import RunFolder, RunRecord, load_runs
 
 __getattr__, __dir__, __all__ = attach(
     __name__,

@@ -1,6 +1,6 @@
 """How to train: `TrainConfig`, and `SCHEDULES`, the one table of learning-rate policies.
 
-This room does not need torch, so that the command line can offer every option without loading it.
+This file does not need torch, so that the command line can offer every option without loading it.
 One more schedule is one row of `SCHEDULES`; one more option is one field of `TrainConfig`.
 """
 

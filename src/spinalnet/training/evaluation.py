@@ -207,8 +207,5 @@ def _regression_metrics(n: int, sums: Tensor) -> Metrics:
     # A constant target leaves nothing to explain: 1 if met exactly, else 0, as in scikit-learn.
     r2 = torch.where(variation > 0, 1.0 - squared / variation, (squared == 0).double())
     return Metrics(
-        n=n,
-        loss=float(squared.mean() / n),
-        mae=float(absolute.mean() / n),
-        r2=float(r2.mean()),
+        n=n, loss=float(squared.mean() / n), mae=float(absolute.mean() / n), r2=float(r2.mean())
     )

@@ -78,7 +78,7 @@ def range_test(
     """Train a copy of `model` for some batches at rising rates; the model itself stays as it is.
 
     Args:
-        model: As for `train.fit`.
+        model: As for `fit`.
         data: Training data, gone through as often as needed.
         config: How to train; schedule, warm-up, freezing by epoch and averaging are left out.
         lowest: Rate of the first step.

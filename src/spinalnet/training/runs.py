@@ -7,7 +7,7 @@
 | `metrics.jsonl` | after every epoch | one JSON object a line |
 | `model.safetensors` | at every new best epoch | the best weights, and what is needed to use them |
 | `state.pt` | after every epoch | what an interrupted run needs to go on; gone when done |
-| `test-outputs.safetensors` | at the end | what a classifier said of each example (see `scores`) |
+| `test-outputs.safetensors` | at the end | what a classifier said of each example |
 | `result.json` | at the end | the measured result, strict JSON |
 | `DONE` | last | nothing: its presence says that the rest is complete |
 
@@ -201,7 +201,7 @@ def load_runs(folder: str | os.PathLike[str]) -> list[RunRecord]:
         raise InputError(f"there is no folder {root}: give the folder of a run or of several.")
     paths = sorted(file.parent for file in root.rglob("config.yaml") if is_run(file.parent))
     if not paths:
-        raise InputError(f"{root} holds no run: give the folder that --out named.")
+        raise InputError(f"{root} holds no run: give the folder of a run or of several.")
     return [
         RunRecord(
             path=path,

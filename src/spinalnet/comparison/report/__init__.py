@@ -1,5 +1,3 @@
 """The page of a comparison: figures and one self-contained file."""
 
 from spinalnet.comparison.report.page import write_report
-
-__all__ = ["write_report"]

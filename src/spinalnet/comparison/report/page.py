@@ -30,7 +30,7 @@ def write_report(folder: str | Path, command: str | None = None) -> Path:
     page; an existing report is replaced.
 
     Args:
-        folder: The folder that `--out` named.
+        folder: The folder of a comparison or of one run.
         command: The command to print in the report; None takes it from `comparison.yaml` or
             the report that is replaced.
 

@@ -14,8 +14,6 @@ from spinalnet._checks import InputError
 from spinalnet.paper.recipes import cifar, mnist, notebooks, progressive, regression, transfer
 from spinalnet.paper.recipes.row import CONSTANTS, SELECTION, Printed, Recipe
 
-__all__ = ["CONSTANTS", "RECIPES", "SELECTION", "Printed", "Recipe", "find_recipes", "list_recipes"]
-
 RECIPES: dict[str, Recipe] = {
     row.name: row
     for family in (regression, mnist, cifar, transfer, notebooks, progressive)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from spinalnet.data.catalog import DATASETS
-from spinalnet.training.config import TrainConfig
+from spinalnet.data import DATASETS
+from spinalnet.training import TrainConfig
 
 # What decided, in the original, which epoch is reported.
 SELECTION = {

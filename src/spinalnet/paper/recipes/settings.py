@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from spinalnet.training.config import TrainConfig
+from spinalnet.training import TrainConfig
 
 PLAIN = TrainConfig(schedule="constant", amp="off")
 MNIST_SGD = replace(PLAIN, optimizer="sgd", lr=0.01, momentum=0.5, batch_size=64, epochs=8)
