@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import torch
 from spinalnet import files
 from spinalnet._checks import InputError
 from spinalnet.comparison.trained import load_trained
+from spinalnet.comparison.wording import as_csv
 from spinalnet.data import frames
 from spinalnet.nn import SpinalNet
 from spinalnet.theory import drawings
@@ -37,12 +36,7 @@ def explain_table(table: frames.Table, out: str | Path, *, seed: int = 0) -> Sen
         model.module_, model.prepare(table.X), inputs=model.prepared_names(), outputs=outputs
     )
     drawings.save(drawings.draw_sensitivities(found), Path(out) / "sensitivity.png")
-    records = found.records()
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    files.write_text(Path(out) / "sensitivity.csv", text.getvalue())
+    files.write_text(Path(out) / "sensitivity.csv", as_csv(found.records()))
     return found
 
 
