@@ -35,7 +35,7 @@ def explain_table(table: frames.Table, out: str | Path, *, seed: int = 0) -> Sen
     found = sensitivities(
         model.module_, model.prepare(table.X), inputs=model.prepared_names(), outputs=outputs
     )
-    drawings.save(drawings.draw_sensitivities(found), Path(out) / "sensitivity.png")
+    files.write_figure(Path(out) / "sensitivity.png", drawings.draw_sensitivities(found))
     files.write_text(Path(out) / "sensitivity.csv", as_csv(found.records()))
     return found
 
@@ -78,7 +78,7 @@ def explain_run(
         targets=targets[rows].tolist(),
     )
     path = Path(out) / "explanations.png"
-    drawings.save(figure, path)
+    files.write_figure(path, figure)
     return path
 
 
@@ -117,7 +117,7 @@ def shrink_run(
         "from scratch": [(row.macs, row.scratch) for row in found.rows],
     }
     figure = drawings.draw_trade_off(lines, (found.dense_macs, found.dense))
-    drawings.save(figure, Path(out) / "trade-off.png")
+    files.write_figure(Path(out) / "trade-off.png", figure)
     numbers = asdict(found) | {"environment": describe_environment()}
     files.write_mapping(Path(out) / "trade-off.json", numbers)
     return found

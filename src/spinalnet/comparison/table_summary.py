@@ -184,7 +184,6 @@ def table_rows(result: TableComparison) -> tuple[list[str], list[list[str]]]:
 def write_results(result: TableComparison, folder: str | Path, command: str | None = None) -> Path:
     """Write `summary.json`, `scores.csv` and `scores.png`; return the folder."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     result = replace(result, command=command)
     files.write_mapping(folder / "summary.json", result.to_dict())
     splits = [
@@ -196,7 +195,7 @@ def write_results(result: TableComparison, folder: str | Path, command: str | No
         for k in range(result.repeats)
     ]
     files.write_text(folder / "scores.csv", wording.as_csv(splits))
-    draw([result]).savefig(folder / "scores.png", dpi=110)
+    files.write_figure(folder / "scores.png", draw([result]))
     return folder
 
 
