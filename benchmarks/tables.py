@@ -54,6 +54,31 @@ def run() -> None:
             print(result.verdict, flush=True)
 
 
+def section(result: table_summary.TableComparison) -> str:
+    """Return the result as a section of a Markdown page."""
+    tuned = (
+        "settings chosen by 3-fold cross-validation inside the training rows"
+        if result.tuned
+        else "default settings"
+    )
+    lines = [
+        f"## {result.table}{', tuned' if result.tuned else ''}",
+        "",
+        f"{result.task.capitalize()}, {result.rows} rows, {result.columns} columns, "
+        f"{result.outputs} target(s). {result.repeats} splits, {result.test_fraction:.0%} "
+        f"of the rows for the test, seeds from {result.seed}; {tuned}.",
+        "",
+        as_markdown(*table_summary.table_rows(result)),
+        "",
+        result.verdict,
+        *(f"Note: {note}" for note in result.notes),
+        "",
+    ]
+    if result.command:
+        lines += [f"Command: `{result.command}`", ""]
+    return "\n".join(lines)
+
+
 def page() -> None:
     """Write the page and its figure from the results."""
     found = [
@@ -66,7 +91,7 @@ def page() -> None:
     table_summary.draw(default).savefig(RESULTS / "overview.png", dpi=110)
     environment = found[0].environment
     shown = "\n".join(f"- {key}: {value}" for key, value in environment.items())
-    sections = "\n".join(table_summary.table_as_markdown(result) for result in found)
+    sections = "\n".join(section(result) for result in found)
     speed = RESULTS / "speed.json"
     parts = [
         INTRODUCTION,

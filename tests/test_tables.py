@@ -18,7 +18,7 @@ from spinalnet.comparison.table_summary import (
     TableComparison,
     load_table_summary,
     summarize_table,
-    table_as_markdown,
+    table_rows,
     write_results,
 )
 from spinalnet.comparison.tables import compare_table
@@ -195,7 +195,7 @@ def test_scores_that_are_not_finite_are_left_out_and_named(tmp_path: Path) -> No
     assert not {"NaN", "Infinity"} & set(re.findall(r"\w+", text))
     assert load_table_summary(tmp_path / "summary.json") == result
     assert (tmp_path / "scores.csv").read_text().splitlines()[2] == "1,0.600000,,"
-    assert "| trees | – | – | – | – |" in table_as_markdown(result)
+    assert table_rows(result)[1][2][:5] == ["trees", "–", "–", "–", "–"]
     with pytest.raises(InputError, match="no model has a finite R² on t"):
         scored("regression", spinal=[nan, nan])
 
@@ -254,8 +254,9 @@ def test_the_command_compares_a_file(tmp_path: Path) -> None:
     assert len(lines) == 3
     assert (out / "scores.png").stat().st_size > 1000
     assert summary["schema"] == 2
-    page = table_as_markdown(load_table_summary(out / "summary.json"))
-    assert f"| spinal | {summary['models'][0]['mean']:.3f}" in page
+    _, rows = table_rows(load_table_summary(out / "summary.json"))
+    assert rows[0][0] == "spinal"
+    assert rows[0][1].startswith(f"{summary['models'][0]['mean']:.3f} ± ")
 
 
 def test_the_theory_commands_write_figures(tmp_path: Path) -> None:

@@ -14,11 +14,14 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from spinalnet._checks import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _HEADER_KEY = "spinalnet"  # of our JSON string among the metadata of a safetensors file
 
@@ -170,6 +173,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
+
+
+def write_figure(path: str | os.PathLike[str], figure: Figure) -> None:
+    """Replace a PNG file by a figure of matplotlib's.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=110)
 
 
 def is_aside(name: str) -> bool:

@@ -19,24 +19,19 @@ if TYPE_CHECKING:
 @contextmanager
 def show_progress(total_runs: int) -> Iterator[tuple[OnProgress, Callable[[], None]]]:
     """Show a bar over all runs and one over the steps of the present run, on standard error."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[detail]}"),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[detail]}"),
     )
-    with Progress(*columns, console=err_console, transient=True, refresh_per_second=5) as bars:
+    with progress.Progress(
+        *columns, console=err_console, transient=True, refresh_per_second=5
+    ) as bars:
         over_runs = bars.add_task("runs", total=total_runs, detail="", visible=total_runs > 1)
         over_steps = bars.add_task("epoch", total=None, detail="")
 

@@ -150,8 +150,7 @@ def lr_find_command(
         return
     folder = out or Path("runs") / f"lr-find-{_label(base)}"
     title = f"{Path(base.data.name).name}, {base.model.name}: rates rising over {steps} steps"
-    with files.replacing(folder / "lr-find.png") as file:
-        lrfind.draw_range_tests(found, title).savefig(file, dpi=110)
+    files.write_figure(folder / "lr-find.png", lrfind.draw_range_tests(found, title))
     numbers = {
         "command": "spinalnet " + shlex.join(sys.argv[1:]),
         "run": base.to_dict(),

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from statistics import fmean
+from typing import Annotated
 
 import typer
 
 from spinalnet.cli.options import RunFolder
 from spinalnet.cli.root import app, out_console
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from rich.console import JustifyMethod
 
 theory_app = typer.Typer(
     help="The paper's theory as experiments: conversion, approximation, sensitivities.",
@@ -22,22 +18,6 @@ theory_app = typer.Typer(
 app.add_typer(theory_app, name="theory")
 
 TheoryOut = Annotated[Path, typer.Option(help="Folder for figures and numbers.")]
-
-
-def _print_table(
-    title: str,
-    columns: Sequence[str],
-    rows: Iterable[Iterable[str]],
-    justify: JustifyMethod = "left",
-) -> None:
-    from rich.table import Table
-
-    shown = Table(title=title)
-    for name in columns:
-        shown.add_column(name, justify=justify)
-    for row in rows:
-        shown.add_row(*row)
-    out_console.print(shown)
 
 
 @theory_app.command("approximate")
@@ -74,15 +54,14 @@ def sensitivity_command(
 ) -> None:
     """Train a spinal net on a table and say which inputs matter, by its exact Jacobian."""
     from spinalnet.comparison import explaining
+    from spinalnet.comparison.wording import as_rich
     from spinalnet.data import frames
 
     table = frames.load_table(source, target, task)
     records = explaining.explain_table(table, out, seed=seed).records()
-    _print_table(
-        f"{table.name}: derivatives of the outputs by the standardised inputs",
-        list(records[0]),
-        ((v if isinstance(v, str) else f"{v:.4f}" for v in row.values()) for row in records[:20]),
-    )
+    title = f"{table.name}: derivatives of the outputs by the standardised inputs"
+    rows = [[v if isinstance(v, str) else f"{v:.4f}" for v in row.values()] for row in records[:20]]
+    out_console.print(as_rich(list(records[0]), rows, title))
     out_console.print(f"All rows and the figure: {out}", highlight=False, soft_wrap=True)
 
 
@@ -115,23 +94,21 @@ def convert_head_command(
     scratch in the same shape. The trunk stays as it is.
     """
     from spinalnet.comparison import explaining
+    from spinalnet.comparison.wording import as_rich
 
     found = explaining.shrink_run(
         run, out, num_splits=splits, hidden_features=width, epochs=epochs, seeds=seeds
     )
-    _print_table(
-        "Test accuracy by width of the spinal head (mean over seeds)",
-        ("width", "MACs", "pruned", "fine-tuned", "from scratch"),
-        (
-            (
-                str(row.width),
-                str(row.macs),
-                *(f"{sum(v) / len(v):.4f}" for v in (row.pruned, row.tuned, row.scratch)),
-            )
-            for row in found.rows
-        ),
-        justify="right",
-    )
+    rows = [
+        [
+            *(f"{row.width}", f"{row.macs}"),
+            *(f"{fmean(v):.4f}" for v in (row.pruned, row.tuned, row.scratch)),
+        ]
+        for row in found.rows
+    ]
+    header = ("width", "MACs", "pruned", "fine-tuned", "from scratch")
+    title = "Test accuracy by width of the spinal head (mean over seeds)"
+    out_console.print(as_rich(header, rows, title))
     out_console.print(
         f"Dense head: {found.dense:.4f} with {found.dense_macs} MACs; converted: "
         f"{found.converted:.4f}, largest difference of a logit on test images "

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import torch
 from spinalnet import files
 from spinalnet._checks import InputError
 from spinalnet.comparison.trained import load_trained
+from spinalnet.comparison.wording import as_csv
 from spinalnet.data import frames
 from spinalnet.nn import SpinalNet
 from spinalnet.theory import drawings
@@ -36,13 +35,8 @@ def explain_table(table: frames.Table, out: str | Path, *, seed: int = 0) -> Sen
     found = sensitivities(
         model.module_, model.prepare(table.X), inputs=model.prepared_names(), outputs=outputs
     )
-    drawings.save(drawings.draw_sensitivities(found), Path(out) / "sensitivity.png")
-    records = found.records()
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    files.write_text(Path(out) / "sensitivity.csv", text.getvalue())
+    files.write_figure(Path(out) / "sensitivity.png", drawings.draw_sensitivities(found))
+    files.write_text(Path(out) / "sensitivity.csv", as_csv(found.records()))
     return found
 
 
@@ -84,7 +78,7 @@ def explain_run(
         targets=targets[rows].tolist(),
     )
     path = Path(out) / "explanations.png"
-    drawings.save(figure, path)
+    files.write_figure(path, figure)
     return path
 
 
@@ -123,7 +117,7 @@ def shrink_run(
         "from scratch": [(row.macs, row.scratch) for row in found.rows],
     }
     figure = drawings.draw_trade_off(lines, (found.dense_macs, found.dense))
-    drawings.save(figure, Path(out) / "trade-off.png")
+    files.write_figure(Path(out) / "trade-off.png", figure)
     numbers = asdict(found) | {"environment": describe_environment()}
     files.write_mapping(Path(out) / "trade-off.json", numbers)
     return found

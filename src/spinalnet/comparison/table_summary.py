@@ -16,7 +16,7 @@ from spinalnet._checks import InputError
 from spinalnet.comparison import wording
 from spinalnet.comparison.schema import SCHEMA, load, upgraded
 from spinalnet.comparison.statistics import Difference, deviation, finite, mean, paired_difference
-from spinalnet.comparison.wording import Units, as_markdown, digits, plus_minus
+from spinalnet.comparison.wording import Units, digits, plus_minus
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -181,35 +181,9 @@ def table_rows(result: TableComparison) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def table_as_markdown(result: TableComparison) -> str:
-    """Return the result as a section of a Markdown page."""
-    tuned = (
-        "settings chosen by 3-fold cross-validation inside the training rows"
-        if result.tuned
-        else "default settings"
-    )
-    lines = [
-        f"## {result.table}{', tuned' if result.tuned else ''}",
-        "",
-        f"{result.task.capitalize()}, {result.rows} rows, {result.columns} columns, "
-        f"{result.outputs} target(s). {result.repeats} splits, {result.test_fraction:.0%} "
-        f"of the rows for the test, seeds from {result.seed}; {tuned}.",
-        "",
-        as_markdown(*table_rows(result)),
-        "",
-        result.verdict,
-        *(f"Note: {note}" for note in result.notes),
-        "",
-    ]
-    if result.command:
-        lines += [f"Command: `{result.command}`", ""]
-    return "\n".join(lines)
-
-
 def write_results(result: TableComparison, folder: str | Path, command: str | None = None) -> Path:
     """Write `summary.json`, `scores.csv` and `scores.png`; return the folder."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     result = replace(result, command=command)
     files.write_mapping(folder / "summary.json", result.to_dict())
     splits = [
@@ -221,7 +195,7 @@ def write_results(result: TableComparison, folder: str | Path, command: str | No
         for k in range(result.repeats)
     ]
     files.write_text(folder / "scores.csv", wording.as_csv(splits))
-    draw([result]).savefig(folder / "scores.png", dpi=110)
+    files.write_figure(folder / "scores.png", draw([result]))
     return folder
 
 

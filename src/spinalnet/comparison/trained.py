@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spinalnet import files
-from spinalnet._checks import InputError, read_fields
+from spinalnet._checks import InputError, read_fields, some
 from spinalnet.comparison.building import build_model, load_splits
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.data import DatasetInfo, DataSpec, Splits
@@ -106,8 +106,8 @@ class TrainedModel:
         splits = load_splits(spec, constants=(info.mean, info.std))
         if splits.info.class_names != info.class_names:
             raise InputError(
-                f"{spec.data.name} has the classes {_some(splits.info.class_names)}, but the model "
-                f"knows {_some(info.class_names)}; give data with the same classes."
+                f"{spec.data.name} has the classes {some(splits.info.class_names, 5)}, but the "
+                f"model knows {some(info.class_names, 5)}; give data with the same classes."
             )
         return splits
 
@@ -136,7 +136,3 @@ def load_trained(path: str | Path) -> TrainedModel:
     model = build_model(spec, about.info)
     model.load_state_dict(weights)
     return TrainedModel(model.eval(), about.info, spec)
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

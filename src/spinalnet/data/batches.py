@@ -239,7 +239,7 @@ class ArrayDataset:
             shuffle: Whether to draw a new order for this epoch.
             seed: Seed of order and augmentation.
             epoch: Epoch number, part of both streams.
-            augment: Augmentation spec, see `spinalnet.augment.build_augment`.
+            augment: Augmentation spec, see `data.augment.build_augment`.
             channels_last: Whether image batches get the channels-last memory format.
 
         Yields:

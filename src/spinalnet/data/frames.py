@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from spinalnet._checks import InputError, unknown_name
+from spinalnet._checks import InputError, some, unknown_name
 
 Task = Literal["classification", "regression"]
 
@@ -62,7 +62,8 @@ def load_table(source: str, target: str | None = None, task: str = "auto") -> Ta
         return _bundled(source.removeprefix("sklearn:"))
     frame = _read_frame(Path(source))
     if target is None:
-        raise InputError(f"name the column to predict: target=COLUMN; {_columns(frame)}.")
+        columns = some(list(frame.columns), 10)
+        raise InputError(f"name the column to predict: target=COLUMN; the columns are {columns}.")
     names = [name.strip() for name in target.split(",")]
     for name in names:
         if name not in frame.columns:
@@ -106,12 +107,6 @@ def _target_values(y: Any, task: str) -> Any:
         raise InputError(
             "a regression needs a target of numbers; use task=classification."
         ) from error
-
-
-def _columns(frame: Any) -> str:
-    names = [str(name) for name in frame.columns]
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return f"the columns are {', '.join(names[:10])}{more}"
 
 
 def _read_frame(path: Path) -> Any:

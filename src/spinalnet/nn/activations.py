@@ -46,10 +46,12 @@ def make_activation(activation: Activation) -> nn.Module:
     return module
 
 
-def make_norm(norm: str | None, features: int, device: Any, dtype: Any) -> nn.Module:
-    """Return the norm of that name in `NORMS`, for `None` one that does nothing."""
+def make_norms(
+    norm: str | None, features: int, count: int, device: Any, dtype: Any
+) -> list[nn.Module]:
+    """Return `count` norms of that name in `NORMS`, none for `None`."""
     if norm is None:
-        return nn.Identity()
+        return []
     if norm not in NORMS:
         raise unknown_name("norm", norm, NORMS)
-    return NORMS[norm](features, device=device, dtype=dtype)
+    return [NORMS[norm](features, device=device, dtype=dtype) for _ in range(count)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spinalnet._checks import InputError, check_positive, check_probability
-from spinalnet.nn.activations import make_activation, make_norm
+from spinalnet.nn.activations import make_activation, make_norms
 
 if TYPE_CHECKING:
     from spinalnet.nn.activations import Activation
@@ -114,8 +114,7 @@ class MLPHead(nn.Module):
             if check_probability("dropout", rate):
                 block.append(nn.Dropout(rate))
             block.append(nn.Linear(inputs, width, bias, device, dtype))
-            if norm is not None:
-                block.append(Normed(make_norm(norm, width, device, dtype)))
+            block += map(Normed, make_norms(norm, width, 1, device, dtype))
             block.append(make_activation(activation))
             blocks.append(nn.Sequential(*block))
         self.layers = nn.Sequential(*blocks)
@@ -187,11 +186,7 @@ class ProgressiveNet(nn.Module):
                 for layer in range(num_layers)
             ]
         )
-        self.norms = nn.ModuleList(
-            [make_norm(norm, hidden_features, device, dtype) for _ in range(num_layers)]
-            if norm is not None
-            else []
-        )
+        self.norms = nn.ModuleList(make_norms(norm, hidden_features, num_layers, device, dtype))
         self.activation = make_activation(activation)
         self.output = nn.Linear(
             in_features + num_layers * hidden_features, out_features, bias, device, dtype

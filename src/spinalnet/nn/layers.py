@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from spinalnet._checks import InputError, check_positive, check_probability
 from spinalnet.kernels import reference
 from spinalnet.nn import backends, functional
-from spinalnet.nn.activations import make_activation, make_norm
+from spinalnet.nn.activations import make_activation, make_norms
 from spinalnet.nn.flat import FlatStorage
 from spinalnet.nn.reading import all_plain, matrices, why_called
 from spinalnet.nn.repeat import Repeat
@@ -107,11 +107,7 @@ class SpinalLayer(nn.Module):
         self.layers = nn.ModuleList(
             [nn.Linear(width, hidden_features, bias, device, dtype) for width in widths]
         )
-        self.norms = nn.ModuleList(
-            [make_norm(norm, hidden_features, device, dtype) for _ in range(num_layers)]
-            if norm is not None
-            else []
-        )
+        self.norms = nn.ModuleList(make_norms(norm, hidden_features, num_layers, device, dtype))
         self.activation = make_activation(activation)
         self._repeat = Repeat()
 

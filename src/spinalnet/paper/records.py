@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -115,8 +114,7 @@ class LastBatches:
 
     def read(self, run: str) -> dict[str, float]:
         """Return the losses of a run so far, by epoch."""
-        file = self._file(run)
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        return files.read_json(self._file(run)) or {}
 
 
 def load_records(folder: str | Path = "results/recipes", files: str = "*.json") -> list[Record]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,9 +34,7 @@ def draw_regression_study(records: Iterable[Record], path: str | Path) -> Path |
     }
     if not panels:
         return None
-    image = BytesIO()
-    _draw(panels, _NOISE_VARIANCE).savefig(image, format="png", dpi=110)
-    files.write_bytes(path, image.getvalue())
+    files.write_figure(path, _draw(panels, _NOISE_VARIANCE))
     return Path(path)
 
 

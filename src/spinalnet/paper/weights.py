@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from spinalnet import files
-from spinalnet._checks import InputError, unknown_name
+from spinalnet._checks import InputError, some, unknown_name
 from spinalnet.models import trunks, zoo
 from spinalnet.nn.activations import ACTIVATIONS
 from spinalnet.nn.dense import LinearHead, MLPHead, ProgressiveNet
@@ -239,11 +239,6 @@ def _head_of(model: nn.Module) -> nn.Module:
     return model.head if isinstance(model, zoo.ImageModel) else model
 
 
-def _listing(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
-
-
 def _describe(model: nn.Module) -> str:
     name = f"model '{model.name}' with " if isinstance(model, zoo.ImageModel) else ""
     return f"{name}head {type(_head_of(model)).__name__}"
@@ -255,7 +250,7 @@ def _check_tensors(state_dict: Mapping[str, Any]) -> None:
         other = [str(key) for key, value in state_dict.items() if not isinstance(value, Tensor)]
         if state_dict and not other:
             return
-        what = f"but {_listing(other)} is not a tensor" if other else "but it is empty"
+        what = f"but {some(other, 3)} is not a tensor" if other else "but it is empty"
     raise InputError(
         f"a state dict must map names to tensors, {what}. "
         "Save model.state_dict() where the weights were trained."
@@ -303,7 +298,7 @@ def load_original_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor])
         if key in state_dict and state_dict[key].shape != shape
     ]
     found = [
-        f"{what} {_listing(keys)}"
+        f"{what} {some(keys, 3)}"
         for what, keys in (("missing", missing), ("left over", unexpected), ("shape of", shapes))
         if keys
     ]
@@ -363,7 +358,7 @@ def _read_head(state_dict: Mapping[str, Tensor], model_name: str, path: str | Pa
     if not found:
         raise InputError(
             f"{path} holds no head that the original scripts use: the last keys are "
-            f"{_listing(list(state_dict)[-3:])}."
+            f"{some(list(state_dict)[-3:], 3)}."
         )
     return max(found, key=lambda guess: guess.covered)
 

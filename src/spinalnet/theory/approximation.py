@@ -187,10 +187,9 @@ def study_approximation(
     errors = approximation_errors(TARGETS[target], in_features, num_splits=num_splits, seeds=seeds)
     rows = [Construction(w, layers, found) for w in errors for layers, found in errors[w]]
     title = f"'{target}' of {in_features} inputs on [-1, 1], {num_splits} slices: "
-    drawings.save(drawings.draw_proof(), Path(out) / "proof.png")
-    drawings.save(
-        drawings.draw_errors(errors, title + "error by construction"), Path(out) / "errors.png"
-    )
+    files.write_figure(Path(out) / "proof.png", drawings.draw_proof())
+    drawn = drawings.draw_errors(errors, title + "error by construction")
+    files.write_figure(Path(out) / "errors.png", drawn)
     numbers = {"target": target, "features": in_features, "splits": num_splits}
     numbers |= {"errors": [asdict(row) for row in rows]}
     files.write_mapping(Path(out) / "errors.json", numbers)

@@ -1,19 +1,17 @@
 """Drawings: the universality proof, errors, a trade-off, sensitivities, explanations.
 
-They are made with matplotlib's `Figure`, which needs no display; `save` writes one.
+They are made with matplotlib's `Figure`, which needs no display; `files.write_figure` writes it.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from spinalnet import files
 from spinalnet.theory.sensitivity import explain
 
 if TYPE_CHECKING:
@@ -23,16 +21,6 @@ if TYPE_CHECKING:
     from spinalnet.theory.sensitivity import Sensitivities
 
 _INPUT, _TARGET, _ADDER, _OUTPUT = "#4c72b0", "#dd8452", "#f2d5bd", "#55a868"
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG file, making its folder if need be.
-
-    Raises:
-        InputError: If it cannot be written.
-    """
-    with files.replacing(path) as file:
-        figure.savefig(file, format="png", dpi=110)
 
 
 def _tidy(axes: Any, **grid: Any) -> None:
