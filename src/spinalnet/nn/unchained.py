@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from spinalnet._checks import InputError, check_positive, check_probability
 from spinalnet.kernels.reference import split_sizes
-from spinalnet.nn.activations import Activation, make_activation, make_norm
+from spinalnet.nn.activations import Activation, make_activation, make_norms
 
 
 class UnchainedNet(nn.Module):
@@ -76,10 +76,7 @@ class UnchainedNet(nn.Module):
             nn.Linear(size, count * hidden_features, bias, device, dtype)
             for size, count in zip(self.split_sizes, layers, strict=True)
         )
-        self.norms = nn.ModuleList(
-            make_norm(norm, hidden_features, device, dtype)
-            for _ in range(num_layers if norm is not None else 0)
-        )
+        self.norms = nn.ModuleList(make_norms(norm, hidden_features, num_layers, device, dtype))
         self.activation = make_activation(activation)
         row_dropout = dropout if output_dropout is None else output_dropout
         self.output_dropout = nn.Dropout(check_probability("output_dropout", row_dropout))
