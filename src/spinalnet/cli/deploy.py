@@ -32,11 +32,13 @@ def evaluate_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Evaluate a trained model on the test part of its own or of other data, class by class."""
+    from spinalnet import _dist
     from spinalnet.deploy import predict
 
     evaluation = predict.evaluate_run(run, data, data_dir, device=device)
     if as_json:
-        print(json.dumps(evaluation.to_dict()))
+        if _dist.is_main():
+            print(json.dumps(evaluation.to_dict()))
         return
     for name, value in evaluation.metrics.items():
         if name != "confusion":
@@ -90,8 +92,11 @@ def predict_command(
     """
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+    from spinalnet import _dist
     from spinalnet.deploy import predict
 
+    if not _dist.is_main():
+        return  # there is one file to write
     if on_bad_image not in ("error", "skip"):
         raise InputError(f"on_bad_image must be error or skip, got '{on_bad_image}'.")
     skipped = 0
@@ -151,8 +156,11 @@ def export_command(
     ] = None,
 ) -> None:
     """Write a trained model as a file that runs without this package, and check its answers."""
+    from spinalnet import _dist
     from spinalnet.deploy import export
 
+    if not _dist.is_main():
+        return  # there is one file to write
     options: dict[str, Any] = {"inputs": inputs, "output": output, "normalize": normalize}
     if out.suffix == ".onnx":
         exported = export.export_onnx(run, out, **options, opset=opset or export.OPSET)

@@ -85,7 +85,7 @@ def compare_command(
     """
     from spinalnet.data import frames
 
-    names = names_of(heads) if "heads" in asked.given else ()
+    names = names_of(heads) if "heads" in asked.given else None
     is_table = frames.is_table(asked.data) or (target is not None and Path(asked.data).is_file())
     if is_table:
         asked.refuse(asked.given - _OF_TABLES, f"for a table ('{asked.data}')")
@@ -112,6 +112,24 @@ def compare_command(
 
 _OF_TABLES = frozenset(("data", "target", "task", "tune", "heads", "seeds", "seed", "out"))
 
+# What decides how long training goes on, and at which rate.
+_NOT_OF_STEPS = frozenset(
+    (
+        "epochs",
+        "lr",
+        "schedule",
+        "warmup_epochs",
+        "step_size",
+        "gamma",
+        "divide_by",
+        "redraw_power",
+        "ties_improve",
+        "restart_from",
+        "early_stopping",
+        "ema_decay",
+    )
+)
+
 
 @app.command("lr-find")
 @with_run_options
@@ -134,6 +152,7 @@ def lr_find_command(
     from spinalnet.comparison import Comparison, running
     from spinalnet.training import environment, lrfind
 
+    asked.refuse(_NOT_OF_STEPS, "for single steps at rising rates")
     base = asked.spec()
     question = Comparison(base, names_of(heads), seeds=1)
     with Progress(console=err_console, transient=True) as bars:

@@ -14,13 +14,13 @@ def compare_table_command(
     source: str,
     target: str | None,
     task: str,
-    names: tuple[str, ...],
+    names: tuple[str, ...] | None,
     repeats: int,
     tune: bool,
     seed: int,
     out: Path | None,
 ) -> None:
-    """Compare models on a table, keep the result, and print it."""
+    """Compare models (all of them, if `names` is None) on a table, keep the result, print it."""
     from rich.progress import Progress
 
     from spinalnet import _dist
@@ -28,7 +28,7 @@ def compare_table_command(
     from spinalnet.comparison.wording import as_rich
     from spinalnet.data import frames
 
-    models = names or tuple(tables.CONTENDERS)
+    models = tuple(tables.CONTENDERS) if names is None else names
     table = frames.load_table(source, target, task)
     for line in table.notes:
         print_note(line)

@@ -156,6 +156,11 @@ def compare_table(
     for name in models:
         if name not in CONTENDERS:
             raise unknown_name("model", name, CONTENDERS)
+    if not models or len(set(models)) < len(models):
+        raise InputError(
+            "models must be at least one name, and differ, for example spinal and trees; got "
+            f"{', '.join(models) or 'none'}."
+        )
     _check_rows(table, test_fraction, tune)
     tallies = {name: _Tally() for name in models}
     for repeat in range(repeats):

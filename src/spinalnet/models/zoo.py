@@ -431,7 +431,8 @@ def _build_trunk(spec: ModelSpec, row: ModelRow, in_channels: int) -> nn.Module:
         trunk = row.trunk(in_channels)
     elif not row.pretrained:
         raise InputError(
-            f"there are no published weights for model '{spec.name}': leave out pretrained."
+            f"model '{spec.name}' starts neither from published weights nor from a file of them: "
+            "leave them out, or take a backbone."
         )
     elif in_channels != row.input_shape[0]:
         raise InputError(
