@@ -188,6 +188,7 @@ def pays() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "digits": lambda: comparison("digits"),
+    "digits-plain": lambda: comparison("digits-plain"),
     "fashion-mnist": lambda: comparison("fashion-mnist"),
     "mnist": lambda: comparison("mnist"),
     "hymenoptera": lambda: comparison("hymenoptera"),

@@ -114,8 +114,20 @@ _OF_TABLES = frozenset(("data", "target", "task", "tune", "heads", "seeds", "see
 
 # What decides how long training goes on, and at which rate.
 _NOT_OF_STEPS = frozenset(
-    "epochs lr schedule warmup_epochs step_size gamma divide_by redraw_power ties_improve "
-    "restart_from early_stopping ema_decay".split()
+    [
+        "epochs",
+        "lr",
+        "schedule",
+        "warmup_epochs",
+        "step_size",
+        "gamma",
+        "divide_by",
+        "redraw_power",
+        "ties_improve",
+        "restart_from",
+        "early_stopping",
+        "ema_decay",
+    ]
 )
 
 
