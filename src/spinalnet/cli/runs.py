@@ -113,22 +113,8 @@ def compare_command(
 _OF_TABLES = frozenset(("data", "target", "task", "tune", "heads", "seeds", "seed", "out"))
 
 # What decides how long training goes on, and at which rate.
-_NOT_OF_STEPS = frozenset(
-    [
-        "epochs",
-        "lr",
-        "schedule",
-        "warmup_epochs",
-        "step_size",
-        "gamma",
-        "divide_by",
-        "redraw_power",
-        "ties_improve",
-        "restart_from",
-        "early_stopping",
-        "ema_decay",
-    ]
-)
+_NOT_OF_STEPS = {"epochs", "lr", "schedule", "warmup_epochs", "step_size", "gamma", "divide_by"}
+_NOT_OF_STEPS |= {"redraw_power", "ties_improve", "restart_from", "early_stopping", "ema_decay"}
 
 
 @app.command("lr-find")
