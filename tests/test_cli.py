@@ -152,6 +152,7 @@ def test_arguments_in_a_sentence_become_options(monkeypatch: pytest.MonkeyPatch)
         ("a class (override: task=regression).", "a class (override: --task regression)."),
         ("in '/a/data_dir/b' or /my_data_dir", "in '/a/data_dir/b' or /my_data_dir"),
         ("the model and hidden_features=3", "the model and hidden_features=3"),
+        ("give a file with pretrained=FILE.", "give a file with --weights FILE."),
     ):
         assert root.as_options(argument) == option
 
@@ -261,6 +262,16 @@ def test_every_training_option_is_a_flag() -> None:
     help_text = spinalnet("train", "--help").stdout
     assert "--label-smoothing" in help_text
     assert "--channels-last" in help_text
+
+
+def test_a_frozen_trunk_that_should_learn_is_refused_in_options(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    said = refusal(
+        *(capsys, "train", "digits", "--backbone", "resnet18", "--freeze", "--trunk-lr", 0.1),
+        *("--out", tmp_path / "run"),
+    )
+    assert "leave out --freeze, or --probe-epochs" in said
 
 
 def test_help_lists_what_a_newcomer_needs_before_what_is_rare() -> None:

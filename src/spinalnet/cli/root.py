@@ -56,6 +56,8 @@ def as_options(sentence: str) -> str:
     for word in sys.argv[1:]:
         command = getattr(command, "commands", {}).get(word, command)
     flags = {p.name: p.opts[0] for p in command.params if p.param_type_name == "option" and p.name}
+    if "weights" in flags:  # the only option that is called otherwise than its argument
+        flags["pretrained"] = flags["weights"]
     names = "|".join(sorted(flags, key=len, reverse=True))
 
     def in_words(match: re.Match[str]) -> str:

@@ -61,7 +61,7 @@ class RunSpec:
                 )
         if self.model.freeze and (self.probe_epochs or self.train.uses_depth):
             raise InputError(
-                "a frozen trunk does not learn: leave out freeze, or probe_epochs, trunk_lr, "
+                "a frozen trunk does not learn: leave out freeze=True, or probe_epochs, trunk_lr, "
                 "layer_decay, head_epochs, unfreeze_every and keep_statistics."
             )
 
