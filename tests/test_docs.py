@@ -131,9 +131,13 @@ def test_rows_that_the_guide_sketches_fit_their_tables(sketch: str) -> None:
     row = next(iter(table.values()))
     made = ast.parse(sketch[place.end() :], mode="eval").body
     if isinstance(made, ast.Call):
-        known = {field.name for field in dataclasses.fields(row)}
-        assert len(made.args) <= len(known)
-        assert {keyword.arg for keyword in made.keywords} <= known
+        fields = dataclasses.fields(row)
+        known = [field.name for field in fields]
+        given = {*known[: len(made.args)], *(keyword.arg for keyword in made.keywords)}
+        assert given <= set(known)
+        free = dataclasses.MISSING
+        needed = {f.name for f in fields if f.default is free and f.default_factory is free}
+        assert needed <= given
     else:
         assert callable(row)
 

@@ -281,7 +281,7 @@ def test_too_small_images_are_refused_in_one_sentence() -> None:
         ({"head": "spinl"}, "unknown head 'spinl'; did you mean 'spinal'"),
         ({"num_classes": 0}, "num_classes must be an integer >= 1"),
         ({"in_channels": 0}, "in_channels must be an integer >= 1"),
-        ({"pretrained": True}, "no published weights for model 'mnist-cnn'"),
+        ({"pretrained": True}, "model 'mnist-cnn' starts neither from published"),
         ({"neck": "vector"}, "unknown neck of model 'mnist-cnn' 'vector'"),
         ({"hiden_features": 3}, "did you mean 'hidden_features'"),
         ({"name": "regression-net", "image_size": 8}, "takes rows of numbers, not images"),

@@ -251,7 +251,7 @@ def _suspicions(row: DatasetRow, train_images: Tensor, test_images: Tensor) -> l
             f"{row.sizes[0]} and {row.sizes[1]}."
         )
     mean = _channel_statistics(train_images)[0][0]
-    if abs(mean - row.mean[0]) > 0.01:
+    if row.mean and abs(mean - row.mean[0]) > 0.01:
         notes.append(
             f"The training images have mean {mean}, where '{row.name}' has {row.mean[0]}; check "
             "that the folder holds the right files."

@@ -223,6 +223,7 @@ READERS: dict[str, Callable[[DatasetRow, Sequence[Path]], Arrays | FoundImages |
     "folder": _read_folder,
     "regression": _draw_regression,
 }
+MADE_HERE = frozenset(("digits", "regression"))  # readers that need no files
 
 
 def _root(data_dir: str | os.PathLike[str] | None) -> Path:
@@ -240,7 +241,7 @@ def _roots(row: DatasetRow, data_dir: str | os.PathLike[str] | None) -> list[Pat
 def is_present(row: DatasetRow, data_dir: str | os.PathLike[str] | None = None) -> bool:
     """Return whether the files of a data set are there, without reading them."""
     roots = _roots(row, data_dir)
-    if row.reader in ("digits", "regression"):
+    if row.reader in MADE_HERE:
         return True
     if row.reader == "idx":
         return _find_idx(row, roots) is not None

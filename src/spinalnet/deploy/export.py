@@ -345,7 +345,7 @@ def _import(name: str) -> Any:
     except ImportError as error:
         raise InputError(
             f"the export to ONNX needs the package {name.split('.')[0]}: install it with "
-            "'pip install spinalnet[export]'."
+            "pip install 'spinalnet[export]'."
         ) from error
 
 
