@@ -119,7 +119,15 @@ def _as(hint: Any, value: Any, what: str) -> Any:
     if origin is typing.Literal:
         fits, wanted = value in inner, " or ".join(map(str, inner))
     elif origin is tuple:
-        fits, wanted = isinstance(value, list | tuple), "a list"
+        if not isinstance(value, list | tuple):
+            raise TypeError("a list")
+        of_each = inner[:1] * len(value) if inner[1:] == (...,) else inner
+        if len(of_each) != len(value):
+            raise TypeError(f"a list of {len(of_each)}")
+        try:
+            return tuple(map(_as, of_each, value, [what] * len(value)))
+        except TypeError as error:
+            raise TypeError(f"a list, each entry {error}") from error
     elif origin is float:
         try:
             return float(value if not isinstance(value, bool) else "")
