@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import reprlib
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -92,6 +93,26 @@ def read_fields(kind: type, values: object, what: str) -> dict[str, Any]:
         except TypeError as error:
             raise InputError(f"{name} must be {error}, got {value!r}.") from error
     return read
+
+
+def check_values(values: object, wanted: Mapping[str, Any]) -> None:
+    """See that what a file holds is a mapping with these names, each of its type; others may stay.
+
+    Args:
+        values: What YAML or JSON gave.
+        wanted: Types by name, as `read_fields` knows them; what may be missing may be None.
+
+    Raises:
+        InputError: If it is no mapping, or a value is wrong.
+    """
+    if not isinstance(values, Mapping):
+        raise InputError(f"a mapping of names to values belongs there, got {reprlib.repr(values)}.")
+    for name, hint in wanted.items():
+        try:
+            _as(hint, values.get(name), name)
+        except TypeError as error:
+            got = reprlib.repr(values[name]) if name in values else "nothing"
+            raise InputError(f"{name} must be {error}, got {got}.") from error
 
 
 _KINDS = {
