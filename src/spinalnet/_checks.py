@@ -126,10 +126,16 @@ _KINDS = {
 
 def _as(hint: Any, value: Any, what: str) -> Any:
     """Return `value` as a `hint`; a `TypeError` says what it must be."""
+    if hint is Any:
+        return value
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):
+            return value
         return hint(**read_fields(hint, value, what))
     origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in inner:
+            return None
         reasons = []
         for one in inner:
             try:
@@ -156,8 +162,15 @@ def _as(hint: Any, value: Any, what: str) -> Any:
             fits, wanted = False, _KINDS[float]
     elif origin in _KINDS:
         fits, wanted = type(value) is origin, _KINDS[origin]
+    elif origin is list:
+        fits, wanted = isinstance(value, list), "a list"
     else:
         fits, wanted = isinstance(value, Mapping), "a mapping"
+        if fits and inner:
+            try:
+                return {key: _as(inner[1], entry, what) for key, entry in value.items()}
+            except TypeError as error:
+                raise TypeError(f"a mapping, each entry {error}") from error
     if not fits:
         raise TypeError(wanted)
     return value

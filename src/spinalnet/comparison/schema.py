@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from spinalnet._checks import InputError
-from spinalnet.comparison.statistics import Difference
+from spinalnet import files
+from spinalnet._checks import InputError, check_values, read_fields
 
 Loaded = TypeVar("Loaded")
 
@@ -49,12 +49,15 @@ def load(path: str | Path, make: Callable[[dict[str, Any]], Loaded], what: str) 
     if record is None:
         raise InputError(f"there is no {what} '{path}': give the file that spinalnet wrote.")
     try:
-        return make(record)
-    except (KeyError, TypeError) as error:
+        with files.reading(Path(path)):
+            return make(record)
+    except InputError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"'{path}' is not a {what} of this version ({error}).") from error
 
 
-def upgraded(record: Mapping[str, Any], rows: str, make: Callable[..., Any]) -> dict[str, Any]:
+def upgraded(record: Mapping[str, Any], rows: str, kind: type) -> dict[str, Any]:
     """Return the fields of a summary, of images or a table, as the present version has them.
 
     The first version named columns after the metric ("accuracies", "mse_mean"), and its differences
@@ -63,25 +66,26 @@ def upgraded(record: Mapping[str, Any], rows: str, make: Callable[..., Any]) -> 
     Args:
         record: Content of a `summary.json`.
         rows: Name of its rows.
-        make: What makes a row of its columns.
+        kind: The dataclass of a row.
 
     Raises:
-        InputError: If it was written by a later version.
+        InputError: If it was written by a later version, or is mangled.
         KeyError: If it is no summary.
     """
+    check_values(record, {})
     version = record.get("schema", 1)
     if version > SCHEMA:
         raise InputError(
             f"this version reads results up to schema {SCHEMA}, got {version}. Update spinalnet."
         )
     metric = record["metric"]
+    check_values(record, {rows: tuple[Mapping[str, Any], ...]})
     names = {f"{metric}_mean": "mean", f"{metric}_std": "std", f"{metric}_values": "values"}
     names |= {"accuracies": "values", "scores": "values"}
     found = []
     for row in record[rows]:
         columns = {names.get(key, key): value for key, value in row.items()}
-        known = columns["difference"] if "minus" in (columns["difference"] or {}) else None
-        columns["difference"] = None if known is None else Difference(**known)
-        found.append(make(**{**columns, "values": tuple(columns["values"])}))
-    fields = {key: value for key, value in record.items() if key != "schema"}
-    return {**fields, rows: tuple(found), "notes": tuple(record["notes"])}
+        if "minus" not in (columns["difference"] or {}):
+            columns["difference"] = None
+        found.append(kind(**read_fields(kind, columns, "column")))
+    return {key: value for key, value in record.items() if key != "schema"} | {rows: found}
