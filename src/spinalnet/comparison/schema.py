@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from spinalnet import files
 from spinalnet._checks import InputError, check_values, read_fields
@@ -37,6 +37,23 @@ def read_mapping(path: Path) -> dict[str, Any] | None:
     if not isinstance(loaded, dict):
         raise InputError(f"{path} must hold a mapping: it is damaged; restore or delete it.")
     return loaded
+
+
+def check_folder(folder: Path, kind: Literal["data", "table"], name: str) -> None:
+    """See that a folder holds no comparison on anything else, which one on this would overwrite.
+
+    Raises:
+        InputError: If it does; data in folders are known by their own names.
+    """
+    summary = read_mapping(folder / "summary.json") or {}
+    question = read_mapping(folder / "comparison.yaml") or {}
+    held = [("table", summary.get("table")), ("data", summary.get("data"))]
+    for other, value in [*held, ("data", question.get("data"))]:
+        if value is not None and (other, Path(str(value)).name) != (kind, Path(name).name):
+            raise InputError(
+                f"{folder} holds a comparison on the {other} '{value}', which one on the {kind} "
+                f"'{name}' would overwrite: choose another folder."
+            )
 
 
 def load(path: str | Path, make: Callable[[dict[str, Any]], Loaded], what: str) -> Loaded:
