@@ -694,6 +694,33 @@ def test_the_page_of_experiments_is_the_one_the_records_give():
     assert page == experiments_page(DOCS.parent / "results" / "recipes")
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"recipe": "mnist-vgg"}, "unknown recipe 'mnist-vgg'; did you mean .*mnist-vgg5"),
+        ({"recipe": "mnist"}, "unknown recipe 'mnist'"),
+        ({"summary": None}, "a mapping of names to values belongs there, got None"),
+        ({"summary": [1]}, r"a mapping of names to values belongs there, got \[1\]"),
+        ({"summary": {"heads": [1]}}, "heads must be a list, each entry a mapping, got"),
+        ({"summary": {"heads": [{}]}}, "not a record of this version"),
+        ({"summary": {"environment": None}}, "environment must be a mapping, got None"),
+        ({"summary": {"seeds": 3}}, "seeds must be a list, got 3"),
+        ({"protocol": 5}, "protocol must be honest or paper, got 5"),
+        ({"budget": []}, "budget must be smoke or short or full"),
+        ({"heads": {"mlp": 5}}, "heads must be a mapping, each entry a mapping, got"),
+        ({"flavour": 1}, "unknown field 'flavour'"),
+    ],
+)
+def test_a_mangled_record_is_one_sentence_with_its_file(tmp_path, change, sentence):
+    kept = json.loads((DOCS.parent / "results/recipes/customizable-mnist-honest.json").read_text())
+    if isinstance(summary := change.get("summary"), dict):
+        change = {"summary": kept["summary"] | summary}
+    (tmp_path / "kept.json").write_text(json.dumps(kept | change))
+    with pytest.raises(InputError, match=rf"kept\.json.*{sentence}") as told:
+        load_records(tmp_path)
+    assert "\n" not in str(told.value)
+
+
 def test_records_hold_no_paths_of_a_machine():
     for path in (DOCS.parent / "results" / "recipes").glob("*.json"):
         text = path.read_text(encoding="utf-8")

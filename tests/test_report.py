@@ -459,6 +459,40 @@ def test_a_damaged_timing_file_is_named(tmp_path):
         summarize(folder)
 
 
+@pytest.mark.parametrize(
+    ("file", "change", "sentence"),
+    [
+        ("comparison.yaml", {"heads": 5}, "heads must be text or a list or null, got 5"),
+        ("comparison.yaml", {"heads": [1]}, r"heads must be .*, got \[1\]"),
+        ("comparison.yaml", {"seeds": "x"}, "seeds must be an integer or a list"),
+        ("comparison.yaml", {"seeds": 1.5}, "seeds must be .*, got 1.5"),
+        ("comparison.yaml", {"epochs": "x"}, "epochs must be an integer or null, got 'x'"),
+        ("comparison.yaml", {"epochs": [1]}, "epochs must be"),
+        ("timing.json", {"heads": 5}, "heads must be a mapping or null, got 5"),
+        ("timing.json", {"heads": {"mlp": [1]}}, "a mapping of names to values belongs there"),
+        ("timing.json", {"heads": {"mlp": {"inference": "x"}}}, "inference must be a number"),
+        ("result.json", [], r"a mapping of names to values belongs there, got \[\]"),
+        *(
+            ("result.json", {name: ...}, f"{name} must be .*, got nothing")
+            for name in ("head", "seed", "params", "macs", "head_params", "head_macs", "test")
+        ),
+        ("result.json", {"test": {"accuracy": "x"}}, "accuracy must be a number or null, got 'x'"),
+        ("result.json", {"test": {"confusion": [[1, 2]]}}, "the confusion must be square"),
+        ("environment.json", [1], r"a mapping of names to values belongs there, got \[1\]"),
+    ],
+)
+def test_mangled_files_are_named(tmp_path, file, change, sentence):
+    folder = write_comparison(tmp_path, {"spinal": [0.9, 0.8], "mlp": [0.9, 0.8]})
+    of_run = file in ("result.json", "environment.json")
+    path = (folder / "runs" / "mlp-seed0" if of_run else folder) / file
+    if isinstance(change, dict):
+        held = yaml.safe_load(path.read_text()) if path.exists() else {}
+        change = {key: value for key, value in (held | change).items() if value is not ...}
+    path.write_text(json.dumps(change))
+    with pytest.raises(InputError, match=rf"{re.escape(file)} cannot be used: .*{sentence}"):
+        write_report(folder)
+
+
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     folder = write_comparison(tmp_path, {"spinal": [0.9]}, epochs=1)
     (folder / "summary.json").mkdir()  # a file cannot replace it, whoever runs the test

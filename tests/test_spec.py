@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from spinalnet import (
     Comparison,
@@ -21,7 +24,7 @@ from spinalnet import (
     run_one,
 )
 from spinalnet.comparison.trained import Description
-from spinalnet.files import load_weights, save_weights
+from spinalnet.files import _HEADER_KEY, load_weights, save_weights
 
 # The folder of a run, as it was written when all settings of a run lay in one flat mapping.
 OLD = Path(__file__).parent / "old_config.yaml"
@@ -123,6 +126,11 @@ def test_an_older_folder_is_taken_as_it_is(run: Path) -> None:
         ({"mean": None}, r"model\.safetensors cannot be used: mean must be a list, got None"),
         ({"flavour": 3}, "unknown field of the checkpoint 'flavour'"),
         ({"class_names": ...}, "the field of the checkpoint 'class_names' is missing"),
+        ({"class_names": [1]}, r"class_names must be a list, each entry text, got \[1\]"),
+        ({"mean": ["x"]}, r"mean must be a list, each entry a number, got \['x'\]"),
+        ({"input_shape": []}, r"safetensors cannot be used: input_shape must be 1 or 3 positive"),
+        ({"input_shape": [1, 0, 28]}, r"1 or 3 positive numbers, .* got \[1, 0, 28\]"),
+        ({"std": []}, r"safetensors cannot be used: mean and std must be of one length"),
     ],
 )
 def test_a_header_that_cannot_be_is_one_sentence(
@@ -135,6 +143,37 @@ def test_a_header_that_cannot_be_is_one_sentence(
     save_weights(tmp_path / "model.safetensors", {"w": torch.ones(1)}, wrong)
     with pytest.raises(InputError, match=sentence):
         load_trained(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("header", [None, [1, 2], "x"])
+def test_a_header_that_is_no_mapping_is_one_sentence(tmp_path: Path, header: Any) -> None:
+    # The writer puts {} for nothing, so the file is written as others might.
+    metadata = {_HEADER_KEY: json.dumps(header)}
+    save_file({"w": torch.ones(1)}, tmp_path / "model.safetensors", metadata=metadata)
+    with pytest.raises(InputError, match=r"model\.safetensors cannot be used: .* belongs in a map"):
+        load_trained(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda weights: weights.popitem(), "Missing key"),
+        (lambda weights: weights.update(flavour=torch.ones(1)), "Unexpected key"),
+        (lambda weights: weights.update({next(iter(weights)): torch.ones(7)}), "size mismatch"),
+        (lambda weights: weights.clear(), "Missing key"),
+    ],
+)
+def test_weights_that_do_not_fit_are_one_sentence(
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], Any], reason: str
+) -> None:
+    header = {"model": "mnist-cnn", "head": "linear", "class_names": ["a", "b"]}
+    header |= {"input_shape": [1, 20, 20], "mean": [0.1], "std": [0.2]}
+    weights = dict(create_model("mnist-cnn", 2, image_size=20, head="linear").state_dict())
+    change(weights)
+    save_weights(tmp_path / "model.safetensors", weights, header)
+    with pytest.raises(InputError, match=rf"model\.safetensors: .*do not fit .*{reason}") as told:
+        load_trained(tmp_path / "model.safetensors")
+    assert "\n" not in str(told.value)
 
 
 def test_a_damaged_config_names_its_file(run: Path, tmp_path: Path) -> None:

@@ -121,10 +121,60 @@ def test_bad_tables_are_named(tmp_path: Path) -> None:
             "R² needs at least 2 test rows",
         ),
         (lambda: compare_table(load_table("sklearn:wine"), repeats=0), "repeats must be"),
+        (
+            lambda: compare_table(Table("t", np.ones((9, 2)), np.zeros(9, int), "classification")),
+            "only one class, 0\\.",
+        ),
+        (
+            lambda: compare_table(
+                Table("t", np.ones((9, 2)), np.array([*range(7), np.inf, np.nan]), "regression")
+            ),
+            "target of t is not finite in 2 rows",
+        ),
     ]
     for call, message in cases:
         with pytest.raises(InputError, match=message):
             call()
+
+
+@pytest.mark.parametrize("task", ["auto", "classification", "regression"])
+@pytest.mark.parametrize(("infinite", "rows"), [([3], "1 row:"), ([3, 5, 7], "3 rows:")])
+def test_infinite_targets_are_counted(
+    tmp_path: Path, task: str, infinite: list[int], rows: str
+) -> None:
+    table = frame().assign(price=np.arange(80) / 7)
+    table.loc[infinite, "price"] = -np.inf
+    write(table, tmp_path / "t.csv")
+    with pytest.raises(InputError, match=f"target column 'price' is infinite in {rows}"):
+        load_table(str(tmp_path / "t.csv"), "price", task)
+
+
+def test_a_comparison_does_not_overwrite_another(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def compare(source: str, *options: str) -> str:
+        before = (out / "summary.json").read_bytes() if (out / "summary.json").exists() else None
+        done = CliRunner().invoke(app, ["compare", source, *options, "--out", str(out)])
+        if done.exception is None:
+            return ""
+        assert isinstance(done.exception, InputError)
+        assert before is None or (out / "summary.json").read_bytes() == before
+        return str(done.exception)
+
+    table = ["--heads", "linear", "--seeds", "1"]
+    images = [*table, "--limit", "60", "--epochs", "1", "--device", "cpu"]
+    assert not compare("sklearn:wine", *table)
+    assert not compare("sklearn:wine", *table)
+    assert "comparison on the table 'sklearn:wine'" in compare("sklearn:iris", *table)
+    assert "which one on the data 'digits' would overwrite" in compare("digits", *images)
+    for path in out.iterdir():  # of files alone: nothing was trained
+        path.unlink()
+    assert not compare("digits", *images)
+    for source, options in (("sklearn:wine", table), ("mnist", images)):
+        assert "holds a comparison on the data 'digits'" in compare(source, *options)
+    assert not compare("digits", *images)
+    (out / "summary.json").unlink()  # as of one that is not finished
+    assert "holds a comparison on the data 'digits'" in compare("sklearn:wine", *table)
 
 
 def test_rows_without_a_target_are_left_out(tmp_path: Path) -> None:

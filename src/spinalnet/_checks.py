@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import reprlib
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -94,6 +95,26 @@ def read_fields(kind: type, values: object, what: str) -> dict[str, Any]:
     return read
 
 
+def check_values(values: object, wanted: Mapping[str, Any]) -> None:
+    """See that what a file holds is a mapping with these names, each of its type; others may stay.
+
+    Args:
+        values: What YAML or JSON gave.
+        wanted: Types by name, as `read_fields` knows them; what may be missing may be None.
+
+    Raises:
+        InputError: If it is no mapping, or a value is wrong.
+    """
+    if not isinstance(values, Mapping):
+        raise InputError(f"a mapping of names to values belongs there, got {reprlib.repr(values)}.")
+    for name, hint in wanted.items():
+        try:
+            _as(hint, values.get(name), name)
+        except TypeError as error:
+            got = reprlib.repr(values[name]) if name in values else "nothing"
+            raise InputError(f"{name} must be {error}, got {got}.") from error
+
+
 _KINDS = {
     int: "an integer",
     bool: "true or false",
@@ -105,10 +126,16 @@ _KINDS = {
 
 def _as(hint: Any, value: Any, what: str) -> Any:
     """Return `value` as a `hint`; a `TypeError` says what it must be."""
+    if hint is Any:
+        return value
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):
+            return value
         return hint(**read_fields(hint, value, what))
     origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in inner:
+            return None
         reasons = []
         for one in inner:
             try:
@@ -119,7 +146,15 @@ def _as(hint: Any, value: Any, what: str) -> Any:
     if origin is typing.Literal:
         fits, wanted = value in inner, " or ".join(map(str, inner))
     elif origin is tuple:
-        fits, wanted = isinstance(value, list | tuple), "a list"
+        if not isinstance(value, list | tuple):
+            raise TypeError("a list")
+        of_each = inner[:1] * len(value) if inner[1:] == (...,) else inner
+        if len(of_each) != len(value):
+            raise TypeError(f"a list of {len(of_each)}")
+        try:
+            return tuple(map(_as, of_each, value, [what] * len(value)))
+        except TypeError as error:
+            raise TypeError(f"a list, each entry {error}") from error
     elif origin is float:
         try:
             return float(value if not isinstance(value, bool) else "")
@@ -127,8 +162,15 @@ def _as(hint: Any, value: Any, what: str) -> Any:
             fits, wanted = False, _KINDS[float]
     elif origin in _KINDS:
         fits, wanted = type(value) is origin, _KINDS[origin]
+    elif origin is list:
+        fits, wanted = isinstance(value, list), "a list"
     else:
         fits, wanted = isinstance(value, Mapping), "a mapping"
+        if fits and inner:
+            try:
+                return {key: _as(inner[1], entry, what) for key, entry in value.items()}
+            except TypeError as error:
+                raise TypeError(f"a mapping, each entry {error}") from error
     if not fits:
         raise TypeError(wanted)
     return value

@@ -25,11 +25,14 @@ def compare_table_command(
 
     from spinalnet import _dist
     from spinalnet.comparison import table_summary, tables
+    from spinalnet.comparison.schema import check_folder
     from spinalnet.comparison.wording import as_rich
     from spinalnet.data import frames
 
     models = tuple(tables.CONTENDERS) if names is None else names
     table = frames.load_table(source, target, task)
+    folder = out or Path("runs") / f"compare-{table.name.replace(':', '-')}"
+    check_folder(folder, "table", table.name)
     for line in table.notes:
         print_note(line)
     with Progress(console=err_console, transient=True) as bars:
@@ -42,7 +45,6 @@ def compare_table_command(
             seed=seed,
             on_score=lambda model, repeat, score: bars.advance(bar),
         )
-    folder = out or Path("runs") / f"compare-{table.name.replace(':', '-')}"
     if _dist.is_main():
         command = "spinalnet " + shlex.join(sys.argv[1:])
         table_summary.write_results(result, folder, command)

@@ -7,10 +7,34 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from spinalnet._checks import InputError
+from spinalnet import files
+from spinalnet._checks import InputError, check_values
 from spinalnet.comparison.schema import read_mapping
 from spinalnet.comparison.wording import listing
 from spinalnet.training import RunRecord, load_runs
+
+# What is read of the files of a comparison and of its runs.
+_QUESTION = {
+    "heads": str | tuple[str, ...] | None,
+    "seeds": int | tuple[int, ...] | None,
+    "epochs": int | None,
+    "command": str | None,
+}
+_TIMES = {"inference": float | None, "training": float | None}
+_RESULT = {
+    **dict.fromkeys(("seed", "params", "head_params", "head_macs", "macs"), int),
+    "head": str,
+    "test": Mapping,
+    "train_seconds": float | None,
+    "epochs_run": int | None,
+    "notes": tuple[str, ...] | None,
+    "class_names": tuple[str, ...] | None,
+}
+_TEST = {
+    "n": int | None,
+    "confusion": tuple[tuple[int, ...], ...] | None,
+    **dict.fromkeys(("accuracy", "mse", "loss", "top5_accuracy"), float | None),
+}
 
 
 @dataclass(frozen=True)
@@ -63,15 +87,22 @@ def read_folder(folder: Path) -> FinishedRuns:
         InputError: If there is no finished run, or the runs do not belong together.
     """
     question = read_mapping(folder / "comparison.yaml") or {}
+    with files.reading(folder / "comparison.yaml"):
+        check_values(question, _QUESTION)
+    timing = read_mapping(folder / "timing.json")
+    with files.reading(folder / "timing.json"):
+        check_values(timing or {}, {"heads": Mapping | None})
+        for times in ((timing or {}).get("heads") or {}).values():
+            check_values(times or {}, _TIMES)
     finished, unfinished = _by_head_and_seed(folder)
     asked = question.get("heads") or []
-    asked = asked.split(",") if isinstance(asked, str) else [str(head) for head in asked]
+    asked = asked.split(",") if isinstance(asked, str) else list(asked)
     # Without the question the spinal head, the subject of this package, is the first.
     found = [*asked, *sorted(finished, key=lambda head: (head != "spinal", head))]
     order = [head for head in dict.fromkeys(found) if head in finished]
     comparison = FinishedRuns(
         question,
-        timing=read_mapping(folder / "timing.json"),
+        timing=timing,
         runs={head: dict(sorted(finished[head].items())) for head in order},
         unfinished=tuple(unfinished),
         absent=(),
@@ -96,10 +127,11 @@ def _by_head_and_seed(folder: Path) -> tuple[dict[str, dict[int, RunRecord]], li
     finished: dict[str, dict[int, RunRecord]] = {}
     unfinished = []
     for record in load_runs(folder):
-        if not (record.done and record.result):
+        if not record.done or record.result is None:
             unfinished.append(record.path.name)
             continue
-        head, seed = str(record.result["head"]), int(record.result["seed"])
+        _check(record)
+        head, seed = record.result["head"], record.result["seed"]
         if seed in finished.setdefault(head, {}):
             raise InputError(
                 f"a comparison holds one run per head and seed, got '{record.path.name}' and "
@@ -114,7 +146,20 @@ def _by_head_and_seed(folder: Path) -> tuple[dict[str, dict[int, RunRecord]], li
     return finished, unfinished
 
 
+def _check(record: RunRecord) -> None:
+    """See that a finished run's files hold what is read of them."""
+    with files.reading(record.path / "result.json"):
+        check_values(record.result, _RESULT)
+        test = result_of(record)["test"]
+        check_values(test, _TEST)
+        matrix = test.get("confusion") or []
+        if any(len(row) != len(matrix) for row in matrix):
+            raise InputError("the confusion must be square.")
+    with files.reading(record.path / "environment.json"):
+        check_values(record.environment, {})
+
+
 def _seeds_asked(question: Mapping[str, Any]) -> list[int]:
     """The seeds asked for: a list, or a number N that means 0 to N - 1."""
     asked = question.get("seeds") or []
-    return list(range(asked)) if isinstance(asked, int) else [int(seed) for seed in asked]
+    return list(range(asked)) if isinstance(asked, int) else list(asked)

@@ -24,6 +24,7 @@ from spinalnet._checks import InputError
 from spinalnet.comparison.building import build_model, load_splits, one_after_another
 from spinalnet.comparison.cost import time_heads
 from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs, quality
+from spinalnet.comparison.schema import check_folder
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.trained import Description
 from spinalnet.data import batches
@@ -289,6 +290,7 @@ def compare(
         The folder, ready for `write_report`.
     """
     out = Path(out)
+    check_folder(out, "data", question.base.data.name)
     specs = list(question.specs())
     load = load or functools.partial(load_splits, download=download)
     splits = load(specs[0])

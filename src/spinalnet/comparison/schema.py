@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from spinalnet._checks import InputError
-from spinalnet.comparison.statistics import Difference
+from spinalnet import files
+from spinalnet._checks import InputError, check_values, read_fields
 
 Loaded = TypeVar("Loaded")
 
@@ -39,6 +39,23 @@ def read_mapping(path: Path) -> dict[str, Any] | None:
     return loaded
 
 
+def check_folder(folder: Path, kind: Literal["data", "table"], name: str) -> None:
+    """See that a folder holds no comparison on anything else, which one on this would overwrite.
+
+    Raises:
+        InputError: If it does; data in folders are known by their own names.
+    """
+    summary = read_mapping(folder / "summary.json") or {}
+    question = read_mapping(folder / "comparison.yaml") or {}
+    held = [("table", summary.get("table")), ("data", summary.get("data"))]
+    for other, value in [*held, ("data", question.get("data"))]:
+        if value is not None and (other, Path(str(value)).name) != (kind, Path(name).name):
+            raise InputError(
+                f"{folder} holds a comparison on the {other} '{value}', which one on the {kind} "
+                f"'{name}' would overwrite: choose another folder."
+            )
+
+
 def load(path: str | Path, make: Callable[[dict[str, Any]], Loaded], what: str) -> Loaded:
     """Return what `make` makes of a file of results.
 
@@ -49,12 +66,15 @@ def load(path: str | Path, make: Callable[[dict[str, Any]], Loaded], what: str) 
     if record is None:
         raise InputError(f"there is no {what} '{path}': give the file that spinalnet wrote.")
     try:
-        return make(record)
-    except (KeyError, TypeError) as error:
+        with files.reading(Path(path)):
+            return make(record)
+    except InputError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"'{path}' is not a {what} of this version ({error}).") from error
 
 
-def upgraded(record: Mapping[str, Any], rows: str, make: Callable[..., Any]) -> dict[str, Any]:
+def upgraded(record: Mapping[str, Any], rows: str, kind: type) -> dict[str, Any]:
     """Return the fields of a summary, of images or a table, as the present version has them.
 
     The first version named columns after the metric ("accuracies", "mse_mean"), and its differences
@@ -63,25 +83,26 @@ def upgraded(record: Mapping[str, Any], rows: str, make: Callable[..., Any]) -> 
     Args:
         record: Content of a `summary.json`.
         rows: Name of its rows.
-        make: What makes a row of its columns.
+        kind: The dataclass of a row.
 
     Raises:
-        InputError: If it was written by a later version.
+        InputError: If it was written by a later version, or is mangled.
         KeyError: If it is no summary.
     """
+    check_values(record, {})
     version = record.get("schema", 1)
     if version > SCHEMA:
         raise InputError(
             f"this version reads results up to schema {SCHEMA}, got {version}. Update spinalnet."
         )
     metric = record["metric"]
+    check_values(record, {rows: tuple[Mapping[str, Any], ...]})
     names = {f"{metric}_mean": "mean", f"{metric}_std": "std", f"{metric}_values": "values"}
     names |= {"accuracies": "values", "scores": "values"}
     found = []
     for row in record[rows]:
         columns = {names.get(key, key): value for key, value in row.items()}
-        known = columns["difference"] if "minus" in (columns["difference"] or {}) else None
-        columns["difference"] = None if known is None else Difference(**known)
-        found.append(make(**{**columns, "values": tuple(columns["values"])}))
-    fields = {key: value for key, value in record.items() if key != "schema"}
-    return {**fields, rows: tuple(found), "notes": tuple(record["notes"])}
+        if "minus" not in (columns["difference"] or {}):
+            columns["difference"] = None
+        found.append(kind(**read_fields(kind, columns, "column")))
+    return {key: value for key, value in record.items() if key != "schema"} | {rows: found}

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from spinalnet._checks import InputError
+from spinalnet._checks import InputError, read_fields
 from spinalnet.comparison.findings import findings, method_notes, missing_notes
 from spinalnet.comparison.finished import FinishedRuns, read_folder, result_of
 from spinalnet.comparison.schema import SCHEMA, load, upgraded
@@ -104,11 +104,10 @@ class Summary:
         """Make one of what `to_dict` returned, also in an earlier version.
 
         Raises:
-            InputError: If a later version wrote it.
-            KeyError: If something is missing, as TypeError if something is too much.
+            InputError: If a later version wrote it, or it is mangled.
+            KeyError: If it is no summary.
         """
-        fields = upgraded(record, "heads", HeadSummary)
-        return cls(**{**fields, "seeds": tuple(fields["seeds"])})
+        return cls(**read_fields(cls, upgraded(record, "heads", HeadSummary), "field"))
 
 
 def summarize(folder: str | Path) -> Summary:

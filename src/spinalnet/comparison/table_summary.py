@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from spinalnet import files
-from spinalnet._checks import InputError
+from spinalnet._checks import InputError, read_fields
 from spinalnet.comparison import wording
 from spinalnet.comparison.schema import SCHEMA, load, upgraded
 from spinalnet.comparison.statistics import Difference, deviation, finite, mean, paired_difference
@@ -77,10 +77,10 @@ class TableComparison:
         """Make one of what `to_dict` returned; what an earlier version found is judged anew.
 
         Raises:
-            InputError: If a later version wrote it.
-            KeyError: If something is missing, as TypeError if something is too much.
+            InputError: If a later version wrote it, or it is mangled.
+            KeyError: If it is no summary.
         """
-        found = cls(**upgraded(record, "models", ModelScore))
+        found = cls(**read_fields(cls, upgraded(record, "models", ModelScore), "field"))
         return found if "schema" in record else summarize_table(found)
 
 

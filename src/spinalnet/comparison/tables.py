@@ -215,8 +215,15 @@ def _check_rows(table: Table, test_fraction: float, tune: bool) -> None:
                 f"R² needs at least 2 test rows, got {table.name} with {rows} rows, of which "
                 f"{test_fraction:g} are for the test: give more rows."
             )
+        finite = np.isfinite(np.asarray(table.y, dtype=float)).reshape(rows, -1).all(axis=1)
+        if not finite.all():
+            raise InputError(
+                f"the target of {table.name} is not finite in {rows - finite.sum()} rows: leave "
+                "them out."
+            )
         return
-    names, counts = np.unique(table.y, return_counts=True)
+    found, counts = np.unique(table.y, return_counts=True)
+    names = found.tolist()  # plain values, for the sentences
     if len(names) < 2:
         raise InputError(f"the target of {table.name} has only one class, {names[0]!r}.")
     needed = 4 if tune else 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -48,16 +49,26 @@ class Description:
         Raises:
             InputError: If a field is unknown or missing, or its value wrong.
         """
-        header = dict(header)
-        if header.get("trunk", "") in (None, "frozen"):
-            header["freeze"] = header.pop("trunk") is not None
-        return cls(**read_fields(cls, header, "field of the checkpoint"))
+        if isinstance(header, Mapping) and header.get("trunk", "") in (None, "frozen"):
+            header = {**header, "freeze": header["trunk"] is not None}
+            del header["trunk"]
+        about = cls(**read_fields(cls, header, "field of the checkpoint"))
+        if len(about.input_shape) not in (1, 3) or min(about.input_shape) < 1:
+            raise InputError(
+                "input_shape must be 1 or 3 positive numbers, (features) or (channels, height, "
+                f"width), got {list(about.input_shape)}."
+            )
+        if len(about.mean) != len(about.std):
+            raise InputError(
+                f"mean and std must be of one length, got {list(about.mean)} and {list(about.std)}."
+            )
+        return about
 
     @property
     def info(self) -> DatasetInfo:
         """What the model knows of its data."""
-        shape, mean, std = tuple(self.input_shape), tuple(self.mean), tuple(self.std)
-        return DatasetInfo(self.data or "", self.task, tuple(self.class_names), shape, mean, std)
+        shape, mean, std = self.input_shape, self.mean, self.std
+        return DatasetInfo(self.data or "", self.task, self.class_names, shape, mean, std)
 
     @property
     def spec(self) -> RunSpec:
@@ -134,5 +145,12 @@ def load_trained(path: str | Path) -> TrainedModel:
         weights |= features.load_trunk(file.parent)
     spec = spec.having(pretrained=False, probe_epochs=0)  # the weights are here
     model = build_model(spec, about.info)
-    model.load_state_dict(weights)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:  # torch says it in several lines, of which the first is a title
+        reason = str(error).splitlines()[1:2] or [str(error)]
+        raise InputError(
+            f"{file}: its weights do not fit the network it names "
+            f"({textwrap.shorten(reason[0], 200, placeholder=' ...').rstrip('.')})."
+        ) from error
     return TrainedModel(model.eval(), about.info, spec)

@@ -73,6 +73,7 @@ def load_table(source: str, target: str | None = None, task: str = "auto") -> Ta
     if not kept.all():
         notes.append(f"{int((~kept).sum())} rows without a target are left out.")
         frame = frame[kept]
+    _check_finite(frame[names])
     y = frame[names[0]] if len(names) == 1 else frame[names]
     found = detect_task(y) if task == "auto" else task
     if task == "auto":
@@ -94,6 +95,18 @@ def _with_categories(X: Any) -> Any:
     except ValueError as error:
         raise InputError(str(error)) from error
     return X.astype({name: "category" for name, kind in kinds.items() if kind == "categorical"})
+
+
+def _check_finite(targets: Any) -> None:
+    """Refuse targets that are infinite."""
+    import numpy as np
+
+    for name, column in targets.select_dtypes("number").items():
+        if count := int(np.isinf(column.to_numpy(dtype=float)).sum()):
+            raise InputError(
+                f"the target column '{name}' is infinite in {count} row{'s' * (count > 1)}: "
+                "leave them out, or mend their values."
+            )
 
 
 def _target_values(y: Any, task: str) -> Any:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spinalnet import files
+from spinalnet._checks import InputError, read_fields
 from spinalnet.comparison import RunSpec, Summary, summarize
 from spinalnet.comparison.schema import SCHEMA, load
 from spinalnet.data import DATASETS, readers
-from spinalnet.paper.recipes import RECIPES, Recipe
+from spinalnet.paper.recipes import RECIPES, Recipe, find_recipes
 from spinalnet.training import loop, runs
 
 Protocol = Literal["honest", "paper"]
@@ -53,9 +54,19 @@ class Record:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Record:
-        """Make one of what `to_dict` returned, also in an earlier version."""
+        """Make one of what `to_dict` returned, also in an earlier version.
+
+        Raises:
+            InputError: If a later version wrote it, it is mangled, or its recipe is unknown.
+            KeyError: If it is no record.
+        """
         fields = {key: value for key, value in record.items() if key != "schema"}
-        return cls(**{**fields, "summary": Summary.from_dict(fields["summary"])})
+        fields["summary"] = Summary.from_dict(fields["summary"])
+        made = cls(**read_fields(cls, fields, "field"))
+        if made.recipe not in RECIPES:
+            find_recipes(made.recipe)  # says which are near
+            raise InputError(f"unknown recipe '{made.recipe}': it stands for several.")
+        return made
 
 
 def make_record(recipe: Recipe, protocol: Protocol, budget: Budget, folder: Path) -> Record:
