@@ -192,6 +192,12 @@ def _check_counts(given: Arguments) -> None:
 
 def _check_shapes(x: Tensor, given: Arguments, call: SpinalCall, *, parameters: bool) -> None:
     width, layers, splits = call.hidden_features, call.num_layers, given.num_splits
+    for index, norm in enumerate(given.norms or ()):
+        if (features := getattr(norm, "num_features", width)) != width:
+            raise InputError(
+                f"norms[{index}] must be of {width} features, one for every row of "
+                f"weights[{index}], got {features}."
+            )
     if parameters:
         check_chain(
             call.in_features,
