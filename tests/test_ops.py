@@ -337,3 +337,13 @@ def test_autocast_takes_parameters_of_another_dtype() -> None:
         for backend in ("reference", "packed"):
             y = functional.spinal(x.bfloat16(), weights, biases, num_splits=2, backend=backend)
             assert y.isfinite().all()
+
+
+@pytest.mark.parametrize("backend", fitting(CALL))
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_bias_that_is_none_is_refused(backend: str, missing: int) -> None:
+    weights = [torch.randn(4, 3), torch.randn(4, 7)]
+    biases: list[Tensor | None] = [torch.randn(4), torch.randn(4)]
+    biases[missing] = None
+    with pytest.raises(InputError, match=f"None for layer {missing}"):
+        functional.spinal(torch.randn(5, 6), weights, biases, num_splits=2, backend=backend)  # type: ignore[arg-type]

@@ -139,6 +139,11 @@ def _check_layers(
                 "num_splits."
             )
     for layer, bias in enumerate(biases):
+        if bias is None:
+            raise InputError(
+                f"biases must be one vector per layer, or None for all of them, got None for layer "
+                f"{layer}; give zeros there."
+            )
         if bias.shape != (width,):
             raise InputError(
                 f"biases[{layer}] must have shape {(width,)}, an element for every row of "

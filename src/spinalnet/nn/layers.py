@@ -11,7 +11,7 @@ from spinalnet.kernels import reference
 from spinalnet.nn import backends, functional
 from spinalnet.nn.activations import make_activation, make_norms
 from spinalnet.nn.flat import FlatStorage
-from spinalnet.nn.reading import all_plain, matrices, why_called
+from spinalnet.nn.reading import all_plain, has_bias, matrices, why_called
 from spinalnet.nn.repeat import Repeat
 
 if TYPE_CHECKING:
@@ -131,11 +131,12 @@ class SpinalLayer(nn.Module):
         See `nn.why_called`: a layer that is more than its matrix and its bias is called.
         """
         layers = list(self.layers)
-        if all_plain(layers):
-            return None
-        for index, layer in enumerate(layers):
-            if (reason := why_called(layer)) is not None:
-                return f"layer {index} is called as a module: {reason}"
+        if not all_plain(layers):
+            for index, layer in enumerate(layers):
+                if (reason := why_called(layer)) is not None:
+                    return f"layer {index} is called as a module: {reason}"
+        if len({has_bias(layer) for layer in layers}) > 1:
+            return "the layers are called as modules: only some of them have a bias"
         return None
 
     def backend_choice(self, x: Tensor) -> backends.BackendChoice:
