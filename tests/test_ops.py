@@ -347,3 +347,18 @@ def test_a_bias_that_is_none_is_refused(backend: str, missing: int) -> None:
     biases[missing] = None
     with pytest.raises(InputError, match=f"None for layer {missing}"):
         functional.spinal(torch.randn(5, 6), weights, biases, num_splits=2, backend=backend)  # type: ignore[arg-type]
+
+
+def test_a_negated_view_has_its_own_sign() -> None:
+    x, weights, biases = problem(3, 8, 2, 4, 5, torch.float32)
+    assert biases is not None
+    wanted = functional.spinal(-x, weights, biases, num_splits=2)
+    found = functional.spinal(torch._neg_view(x), weights, biases, num_splits=2)
+    torch.testing.assert_close(found, wanted)
+    negated = [torch._neg_view(weight) for weight in weights]
+    wanted = functional.spinal(x, [-weight for weight in weights], biases, num_splits=2)
+    torch.testing.assert_close(functional.spinal(x, negated, biases, num_splits=2), wanted)
+    hidden = functional.spinal(x.requires_grad_(), weights, biases, num_splits=2)
+    up = torch.ones_like(hidden)
+    (seen,) = torch.autograd.grad(hidden, x, torch._neg_view(up), retain_graph=True)
+    torch.testing.assert_close(seen, -torch.autograd.grad(hidden, x, up)[0])
