@@ -69,9 +69,7 @@ def spinal_cpp(
     else:
         step = None
         if masked or norms is not None:
-            step = Regularization(
-                dropout_masks, output_mask, norms, x.dtype, weights[0].shape[0]
-            )
+            step = Regularization(dropout_masks, output_mask, norms, x.dtype, weights[0].shape[0])
         result = track(plans, known, step, x, tensors)
     if not masked and norms is None:
         plans.served = Served(plans.known or known, parameters, x.shape)

@@ -257,7 +257,7 @@ def _described(
     check_chain(features, dtype, _CPU, matrices, biases, output, num_splits)
     if True in [parameter.is_neg() for parameter in parameters]:
         raise InputError(
-            "a parameter is a view that negates what lies in memory; give `parameter.resolve_neg()`."
+            "a parameter is a view that negates what is in memory; give `parameter.resolve_neg()`."
         )
     if not all(map(readable, parameters)):
         raise InputError(

@@ -145,9 +145,7 @@ def _described(norm: nn.BatchNorm1d, size: int, dtype: torch.dtype) -> _BatchNor
     )
 
 
-def folded(
-    norms: Sequence[nn.BatchNorm1d], size: int, dtype: torch.dtype
-) -> list[float | int]:
+def folded(norms: Sequence[nn.BatchNorm1d], size: int, dtype: torch.dtype) -> list[float | int]:
     """Describe eval-mode batch norms to the extension, which folds them anew in every call.
 
     It trusts that every vector has `size` elements, H of the chain.
