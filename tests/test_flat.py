@@ -185,3 +185,19 @@ def test_what_cannot_be_flattened_is_refused_and_left_alone() -> None:
         with pytest.raises(InputError, match="flatten_parameters needs"):
             net.flatten_parameters()
         assert [name for name, _ in net.named_parameters()] == names
+
+
+def test_the_gradient_of_a_stretch_nobody_uses_is_zero() -> None:
+    net = layers.SpinalNet(12, 3, hidden_features=8, num_layers=4).flatten_parameters()
+    unused = net.spine.layers[3].weight.detach().flatten().clone()
+    net.spine.layers[3] = net.spine.layers[1]
+    x = torch.randn(5, 12)
+    found = {}
+    for backend in ("auto", "reference"):
+        net.zero_grad()
+        with use_backend(backend):
+            net(x).square().sum().backward()
+        assert net.flat.grad is not None
+        found[backend] = net.flat.grad.clone()
+    torch.testing.assert_close(found["auto"], found["reference"])
+    assert int((found["auto"] == 0).sum()) >= len(unused)

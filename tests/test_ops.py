@@ -11,7 +11,7 @@ from torch import Tensor
 
 import paper_reference
 from helpers import assert_close
-from spinalnet import BackendUnavailable, InputError, use_backend
+from spinalnet import BackendUnavailable, InputError, SpinalNet, use_backend
 from spinalnet.kernels import reference
 from spinalnet.nn import backends, functional
 
@@ -276,7 +276,16 @@ def misfits() -> dict[str, tuple[dict[str, object], str]]:
         "first rows": ({"weights": [weights[0][:-1], *weights[1:]]}, r"weights\[1\]"),
         "features": ({"x": x[:, :6]}, r"weights\[0\].*\(5, 3\).*6 features"),
         "splits": ({"num_splits": 9}, "num_splits must be between 1 and"),
-        "no split": ({"num_splits": 0}, "num_splits must be between 1 and"),
+        "no split": ({"num_splits": 0}, "num_splits must be an integer >= 1"),
+        "half a split": ({"num_splits": 2.0}, "num_splits must be an integer >= 1, got 2.0"),
+        "None splits": ({"num_splits": None}, "num_splits must be an integer"),
+        "splits in words": ({"num_splits": "2"}, "num_splits must be an integer"),
+        "slope": ({"negative_slope": float("nan")}, "slope must be a finite number.*nan"),
+        "slope in words": ({"negative_slope": "0.1"}, "slope must be a finite number"),
+        "empty row": ({"output": ()}, "output must be the matrix.*got 0 entries"),
+        "long row": ({"output": (row, None, None)}, "output must be the matrix.*got 3 entries"),
+        "no matrix": ({"output": (None, torch.ones(2))}, "output must be the matrix.*no matrix"),
+        "mask of no row": ({"output_mask": [torch.ones(3, 20)]}, "output_mask needs an output row"),
         "few biases": ({"biases": biases[:3]}, "biases must be one.*4 weights, got 3"),
         "bias": ({"biases": [*biases[:3], biases[3][:-1]]}, r"biases\[3\].*\(5,\).*\(4,\)"),
         "bias rank": ({"biases": [*biases[:3], biases[3][None]]}, r"biases\[3\].*\(1, 5\)"),
@@ -337,3 +346,47 @@ def test_autocast_takes_parameters_of_another_dtype() -> None:
         for backend in ("reference", "packed"):
             y = functional.spinal(x.bfloat16(), weights, biases, num_splits=2, backend=backend)
             assert y.isfinite().all()
+
+
+@pytest.mark.parametrize("backend", fitting(CALL))
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_bias_that_is_none_is_refused(backend: str, missing: int) -> None:
+    weights = [torch.randn(4, 3), torch.randn(4, 7)]
+    biases: list[Tensor | None] = [torch.randn(4), torch.randn(4)]
+    biases[missing] = None
+    with pytest.raises(InputError, match=f"None for layer {missing}"):
+        functional.spinal(torch.randn(5, 6), weights, biases, num_splits=2, backend=backend)  # type: ignore[arg-type]
+
+
+def test_a_negated_view_has_its_own_sign() -> None:
+    x, weights, biases = problem(3, 8, 2, 4, 5, torch.float32)
+    assert biases is not None
+    wanted = functional.spinal(-x, weights, biases, num_splits=2)
+    found = functional.spinal(torch._neg_view(x), weights, biases, num_splits=2)
+    torch.testing.assert_close(found, wanted)
+    negated = [torch._neg_view(weight) for weight in weights]
+    wanted = functional.spinal(x, [-weight for weight in weights], biases, num_splits=2)
+    torch.testing.assert_close(functional.spinal(x, negated, biases, num_splits=2), wanted)
+    hidden = functional.spinal(x.requires_grad_(), weights, biases, num_splits=2)
+    up = torch.ones_like(hidden)
+    (seen,) = torch.autograd.grad(hidden, x, torch._neg_view(up), retain_graph=True)
+    torch.testing.assert_close(seen, -torch.autograd.grad(hidden, x, up)[0])
+
+
+@pytest.mark.parametrize("backend", fitting(CALL))
+def test_no_biases_may_be_an_empty_list(backend: str) -> None:
+    x, weights, _ = problem(3, 8, 2, 4, 5, torch.float32)
+    options = {"num_splits": 2, "backend": backend}
+    torch.testing.assert_close(
+        functional.spinal(x, weights, [], **options), functional.spinal(x, weights, None, **options)
+    )
+
+
+def test_the_slope_of_torchs_functions_is_known() -> None:
+    assert backends.slope_of(torch.nn.functional.leaky_relu) == 0.01
+    assert backends.slope_of(Tensor.relu) == 0.0
+
+
+def test_a_net_refuses_a_single_number() -> None:
+    with pytest.raises(InputError, match="last dimension of x"):
+        SpinalNet(8, 3, hidden_features=4)(torch.tensor(1.0))

@@ -603,3 +603,17 @@ def test_quantization_aware_training_is_aware() -> None:
     assert all(p.grad is not None for p in aware.parameters())
     observed = aware.spine.layers[1].weight_fake_quant.activation_post_process
     assert observed.min_val.isfinite().all()
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["at once", "after a call"])
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_bias_taken_from_one_layer_leaves_the_others(index: int, warm: bool) -> None:
+    net = layers.SpinalNet(9, 3, hidden_features=4)
+    x = torch.randn(5, 9)
+    if warm:
+        net(x)
+    same: Any = copy.deepcopy(net)
+    torch.nn.init.zeros_(same.spine.layers[index].bias)
+    net.spine.layers[index].bias = None  # type: ignore[assignment]
+    torch.testing.assert_close(net(x), same(x))
+    assert "only some of them have a bias" in net.backend_choice(x).reason

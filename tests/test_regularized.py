@@ -472,3 +472,24 @@ def test_data_of_another_shape_is_seen(options: dict[str, Any]) -> None:
     torch.testing.assert_close(*results)
     with pytest.raises(InputError, match="another shape between forward and backward"):
         loss.backward()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("backend", ["cpp", "reference"])
+def test_a_norm_of_another_width_is_refused(training: bool, backend: str) -> None:
+    net = SpinalNet(12, 3, hidden_features=8, norm="batch").train(training)
+    net.spine.norms[1] = nn.BatchNorm1d(1).train(training)
+    with torch.no_grad(), use_backend(backend), pytest.raises(InputError, match=r"norms\[1\]"):
+        net(torch.randn(5, 12))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_vector_of_a_norm_that_lies_about_its_width_is_refused(training: bool) -> None:
+    net = SpinalNet(12, 3, hidden_features=8, norm="batch").train(training)
+    norm: Any = net.spine.norms[1]
+    norm.running_mean = norm.running_mean[:1]
+    with torch.no_grad(), use_backend("cpp"), pytest.raises(InputError, match="8 elements"):
+        net(torch.randn(5, 12))
+    norm.num_features = 1
+    with torch.no_grad(), use_backend("cpp"), pytest.raises(InputError):
+        net(torch.randn(5, 12))

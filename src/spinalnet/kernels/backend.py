@@ -64,12 +64,12 @@ def spinal_cpp(
     ]
     masked = dropout_masks is not None or output_mask is not None
     if not masked and not wants_grad and all(map(is_fixed, norms or ())):
-        vectors = None if norms is None else folded(norms, x.dtype)
+        vectors = None if norms is None else folded(norms, weights[0].shape[0], x.dtype)
         result = infer(plans, known, x, parameters, vectors)
     else:
         step = None
         if masked or norms is not None:
-            step = Regularization(dropout_masks, output_mask, norms, x.dtype)
+            step = Regularization(dropout_masks, output_mask, norms, x.dtype, weights[0].shape[0])
         result = track(plans, known, step, x, tensors)
     if not masked and norms is None:
         plans.served = Served(plans.known or known, parameters, x.shape)

@@ -80,7 +80,7 @@ def backward(
     Raises:
         InputError: If the parameters have other shapes than in the forward pass.
     """
-    gradient, pieces = unit_rows(gradient), [*map(unit_strides, parameters)]
+    gradient, pieces = unit_rows(gradient.resolve_neg()), [*map(unit_strides, parameters)]
     known, step = seen.known, seen.step
     while True:
         where = (

@@ -139,6 +139,11 @@ def _check_layers(
                 "num_splits."
             )
     for layer, bias in enumerate(biases):
+        if bias is None:
+            raise InputError(
+                f"biases must be one vector per layer, or None for all of them, got None for layer "
+                f"{layer}; give zeros there."
+            )
         if bias.shape != (width,):
             raise InputError(
                 f"biases[{layer}] must have shape {(width,)}, an element for every row of "
@@ -250,6 +255,10 @@ def _described(
     pieces = layout.pieces(parameters)
     matrices, biases, output = ([pieces[i] for i in group] for group in layout[:3])
     check_chain(features, dtype, _CPU, matrices, biases, output, num_splits)
+    if True in [parameter.is_neg() for parameter in parameters]:
+        raise InputError(
+            "a parameter is a view that negates what is in memory; give `parameter.resolve_neg()`."
+        )
     if not all(map(readable, parameters)):
         raise InputError(
             "the elements of a parameter's rows are not next to each other in memory; give it "

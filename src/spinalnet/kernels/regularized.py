@@ -40,6 +40,7 @@ class Regularization:
         output_mask: Of the input of the output row, one segment for every layer.
         norms: One batch norm for every layer, in any mode.
         dtype: The one computed in.
+        width: H, the elements of every vector of a norm.
 
     Raises:
         InputError: If a vector of a norm is not of that type, contiguous, on the CPU.
@@ -51,9 +52,10 @@ class Regularization:
         output_mask: Masks | None,
         norms: Sequence[nn.BatchNorm1d] | None,
         dtype: torch.dtype,
+        width: int = 0,
     ) -> None:
         self.masks, self.output_mask, self.norms = masks, output_mask, norms
-        self._described = [_described(norm, dtype) for norm in norms or ()]
+        self._described = [_described(norm, width, dtype) for norm in norms or ()]
         self._masks: list[float | int] = []
         for drawn in (masks, output_mask):
             self._masks += (
@@ -115,9 +117,9 @@ def is_fixed(norm: nn.BatchNorm1d) -> bool:
     return not norm.training and norm._buffers["running_mean"] is not None
 
 
-def _described(norm: nn.BatchNorm1d, dtype: torch.dtype) -> _BatchNorm:
+def _described(norm: nn.BatchNorm1d, size: int, dtype: torch.dtype) -> _BatchNorm:
     """Describe a norm, whose running statistics the kernels are about to move."""
-    buffers, fixed, size = norm._buffers, is_fixed(norm), norm.num_features
+    buffers, fixed = norm._buffers, is_fixed(norm)
     tracked = fixed or norm.track_running_stats
     mean = buffers["running_mean"] if tracked else None
     variance = buffers["running_var"] if tracked else None
@@ -143,11 +145,14 @@ def _described(norm: nn.BatchNorm1d, dtype: torch.dtype) -> _BatchNorm:
     )
 
 
-def folded(norms: Sequence[nn.BatchNorm1d], dtype: torch.dtype) -> list[float | int]:
-    """Describe eval-mode batch norms to the extension, which folds them anew in every call."""
+def folded(norms: Sequence[nn.BatchNorm1d], size: int, dtype: torch.dtype) -> list[float | int]:
+    """Describe eval-mode batch norms to the extension, which folds them anew in every call.
+
+    It trusts that every vector has `size` elements, H of the chain.
+    """
     described: list[float | int] = []
     for norm in norms:
-        buffers, own, size = norm._buffers, norm._parameters, norm.num_features
+        buffers, own = norm._buffers, norm._parameters
         vectors = buffers["running_mean"], buffers["running_var"], own["weight"], own["bias"]
         described += [_address(vector, size, dtype) for vector in vectors]
         described.append(norm.eps)

@@ -208,13 +208,18 @@ def is_plain(x: Tensor, weights: Sequence[Tensor]) -> bool:
     """Return whether a kernel may read these tensors' memory, or compile to an operator."""
     if torch.compiler.is_compiling():
         return not torch.compiler.is_exporting()
-    return eager(x) and {type(weight) for weight in weights} <= _PLAIN_TYPES
+    return (
+        eager(x)
+        and {type(weight) for weight in weights} <= _PLAIN_TYPES
+        and not any(weight.is_neg() for weight in weights)
+    )
 
 
 def eager(x: Tensor) -> bool:
     """Return whether `x` is an ordinary tensor, and nobody traces or transforms operations."""
     return not (
         type(x) not in _PLAIN_TYPES
+        or x.is_neg()  # what lies in memory has the other sign
         or torch._C._is_tracing()
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()
@@ -283,7 +288,10 @@ def slope_of(activation: object) -> float | None:
     elif kind is torch.nn.Identity:
         slope = 1.0
     else:
-        return 0.0 if activation is torch.relu or activation is F.relu else None
+        if activation is F.leaky_relu:
+            return 0.01  # its default
+        known = activation is torch.relu or activation is F.relu or activation is Tensor.relu
+        return 0.0 if known else None
     return None if hooked(activation) else slope  # type: ignore[arg-type]
 
 

@@ -121,6 +121,8 @@ class FlatStorage(nn.Module):
         if len(maps) <= len(linears):
             return None  # somebody put another module in the place of one
         *places, last = [m.places for m in maps]
+        if len({place for m in maps for place in m.places.values()}) < len(self._shapes):
+            return None  # the kernels would not write the gradient of a stretch nobody uses
         weights = tuple([own["weight"] for own in places])
         biases = tuple([own["bias"] for own in places if "bias" in own])
         return self.flat, Layout(weights, biases, tuple(last.values()), self._shapes)

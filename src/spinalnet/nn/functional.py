@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spinalnet._checks import InputError
+from spinalnet._checks import InputError, check_positive
 from spinalnet.kernels.masks import Masks, can_draw
 from spinalnet.kernels.plan import check_chain, check_matrices
 from spinalnet.kernels.reference import piecewise, segments
@@ -82,8 +84,9 @@ def spinal(
         Hidden outputs of all layers, shape `(B, L * H)`; with `output` its logits `(B, K)`.
 
     Raises:
-        InputError: If shapes, dtypes, devices or numbers do not fit, whatever the backend; if
-            activation and slope contradict each other, or the backend is unknown.
+        InputError: If shapes, dtypes, devices or numbers do not fit, whatever the backend (under
+            `torch.compile`, torch's own messages); if activation and slope contradict each
+            other, or the backend is unknown.
         BackendUnavailable: If the backend asked for cannot serve this call.
     """
     given = Arguments(
@@ -120,11 +123,11 @@ def run(
     """
     if x.dim() != 2:
         raise InputError(f"x must have shape (batch, features), got {tuple(x.shape)}.")
-    given = _agreed(given)
     # A compiler or exporter looks at its own shapes, which may be symbols.
     checked = not torch.compiler.is_compiling() and not torch._C._is_tracing()
     if checked:
         _check_counts(given)
+    given = _agreed(given)
     call = describe_call(
         x,
         given.weights,
@@ -163,7 +166,9 @@ def run(
 
 
 def _agreed(given: Arguments) -> Arguments:
-    """Fill in the activation and its slope: of none given, relu."""
+    """Fill in the activation and its slope: of none given, relu. No biases are `None`."""
+    if given.biases is not None and not len(given.biases):
+        given = given._replace(biases=None)
     activation, slope = given.activation, given.negative_slope
     if activation is None:
         slope = 0.0 if slope is None else float(slope)
@@ -182,6 +187,17 @@ def _agreed(given: Arguments) -> Arguments:
 def _check_counts(given: Arguments) -> None:
     weights = given.weights
     check_matrices(weights)
+    check_positive("num_splits", given.num_splits)
+    slope, output = given.negative_slope, given.output
+    if slope is not None and not (isinstance(slope, Real) and math.isfinite(slope)):
+        raise InputError(f"negative_slope must be a finite number, or None, got {slope!r}.")
+    if output is not None and (len(output) not in (1, 2) or output[0] is None):
+        raise InputError(
+            "output must be the matrix of the output row and its bias or None, got "
+            f"{len(output)} entries{' and no matrix' if output and output[0] is None else ''}."
+        )
+    if output is None and given.output_mask is not None:
+        raise InputError("output_mask needs an output row to mask; give output, or leave it out.")
     for name, each in (("norms", given.norms), ("dropout_masks", given.dropout_masks)):
         if each is not None and len(each) != len(weights):
             raise InputError(
@@ -192,6 +208,12 @@ def _check_counts(given: Arguments) -> None:
 
 def _check_shapes(x: Tensor, given: Arguments, call: SpinalCall, *, parameters: bool) -> None:
     width, layers, splits = call.hidden_features, call.num_layers, given.num_splits
+    for index, norm in enumerate(given.norms or ()):
+        if (features := getattr(norm, "num_features", width)) != width:
+            raise InputError(
+                f"norms[{index}] must be of {width} features, one for every row of "
+                f"weights[{index}], got {features}."
+            )
     if parameters:
         check_chain(
             call.in_features,

@@ -11,7 +11,7 @@ from spinalnet.kernels import reference
 from spinalnet.nn import backends, functional
 from spinalnet.nn.activations import make_activation, make_norms
 from spinalnet.nn.flat import FlatStorage
-from spinalnet.nn.reading import all_plain, matrices, why_called
+from spinalnet.nn.reading import all_plain, has_bias, matrices, why_called
 from spinalnet.nn.repeat import Repeat
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def check_last_dimension(x: Tensor, in_features: int) -> None:
     """Raise `InputError` if x has not `in_features` features."""
-    if x.shape[-1] != in_features:
+    if x.dim() == 0 or x.shape[-1] != in_features:
         raise InputError(
             f"the last dimension of x must be in_features={in_features}, "
             f"got shape {tuple(x.shape)}."
@@ -131,11 +131,12 @@ class SpinalLayer(nn.Module):
         See `nn.why_called`: a layer that is more than its matrix and its bias is called.
         """
         layers = list(self.layers)
-        if all_plain(layers):
-            return None
-        for index, layer in enumerate(layers):
-            if (reason := why_called(layer)) is not None:
-                return f"layer {index} is called as a module: {reason}"
+        if not all_plain(layers):
+            for index, layer in enumerate(layers):
+                if (reason := why_called(layer)) is not None:
+                    return f"layer {index} is called as a module: {reason}"
+        if len({has_bias(layer) for layer in layers}) > 1:
+            return "the layers are called as modules: only some of them have a bias"
         return None
 
     def backend_choice(self, x: Tensor) -> backends.BackendChoice:
@@ -362,9 +363,10 @@ class SpinalNet(FlatStorage):
         The linear maps are replaced by others with the same `weight` and `bias`, now views that
         can be read and, under `torch.no_grad()`, written in place. The state dict keeps its keys,
         so that checkpoints fit both ways. But `parameters()` gives `flat` alone: no layer can be
-        frozen, have an optimiser's group, be pruned or be parametrized by itself, and optimisers
-        that look at the shape or the norm of a parameter (Muon, LARS, LAMB, no weight decay for
-        biases) see one long vector. Norms and trainable activations keep their own parameters.
+        frozen, have an optimiser's group, be pruned, parametrized or quantized by itself, and
+        optimisers that look at the shape or the norm of a parameter (Muon, LARS, LAMB, no weight
+        decay for biases) see one long vector. Norms and trainable activations keep their own
+        parameters.
 
         Call it before the optimizer is made. Gradients so far are dropped.
 

@@ -33,6 +33,13 @@ def all_plain(modules: Sequence[nn.Module]) -> bool:
     return {type(module) for module in modules} <= _READ and not hooked(*modules)
 
 
+def has_bias(module: Any) -> bool:
+    """Return whether a linear map has a bias, without making a view of it."""
+    if isinstance(module, FlatLinear):
+        return "bias" in module.places
+    return module.bias is not None
+
+
 def matrices(linears: Sequence[nn.Module]) -> tuple[list[Tensor], list[Tensor] | None]:
     """Return weights and biases of linear maps, which may be pieces of one parameter."""
     maps: Any = linears
