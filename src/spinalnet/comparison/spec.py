@@ -1,4 +1,4 @@
-"""What is asked of a run and of a comparison, and how that stands in files.
+"""What is asked of a run, and how that stands in files.
 
 A run is three requests, each of which visits one wing: `DataSpec` (data), `ModelSpec` (models) and
 `TrainConfig` (training); beside them stands what belongs to no single one.
@@ -6,12 +6,13 @@ A run is three requests, each of which visits one wing: `DataSpec` (data), `Mode
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from spinalnet._checks import InputError, check_positive, read_fields, unknown_name
-from spinalnet.data import DataSpec
+from spinalnet.data import DataSpec, Resample
 from spinalnet.models import ModelSpec
 from spinalnet.training import TrainConfig
 
@@ -19,6 +20,31 @@ if TYPE_CHECKING:
     from spinalnet.training import Progress
 
 OnProgress = Callable[["RunSpec", "Progress"], None]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One repetition of a comparison, which every head goes through: a seed, a fold, a split.
+
+    Attributes:
+        seed: Of the initial weights, the order of the data and, without `resample`, of the
+            validation part.
+        resample: The test part, where it is drawn anew; None for one test part for all units.
+    """
+
+    seed: int
+    resample: Resample | None = None
+
+    @property
+    def name(self) -> str:
+        """As it stands in the name of a run's folder: "seed3", "r0f2-seed0", "split4-seed0"."""
+        seed = f"seed{self.seed}"
+        return seed if self.resample is None else f"{self.resample.name}-{seed}"
+
+
+def run_name(label: str, unit: Unit) -> str:
+    """Return the name of the folder of the run of a row in a unit, which any file system takes."""
+    return f"{re.sub(r'[^A-Za-z0-9_.=-]+', '_', label)}-{unit.name}"
 
 
 @dataclass(frozen=True)
@@ -34,6 +60,7 @@ class RunSpec:
         probe_epochs: Train the head so long on features of the plain images first, then both from
             its best weights. The best epoch may be one of either stage.
         probe_lr: Learning rate of that first stage; all else is as in `train`.
+        label: What its row in a comparison is called; empty for the head's name.
 
     Raises:
         InputError: If the parts do not go together.
@@ -45,6 +72,7 @@ class RunSpec:
     selected_on: Literal["validation", "test", "training"] = "validation"
     probe_epochs: int = 0
     probe_lr: float = 3e-3
+    label: str = ""
 
     def __post_init__(self) -> None:
         if self.model.freeze and self.train.mix != "none":
@@ -99,7 +127,42 @@ class RunSpec:
     @property
     def name(self) -> str:
         """Name of the run's folder within a comparison."""
-        return f"{self.model.head}-seed{self.train.seed}"
+        return run_name(self.label or self.model.head, self.unit)
+
+    @property
+    def unit(self) -> Unit:
+        """What it is a repetition of."""
+        return Unit(self.train.seed, self.data.resample)
+
+    def as_cell(
+        self, head: str, options: Mapping[str, Any], label: str, unit: Unit, first: str
+    ) -> RunSpec:
+        """Return the run of a row of a comparison in a unit.
+
+        The head options of this run are those of the row `first`, which the controls follow.
+        """
+        base = replace(self.model, head=first)
+        model = base if head == first else base.control(head)
+        if options:
+            model = replace(model, head_options={**model.head_options, **options})
+        return replace(
+            self,
+            data=replace(self.data, resample=unit.resample),
+            model=model,
+            train=replace(self.train, seed=unit.seed),
+            label="" if label == head else label,
+        )
+
+    def question(self) -> dict[str, Any]:
+        """Return what stands in `comparison.yaml` of what all runs share."""
+        base = self.to_dict()
+        del base["model"]["head"]
+        return {
+            "data": self.data.name,
+            "model": self.model.name,
+            "epochs": self.train.epochs,
+            "base": base,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as they stand in `config.yaml`."""
@@ -137,77 +200,3 @@ def _in_parts(values: Mapping[str, Any]) -> Mapping[str, Any]:
     for name in [name for name in flat if _PART_OF.get(name) in ("data", "model")]:
         parts.setdefault(_PART_OF[name], {})[name] = flat.pop(name)
     return parts | flat
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A question: which of these heads is better on this data, over how many seeds?
-
-    Attributes:
-        base: The run that all share; its head and seed are replaced in turn.
-        heads: Names of heads; the first is compared with each of the others.
-        seeds: Number of paired seeds, counted from the seed of `base`.
-        other: What one head's network has of its own, by head: `head_options`, `neck`.
-
-    Raises:
-        InputError: If a head is unknown or named twice, or the runs would not be comparable.
-    """
-
-    base: RunSpec
-    heads: tuple[str, ...] = ("spinal", "mlp", "matched", "linear")
-    seeds: int = 5
-    other: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_positive("seeds", self.seeds)
-        if not self.heads:
-            raise InputError("heads must name at least one head, for example spinal,mlp.")
-        for head, own in self.other.items():
-            if head not in self.heads:
-                raise unknown_name("head with fields of its own", head, self.heads)
-            for name in own:
-                if name not in ("head_options", "neck"):
-                    raise unknown_name(f"field of head '{head}'", name, ("head_options", "neck"))
-        if len(set(self.heads)) < len(self.heads):
-            raise InputError(f"heads must differ, got {', '.join(self.heads)}.")
-        self.of_seed(self.base.train.seed)  # an unknown head is told now
-
-    def of_seed(self, seed: int) -> list[RunSpec]:
-        """Return the runs of one seed, one for each head.
-
-        The head options of `base` belong to the first head, and the control "matched" follows it;
-        the others keep the paper's, unless `other` says more.
-        """
-        first = replace(self.base.model, head=self.heads[0])
-        train = replace(self.base.train, seed=seed)
-
-        def model(head: str) -> ModelSpec:
-            if head == first.head:
-                return first
-            if head == "matched":
-                return first.control()
-            return replace(first, head=head, head_options={})
-
-        models = [replace(model(head), **self.other.get(head, {})) for head in self.heads]
-        return [replace(self.base, model=model, train=train) for model in models]
-
-    def specs(self) -> Iterator[RunSpec]:
-        """Yield every run, all heads of one seed before the next seed."""
-        first = self.base.train.seed
-        for seed in range(first, first + self.seeds):
-            yield from self.of_seed(seed)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, as they stand in `comparison.yaml`."""
-        base = self.base.to_dict()
-        del base["model"]["head"]
-        first = self.base.train.seed
-        return {
-            "data": self.base.data.name,
-            "model": self.base.model.name,
-            "heads": list(self.heads),
-            "seeds": list(range(first, first + self.seeds)),
-            "epochs": self.base.train.epochs,
-            "base": base,
-            "other": {head: dict(own) for head, own in self.other.items()},
-        }

@@ -34,6 +34,7 @@ from spinalnet.data.images import (
     same_content,
 )
 from spinalnet.data.order import stratified
+from spinalnet.data.resampling import Resample
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ class DataSpec:
         limit: Train on this many examples only, in the classes' proportions.
         on_bad_image: Whether image files that cannot be used are refused ("error"), all in one
             report, or left out as if they were not there ("skip").
+        resample: Draw the test part from all examples; None for the data's own test part.
+        group: A pattern over the names of image files (see `resampling`): what it matches is the
+            group, of which all lie in one part.
 
     Raises:
         InputError: If a value is impossible.
@@ -61,6 +65,8 @@ class DataSpec:
     in_channels: Literal[1, 3] | None = None
     limit: int | None = None
     on_bad_image: Literal["error", "skip"] = "error"
+    resample: Resample | None = None
+    group: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("image_size", "limit"):

@@ -85,7 +85,7 @@ class ModelSpec:
         if self.head not in HEADS:
             raise unknown_name("head", self.head, HEADS)
 
-    def control(self) -> ModelSpec:
+    def control(self, name: str = "matched") -> ModelSpec:
         """Return the same network with an MLP of the size of this head: "matched"."""
         twin = {"match": self.head, "match_options": dict(self.head_options)}
         return replace(self, head="matched", head_options=twin)

@@ -1,0 +1,98 @@
+"""What is asked of one run on a table, and how that stands in files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from spinalnet._checks import InputError, read_fields
+from spinalnet.comparison.spec import Unit, run_name
+from spinalnet.data import Resample, Table
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """Everything that decides the result of one run on a table; what `config.yaml` holds.
+
+    Attributes:
+        table: `sklearn:NAME`, or the path of a file (see `load_table`).
+        target: The column to predict, or several with commas.
+        task: "classification", "regression", or "auto".
+        group: Column whose rows of one value all lie in one part; it is no feature.
+        time: Column that orders the rows: nothing is trained on rows later than those of the test
+            part. It stays a feature only as far as `load_table` makes one of it.
+        head: A head of tables: spinal, unchained, unchained-matched, matched, mlp, linear, trees.
+        head_options: What the estimator is given beside its defaults.
+        tune: Number of trials in which the head's settings are chosen, inside the training rows;
+            0 for its defaults.
+        resample: Which rows are the test part.
+        seed: Of the estimator.
+        label: What its row in a comparison is called; empty for the head's name.
+        frame: The table itself, where it lies in memory and not in a file; not written.
+
+    Raises:
+        InputError: If a value is impossible.
+    """
+
+    table: str
+    target: str | None = None
+    task: Literal["auto", "classification", "regression"] = "auto"
+    group: str | None = None
+    time: str | None = None
+    head: str = "spinal"
+    head_options: Mapping[str, Any] = field(default_factory=dict)
+    tune: int = 0
+    resample: Resample = field(default_factory=lambda: Resample("split", 0))
+    seed: int = 0
+    label: str = ""
+    frame: Table | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.tune < 0:
+            raise InputError(f"tune must be a number of trials, or 0 for none, got {self.tune}.")
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder within a comparison."""
+        return run_name(self.label or self.head, self.unit)
+
+    @property
+    def unit(self) -> Unit:
+        """What it is a repetition of."""
+        return Unit(self.seed, self.resample)
+
+    def as_cell(
+        self, head: str, options: Mapping[str, Any], label: str, unit: Unit, first: str
+    ) -> TableSpec:
+        """Return the run of a row of a comparison in a unit; see `RunSpec.as_cell`."""
+        shared = self.head_options if head == first else {}
+        return replace(
+            self,
+            head=head,
+            head_options={**shared, **options},
+            resample=unit.resample or self.resample,
+            seed=unit.seed,
+            label="" if label == head else label,
+        )
+
+    def question(self) -> dict[str, Any]:
+        """Return what stands in `comparison.yaml` of what all runs share."""
+        base = self.to_dict()
+        del base["head"]
+        return {"table": self.table, "target": self.target, "base": base}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as they stand in `config.yaml`."""
+        values = asdict(replace(self, frame=None))
+        del values["frame"]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TableSpec:
+        """Read what `to_dict` gave.
+
+        Raises:
+            InputError: If a setting is unknown or missing, or its value wrong.
+        """
+        return cls(**read_fields(cls, values, "setting"))
