@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from spinalnet._checks import InputError, check_positive, read_fields, unknown_name
+from spinalnet.comparison.schema import SCHEMA, with_present_heads
 from spinalnet.data import DataSpec, Resample
 from spinalnet.models import ModelSpec
 from spinalnet.training import TrainConfig
@@ -166,7 +167,7 @@ class RunSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as they stand in `config.yaml`."""
-        return asdict(self) | {"train": self.train.to_dict()}
+        return asdict(self) | {"train": self.train.to_dict(), "schema": SCHEMA}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
@@ -175,7 +176,7 @@ class RunSpec:
         Raises:
             InputError: If a setting is unknown or missing, or its value wrong.
         """
-        return cls(**read_fields(cls, _in_parts(values), "setting"))
+        return cls(**read_fields(cls, _with_present_heads(_in_parts(values)), "setting"))
 
 
 _OWN = tuple(one.name for one in fields(RunSpec))
@@ -200,3 +201,15 @@ def _in_parts(values: Mapping[str, Any]) -> Mapping[str, Any]:
     for name in [name for name in flat if _PART_OF.get(name) in ("data", "model")]:
         parts.setdefault(_PART_OF[name], {})[name] = flat.pop(name)
     return parts | flat
+
+
+def _with_present_heads(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return settings of any version, their head called as it is now, without the version."""
+    if not isinstance(values, Mapping):
+        return values
+    version = values.get("schema")
+    parts = {name: value for name, value in values.items() if name != "schema"}
+    if isinstance(model := parts.get("model"), Mapping):
+        renamed = with_present_heads({**model, "schema": version}, model.get("name"))
+        parts["model"] = {name: value for name, value in renamed.items() if name != "schema"}
+    return parts
