@@ -1,7 +1,10 @@
-"""What a classifier said about every test example, kept compactly, and how good that was.
+"""What a model said about every test example, kept compactly, and how good that was.
 
-The probabilities of an example are kept for its ten most probable classes, so that a file stays
-small however many classes there are; what the scores need of the rest is kept as two numbers.
+Of a classifier the probabilities of an example are kept for its ten most probable classes, so that
+a file stays small however many classes there are; what the scores need of the rest is kept as two
+numbers. Of a regression predictions and targets are kept as they are. Both may carry `rows`, the
+place of every test example in the whole data set, by which the parts that several models were
+tested on (folds) can be `joined`.
 
 * Negative log-likelihood: mean of -log p(true class), the cross entropy of training.
 * Brier score: mean of the squared distance between the probabilities and the truth, summed over
@@ -15,14 +18,16 @@ small however many classes there are; what the scores need of the rest is kept a
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from spinalnet import files
+from spinalnet._checks import InputError
 
 OUTPUTS_FILE = "test-outputs.safetensors"  # in the folder of a run
 BINS = 15
@@ -32,6 +37,8 @@ _KEPT = 10  # most probable classes of an example
 @dataclass(frozen=True)
 class Outputs:
     """What a classifier said about N examples.
+
+    Where it said nothing (its logits were not finite), all numbers of the example are NaN.
 
     Attributes:
         targets: True classes, int64, `(N,)`.
@@ -43,6 +50,7 @@ class Outputs:
         paths: File of every example; empty where there are none.
         shown: Rows of the worst mistakes, which have thumbnails, `(M,)`.
         thumbnails: Pixels of those examples, uint8, `(M, C, h, w)`.
+        rows: Place of every example in the whole data set, int32, `(N,)`; None if not known.
     """
 
     targets: Tensor
@@ -54,6 +62,7 @@ class Outputs:
     paths: tuple[str, ...] = ()
     shown: Tensor | None = None
     thumbnails: Tensor | None = None
+    rows: Tensor | None = None
 
     @classmethod
     def of(cls, logits: Tensor, targets: Tensor, paths: Sequence[str] = ()) -> Outputs:
@@ -62,13 +71,24 @@ class Outputs:
         for rows, true in zip(logits.split(8192), targets.split(8192), strict=True):
             log_p = rows.double().log_softmax(1)
             p = log_p.exp()
-            best = p.topk(min(_KEPT, p.shape[1]), dim=1)
+            # Of equal probabilities topk puts any first: the predicted class is that of argmax.
+            ranked = p.scatter(1, rows.argmax(1, keepdim=True), torch.inf)
+            best = ranked.topk(min(_KEPT, p.shape[1]), dim=1).indices
             likelihood = log_p.gather(1, true[:, None])[:, 0]
             parts.append(
-                (best.indices, best.values.float(), likelihood.float(), p.square().sum(1).float())
+                (best, p.gather(1, best).float(), likelihood.float(), p.square().sum(1).float())
             )
         columns = [torch.cat(column) for column in zip(*parts, strict=True)]
         return cls(targets, *columns, num_classes=logits.shape[1], paths=tuple(map(str, paths)))
+
+    @classmethod
+    def of_probabilities(cls, probabilities: Tensor, targets: Tensor) -> Outputs:
+        """Make them of probabilities `(N, K)`, such as trees give, and true classes `(N,)`."""
+        return cls.of(probabilities.double().log(), targets)
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.targets)
 
     @property
     def predicted(self) -> Tensor:
@@ -79,6 +99,11 @@ class Outputs:
     def correct(self) -> Tensor:
         """Whether that is the true class, `(N,)`."""
         return self.predicted == self.targets
+
+    @property
+    def finite(self) -> Tensor:
+        """Whether the model said something about an example, bool, `(N,)`."""
+        return self.probabilities[:, 0].isfinite()
 
     def worst(self, count: int) -> Tensor:
         """Return up to `count` rows of wrong predictions, the least probable truth first."""
@@ -99,36 +124,215 @@ class Outputs:
             "log_likelihood": self.log_likelihood,
             "squares": self.squares,
         }
-        if self.paths:
-            joined = bytearray("\0".join(self.paths).encode("utf-8", "surrogateescape"))
-            tensors["paths"] = torch.frombuffer(joined, dtype=torch.uint8)
         if self.shown is not None and self.thumbnails is not None:
             tensors |= {"shown": self.shown.int(), "thumbnails": self.thumbnails}
-        files.save_weights(path, tensors, {"num_classes": self.num_classes})
+        files.save_weights(path, tensors | _places(self), {"num_classes": self.num_classes})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Outputs:
         """Read what `save` wrote.
 
         Raises:
-            InputError: If the file is missing or damaged.
+            InputError: If the file is missing, damaged, or of a regression.
         """
-        tensors, about = files.load_weights(path)
-        paths = tensors.get("paths")
-        shown = tensors.get("shown")
-        return cls(
-            tensors["targets"].long(),
-            tensors["classes"].long(),
-            tensors["probabilities"],
-            tensors["log_likelihood"],
-            tensors["squares"],
-            num_classes=int(about["num_classes"]),
-            paths=()
-            if paths is None
-            else tuple(paths.numpy().tobytes().decode("utf-8", "surrogateescape").split("\0")),
-            shown=None if shown is None else shown.long(),
-            thumbnails=tensors.get("thumbnails"),
+        said = load_outputs(path)
+        if not isinstance(said, cls):
+            raise InputError(f"{path} holds the outputs of a regression, not of a classification.")
+        return said
+
+
+@dataclass(frozen=True)
+class RegressionOutputs:
+    """What a regression said about N examples.
+
+    Attributes:
+        targets: True values, float32 or float64, `(N, outputs)`.
+        predictions: What the model said, `(N, outputs)`; may hold numbers that are not finite.
+        paths: As in `Outputs`.
+        rows: As in `Outputs`.
+    """
+
+    targets: Tensor
+    predictions: Tensor
+    paths: tuple[str, ...] = ()
+    rows: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls, predictions: Tensor, targets: Tensor, paths: Sequence[str] = ()
+    ) -> RegressionOutputs:
+        """Make them of predicted and true values, both `(N,)` or `(N, outputs)`."""
+        said, true = (
+            (values if values.dtype == torch.float64 else values.float()).reshape(len(values), -1)
+            for values in (predictions, targets)
         )
+        if said.shape != true.shape:
+            raise InputError(
+                "predictions and targets must have the same shape, got "
+                f"{tuple(predictions.shape)} and {tuple(targets.shape)}."
+            )
+        return cls(true, said, tuple(map(str, paths)))
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.targets)
+
+    @property
+    def finite(self) -> Tensor:
+        """Whether all that the model said about an example are numbers, bool, `(N,)`."""
+        return self.predictions.isfinite().all(1)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file: 8 or 16 bytes an example and output, and its path."""
+        tensors = {"targets": self.targets, "predictions": self.predictions}
+        files.save_weights(path, tensors | _places(self), {"task": "regression"})
+
+
+AnyOutputs = Outputs | RegressionOutputs
+
+
+def _places(outputs: AnyOutputs) -> dict[str, Tensor]:
+    """Return what a file holds of where the examples come from."""
+    tensors = {} if outputs.rows is None else {"rows": outputs.rows.int()}
+    if outputs.paths:
+        text = bytearray("\0".join(outputs.paths).encode("utf-8", "surrogateescape"))
+        tensors["paths"] = torch.frombuffer(text, dtype=torch.uint8)
+    return tensors
+
+
+def load_outputs(path: str | os.PathLike[str]) -> AnyOutputs:
+    """Read what `save` of either kind wrote.
+
+    Raises:
+        InputError: If the file is missing, or holds what no model can have said.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"there is no file {path}: give the folder of a run that has trained.")
+    try:
+        tensors, about = files.load_weights(path)
+    except InputError as error:
+        raise _damaged(path, "it is not a file that a run has written") from error
+    try:
+        if about.get("task") == "regression":
+            outputs = RegressionOutputs(
+                tensors["targets"], tensors["predictions"], *_read_places(tensors)
+            )
+        else:
+            outputs = _classification(tensors, about)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise _damaged(path, "a part of it is missing or is no table of numbers") from error
+    checks = _checks_of(outputs)
+    for what, holds in checks.items():
+        if not holds():
+            raise _damaged(path, what)
+    return outputs
+
+
+def _damaged(path: str | os.PathLike[str], reason: str) -> InputError:
+    return InputError(
+        f"{path} does not hold what a model said, or it is damaged ({reason}): delete the folder "
+        "of this run and run it again."
+    )
+
+
+def _classification(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Outputs:
+    shown = tensors.get("shown")
+    paths, rows = _read_places(tensors)
+    return Outputs(
+        tensors["targets"].long(),
+        tensors["classes"].long(),
+        tensors["probabilities"],
+        tensors["log_likelihood"],
+        tensors["squares"],
+        num_classes=int(about["num_classes"]),
+        paths=paths,
+        shown=None if shown is None else shown.long(),
+        thumbnails=tensors.get("thumbnails"),
+        rows=rows,
+    )
+
+
+def _read_places(tensors: Mapping[str, Tensor]) -> tuple[tuple[str, ...], Tensor | None]:
+    paths = tensors.get("paths")
+    if paths is None:
+        return (), tensors.get("rows")
+    text = paths.numpy().tobytes().decode("utf-8", "surrogateescape")
+    return tuple(text.split("\0")), tensors.get("rows")
+
+
+def _checks_of(outputs: AnyOutputs) -> dict[str, Callable[[], bool]]:
+    """Return what must hold of outputs that were read, by how its failure is told."""
+    count = len(outputs.targets)
+
+    def integers(values: Tensor, below: int) -> bool:
+        return not values.numel() or (int(values.min()) >= 0 and int(values.max()) < below)
+
+    checks: dict[str, Callable[[], bool]] = {
+        "a file or row is not named for every example": lambda: (
+            len(outputs.paths) in (0, count)
+            and (outputs.rows is None or outputs.rows.shape == (count,))
+        )
+    }
+    if isinstance(outputs, RegressionOutputs):
+        return checks | {
+            "predictions and targets differ in shape": lambda: (
+                outputs.targets.ndim == 2 and outputs.predictions.shape == outputs.targets.shape
+            ),
+            "a target is not finite": lambda: bool(outputs.targets.isfinite().all()),
+        }
+    kept = min(_KEPT, outputs.num_classes)
+    numbers = (outputs.probabilities, outputs.log_likelihood, outputs.squares)
+    return checks | {
+        "its tables differ in length": lambda: (
+            outputs.classes.shape == outputs.probabilities.shape == (count, kept)
+            and outputs.log_likelihood.shape == outputs.squares.shape == (count,)
+        ),
+        "a class is none": lambda: (
+            integers(outputs.targets, outputs.num_classes)
+            and integers(outputs.classes, outputs.num_classes)
+        ),
+        "a probability is none": lambda: all(
+            # Where a model said nothing all its numbers are NaN; log 0 is minus infinity.
+            bool((values.isnan() | ((values >= low) & (values <= high))).all())
+            for values, low, high in zip(
+                numbers, (0.0, -float("inf"), 0.0), (1.001, 0.001, 1.001), strict=True
+            )
+        ),
+    }
+
+
+def joined(parts: Sequence[AnyOutputs]) -> AnyOutputs:
+    """Return the outputs of models that were tested on different examples (folds), in order of row.
+
+    Raises:
+        InputError: If rows are not known, an example was tested twice, or the kinds differ.
+    """
+    kinds = {(type(part), getattr(part, "num_classes", None)) for part in parts}
+    rows = [part.rows for part in parts if part.rows is not None]
+    if len(kinds) != 1 or len(rows) != len(parts):
+        raise InputError("outputs can be joined if all are of one task and say their rows.")
+    order = torch.cat(rows).long()
+    if len(order.unique()) < len(order):
+        raise InputError("outputs can be joined if no example is in two of them: give one repeat.")
+    place = order.argsort()
+    first = parts[0]
+    names = [f.name for f in fields(first) if f.name not in ("num_classes", "paths", "shown")]
+    columns = {
+        name: torch.cat([getattr(part, name) for part in parts])[place]
+        for name in names
+        if name not in ("thumbnails", "rows")
+    }
+    paths = [path for part in parts for path in part.paths]
+    paths = [paths[i] for i in place.tolist()] if len(paths) == len(order) else []
+    return replace(
+        first, **columns, rows=order[place].int(), paths=tuple(paths), **_NO_PIXELS[type(first)]
+    )
+
+
+_NO_PIXELS: dict[type, dict[str, None]] = {
+    Outputs: {"shown": None, "thumbnails": None},
+    RegressionOutputs: {},
+}
 
 
 @dataclass(frozen=True)
