@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from spinalnet._checks import SurgeryError as SurgeryError
     from spinalnet._checks import TrainingError as TrainingError
     from spinalnet.comparison import Comparison as Comparison
+    from spinalnet.comparison import ComparisonSpec as ComparisonSpec
     from spinalnet.comparison import RunSpec as RunSpec
     from spinalnet.comparison import Summary as Summary
+    from spinalnet.comparison import TableSpec as TableSpec
     from spinalnet.comparison import TrainedModel as TrainedModel
     from spinalnet.comparison import compare as compare
-    from spinalnet.comparison import compare_table as compare_table
     from spinalnet.comparison import load_summary as load_summary
     from spinalnet.comparison import load_trained as load_trained
     from spinalnet.comparison import run_one as run_one
@@ -78,6 +79,8 @@ if TYPE_CHECKING:
     from spinalnet.tabular import DenseRegressor as DenseRegressor
     from spinalnet.tabular import SpinalClassifier as SpinalClassifier
     from spinalnet.tabular import SpinalRegressor as SpinalRegressor
+    from spinalnet.tabular import UnchainedClassifier as UnchainedClassifier
+    from spinalnet.tabular import UnchainedRegressor as UnchainedRegressor
     from spinalnet.theory import approximate as approximate
     from spinalnet.theory import explain as explain
     from spinalnet.theory import narrow as narrow
@@ -96,8 +99,8 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "_checks": "BackendUnavailable InputError SpinalnetError SurgeryError TrainingError",
-        "comparison": "Comparison RunSpec Summary TrainedModel compare compare_table load_summary "
-        "load_trained run_one summarize write_report",
+        "comparison": "Comparison ComparisonSpec RunSpec Summary TableSpec TrainedModel compare "
+        "load_summary load_trained run_one summarize write_report",
         "data": "ArrayDataset DataSpec DatasetInfo Splits list_datasets load_dataset",
         "deploy": "Evaluation Exported Prediction evaluate_run export_onnx export_program "
         "predict_images write_predictions",
@@ -107,7 +110,8 @@ __getattr__, __dir__, __all__ = attach(
         "count_macs count_params jacobian make_head matched_mlp spinal spinal_reference "
         "split_sizes use_backend",
         "paper": "convert_checkpoint load_original_state_dict run_recipe",
-        "tabular": "DenseClassifier DenseRegressor SpinalClassifier SpinalRegressor",
+        "tabular": "DenseClassifier DenseRegressor SpinalClassifier SpinalRegressor "
+        "UnchainedClassifier UnchainedRegressor",
         "theory": "approximate explain narrow sensitivities to_spinal",
         "training": "FitResult Metrics TrainConfig evaluate fit load_runs predict_logits "
         "range_test",

@@ -13,7 +13,7 @@ from typing import Any
 
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.comparison.metrics import METRICS
-from spinalnet.comparison.spec import RunSpec, Unit
+from spinalnet.comparison.spec import Contestant, RunSpec, Unit
 from spinalnet.comparison.table_spec import TableSpec
 from spinalnet.data import Resample
 
@@ -22,50 +22,31 @@ TABLE_HEADS = (*DEFAULT_HEADS, "trees")
 """The heads of a comparison of tables, where none are named."""
 
 
-@dataclass(frozen=True)
-class Contestant:
-    """One row of a comparison: a head, with options of its own.
+def read_head(text: str) -> Contestant:
+    """Read "HEAD" or "HEAD:NAME=VALUE,NAME=VALUE", values as in YAML.
 
-    Attributes:
-        head: Row of `nn.HEADS`, or "trees" on a table.
-        options: What this row has of its own, beside what all share.
-        text: The options as they were written.
+    Raises:
+        InputError: If it is neither.
     """
+    import yaml
 
-    head: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    text: str = ""
-
-    @property
-    def label(self) -> str:
-        """The row's name: the head, with its own options if it has any."""
-        return f"{self.head}:{self.text}" if self.text else self.head
-
-    @classmethod
-    def read(cls, text: str) -> Contestant:
-        """Read "HEAD" or "HEAD:NAME=VALUE,NAME=VALUE", values as in YAML.
-
-        Raises:
-            InputError: If it is neither.
-        """
-        import yaml
-
-        head, colon, rest = (part.strip() for part in text.partition(":"))
-        pairs = [pair.strip() for pair in _outside_brackets(rest)] if colon else []
-        options: dict[str, Any] = {}
-        for pair in pairs:
-            name, equals, value = (part.strip() for part in pair.partition("="))
-            if not (name and equals and value):
-                raise InputError(
-                    f"a head with options of its own looks like spinal:num_layers=8, got '{text}'."
-                )
-            try:
-                read = yaml.safe_load(value)
-            except yaml.YAMLError as error:
-                raise InputError(f"'{text}' has an unreadable value '{value}'.") from error
-            options[name] = tuple(read) if isinstance(read, list) else read
-        head = {"dense": "matched"}.get(head, head)  # what tables called it in earlier versions
-        return cls(head, options, ",".join(sorted(pair.replace(" ", "") for pair in pairs)))
+    head, colon, rest = (part.strip() for part in text.partition(":"))
+    pairs = [pair.strip() for pair in _outside_brackets(rest)] if colon else []
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        if not (name and equals and value):
+            raise InputError(
+                f"a head with options of its own looks like spinal:num_layers=8, got '{text}'."
+            )
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"'{text}' has an unreadable value '{value}'.") from error
+        options[name] = tuple(read) if isinstance(read, list) else read
+    head = {"dense": "matched"}.get(head, head)  # what tables called it in earlier versions
+    written = ",".join(sorted(pair.replace(" ", "") for pair in pairs))
+    return Contestant(head, options, f"{head}:{written}" if written else head)
 
 
 def read_heads(heads: str | Iterable[str]) -> tuple[Contestant, ...]:
@@ -85,7 +66,7 @@ def read_heads(heads: str | Iterable[str]) -> tuple[Contestant, ...]:
             elif part.strip():
                 texts.append(part.strip())
         heads = texts
-    rows = tuple(Contestant.read(text) for text in heads)
+    rows = tuple(read_head(text) for text in heads)
     if not rows:
         raise InputError("heads must name at least two heads, for example spinal,mlp.")
     for i, row in enumerate(rows):
@@ -106,13 +87,16 @@ def _outside_brackets(text: str) -> list[str]:
     return parts
 
 
+_OWN = ("head_options", "neck", "train")
+
+
 @dataclass(frozen=True)
 class ComparisonSpec:
     """A question: which of these heads is better on this data, over how many repetitions?
 
     Attributes:
         base: The run that all share; its head, seed and test part are replaced in turn.
-        heads: Rows, see `Contestant`; the first is compared with each of the others.
+        heads: Rows, see `read_head`; the first is compared with each of the others.
         seeds: Number of paired seeds, counted from the seed of `base`; of a table without folds
             the number of random splits.
         folds: Draw the test part from all examples, in so many folds; 0 for the data's own.
@@ -120,7 +104,7 @@ class ComparisonSpec:
         metric: Row of `METRICS`; None for the task's own.
         margin: Differences up to this are equal for all purposes, in the metric's own numbers
             (0.005 is half a point of accuracy); None for the metric's own.
-        other: What one row's network has of its own, by label: `head_options`, `neck`.
+        other: What one row has of its own, by label: `head_options`, `neck`, `train`.
 
     Raises:
         InputError: If a head is unknown or named twice, a number is out of range, or the runs
@@ -153,8 +137,8 @@ class ComparisonSpec:
             if label not in self.heads:
                 raise unknown_name("head with fields of its own", label, self.heads)
             for name in own:
-                if name not in ("head_options", "neck"):
-                    raise unknown_name(f"field of head '{label}'", name, ("head_options", "neck"))
+                if name not in _OWN:
+                    raise unknown_name(f"field of head '{label}'", name, _OWN)
         self.of_unit(self.units()[0])  # an unknown head is told now
 
     @property
@@ -183,18 +167,20 @@ class ComparisonSpec:
         The head options of `base` belong to the first row, and its controls ("matched",
         "unchained", "unchained-matched") follow it; the others keep the paper's.
         """
-        first, *_ = rows = self.rows
-        found = [
-            self.base.as_cell(row.head, row.options, row.label, unit, first.head) for row in rows
-        ]
-        if not self.other:
-            return found
+        rows = [self._own(row) for row in self.rows]
+        found = [self.base.as_cell(row, unit, rows[0]) for row in rows]
         return [
-            spec
-            if not (own := self.other.get(label)) or not isinstance(spec, RunSpec)
-            else replace(spec, model=replace(spec.model, **own))
+            replace(spec, model=replace(spec.model, neck=own["neck"]))
+            if isinstance(spec, RunSpec) and "neck" in (own := self.other.get(label, {}))
+            else spec
             for label, spec in zip(self.heads, found, strict=True)
         ]
+
+    def _own(self, row: Contestant) -> Contestant:
+        """Return a row with what `other` says of it."""
+        own = self.other.get(row.label, {})
+        options = {**row.options, **own.get("head_options", {})}
+        return replace(row, options=options, train=own.get("train", {}))
 
     def cells(self) -> list[RunSpec | TableSpec]:
         """Return every run, all heads of one unit before the next unit."""

@@ -1,4 +1,4 @@
-"""One run, and a comparison: heads x seeds of runs that differ in nothing but the head.
+"""One run of a network: train, choose on validation data, test once.
 
 The protocol of every honest number in this package lives here: the validation part is split from
 the training data by the seed, every choice is made on it, and the test part is touched once, after
@@ -22,9 +22,14 @@ from torch import nn
 from spinalnet import _dist, files
 from spinalnet._checks import InputError
 from spinalnet.comparison.building import build_model, load_splits, one_after_another
-from spinalnet.comparison.cost import time_heads
-from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs, quality
-from spinalnet.comparison.schema import check_folder
+from spinalnet.comparison.metrics import describe_targets, measured
+from spinalnet.comparison.outputs import (
+    OUTPUTS_FILE,
+    AnyOutputs,
+    Outputs,
+    RegressionOutputs,
+    quality,
+)
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.trained import Description
 from spinalnet.data import batches
@@ -34,7 +39,8 @@ from spinalnet.nn import count_macs, count_params
 from spinalnet.training import TrainConfig, evaluation, fitting, loop, lrfind, placement, runs
 
 if TYPE_CHECKING:
-    from spinalnet.comparison.spec import Comparison, OnProgress
+    from spinalnet.comparison.question import ComparisonSpec
+    from spinalnet.comparison.spec import OnProgress
 
 
 def run_one(
@@ -67,7 +73,7 @@ def run_one(
         model = build_model(spec, splits.info)
         folder = _folder(out, spec)
         if _dist.is_main():
-            _keep_left_out(folder.path, splits, begun=bool(folder.metrics()))
+            keep_left_out(folder.path, splits, begun=bool(folder.metrics()))
         trained, parts, after = model, splits, None
         if spec.model.freeze:
             parts = _features(model, splits, spec.train)
@@ -86,10 +92,16 @@ def run_one(
         after=after,
     )
     if _dist.is_main():
-        tested, outputs = measure(fitted.model, parts.test, spec.train)
-        if outputs is not None:
+        result = _result(spec, model, splits, parts, fitted)
+        if spec.tested:
+            tested, outputs = measure(fitted.model, parts.test, spec.train)
+            outputs = replace(outputs, rows=splits.test_rows)
             _with_thumbnails(outputs, splits.test).save(folder.path / OUTPUTS_FILE)
-        folder.finish(_result(spec, model, splits, parts, fitted) | {"test": tested})
+            result |= {"test": tested}
+        else:
+            result["val"] |= measure(fitted.model, parts.val, spec.train)[0]
+            result["val"].pop("confusion", None)
+        folder.finish(result)
     _dist.barrier()
     return runs.load_runs(folder.path)[0]
 
@@ -128,9 +140,12 @@ def _result(
     return {
         "model": spec.model.name,
         "head": spec.model.head,
+        "label": spec.label or spec.model.head,
         "data": info.name,
         "seed": spec.train.seed,
+        "unit": asdict(spec.unit) | {"name": spec.unit.name},
         "task": info.task,
+        "baseline": describe_targets(splits.train.targets, info.num_classes),
         "class_names": list(info.class_names),
         "params": params.total,
         "trunk_params": params.trunk,
@@ -150,7 +165,7 @@ def _result(
     }
 
 
-def _keep_left_out(folder: Path, splits: batches.Splits, *, begun: bool) -> None:
+def keep_left_out(folder: Path, splits: batches.Splits, *, begun: bool) -> None:
     """Write which image files are left out: they belong to what a result is a result of.
 
     Raises:
@@ -216,11 +231,11 @@ def measure(
     model: nn.Module,
     part: batches.ArrayDataset | batches.FolderDataset | features.FeatureDataset,
     config: TrainConfig,
-) -> tuple[dict[str, Any], Outputs | None]:
+) -> tuple[dict[str, Any], AnyOutputs]:
     """Measure a model in full precision, with the memory format of training.
 
     Returns:
-        The numbers for `result.json`; and, of a classifier, what it said about every example.
+        The numbers for `result.json`, and what the model said about every example.
     """
     logits = evaluation.predict_logits(
         model,
@@ -229,24 +244,27 @@ def measure(
         device=config.device,
         channels_last=config.channels_last,
     )
-    said = batches.ArrayDataset(logits, part.targets)
-    metrics = evaluation.evaluate(nn.Identity(), said, batch_size=config.eval_batch_size).to_dict()
+    given = batches.ArrayDataset(logits, part.targets)
+    metrics = evaluation.evaluate(nn.Identity(), given, batch_size=config.eval_batch_size).to_dict()
     if part.targets.is_floating_point():
-        return metrics, None
-    outputs = Outputs.of(logits, part.targets)
-    scores = quality(outputs)
+        said = RegressionOutputs.of(logits, part.targets)
+        return measured(said) | metrics, said
+    said = Outputs.of(logits, part.targets)
+    scores = quality(said)
     metrics |= {"brier": scores.brier, "ece": scores.ece, "adaptive_ece": scores.adaptive_ece}
-    return metrics, outputs
+    return measured(said) | metrics, said
 
 
 _THUMBNAILS, _THUMBNAIL_SIDE = 16, 96  # of photographs; small images are kept as they are
 
 
 def _with_thumbnails(
-    outputs: Outputs, part: batches.ArrayDataset | batches.FolderDataset
-) -> Outputs:
+    outputs: AnyOutputs, part: batches.ArrayDataset | batches.FolderDataset
+) -> AnyOutputs:
     """Return `outputs` with the names of the files, and pixels of the worst mistakes."""
     outputs = replace(outputs, paths=tuple(part.paths))
+    if not isinstance(outputs, Outputs):
+        return outputs
     rows = outputs.worst(_THUMBNAILS)
     if part.paths:
         chosen = [part.paths[row] for row in rows.tolist()]
@@ -261,65 +279,8 @@ def _with_thumbnails(
     return outputs.with_thumbnails(rows, pixels)
 
 
-def compare(
-    question: Comparison,
-    out: str | Path,
-    *,
-    download: bool | None = None,
-    on_progress: OnProgress | None = None,
-    on_run: Callable[[RunSpec, runs.RunRecord], None] | None = None,
-    load: Callable[[RunSpec], batches.Splits] | None = None,
-    timed: bool = True,
-) -> Path:
-    """Run every head with every seed, then time the heads side by side.
-
-    Everything that can be refused is refused before the first file is written. Called again with
-    the same question the finished runs stay and the unfinished go on; more seeds or heads extend
-    the comparison.
-
-    Args:
-        question: What to compare.
-        out: Folder of the comparison; runs go to `runs/<head>-seed<k>/` in it.
-        download: Whether missing data may be fetched.
-        on_progress: Called at every training step.
-        on_run: Called after every run, also one that was already done.
-        load: What loads the data of a run; `load_splits` without it.
-        timed: Whether to time the heads, which takes a few seconds.
-
-    Returns:
-        The folder, ready for `write_report`.
-    """
-    out = Path(out)
-    check_folder(out, "data", question.base.data.name)
-    specs = list(question.specs())
-    load = load or functools.partial(load_splits, download=download)
-    splits = load(specs[0])
-    with one_after_another(question.base.train):
-        for spec in specs[: len(question.heads)]:
-            build_model(spec, splits.info)
-        for spec in specs:
-            if runs.is_run(out / "runs" / spec.name):
-                _folder(out / "runs" / spec.name, spec)
-        if _dist.is_main():
-            _keep_left_out(out, splits, begun=(out / "comparison.yaml").exists())
-            files.write_mapping(out / "comparison.yaml", question.to_dict())
-
-    loaded_seed = specs[0].train.seed
-    for spec in specs:
-        folder = out / "runs" / spec.name
-        if not runs.is_done(folder) and spec.train.seed != loaded_seed:
-            splits, loaded_seed = load(spec), spec.train.seed
-        record = run_one(spec, folder, splits=splits, on_progress=on_progress)
-        if on_run is not None:
-            on_run(spec, record)
-    if timed and _dist.is_main():
-        files.write_mapping(out / "timing.json", time_heads(question, splits))
-    _dist.barrier()
-    return out
-
-
 def find_rates(
-    question: Comparison,
+    question: ComparisonSpec,
     *,
     download: bool | None = None,
     lowest: float = 1e-6,
@@ -340,20 +301,22 @@ def find_rates(
     Returns:
         What was found, by head. Only training images are used.
     """
-    specs = question.of_seed(question.base.train.seed)
+    specs = [one for one in question.of_unit(question.units()[0]) if isinstance(one, RunSpec)]
     splits = load_splits(specs[0], download=download)
     found = {}
     for spec in specs:
         model, parts = build_model(spec, splits.info), splits
         if spec.model.freeze:
             parts, model = _features(model, splits, spec.train), _head_alone(model)
-        found[spec.model.head] = lrfind.range_test(
+        found[spec.label or spec.model.head] = lrfind.range_test(
             model,
             parts.train,
             spec.train,
             lowest=lowest,
             highest=highest,
             steps=steps,
-            on_step=None if on_step is None else functools.partial(on_step, spec.model.head),
+            on_step=None
+            if on_step is None
+            else functools.partial(on_step, spec.label or spec.model.head),
         )
     return found

@@ -43,6 +43,23 @@ class Unit:
         return seed if self.resample is None else f"{self.resample.name}-{seed}"
 
 
+@dataclass(frozen=True)
+class Contestant:
+    """One row of a comparison: a head, with what it has of its own.
+
+    Attributes:
+        head: Row of `nn.HEADS`, or "trees" on a table.
+        options: Options of the head, beside what all share.
+        label: The row's name: the head, with its options as they were written.
+        train: Settings of training, beside what all share (found by tuning).
+    """
+
+    head: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+    train: Mapping[str, Any] = field(default_factory=dict)
+
+
 def run_name(label: str, unit: Unit) -> str:
     """Return the name of the folder of the run of a row in a unit, which any file system takes."""
     return f"{re.sub(r'[^A-Za-z0-9_.=-]+', '_', label)}-{unit.name}"
@@ -62,6 +79,7 @@ class RunSpec:
             its best weights. The best epoch may be one of either stage.
         probe_lr: Learning rate of that first stage; all else is as in `train`.
         label: What its row in a comparison is called; empty for the head's name.
+        tested: Whether the test part is touched at the end; False for a trial in tuning.
 
     Raises:
         InputError: If the parts do not go together.
@@ -74,6 +92,7 @@ class RunSpec:
     probe_epochs: int = 0
     probe_lr: float = 3e-3
     label: str = ""
+    tested: bool = True
 
     def __post_init__(self) -> None:
         if self.model.freeze and self.train.mix != "none":
@@ -135,23 +154,24 @@ class RunSpec:
         """What it is a repetition of."""
         return Unit(self.train.seed, self.data.resample)
 
-    def as_cell(
-        self, head: str, options: Mapping[str, Any], label: str, unit: Unit, first: str
-    ) -> RunSpec:
+    def as_cell(self, row: Contestant, unit: Unit, first: Contestant) -> RunSpec:
         """Return the run of a row of a comparison in a unit.
 
         The head options of this run are those of the row `first`, which the controls follow.
         """
-        base = replace(self.model, head=first)
-        model = base if head == first else base.control(head)
-        if options:
-            model = replace(model, head_options={**model.head_options, **options})
+        shared = self.model.head_options
+        leader = replace(self.model, head=first.head, head_options={**shared, **first.options})
+        if row.head == first.head:  # the first row itself, or a variant of it
+            model = replace(leader, head_options={**shared, **row.options})
+        else:
+            model = leader.control(row.head)
+            model = replace(model, head_options={**model.head_options, **row.options})
         return replace(
             self,
             data=replace(self.data, resample=unit.resample),
             model=model,
-            train=replace(self.train, seed=unit.seed),
-            label="" if label == head else label,
+            train=replace(self.train, seed=unit.seed, **row.train),
+            label="" if row.label == row.head else row.label,
         )
 
     def question(self) -> dict[str, Any]:

@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from spinalnet._checks import InputError, read_fields
-from spinalnet.comparison.spec import Unit, run_name
+from spinalnet.comparison.spec import Contestant, Unit, run_name
 from spinalnet.data import Resample, Table
+
+CONTROLS = ("matched", "unchained", "unchained-matched")
+"""The heads that are made after the spinal net they are compared with."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class TableSpec:
             part. It stays a feature only as far as `load_table` makes one of it.
         head: A head of tables: spinal, unchained, unchained-matched, matched, mlp, linear, trees.
         head_options: What the estimator is given beside its defaults.
+        follows: Options of the spinal net whose size the controls take (matched, unchained, ...).
+        metric: Row of `METRICS` by which `tune` chooses; None for the task's own.
         tune: Number of trials in which the head's settings are chosen, inside the training rows;
             0 for its defaults.
         resample: Which rows are the test part.
@@ -42,6 +47,8 @@ class TableSpec:
     time: str | None = None
     head: str = "spinal"
     head_options: Mapping[str, Any] = field(default_factory=dict)
+    follows: Mapping[str, Any] = field(default_factory=dict)
+    metric: str | None = None
     tune: int = 0
     resample: Resample = field(default_factory=lambda: Resample("split", 0))
     seed: int = 0
@@ -62,18 +69,18 @@ class TableSpec:
         """What it is a repetition of."""
         return Unit(self.seed, self.resample)
 
-    def as_cell(
-        self, head: str, options: Mapping[str, Any], label: str, unit: Unit, first: str
-    ) -> TableSpec:
+    def as_cell(self, row: Contestant, unit: Unit, first: Contestant) -> TableSpec:
         """Return the run of a row of a comparison in a unit; see `RunSpec.as_cell`."""
-        shared = self.head_options if head == first else {}
+        shared = self.head_options if row.head == first.head else {}
+        leader = {**self.head_options, **first.options} if first.head == "spinal" else {}
         return replace(
             self,
-            head=head,
-            head_options={**shared, **options},
+            head=row.head,
+            head_options={**shared, **row.options},
+            follows=leader if row.head in CONTROLS else {},
             resample=unit.resample or self.resample,
             seed=unit.seed,
-            label="" if label == head else label,
+            label="" if row.label == row.head else row.label,
         )
 
     def question(self) -> dict[str, Any]:

@@ -386,6 +386,17 @@ def mlp_options(paper: Mapping[str, Any], spinal: Mapping[str, Any]) -> dict[str
     return widths | {key: value for key, value in spinal.items() if key in _FLAVOUR}
 
 
+def starting_width(spec: ModelSpec, num_classes: int) -> int | tuple[int, ...] | None:
+    """Return `hidden_features` of a head before anything is tuned; None if it has no such thing."""
+    row = model_row(spec.name, num_classes)
+    kind = row.spinal if spec.head == "spinal" else spec.head
+    accepted = head_arguments(kind)
+    if "hidden_features" not in accepted:
+        return None
+    options = {**_first_options(row, spec.head, accepted), **spec.head_options}
+    return options.get("hidden_features", accepted["hidden_features"].default)
+
+
 def _choose_head(
     row: ModelRow,
     head: str,

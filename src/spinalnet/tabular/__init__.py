@@ -10,8 +10,14 @@ if TYPE_CHECKING:
         DenseRegressor,
         SpinalClassifier,
         SpinalRegressor,
+        UnchainedClassifier,
+        UnchainedRegressor,
     )
 
 __getattr__, __dir__, __all__ = attach(
-    __name__, {"estimators": "DenseClassifier DenseRegressor SpinalClassifier SpinalRegressor"}
+    __name__,
+    {
+        "estimators": "DenseClassifier DenseRegressor SpinalClassifier SpinalRegressor "
+        "UnchainedClassifier UnchainedRegressor"
+    },
 )  # pyright: ignore[reportUnsupportedDunderAll]

@@ -41,7 +41,13 @@ from torch import Tensor
 from spinalnet.data.columns import is_frame
 from spinalnet.tabular.encoder import Encoder
 from spinalnet.tabular.learner import Rows, RowsLearner
-from spinalnet.tabular.options import DenseOptions, NetOptions, SpinalOptions, TrainingOptions
+from spinalnet.tabular.options import (
+    DenseOptions,
+    NetOptions,
+    SpinalOptions,
+    TrainingOptions,
+    UnchainedOptions,
+)
 from spinalnet.training.loop import Loop
 from spinalnet.training.placement import resolve_device
 
@@ -470,4 +476,22 @@ class DenseRegressor(DenseOptions, _Regressor):
 
     Arguments and attributes are those of `SpinalRegressor`, except that `hidden_features` is the
     width of the hidden layer, or a sequence with the widths of several.
+    """
+
+
+@dataclass(eq=False, repr=False)
+class UnchainedClassifier(UnchainedOptions, _Classifier):
+    """A spinal net without its chain, in all else like `SpinalClassifier`: what the chain does.
+
+    Arguments and attributes are those of `SpinalClassifier`, without `share_weights`; with `match`,
+    the options of a spinal net, it is of the width that has as many parameters.
+    """
+
+
+@dataclass(eq=False, repr=False)
+class UnchainedRegressor(UnchainedOptions, _Regressor):
+    """A spinal net without its chain, in all else like `SpinalRegressor`: what the chain does.
+
+    Arguments and attributes are those of `SpinalRegressor`, without `share_weights`; with `match`,
+    the options of a spinal net, it is of the width that has as many parameters.
     """
