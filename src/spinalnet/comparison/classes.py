@@ -26,7 +26,13 @@ from spinalnet.comparison.outputs import (
     pooled,
     quality,
 )
-from spinalnet.comparison.statistics import Difference, deviation, finite, mean, paired_difference
+from spinalnet.comparison.statistics import (
+    PairedDifference,
+    deviation,
+    finite,
+    mean,
+    paired_difference,
+)
 from spinalnet.training import RunRecord
 
 if TYPE_CHECKING:
@@ -110,7 +116,7 @@ class HeadQuality:
     means: Mapping[str, float]
     stds: Mapping[str, float]
     bins: tuple[Bin, ...]
-    differences: Mapping[str, Difference]
+    differences: Mapping[str, PairedDifference]
     mistakes: tuple[Mistake, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -144,8 +150,8 @@ _MOST_MISTAKES = 16
 def judge(comparison: FinishedRuns, summary: Summary) -> list[HeadQuality]:
     """Judge every head of a classification; a regression gives no rows."""
     judged: list[HeadQuality] = []
-    first: dict[str, dict[int, float]] = {}
-    for head in [head.head for head in summary.heads]:
+    first: dict[str, dict[str, float]] = {}
+    for head in [head.head for head in summary.heads if head.n]:
         records = {
             seed: record
             for seed, record in comparison.runs[head].items()
@@ -184,10 +190,10 @@ def judge(comparison: FinishedRuns, summary: Summary) -> list[HeadQuality]:
 
 
 def _values(
-    records: Mapping[int, RunRecord], scored: Mapping[int, Quality]
-) -> dict[str, dict[int, float]]:
+    records: Mapping[str, RunRecord], scored: Mapping[str, Quality]
+) -> dict[str, dict[str, float]]:
     """Return the numbers of every run, by name and seed."""
-    values: dict[str, dict[int, float | None]] = {}
+    values: dict[str, dict[str, float | None]] = {}
     for name, kept in (("accuracy",) * 2, ("top5_accuracy",) * 2, ("nll", "loss")):
         values[name] = {
             seed: result_of(record)["test"].get(kept) for seed, record in records.items()
@@ -202,7 +208,7 @@ def _values(
 
 
 def _known(
-    number: Callable[[Sequence[float]], float | None], values: Mapping[str, Mapping[int, float]]
+    number: Callable[[Sequence[float]], float | None], values: Mapping[str, Mapping[str, float]]
 ) -> dict[str, float]:
     """Take a number of the runs' values, where there is one."""
     found = {name: number([*by_seed.values()]) for name, by_seed in values.items()}

@@ -23,15 +23,13 @@ from typing import Any, Literal
 from spinalnet import _dist, files
 from spinalnet._checks import InputError, TrainingError, check_positive
 from spinalnet.comparison.building import load_splits
+from spinalnet.comparison.finished import FAILED_FILE
 from spinalnet.comparison.running import run_one
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.table_spec import TableSpec
 from spinalnet.comparison.tables import run_table
 from spinalnet.data import Splits
 from spinalnet.training import Progress, runs
-
-FAILED_FILE = "failed.json"
-"""In the folder of a run that failed: why; gone when it is tried again."""
 
 Spec = RunSpec | TableSpec
 Load = Callable[[RunSpec], Splits]

@@ -1,30 +1,43 @@
-"""The runs of a comparison as their folder holds them: which are finished, which are missing."""
+"""The runs of a comparison as their folder holds them: finished, failed, and missing ones."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from spinalnet import files
-from spinalnet._checks import InputError, check_values
-from spinalnet.comparison.schema import read_mapping
+from spinalnet._checks import InputError, check_values, read_fields
+from spinalnet.comparison.schema import read_mapping, with_present_heads
+from spinalnet.comparison.spec import Unit
 from spinalnet.comparison.wording import listing
 from spinalnet.training import RunRecord, load_runs
+
+FAILED_FILE = "failed.json"
+"""In the folder of a run that failed: why; gone when it is tried again."""
+
+LOOKS_FILE = "looks.json"
+"""How often a comparison was looked at, and after how many units: see `note_look`."""
 
 # What is read of the files of a comparison and of its runs.
 _QUESTION = {
     "heads": str | tuple[str, ...] | None,
     "seeds": int | tuple[int, ...] | None,
+    "units": tuple[str, ...] | None,
     "epochs": int | None,
     "command": str | None,
+    "metric": str | None,
+    "margin": float | None,
 }
-_TIMES = {"inference": float | None, "training": float | None}
 _RESULT = {
-    **dict.fromkeys(("seed", "params", "head_params", "head_macs", "macs"), int),
+    **dict.fromkeys(("params", "head_params", "head_macs", "macs"), int | None),
+    "seed": int,
     "head": str,
+    "label": str | None,
+    "unit": Mapping | None,
     "test": Mapping,
+    "baseline": Mapping | None,
     "train_seconds": float | None,
     "epochs_run": int | None,
     "notes": tuple[str, ...] | None,
@@ -39,19 +52,36 @@ _TEST = {
 
 @dataclass(frozen=True)
 class FinishedRuns:
-    """A comparison folder as read: finished runs by head and seed, and what is missing."""
+    """A comparison folder as read: finished runs by row and unit, and what is missing.
+
+    Attributes:
+        question: What was asked (`comparison.yaml`); empty for a folder of single runs.
+        timing: What heads cost (`timing.json`).
+        runs: Rows in order, the first of which is the one compared, to runs by name of unit.
+        units: All units that ran or were asked for, by name.
+        failed: Why a run failed, by row and name of unit.
+        unfinished: Names of runs that were begun.
+        absent: Names of runs that were not.
+        command: What made the runs.
+        looks: Numbers of units at which the comparison was looked at before, and whether seeds
+            were added until something was seen.
+    """
 
     question: Mapping[str, Any]
     timing: Mapping[str, Any] | None
-    runs: Mapping[str, Mapping[int, RunRecord]]  # heads in order, first = the one compared
-    unfinished: tuple[str, ...]
-    absent: tuple[str, ...]
-    command: str | None
+    runs: Mapping[str, Mapping[str, RunRecord]]
+    units: Mapping[str, Unit]
+    failed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    unfinished: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    command: str | None = None
+    looks: tuple[int, ...] = ()
+    stopping: bool = False
 
     @property
     def records(self) -> list[RunRecord]:
         """All finished runs."""
-        return [record for by_seed in self.runs.values() for record in by_seed.values()]
+        return [record for by_unit in self.runs.values() for record in by_unit.values()]
 
     @property
     def results(self) -> list[Mapping[str, Any]]:
@@ -59,15 +89,14 @@ class FinishedRuns:
         return [result_of(record) for record in self.records]
 
     @property
-    def metric(self) -> str:
-        """What their verdict is about."""
-        return metric_of(self.results[0])
+    def is_table(self) -> bool:
+        """Whether they are of a table."""
+        return self.results[0].get("model") == "table"
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """All seeds that ran or were asked for."""
-        ran = {seed for by_seed in self.runs.values() for seed in by_seed}
-        return tuple(sorted(ran | set(_seeds_asked(self.question))))
+        return tuple(sorted({unit.seed for unit in self.units.values()}))
 
 
 def result_of(record: RunRecord) -> Mapping[str, Any]:
@@ -76,7 +105,7 @@ def result_of(record: RunRecord) -> Mapping[str, Any]:
 
 
 def metric_of(result: Mapping[str, Any]) -> str:
-    """Return what a result is judged by: "accuracy", or "mse" of a regression."""
+    """Return what a result is first judged by: "accuracy", or "mse" of a regression."""
     return "accuracy" if "accuracy" in result["test"] else "mse"
 
 
@@ -89,26 +118,42 @@ def read_folder(folder: Path) -> FinishedRuns:
     question = read_mapping(folder / "comparison.yaml") or {}
     with files.reading(folder / "comparison.yaml"):
         check_values(question, _QUESTION)
+    question = with_present_heads(
+        {"schema": 3 if "units" in question else 2, **question}, question.get("model")
+    )
     timing = read_mapping(folder / "timing.json")
     with files.reading(folder / "timing.json"):
         check_values(timing or {}, {"heads": Mapping | None})
         for times in ((timing or {}).get("heads") or {}).values():
-            check_values(times or {}, _TIMES)
-    finished, unfinished = _by_head_and_seed(folder)
+            check_values(times or {}, {"inference": float | None, "training": float | None})
+    looks = read_mapping(folder / LOOKS_FILE) or {}
+    with files.reading(folder / LOOKS_FILE):
+        check_values(looks, {"looks": tuple[int, ...] | None, "stopping": bool | None})
+    finished, units, unfinished, failed = _by_row_and_unit(folder)
     asked = question.get("heads") or []
     asked = asked.split(",") if isinstance(asked, str) else list(asked)
     # Without the question the spinal head, the subject of this package, is the first.
-    found = [*asked, *sorted(finished, key=lambda head: (head != "spinal", head))]
-    order = [head for head in dict.fromkeys(found) if head in finished]
+    found = [*asked, *sorted({*finished, *failed}, key=lambda head: (head != "spinal", head))]
+    order = [head for head in dict.fromkeys(found) if head in finished or head in failed]
+    if order and order[0] not in finished:
+        raise InputError(
+            f"no run of {order[0]}, with which the others are compared, is finished in '{folder}'"
+            + (f": {next(iter(failed[order[0]].values()))}" if order[0] in failed else ".")
+        )
+    units |= {name: _unit_named(name) for name in _units_asked(question) if name not in units}
+    units = dict(sorted(units.items(), key=lambda pair: _place(*pair)))
     comparison = FinishedRuns(
         question,
         timing=timing,
-        runs={head: dict(sorted(finished[head].items())) for head in order},
+        runs={head: _in_order(finished.get(head, {}), units) for head in order},
+        units=units,
+        failed=failed,
         unfinished=tuple(unfinished),
-        absent=(),
         # A report that is written again keeps the command that the last one was given.
         command=question.get("command")
         or (read_mapping(folder / "summary.json") or {}).get("command"),
+        looks=tuple(looks.get("looks") or ()),
+        stopping=bool(looks.get("stopping")),
     )
     for key in ("data", "model", "task"):
         values = sorted({str(result.get(key)) for result in comparison.results})
@@ -117,33 +162,134 @@ def read_folder(folder: Path) -> FinishedRuns:
                 f"the runs of a comparison must share their {key}, got {listing(values)} in "
                 f"'{folder}'. Keep one folder per comparison."
             )
-    expected = [(head, seed) for head in asked or order for seed in comparison.seeds]
-    absent = [f"{head}-seed{seed}" for head, seed in expected if seed not in finished.get(head, {})]
+    absent = [
+        f"{head}-{unit}"
+        for head in asked or order
+        for unit in units
+        if unit not in finished.get(head, {}) and unit not in failed.get(head, {})
+    ]
     return replace(comparison, absent=tuple(name for name in absent if name not in unfinished))
 
 
-def _by_head_and_seed(folder: Path) -> tuple[dict[str, dict[int, RunRecord]], list[str]]:
-    """Return the finished runs, and the names of the others."""
-    finished: dict[str, dict[int, RunRecord]] = {}
+def note_look(folder: Path, count: int, *, stopping: bool = False) -> None:
+    """Write down that a comparison was looked at after so many units.
+
+    Adding seeds after a look is peeking; from then on its intervals allow for it.
+
+    Args:
+        folder: Of the comparison.
+        count: Number of units.
+        stopping: Whether seeds are added until something is seen.
+    """
+    held = read_mapping(folder / LOOKS_FILE) or {}
+    looks = sorted({*(held.get("looks") or ()), count})
+    stopping = stopping or bool(held.get("stopping"))
+    if held != (made := {"looks": looks, "stopping": stopping}):
+        files.write_mapping(folder / LOOKS_FILE, made)
+
+
+_Found = tuple[
+    dict[str, dict[str, RunRecord]], dict[str, Unit], list[str], dict[str, dict[str, str]]
+]
+
+
+def _by_row_and_unit(folder: Path) -> _Found:
+    """Return the finished runs, their units, the names of the unfinished, and why others failed."""
+    finished: dict[str, dict[str, RunRecord]] = {}
+    units: dict[str, Unit] = {}
+    failed: dict[str, dict[str, str]] = {}
     unfinished = []
     for record in load_runs(folder):
-        if not record.done or record.result is None:
-            unfinished.append(record.path.name)
+        if "tuning" in record.path.relative_to(folder).parts:
             continue
+        if not record.done or record.result is None:
+            if (reason := _why_failed(record)) is None:
+                unfinished.append(record.path.name)
+            else:
+                label, unit = _row_and_unit(record)
+                failed.setdefault(label, {})[unit.name] = reason
+                units[unit.name] = unit
+            continue
+        record = _present(record)
         _check(record)
-        head, seed = record.result["head"], record.result["seed"]
-        if seed in finished.setdefault(head, {}):
+        result = result_of(record)
+        label, unit = result.get("label") or result["head"], _unit_of(result)
+        if unit.name in finished.setdefault(label, {}):
             raise InputError(
                 f"a comparison holds one run per head and seed, got '{record.path.name}' and "
-                f"'{finished[head][seed].path.name}' for {head}, seed {seed}. Move one away."
+                f"'{finished[label][unit.name].path.name}' for {label}, {unit.name}. Move one away."
             )
-        finished[head][seed] = record
+        finished[label][unit.name] = record
+        units[unit.name] = unit
     if not finished:
+        told = [reason for by_unit in failed.values() for reason in by_unit.values()]
+        if told:
+            raise InputError(f"every run in '{folder}' failed: {told[0]}")
         raise InputError(
             f"a report needs a finished run, found only unfinished ones in '{folder}' "
             f"({listing(unfinished)}). Finish them with the command that started them."
         )
-    return finished, unfinished
+    return finished, units, unfinished, failed
+
+
+def _present(record: RunRecord) -> RunRecord:
+    """Return a run of any version with its head called as now."""
+    result = record.result
+    if not isinstance(result, Mapping) or "label" in result or not isinstance(result, Mapping):
+        return record
+    named = {"schema": 2, **{key: result.get(key) for key in ("head",)}}
+    head = with_present_heads(named, result.get("model")).get("head")
+    return replace(record, result={**result, "head": head})
+
+
+def _why_failed(record: RunRecord) -> str | None:
+    kept = files.read_json(record.path / FAILED_FILE)
+    return str(kept.get("reason")) if isinstance(kept, Mapping) else None
+
+
+def _row_and_unit(record: RunRecord) -> tuple[str, Unit]:
+    """Return the row and the unit of a run that is not finished, from its settings."""
+    from spinalnet.comparison.spec import RunSpec
+    from spinalnet.comparison.table_spec import TableSpec
+
+    kind = TableSpec if "table" in record.config else RunSpec
+    with files.reading(record.path / "config.yaml"):
+        spec = kind.from_dict(record.config)
+    head = spec.model.head if isinstance(spec, RunSpec) else spec.head
+    return spec.label or head, spec.unit
+
+
+def _unit_of(result: Mapping[str, Any]) -> Unit:
+    kept = result.get("unit") or {"seed": result["seed"]}
+    return Unit(**read_fields(Unit, {k: v for k, v in kept.items() if k != "name"}, "unit"))
+
+
+def _unit_named(name: str) -> Unit:
+    """Return a unit that was asked for but never ran: of its kind only the seed counts."""
+    _, _, seed = name.rpartition("seed")
+    return Unit(int(seed) if seed.isdigit() else 0)
+
+
+def _units_asked(question: Mapping[str, Any]) -> list[str]:
+    """Return the names of the units asked for: a list, or seeds, or a number N of seeds from 0."""
+    if units := question.get("units"):
+        return list(units)
+    asked = question.get("seeds") or []
+    seeds = range(asked) if isinstance(asked, int) else asked
+    return [Unit(seed).name for seed in seeds]
+
+
+def _place(name: str, unit: Unit) -> tuple[Any, ...]:
+    """Return what units are ordered by."""
+    drawn = unit.resample
+    where = (0, 0) if drawn is None else (drawn.repeat, drawn.index)
+    return (unit.seed, *where, name) if drawn is None or drawn.kind == "split" else (*where, name)
+
+
+def _in_order(
+    by_unit: Mapping[str, RunRecord], units: Mapping[str, Unit]
+) -> Mapping[str, RunRecord]:
+    return {name: by_unit[name] for name in units if name in by_unit}
 
 
 def _check(record: RunRecord) -> None:
@@ -157,9 +303,3 @@ def _check(record: RunRecord) -> None:
             raise InputError("the confusion must be square.")
     with files.reading(record.path / "environment.json"):
         check_values(record.environment, {})
-
-
-def _seeds_asked(question: Mapping[str, Any]) -> list[int]:
-    """The seeds asked for: a list, or a number N that means 0 to N - 1."""
-    asked = question.get("seeds") or []
-    return list(range(asked)) if isinstance(asked, int) else list(asked)

@@ -1,13 +1,12 @@
 """Numbers over repeated runs: means, spread, t intervals, paired tests, Holm's correction.
 
-Functions of plain values; how a number is printed and what a verdict is called stands in `wording`.
-Runs are compared in pairs (members of a pair share split, order of the data, augmentation and
-initial trunk), by Student's t on their differences, first minus other. Repeats that draw their
-training and test rows from one table overlap, and their mean varies more than that of independent
-ones: `overlap` widens interval and p-value accordingly (the corrected resampled t test of Nadeau
-and Bengio, "Inference for the generalization error", Machine Learning 52, 2003). Of several
-differences in one report, those count as evidence whose Holm-corrected p-value is below `ALPHA`;
-each interval stays that of its comparison alone.
+Functions of plain values; how a number is printed and what a verdict is called stands in `wording`,
+what a comparison concludes in `inference`. Runs are compared in pairs (members of a pair share
+split, order of the data, augmentation and initial trunk), by Student's t on their differences,
+first minus other. Repeats that draw their training and test rows from one table overlap, and their
+mean varies more than that of independent ones: `overlap` widens interval and p-value accordingly
+(the corrected resampled t test of Nadeau and Bengio, "Inference for the generalization error",
+Machine Learning 52, 2003).
 """
 
 from __future__ import annotations
@@ -15,18 +14,17 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import TypeVar
+
+Key = TypeVar("Key", int, str)
 
 ALPHA = 0.05
 """Level of the tests; the intervals hold 1 - ALPHA."""
 
-Outcome = Literal["better", "worse", "none", "untested"]
-
-
 @dataclass(frozen=True)
-class Difference:
-    """The first of several contestants minus another, over the repeats that both finished.
+class PairedDifference:
+    """The first of two contestants minus the other, over the repeats that both finished.
 
     Attributes:
         minus: The one that is subtracted.
@@ -36,9 +34,6 @@ class Difference:
         high: Upper end of the interval.
         n: Number of pairs.
         p_value: Of the paired t test, uncorrected; None if there is no test.
-        p_holm: The same after Holm's correction over all comparisons of the report.
-        outcome: What the evidence says of the first. "untested": no test was possible.
-        verdict: The same in words (`wording.judged`).
     """
 
     minus: str
@@ -48,9 +43,6 @@ class Difference:
     high: float | None
     n: int
     p_value: float | None
-    p_holm: float | None = None
-    outcome: Outcome = "untested"
-    verdict: str = ""
 
 
 def finite(values: Iterable[float | None]) -> list[float]:
@@ -99,11 +91,11 @@ def is_constant(gaps: Sequence[float], values: Sequence[float]) -> bool:
 def paired_difference(
     of: str,
     minus: str,
-    first: Mapping[int, float | None],
-    other: Mapping[int, float | None],
+    first: Mapping[Key, float | None],
+    other: Mapping[Key, float | None],
     *,
     overlap: float = 0.0,
-) -> Difference:
+) -> PairedDifference:
     """Compare two contestants by the repeats (seeds, splits) that gave both a finite value.
 
     Without spread, or with fewer than two pairs, there is neither interval nor test.
@@ -120,10 +112,10 @@ def paired_difference(
     gaps = [a - b for a, b in paired]
     center, std, n = mean(gaps), deviation(gaps), len(gaps)
     if center is None or std is None or is_constant(gaps, [v for pair in paired for v in pair]):
-        return Difference(minus, of, center, None, None, n, None)
+        return PairedDifference(minus, of, center, None, None, n, None)
     half = half_width(std, n, overlap=overlap)
     p = two_sided_p(center, std, n, overlap=overlap)
-    return Difference(minus, of, center, center - half, center + half, n, p)
+    return PairedDifference(minus, of, center, center - half, center + half, n, p)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -135,15 +127,3 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         running = max(running, min(1.0, (len(tested) - rank) * p))
         corrected[i] = running
     return corrected
-
-
-def corrected(differences: Sequence[Difference], *, higher_is_better: bool) -> list[Difference]:
-    """Add Holm-corrected p-values and outcomes to all the differences of one report."""
-    found: list[Difference] = []
-    for d, p in zip(differences, holm([d.p_value for d in differences]), strict=True):
-        outcome: Outcome = "untested"
-        if d.mean is not None and p is not None:
-            wins = (d.mean > 0) == higher_is_better
-            outcome = "none" if p >= ALPHA else "better" if wins else "worse"
-        found.append(replace(d, p_holm=p, outcome=outcome))
-    return found
