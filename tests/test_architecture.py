@@ -52,6 +52,7 @@ FROM_FILES_ALONE = (
     "comparison.outputs",
     "comparison.calibration",
     "comparison.metrics",
+    "comparison.baseline",
     "comparison.report.drawing",
     "comparison.report.figures",
     "comparison.report.class_figures",
