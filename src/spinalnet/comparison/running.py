@@ -21,15 +21,11 @@ from torch import nn
 
 from spinalnet import _dist, files
 from spinalnet._checks import InputError
+from spinalnet.comparison.baseline import Baseline
 from spinalnet.comparison.building import build_model, load_splits, one_after_another
-from spinalnet.comparison.metrics import describe_targets, measured
-from spinalnet.comparison.outputs import (
-    OUTPUTS_FILE,
-    AnyOutputs,
-    Outputs,
-    RegressionOutputs,
-    quality,
-)
+from spinalnet.comparison.calibration import quality
+from spinalnet.comparison.metrics import measured
+from spinalnet.comparison.outputs import OUTPUTS_FILE, AnyOutputs, Outputs, RegressionOutputs
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.trained import Description
 from spinalnet.data import batches
@@ -145,7 +141,7 @@ def _result(
         "seed": spec.train.seed,
         "unit": asdict(spec.unit) | {"name": spec.unit.name},
         "task": info.task,
-        "baseline": describe_targets(splits.train.targets, info.num_classes),
+        "baseline": Baseline.of(splits.train.targets, info.num_classes).to_dict(),
         "class_names": list(info.class_names),
         "params": params.total,
         "trunk_params": params.trunk,

@@ -22,6 +22,7 @@ Key = TypeVar("Key", int, str)
 ALPHA = 0.05
 """Level of the tests; the intervals hold 1 - ALPHA."""
 
+
 @dataclass(frozen=True)
 class PairedDifference:
     """The first of two contestants minus the other, over the repeats that both finished.

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from spinalnet import files
 from spinalnet._checks import InputError, unknown_name
 from spinalnet.comparison import spaces
-from spinalnet.comparison.metrics import METRICS, default_metric, describe_targets, measured
+from spinalnet.comparison.baseline import Baseline
+from spinalnet.comparison.metrics import default_metric, find_metric, measured
 from spinalnet.comparison.outputs import OUTPUTS_FILE, AnyOutputs, Outputs, RegressionOutputs
 from spinalnet.comparison.table_spec import TableSpec
 from spinalnet.data import Table, draw_parts, load_table
@@ -338,7 +339,8 @@ def _tune(
     spec: TableSpec, parts: Parts, on_progress: Callable[[Progress], None] | None
 ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     """Try settings by three folds of the training rows; return all trials, and the best."""
-    metric = METRICS[spec.metric or default_metric(parts.table.task, is_table=True)]
+    task = parts.table.task
+    metric = find_metric(spec.metric, task) if spec.metric else default_metric(task, table=True)
     folds = _inner_folds(parts)
     trials: list[dict[str, Any]] = []
     for k, settings in enumerate(spaces.sample(spaces.space_of(spec.head), spec.tune, spec.seed)):
@@ -346,16 +348,17 @@ def _tune(
         for train, val in folds:
             estimator = make_estimator(spec, parts.table.task, _known(spec, settings))
             said = predicted(fit(estimator, parts, train), parts, val)
-            scores.append(metric.value(said))
-        mean = sum(scores) / len(scores)
-        trials.append({"settings": settings, "value": mean if mean == mean else None})
+            scores.append(metric.value(said) if metric.available(said) is None else None)
+        finite = [score for score in scores if score is not None]
+        value = sum(finite) / len(finite) if len(finite) == len(scores) else None
+        trials.append({"settings": settings, "value": value})
         if on_progress is not None:
             on_progress(Progress("train", k + 1, spec.tune, k + 1, spec.tune))
-    finite = [trial for trial in trials if trial["value"] is not None]
-    if not finite:
+    done = [trial for trial in trials if trial["value"] is not None]
+    if not done:
         return trials, None
     sign = 1 if metric.higher_is_better else -1
-    best = max(finite, key=lambda trial: sign * trial["value"])
+    best = max(done, key=lambda trial: sign * trial["value"])
     return trials, _known(spec, best["settings"])
 
 
@@ -405,7 +408,7 @@ def _result(
         "seed": spec.seed,
         "unit": unit,
         "task": parts.table.task,
-        "baseline": describe_targets(targets, len(parts.classes) or None),
+        "baseline": Baseline.of(targets, len(parts.classes)).to_dict(),
         "class_names": [str(name) for name in parts.classes],
         "params": params,
         "head_params": params,

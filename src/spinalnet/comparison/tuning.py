@@ -1,4 +1,4 @@
-"""Equal tuning: the same number of trials for every head, on validation data, with a seed of its own.
+"""Equal tuning: as many trials for every head, on validation data, with a seed of its own.
 
 A trial is a run whose test part is not touched (`RunSpec.tested`), in a folder like any other, so
 that it goes on where it was stopped and any engine can run it. What is found is then trained again
@@ -188,8 +188,8 @@ def _value(folder: Path, metric: str | None) -> float | None:
     if not runs.is_done(folder):
         return None
     val = (read_mapping(folder / "result.json") or {}).get("val") or {}
-    name = (metric or ("accuracy" if "accuracy" in val else "mse")).replace("-", "_")
-    value = val.get(name)
+    name = metric or ("accuracy" if "accuracy" in val else "mse")
+    value = val.get(find_metric(name).key)
     return float(value) if value is not None and math.isfinite(value) else None
 
 
@@ -207,7 +207,7 @@ def _judged(question: ComparisonSpec, label: str, trials: Sequence[Trial]) -> Tu
     best = max(values) if metric.higher_is_better else min(values)
     chosen = next(trial.settings for trial in trials if trial.value == best)
     curve = spaces.best_of(values, higher_is_better=metric.higher_is_better)
-    margin = question.margin or metric.default_margin(None)
+    margin = question.margin or (best * metric.margin if metric.relative else metric.margin)
     return Tuned(
         label,
         told,
