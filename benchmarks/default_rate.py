@@ -5,7 +5,7 @@ given, with seeds that no reported table uses; what counts is the validation acc
 epoch. The test parts are not touched. The default is the rate with the highest mean over heads,
 seeds and data sets.
 
-    python benchmarks/default_rate.py --data digits
+    python benchmarks/default_rate.py --data digits,mnist,fashion-mnist --data-dir data
 
 Runs are appended one by one; the same command goes on where it was stopped.
 """
@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--data", default="digits", help="data sets, comma separated")
+    parser.add_argument("--data", default="digits,mnist,fashion-mnist", help="data sets, comma separated")
     parser.add_argument("--data-dir", help="where their files are")
     parser.add_argument(
         "--out", type=Path, default=RESULT, help="result file, continued if it is there"

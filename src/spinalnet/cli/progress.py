@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
 from spinalnet.cli.root import as_options, err_console, out_console
 
 if TYPE_CHECKING:
+    from spinalnet.comparison import ComparisonSpec
+    from spinalnet.comparison.comparing import How
+    from spinalnet.comparison.engine import Event
     from spinalnet.comparison.spec import OnProgress, RunSpec
     from spinalnet.training import loop, runs
 
@@ -66,41 +69,127 @@ def print_note(text: str) -> None:
 
 def print_run(record: runs.RunRecord) -> None:
     """Print one line on a finished run."""
-    from spinalnet.comparison.finished import metric_of, result_of
+    from spinalnet.comparison.finished import result_of
     from spinalnet.comparison.wording import NONE
 
     result = result_of(record)
-    metric = metric_of(result)
-    val, test = (
-        NONE if (value := result[part][metric]) is None else f"{value:.4f}"
-        for part in ("val", "test")
-    )
+    parts = []
+    for part in ("val", "test"):
+        held = result.get(part) or {}
+        metric = "accuracy" if "accuracy" in held else "mse"
+        if metric in held:
+            value = NONE if held[metric] is None else f"{held[metric]:.4f}"
+            epoch = f" (epoch {result['best_epoch']})" if part == "val" else ""
+            parts.append(f"{part} {metric} {value}{epoch}")
     err_console.print(
-        f"{record.path.name}: val {metric} {val} (epoch {result['best_epoch']}), "
-        f"test {metric} {test}, {result['train_seconds']:.1f} s",
-        highlight=False,
+        f"{record.path.name}: {', '.join(parts)}, {result['train_seconds']:.1f} s", highlight=False
     )
 
 
-def print_report(folder: Path, command: str | None = None) -> None:
-    """Write the report of a folder and print its gist."""
+@contextmanager
+def show_cells() -> Iterator[Callable[[Event], None]]:
+    """Show a bar over the runs of a comparison and a line for every worker, on standard error.
+
+    Without a terminal a line is printed for every run that is done.
+    """
+    from rich import progress
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(bar_width=24),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[detail]}"),
+    )
+    with progress.Progress(
+        *columns, console=err_console, transient=True, refresh_per_second=5
+    ) as bars:
+        over_runs = bars.add_task("runs", total=0, detail="")
+        lines: dict[int, Any] = {}
+        seen: set[Path] = set()
+
+        def count(event: Event) -> None:
+            if event.total is not None:
+                bars.update(over_runs, total=event.total)
+            if event.cell.folder not in seen and event.kind in ("done", "failed"):
+                seen.add(event.cell.folder)
+                bars.update(over_runs, completed=len(seen))
+
+        def on_event(event: Event) -> None:
+            count(event)
+            name = event.cell.spec.name
+            if event.kind == "started":
+                if event.worker not in lines:
+                    lines[event.worker] = bars.add_task(name, total=None, detail="")
+                bars.reset(lines[event.worker], description=name, detail="", total=None)
+            elif event.kind == "progress" and event.progress is not None:
+                step = event.progress
+                if step.phase == "note":
+                    bars.console.print(f"[yellow]note[/] {escape(step.note)}")
+                    return
+                line = lines.get(event.worker)
+                if line is None:
+                    return
+                done = step.epoch - 1 + (step.step / step.steps if step.steps else 0)
+                if step.phase == "epoch":
+                    done = step.epoch
+                bars.update(line, completed=round(done, 1), total=step.epochs)
+                if step.row is not None:
+                    shown = "val_accuracy" if "val_accuracy" in step.row else "val_loss"
+                    value = f"{shown.replace('_', ' ')} {step.row[shown]:.4f}"
+                    bars.update(line, detail=value)
+            elif event.kind == "failed" and event.failure is not None:
+                err_console.print(
+                    f"[red]failed[/] {escape(name)}: {escape(event.failure.reason)}",
+                    highlight=False,
+                )
+            elif event.kind == "done" and event.record is not None:
+                print_run(event.record)
+
+        yield on_event
+
+
+def print_answer(folder: Path) -> bool:
+    """Print the gist of the report of a folder; return whether a run has failed."""
     from spinalnet import _dist
-    from spinalnet.comparison import load_summary, write_report
+    from spinalnet.comparison import load_summary
     from spinalnet.comparison.findings import head_rows
     from spinalnet.comparison.wording import as_rich
 
     if not _dist.is_main():
-        return
-    page = write_report(folder, command=command)
+        return False
     summary = load_summary(folder / "summary.json")
-    title = f"{summary.data}, {summary.model}, selected on {summary.selected_on}"
-    out_console.print(as_rich(*head_rows(summary), title))
-    for head in summary.heads[1:]:
-        if head.difference is not None:
-            out_console.print(
-                f"{summary.heads[0].head} against {head.head}: [bold]{head.difference.verdict}[/]",
-                highlight=False,
-            )
+    what = "table" if summary.is_table else f"{summary.model}, selected on {summary.selected_on}"
+    out_console.print(as_rich(*head_rows(summary), f"{summary.data}, {what}"))
+    out_console.print(f"[bold]{escape(summary.headline)}[/]", highlight=False)
+    if summary.code != "nothing-learned":
+        for head in summary.heads[1:]:
+            if head.difference is not None:
+                out_console.print(f"- {escape(head.difference.verdict)}", highlight=False)
     for line in summary.notes:
         out_console.print(f"[yellow]note[/] {escape(line)}", highlight=False)
-    out_console.print(f"Report: {page}", highlight=False, soft_wrap=True)
+    out_console.print(f"Report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    return any(head.failed for head in summary.heads)
+
+
+def print_plan(question: ComparisonSpec, folder: Path, how: How) -> None:
+    """Print what a comparison would run, how long and how large."""
+    from spinalnet.comparison.planning import plan
+    from spinalnet.comparison.wording import as_rich
+
+    found = plan(question, folder, how)
+    out_console.print(as_rich(*found.rows(), "Nothing was written."))
+    for line in found.sentences():
+        out_console.print(line, highlight=False)
+
+
+def print_script(
+    question: ComparisonSpec, folder: Path, arguments: list[str], threads: int
+) -> None:
+    """Write a Slurm array script for the runs of a comparison, and print it."""
+    from spinalnet.comparison.planning import slurm_script
+
+    path = slurm_script(question, folder, arguments, threads)
+    out_console.print(path.read_text(encoding="utf-8"), highlight=False, markup=False)
+    err_console.print(f"Script: {path}", highlight=False, soft_wrap=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from spinalnet import _dist, files
-from spinalnet._checks import InputError, check_positive
+from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.comparison import engine, tables
 from spinalnet.comparison.building import build_model, load_splits, one_after_another
 from spinalnet.comparison.cost import time_heads
@@ -274,6 +274,21 @@ def run_question(
         files.write_mapping(out / "timing.json", time_heads(question, splits))
     _dist.barrier()
     return out
+
+
+def run_only(
+    question: ComparisonSpec, out: Path, name: str, how: How, *, on_event: OnEvent | None = None
+) -> engine.Failure | None:
+    """Run one cell of a comparison, by its name, and no report; return why it failed.
+
+    Raises:
+        InputError: If there is none of this name.
+    """
+    cells = {spec.name: Cell(spec, out / "runs" / spec.name) for spec in question.cells()}
+    if name not in cells:
+        raise unknown_name("run of this comparison", name, cells)
+    (failure,) = _run([cells[name]], question, replace(how, jobs=1), None, on_event)
+    return failure
 
 
 def _run(

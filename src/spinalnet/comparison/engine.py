@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +29,7 @@ from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.table_spec import TableSpec
 from spinalnet.comparison.tables import run_table
 from spinalnet.data import Splits
-from spinalnet.training import Progress, runs
+from spinalnet.training import Progress, RunRecord, runs
 
 Spec = RunSpec | TableSpec
 Load = Callable[[RunSpec], Splits]
@@ -55,13 +55,25 @@ class Failure:
 
 @dataclass(frozen=True)
 class Event:
-    """What happens to a cell: `progress` while it trains, `failure` if it fails."""
+    """What happens to a cell.
+
+    Attributes:
+        cell: Which.
+        kind: "waiting" for each before the first begins.
+        worker: Number of the process, from 0.
+        progress: While it trains.
+        failure: If it has failed.
+        record: If it is done.
+        total: Number of cells of the grid, with "waiting".
+    """
 
     cell: Cell
-    kind: Literal["started", "progress", "done", "failed"]
+    kind: Literal["waiting", "started", "progress", "done", "failed"]
     worker: int = 0
     progress: Progress | None = None
     failure: Failure | None = None
+    record: RunRecord | None = None
+    total: int | None = None
 
 
 OnEvent = Callable[[Event], None]
@@ -92,7 +104,16 @@ def run_cells(
         KeyboardInterrupt: Workers are stopped; what was finished stays.
     """
     check_positive("jobs", jobs)
-    tell = on_event or (lambda event: None)
+
+    def tell(event: Event) -> None:
+        if on_event is None:
+            return
+        if event.kind == "done":
+            event = replace(event, record=runs.load_runs(event.cell.folder)[0])
+        on_event(event)
+
+    for cell in cells[:1]:
+        tell(Event(cell, "waiting", total=len(cells)))
     found: dict[Path, Failure | None] = {}
     waiting = []
     for cell in cells:
@@ -223,7 +244,13 @@ def run_cell(
 
 def write_failure(cell: Cell, failure: Failure) -> None:
     """Leave word of a failure in the folder of its run."""
-    files.write_mapping(cell.folder / FAILED_FILE, asdict(failure))
+    spec = cell.spec
+    head = spec.model.head if isinstance(spec, RunSpec) else spec.head
+    unit = asdict(spec.unit) | {"name": spec.unit.name}
+    about = {"label": spec.label or head, "unit": unit}
+    if not runs.is_run(cell.folder):  # it failed before its settings were written
+        runs.RunFolder.start(cell.folder, spec.to_dict())
+    files.write_mapping(cell.folder / FAILED_FILE, asdict(failure) | about)
 
 
 def read_failure(folder: Path) -> Failure | None:

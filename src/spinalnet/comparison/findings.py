@@ -1,4 +1,4 @@
-"""What a comparison of heads says, in sentences, notes and rows."""
+"""What a comparison says, in sentences, notes and rows."""
 
 from __future__ import annotations
 
@@ -6,94 +6,131 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from spinalnet.comparison.statistics import ALPHA, Difference
-from spinalnet.comparison.wording import Units, interval, listing, three_digits
+from spinalnet.comparison.statistics import ALPHA
+from spinalnet.comparison.wording import VERDICTS, Units, interval, listing, three_digits
 
 if TYPE_CHECKING:
     from spinalnet.comparison.finished import FinishedRuns
-    from spinalnet.comparison.summary import HeadSummary, Summary
+    from spinalnet.comparison.summary import Difference, HeadSummary, Summary
 
 
-def findings(data: str, model: str, heads: Sequence[HeadSummary], units: Units) -> list[str]:
-    """Say what the first head reaches, then weigh its gain and cost against each other head."""
-    first, *others = heads
-    spread = "one seed"
-    if first.std is not None:
-        spread = f"standard deviation {units.differences(first.std)[0]}, n={first.n}"
-    score = (
-        f"{units.value(first.mean)} test accuracy"
-        if units.metric == "accuracy"
-        else f"a test {units.metric} of {units.value(first.mean)}"
-    )
-    return [
-        f"On {data} with {model}, the {first.head} head reaches {score} ({spread}).",
-        *(_against(first, h, h.difference, units) for h in others if h.difference),
-    ]
+def headline(summary: Summary) -> str:
+    """Return the answer in one sentence: which of the five it is, against whom, on how much."""
+    units, first = summary.wording, summary.heads[0]
+    known = [head.difference for head in summary.heads[1:] if head.difference]
+    on = _on_what(summary)
+    if not known:
+        return f"{first.head} reaches {_score(first, units)} ({on})."
+    if all(d.code == "nothing-learned" for d in known):
+        level = "" if summary.baseline is None else f" of {units.value(summary.baseline)}"
+        return (
+            f"Nothing learned: no {units.kind} is shown to beat the baseline {units.title}{level}, "
+            f"so the {units.kind}s are not compared ({on})."
+        )
+    parts = []
+    for code, text in (
+        ("better", "better than {}"),
+        ("worse", "worse than {}"),
+        ("equal", "equal to {} within " + units.amount(summary.margin or 0.0)),
+    ):
+        if names := [d.minus for d in known if d.code == code]:
+            parts.append(text.format(listing(names)))
+    open_ = [d.minus for d in known if d.code not in ("better", "worse", "equal")]
+    if not parts:
+        return (
+            f"Undecided: {first.head} is shown neither better, worse nor equal to "
+            f"{listing(open_, 'or')} ({on})."
+        )
+    found = f"{first.head} is {listing(parts)}"
+    if open_:
+        found += f"; undecided against {listing(open_)}"
+    return f"{found} ({on})."
+
+
+def _on_what(summary: Summary) -> str:
+    count, kind = len(summary.units), summary.unit_kind
+    where = f"{count} {kind}{'s' if count != 1 else ''}"
+    if summary.test_size:
+        where += f", {summary.test_size:,} test examples{'' if kind == 'seed' else ' each'}"
+    return where
+
+
+def _score(head: HeadSummary, units: Units) -> str:
+    spread = "" if head.std is None else f" ± {units.differences(head.std)[0]}"
+    value = units.value(head.mean, unit=False)
+    return f"a test {units.title} of {value}{spread}{' %' if units.in_points else ''}"
+
+
+def paragraphs(summary: Summary) -> list[str]:
+    """Return what follows the headline: the cheapest of equals, and each comparison with its cost.
+
+    Where nothing was learned, nothing follows.
+    """
+    if summary.code == "nothing-learned":
+        return []
+    first, *others = summary.heads
+    units = summary.wording
+    found = []
+    if summary.cheapest is not None:
+        found.append(
+            f"Of those shown equal the cheapest is {summary.cheapest} (fewest multiplications, "
+            "then parameters, then time)."
+        )
+    if others:
+        found.append(f"{first.head} reaches {_score(first, units)}.")
+    found += [_against(first, head, head.difference, units) for head in others if head.difference]
+    return found
 
 
 def _against(first: HeadSummary, other: HeadSummary, d: Difference, units: Units) -> str:
     sentences = [f"Against {other.head}: {d.verdict}."]
-    if d.outcome == "none" and d.mean is not None and d.low is not None and d.high is not None:
-        mean, low, high = units.differences(d.mean, d.low, d.high)
-        unit = " points" if units.metric == "accuracy" else ""
+    if d.seeds_low is not None and d.seeds_high is not None and d.dominant:
+        low, high = units.differences(d.seeds_low, d.seeds_high)
+        part = "the seeds" if d.dominant == "seeds" else "the test examples"
         sentences.append(
-            f"The mean difference is {mean}{unit} (95 % interval {low} to {high}); "
-            f"with these seeds and this spread, one below {units.amount((d.high - d.low) / 2)} "
-            "would not have counted as evidence."
+            f"For other seeds on this very test set the interval is {low} to {high}; most of the "
+            f"uncertainty is that of {part}."
         )
-    one_example = 1 / units.test_size if units.metric == "accuracy" and units.test_size else 0.0
-    if d.outcome in ("better", "worse") and abs(d.mean or 0.0) < one_example:
-        sentences.append("That is less than one test example.")
+    if d.resolution is not None and d.code != "equal":
+        sentences.append(f"This test set resolves {units.amount(d.resolution)} at best.")
+    sentences.append(_cost(first, other))
+    return " ".join(filter(None, sentences))
+
+
+def _cost(first: HeadSummary, other: HeadSummary) -> str:
+    """Tell what the first head costs of the other; times only where they certainly differ."""
     ratios = {
         "parameters": _over(first.head_params, other.head_params),
-        "MACs": _over(first.head_macs, other.head_macs),
-        "inference time": _over(first.inference_us, other.inference_us),
-        "training-step time": _over(first.training_us, other.training_us),
+        "multiplications": _over(first.head_macs, other.head_macs),
+        "inference time": _certain(other, "inference_ratio"),
+        "training-step time": _certain(other, "training_ratio"),
     }
-    known = {name: ratio for name, ratio in ratios.items() if ratio is not None}
-    if known:
-        costs = listing([f"{ratio:.2f} times the {name}" for name, ratio in known.items()])
-        sentences.append(f"The {first.head} head takes {costs} of the {other.head} head.")
-        if whole := _over(first.train_seconds_mean, other.train_seconds_mean):
-            sentences.append(f"Training the whole network takes {whole:.2f} times as long.")
-        sentences.append(_weigh(first.head, d, known, units))
-    return " ".join(sentence for sentence in sentences if sentence)
-
-
-def _weigh(first: str, d: Difference, ratios: Mapping[str, float], units: Units) -> str:
-    """One sentence on gain against cost; ratios within 5 % count as equal."""
-    saved = listing([name for name, ratio in ratios.items() if ratio < 0.95])
-    paid = listing([name for name, ratio in ratios.items() if ratio > 1.05])
-    if d.outcome == "untested":
-        return ""
-    if d.outcome == "none":
-        if saved and paid:
-            return f"The choice is one of cost: {first} saves {saved} and pays in {paid}."
-        if paid:
-            return f"What {first} pays in {paid} buys nothing that these runs can show."
-        if saved:
-            loss = -(d.low or 0.0) if units.higher_is_better else (d.high or 0.0)
-            allowed = f"; the interval still allows one of {units.amount(loss)}" if loss > 0 else ""
-            return f"The saving in {saved} comes without a loss that these runs can show{allowed}."
-        return "At about equal cost these runs give no reason to prefer either."
-    if not saved and not paid:
-        return "The cost is about equal."
-    if d.outcome == "better":
-        with_saving = f"comes with a saving in {saved}" if saved else ""
-        with_price = f"is paid for in {paid}" if paid else ""
-        return f"The gain {' and '.join(filter(None, [with_saving, with_price]))}."
-    if saved:
-        return f"The loss buys a saving in {saved}{f', at a price in {paid}' if paid else ''}."
-    return f"It costs more {paid} as well: nothing in these runs speaks for {first}."
+    known = [f"{ratio:.2f} times the {name}" for name, ratio in ratios.items() if ratio is not None]
+    return f"{first.head} takes {listing(known)} of {other.head}." if known else ""
 
 
 def _over(first: float | None, other: float | None) -> float | None:
     return first / other if first and other else None
 
 
+def _certain(head: HeadSummary, name: str) -> float | None:
+    """Return a ratio of times whose interval excludes 1, first over this row."""
+    found = (head.cost or {}).get(name)
+    if not isinstance(found, Mapping) or found.get("low") is None:
+        return None
+    low, high = float(found["low"]), float(found["high"])
+    return None if low <= 1.0 <= high else float(found["ratio"])
+
+
 def missing_notes(comparison: FinishedRuns, unusable: Sequence[str]) -> list[str]:
-    """Say which runs are not counted."""
+    """Say which runs are not counted, and why."""
     notes = []
+    for head, by_unit in comparison.failed.items():
+        reasons: dict[str, list[str]] = {}
+        for unit, reason in by_unit.items():
+            reasons.setdefault(reason.rstrip("."), []).append(unit)
+        for reason, units in reasons.items():
+            notes.append(f"{head} failed in {listing(units)}: {reason}.")
     for names, what in (
         (comparison.unfinished, "unfinished and left out"),
         (comparison.absent, "missing"),
@@ -105,88 +142,144 @@ def missing_notes(comparison: FinishedRuns, unusable: Sequence[str]) -> list[str
                 f"{len(names)} {'run is' if one else 'runs are'} {what}: {listing(names)}."
             )
     if notes:
-        notes.append("Differences use only the seeds that both heads of a pair finished.")
+        notes.append("Differences use only the units that both heads of a pair finished.")
     return notes
 
 
-def method_notes(
-    heads: Sequence[HeadSummary],
-    units: Units,
-    selected: Sequence[str],
-    sizes: Sequence[int],
-    timing: Mapping[str, Any] | None,
-) -> list[str]:
+def method_notes(summary: Summary, sizes: Sequence[int]) -> list[str]:
     """What a reader must know of the method to judge the numbers."""
+    units, timing = summary.wording, summary.timing
+    known = [head.difference for head in summary.heads[1:] if head.difference]
+    tested = [d for d in known if d.low is not None and d.n > 1]
     notes = []
-    if timing:
-        batch, device = timing.get("batch_size", "?"), timing.get("device", "?")
-        notes.append(
-            f"Head times are microseconds per batch of {batch} on {device} with "
-            f"{timing.get('threads', '?')} thread(s): the head alone, inference and training step."
-        )
-    if "test" in selected:
+    if "test" in summary.selected_on.split():
         notes.append(
             "Selected on test: the reported epoch was chosen by the test result, "
             "so the figures are optimistic."
         )
-    tested = [h.difference for h in heads if h.difference and h.difference.p_value is not None]
     if tested:
+        notes.append(_about_intervals(tested[0], units))
+    if known and summary.margin is not None:
         notes.append(
-            "Intervals are 95 % t intervals of the differences paired by seed, first head minus "
-            "other. All runs share one test set, so they cover the randomness of training "
-            "(the seed) only, not the sampling of the test set."
+            f"Differences up to {units.amount(summary.margin)} count as none (the margin). Equal "
+            "means that the 95 % interval lies inside it; where no difference is seen but the "
+            "interval is wider, the answer is undecided: no evidence of a difference is none of "
+            "equality."
         )
     if len(tested) > 1:
         notes.append(
-            f"{len(tested)} comparisons are made: a difference counts as evidence only if its "
-            f"Holm-corrected p-value is below {ALPHA}; each interval is that of its comparison "
-            "alone."
+            f"{len(tested)} comparisons are made: what counts as better, worse or equal is "
+            f"corrected for that (Holm, at {ALPHA}); each interval is that of its comparison alone."
         )
-    if len(sizes) > 1:
+    if summary.stopping:
+        notes.append(
+            f"Seeds were added after a look at the result (at {listing(summary.looks)}), so the "
+            "intervals are those that hold after any number of looks, and wider."
+        )
+    elif len(summary.looks) > 1 and summary.unit_kind != "seed" and tested:
+        notes.append(
+            f"More {summary.unit_kind}s were added after a look at the result, for which these "
+            "intervals do not allow."
+        )
+    if summary.baseline is not None:
+        notes.append(
+            f"Baseline: what is known of the training part alone, without looking at an example, "
+            f"has a test {units.title} of {units.value(summary.baseline)}."
+        )
+    if len(sizes) > 1 and summary.unit_kind == "seed":
         notes.append(f"The runs were tested on different numbers of examples: {listing(sizes)}.")
-    if units.metric == "accuracy" and units.test_size:
-        mean, size = heads[0].mean, units.test_size
+    if units.metric == "accuracy" and summary.test_size and summary.heads[0].mean is not None:
+        mean, size = summary.heads[0].mean, summary.test_size
         error = math.sqrt(mean * (1 - mean) / size)
         notes.append(
             f"The test set has {size:,} examples: one is worth {100 / size:.2g} points, and the "
             f"binomial standard error of a single accuracy near {units.value(mean)} is "
             f"{100 * error:.2g} points."
         )
-    if all(head.n == 1 for head in heads):
+    if known and all(head.n == 1 for head in summary.heads):
         notes.append(
-            "One seed per head: how much a result changes from seed to seed is unknown, so "
-            "nothing can be concluded; use at least 5 seeds."
+            f"One {summary.unit_kind} per head: how much a result changes from one to the next is "
+            "unknown, so nothing can be concluded; use at least 5."
         )
     fewest = min((d.n for d in tested), default=0)
     if 2 <= fewest < 5:
         notes.append(
             f"With {fewest} pairs an interval is wide and leans on the differences being normally "
-            "distributed; use at least 5 seeds before drawing conclusions."
+            "distributed; use at least 5 before drawing conclusions."
         )
+    if timing:
+        notes.append(_about_times(timing))
     return notes
+
+
+def _about_intervals(d: Difference, units: Units) -> str:
+    pairs = f"of the differences paired by {units.repeat}, first minus other"
+    if d.method == "splits":
+        return (
+            f"Intervals are 95 % intervals {pairs}, by the corrected resampled t test of Nadeau "
+            f"and Bengio, as the {units.repeat}s share examples; it is an approximation."
+        )
+    if d.method == "seeds" or d.examples is None:
+        return (
+            f"Intervals are 95 % t intervals {pairs}. All runs share one test set, so they cover "
+            "the randomness of training (the seed) only, not the sampling of the test set."
+        )
+    return (
+        f"Intervals are 95 % intervals {pairs}, for another run on this training set and another "
+        "test set of this size: seeds and test examples both count as drawn at random."
+    )
+
+
+def _about_times(timing: Mapping[str, Any]) -> str:
+    batch, device = timing.get("batch_size", "?"), timing.get("device", "?")
+    text = (
+        f"Head times are microseconds per batch of {batch} on {device} with "
+        f"{timing.get('threads', '?')} thread(s): the head alone, inference and training step"
+    )
+    processes = timing.get("processes")
+    if processes:
+        text += f", medians over {processes} processes"
+    return text + "."
 
 
 def head_rows(summary: Summary) -> tuple[list[str], list[list[str]]]:
     """Return the result as text: header (lines split at newlines) and one row per head."""
-    units = summary.units
+    units = summary.wording
     timed = any(head.inference_us or head.training_us for head in summary.heads)
     compared = len(summary.heads) > 1
-    score = "accuracy,\n%" if summary.metric == "accuracy" else f"{summary.metric}\n"
-    unit = ",\npoints" if summary.metric == "accuracy" else ""
-    header = ["head", "params", "head\nMACs"]
+    unit = ",\npoints" if units.in_points else ""
+    header = [units.kind, "params\n(head / all)", "head\nMACs"]
     if timed:
         header.append("head time,\nµs (inf. /\ntrain.)")
-    header.append(f"{score} (mean\n± std)")
+    header.append(f"{units.title}{', %' if units.in_points else ''}\n(mean ± std)")
     if compared:
-        header.append(f"{summary.heads[0].head} minus\nthis (95 % interval{unit})")
+        header += [f"{summary.heads[0].head} minus\nthis (95 %\ninterval{unit})", "answer"]
     header += ["n", "train\nseconds"]
     rows = []
     for head in summary.heads:
-        row = [head.head, f"{head.params:,}", f"{head.head_macs:,}"]
+        row = [head.head, _both(head.head_params, head.params), _count(head.head_macs)]
         if timed:
             row.append(f"{three_digits(head.inference_us)} / {three_digits(head.training_us)}")
         row.append(units.mean(head.mean, head.std))
         if compared:
             row.append(interval(head.difference, units.differences))
-        rows.append([*row, str(head.n), three_digits(head.train_seconds_mean)])
+            row.append(VERDICTS[head.difference.code].word if head.difference else "")
+        count = str(head.n) + (f" ({len(head.failed)} failed)" if head.failed else "")
+        rows.append([*row, count, three_digits(head.train_seconds_mean)])
+    if summary.baseline is not None:
+        blank = [""] * (len(header) - 1)
+        place = 4 if timed else 3
+        blank[place - 1] = units.value(summary.baseline, unit=False)
+        rows.append(["baseline", *blank])
     return header, rows
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _both(head: int | None, whole: int | None) -> str:
+    """Print the parameters of a head and of its whole network."""
+    if head is None:
+        return ""
+    return f"{head:,}" if whole in (None, head) else f"{head:,} / {whole:,}"

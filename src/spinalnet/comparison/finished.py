@@ -10,7 +10,7 @@ from typing import Any
 from spinalnet import files
 from spinalnet._checks import InputError, check_values, read_fields
 from spinalnet.comparison.schema import read_mapping, with_present_heads
-from spinalnet.comparison.spec import Unit
+from spinalnet.comparison.units import Unit
 from spinalnet.comparison.wording import listing
 from spinalnet.training import RunRecord, load_runs
 
@@ -203,12 +203,15 @@ def _by_row_and_unit(folder: Path) -> _Found:
         if "tuning" in record.path.relative_to(folder).parts:
             continue
         if not record.done or record.result is None:
-            if (reason := _why_failed(record)) is None:
+            kept = files.read_json(record.path / FAILED_FILE)
+            if not isinstance(kept, Mapping):
                 unfinished.append(record.path.name)
-            else:
-                label, unit = _row_and_unit(record)
-                failed.setdefault(label, {})[unit.name] = reason
-                units[unit.name] = unit
+                continue
+            with files.reading(record.path / FAILED_FILE):
+                check_values(kept, {"label": str, "unit": Mapping, "reason": str})
+                unit = _unit_of(kept)
+            failed.setdefault(kept["label"], {})[unit.name] = kept["reason"]
+            units[unit.name] = unit
             continue
         record = _present(record)
         _check(record)
@@ -240,23 +243,6 @@ def _present(record: RunRecord) -> RunRecord:
     named = {"schema": 2, **{key: result.get(key) for key in ("head",)}}
     head = with_present_heads(named, result.get("model")).get("head")
     return replace(record, result={**result, "head": head})
-
-
-def _why_failed(record: RunRecord) -> str | None:
-    kept = files.read_json(record.path / FAILED_FILE)
-    return str(kept.get("reason")) if isinstance(kept, Mapping) else None
-
-
-def _row_and_unit(record: RunRecord) -> tuple[str, Unit]:
-    """Return the row and the unit of a run that is not finished, from its settings."""
-    from spinalnet.comparison.spec import RunSpec
-    from spinalnet.comparison.table_spec import TableSpec
-
-    kind = TableSpec if "table" in record.config else RunSpec
-    with files.reading(record.path / "config.yaml"):
-        spec = kind.from_dict(record.config)
-    head = spec.model.head if isinstance(spec, RunSpec) else spec.head
-    return spec.label or head, spec.unit
 
 
 def _unit_of(result: Mapping[str, Any]) -> Unit:

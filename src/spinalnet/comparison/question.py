@@ -13,8 +13,9 @@ from typing import Any
 
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.comparison.metrics import METRICS
-from spinalnet.comparison.spec import Contestant, RunSpec, Unit
+from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.table_spec import TableSpec
+from spinalnet.comparison.units import Contestant, Unit
 from spinalnet.data import Resample
 
 DEFAULT_HEADS = ("spinal", "unchained", "matched", "mlp", "linear")

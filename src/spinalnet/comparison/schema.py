@@ -135,31 +135,83 @@ def load(path: str | Path, make: Callable[[dict[str, Any]], Loaded], what: str) 
         raise InputError(f"'{path}' is not a {what} of this version ({error}).") from error
 
 
-def upgraded(record: Mapping[str, Any], rows: str, kind: type) -> dict[str, Any]:
+def upgraded(record: Mapping[str, Any], row: type, difference: type) -> dict[str, Any]:
     """Return the fields of a summary, of images or a table, as the present version has them.
 
-    The first version named columns after the metric ("accuracies", "mse_mean"), and its differences
-    on tables had other columns: these are left out, to be made again of the values. The second
-    called the paper's MLP "mlp".
+    The first version named columns after the metric ("accuracies", "mse_mean"). The second called
+    the paper's MLP "mlp", summaries of tables were of another kind, and differences covered the
+    seeds alone and knew no margin: their numbers are kept, and no more is concluded from them than
+    whether a difference was seen.
 
     Args:
         record: Content of a `summary.json`.
-        rows: Name of its rows.
-        kind: The dataclass of a row.
+        row: The dataclass of a row.
+        difference: That of a difference.
 
     Raises:
         InputError: If it was written by a later version, or is mangled.
         KeyError: If it is no summary.
     """
+    version = check_version(record)
     record = with_present_heads(record, record.get("model"))
-    metric = record["metric"]
-    check_values(record, {rows: tuple[Mapping[str, Any], ...]})
-    names = {f"{metric}_mean": "mean", f"{metric}_std": "std", f"{metric}_values": "values"}
-    names |= {"accuracies": "values", "scores": "values"}
+    if version < 3:
+        record = _as_of_three(record)
+    check_values(record, {"heads": tuple[Mapping[str, Any], ...]})
     found = []
-    for row in record[rows]:
-        columns = {names.get(key, key): value for key, value in row.items()}
-        if "minus" not in (columns["difference"] or {}):
-            columns["difference"] = None
-        found.append(kind(**read_fields(kind, columns, "column")))
-    return {key: value for key, value in record.items() if key != "schema"} | {rows: found}
+    for one in record["heads"]:
+        columns = dict(one)
+        if columns["difference"] is not None:
+            columns["difference"] = difference(
+                **read_fields(difference, columns["difference"], "column")
+            )
+        found.append(row(**read_fields(row, columns, "column")))
+    return {key: value for key, value in record.items() if key != "schema"} | {"heads": found}
+
+
+def _as_of_three(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a summary of an earlier version with the names of the third."""
+    made = dict(record)
+    is_table = "models" in record
+    old = str(record["metric"])
+    metric = {"R²": "r2"}.get(old, old)
+    seeds = list(record.get("seeds") or ())
+    if is_table:
+        seeds = list(range(record["seed"], record["seed"] + record["repeats"]))
+        gone = ("table", "rows", "columns", "outputs", "repeats", "test_fraction", "tuned", "seed")
+        made = {key: value for key, value in made.items() if key not in (*gone, "models")}
+        made |= {"data": record["table"], "model": "table", "epochs": None, "timing": None}
+        made |= {"selected_on": "training", "test_size": None, "unit_kind": "split"}
+    units = [f"split{seed}-seed{seed}" if is_table else f"seed{seed}" for seed in seeds]
+    names = {f"{old}_mean": "mean", f"{old}_std": "std", f"{old}_values": "values"}
+    names |= {"accuracies": "values", "scores": "values", "model": "head"}
+    names |= {"fit_seconds": "train_seconds_mean"}
+    rows = []
+    for one in record["models" if is_table else "heads"]:
+        columns = {names.get(key, key): value for key, value in one.items()}
+        if is_table:
+            columns["head_params"] = columns.get("params")
+            chosen = columns.pop("chosen", None)
+            columns["chosen"] = chosen
+            missing = ("macs", "head_macs", "inference_us", "training_us", "mean", "std")
+            columns = dict.fromkeys(missing) | columns
+        columns["n"] = len([v for v in columns["values"] if v is not None])
+        columns["difference"] = _old_difference(columns.get("difference"), str(columns["head"]))
+        rows.append(columns)
+    return made | {"heads": rows, "metric": metric, "seeds": seeds, "units": units}
+
+
+def _old_difference(kept: Mapping[str, Any] | None, minus: str) -> dict[str, Any] | None:
+    """Return a difference of an earlier version: what was seen, not what was equal."""
+    if kept is None or "minus" not in kept:
+        return None
+    outcome = kept.get("outcome")
+    names = ("of", "minus", "mean", "low", "high", "n", "p_value", "p_holm", "verdict")
+    found = {name: kept.get(name) for name in names}
+    code = outcome if outcome in ("better", "worse") else "undecided"
+    return found | {
+        "code": code,
+        "method": "seeds",
+        "seeds_low": kept.get("low"),
+        "seeds_high": kept.get("high"),
+        "reason": None if code == outcome else "no-margin",
+    }

@@ -6,14 +6,14 @@ A run is three requests, each of which visits one wing: `DataSpec` (data), `Mode
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from spinalnet._checks import InputError, check_positive, read_fields, unknown_name
 from spinalnet.comparison.schema import SCHEMA, with_present_heads
-from spinalnet.data import DataSpec, Resample
+from spinalnet.comparison.units import Contestant, Unit, run_name
+from spinalnet.data import DataSpec
 from spinalnet.models import ModelSpec
 from spinalnet.training import TrainConfig
 
@@ -21,48 +21,6 @@ if TYPE_CHECKING:
     from spinalnet.training import Progress
 
 OnProgress = Callable[["RunSpec", "Progress"], None]
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One repetition of a comparison, which every head goes through: a seed, a fold, a split.
-
-    Attributes:
-        seed: Of the initial weights, the order of the data and, without `resample`, of the
-            validation part.
-        resample: The test part, where it is drawn anew; None for one test part for all units.
-    """
-
-    seed: int
-    resample: Resample | None = None
-
-    @property
-    def name(self) -> str:
-        """As it stands in the name of a run's folder: "seed3", "r0f2-seed0", "split4-seed0"."""
-        seed = f"seed{self.seed}"
-        return seed if self.resample is None else f"{self.resample.name}-{seed}"
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """One row of a comparison: a head, with what it has of its own.
-
-    Attributes:
-        head: Row of `nn.HEADS`, or "trees" on a table.
-        options: Options of the head, beside what all share.
-        label: The row's name: the head, with its options as they were written.
-        train: Settings of training, beside what all share (found by tuning).
-    """
-
-    head: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    label: str = ""
-    train: Mapping[str, Any] = field(default_factory=dict)
-
-
-def run_name(label: str, unit: Unit) -> str:
-    """Return the name of the folder of the run of a row in a unit, which any file system takes."""
-    return f"{re.sub(r'[^A-Za-z0-9_.=-]+', '_', label)}-{unit.name}"
 
 
 @dataclass(frozen=True)

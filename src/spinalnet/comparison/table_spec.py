@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from spinalnet._checks import InputError, read_fields
-from spinalnet.comparison.spec import Contestant, Unit, run_name
+from spinalnet.comparison.units import Contestant, Unit, run_name
 from spinalnet.data import Resample, Table
 
 CONTROLS = ("matched", "unchained", "unchained-matched")

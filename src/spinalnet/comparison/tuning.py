@@ -22,7 +22,8 @@ from spinalnet.comparison.engine import Cell, Failure
 from spinalnet.comparison.metrics import find_metric
 from spinalnet.comparison.question import ComparisonSpec
 from spinalnet.comparison.schema import SCHEMA, read_mapping
-from spinalnet.comparison.spec import RunSpec, Unit
+from spinalnet.comparison.spec import RunSpec
+from spinalnet.comparison.units import Unit
 from spinalnet.models import zoo
 from spinalnet.training import runs
 

@@ -9,15 +9,17 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from spinalnet.comparison.statistics import ALPHA, Difference, corrected
+from spinalnet.comparison.metrics import METRICS
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from spinalnet.comparison.calibration import ClassScore
+    from spinalnet.comparison.statistics import PairedDifference
+    from spinalnet.comparison.summary import Difference
 
 Show = Callable[..., list[str]]
 NONE = "–"  # where there is no number
@@ -28,10 +30,10 @@ class Units:
     """How values of a metric are compared and printed.
 
     Attributes:
-        metric: "accuracy" (printed in per cent), "R²", or an error such as "mse".
+        metric: Row of `METRICS`.
         test_size: Number of test examples, if known: it sets the decimals.
         kind: What is compared.
-        repeat: What is repeated.
+        repeat: What is repeated: "seed", "fold" or "split".
     """
 
     metric: str
@@ -41,8 +43,18 @@ class Units:
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether it is no error."""
-        return self.metric in ("accuracy", "R²")
+        """Whether it is no loss."""
+        return METRICS[self.metric].higher_is_better
+
+    @property
+    def in_points(self) -> bool:
+        """Whether it is a share, printed in per cent."""
+        return METRICS[self.metric].in_points
+
+    @property
+    def title(self) -> str:
+        """The metric as a table says it."""
+        return METRICS[self.metric].title
 
     @property
     def decimals(self) -> int:
@@ -50,16 +62,16 @@ class Units:
         return 2 if (self.test_size or 0) > 1000 else 1
 
     def value(self, value: float | None, *, unit: bool = True) -> str:
-        """Print a value; accuracies in per cent."""
+        """Print a value; shares in per cent."""
         if value is None:
             return NONE
-        if self.metric != "accuracy":
-            return f"{value:.4g}"
+        if not self.in_points:
+            return f"{value:.3f}" if self.metric == "r2" else f"{value:.4g}"
         return f"{100 * value:.{self.decimals}f}" + (" %" if unit else "")
 
     def differences(self, *values: float) -> list[str]:
         """Print differences without unit; enough digits that one off zero does not read as 0."""
-        if self.metric != "accuracy":
+        if not self.in_points:
             return [f"{value:.3g}" for value in values]
         points = [100 * value for value in values]
         smallest = min((abs(p) for p in points if abs(p) > 1e-9), default=1.0)
@@ -68,8 +80,9 @@ class Units:
 
     def amount(self, value: float) -> str:
         """Print one difference with its unit."""
-        (text,) = self.differences(value)
-        return f"{text} points" if self.metric == "accuracy" else f"{text} ({self.metric})"
+        if self.in_points:
+            return f"{float(f'{100 * value:.3g}'):g} points"
+        return f"{value:.3g} in {self.title}"
 
     def mean(self, mean: float | None, std: float | None) -> str:
         """Print a mean with its deviation, without unit."""
@@ -90,7 +103,7 @@ def plus_minus(
     return show(mean)[0] + ("" if std is None else f" ± {(show_std or show)(std)[0]}")
 
 
-def interval(d: Difference | None, show: Show) -> str:
+def interval(d: Difference | PairedDifference | None, show: Show) -> str:
     """Print a difference with its interval."""
     if d is None or d.mean is None:
         return NONE
@@ -117,10 +130,10 @@ def three_digits(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def listing(items: Iterable[object]) -> str:
+def listing(items: Iterable[object], word: str = "and") -> str:
     """Join as in a sentence: "a, b and c"."""
     *head, last = [str(item) for item in items] or [""]
-    return f"{', '.join(head)} and {last}" if head else last
+    return f"{', '.join(head)} {word} {last}" if head else last
 
 
 def as_markdown(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
@@ -166,31 +179,77 @@ def class_scores(classes: Mapping[str, ClassScore]) -> Table:
     return as_rich(("class", "precision", "recall", "F1", "support"), rows)
 
 
-def judged(differences: Sequence[Difference], units: Units) -> list[Difference]:
-    """Add corrected p-values, outcomes and verdicts to all the differences of one report."""
-    found = corrected(differences, higher_is_better=units.higher_is_better)
-    return [replace(d, verdict=verdict(d, units)) for d in found]
+@dataclass(frozen=True)
+class Verdict:
+    """One of the five answers: as a chip says it, and its colour in the style of the page."""
+
+    word: str
+    colour: str
+
+
+VERDICTS: dict[str, Verdict] = {
+    "better": Verdict("better", "better"),
+    "worse": Verdict("worse", "worse"),
+    "equal": Verdict("equal", "equal"),
+    "undecided": Verdict("undecided", "undecided"),
+    "nothing-learned": Verdict("nothing learned", "undecided"),
+}
+"""The five answers by their code; the sentence of each is made by `verdict`."""
 
 
 def verdict(d: Difference, units: Units) -> str:
-    """Say in words what one comparison shows."""
+    """Say in one sentence what one comparison shows."""
     if d.mean is None:
-        return f"not comparable: no {units.repeat} that both {units.kind}s finished (n=0)"
-    ahead = d.of if (d.mean > 0) == units.higher_is_better else d.minus
+        return f"undecided: no {units.repeat} that both {units.kind}s finished"
+    count = f"n={d.n}"
     if d.low is None or d.high is None:
-        if d.n == 1:
-            seen = f"{ahead} ahead by {units.amount(abs(d.mean))}" if d.mean else "no difference"
-            return f"no verdict from a single {units.repeat}: {seen} (n=1)"
-        if abs(d.mean) < 1e-12:
-            return f"identical results in every {units.repeat} (n={d.n})"
-        return (
-            f"{ahead} is ahead by the same {units.amount(abs(d.mean))} in every {units.repeat}; "
-            f"without spread there is no interval and no test (n={d.n})"
-        )
-    if d.outcome == "none":
-        correction = " after the Holm correction" if (d.p_value or 0) < ALPHA else ""
-        return f"no evidence of a difference{correction} (n={d.n})"
-    near, far = sorted((abs(d.low), abs(d.high)))  # both ends lie on the winner's side of zero
-    mean, near, far = units.differences(abs(d.mean), near, far)
-    unit = " points" if units.metric == "accuracy" else f" in {units.metric}"
-    return f"{ahead} is better by {mean}{unit} (95 % interval {near} to {far}, n={d.n})"
+        return f"undecided: {_without_interval(d, units)} ({count})"
+    mean, low, high = units.differences(d.mean, d.low, d.high)
+    seen = f"difference {mean}, 95 % interval {low} to {high}, {count}"
+    if d.code == "nothing-learned":
+        return f"nothing learned: neither is shown to beat the baseline ({seen})"
+    if d.code == "equal":
+        margin = units.amount(d.margin or 0.0)
+        below = "; a difference is seen, but below that margin" if d.seen else ""
+        return f"{d.of} equals {d.minus} within {margin}{below} ({seen})"
+    if d.code in ("better", "worse"):
+        near, far = sorted((abs(d.low), abs(d.high)))  # both ends lie on the winner's side of zero
+        size, near, far = units.differences(abs(d.mean), near, far)
+        unit = " points" if units.in_points else f" in {units.title}"
+        winner, loser = (d.of, d.minus) if d.code == "better" else (d.minus, d.of)
+        span = f"95 % interval {near} to {far}, {count}"
+        return f"{winner} is better than {loser} by {size}{unit} ({span})"
+    return f"undecided: {_why_undecided(d, units)} ({seen})"
+
+
+def _without_interval(d: Difference, units: Units) -> str:
+    assert d.mean is not None
+    if d.n == 1:
+        told = ""
+        if d.p_value is not None:
+            told = f" (McNemar's test of the two trained models: p {p_value(d.p_value)})"
+        return f"a single {units.repeat} compares two trained models, not two {units.kind}s{told}"
+    ahead = d.of if (d.mean > 0) == units.higher_is_better else d.minus
+    if abs(d.mean) < 1e-12:
+        return f"identical results in every {units.repeat}"
+    return (
+        f"{ahead} is ahead by the same {units.amount(abs(d.mean))} in every {units.repeat}, and "
+        "without spread there is no interval and no test"
+    )
+
+
+def _why_undecided(d: Difference, units: Units) -> str:
+    margin = units.amount(d.margin or 0.0)
+    if d.reason == "single":
+        test = f"; p {p_value(d.p_value)}" if d.p_value is not None else ""
+        return f"one {units.repeat} compares two trained models, not two {units.kind}s{test}"
+    if d.reason == "test-set-too-small":
+        resolves = units.amount(d.resolution or 0.0)
+        size = f"{d.examples:,} examples" if d.examples else "it"
+        return f"the test set is too small ({size} resolve {resolves}, the margin is {margin})"
+    if d.reason in ("more-seeds", "more-splits"):
+        what = units.repeat if d.reason == "more-splits" else "seed"
+        return f"about {d.more} further {what}{'s' if d.more != 1 else ''} would probably decide"
+    if d.reason == "correction":
+        return "decided alone, but not after the correction for the number of comparisons"
+    return f"no affordable number of further {units.repeat}s would probably decide"

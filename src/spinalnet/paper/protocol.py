@@ -14,7 +14,6 @@ path of the machine; `experiments` makes the page of all records.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -23,13 +22,14 @@ import torch
 
 from spinalnet import _dist, files
 from spinalnet._checks import InputError, check_positive, unknown_name
-from spinalnet.comparison import running, write_report
-from spinalnet.comparison.spec import Comparison, OnProgress, RunSpec
+from spinalnet.comparison import ComparisonSpec, RunSpec, write_report
+from spinalnet.comparison.comparing import How, run_question
+from spinalnet.comparison.engine import Event, OnEvent
 from spinalnet.data import DATASETS, ArrayDataset, DatasetInfo, DataSpec, Splits, loading, readers
 from spinalnet.models import MODELS, ModelSpec
 from spinalnet.paper.recipes import CONSTANTS, RECIPES, Recipe, find_recipes
 from spinalnet.paper.records import Budget, LastBatches, Protocol, make_record
-from spinalnet.training import TrainConfig, loop, runs
+from spinalnet.training import TrainConfig
 
 _SHORT_EPOCHS, _SHORT_DATA = 0.1, 0.2
 _SMOKE_BATCH = 4
@@ -126,7 +126,7 @@ class RecipeRequest:
             return self.recipe.original_heads or self.recipe.heads
         return (*self.recipe.heads, "matched")
 
-    def question(self) -> Comparison:
+    def question(self) -> ComparisonSpec:
         """Return the comparison that answers this recipe."""
         recipe = self.recipe
         model, size = recipe.model, recipe.image_size
@@ -145,7 +145,7 @@ class RecipeRequest:
             self.config(),
             self.selected_on,  # type: ignore[arg-type]
         )
-        return Comparison(base, self.heads, self.seeds, fields)
+        return ComparisonSpec(base, self.heads, self.seeds, other=fields)
 
     def _options(self, head: str) -> dict[str, Any]:
         own = dict(self.recipe.options.get(head, {}))
@@ -244,8 +244,7 @@ def run_recipe(
     out: str | Path = "runs/recipes",
     data_dir: str | None = None,
     download: bool | None = None,
-    on_progress: OnProgress | None = None,
-    on_run: Callable[[RunSpec, runs.RunRecord], None] | None = None,
+    on_event: OnEvent | None = None,
 ) -> Path:
     """Run one recipe; called again with the same arguments it goes on where it stopped.
 
@@ -257,8 +256,7 @@ def run_recipe(
         out: Folder for the folders of recipes: `OUT/<recipe>-<protocol>[-<budget>]`.
         data_dir: Where the data set's files are.
         download: Whether missing data may be fetched.
-        on_progress: Called at every training step.
-        on_run: Called after every run.
+        on_event: Called when a run is begun, goes on, is done or has failed.
 
     Returns:
         The folder: a comparison with its report (not for smoke runs), and `recipe.json`.
@@ -272,32 +270,28 @@ def run_recipe(
     request = prepare(
         RECIPES[name], protocol, budget, seeds=seeds, data_dir=data_dir, download=download
     )
-    return run_request(request, out, on_progress=on_progress, on_run=on_run)
+    return run_request(request, out, on_event=on_event)
 
 
 def run_request(
-    request: RecipeRequest,
-    out: str | Path = "runs/recipes",
-    *,
-    on_progress: OnProgress | None = None,
-    on_run: Callable[[RunSpec, runs.RunRecord], None] | None = None,
+    request: RecipeRequest, out: str | Path = "runs/recipes", *, on_event: OnEvent | None = None
 ) -> Path:
     """Run what `prepare` has prepared; arguments and result as for `run_recipe`."""
     folder = Path(out) / request.name
     listener = LastBatches(folder) if request.selected_on == "training" else None
 
-    def tell(spec: RunSpec, step: loop.Progress) -> None:
-        if listener is not None:
-            listener(spec, step)
-        if on_progress is not None:
-            on_progress(spec, step)
+    def tell(event: Event) -> None:
+        if listener is not None and event.progress is not None:
+            listener(event.cell.spec, event.progress)
+        if on_event is not None:
+            on_event(event)
 
-    running.compare(
+    run_question(
         request.question(),
         folder,
-        on_progress=tell,
-        on_run=on_run,
+        How(jobs=1, threads=None),
         load=request.load,
+        on_event=tell,
         timed=False,  # the benchmarks do that, on a quiet machine
     )
     if _dist.is_main():

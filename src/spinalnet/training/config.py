@@ -33,7 +33,7 @@ class TrainConfig:
     batch_size: int = _option(64, "Examples per step, over all processes.")
     eval_batch_size: int = _option(512, "Examples per batch where nothing is trained.")
     optimizer: str = _option("adamw", "Update rule.", ("adamw", "adam", "sgd"))
-    lr: float = _option(3e-3, "Base learning rate.")
+    lr: float = _option(1e-2, "Base learning rate.")
     weight_decay: float = _option(0.0, "Weight decay; decoupled with adamw, L2 otherwise.")
     momentum: float = _option(0.9, "Momentum of sgd.")
     schedule: str = _option("cosine", "How the rate moves; see SCHEDULES.")

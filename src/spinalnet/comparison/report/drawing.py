@@ -35,14 +35,14 @@ class Theme:
     series: tuple[str, ...]  # Okabe and Ito's palette, brightened on the dark ground
 
 
-_LIGHT = Theme(
+LIGHT = Theme(
     ground="#ffffff",
     ink="#1f2328",
     grid="#d8dee4",
     heat=("#ffffff", "#0b4f8a"),
     series=("#0072b2", "#d55e00", "#009e73", "#b65f94", "#c98500", "#3ba3dc", "#6b6b6b"),
 )
-_DARK = Theme(
+DARK = Theme(
     ground="#14181d",
     ink="#e6edf3",
     grid="#313a44",
@@ -65,7 +65,7 @@ def draw(
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     images = []
-    for theme in (_LIGHT, _DARK):
+    for theme in (LIGHT, DARK):
         # A Figure of its own, without pyplot: no global state, no display, nothing to close.
         layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
         figure = Figure(figsize=size, dpi=dpi, layout=layout, facecolor=theme.ground)

@@ -1,9 +1,10 @@
-"""The figures of what is compared: learning curves, and the metric against the parameters."""
+"""The figures of what is compared: differences, learning curves, the metric against parameters."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,11 +25,86 @@ if TYPE_CHECKING:
 Curves = dict[str, dict[int, list[float]]]  # head: epoch: values of the seeds
 
 
-def learning_curves(comparison: FinishedRuns, summary: Summary) -> Drawn:
-    """Validation curves: mean over seeds, band from the worst to the best seed."""
-    from matplotlib.ticker import MaxNLocator
+def differences(summary: Summary) -> Drawn:
+    """Paired differences with both intervals and the margin as a band: who is better, or equal."""
 
+    def paint(figure: Figure, theme: Theme) -> None:
+        paint_differences(figure.add_subplot(), theme, summary)
+
+    caption = (
+        f"{summary.heads[0].head} minus each other: the mean of the paired differences with its "
+        "95 % interval (thin line), and that for other seeds on the same test set (thick line). An "
+        "interval that leaves out 0 shows a difference; one inside the band (the margin) shows "
+        "that there is none worth the name."
+    )
+    height = 1.3 + 0.42 * len(summary.heads)
+    return drawing.draw("differences", "Differences", caption, (6.4, height), paint)
+
+
+def paint_differences(axes: Axes, theme: Theme, summary: Summary) -> None:
+    """Draw the differences of a comparison on axes."""
+    units = summary.wording
+    scale = 100.0 if units.in_points else 1.0
+    known = [head.difference for head in summary.heads[1:] if head.difference]
+    unit = "points" if units.in_points else units.title
+    better = "right" if units.higher_is_better else "left"
+    label = f"{summary.heads[0].head} minus the other, {unit} (better to the {better})"
+    drawing.label_axes(axes, theme, label, "")
+    if summary.margin:
+        edge = summary.margin * scale
+        axes.axvspan(-edge, edge, color=theme.series[2], alpha=0.14, linewidth=0)
+    axes.axvline(0, color=theme.ink, linewidth=0.9)
+    for place, d in enumerate(known):
+        if d.mean is None:
+            continue
+        colour = theme.series[_PLACE_OF_CODE.get(d.code, 6)]
+        for low, high, width in ((d.low, d.high, 1.6), (d.seeds_low, d.seeds_high, 5.0)):
+            if low is not None and high is not None and math.isfinite(low + high):
+                ends = [scale * low, scale * high]
+                axes.plot(ends, [place, place], color=colour, linewidth=width, alpha=0.75)
+        axes.plot([scale * d.mean], [place], "o", color=colour, markersize=7)
+    axes.set_yticks(range(len(known)), [f"{clip(d.minus, 28)}\n{d.code}" for d in known])
+    axes.set_ylim(len(known) - 0.4, -0.6)
+
+
+_PLACE_OF_CODE = {"better": 2, "worse": 1, "equal": 0}  # of the theme's series; else grey
+
+
+def learning_curves(comparison: FinishedRuns, summary: Summary) -> Drawn | None:
+    """Validation curves: mean over units, band from the worst to the best; None without epochs."""
+    found = find_curves(comparison, summary)
+    if found is None:
+        return None
+    cut = found.cut
+
+    def paint(figure: Figure, theme: Theme) -> None:
+        axes = figure.add_subplot()
+        paint_curves(axes, theme, found, summary)
+        drawing.legend(figure, axes, theme)
+
+    caption = (
+        f"Validation result per epoch: mean over {summary.unit_kind}s, band from the lowest to the "
+        "highest; a thin line where some had already stopped."
+    )
+    caption += " The axis leaves out the steep start." if cut else ""
+    return drawing.draw("learning_curves", "Learning curves", caption, (6.4, 4.2), paint)
+
+
+@dataclass(frozen=True)
+class FoundCurves:
+    """Validation curves by head, and how they are best shown."""
+
+    key: str
+    by_head: Curves
+    limits: tuple[float, float]
+    left: float | None
+    cut: bool
+
+
+def find_curves(comparison: FinishedRuns, summary: Summary) -> FoundCurves | None:
     rows = [row for record in comparison.records for row in record.metrics]
+    if not rows:
+        return None
     key = f"val_{summary.metric}"
     if not any(row.get(key) is not None for row in rows):
         key = "val_loss"
@@ -47,28 +123,27 @@ def learning_curves(comparison: FinishedRuns, summary: Summary) -> Drawn:
     limits = _limits(shown, top)
     cut = any(not limits[0] <= v <= limits[1] for v in everything)
     seen = [e for by in curves.values() for e, vs in by.items() if limits[0] < max(vs) < limits[1]]
+    left = max(epochs[0], min(seen, default=1) - 1) if cut and len(epochs) > 1 else None
+    return FoundCurves(key, curves, limits, left, cut)
 
-    def paint(figure: Figure, theme: Theme) -> None:
-        axes = figure.add_subplot()
-        drawing.label_axes(axes, theme, "epoch", f"validation {key.removeprefix('val_')}")
-        for i, (head, by_epoch) in enumerate(curves.items()):
+
+def paint_curves(axes: Axes, theme: Theme, found: FoundCurves, summary: Summary) -> None:
+    """Draw validation curves on axes."""
+    from matplotlib.ticker import MaxNLocator
+
+    drawing.label_axes(axes, theme, "epoch", f"validation {found.key.removeprefix('val_')}")
+    for i, (head, by_epoch) in enumerate(found.by_head.items()):
+        if by_epoch:
             _paint_curve(axes, head, by_epoch, series(theme, i))
-        setting = f"{clip(summary.data, 32)}, {summary.model}: mean and range over seeds"
-        axes.set_title(setting, color=theme.ink, loc="left", fontsize=10)
-        axes.set_ylim(*limits)
-        if cut and len(epochs) > 1:
-            axes.set_xlim(left=max(epochs[0], min(seen, default=1) - 1))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        if top:
-            axes.yaxis.set_major_formatter(lambda share, _: per_cent(share))
-        drawing.legend(figure, axes, theme)
-
-    caption = (
-        "Validation result per epoch: mean over seeds, band from the lowest to the highest seed"
-        "; a thin line where some seeds had already stopped."
-    )
-    caption += " The axis leaves out the steep start." if cut else ""
-    return drawing.draw("learning_curves", "Learning curves", caption, (6.4, 4.2), paint)
+    repeats = f"mean and range over {summary.unit_kind}s"
+    setting = f"{clip(summary.data, 32)}, {summary.model}: {repeats}"
+    axes.set_title(setting, color=theme.ink, loc="left", fontsize=10)
+    axes.set_ylim(*found.limits)
+    if found.left is not None:
+        axes.set_xlim(left=found.left)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if found.key == "val_accuracy":
+        axes.yaxis.set_major_formatter(lambda share, _: per_cent(share))
 
 
 def _paint_curve(
@@ -92,38 +167,76 @@ def _limits(values: Sequence[float], top: float | None = None) -> tuple[float, f
     return low - margin, high if top is None else min(high, top + 0.1 * margin)
 
 
-def metric_against_params(summary: Summary) -> Drawn:
-    """Test metric against the parameters of the head: every seed, mean and its interval."""
-    xs = [max(1, head.head_params) for head in summary.heads]
-    columns = [_Column(head, x) for head, x in zip(summary.heads, _apart(xs), strict=True)]
-    is_share = summary.metric == "accuracy"
+def metric_against_params(summary: Summary) -> Drawn | None:
+    """Test metric against the parameters of the head: every unit, mean and its interval."""
+    if len([head for head in summary.heads if head.head_params and head.mean is not None]) < 2:
+        return None
+
+    def paint(figure: Figure, theme: Theme) -> None:
+        axes = figure.add_subplot()
+        columns = paint_against_params(axes, theme, summary)
+        _name_points(figure, axes, theme, columns)
+
+    units = summary.wording
+    title = f"{units.title.capitalize() if units.in_points else units.title} against parameters"
+    caption = (
+        f"Each faint dot is one run; the large dot is the mean over {units.repeat}s with its 95 % "
+        "t interval. Runs are paired, so overlap of these intervals says nothing about a "
+        "difference: the table does. Heads of about equal size are drawn slightly apart."
+    )
+    return drawing.draw("accuracy_vs_params", title, caption, (6.4, 4.2), paint)
+
+
+def paint_against_params(axes: Axes, theme: Theme, summary: Summary) -> list[_Column]:
+    """Draw the metric of every head over its number of parameters on axes."""
+    rows = [head for head in summary.heads if head.head_params and head.mean is not None]
+    xs = [float(max(1, head.head_params or 1)) for head in rows]
+    columns = [_Column(head, x) for head, x in zip(rows, _apart(xs), strict=True)]
+    units = summary.wording
     # With two seeds an interval can be far wider than the data; it may leave the axes.
     values = [v for column in columns for v in column.values]
     spread = max(values) - min(values) or abs(values[0]) or 1.0
     least, most = min(values) - spread, max(values) + spread
     ends = [min(max(end, least), most) for column in columns for end in column.interval]
-    limits = _limits([*values, *ends], top=1.0 if is_share else None)
+    drawing.label_axes(axes, theme, "parameters of the head", f"test {units.title}")
+    setting = f"{clip(summary.data, 32)}, {summary.model}: test {units.title} by {units.kind}"
+    axes.set_title(setting, color=theme.ink, loc="left", fontsize=10)
+    _scale_by_counts(axes, xs)
+    axes.set_ylim(*_limits([*values, *ends], top=1.0 if units.in_points else None))
+    if units.in_points:
+        axes.yaxis.set_major_formatter(lambda share, _: per_cent(share))
+    for i, column in enumerate(columns):
+        _paint_column(axes, column, series(theme, i)["color"])
+    return columns
+
+
+def scores(summary: Summary) -> Drawn:
+    """The metric of every unit and row, and the means."""
 
     def paint(figure: Figure, theme: Theme) -> None:
-        axes = figure.add_subplot()
-        drawing.label_axes(axes, theme, "parameters of the head", f"test {summary.metric}")
-        setting = f"{clip(summary.data, 32)}, {summary.model}: test {summary.metric} by head"
-        axes.set_title(setting, color=theme.ink, loc="left", fontsize=10)
-        _scale_by_counts(axes, xs)
-        axes.set_ylim(*limits)
-        if is_share:
-            axes.yaxis.set_major_formatter(lambda share, _: per_cent(share))
-        for i, column in enumerate(columns):
-            _paint_column(figure, axes, column, series(theme, i)["color"])
-        _name_points(figure, axes, theme, columns)
+        paint_scores(figure.add_subplot(), theme, summary)
 
-    title = f"{summary.metric.capitalize() if is_share else summary.metric} against parameters"
-    caption = (
-        "Each faint dot is one run; the large dot is the mean over seeds with its 95 % t interval. "
-        "Seeds are paired, so overlap of these intervals says nothing about a difference: "
-        "the table does. Heads of about equal size are drawn slightly apart."
-    )
-    return drawing.draw("accuracy_vs_params", title, caption, (6.4, 4.2), paint)
+    caption = f"Each dot is one {summary.unit_kind}; the line is the mean."
+    height = 1.2 + 0.42 * len(summary.heads)
+    return drawing.draw("scores", "Every run", caption, (6.4, height), paint)
+
+
+def paint_scores(axes: Axes, theme: Theme, summary: Summary) -> None:
+    """Draw the metric of every unit and row on axes."""
+    units = summary.wording
+    drawing.label_axes(axes, theme, f"test {units.title}", "")
+    for place, row in enumerate(summary.heads):
+        values = finite(row.values)
+        apart = max(1, len(values) - 1)
+        spread = [place + 0.24 * (i / apart - 0.5) for i in range(len(values))]
+        colour = series(theme, place)["color"]
+        axes.plot(values, spread, "o", color=colour, alpha=0.5, markersize=5)
+        if row.mean is not None:
+            axes.plot([row.mean], [place], "|", color=theme.ink, markersize=18, markeredgewidth=2)
+    axes.set_yticks(range(len(summary.heads)), [clip(row.head, 28) for row in summary.heads])
+    axes.set_ylim(len(summary.heads) - 0.4, -0.6)
+    if units.in_points:
+        axes.xaxis.set_major_formatter(lambda share, _: per_cent(share))
 
 
 class _Column:
@@ -132,8 +245,9 @@ class _Column:
     def __init__(self, head: HeadSummary, x: float) -> None:
         self.name, self.x, self.mean = head.head, x, head.mean
         self.values = finite(head.values)
+        center = head.mean or 0.0
         self.error = 0.0 if head.std is None else half_width(head.std, head.n)
-        self.interval = head.mean - self.error, head.mean + self.error
+        self.interval = center - self.error, center + self.error
 
 
 def _scale_by_counts(axes: Axes, xs: Sequence[float]) -> None:
@@ -149,10 +263,11 @@ def _scale_by_counts(axes: Axes, xs: Sequence[float]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _paint_column(figure: Figure, axes: Axes, column: _Column, colour: str) -> None:
+def _paint_column(axes: Axes, column: _Column, colour: str) -> None:
     from matplotlib.transforms import ScaledTranslation
 
-    beside = axes.transData + ScaledTranslation(-7 / 72, 0, figure.dpi_scale_trans)
+    scale = axes.get_figure(root=True).dpi_scale_trans  # type: ignore[union-attr]
+    beside = axes.transData + ScaledTranslation(-7 / 72, 0, scale)
     xs = [column.x] * len(column.values)
     axes.scatter(xs, column.values, s=20, color=colour, alpha=0.4, linewidth=0, transform=beside)
     error = {"yerr": column.error or None, "capsize": 4, "linewidth": 1.8}

@@ -13,8 +13,8 @@ from typing import Any
 
 from spinalnet.comparison import classes, wording
 from spinalnet.comparison.classes import ClassRow, HeadQuality
-from spinalnet.comparison.findings import findings, head_rows
-from spinalnet.comparison.finished import FinishedRuns, read_folder
+from spinalnet.comparison.findings import head_rows, paragraphs
+from spinalnet.comparison.finished import FinishedRuns, note_look, read_folder
 from spinalnet.comparison.report import class_figures, figures
 from spinalnet.comparison.report.drawing import Drawn
 from spinalnet.comparison.schema import SCHEMA
@@ -23,7 +23,13 @@ from spinalnet.comparison.wording import Show, digits, interval, plus_minus
 from spinalnet.files import to_json, write_bytes
 
 
-def write_report(folder: str | Path, command: str | None = None) -> Path:
+def write_report(
+    folder: str | Path,
+    command: str | None = None,
+    *,
+    metric: str | None = None,
+    margin: float | None = None,
+) -> Path:
     """Write tables, plots and the report page into the folder of a comparison, or of one run.
 
     Everything is rendered before the first file is written, and the same runs give the same
@@ -33,6 +39,8 @@ def write_report(folder: str | Path, command: str | None = None) -> Path:
         folder: The folder of a comparison or of one run.
         command: The command to print in the report; None takes it from `comparison.yaml` or
             the report that is replaced.
+        metric: See `summarize`.
+        margin: See `summarize`.
 
     Returns:
         Path of `report.html`, one page without external parts. Beside it lie `summary.json`,
@@ -45,14 +53,23 @@ def write_report(folder: str | Path, command: str | None = None) -> Path:
     """
     folder = Path(folder)
     comparison = read_folder(folder)
-    summary = summarize_runs(comparison, command)
+    summary = summarize_runs(comparison, command, metric=metric, margin=margin)
     judged = classes.judge(comparison, summary)
     drawn = _figures(comparison, summary, judged)
     record = summary.to_dict()
     rows = [_summary_row(head, summary.metric) for head in record["heads"]]
+    by_unit = [
+        {"unit": unit}
+        | {
+            head.head: "" if (value := head.values[i]) is None else f"{value:.6f}"
+            for head in summary.heads
+        }
+        for i, unit in enumerate(summary.units)
+    ]
     contents = {
         "summary.json": to_json(record).encode(),
         "summary.csv": wording.as_csv(rows).encode(),
+        "scores.csv": wording.as_csv(by_unit).encode(),
         **{f"{figure.name}.png": figure.light for figure in drawn},
         "report.html": _page(summary, drawn, judged).encode(),
     }
@@ -64,6 +81,8 @@ def write_report(folder: str | Path, command: str | None = None) -> Path:
         contents["per_class.csv"] = wording.as_csv(of_classes).encode()
     for name, content in contents.items():
         write_bytes(folder / name, content)
+    if len(summary.heads) > 1:
+        note_look(folder, len(summary.units))
     return folder / "report.html"
 
 
@@ -73,7 +92,13 @@ def _figures(
     """Draw what there is to draw."""
     drawn = [figures.learning_curves(comparison, summary)]
     if len(summary.heads) > 1:
-        drawn.append(figures.metric_against_params(summary))
+        drawn = [
+            figures.differences(summary),
+            figures.scores(summary) if summary.is_table else None,
+            figures.metric_against_params(summary),
+            *drawn,
+        ]
+    drawn = [one for one in drawn if one is not None]
     if judged:
         drawn.append(class_figures.confusion_figure([head.confusion for head in judged[:2]]))
     if calibrated := [head for head in judged if head.bins]:
@@ -88,11 +113,17 @@ def _summary_row(head: Mapping[str, Any], metric: str) -> dict[str, Any]:
     """One head as a row, its numbers named after the metric, the difference spread over columns."""
     values = "accuracies" if metric == "accuracy" else f"{metric}_values"
     names = {"mean": f"{metric}_mean", "std": f"{metric}_std", "values": values}
-    row = {names.get(key, key): value for key, value in head.items() if key != "difference"}
-    for key in ("of", "mean", "low", "high", "n", "p_value", "p_holm", "outcome", "verdict"):
+    nested = ("difference", "cost", "failed", "chosen")
+    row = {names.get(key, key): value for key, value in head.items() if key not in nested}
+    for key in _OF_DIFFERENCE:
         row[f"difference_{key}"] = (head["difference"] or {}).get(key)
     return row
 
+
+_OF_DIFFERENCE = (
+    *("of", "mean", "low", "high", "seeds_low", "seeds_high", "n", "p_value", "p_holm", "p_equal"),
+    *("p_equal_holm", "effect", "margin", "resolution", "code", "reason", "verdict"),
+)
 
 _PROBABILITIES = {  # name of a number: its column
     "accuracy": "top‑1,\n%",
@@ -161,7 +192,7 @@ def _page(summary: Summary, drawn: Sequence[Drawn], judged: Sequence[HeadQuality
 
     from jinja2 import Environment, StrictUndefined
 
-    units = summary.units
+    units = summary.wording
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -176,12 +207,15 @@ def _page(summary: Summary, drawn: Sequence[Drawn], judged: Sequence[HeadQuality
     many = bool(confusions) and len(confusions[0].names) > classes.LARGEST_MATRIX
     return environment.from_string(template).render(
         summary=summary,
-        findings=findings(summary.data, summary.model, summary.heads, units),
+        findings=paragraphs(summary),
+        verdicts=wording.VERDICTS,
         header=header,
-        rows=list(zip(rows, summary.heads, strict=True)),
-        by_seed=[
-            (seed, [units.value(head.values[i], unit=False) for head in summary.heads])
-            for i, seed in enumerate(summary.seeds)
+        rows=rows,
+        compared=[head.difference for head in summary.heads if head.difference],
+        units=units,
+        by_unit=[
+            (unit, [units.value(head.values[i], unit=False) for head in summary.heads])
+            for i, unit in enumerate(summary.units)
         ],
         p_value=wording.p_value,
         per_cent=wording.per_cent,

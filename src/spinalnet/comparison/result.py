@@ -1,0 +1,213 @@
+"""The answer as an object: what `compare` returns, and what a folder holds."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spinalnet._checks import InputError
+from spinalnet.comparison import outputs, wording
+from spinalnet.comparison.findings import head_rows
+from spinalnet.comparison.finished import FinishedRuns, read_folder, result_of
+from spinalnet.comparison.metrics import find_metric
+from spinalnet.comparison.report import drawing, figures, write_report
+from spinalnet.comparison.summary import Difference, Summary, summarize_runs
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison that has run: its answer, its numbers, its models.
+
+    Attributes:
+        folder: Where it lies; `Comparison.load` reads it back.
+        summary: All numbers (`summary.json`).
+        runs: The runs as read.
+        metric: Judged by this, where it is not what was asked for.
+        margin: The same for what counts as equal.
+    """
+
+    folder: Path
+    summary: Summary
+    runs: FinishedRuns
+    metric: str | None = None
+    margin: float | None = None
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, *, metric: str | None = None, margin: float | None = None
+    ) -> Comparison:
+        """Read the folder of a comparison.
+
+        Args:
+            folder: What `compare` wrote.
+            metric: Judge by this row of `METRICS`, not by the one asked for.
+            margin: Take this for equal, not what was asked for.
+
+        Raises:
+            InputError: If there is no finished run, or the runs do not belong together.
+        """
+        read = read_folder(Path(folder))
+        summary = summarize_runs(read, None, metric=metric, margin=margin)
+        return cls(Path(folder), summary, read, metric, margin)
+
+    @property
+    def verdict(self) -> str:
+        """The answer in one sentence."""
+        return self.summary.headline
+
+    @property
+    def code(self) -> str | None:
+        """better, worse, equal, undecided or nothing-learned; mixed where heads differ in that."""
+        return self.summary.code
+
+    @property
+    def differences(self) -> tuple[Difference, ...]:
+        """The first row minus each other."""
+        return tuple(head.difference for head in self.summary.heads if head.difference)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row per head as a data frame of pandas, the difference in columns of its own."""
+        import pandas as pd
+
+        rows = []
+        for head in self.summary.heads:
+            row = {
+                key: value
+                for key, value in vars(head).items()
+                if key not in ("difference", "values", "cost", "failed", "chosen")
+            }
+            if head.difference is not None:
+                known = vars(head.difference)
+                row |= {f"difference_{k}": v for k, v in known.items() if k not in ("of", "minus")}
+            rows.append(row)
+        return pd.DataFrame(rows).set_index("head")
+
+    def scores(self) -> pd.DataFrame:
+        """Return the test metric of every unit (rows) and head (columns)."""
+        import pandas as pd
+
+        columns = {head.head: head.values for head in self.summary.heads}
+        return pd.DataFrame(columns, index=pd.Index(self.summary.units, name="unit"))
+
+    def predictions(self, head: str | None = None) -> outputs.AnyOutputs:
+        """Return what was said of every example by the model of its fold, which had not seen it.
+
+        Args:
+            head: Row of the comparison; the first by default.
+
+        Raises:
+            InputError: If its units are no folds of one repeat, or kept no outputs.
+        """
+        label = self._row(head)
+        said = [
+            outputs.load_outputs(record.path / outputs.OUTPUTS_FILE)
+            for record in self.runs.runs[label].values()
+        ]
+        return outputs.joined(said)
+
+    def best(self) -> Any:
+        """Return the trained model with the best validation metric.
+
+        Of images a `TrainedModel`; of a table the estimator, fitted again to the same rows, of the
+        row with the best mean and its first unit (a table has no validation part to choose by).
+        """
+        if self.summary.is_table:
+            from spinalnet.comparison.tables import refit
+
+            metric = find_metric(self.summary.metric)
+            sign = 1 if metric.higher_is_better else -1
+            rows = [row for row in self.summary.heads if row.mean is not None]
+            best = max(rows, key=lambda row: sign * (row.mean or 0.0))
+            return refit(next(iter(self.runs.runs[best.head].values())).path)
+        from spinalnet.comparison.trained import load_trained
+
+        def rank(record: Any) -> tuple[float, float]:
+            val = result_of(record)["val"]
+            return float(val.get("accuracy") or -float(val.get("mse") or 0.0)), -float(val["loss"])
+
+        return load_trained(max(self.runs.records, key=rank).path)
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the page, its tables and figures into the folder; return the page.
+
+        Args:
+            path: Copy the page there; it is one file without external parts.
+        """
+        page = write_report(self.folder, metric=self.metric, margin=self.margin)
+        if path is None:
+            return page
+        from spinalnet.files import write_bytes
+
+        write_bytes(Path(path), page.read_bytes())
+        return Path(path)
+
+    def plot_differences(self, ax: Axes | None = None) -> Axes:
+        """Draw the paired differences with both intervals and the margin; return the axes."""
+        return self._plot(ax, figures.paint_differences)
+
+    def plot_scores(self, ax: Axes | None = None) -> Axes:
+        """Draw the metric of every unit and head; return the axes."""
+        return self._plot(ax, figures.paint_scores)
+
+    def plot_cost(self, ax: Axes | None = None) -> Axes:
+        """Draw the metric against the parameters of the head; return the axes."""
+        return self._plot(ax, figures.paint_against_params)
+
+    def plot_curves(self, ax: Axes | None = None) -> Axes:
+        """Draw validation curves, mean and range over units; return the axes.
+
+        Raises:
+            InputError: If the runs have no epochs (those of a table).
+        """
+        found = figures.find_curves(self.runs, self.summary)
+        if found is None:
+            raise InputError("runs on a table have no validation curves.")
+        return self._plot(
+            ax, lambda axes, theme, summary: figures.paint_curves(axes, theme, found, summary)
+        )
+
+    def _plot(self, ax: Axes | None, paint: Callable[..., object]) -> Axes:
+        if ax is None:
+            from matplotlib.figure import Figure
+
+            ax = Figure(figsize=(6.4, 4.2), layout="constrained").add_subplot()
+        paint(ax, drawing.LIGHT, self.summary)
+        return ax
+
+    def _row(self, head: str | None) -> str:
+        known = [row.head for row in self.summary.heads]
+        if head is None:
+            return known[0]
+        if head not in known:
+            from spinalnet._checks import unknown_name
+
+            raise unknown_name("row", head, known)
+        return head
+
+    def __repr__(self) -> str:
+        """Return the answer and the table as text."""
+        return f"{self.verdict}\n\n{wording.as_markdown(*head_rows(self.summary))}"
+
+    def _repr_html_(self) -> str:
+        """Return the answer, one chip a comparison, and the table, for notebooks."""
+        header, rows = head_rows(self.summary)
+        chips = " ".join(
+            f"<b>{html.escape(d.minus)}</b>: {wording.VERDICTS[d.code].word}"
+            for d in self.differences
+        )
+        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+            for row in rows
+        )
+        return (
+            f"<p><b>{html.escape(self.verdict)}</b></p><p>{chips}</p>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        )
