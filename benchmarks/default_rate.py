@@ -23,12 +23,13 @@ import torch
 
 from spinalnet import RunSpec, TrainConfig, fit
 from spinalnet.comparison.building import build_model, load_splits
+from spinalnet.comparison.spec import DEFAULT_HEADS
 from spinalnet.files import write_mapping
 from spinalnet.training.environment import describe_environment
 
 RESULT = Path(__file__).parent / "results" / "default-rate.json"
 LIMITS = {"mnist": 2000, "fashion-mnist": 2000}  # of training images; others are used whole
-HEADS = ("spinal", "unchained", "matched", "mlp", "linear")
+HEADS = DEFAULT_HEADS
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 SEEDS = (1000, 1001, 1002)
 VALIDATED = 2000  # images at most: enough to tell half a point between means over heads and seeds

@@ -249,7 +249,7 @@ def _vgg5_cases() -> list[Case]:
         stack = linear("1", 512, 256) | norm("2", 512) | linear("5", classes, 512)
         shapes = VGG5_TRUNK | prefixed("classifier", stack)
         cases.append(
-            Case(f"VGG-5 default, {title}", "vgg5", classes, "mlp", shapes, log_softmax=True)
+            Case(f"VGG-5 default, {title}", "vgg5", classes, "mlp-paper", shapes, log_softmax=True)
         )
         shapes = VGG5_TRUNK | dropout_norm(256, 128, classes)
         cases.append(
@@ -265,7 +265,7 @@ def _cifar_cases() -> list[Case]:
         shapes = CIFAR_CNN_TRUNK | prefixed(
             "fc_layer", mlp(["1", "3", "6"], 4096, 1024, 512, classes)
         )
-        cases.append(Case(f"CNN default, {data}", "cifar-cnn", classes, "mlp", shapes))
+        cases.append(Case(f"CNN default, {data}", "cifar-cnn", classes, "mlp-paper", shapes))
         shapes = CIFAR_CNN_TRUNK | dropout(4096, width, classes)
         options = {"hidden_features": width}
         table = f"CNN spinal w={width}, {data}"
@@ -289,7 +289,7 @@ def _cifar_cases() -> list[Case]:
             trunk = vgg_trunk(*convs)
             head = prefixed("classifier", mlp(["0", "3", "6"], 512, 4096, 4096, classes))
             table = f"VGG{depth}_bn {data}"
-            cases.append(Case(table, model, classes, "mlp", trunk | head))
+            cases.append(Case(table, model, classes, "mlp-paper", trunk | head))
             head = dropout(512, 512, classes)
             cases.append(Case(f"spinal {table}", model, classes, "spinal", trunk | head))
     shapes = resnet_trunk(1, 1, 1, 1) | linear("fc_layer", 10, 256)
@@ -338,14 +338,14 @@ CASES = [
         "regression dense 8-200-100-1",
         "regression-net",
         1,
-        "mlp",
+        "mlp-paper",
         mlp(["0", "2", "4"], 8, 200, 100, 1),
     ),
     Case(
         "MNIST CNN default (10)",
         "mnist-cnn",
         10,
-        "mlp",
+        "mlp-paper",
         MNIST_TRUNK | mlp(["fc1", "fc2"], 320, 50, 10),
         log_softmax=True,
     ),
@@ -428,11 +428,11 @@ CASES = [
 
 # VGG-5 with other numbers of classes: (classes, head, params, head_params, head_macs).
 VGG5_CLASSES = (
-    (26, "mlp", 3_654_362, 145_946, 144_384),
+    (26, "mlp-paper", 3_654_362, 145_946, 144_384),
     (26, "spinal", 3_637_978, 129_562, 128_000),
-    (27, "mlp", 3_654_875, 146_459, 144_896),
+    (27, "mlp-paper", 3_654_875, 146_459, 144_896),
     (27, "spinal", 3_638_491, 130_075, 128_512),
-    (47, "mlp", 3_665_135, 156_719, 155_136),
+    (47, "mlp-paper", 3_665_135, 156_719, 155_136),
     (47, "spinal", 3_648_751, 140_335, 138_752),
 )
 
@@ -461,7 +461,7 @@ class HeadRow:
 
     def shapes(self) -> Shapes:
         sizes = (self.in_features, self.width, self.num_classes)
-        if self.flavour == "mlp":
+        if self.flavour == "mlp-paper":
             return mlp(["0", "3", "6"], self.in_features, 4096, 4096, self.num_classes)
         if self.flavour == "two-layer":
             return mlp(["0", "2", "4"], self.in_features, 204, 204, self.num_classes)
@@ -483,8 +483,8 @@ def flavour(name: str, width: int) -> tuple[str, dict[str, Any]]:
         "ten-layer": ("spinal", {**spinal, "num_layers": 10}),
         "shared": ("spinal-shared", {"hidden_features": width, "num_layers": 8, "num_splits": 8}),
         "hymenoptera": ("spinal-reused", {**leaky, "reuse": ((4, 2), (5, 3))}),
-        "mlp": ("mlp", {"hidden_features": (4096, 4096), "dropout": (0.0, 0.5, 0.5)}),
-        "two-layer": ("mlp", {"hidden_features": (204, 204), "dropout": 0.0}),
+        "mlp-paper": ("mlp-paper", {"hidden_features": (4096, 4096), "dropout": (0.0, 0.5, 0.5)}),
+        "two-layer": ("mlp-paper", {"hidden_features": (204, 204), "dropout": 0.0}),
         "linear": ("linear", {"dropout": 0.0}),
     }[name]
 
@@ -583,7 +583,7 @@ RUNS = [
         "wide_resnet101_2", 256, "shared", 20, 10, 124_849_986, 29_715_640_624
     ),  # SpinalNet SW WideResNet notebook
     RunRow(
-        "vgg19_bn", 256, "mlp", 0, 1000, 143_678_248, 25_604_030_464
+        "vgg19_bn", 256, "mlp-paper", 0, 1000, 143_678_248, 25_604_030_464
     ),  # CIFAR10, SVHN (see defects: head never c
     RunRow(
         "vit_large_patch16_224", 224, "shared", 10, 10, 303_305_122, 59_646_160_348
@@ -776,28 +776,28 @@ HEADS = [
     ),
     HeadRow("hymenoptera", 512, 5, 2, 7_897, 0, 7_865, (0.8092717201, 0.05000215597), 1.678455894),
     HeadRow(
-        "mlp", 512, 0, 10, 18_923_530, 0, 18_915_328, (-0.02830254297, 0.1014794531), 16.14688949
+        "mlp-paper", 512, 0, 10, 18_923_530, 0, 18_915_328, (-0.02830254297, 0.1014794531), 16.14688949
     ),
     HeadRow(
-        "mlp", 512, 0, 100, 19_292_260, 0, 19_283_968, (-0.02830254297, 0.1014794531), 137.0453895
+        "mlp-paper", 512, 0, 100, 19_292_260, 0, 19_283_968, (-0.02830254297, 0.1014794531), 137.0453895
     ),
     HeadRow(
-        "mlp", 512, 0, 101, 19_296_357, 0, 19_288_064, (-0.02830254297, 0.1014794531), 138.9943246
+        "mlp-paper", 512, 0, 101, 19_296_357, 0, 19_288_064, (-0.02830254297, 0.1014794531), 138.9943246
     ),
     HeadRow(
-        "mlp", 512, 0, 102, 19_300_454, 0, 19_292_160, (-0.02830254297, 0.1014794531), 139.3604761
+        "mlp-paper", 512, 0, 102, 19_300_454, 0, 19_292_160, (-0.02830254297, 0.1014794531), 139.3604761
     ),
     HeadRow(
-        "mlp", 512, 0, 131, 19_419_267, 0, 19_410_944, (-0.02830254297, 0.1014794531), 185.1715107
+        "mlp-paper", 512, 0, 131, 19_419_267, 0, 19_410_944, (-0.02830254297, 0.1014794531), 185.1715107
     ),
     HeadRow(
-        "mlp", 512, 0, 196, 19_685_572, 0, 19_677_184, (-0.02830254297, 0.1014794531), 276.5782935
+        "mlp-paper", 512, 0, 196, 19_685_572, 0, 19_677_184, (-0.02830254297, 0.1014794531), 276.5782935
     ),
     HeadRow(
-        "mlp", 512, 0, 225, 19_804_385, 0, 19_795_968, (-0.02830254297, 0.1014794531), 321.0266069
+        "mlp-paper", 512, 0, 225, 19_804_385, 0, 19_795_968, (-0.02830254297, 0.1014794531), 321.0266069
     ),
     HeadRow(
-        "mlp", 9216, 0, 10, 54_575_114, 0, 54_566_912, (0.1252755423, -0.749821399), 13.15323955
+        "mlp-paper", 9216, 0, 10, 54_575_114, 0, 54_566_912, (0.1252755423, -0.749821399), 13.15323955
     ),
     HeadRow(
         "two-layer", 2048, 0, 102, 480_726, 0, 480_216, (-1.008807337, -0.4911342851), 128.2083867

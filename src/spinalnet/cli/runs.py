@@ -54,8 +54,12 @@ def compare_command(
     probe_epochs: ProbeEpochs = 0,
     probe_lr: ProbeLr = 3e-3,
     heads: Annotated[
-        str, typer.Option(help="Heads, comma separated; the first is compared with each other.")
-    ] = "spinal,mlp,matched,linear",
+        str | None,
+        typer.Option(
+            help="Heads, comma separated; the first is compared with each other. Without it: "
+            "spinal, the controls made after it, mlp and linear."
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Number of paired seeds.", min=1)] = 5,
     out: Annotated[Path | None, typer.Option(help="Folder of the comparison.")] = None,
     target: Annotated[
@@ -85,7 +89,7 @@ def compare_command(
     """
     from spinalnet.data import frames
 
-    names = names_of(heads) if "heads" in asked.given else None
+    names = None if heads is None else names_of(heads)
     is_table = frames.is_table(asked.data) or (target is not None and Path(asked.data).is_file())
     if is_table:
         asked.refuse(asked.given - _OF_TABLES, f"for a table ('{asked.data}')")
@@ -96,7 +100,7 @@ def compare_command(
     from spinalnet.comparison import Comparison, running
 
     base = asked.spec(probe_epochs=probe_epochs, probe_lr=probe_lr)
-    question = Comparison(base, names_of(heads), seeds)
+    question = Comparison(base, seeds=seeds, **({} if names is None else {"heads": names}))
     folder = out or Path("runs") / f"compare-{_label(base)}"
     with show_progress(seeds * len(question.heads)) as (on_progress, run_done):
 

@@ -1,8 +1,9 @@
-"""The files of results: their version, and reading those of before there was one."""
+"""The files of results: their version, and reading those of earlier ones."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -12,8 +13,53 @@ from spinalnet._checks import InputError, check_values, read_fields
 
 Loaded = TypeVar("Loaded")
 
-SCHEMA = 2
-"""Version of `summary.json`, `classification.json` and `recipe.json`; files of 1 do not say it."""
+SCHEMA = 3
+"""Version of `summary.json`, `classification.json`, `recipe.json`, `config.yaml` and of what a
+checkpoint says of itself; files of 1 do not say it, nor did the last two before 3."""
+
+# Up to version 2 the head "mlp" was the paper's on these networks, with its dropout and norm; that
+# is "mlp-paper" now. On any other network it was what "mlp" still is.
+_PAPERS_MLP = frozenset(
+    "mnist-cnn arch2 mnist-pixels vgg5 cifar-cnn cifar-vgg11-bn cifar-vgg13-bn cifar-vgg16-bn "
+    "cifar-vgg19-bn alexnet resnet18 resnet101 resnext50_32x4d vgg19_bn wide_resnet101_2 "
+    "regression-net".split()
+)
+_MLP = re.compile(r"(?<![\w/-])mlp(?![\w-])")
+
+
+def with_paper_mlp(value: Any) -> Any:
+    """Return what an older file says with the head "mlp" called "mlp-paper" in all its words."""
+    if isinstance(value, str):
+        return _MLP.sub("mlp-paper", value)
+    if isinstance(value, Mapping):
+        return {with_paper_mlp(key): with_paper_mlp(one) for key, one in value.items()}
+    return [with_paper_mlp(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def with_present_heads(record: Mapping[str, Any], model: Any) -> Mapping[str, Any]:
+    """Return a record of any version with its heads called as they are now.
+
+    Args:
+        record: What the file holds; "schema" is its version.
+        model: Name of its network, which decides what "mlp" was.
+    """
+    is_old = check_version(record) < 3 and model in _PAPERS_MLP
+    return with_paper_mlp(record) if is_old else record
+
+
+def check_version(record: Mapping[str, Any]) -> int:
+    """Return the version of a file.
+
+    Raises:
+        InputError: If it is later than this one, or no number.
+    """
+    check_values(record, {"schema": int | None})
+    version = record.get("schema") or 1
+    if version > SCHEMA:
+        raise InputError(
+            f"this version reads results up to schema {SCHEMA}, got {version}. Update spinalnet."
+        )
+    return version
 
 
 def read_mapping(path: Path) -> dict[str, Any] | None:
@@ -78,7 +124,8 @@ def upgraded(record: Mapping[str, Any], rows: str, kind: type) -> dict[str, Any]
     """Return the fields of a summary, of images or a table, as the present version has them.
 
     The first version named columns after the metric ("accuracies", "mse_mean"), and its differences
-    on tables had other columns: these are left out, to be made again of the values.
+    on tables had other columns: these are left out, to be made again of the values. The second
+    called the paper's MLP "mlp".
 
     Args:
         record: Content of a `summary.json`.
@@ -89,12 +136,7 @@ def upgraded(record: Mapping[str, Any], rows: str, kind: type) -> dict[str, Any]
         InputError: If it was written by a later version, or is mangled.
         KeyError: If it is no summary.
     """
-    check_values(record, {})
-    version = record.get("schema", 1)
-    if version > SCHEMA:
-        raise InputError(
-            f"this version reads results up to schema {SCHEMA}, got {version}. Update spinalnet."
-        )
+    record = with_present_heads(record, record.get("model"))
     metric = record["metric"]
     check_values(record, {rows: tuple[Mapping[str, Any], ...]})
     names = {f"{metric}_mean": "mean", f"{metric}_std": "std", f"{metric}_values": "values"}

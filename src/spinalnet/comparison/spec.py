@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from spinalnet._checks import InputError, check_positive, read_fields, unknown_name
+from spinalnet.comparison.schema import SCHEMA, with_present_heads
 from spinalnet.data import DataSpec
 from spinalnet.models import ModelSpec
 from spinalnet.training import TrainConfig
@@ -103,7 +104,7 @@ class RunSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as they stand in `config.yaml`."""
-        return asdict(self) | {"train": self.train.to_dict()}
+        return asdict(self) | {"train": self.train.to_dict(), "schema": SCHEMA}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
@@ -112,7 +113,7 @@ class RunSpec:
         Raises:
             InputError: If a setting is unknown or missing, or its value wrong.
         """
-        return cls(**read_fields(cls, _in_parts(values), "setting"))
+        return cls(**read_fields(cls, _with_present_heads(_in_parts(values)), "setting"))
 
 
 _OWN = tuple(one.name for one in fields(RunSpec))
@@ -139,6 +140,22 @@ def _in_parts(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return parts | flat
 
 
+def _with_present_heads(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return settings of any version, their head called as it is now, without the version."""
+    if not isinstance(values, Mapping):
+        return values
+    version = values.get("schema")
+    parts = {name: value for name, value in values.items() if name != "schema"}
+    if isinstance(model := parts.get("model"), Mapping):
+        renamed = with_present_heads({**model, "schema": version}, model.get("name"))
+        parts["model"] = {name: value for name, value in renamed.items() if name != "schema"}
+    return parts
+
+
+DEFAULT_HEADS = ("spinal", "unchained", "matched", "mlp", "linear")
+"""The spinal head; without its chain; an MLP of its size; one of the paper's width; no layer."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A question: which of these heads is better on this data, over how many seeds?
@@ -154,7 +171,7 @@ class Comparison:
     """
 
     base: RunSpec
-    heads: tuple[str, ...] = ("spinal", "mlp", "matched", "linear")
+    heads: tuple[str, ...] = DEFAULT_HEADS
     seeds: int = 5
     other: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -175,20 +192,12 @@ class Comparison:
     def of_seed(self, seed: int) -> list[RunSpec]:
         """Return the runs of one seed, one for each head.
 
-        The head options of `base` belong to the first head, and the control "matched" follows it;
-        the others keep the paper's, unless `other` says more.
+        The head options of `base` belong to the first head, and the controls made after it follow
+        it (`ModelSpec.control`); the others keep their own, unless `other` says more.
         """
         first = replace(self.base.model, head=self.heads[0])
         train = replace(self.base.train, seed=seed)
-
-        def model(head: str) -> ModelSpec:
-            if head == first.head:
-                return first
-            if head == "matched":
-                return first.control()
-            return replace(first, head=head, head_options={})
-
-        models = [replace(model(head), **self.other.get(head, {})) for head in self.heads]
+        models = [replace(first.control(head), **self.other.get(head, {})) for head in self.heads]
         return [replace(self.base, model=model, train=train) for model in models]
 
     def specs(self) -> Iterator[RunSpec]:

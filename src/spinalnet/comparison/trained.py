@@ -11,6 +11,7 @@ from typing import Any, Literal
 from spinalnet import files
 from spinalnet._checks import InputError, read_fields, some
 from spinalnet.comparison.building import build_model, load_splits
+from spinalnet.comparison.schema import SCHEMA, with_present_heads
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.data import DatasetInfo, DataSpec, Splits
 from spinalnet.models import ImageModel, ModelSpec, features
@@ -34,6 +35,7 @@ class Description:
     data: str | None = None
     seed: int | None = None
     converted_from: str | None = None
+    schema: int = SCHEMA
 
     @classmethod
     def of(cls, spec: RunSpec, info: DatasetInfo) -> Description:
@@ -44,7 +46,7 @@ class Description:
 
     @classmethod
     def read(cls, header: Mapping[str, Any]) -> Description:
-        """Read a header, of now or of when `freeze` was called trunk="frozen".
+        """Read a header, of now or of any earlier version.
 
         Raises:
             InputError: If a field is unknown or missing, or its value wrong.
@@ -52,6 +54,8 @@ class Description:
         if isinstance(header, Mapping) and header.get("trunk", "") in (None, "frozen"):
             header = {**header, "freeze": header["trunk"] is not None}
             del header["trunk"]
+        if isinstance(header, Mapping):
+            header = {**with_present_heads(header, header.get("model")), "schema": SCHEMA}
         about = cls(**read_fields(cls, header, "field of the checkpoint"))
         if len(about.input_shape) not in (1, 3) or min(about.input_shape) < 1:
             raise InputError(

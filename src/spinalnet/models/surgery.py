@@ -63,7 +63,8 @@ def replace_head_(
         options: Options of the head. Without `hidden_features` a chain is as wide as there are
             classes, and at least 20: the width of the paper's transfer scripts. The output row then
             sees at least four numbers per class, and the head stays small beside any trunk.
-            Without `num_params` the head "matched" gets the size of that spinal head.
+            Without `num_params` the heads "matched" and "unchained-matched" get the size of that
+            spinal head.
 
     Returns:
         The model itself.
@@ -243,7 +244,10 @@ def spinal_options(num_classes: int) -> dict[str, Any]:
 def matched_options(
     head: str, in_features: int, num_classes: int, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the options that give the head "matched" as many parameters as another head has."""
+    """Return the option that gives a head as many parameters as another head has.
+
+    For "matched" and "unchained-matched".
+    """
     with torch.device("meta"):
         twin = make_head(head, in_features, num_classes, **options)
     return {"num_params": sum(p.numel() for p in twin.parameters())}
@@ -251,11 +255,13 @@ def matched_options(
 
 def _default_options(head: str, num_classes: int, in_features: int) -> dict[str, Any]:
     spinal = spinal_options(num_classes)
-    if head == "matched":
-        return matched_options("spinal", in_features, num_classes, spinal)
-    if head == "mlp":
+    accepted = head_arguments(head)
+    if head in ("mlp", "mlp-paper"):  # no chain: the width of a chain is not theirs
         return {}
-    return {name: value for name, value in spinal.items() if name in head_arguments(head)}
+    options = {name: value for name, value in spinal.items() if name in accepted}
+    if "num_params" in accepted:
+        options |= matched_options("spinal", in_features, num_classes, spinal)
+    return options
 
 
 def _build(

@@ -58,6 +58,10 @@ class ImageModel(nn.Module):
         return [list(self.head.parameters()), *reversed(backbones.stages(self.trunk))]
 
 
+CONTROLS = ("matched", "unchained", "unchained-matched")
+"""The heads that are made after another one, whatever its options are."""
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """Which network, with which head.
@@ -85,10 +89,20 @@ class ModelSpec:
         if self.head not in HEADS:
             raise unknown_name("head", self.head, HEADS)
 
-    def control(self) -> ModelSpec:
-        """Return the same network with an MLP of the size of this head: "matched"."""
+    def control(self, head: str = "matched") -> ModelSpec:
+        """Return the same network with another head, to compare this one with.
+
+        "matched", "unchained" and "unchained-matched" are controls of this very head: they have
+        its size, and the norm, dropout and activation that it was given. Any other head has its
+        own options.
+
+        Raises:
+            InputError: If there is no such head.
+        """
+        if head == self.head:
+            return self
         twin = {"match": self.head, "match_options": dict(self.head_options)}
-        return replace(self, head="matched", head_options=twin)
+        return replace(self, head=head, head_options=twin if head in CONTROLS else {})
 
 
 @dataclass(frozen=True)
@@ -99,7 +113,8 @@ class ModelRow:
         trunk: Builds the trunk from the number of input channels.
         input_shape: The paper's `(C, H, W)`, or `(F,)` for rows of numbers.
         min_size: Smallest image side that leaves at least one feature position.
-        heads: The paper's options per head name; other heads get their own defaults.
+        heads: The paper's options per head name. "mlp" is derived from "mlp-paper", and other
+            heads from the spinal one: see `mlp_options` and `_first_options`.
         summary: One line for people.
         spinal: The row of `nn.HEADS` that "spinal" means on this trunk.
         necks: How a trunk that ends in a map makes features of it, the default first.
@@ -167,7 +182,7 @@ def _cifar_vgg(depth: int, *convs: int) -> ModelRow:
         min_size=32,
         heads={
             "spinal": {"hidden_features": 512, "num_layers": 4, "dropout": 0.5},
-            "mlp": _FULLY_CONNECTED,
+            "mlp-paper": _FULLY_CONNECTED,
         },
         summary=f"VGG with {depth} layers and batch norm for 32 x 32 images (CIFAR)",
     )
@@ -180,7 +195,7 @@ def _backbone(
         trunk=torchvision_trunk(name, classifier),
         input_shape=(3, size, size),
         min_size=min_size,
-        heads={"mlp": _FULLY_CONNECTED, **{k.replace("_", "-"): v for k, v in heads.items()}},
+        heads={"mlp-paper": _FULLY_CONNECTED, **{k.replace("_", "-"): v for k, v in heads.items()}},
         pretrained=True,
         summary=f"torchvision's {name} (transfer learning)",
     )
@@ -201,7 +216,7 @@ MODELS: dict[str, ModelRow] = {
         min_size=16,
         heads={
             "spinal": {"hidden_features": 8, "num_layers": 6},
-            "mlp": {"hidden_features": 50, "output_dropout": 0.5},
+            "mlp-paper": {"hidden_features": 50, "output_dropout": 0.5},
         },
         summary="two 5x5 convolutions (paper: MNIST)",
     ),
@@ -212,7 +227,7 @@ MODELS: dict[str, ModelRow] = {
         heads={
             "spinal": {"hidden_features": 30, "layers_per_tap": (10, 8, 8)},
             # The counterpart by the paper's rule: as many hidden neurons as all chains have.
-            "mlp": {"hidden_features": (780, 50)},
+            "mlp-paper": {"hidden_features": (780, 50)},
         },
         spinal="spinal-taps",
         summary="a spinal chain each on pixels, first and second convolution (paper: MNIST family)",
@@ -224,7 +239,7 @@ MODELS: dict[str, ModelRow] = {
         heads={
             "spinal": {"hidden_features": 128, "num_layers": 4, "norm": "batch"},
             "progressive": {"hidden_features": 128, "norm": "batch"},
-            "mlp": {"hidden_features": 512, "norm": "batch"},
+            "mlp-paper": {"hidden_features": 512, "norm": "batch"},
         },
         summary="no convolutions: the head sees the pixels (Progressive SpinalNet: MNIST)",
     ),
@@ -234,7 +249,7 @@ MODELS: dict[str, ModelRow] = {
         min_size=16,
         heads={
             "spinal": {"hidden_features": 128, "num_layers": 4, "norm": "batch", "dropout": 0.5},
-            "mlp": {"hidden_features": 512, "norm": "batch", "dropout": 0.5},
+            "mlp-paper": {"hidden_features": 512, "norm": "batch", "dropout": 0.5},
             "progressive": {"hidden_features": 64},
         },
         summary="ten 3x3 convolutions in four blocks (paper: MNIST family, state of the art rows)",
@@ -245,7 +260,7 @@ MODELS: dict[str, ModelRow] = {
         min_size=8,
         heads={
             "spinal": {"hidden_features": 128, "num_layers": 4, "dropout": 0.1},
-            "mlp": {"hidden_features": (1024, 512), "dropout": (0.1, 0.0, 0.1)},
+            "mlp-paper": {"hidden_features": (1024, 512), "dropout": (0.1, 0.0, 0.1)},
         },
         summary="six 3x3 convolutions in three blocks (paper: CIFAR)",
     ),
@@ -262,7 +277,7 @@ MODELS: dict[str, ModelRow] = {
     ),
     "resnet101": _backbone("resnet101", "fc", 32, 128, spinal=_DROPOUT_NORM),
     "resnext50_32x4d": _backbone(
-        "resnext50_32x4d", "fc", 32, 224, spinal=_BARE, mlp={"hidden_features": (204, 204)}
+        "resnext50_32x4d", "fc", 32, 224, spinal=_BARE, mlp_paper={"hidden_features": (204, 204)}
     ),
     "vgg19_bn": _backbone(
         "vgg19_bn", "classifier", 32, 112, spinal={**_DROPOUT_NORM, "hidden_features": 1024}
@@ -288,7 +303,7 @@ MODELS: dict[str, ModelRow] = {
         heads={
             "spinal": {**_LEAKY, "hidden_features": 50},
             "spinal-reused": {**_LEAKY, "hidden_features": 50, **_REUSE},
-            "mlp": {"hidden_features": (200, 100), "activation": "leaky_relu"},
+            "mlp-paper": {"hidden_features": (200, 100), "activation": "leaky_relu"},
         },
         summary="no trunk: the head sees rows of numbers (paper: regression)",
     ),
@@ -356,6 +371,21 @@ def complete(
 _FLAVOUR = ("norm", "dropout", "output_dropout", "activation")
 
 
+def mlp_options(paper: Mapping[str, Any], spinal: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the head "mlp" on a trunk.
+
+    The widths are the paper's. Its norm and dropout were often not those of the spinal head beside
+    it (a dropout of 0.5 against none on MNIST), so that a comparison of the two measured the
+    dropout: here they are the spinal head's.
+
+    Args:
+        paper: Options of the paper's own MLP there, "mlp-paper"; empty where it had none.
+        spinal: Options of the spinal head.
+    """
+    widths = {key: value for key, value in paper.items() if key not in _FLAVOUR}
+    return widths | {key: value for key, value in spinal.items() if key in _FLAVOUR}
+
+
 def _choose_head(
     row: ModelRow,
     head: str,
@@ -365,39 +395,50 @@ def _choose_head(
 ) -> tuple[str, dict[str, Any]]:
     """Return the row of `HEADS` and its options: the paper's where it has them, then those given.
 
-    `matched` gets the parameter count of the spinal head, or of the head `match` with its
+    The heads of `CONTROLS` are made after the spinal head, or after the head `match` with its
     `match_options` (see `ModelSpec.control`).
     """
     kind, given = row.spinal if head == "spinal" else head, dict(given)
     accepted = head_arguments(kind)
     chosen = _first_options(row, head, accepted)
-    if head == "matched":
-        twin, asked = given.pop("match", "spinal"), given.pop("match_options", {})
-        if "num_params" not in given:
-            twin, options = _choose_head(row, twin, num_classes, tap_features, asked)
+    if head in CONTROLS:
+        name, asked = given.pop("match", "spinal"), given.pop("match_options", {})
+        twin, options = _choose_head(row, name, num_classes, tap_features, asked)
+        if head != "matched" and "num_splits" in head_arguments(twin):
+            chosen = {key: value for key, value in options.items() if key in accepted}
+        if "num_params" in accepted and "num_params" not in given:
             chosen |= surgery.matched_options(twin, sum(tap_features), num_classes, options)
         # A control for the wiring: a norm or dropout given to the twin is given to it too.
         chosen |= {key: asked[key] for key in _FLAVOUR if key in asked}
     if "tap_features" in accepted:
         chosen["tap_features"] = tuple(tap_features)
-    return kind, {**chosen, **given}
+    chosen |= given
+    if head == "mlp-paper" and "hidden_features" not in chosen:
+        raise InputError(
+            "the paper has no MLP on this network, so there is no head 'mlp-paper': take 'mlp', or "
+            "give hidden_features."
+        )
+    return kind, chosen
 
 
 def _first_options(row: ModelRow, head: str, accepted: Collection[str]) -> dict[str, Any]:
-    """Return the paper's options of a head.
+    """Return the options of a head of which nothing is asked.
 
-    A head the paper never put on this trunk starts from the spinal head's size and flavour (norm,
-    dropout, activation), so that a comparison changes the wiring and nothing else.
+    Those of the paper's heads are the paper's. A head that the paper never put on this trunk starts
+    from the spinal head's size and flavour (norm, dropout, activation), so that a comparison
+    changes the wiring and nothing else.
     """
+    spinal, paper = row.heads["spinal"], row.heads.get("mlp-paper", {})
     if head in row.heads:
         return dict(row.heads[head])
-    spinal = row.heads["spinal"]
+    if head == "mlp":
+        return mlp_options(paper, spinal)
     flavour = {key: value for key, value in spinal.items() if key in _FLAVOUR}
     if head == "linear":
         rate = flavour.get("output_dropout", flavour.get("dropout"))
         return {} if rate is None else {"dropout": rate}
     # Every chain, and what takes the chain away, starts as long and as narrow as the spinal one.
-    same_size = head in ("progressive", "unchained") or head.startswith("spinal")
+    same_size = head == "progressive" or head.startswith(("spinal", "unchained"))
     inherited = spinal if same_size else flavour
     return {key: value for key, value in inherited.items() if key in accepted}
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from spinalnet import files
 from spinalnet._checks import InputError, read_fields
 from spinalnet.comparison import RunSpec, Summary, summarize
-from spinalnet.comparison.schema import SCHEMA, load
+from spinalnet.comparison.schema import SCHEMA, check_version, load, with_paper_mlp
 from spinalnet.data import DATASETS, readers
 from spinalnet.paper.recipes import RECIPES, Recipe, find_recipes
 from spinalnet.training import loop, runs
@@ -56,10 +56,15 @@ class Record:
     def from_dict(cls, record: Mapping[str, Any]) -> Record:
         """Make one of what `to_dict` returned, also in an earlier version.
 
+        The MLP of a recipe was the paper's whatever the network, stand-ins of smoke runs included,
+        so in an earlier version every "mlp" is "mlp-paper".
+
         Raises:
             InputError: If a later version wrote it, it is mangled, or its recipe is unknown.
             KeyError: If it is no record.
         """
+        if check_version(record) < 3:
+            record = with_paper_mlp(record)
         fields = {key: value for key, value in record.items() if key != "schema"}
         fields["summary"] = Summary.from_dict(fields["summary"])
         made = cls(**read_fields(cls, fields, "field"))

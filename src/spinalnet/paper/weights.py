@@ -418,7 +418,7 @@ def _read_stack(shapes: _Shapes, stack: _Stack) -> _Guess | None:
         "dropout": stack.dropout,
         "norm": "batch" if stack.norms else None,
     }
-    return _Guess("mlp", shapes[stack.output][0], options, len(stack.modules))
+    return _Guess("mlp-paper", shapes[stack.output][0], options, len(stack.modules))
 
 
 def _read_taps(shapes: _Shapes) -> _Guess | None:

@@ -53,7 +53,7 @@ ROWS = (
         model="cifar-cnn",
         train=replace(_CNN, schedule="cnn-a"),
         selection=TEST_MAXIMUM,
-        original_heads=("mlp",),
+        original_heads=("mlp-paper",),
         original_seeds="torch 0, python 0",
         defects=("A9", "A14"),
     ),

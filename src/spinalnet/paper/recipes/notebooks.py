@@ -114,9 +114,9 @@ _NOTEBOOKS = (
             64, "rotation:30+zoom-crop:230,224+flip+vertical-flip", 224, (0.01, 10), (0.001, 30)
         ),
         selection=FOLDER_MAXIMUM,
-        original_heads=("mlp",),
+        original_heads=("mlp-paper",),
         options={"spinal": bare(102)},
-        printed=printed(_LOGGED, {"mlp": 0.976773}, _SELECTED),
+        printed=printed(_LOGGED, {"mlp-paper": 0.976773}, _SELECTED),
         defects=("A6", "A9", "A17", "A18"),
     ),
     Recipe(
@@ -149,7 +149,7 @@ _NOTEBOOKS = (
         selection=TEST_MAXIMUM,
         options={
             "spinal": {"hidden_features": 50, "num_splits": 2, "num_layers": 10, "norm": None},
-            "mlp": {"hidden_features": 500, "norm": None},
+            "mlp-paper": {"hidden_features": 500, "norm": None},
         },
         constants="mnist",
         defects=("A25", "A26", "A27", "B8", "B9"),

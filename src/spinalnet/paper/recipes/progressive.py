@@ -10,7 +10,7 @@ from spinalnet.paper.recipes.settings import MNIST_SGD, REDRAW, WARPS, cut, wide
 
 _FOLDER = "ProgressiveSpinalNet"
 _REDRAW = replace(REDRAW, lr=0.005, batch_size=64, epochs=200, augment=WARPS)
-_HEADS = ("progressive", "spinal", "mlp")
+_HEADS = ("progressive", "spinal", "mlp-paper")
 
 
 def _vgg5(data: str, *, script: str, defects: tuple[str, ...] = (), **own: Any) -> Recipe:

@@ -99,7 +99,7 @@ class Recipe:
     model: str
     train: TrainConfig
     selection: str
-    heads: tuple[str, ...] = ("spinal", "mlp")
+    heads: tuple[str, ...] = ("spinal", "mlp-paper")
     original_heads: tuple[str, ...] = ()
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     necks: Mapping[str, str] = field(default_factory=dict)
