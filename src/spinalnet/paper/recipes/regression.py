@@ -37,7 +37,10 @@ def _target(name: str, **minima: tuple[float, float]) -> tuple[Recipe, Recipe]:
     )
     wiring = "The script's wiring: layers 3 and 4 also run as layers 5 and 6."
     return row, replace(
-        row, name=f"{row.name}-reused", heads=("spinal-reused", "mlp-paper"), notes=(*row.notes, wiring)
+        row,
+        name=f"{row.name}-reused",
+        heads=("spinal-reused", "mlp-paper"),
+        notes=(*row.notes, wiring),
     )
 
 
