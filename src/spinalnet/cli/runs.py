@@ -98,9 +98,10 @@ def compare_command(
         return
     asked.refuse({"target", "task", "tune"}, f"for '{asked.data}', which is no table")
     from spinalnet.comparison import Comparison, running
+    from spinalnet.comparison.spec import DEFAULT_HEADS
 
     base = asked.spec(probe_epochs=probe_epochs, probe_lr=probe_lr)
-    question = Comparison(base, seeds=seeds, **({} if names is None else {"heads": names}))
+    question = Comparison(base, DEFAULT_HEADS if names is None else names, seeds)
     folder = out or Path("runs") / f"compare-{_label(base)}"
     with show_progress(seeds * len(question.heads)) as (on_progress, run_done):
 
