@@ -11,16 +11,19 @@ from torch import Tensor, nn
 
 import golden
 from spinalnet._checks import InputError
+from spinalnet.models import zoo
 from spinalnet.models.trunks import PooledPositions
-from spinalnet.models.zoo import MODELS, ImageModel, create_model, list_models
+from spinalnet.models.zoo import MODELS, ImageModel, ModelSpec, create_model, list_models
 from spinalnet.nn.counting import count_macs, count_params
+from spinalnet.nn.dense import MLPHead
 from spinalnet.nn.heads import HEADS, make_head
 from spinalnet.nn.layers import SpinalNet
 from spinalnet.nn.variants import MultiTapSpinalNet, ReusedSpinalNet, TiledSpinalNet
 from spinalnet.paper.weights import load_original_state_dict
 
 COMPATIBILITY = ("spinal-reused", "spinal-tiled")
-COUNTERPARTS = [name for name in HEADS if name not in (*COMPATIBILITY, "spinal-taps")]
+# "mlp-paper" is no head of a network on which the paper had no MLP.
+COUNTERPARTS = [name for name in HEADS if name not in (*COMPATIBILITY, "spinal-taps", "mlp-paper")]
 # Models cheap enough to train a step of, at their smallest size: (channels, size).
 SMALL = {
     "mnist-cnn": (1, 16),
@@ -337,20 +340,20 @@ def dropout_rates(module: nn.Module) -> list[float]:
     ("name", "head", "trunk_rates", "head_rates"),
     [
         ("mnist-cnn", "spinal", [0.5], []),
-        ("mnist-cnn", "mlp", [0.5], [0.5]),
+        ("mnist-cnn", "mlp-paper", [0.5], [0.5]),
         ("arch2", "spinal", [0.5], []),
         ("vgg5", "spinal", [], [0.5] * 5),
-        ("vgg5", "mlp", [], [0.5, 0.5]),
+        ("vgg5", "mlp-paper", [], [0.5, 0.5]),
         ("vgg5", "progressive", [], [0.2]),
         ("mnist-pixels", "progressive", [], [0.2]),
         ("cifar-cnn", "spinal", [0.05], [0.1] * 5),
-        ("cifar-cnn", "mlp", [0.05], [0.1, 0.1]),
+        ("cifar-cnn", "mlp-paper", [0.05], [0.1, 0.1]),
         ("cifar-resnet18-half", "spinal", [0.02], []),
         ("cifar-resnet18-half", "linear", [0.02], []),
         ("cifar-vgg19-bn", "spinal", [], [0.5] * 5),
-        ("cifar-vgg19-bn", "mlp", [], [0.5, 0.5]),
+        ("cifar-vgg19-bn", "mlp-paper", [], [0.5, 0.5]),
         ("regression-net", "spinal", [], []),
-        ("regression-net", "mlp", [], []),
+        ("regression-net", "mlp-paper", [], []),
     ],
 )
 def test_dropout_is_the_papers(
@@ -360,6 +363,76 @@ def test_dropout_is_the_papers(
         model = create_model(name, 10, head=head)
     assert dropout_rates(model.trunk) == trunk_rates
     assert dropout_rates(model.head) == head_rates
+
+
+def flavour_of(module: nn.Module) -> tuple[set[float], set[str], set[str]]:
+    """Rates of dropouts that are on, kinds of norms and of activations."""
+    kinds = {type(part).__name__ for part in module.modules()}
+    norms = {kind for kind in kinds if "Norm" in kind and kind != "Normed"}
+    activations = {
+        type(part).__name__
+        for part in module.modules()
+        if type(part).__module__ == "torch.nn.modules.activation"
+    }
+    return set(dropout_rates(module)), norms, activations
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_mlp_has_the_flavour_of_the_spinal_head_and_the_papers_widths(name: str) -> None:
+    needs_timm(name)
+    with torch.device("meta"):
+        spinal = create_model(name, 10).head
+        mlp = create_model(name, 10, head="mlp").head
+    assert isinstance(mlp, MLPHead)
+    assert flavour_of(mlp) == flavour_of(spinal)
+    if "mlp-paper" not in MODELS[name].heads:
+        assert mlp.hidden_features == (512,)
+        with pytest.raises(InputError, match=r"the paper has no MLP on this network.*take 'mlp'"):
+            create_model(name, 10, head="mlp-paper")
+        assert isinstance(create_model(name, 10, head="mlp-paper", hidden_features=3).head, MLPHead)
+        return
+    with torch.device("meta"):
+        paper = create_model(name, 10, head="mlp-paper").head
+    assert mlp.hidden_features == paper.hidden_features
+
+
+def test_mlp_of_the_mnist_network_has_no_dropout() -> None:
+    head = create_model("mnist-cnn", 10, head="mlp").head
+    assert (head.hidden_features, dropout_rates(head)) == ((50,), [])
+
+
+def test_unchained_matched_has_the_parameters_of_the_spinal_head() -> None:
+    for name in MODELS:
+        needs_timm(name)
+        with torch.device("meta"):
+            spinal = count_params(create_model(name, 10)).head
+            model = create_model(name, 10, head="unchained-matched")
+        head, params = model.head, count_params(model).head
+        largest = max(head.split_sizes) + 10 + 1 + (2 if len(head.norms) else 0)
+        assert 2 * abs(params - spinal) <= largest, name
+        assert abs(params - spinal) < 0.05 * spinal, name
+        assert max(head.widths) - min(head.widths) <= 1
+
+
+def test_controls_follow_the_options_of_the_head_they_are_made_for() -> None:
+    spec = ModelSpec(
+        "mnist-cnn", "spinal", {"num_layers": 8, "norm": "batch", "hidden_features": 5}
+    )
+    spinal = zoo.build(spec, 10).head
+    unchained = zoo.build(spec.control("unchained"), 10).head
+    assert (unchained.num_layers, unchained.widths) == (8, (5,) * 8)
+    assert flavour_of(unchained) == flavour_of(spinal)
+    assert unchained.split_sizes == spinal.spine.split_sizes
+    wanted = sum(p.numel() for p in spinal.parameters())
+    for name in ("matched", "unchained-matched"):
+        control = zoo.build(spec.control(name), 10).head
+        assert sum(p.numel() for p in control.parameters()) == pytest.approx(wanted, rel=0.03)
+        assert flavour_of(control) == flavour_of(spinal)
+    assert spec.control("mlp") == ModelSpec("mnist-cnn", "mlp")
+    assert spec.control("spinal") is spec
+    assert zoo.build(spec.control("mlp").control("unchained"), 10).head.num_layers == 6
+    with pytest.raises(InputError, match="did you mean 'unchained'"):
+        spec.control("unchaned")
 
 
 def test_papers_initialisation() -> None:

@@ -209,7 +209,7 @@ def test_whole_backbone_checkpoint(tmp_path: Path) -> None:
 
 def test_dead_head_of_the_vgg19_scripts_is_left_out() -> None:
     with torch.device("meta"):
-        ours = zoo.create_model("vgg19_bn", 1000, head="mlp")
+        ours = zoo.create_model("vgg19_bn", 1000, head="mlp-paper")
         body = ours.trunk.state_dict()
         classifier = golden.mlp(["0", "3", "6"], 25088, 4096, 4096, 1000)
         dead = golden.dropout_norm(25088, 20, 10)

@@ -68,10 +68,10 @@ def test_a_head_put_on_a_vgg_really_is_used():
     ("name", "trained"),
     [
         ("notebook-flowers102", ("linear",)),
-        ("notebook-flowers102-mlp", ("mlp",)),
+        ("notebook-flowers102-mlp", ("mlp-paper",)),
         ("transfer-caltech101", ("linear",)),
-        ("transfer-cifar10", ("mlp",)),
-        ("transfer-svhn", ("mlp",)),
+        ("transfer-cifar10", ("mlp-paper",)),
+        ("transfer-svhn", ("mlp-paper",)),
         ("transfer-stl10", ("spinal",)),
     ],
 )

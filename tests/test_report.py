@@ -25,6 +25,7 @@ from spinalnet.comparison.finished import read_folder
 from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs
 from spinalnet.comparison.report.figures import _apart
 from spinalnet.comparison.report.page import write_report
+from spinalnet.comparison.schema import with_paper_mlp
 from spinalnet.comparison.statistics import paired_difference
 from spinalnet.comparison.summary import Summary, load_summary, summarize, summarize_runs
 from spinalnet.comparison.wording import as_markdown, as_rich, judged
@@ -558,9 +559,15 @@ def test_files_from_before_the_version_are_read(tmp_path, metric):
     old = as_before(summary.to_dict())
     assert f"{metric}_mean" in old["heads"][0]
     (folder / "summary.json").write_text(json.dumps(old))
-    assert load_summary(folder / "summary.json") == summary
-    (folder / "summary.json").write_text(json.dumps(summary.to_dict() | {"schema": 3}))
-    with pytest.raises(InputError, match=r"up to schema 2, got 3\. Update spinalnet"):
+    read = load_summary(folder / "summary.json")
+    now = with_paper_mlp(summary.to_dict())  # what it was then
+    assert json.loads(json.dumps(read.to_dict())) == json.loads(json.dumps(now))
+    assert read.heads[1].head == "mlp-paper"
+    assert read.heads[1].difference is not None
+    assert read.heads[1].difference.minus == "mlp-paper"
+    assert "Against mlp-paper: " in read.verdict
+    (folder / "summary.json").write_text(json.dumps(summary.to_dict() | {"schema": 4}))
+    with pytest.raises(InputError, match=r"up to schema 3, got 4\. Update spinalnet"):
         load_summary(folder / "summary.json")
 
 

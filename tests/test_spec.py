@@ -23,8 +23,10 @@ from spinalnet import (
     load_trained,
     run_one,
 )
+from spinalnet.comparison.schema import with_present_heads
 from spinalnet.comparison.trained import Description
 from spinalnet.files import _HEADER_KEY, load_weights, save_weights
+from spinalnet.models import MODELS
 
 # The folder of a run, as it was written when all settings of a run lay in one flat mapping.
 OLD = Path(__file__).parent / "old_config.yaml"
@@ -210,3 +212,47 @@ def test_the_question_is_written_in_parts() -> None:
     assert (asked["data"], asked["heads"], asked["seeds"]) == ("digits", ["mlp", "matched"], [0, 1])
     assert asked["base"]["data"]["limit"] == 60
     assert "head" not in asked["base"]["model"]
+
+
+def test_the_controls_of_a_comparison_follow_its_first_head() -> None:
+    base = SPEC.having(freeze=False, head_options={"num_layers": 8})
+    spinal, unchained, matched, mlp, linear = (run.model for run in Comparison(base).of_seed(0))
+    assert unchained.head_options == {"match": "spinal", "match_options": {"num_layers": 8}}
+    assert matched == spinal.control()
+    assert not mlp.head_options
+    assert not linear.head_options
+
+
+def test_the_default_heads_are_a_spinal_one_and_its_controls() -> None:
+    assert Comparison(SPEC).heads == ("spinal", "unchained", "matched", "mlp", "linear")
+    assert [run.model.head for run in Comparison(SPEC, ("mlp", "linear"), 1).specs()] == [
+        "mlp",
+        "linear",
+    ]
+
+
+def test_older_settings_call_the_papers_mlp_by_its_present_name() -> None:
+    now = RunSpec.of("digits", head="mlp").to_dict()
+    assert RunSpec.from_dict(now).model.head == "mlp"
+    old = {key: value for key, value in now.items() if key != "schema"}
+    assert RunSpec.from_dict(old).model.head == "mlp-paper"
+    control = old | {"model": {"name": "vgg5", "head": "matched", "head_options": {"match": "mlp"}}}
+    assert RunSpec.from_dict(control).model.head_options == {"match": "mlp-paper"}
+    other = old | {"model": {"name": "cifar-resnet10-half", "head": "mlp"}}
+    assert RunSpec.from_dict(other).model.head == "mlp"  # the paper had none there
+    header = {"model": "mnist-cnn", "head": "mlp", "class_names": ["a", "b"]}
+    header |= {"input_shape": [1, 20, 20], "mean": [0.1], "std": [0.2]}
+    assert Description.read(header).head == "mlp-paper"
+    assert Description.read(header | {"schema": 3}).head == "mlp"
+    with pytest.raises(InputError, match="up to schema 3, got 9"):
+        RunSpec.from_dict(now | {"schema": 9})
+
+
+def test_the_networks_whose_mlp_was_the_papers_are_those_that_have_it_now() -> None:
+    record = {"head": "mlp", "say": "spinal beats mlp; see runs/mlp and notebook-mlp"}
+    for name, row in MODELS.items():
+        renamed = with_present_heads(record, name)["head"]
+        assert renamed == ("mlp-paper" if "mlp-paper" in row.heads else "mlp"), name
+    said = with_present_heads(record, "vgg5")["say"]
+    assert said == "spinal beats mlp-paper; see runs/mlp and notebook-mlp"
+    assert with_present_heads(record | {"schema": 3}, "vgg5")["head"] == "mlp"

@@ -303,7 +303,7 @@ def test_the_command_compares_a_file(tmp_path: Path) -> None:
     assert lines[0] == "seed,spinal,trees"
     assert len(lines) == 3
     assert (out / "scores.png").stat().st_size > 1000
-    assert summary["schema"] == 2
+    assert summary["schema"] == 3
     _, rows = table_rows(load_table_summary(out / "summary.json"))
     assert rows[0][0] == "spinal"
     assert rows[0][1].startswith(f"{summary['models'][0]['mean']:.3f} ± ")

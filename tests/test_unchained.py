@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from spinalnet import InputError, SpinalNet, UnchainedNet, count_macs, count_params, create_model
+from spinalnet.nn import matched_unchained
 from spinalnet.nn.heads import make_head
 
 
@@ -96,9 +97,9 @@ def test_dropout_is_drawn_anew_for_every_layer_and_off_in_evaluation() -> None:
         with torch.no_grad():
             linear.weight[3:] = linear.weight[:3]
             linear.bias[3:] = linear.bias[:3]
-    first, second = net._layers_of(net.slices[0], x[:, :3])
+    first, second = net._layers_of(net.slices[0], x[:, :3], [3, 3])
     assert not torch.equal(first, second)
-    draws = [net._layers_of(net.slices[0], x[:, :3])[0].detach() for _ in range(300)]
+    draws = [net._layers_of(net.slices[0], x[:, :3], [3, 3])[0].detach() for _ in range(300)]
     kept = torch.stack(draws).mean(0)
     exact = nn.functional.linear(x[:, :3], net.slices[0].weight[:3], net.slices[0].bias[:3])
     assert float((kept - exact.detach()).abs().mean()) < 0.1
@@ -140,3 +141,54 @@ def test_it_cannot_learn_what_two_slices_say_together() -> None:
         scores[kind] = float((net(x[1000:]).argmax(1) == signs[1000:]).float().mean())
     assert scores[SpinalNet] > 0.85
     assert scores[UnchainedNet] < 0.65
+
+
+@given(
+    features=st.integers(4, 40),
+    outputs=st.integers(1, 6),
+    layers=st.integers(1, 7),
+    splits=st.integers(1, 4),
+    norm=st.sampled_from([None, "batch"]),
+    bias=st.booleans(),
+    share=st.floats(1, 9),
+)
+def test_the_matched_one_is_the_nearest_of_its_kind(
+    features: int,
+    outputs: int,
+    layers: int,
+    splits: int,
+    norm: str | None,
+    bias: bool,
+    share: float,
+) -> None:
+    options = {"num_splits": splits, "norm": norm, "bias": bias}
+
+    def size(widths: list[int]) -> int:
+        net = UnchainedNet(features, outputs, widths, layers, **options)
+        return sum(p.numel() for p in net.parameters())
+
+    wanted = round(size([1] * layers) * share)
+    net = matched_unchained(features, outputs, wanted, layers, **options)
+    assert sum(p.numel() for p in net.parameters()) == size(list(net.widths))
+    all_of_kind = [
+        [width + 1] * wider + [width] * (layers - wider)
+        for width in range(1, 11)
+        for wider in range(layers)
+    ]
+    nearest = min(abs(size(widths) - wanted) for widths in all_of_kind)
+    assert abs(size(list(net.widths)) - wanted) == nearest
+
+
+def test_layers_of_unequal_width_are_the_longhand_ones() -> None:
+    net = UnchainedNet(7, 3, [4, 3, 3], 3, num_splits=2, dtype=torch.float64)
+    x = torch.randn(5, 7, dtype=torch.float64)
+    first, second = net.slices  # layers 0 and 2 see the first slice
+    z = [first(x[:, :4])[:, :4], second(x[:, 4:]), first(x[:, :4])[:, 4:]]
+    torch.testing.assert_close(net(x), net.output(torch.relu(torch.cat(z, 1))))
+
+
+def test_a_budget_out_of_reach_or_a_width_missing_is_said() -> None:
+    with pytest.raises(InputError, match=r"no unchained net of 6 layers on 320 features.*smallest"):
+        matched_unchained(320, 10, 300, 6)
+    with pytest.raises(InputError, match="one for each of the 3 layers, got 2"):
+        UnchainedNet(6, 2, [3, 3], 3)

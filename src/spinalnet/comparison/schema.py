@@ -19,26 +19,11 @@ checkpoint says of itself; files of 1 do not say it, nor did the last two before
 
 # Up to version 2 the head "mlp" was the paper's on these networks, with its dropout and norm; that
 # is "mlp-paper" now. On any other network it was what "mlp" still is.
-_PAPERS_MLP = frozenset(
-    [
-        "mnist-cnn",
-        "arch2",
-        "mnist-pixels",
-        "vgg5",
-        "cifar-cnn",
-        "cifar-vgg11-bn",
-        "cifar-vgg13-bn",
-        "cifar-vgg16-bn",
-        "cifar-vgg19-bn",
-        "alexnet",
-        "resnet18",
-        "resnet101",
-        "resnext50_32x4d",
-        "vgg19_bn",
-        "wide_resnet101_2",
-        "regression-net",
-    ]
-)
+_PAPERS_MLP = {
+    *("mnist-cnn", "arch2", "mnist-pixels", "vgg5", "cifar-cnn", "regression-net"),
+    *("cifar-vgg11-bn", "cifar-vgg13-bn", "cifar-vgg16-bn", "cifar-vgg19-bn"),
+    *("alexnet", "resnet18", "resnet101", "resnext50_32x4d", "vgg19_bn", "wide_resnet101_2"),
+}
 _MLP = re.compile(r"(?<![\w/-])mlp(?![\w-])")
 
 

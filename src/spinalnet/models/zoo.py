@@ -383,7 +383,12 @@ def mlp_options(paper: Mapping[str, Any], spinal: Mapping[str, Any]) -> dict[str
         spinal: Options of the spinal head.
     """
     widths = {key: value for key, value in paper.items() if key not in _FLAVOUR}
-    return widths | {key: value for key, value in spinal.items() if key in _FLAVOUR}
+    return widths | flavour_of(spinal)
+
+
+def flavour_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those options of a head that are its flavour: norm, dropout and activation."""
+    return {key: value for key, value in options.items() if key in _FLAVOUR}
 
 
 def starting_width(spec: ModelSpec, num_classes: int) -> int | tuple[int, ...] | None:
@@ -420,7 +425,7 @@ def _choose_head(
         if "num_params" in accepted and "num_params" not in given:
             chosen |= surgery.matched_options(twin, sum(tap_features), num_classes, options)
         # A control for the wiring: a norm or dropout given to the twin is given to it too.
-        chosen |= {key: asked[key] for key in _FLAVOUR if key in asked}
+        chosen |= flavour_of(asked)
     if "tap_features" in accepted:
         chosen["tap_features"] = tuple(tap_features)
     chosen |= given
@@ -444,7 +449,7 @@ def _first_options(row: ModelRow, head: str, accepted: Collection[str]) -> dict[
         return dict(row.heads[head])
     if head == "mlp":
         return mlp_options(paper, spinal)
-    flavour = {key: value for key, value in spinal.items() if key in _FLAVOUR}
+    flavour = flavour_of(spinal)
     if head == "linear":
         rate = flavour.get("output_dropout", flavour.get("dropout"))
         return {} if rate is None else {"dropout": rate}

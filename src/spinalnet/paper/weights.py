@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from spinalnet import files
 from spinalnet._checks import InputError, some, unknown_name
+from spinalnet.comparison.schema import SCHEMA
 from spinalnet.models import trunks, zoo
 from spinalnet.nn.activations import ACTIVATIONS
 from spinalnet.nn.dense import LinearHead, MLPHead, ProgressiveNet
@@ -486,6 +487,7 @@ def convert_checkpoint(
         "data": None,
         "seed": None,
         "converted_from": Path(path).name,
+        "schema": SCHEMA,
     }
     files.save_weights(out, model.state_dict(), about)
     return model.eval()
