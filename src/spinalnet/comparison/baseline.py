@@ -1,7 +1,7 @@
 """What can be said without looking at an example: the baseline that every model must beat.
 
 It knows the training part only: how often every class is, or the mean and the median of the
-targets. Where one class is most of the test part, a baseline has a high accuracy, which a note says.
+targets. Where most of the test part is of one class its accuracy is high, which a note says.
 """
 
 from __future__ import annotations

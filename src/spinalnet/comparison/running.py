@@ -21,10 +21,12 @@ from torch import nn
 
 from spinalnet import _dist, files
 from spinalnet._checks import InputError
+from spinalnet.comparison.baseline import Baseline
 from spinalnet.comparison.building import build_model, load_splits, one_after_another
 from spinalnet.comparison.calibration import quality
 from spinalnet.comparison.cost import time_heads
-from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs
+from spinalnet.comparison.metrics import measured
+from spinalnet.comparison.outputs import OUTPUTS_FILE, AnyOutputs, Outputs, RegressionOutputs
 from spinalnet.comparison.schema import check_folder
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.trained import Description
@@ -88,8 +90,7 @@ def run_one(
     )
     if _dist.is_main():
         tested, outputs = measure(fitted.model, parts.test, spec.train)
-        if outputs is not None:
-            _with_thumbnails(outputs, splits.test).save(folder.path / OUTPUTS_FILE)
+        _with_thumbnails(outputs, splits.test).save(folder.path / OUTPUTS_FILE)
         folder.finish(_result(spec, model, splits, parts, fitted) | {"test": tested})
     _dist.barrier()
     return runs.load_runs(folder.path)[0]
@@ -140,6 +141,7 @@ def _result(
         "trunk_macs": macs.trunk,
         "head_macs": macs.head,
         "train_size": len(splits.train),
+        "baseline": Baseline.of(splits.train.targets, info.num_classes).to_dict(),
         **seen,
         "val": val,
         "best_epoch": fitted.best_epoch,
@@ -217,11 +219,11 @@ def measure(
     model: nn.Module,
     part: batches.ArrayDataset | batches.FolderDataset | features.FeatureDataset,
     config: TrainConfig,
-) -> tuple[dict[str, Any], Outputs | None]:
+) -> tuple[dict[str, Any], AnyOutputs]:
     """Measure a model in full precision, with the memory format of training.
 
     Returns:
-        The numbers for `result.json`; and, of a classifier, what it said about every example.
+        The numbers for `result.json`; and what the model said about every example.
     """
     logits = evaluation.predict_logits(
         model,
@@ -233,21 +235,23 @@ def measure(
     said = batches.ArrayDataset(logits, part.targets)
     metrics = evaluation.evaluate(nn.Identity(), said, batch_size=config.eval_batch_size).to_dict()
     if part.targets.is_floating_point():
-        return metrics, None
+        return metrics, RegressionOutputs.of(logits, part.targets)
     outputs = Outputs.of(logits, part.targets)
     scores = quality(outputs)
     metrics |= {"brier": scores.brier, "ece": scores.ece, "adaptive_ece": scores.adaptive_ece}
-    return metrics, outputs
+    return metrics | measured(outputs) | metrics, outputs  # what evaluation found stays
 
 
 _THUMBNAILS, _THUMBNAIL_SIDE = 16, 96  # of photographs; small images are kept as they are
 
 
 def _with_thumbnails(
-    outputs: Outputs, part: batches.ArrayDataset | batches.FolderDataset
-) -> Outputs:
+    outputs: AnyOutputs, part: batches.ArrayDataset | batches.FolderDataset
+) -> AnyOutputs:
     """Return `outputs` with the names of the files, and pixels of the worst mistakes."""
     outputs = replace(outputs, paths=tuple(part.paths))
+    if not isinstance(outputs, Outputs):
+        return outputs
     rows = outputs.worst(_THUMBNAILS)
     if part.paths:
         chosen = [part.paths[row] for row in rows.tolist()]
