@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from spinalnet._checks import InputError
-from spinalnet.comparison.baseline import Baseline, baseline_outputs, prevalence, prevalence_note
+from spinalnet.comparison.baseline import (
+    Baseline,
+    baseline_outputs,
+    few_note,
+    prevalence,
+    prevalence_note,
+)
 from spinalnet.comparison.metrics import (
     METRICS,
     default_metric,
@@ -391,3 +397,14 @@ def test_a_prevalent_class_is_told():
     assert prevalence_note(outputs, ("healthy", "ill"), "auroc") is None
     at_the_limit = Outputs.of(torch.zeros(10, 2), torch.tensor([1] * 8 + [0] * 2))
     assert prevalence_note(at_the_limit, ("healthy", "ill")) is None
+
+
+def test_a_class_with_few_test_examples_is_told():
+    targets = torch.tensor([0] * 30 + [2] * 9 + [3] * 20)
+    outputs = Outputs.of(torch.zeros(59, 4), targets)
+    names = ("a", "absent", "few", "d")
+    for name in ("balanced-accuracy", "macro-f1", "auroc"):
+        assert "class 'few' has 9 test examples" in str(few_note(outputs, names, name))
+    assert few_note(outputs, names) is None  # accuracy counts examples
+    enough = Outputs.of(torch.zeros(60, 4), torch.tensor([0] * 30 + [2] * 10 + [3] * 20))
+    assert few_note(enough, names, "auroc") is None
