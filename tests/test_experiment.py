@@ -24,6 +24,7 @@ from spinalnet import (
 )
 from spinalnet.comparison import building
 from spinalnet.comparison.calibration import quality
+from spinalnet.comparison.metrics import METRICS
 from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs
 from spinalnet.training import runs
 
@@ -268,6 +269,12 @@ def test_what_was_said_of_every_test_image_is_kept(done: Path) -> None:
     assert scores.nll == pytest.approx(result["test"]["loss"], rel=1e-5)
     assert scores.brier == pytest.approx(result["test"]["brier"])
     assert scores.ece == pytest.approx(result["test"]["ece"])
+    assert result["baseline"] == {"class_counts": splits.train.targets.bincount().tolist()}
+    for name, metric in METRICS.items():
+        if metric.task == "classification":
+            assert metric.value(outputs) == pytest.approx(result["test"][metric.key], rel=1e-5), (
+                name
+            )
     assert outputs.shown is not None
     assert outputs.shown.tolist() == outputs.worst(16).tolist()
     assert torch.equal(outputs.thumbnails, splits.test.inputs[outputs.shown])

@@ -22,6 +22,9 @@ from recipes_table import EXPERIMENTS, FILES, NOT_EXPERIMENTS
 from spinalnet._checks import InputError
 from spinalnet.cli.root import app
 from spinalnet.comparison import building
+from spinalnet.comparison.baseline import Baseline, baseline_outputs
+from spinalnet.comparison.metrics import METRICS
+from spinalnet.comparison.outputs import OUTPUTS_FILE, load_outputs
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.data import catalog, listing, loading, readers
 from spinalnet.data.augment import build_augment
@@ -529,8 +532,13 @@ def test_regressions_report_training_and_fresh_error(tmp_path, short_regression)
         assert len(extra["train_mse"]) == len(extra["test_r2"]) == 2
         assert all(0 < value < 3 for value in extra["train_mse"]), name
         assert "last_batch_minimum" not in extra
-    for result in (r.result for r in runs.load_runs(folder)):
+    for run in runs.load_runs(folder):
+        result, outputs = run.result, load_outputs(run.path / OUTPUTS_FILE)
         assert (result["train"]["n"], result["val"]["n"], result["test"]["n"]) == (900, 100, 20_000)
+        for name in ("mse", "mae", "r2"):
+            assert METRICS[name].value(outputs) == pytest.approx(result["test"][name], rel=1e-4)
+        said = baseline_outputs(outputs, Baseline.from_dict(result["baseline"]))
+        assert METRICS["r2"].value(said) == pytest.approx(0, abs=0.05)
     assert any("0.00333" in note for note in record["summary"]["notes"])
 
 

@@ -200,7 +200,7 @@ def _scores(outputs: Outputs, k: int) -> Floats:
     p = outputs.probabilities.double()
     score = (p * is_k).sum(1)
     rest = (p * ~is_k).sum(1)
-    return torch.where(score >= 1.0, 2 - rest, score).numpy()
+    return torch.where(score >= 1.0, 1 - rest.log(), score).numpy()
 
 
 def _no_auroc(outputs: Outputs) -> str | None:

@@ -150,6 +150,7 @@ def _result(
         "trunk_macs": macs.trunk,
         "head_macs": macs.head,
         "train_size": len(splits.train),
+        "baseline": Baseline.of(splits.train.targets, info.num_classes).to_dict(),
         **seen,
         "val": val,
         "best_epoch": fitted.best_epoch,
