@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -165,7 +166,7 @@ def crossed(
         dominant=_dominant(seed / n + rest / (n * m), example / m),
         resolution=float(chance.resolution(found, ALPHA)),
         more=further(test, n, level),
-        fewest=chance.fewest_anytime(level / 2) if stopping else 2,
+        fewest=chance.fewest_anytime(level * chance.STOPPING_SHARE) if stopping else 2,
     )
 
 
@@ -254,12 +255,8 @@ def splits(
     deviation = float(values.std(ddof=1))
 
     def test(k: int) -> Inversion:
-        def p(at: float) -> float:
-            far = 0.0
-            if examples is not None and unit is not None:
-                far = chance.p_missing(abs(mean - at), unit, examples)
-            return max(far, two_sided_p(mean - at, deviation, k, overlap=overlap))
-
+        known = {"m": examples, "unit": unit} if examples and unit else {}
+        p = partial(chance.p_splits, mean, deviation, k=k, overlap=overlap, **known)
         return Inversion(mean, margin, p)
 
     return _tested(
