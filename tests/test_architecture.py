@@ -42,6 +42,8 @@ FORBIDDEN = {
 # Rebuilt years later, from files alone: these read run folders and know no model.
 FROM_FILES_ALONE = (
     "comparison.statistics",
+    "comparison.chance",
+    "comparison.inference",
     "comparison.wording",
     "comparison.schema",
     "comparison.finished",

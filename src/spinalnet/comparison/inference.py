@@ -21,14 +21,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from spinalnet._checks import InputError
+from spinalnet._checks import InputError, check_positive
 from spinalnet.comparison import chance
-from spinalnet.comparison.chance import Array, Inversion, Squares, further
+from spinalnet.comparison.chance import STOPPING_SHARE, Array, Inversion, Squares, further
 from spinalnet.comparison.statistics import ALPHA, holm, two_sided_p
 
 Code = Literal["better", "worse", "equal", "undecided", "nothing-learned"]
@@ -144,7 +145,7 @@ def crossed(
     if _constant(values) and not (seen == 0 and unit):
         return _untested(float(values.mean()), n, m, margin, method)
     found = Squares.of(values, max(seen, unit or 0.0))
-    mean, level = float(found.mean), ALPHA / comparisons
+    mean, level = float(found.mean), _level(comparisons)
 
     def test(k: int) -> Inversion:
         squares = found if k == n else found.extrapolated(k)
@@ -163,9 +164,9 @@ def crossed(
         seeds_high=seeds_high,
         effect=_effect(values.mean(1)),
         dominant=_dominant(seed / n + rest / (n * m), example / m),
-        resolution=float(chance.resolution(found, ALPHA)),
+        resolution=float(chance.resolution(found, ALPHA * (STOPPING_SHARE if stopping else 1))),
         more=further(test, n, level),
-        fewest=chance.fewest_anytime(level / 2) if stopping else 2,
+        fewest=chance.fewest_anytime(level * STOPPING_SHARE) if stopping else 2,
     )
 
 
@@ -191,7 +192,7 @@ def seeds_only(
         InputError: If an argument is not finite or too small.
     """
     values = _gaps(gaps, margin, ndim=1, least=2)
-    n, mean, level = len(values), float(values.mean()), ALPHA / comparisons
+    n, mean, level = len(values), float(values.mean()), _level(comparisons)
     method = "stopping" if stopping else "seeds"
     if _constant(values, scale):
         return _untested(mean, n, None, margin, method)
@@ -254,12 +255,8 @@ def splits(
     deviation = float(values.std(ddof=1))
 
     def test(k: int) -> Inversion:
-        def p(at: float) -> float:
-            far = 0.0
-            if examples is not None and unit is not None:
-                far = chance.p_missing(abs(mean - at), unit, examples)
-            return max(far, two_sided_p(mean - at, deviation, k, overlap=overlap))
-
+        known = {"m": examples, "unit": unit} if examples and unit else {}
+        p = partial(chance.p_splits, mean, deviation, k=k, overlap=overlap, **known)
         return Inversion(mean, margin, p)
 
     return _tested(
@@ -268,7 +265,7 @@ def splits(
         examples=examples,
         method="splits",
         effect=mean / deviation,
-        more=further(test, k, ALPHA / comparisons),
+        more=further(test, k, _level(comparisons)),
         fewest=2,
     )
 
@@ -425,6 +422,10 @@ def _seeds_p(mean: float, deviation: float, n: int, *, stopping: bool) -> Callab
         return min(1.0, 1 / float(chance.e_value(statistic, n)))
 
     return p
+
+
+def _level(comparisons: int) -> float:
+    return ALPHA / check_positive("comparisons", comparisons)
 
 
 def _one_sided(estimate: Estimate) -> float:
