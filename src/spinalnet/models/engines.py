@@ -86,6 +86,8 @@ class Engine:
             extractor = build(trunk, probe)
             with torch.no_grad():
                 truth, made = trunk(probe).float(), extractor(probe)
+        except MemoryError:
+            raise
         except Exception as error:  # exporters raise all kinds, on what they do not know
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise Unfit(f"{self.name} cannot run it: {reason[:200]}") from error
@@ -99,8 +101,10 @@ class Engine:
 
 def _as_it_is(trunk: nn.Module) -> Extractor:
     def extract(images: Tensor) -> Tensor:
-        # Channels innermost: twice as fast on the CPU, whatever layout the weights have.
-        return trunk(images.contiguous(memory_format=torch.channels_last)).float().cpu()
+        if images.ndim == 4 and images.device.type == "cpu":
+            # Channels innermost: twice as fast there, whatever layout the weights have.
+            images = images.contiguous(memory_format=torch.channels_last)
+        return trunk(images).float().cpu()
 
     return extract
 

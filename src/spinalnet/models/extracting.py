@@ -6,12 +6,12 @@ want the same images take turns, part by part, and find what the others have mad
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -86,10 +86,12 @@ class Extracting:
                 self.extractor = self.engine.build(self.trunk)
             pace.start(done)
             reads = [functools.partial(read, batch) for batch in batches]
-            for features in extract_batches(self.extractor, size, reads, self.threads):
-                made.append(features)
-                done += len(features)
-                pace.at(done)
+            extracted = extract_batches(self.extractor, size, reads, self.threads)
+            with contextlib.closing(extracted):  # threads end with it, however it ends
+                for features in extracted:
+                    made.append(features)
+                    done += len(features)
+                    pace.at(done)
         return torch.cat(made)
 
 
@@ -132,7 +134,7 @@ def _in_words(seconds: float) -> str:
 # --- many batches at once -------------------------------------------------------------------------
 
 
-@contextmanager
+@contextlib.contextmanager
 def one_thread_each() -> Iterator[None]:
     """Let torch use one thread per call, as batches are computed side by side."""
     before = torch.get_num_threads()
@@ -145,7 +147,7 @@ def one_thread_each() -> Iterator[None]:
 
 def extract_batches(
     extractor: Extractor, batch: int, reads: Sequence[Callable[[], Tensor]], threads: int
-) -> Iterator[Tensor]:
+) -> Generator[Tensor, None, None]:
     """Yield the features `(n, F)` of several batches, in their order.
 
     Args:
@@ -166,7 +168,9 @@ def extract_batches(
                 images = torch.cat([images, images.new_zeros(batch - count, *images.shape[1:])])
             return extractor(images)[:count].clone()
 
-    with ThreadPoolExecutor(threads, thread_name_prefix="spinalnet-features") as pool:
+    # Each thread is told: OpenMP counts threads for every thread that calls it.
+    one_each = functools.partial(torch.set_num_threads, 1)
+    with ThreadPoolExecutor(threads, "spinalnet-features", one_each) as pool:
         try:
             yield from pool.map(run, reads)
         finally:
