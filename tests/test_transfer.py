@@ -263,15 +263,30 @@ def test_two_who_want_the_same_share_the_work() -> None:
 
 def test_progress_counts_images_and_ends_with_all_of_them() -> None:
     steps: list[loop.Progress] = []
-    threads = torch.get_num_threads()
     trunk = Counting()
     features_module.frozen_splits(trunk, splits(), on_progress=steps.append, threads=2)
     assert [step.step for step in steps] == [8, 16, 24, 32, 40]
     assert {(step.phase, step.steps) for step in steps} == {("features", 40)}
     assert re.fullmatch(r"features: 24 of 40 images, \d+ s left", steps[2].note)
-    assert torch.get_num_threads() == threads
     features_module.frozen_splits(trunk, splits(), on_progress=steps.append)
     assert len(steps) == 5  # nothing was computed
+
+
+def test_training_keeps_its_number_of_threads() -> None:
+    before, seen = torch.get_num_threads(), set()
+
+    class Looking(Counting):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.add(torch.get_num_threads())
+            return super().forward(x)
+
+    torch.set_num_threads(3)
+    try:
+        features_module.frozen_splits(Looking(), splits(), threads=2)
+        assert torch.get_num_threads() == 3
+        assert seen == {1}  # as batches are computed side by side
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_without_a_terminal_features_are_a_line_now_and_then(
