@@ -209,20 +209,26 @@ def test_two_more_images_are_the_only_ones_computed(augment: str) -> None:
     assert torch.equal(all_of(second.train)[0][:-2], all_of(first.train)[0])
 
 
-def test_features_do_not_depend_on_what_was_computed_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("steps", "name"),
+    [
+        *(("none", name) for name in ("torch", "torch-folded", "onnxruntime")),
+        ("flip+trivial-augment", "torch"),
+    ],
+)
+def test_features_do_not_depend_on_what_was_computed_before(
+    tmp_path: Path, steps: str, name: str
+) -> None:
     """Neither on the cache, nor on other images of the batch, nor on the number of threads."""
-    trunk, images = Counting(), with_more(splits(), 2)
+    trunk, images, asked = small_network(), with_more(splits(), 2), engine(name).name
     few = replace(images, train=images.train.subset(torch.tensor([25, 3, 11])))
-    for steps in ("none", "flip+trivial-augment"):
-        made = [
-            features_module.frozen_splits(
-                trunk, part, augment=steps, threads=threads, cache=tmp_path / f"{threads}"
-            )
-            for part, threads in ((images, 1), (few, 3))
-        ]
-        for epoch in (0, 1):
-            whole, some = (all_of(each.train, epoch=epoch)[0] for each in made)
-            assert torch.equal(whole[[25, 3, 11]], some)
+    made = []
+    for part, threads in ((images, 1), (few, 3)):
+        options = {"engine": asked, "threads": threads, "cache": tmp_path / str(threads)}
+        made.append(features_module.frozen_splits(trunk, part, augment=steps, **options))
+    for epoch in (0, 1):
+        whole, some = (all_of(each.train, epoch=epoch)[0] for each in made)
+        assert torch.equal(whole[[25, 3, 11]], some)
 
 
 @pytest.mark.usefixtures("parts_of_eight")
@@ -342,19 +348,15 @@ def test_engines_agree_with_the_trunk(name: str) -> None:
 
 
 def test_folding_leaves_no_batch_norm_but_those_it_must() -> None:
-    trunk = small_network()
-    graphs = []
-    original = engines.fx.GraphModule
+    module = engines.folded(small_network())
+    assert sum(isinstance(part, nn.BatchNorm2d) for part in module.modules()) == 1
 
-    def kept(*args: object) -> nn.Module:
-        graphs.append(original(*args))  # type: ignore[arg-type]
-        return graphs[-1]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engines.fx, "GraphModule", kept)
-        engine("torch-folded").build(trunk)
-    norms = [module for module in graphs[0].modules() if isinstance(module, nn.BatchNorm2d)]
-    assert len(norms) == 1
+@needs_package
+def test_folding_knows_the_batch_norm_of_timm() -> None:
+    trunk = backbones.build_trunk("efficientnet_lite0").eval()
+    module = engines.folded(trunk)
+    assert not [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
 
 
 @needs_package

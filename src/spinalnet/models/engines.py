@@ -120,8 +120,12 @@ class _Tracer(fx.Tracer):
         return known or super().is_leaf_module(m, module_qualified_name)
 
 
-def _folded(trunk: nn.Module, probe: Tensor) -> Extractor:
-    """Put every batch norm into the convolution before it, where nothing else reads that."""
+def folded(trunk: nn.Module) -> nn.Module:
+    """Return a copy with every batch norm put into the convolution before it, if that is its own.
+
+    Raises:
+        Unfit: If there is none. What `torch.fx` cannot trace raises its own errors.
+    """
     twin = copy.deepcopy(trunk)
     graph = _Tracer().trace(twin)
     modules = dict(twin.named_modules())
@@ -149,8 +153,7 @@ def _folded(trunk: nn.Module, probe: Tensor) -> Extractor:
         found += 1
     if not found:
         raise Unfit("no batch norm to fold")
-    module = fx.GraphModule(twin, graph).eval().to(memory_format=torch.channels_last)
-    return _as_it_is(module)
+    return fx.GraphModule(twin, graph).eval().to(memory_format=torch.channels_last)
 
 
 def _after_norm(norm: nn.BatchNorm2d) -> nn.Module | None:
@@ -195,9 +198,13 @@ def _exported(trunk: nn.Module, probe: Tensor) -> Extractor:
     return extract
 
 
+def _as_folded(trunk: nn.Module, probe: Tensor) -> Extractor:
+    return _as_it_is(folded(trunk))
+
+
 ENGINES: dict[str, Callable[[nn.Module, Tensor], Extractor] | None] = {
     "onnxruntime": _exported,
-    "torch-folded": _folded,
+    "torch-folded": _as_folded,
     "torch": None,  # the trunk itself
 }
 
