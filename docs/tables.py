@@ -206,6 +206,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench-memory": memory,
     "bench-pays": pays,
     "bench-models": lambda: benchmark("models", command="`python benchmarks/models.py`"),
+    "bench-features": lambda: benchmark(
+        "features", command="`python benchmarks/features.py data/cifar10` (CIFAR-10, JPEG copies)"
+    ),
     "bench-transfer": lambda: benchmark(
         "transfer", command="`python benchmarks/transfer.py data/hymenoptera`"
     ),

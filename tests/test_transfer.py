@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +21,7 @@ from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.trained import load_trained
 from spinalnet.data import augment, batches
 from spinalnet.deploy import predict
-from spinalnet.models import backbones
+from spinalnet.models import backbones, engines, extracting
 from spinalnet.models import features as features_module
 from spinalnet.models.zoo import create_model
 from spinalnet.training import evaluation, fitting, loop, placement, runs
@@ -50,10 +54,11 @@ class Counting(nn.Module):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
         self.dropout = nn.Dropout(0.5)
-        self.images = 0
+        self.images, self.counting = 0, threading.Lock()
 
     def forward(self, x: Tensor) -> Tensor:
-        self.images += len(x)
+        with self.counting:  # batches are computed side by side
+            self.images += int(x.flatten(1).any(1).sum())  # blank ones only fill batches up
         return self.dropout(self.norm(self.conv(x))).mean((2, 3))
 
 
@@ -126,15 +131,16 @@ def changed_transform(trunk: Counting, images: batches.Splits) -> batches.Splits
 
 
 @pytest.mark.parametrize(
-    "change", [changed_weights, changed_statistics, changed_pixel, changed_transform]
+    ("change", "made_again"),
+    [(changed_weights, 40), (changed_statistics, 40), (changed_pixel, 1), (changed_transform, 40)],
 )
-def test_whatever_changes_the_features_changes_the_key(change: object) -> None:
+def test_whatever_changes_the_features_changes_the_key(change: object, made_again: int) -> None:
     trunk = Counting()
     features_module.frozen_splits(trunk, splits())
     images = change(trunk, splits())  # type: ignore[operator]
     before = trunk.images
     made = features_module.frozen_splits(trunk, images)
-    assert trunk.images == before + 40
+    assert trunk.images == before + made_again
     torch.testing.assert_close(all_of(made.train)[0], trunk(all_of(images.train)[0]).detach())
 
 
@@ -147,15 +153,265 @@ def test_other_draws_for_the_same_seed_are_other_features(monkeypatch: pytest.Mo
     assert trunk.images == 2 * plain_and_views - 40  # the plain ones are still good
 
 
-def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
+def test_what_is_read_is_what_was_computed() -> None:
+    trunk, images = Counting(), splits()
+    made = features_module.frozen_splits(trunk, images)
+    again = features_module.frozen_splits(trunk, images)
+    for part in ("train", "val", "test"):
+        assert torch.equal(all_of(getattr(made, part))[0], all_of(getattr(again, part))[0])
+
+
+@pytest.fixture
+def parts_of_eight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extracting, "PART", 8)
+
+
+def with_more(images: batches.Splits, count: int) -> batches.Splits:
+    """Return the same data with more training images, none of which is among them."""
+    train = images.train
+    assert isinstance(train, batches.ArrayDataset)
+    more = batches.ArrayDataset(
+        255 - train.inputs[:count], train.targets[:count], train.mean, train.std
+    )
+    return replace(images, train=train.joined(more))
+
+
+@pytest.mark.usefixtures("parts_of_eight")
+def test_an_interruption_costs_one_part_at_most() -> None:
+    class Failing(Counting):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.images >= self.until:
+                raise KeyboardInterrupt
+            return super().forward(x)
+
+    trunk, seen = Failing(), 0
+    for until in (20, 20, 40):
+        trunk.until, trunk.images = until, 0
+        with contextlib.suppress(KeyboardInterrupt):
+            features_module.frozen_splits(trunk, splits(), engine="torch", threads=2)
+            break
+        seen += trunk.images
+    assert seen + trunk.images <= 40 + 2 * 8
+    whole = Counting()
+    whole.load_state_dict(trunk.state_dict())
+    made = features_module.frozen_splits(trunk, splits(), engine="torch")
+    torch.testing.assert_close(all_of(made.train)[0], whole.eval()(all_of(splits().train)[0]))
+
+
+@pytest.mark.parametrize("augment", ["none", "flip+rotation:20"])
+def test_two_more_images_are_the_only_ones_computed(augment: str) -> None:
     trunk = Counting()
-    features_module.frozen_splits(trunk, splits(), cache=tmp_path)
-    (file,) = tmp_path.glob("features-*.safetensors")
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])
-    features_module.frozen_splits(trunk, splits(), cache=tmp_path)
-    assert file.read_bytes() == whole
-    assert [path.name for path in tmp_path.iterdir()] == [file.name]  # nothing left aside
+    first = features_module.frozen_splits(trunk, splits(), augment=augment)
+    before = trunk.images
+    second = features_module.frozen_splits(trunk, with_more(splits(), 2), augment=augment)
+    views = 0 if augment == "none" else features_module.AUGMENTED_VIEWS
+    assert trunk.images == before + 2 * (1 + views)
+    assert torch.equal(all_of(second.train)[0][:-2], all_of(first.train)[0])
+
+
+@pytest.mark.parametrize(
+    ("steps", "name"),
+    [
+        *(("none", name) for name in ("torch", "torch-folded", "onnxruntime")),
+        ("flip+trivial-augment", "torch"),
+    ],
+)
+def test_features_do_not_depend_on_what_was_computed_before(
+    tmp_path: Path, steps: str, name: str
+) -> None:
+    """Neither on the cache, nor on other images of the batch, nor on the number of threads."""
+    trunk, images, asked = small_network(), with_more(splits(), 2), engine(name).name
+    few = replace(images, train=images.train.subset(torch.tensor([25, 3, 11])))
+    made = []
+    for part, threads in ((images, 1), (few, 3)):
+        options = {"engine": asked, "threads": threads, "cache": tmp_path / str(threads)}
+        made.append(features_module.frozen_splits(trunk, part, augment=steps, **options))
+    for epoch in (0, 1):
+        whole, some = (all_of(each.train, epoch=epoch)[0] for each in made)
+        assert torch.equal(whole[[25, 3, 11]], some)
+
+
+@pytest.mark.usefixtures("parts_of_eight")
+@pytest.mark.parametrize("damage", ["cut off", "a wrong feature", "a wrong key", "empty"])
+def test_a_damaged_part_is_made_again(tmp_path: Path, damage: str) -> None:
+    trunk = Counting()
+    first = features_module.frozen_splits(trunk, splits(), cache=tmp_path)
+    parts = sorted(tmp_path.glob("*/part-*.safetensors"))
+    assert len(parts) == 5
+    whole = parts[2].read_bytes()
+    end = {"cut off": len(whole) // 2, "empty": 0}.get(damage, len(whole))
+    content = bytearray(whole[:end])
+    if damage.startswith("a wrong"):
+        content[-1 if damage == "a wrong key" else -8 * 16 - 1] ^= 1  # keys are at the end
+    parts[2].write_bytes(content)
+    again = features_module.frozen_splits(trunk, splits(), cache=tmp_path)
+    assert trunk.images == 40 + 8
+    if damage != "a wrong key":  # then its image was missed before the rest
+        assert sorted(tmp_path.glob("*/part-*")) == parts
+        assert parts[2].read_bytes() == whole
+    assert torch.equal(all_of(first.train)[0], all_of(again.train)[0])
+    assert not list(tmp_path.rglob("*.tmp"))  # nothing left aside
+
+
+@pytest.mark.usefixtures("parts_of_eight")
+def test_two_who_want_the_same_share_the_work() -> None:
+    pytest.importorskip("fcntl")
+    trunk = Counting()
+
+    def make(_: int) -> Tensor:
+        return all_of(features_module.frozen_splits(trunk, splits()).train)[0]
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(make, range(2))
+    assert trunk.images == 40
+    assert torch.equal(first, second)
+
+
+def test_progress_counts_images_and_ends_with_all_of_them() -> None:
+    steps: list[loop.Progress] = []
+    trunk = Counting()
+    features_module.frozen_splits(trunk, splits(), on_progress=steps.append, threads=2)
+    assert [step.step for step in steps] == [8, 16, 24, 32, 40]
+    assert {(step.phase, step.steps) for step in steps} == {("features", 40)}
+    assert re.fullmatch(r"features: 24 of 40 images, \d+ s left", steps[2].note)
+    features_module.frozen_splits(trunk, splits(), on_progress=steps.append)
+    assert len(steps) == 5  # nothing was computed
+
+
+def test_training_keeps_its_number_of_threads() -> None:
+    before, seen = torch.get_num_threads(), set()
+
+    class Looking(Counting):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.add(torch.get_num_threads())
+            return super().forward(x)
+
+    torch.set_num_threads(3)
+    try:
+        features_module.frozen_splits(Looking(), splits(), threads=2)
+        assert torch.get_num_threads() == 3
+        assert seen == {1}  # as batches are computed side by side
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_without_a_terminal_features_are_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spinalnet.cli import progress
+
+    now = iter(range(0, 1000, 10))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
+    spec = RunSpec.of("digits", "mnist-cnn")
+    with progress.show_progress(1) as (on_progress, _):
+        for done in range(1, 8):
+            note = f"features: {done} of 7 images"
+            on_progress(spec, loop.Progress("features", 0, 0, step=done, steps=7, note=note))
+    said = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert said == ["features: 3 of 7 images", "features: 6 of 7 images"]
+
+
+# --- engines --------------------------------------------------------------------------------------
+
+
+def small_network() -> nn.Module:
+    """A trunk whose batch norms have something to say, one of them not after a convolution."""
+    torch.manual_seed(0)
+    trunk = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.BatchNorm2d(8), nn.Conv2d(8, 5, 3), nn.BatchNorm2d(5, affine=False)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    )
+    trunk.train()(torch.randn(16, 3, 8, 8) * 3 + 1)
+    return trunk.eval()
+
+
+def engine(name: str, side: int = 8) -> engines.Engine:
+    if name == "onnxruntime":
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(package)
+    return engines.Engine(name, torch.device("cpu"), (3, side, side))
+
+
+@pytest.mark.parametrize("name", engines.ENGINES)
+def test_engines_agree_with_the_trunk(name: str) -> None:
+    trunk, images = small_network(), torch.randn(8, 3, 8, 8)
+    state = {key: value.clone() for key, value in trunk.state_dict().items()}
+    extract = engine(name).build(trunk)
+    with torch.no_grad():
+        truth, made = trunk(images), extract(images)
+        assert float((made - truth).abs().max()) <= engines.TOLERANCE * float(truth.abs().max())
+        # An image's features are the same, bit by bit, among other images.
+        assert torch.equal(extract(images.flip(0)).flip(0), made)
+    for key, value in trunk.state_dict().items():
+        assert torch.equal(value, state[key]), key
+
+
+def test_folding_leaves_no_batch_norm_but_those_it_must() -> None:
+    module = engines.folded(small_network())
+    assert sum(isinstance(part, nn.BatchNorm2d) for part in module.modules()) == 1
+
+
+@needs_package
+def test_folding_knows_the_batch_norm_of_timm() -> None:
+    trunk = backbones.build_trunk("efficientnet_lite0").eval()
+    module = engines.folded(trunk)
+    assert not [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+
+
+@needs_package
+@pytest.mark.parametrize("name", ["torch-folded", "onnxruntime"])
+def test_engines_run_the_packaged_backbone(name: str) -> None:
+    trunk = backbones.build_trunk("efficientnet_lite0", pretrained=True).eval()
+    extract = engine(name, 64).build(trunk)  # agrees, or it is unfit
+    images = torch.randn(8, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(extract(images), trunk(images), rtol=1e-3, atol=1e-4)
+
+
+def test_an_engine_that_differs_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def wrong(trunk: nn.Module, probe: Tensor) -> engines.Extractor:
+        asked.append(trunk)
+        return lambda images: trunk(images) * 1.001
+
+    monkeypatch.setitem(engines.ENGINES, "torch-folded", wrong)
+    trunk = Counting()
+    for seed in (0, 1):
+        made = features_module.frozen_splits(trunk, splits(seed), cache=tmp_path)
+        assert made.engine == "torch"
+        expected = trunk(all_of(splits(seed).train)[0]).detach()
+        torch.testing.assert_close(all_of(made.train)[0], expected)
+    assert len(asked) == 1  # what was found out is kept
+    (reason,) = tmp_path.glob("unfit-*.txt")
+    assert "torch-folded differs by" in reason.read_text()
+
+
+def test_features_of_two_engines_never_meet(tmp_path: Path) -> None:
+    trunk = small_network()
+    kept: list[set[Path]] = []
+    for name in ("torch", "torch-folded"):
+        made = features_module.frozen_splits(trunk, splits(), engine=name, cache=tmp_path)
+        assert made.engine == name
+        kept.append(set(tmp_path.glob("*/part-*")))
+    assert len(kept[0]) == 1
+    assert len(kept[1]) == 2
+
+
+def test_onnx_runtime_is_used_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine("onnxruntime")
+    trunk = small_network()
+    assert features_module.frozen_splits(trunk, splits()).engine == "torch-folded"
+    monkeypatch.setattr(engines, "FEW", 39)
+    made = features_module.frozen_splits(trunk, splits())
+    assert made.engine == "onnxruntime"
+    expected = trunk(all_of(splits().test)[0]).detach()
+    torch.testing.assert_close(all_of(made.test)[0], expected)
+    with pytest.raises(InputError, match="unknown engine 'onnx'"):
+        features_module.frozen_splits(trunk, splits(), engine="onnx")
 
 
 def test_augmented_views_differ_by_epoch_and_repeat() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from spinalnet.comparison.engine import Event
     from spinalnet.comparison.spec import OnProgress, RunSpec
     from spinalnet.training import loop, runs
+
+_BETWEEN_LINES = 30.0  # seconds, where there is no terminal to draw a bar on
 
 
 @contextmanager
@@ -38,9 +41,21 @@ def show_progress(total_runs: int) -> Iterator[tuple[OnProgress, Callable[[], No
         over_runs = bars.add_task("runs", total=total_runs, detail="", visible=total_runs > 1)
         over_steps = bars.add_task("epoch", total=None, detail="")
 
+        said = time.monotonic()
+
         def on_progress(spec: RunSpec, step: loop.Progress) -> None:
+            nonlocal said
             if step.phase == "note":
                 bars.console.print(f"[yellow]note[/] {escape(step.note)}")
+                return
+            if step.phase == "features":
+                bars.update(
+                    over_steps, description="features", completed=step.step, total=step.steps
+                )
+                now = time.monotonic()
+                if not bars.console.is_terminal and now - said >= _BETWEEN_LINES:
+                    said = now
+                    bars.console.print(step.note, highlight=False)
                 return
             detail = ""
             if step.row is not None:

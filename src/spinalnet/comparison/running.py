@@ -72,7 +72,7 @@ def run_one(
             keep_left_out(folder.path, splits, begun=bool(folder.metrics()))
         trained, parts, after = model, splits, None
         if spec.model.freeze:
-            parts = _features(model, splits, spec.train)
+            parts = _features(model, splits, spec.train, tell)
             features.keep_trunk(model.trunk, folder.path)
             trained = _head_alone(model)
     if spec.probe_epochs and not folder.has_state():
@@ -181,10 +181,15 @@ def keep_left_out(folder: Path, splits: batches.Splits, *, begun: bool) -> None:
 
 
 def _features(
-    model: zoo.ImageModel, splits: batches.Splits, config: TrainConfig
+    model: zoo.ImageModel,
+    splits: batches.Splits,
+    config: TrainConfig,
+    on_progress: Callable[[loop.Progress], None] | None = None,
 ) -> features.FeatureSplits:
     device = placement.resolve_device(config.device)
-    return features.frozen_splits(model.trunk, splits, augment=config.augment, device=device)
+    return features.frozen_splits(
+        model.trunk, splits, augment=config.augment, device=device, on_progress=on_progress
+    )
 
 
 def _head_alone(model: zoo.ImageModel) -> zoo.ImageModel:
@@ -208,7 +213,7 @@ def _probe(
         lr=spec.probe_lr,
         **{name: TrainConfig.__dataclass_fields__[name].default for name in _OF_THE_WHOLE},
     )
-    parts = _features(model, splits, config)
+    parts = _features(model, splits, config, on_progress)
     fitted = fitting.fit(
         _head_alone(model), parts.train, parts.val, config, on_progress=on_progress
     )

@@ -1,23 +1,25 @@
 """Frozen trunks: features are computed once, kept on disk, and heads are trained on them.
 
 A frozen trunk in evaluation mode makes the same features of an image in every epoch, so there is
-no reason to compute them twice. They are kept under a key of the weights, the images and what is
-done to the images; all heads, and all seeds (whose validation parts are other choices from the same
-images), share one file. A file appears whole or not at all, so runs side by side are safe: at worst
-they compute the same features twice.
+no reason to compute them twice. They are kept image by image, in a folder whose name is a key of
+the weights, of what is done to the images, and of the engine that computes; all heads, seeds and
+limits share them, and images that are added are the only ones to be computed.
 
 With augmentation there are several *views* of the training images; epoch `e` sees view
-`e mod views`. They are drawn once, the same for every seed.
+`e mod views`. They are drawn once, the same for every seed, and depend on the image alone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
+import itertools
 import os
 import shutil
+import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,14 @@ from spinalnet import files
 from spinalnet._checks import InputError
 from spinalnet.data import ArrayDataset, FolderDataset, Splits
 from spinalnet.data.augment import STREAM
-from spinalnet.data.images import RECIPE
+from spinalnet.data.images import RECIPE, usable_cpus
+from spinalnet.data.order import stream_seed
+from spinalnet.models.engines import Unfit, engines
+from spinalnet.models.extracting import Asked, Extracting
+from spinalnet.models.stored import KEY_BYTES, FeatureStore
+from spinalnet.training.loop import Progress
+
+_Part = ArrayDataset | FolderDataset
 
 TRUNK_FILE = "trunk.safetensors"  # beside the head's `model.safetensors` in a run folder
 AUGMENTED_VIEWS = 8  # more cost a pass over the images each; a head sees little new in them
@@ -39,11 +48,11 @@ class FeatureDataset:
     """Features in memory, one view of them per epoch; a `BatchSource`.
 
     Args:
-        views: Shape `(V, N, F)`.
+        views: Features `(N, F)` of each view.
         targets: Class indices, `(N,)`.
     """
 
-    def __init__(self, views: Tensor, targets: Tensor) -> None:
+    def __init__(self, views: Sequence[Tensor], targets: Tensor) -> None:
         self.targets = targets
         self._views = [ArrayDataset(view, targets) for view in views]
 
@@ -68,11 +77,12 @@ class FeatureDataset:
 
 @dataclass(frozen=True)
 class FeatureSplits:
-    """The three parts of a data set as features."""
+    """The three parts of a data set as features, all made by one engine."""
 
     train: FeatureDataset
     val: FeatureDataset
     test: FeatureDataset
+    engine: str  # row of `engines.ENGINES`
 
 
 def frozen_splits(
@@ -81,68 +91,126 @@ def frozen_splits(
     *,
     augment: str = "none",
     device: str | torch.device = "cpu",
-    batch_size: int = 64,
+    engine: str = "auto",
+    threads: int | None = None,
     cache: str | os.PathLike[str] | None = None,
-    on_batch: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> FeatureSplits:
-    """Return the features that `trunk` makes of a data set, from the cache if they are there.
+    """Return the features that `trunk` makes of a data set, computing those not in the cache.
 
     Args:
         trunk: Maps images to features `(B, F)`; put in evaluation mode and moved to `device`.
         splits: The images.
         augment: Augmentation of the training images; see `augment.build_augment`.
         device: Where features are computed.
-        batch_size: Images per forward pass.
+        engine: What computes them, a row of `engines.ENGINES`; "auto" for the fastest that
+            fits. All features of one call come from one engine.
+        threads: Batches that are read and computed at once; by default one per processor.
         cache: Folder of the cache; by default the user's.
-        on_batch: Called with (images done, images in all) while features are computed.
+        on_progress: Called while features are computed, with phase "features": steps are images,
+            and the note is a sentence.
+
+    Raises:
+        InputError: If an image cannot be read or the cache cannot be written.
     """
-    parts = (splits.train, splits.val, splits.test)
     trunk = trunk.to(device).eval()
     folder = files.cache_folder("features") if cache is None else Path(cache)
-    base = trunk_key(trunk), str(torch.device(device).type), torch.__version__
-    transform = (splits.info.input_shape, splits.train.mean, splits.train.std)
-    keys = [_sample_keys(part) for part in parts]
+    samples = _Samples((splits.train, splits.val, splits.test))
+    learned, everything = (_unique(samples.keys[:count]) for count in (2, 3))
+    views = range(0 if augment == "none" else AUGMENTED_VIEWS)
+    total = len(everything) + len(views) * len(learned)
+    transform = splits.info.input_shape, splits.train.mean, splits.train.std
+    of_trunk = trunk_key(trunk)
+    for way in engines(torch.device(device), splits.info.input_shape, total, engine):
+        base = (of_trunk, way.key, *map(repr, transform))
+        unfit = folder / f"unfit-{_digest(*base)}.txt"
+        if unfit.exists():
+            continue
 
-    def views(pool: tuple[int, ...], augment: str, count: int) -> tuple[dict[bytes, int], Tensor]:
-        """Return the place of every image of these parts, and the features `(V, M, F)`."""
-        order = sorted({key for part in pool for key in keys[part]})
-        how = augment if augment == "none" else f"{augment} #{STREAM}"
-        name = _digest(*map(repr, (*base, *transform, how, count)), *order)
+        def asked(
+            augment: str, view: int, keys: list[bytes], base: tuple[str, ...] = base
+        ) -> Asked:
+            how = augment if augment == "none" else f"{augment} #{STREAM} view {view}"
+            store = FeatureStore(folder / _digest(*base, how))
+            return store, keys, samples.reader(augment, view, device)
 
-        def compute() -> dict[str, Tensor]:
-            images = _joined([parts[part] for part in pool])
-            first = {key: i for i, key in enumerate(k for part in pool for k in keys[part])}
-            rows = images.subset(torch.tensor([first[key] for key in order]))
-            total = count * len(order)
-            made: list[Tensor] = []
-            for view in range(count):
-                for inputs, _ in rows.batches(
-                    batch_size, device=device, epoch=view, augment=augment
-                ):
-                    made.append(trunk(inputs).float().cpu())
-                    if on_batch is not None:
-                        on_batch(sum(map(len, made)), total)
-            features = torch.cat(made)
-            return {"features": features.view(count, len(order), -1)}
+        wanted = [asked("none", 0, everything), *(asked(augment, view, learned) for view in views)]
+        extracting = Extracting(trunk, way, threads or usable_cpus(), on_progress)
+        try:
+            plain, *seen = extracting.features(wanted)
+        except Unfit as error:
+            files.write_text(unfit, f"{error}\n")  # so that it is tried once
+            continue
+        return samples.as_features(everything, plain, learned, seen, way.name)
+    raise AssertionError("the last engine fits every trunk")
 
-        with torch.no_grad():
-            held = _kept(folder / f"features-{name}.safetensors", compute)
-        return {key: i for i, key in enumerate(order)}, held["features"]
 
-    plain, features = views((0, 1, 2), "none", 1)
-    learned, learned_features = plain, features
-    if augment != "none":
-        learned, learned_features = views((0, 1), augment, AUGMENTED_VIEWS)
+class _Samples:
+    """The images of the three parts by their keys."""
 
-    def dataset(part: int, places: Mapping[bytes, int], features: Tensor) -> FeatureDataset:
-        rows = torch.tensor([places[key] for key in keys[part]])
-        return FeatureDataset(features[:, rows], parts[part].targets)
+    def __init__(self, parts: tuple[_Part, _Part, _Part]) -> None:
+        self.parts = tuple(copy.copy(part) for part in parts)
+        for part in self.parts:
+            if isinstance(part, FolderDataset):
+                part.num_workers = 0  # who computes a batch reads it
+        self.keys = [_sample_keys(part) for part in parts]
+        self._places = {
+            key: (part, row)
+            for part in reversed(range(len(parts)))
+            for row, key in reversed(list(enumerate(self.keys[part])))
+        }
 
-    return FeatureSplits(
-        dataset(0, learned, learned_features),
-        dataset(1, plain, features),
-        dataset(2, plain, features),
-    )
+    def reader(
+        self, augment: str, view: int, device: str | torch.device
+    ) -> Callable[[Sequence[bytes]], Tensor]:
+        """Return what reads images `(n, C, H, W)`, normalised, as they are or in a view."""
+
+        def read(keys: Sequence[bytes]) -> Tensor:
+            pieces = []
+            for part, group in itertools.groupby((self._places[key] for key in keys), _first):
+                chosen = self.parts[part].subset(torch.tensor([row for _, row in group]))
+                pieces += [x for x, _ in chosen.batches(len(chosen), device=device)]
+            return torch.cat(pieces)
+
+        def draw(keys: Sequence[bytes]) -> Tensor:
+            # What is drawn depends on the image alone, not on others that are read with it.
+            pieces = []
+            for key in keys:
+                part, row = self._places[key]
+                image, seed = self.parts[part].subset(torch.tensor([row])), key.hex()
+                drawn = stream_seed("view", seed)
+                with _DRAWING:
+                    options = {"device": device, "seed": drawn, "epoch": view}
+                    pieces += [x for x, _ in image.batches(1, augment=augment, **options)]
+            return torch.cat(pieces)
+
+        return read if augment == "none" else draw
+
+    def as_features(
+        self,
+        everything: list[bytes],
+        plain: Tensor,
+        learned: list[bytes],
+        views: list[Tensor],
+        engine: str,
+    ) -> FeatureSplits:
+        """Return the parts with features in place of images."""
+        places = {key: row for row, key in enumerate(everything)}
+        in_views = {key: row for row, key in enumerate(learned)}
+
+        def dataset(part: int, augmented: bool) -> FeatureDataset:
+            of = in_views if augmented else places
+            rows = torch.tensor([of[key] for key in self.keys[part]], dtype=torch.int64)
+            chosen = views if augmented else [plain]
+            return FeatureDataset([view[rows] for view in chosen], self.parts[part].targets)
+
+        return FeatureSplits(
+            dataset(0, bool(views)), dataset(1, False), dataset(2, False), engine=engine
+        )
+
+
+# Some augmentations draw from torch's global generator, which threads share.
+_DRAWING = threading.Lock()
 
 
 def keep_trunk(
@@ -184,7 +252,7 @@ def load_trunk(run: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def _digest(*parts: str | bytes) -> str:
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=KEY_BYTES)
     for part in parts:
         encoded = part.encode() if isinstance(part, str) else part
         digest.update(len(encoded).to_bytes(8, "big") + encoded)
@@ -212,7 +280,7 @@ def _sample_keys(part: ArrayDataset | FolderDataset) -> list[bytes]:
     if part not in _KNOWN:
         if isinstance(part, ArrayDataset):
             _KNOWN[part] = [
-                hashlib.blake2b(_bytes(row), digest_size=16).digest() for row in part.inputs
+                hashlib.blake2b(_bytes(row), digest_size=KEY_BYTES).digest() for row in part.inputs
             ]
         else:
             _KNOWN[part] = [_file_key(path) for path in part.paths]
@@ -230,15 +298,16 @@ def _file_key(path: str) -> bytes:
         raise InputError(f"image '{path}' cannot be read: {error.strerror}.") from error
     file = f"{Path(path).resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
     text = f"{RECIPE}\0{file}"
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+    return hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).digest()
 
 
-def _joined(parts: list[Any]) -> Any:
-    """Return the samples of all parts, one part after the other."""
-    whole = parts[0]
-    for part in parts[1:]:
-        whole = whole.joined(part)
-    return whole
+def _unique(parts: Sequence[Sequence[bytes]]) -> list[bytes]:
+    """Return every key once, in the order of the parts."""
+    return list(dict.fromkeys(itertools.chain.from_iterable(parts)))
+
+
+def _first(place: tuple[int, int]) -> int:
+    return place[0]
 
 
 # --- files ----------------------------------------------------------------------------------------

@@ -68,7 +68,10 @@ class Learner(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """What `on_progress` is told: at every step, before validation, and after every epoch."""
+    """What `on_progress` is told: at every step, before validation, and after every epoch.
+
+    While a frozen trunk computes features, steps are images.
+    """
 
     phase: Phase
     epoch: int  # from 1
@@ -77,7 +80,7 @@ class Progress:
     steps: int = 0
     loss: float | None = None  # of the training so far in this epoch
     row: Mapping[str, Any] | None = None  # the epoch's line of metrics, with phase "epoch"
-    note: str = ""  # a sentence for the user, with phase "note"
+    note: str = ""  # a sentence for the user, with phase "note" or "features"
 
 
 @dataclass(frozen=True)

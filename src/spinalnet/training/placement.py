@@ -20,7 +20,7 @@ from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.training.config import TrainConfig
 
 Task = Literal["classification", "regression"]
-Phase = Literal["train", "validate", "epoch", "note"]
+Phase = Literal["features", "train", "validate", "epoch", "note"]
 Batch = tuple[Tensor, Tensor]
 
 
