@@ -141,7 +141,6 @@ def _result(
         "seed": spec.train.seed,
         "unit": asdict(spec.unit) | {"name": spec.unit.name},
         "task": info.task,
-        "baseline": Baseline.of(splits.train.targets, info.num_classes).to_dict(),
         "class_names": list(info.class_names),
         "params": params.total,
         "trunk_params": params.trunk,
