@@ -50,6 +50,8 @@ FROM_FILES_ALONE = (
     "comparison.table_summary",
     "comparison.classes",
     "comparison.outputs",
+    "comparison.calibration",
+    "comparison.metrics",
     "comparison.report.drawing",
     "comparison.report.figures",
     "comparison.report.class_figures",

@@ -23,7 +23,8 @@ from spinalnet import (
     summarize,
 )
 from spinalnet.comparison import building
-from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs, quality
+from spinalnet.comparison.calibration import quality
+from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs
 from spinalnet.training import runs
 
 QUICK = TrainConfig(epochs=2, lr=3e-3, device="cpu")

@@ -18,10 +18,11 @@ from scipy import stats
 
 from spinalnet._checks import InputError
 from spinalnet.cli.progress import print_run
+from spinalnet.comparison.calibration import quality
 from spinalnet.comparison.classes import judge
 from spinalnet.comparison.findings import head_rows
 from spinalnet.comparison.finished import read_folder
-from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs, quality
+from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs
 from spinalnet.comparison.report.figures import _apart
 from spinalnet.comparison.report.page import write_report
 from spinalnet.comparison.statistics import paired_difference

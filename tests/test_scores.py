@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, precision_recall_fscore_support
 
 from spinalnet._checks import InputError
-from spinalnet.comparison.outputs import (
+from spinalnet.comparison.calibration import (
     Bin,
-    Outputs,
     calibration_error,
     per_class,
     pooled,
     quality,
     reliability,
 )
+from spinalnet.comparison.outputs import Outputs
 
 
 def said(n: int = 400, classes: int = 12, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

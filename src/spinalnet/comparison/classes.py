@@ -15,17 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from spinalnet.comparison.calibration import Bin, ClassScore, Quality, per_class, pooled, quality
 from spinalnet.comparison.finished import FinishedRuns, result_of
-from spinalnet.comparison.outputs import (
-    OUTPUTS_FILE,
-    Bin,
-    ClassScore,
-    Outputs,
-    Quality,
-    per_class,
-    pooled,
-    quality,
-)
+from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs
 from spinalnet.comparison.statistics import Difference, deviation, finite, mean, paired_difference
 from spinalnet.training import RunRecord
 

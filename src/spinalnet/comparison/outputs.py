@@ -1,37 +1,35 @@
-"""What a classifier said about every test example, kept compactly, and how good that was.
+"""What a model said about every test example, kept compactly.
 
-The probabilities of an example are kept for its ten most probable classes, so that a file stays
-small however many classes there are; what the scores need of the rest is kept as two numbers.
-
-* Negative log-likelihood: mean of -log p(true class), the cross entropy of training.
-* Brier score: mean of the squared distance between the probabilities and the truth, summed over
-  classes; 0 at best, 2 at worst (Brier, 1950).
-* Expected calibration error: the confidence is the probability of the predicted class; in bins of
-  confidence, the distance between mean confidence and accuracy, averaged by the bins' counts. With
-  15 bins of equal width (Guo et al., 2017), and, "adaptive", with 15 bins of equal counts (Nguyen
-  and O'Connor, 2015), which do not depend on how bunched the confidences are.
+Of a classifier the probabilities of an example are kept for its ten most probable classes, so that
+a file stays small however many classes there are; what the scores need of the rest is kept as two
+numbers. Of a regression predictions and targets are kept as they are. Both may carry `rows`, the
+place of every test example in the whole data set, by which the parts that several models were
+tested on (folds) can be `joined`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from spinalnet import files
+from spinalnet._checks import InputError
 
 OUTPUTS_FILE = "test-outputs.safetensors"  # in the folder of a run
-BINS = 15
 _KEPT = 10  # most probable classes of an example
 
 
 @dataclass(frozen=True)
 class Outputs:
     """What a classifier said about N examples.
+
+    Where it said nothing (its logits were not finite), all numbers of the example are NaN.
 
     Attributes:
         targets: True classes, int64, `(N,)`.
@@ -43,6 +41,7 @@ class Outputs:
         paths: File of every example; empty where there are none.
         shown: Rows of the worst mistakes, which have thumbnails, `(M,)`.
         thumbnails: Pixels of those examples, uint8, `(M, C, h, w)`.
+        rows: Place of every example in the whole data set, int32, `(N,)`; None if not known.
     """
 
     targets: Tensor
@@ -54,6 +53,7 @@ class Outputs:
     paths: tuple[str, ...] = ()
     shown: Tensor | None = None
     thumbnails: Tensor | None = None
+    rows: Tensor | None = None
 
     @classmethod
     def of(cls, logits: Tensor, targets: Tensor, paths: Sequence[str] = ()) -> Outputs:
@@ -62,13 +62,24 @@ class Outputs:
         for rows, true in zip(logits.split(8192), targets.split(8192), strict=True):
             log_p = rows.double().log_softmax(1)
             p = log_p.exp()
-            best = p.topk(min(_KEPT, p.shape[1]), dim=1)
+            # Of equal probabilities topk puts any first: the predicted class is that of argmax.
+            ranked = p.scatter(1, rows.argmax(1, keepdim=True), torch.inf)
+            best = ranked.topk(min(_KEPT, p.shape[1]), dim=1).indices
             likelihood = log_p.gather(1, true[:, None])[:, 0]
             parts.append(
-                (best.indices, best.values.float(), likelihood.float(), p.square().sum(1).float())
+                (best, p.gather(1, best).float(), likelihood.float(), p.square().sum(1).float())
             )
         columns = [torch.cat(column) for column in zip(*parts, strict=True)]
         return cls(targets, *columns, num_classes=logits.shape[1], paths=tuple(map(str, paths)))
+
+    @classmethod
+    def of_probabilities(cls, probabilities: Tensor, targets: Tensor) -> Outputs:
+        """Make them of probabilities `(N, K)`, such as trees give, and true classes `(N,)`."""
+        return cls.of(probabilities.double().log(), targets)
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.targets)
 
     @property
     def predicted(self) -> Tensor:
@@ -79,6 +90,11 @@ class Outputs:
     def correct(self) -> Tensor:
         """Whether that is the true class, `(N,)`."""
         return self.predicted == self.targets
+
+    @property
+    def finite(self) -> Tensor:
+        """Whether the model said something about an example, bool, `(N,)`."""
+        return self.probabilities[:, 0].isfinite()
 
     def worst(self, count: int) -> Tensor:
         """Return up to `count` rows of wrong predictions, the least probable truth first."""
@@ -99,156 +115,271 @@ class Outputs:
             "log_likelihood": self.log_likelihood,
             "squares": self.squares,
         }
-        if self.paths:
-            joined = bytearray("\0".join(self.paths).encode("utf-8", "surrogateescape"))
-            tensors["paths"] = torch.frombuffer(joined, dtype=torch.uint8)
         if self.shown is not None and self.thumbnails is not None:
             tensors |= {"shown": self.shown.int(), "thumbnails": self.thumbnails}
-        files.save_weights(path, tensors, {"num_classes": self.num_classes})
+        files.save_weights(path, tensors | _places(self), {"num_classes": self.num_classes})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Outputs:
         """Read what `save` wrote.
 
         Raises:
-            InputError: If the file is missing or damaged.
+            InputError: If the file is missing, damaged, or of a regression.
         """
-        tensors, about = files.load_weights(path)
-        paths = tensors.get("paths")
-        shown = tensors.get("shown")
-        return cls(
-            tensors["targets"].long(),
-            tensors["classes"].long(),
-            tensors["probabilities"],
-            tensors["log_likelihood"],
-            tensors["squares"],
-            num_classes=int(about["num_classes"]),
-            paths=()
-            if paths is None
-            else tuple(paths.numpy().tobytes().decode("utf-8", "surrogateescape").split("\0")),
-            shown=None if shown is None else shown.long(),
-            thumbnails=tensors.get("thumbnails"),
+        said = load_outputs(path)
+        if not isinstance(said, cls):
+            raise InputError(f"{path} holds the outputs of a regression, not of a classification.")
+        return said
+
+
+@dataclass(frozen=True)
+class RegressionOutputs:
+    """What a regression said about N examples.
+
+    Attributes:
+        targets: True values, float32 or float64, `(N, outputs)`.
+        predictions: What the model said, `(N, outputs)`; may hold numbers that are not finite.
+        paths: As in `Outputs`.
+        rows: As in `Outputs`.
+    """
+
+    targets: Tensor
+    predictions: Tensor
+    paths: tuple[str, ...] = ()
+    rows: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls, predictions: Tensor, targets: Tensor, paths: Sequence[str] = ()
+    ) -> RegressionOutputs:
+        """Make them of predicted and true values, both `(N,)` or `(N, outputs)`."""
+        said, true = (
+            (values if values.dtype == torch.float64 else values.float()).reshape(len(values), -1)
+            for values in (predictions, targets)
         )
+        if said.shape != true.shape:
+            raise InputError(
+                "predictions and targets must have the same shape, got "
+                f"{tuple(predictions.shape)} and {tuple(targets.shape)}."
+            )
+        return cls(true, said, tuple(map(str, paths)))
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.targets)
+
+    @property
+    def finite(self) -> Tensor:
+        """Whether all that the model said about an example are numbers, bool, `(N,)`."""
+        return self.predictions.isfinite().all(1)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file: 8 or 16 bytes an example and output, and its path."""
+        tensors = {"targets": self.targets, "predictions": self.predictions}
+        files.save_weights(path, tensors | _places(self), {"task": "regression"})
 
 
-@dataclass(frozen=True)
-class Bin:
-    """Predictions whose confidence lies in (low, high]: how many, and how often they are right."""
-
-    low: float
-    high: float
-    count: int
-    confidence: float  # mean; 0 in an empty bin
-    accuracy: float  # 0 in an empty bin
+AnyOutputs = Outputs | RegressionOutputs
+Kind = TypeVar("Kind", Outputs, RegressionOutputs)
 
 
-@dataclass(frozen=True)
-class Quality:
-    """How good the probabilities of a classifier are; see the head of this file."""
-
-    n: int
-    accuracy: float
-    top5_accuracy: float | None  # with more than 5 classes
-    nll: float
-    brier: float
-    ece: float
-    adaptive_ece: float
-    bins: tuple[Bin, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the numbers, without the bins."""
-        values = asdict(self)
-        del values["bins"]
-        return {name: value for name, value in values.items() if value is not None}
+def _places(outputs: AnyOutputs) -> dict[str, Tensor]:
+    """Return what a file holds of where the examples come from."""
+    tensors = {} if outputs.rows is None else {"rows": outputs.rows.int()}
+    if outputs.paths:
+        text = bytearray("\0".join(outputs.paths).encode("utf-8", "surrogateescape"))
+        tensors["paths"] = torch.frombuffer(text, dtype=torch.uint8)
+    return tensors
 
 
-def quality(outputs: Outputs) -> Quality:
-    """Score what a classifier said."""
-    confidence = outputs.probabilities[:, 0].double()
-    correct = outputs.correct
-    bins = reliability(confidence, correct)
-    truth = outputs.log_likelihood.double().exp()
-    top5 = (outputs.classes[:, :5] == outputs.targets[:, None]).any(1).double().mean()
-    return Quality(
-        n=len(correct),
-        accuracy=float(correct.double().mean()),
-        top5_accuracy=float(top5) if outputs.num_classes > 5 else None,
-        nll=float(-outputs.log_likelihood.double().mean()),
-        brier=float((outputs.squares.double() - 2 * truth + 1).mean()),
-        ece=calibration_error(bins),
-        adaptive_ece=calibration_error(_equal_counts(confidence, correct)),
-        bins=bins,
+def load_outputs(path: str | os.PathLike[str]) -> AnyOutputs:
+    """Read what `save` of either kind wrote.
+
+    Raises:
+        InputError: If the file is missing, or holds what no model can have said.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"there is no file {path}: give the folder of a run that has trained.")
+    try:
+        tensors, about = files.load_weights(path)
+    except InputError as error:
+        raise _damaged(path, "it is not a file that a run has written") from error
+    try:
+        if about.get("task") == "regression":
+            outputs = RegressionOutputs(
+                tensors["targets"], tensors["predictions"], *_read_places(tensors)
+            )
+        else:
+            outputs = _classification(tensors, about)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise _damaged(path, "a part of it is missing or is no table of numbers") from error
+    if (wrong := _what_is_wrong(outputs)) is not None:
+        raise _damaged(path, wrong)
+    return outputs
+
+
+def _damaged(path: str | os.PathLike[str], reason: str) -> InputError:
+    return InputError(
+        f"{path} does not hold what a model said, or it is damaged ({reason}): delete the folder "
+        "of this run and run it again."
     )
 
 
-def reliability(confidence: Tensor, correct: Tensor, bins: int = BINS) -> tuple[Bin, ...]:
-    """Count predictions in bins of equal width between 0 and 1.
+def _classification(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Outputs:
+    shown = tensors.get("shown")
+    paths, rows = _read_places(tensors)
+    return Outputs(
+        tensors["targets"].long(),
+        tensors["classes"].long(),
+        tensors["probabilities"],
+        tensors["log_likelihood"],
+        tensors["squares"],
+        num_classes=int(about["num_classes"]),
+        paths=paths,
+        shown=None if shown is None else shown.long(),
+        thumbnails=tensors.get("thumbnails"),
+        rows=rows,
+    )
+
+
+def _read_places(tensors: Mapping[str, Tensor]) -> tuple[tuple[str, ...], Tensor | None]:
+    paths = tensors.get("paths")
+    if paths is None:
+        return (), tensors.get("rows")
+    text = paths.numpy().tobytes().decode("utf-8", "surrogateescape")
+    return tuple(text.split("\0")), tensors.get("rows")
+
+
+def _what_is_wrong(outputs: AnyOutputs) -> str | None:
+    """Return why no model can have said this; None if one can."""
+    n = len(outputs.targets)
+    if n == 0:
+        return "it holds no example"
+    if outputs.paths and len(outputs.paths) != n:
+        return f"it names {len(outputs.paths)} files of {n} examples"
+    rows = outputs.rows
+    if rows is not None and not (
+        _is_table(rows, (n,), torch.int32) and int(rows.min()) >= 0 and len(rows.unique()) == n
+    ):
+        return "its rows must be places in the data set, each once"
+    if isinstance(outputs, RegressionOutputs):
+        return _wrong_values(outputs)
+    return _wrong_classes(outputs)
+
+
+def _is_table(tensor: Tensor, shape: tuple[int, ...], *dtypes: torch.dtype) -> bool:
+    return tensor.shape == shape and tensor.dtype in dtypes
+
+
+def _wrong_values(outputs: RegressionOutputs) -> str | None:
+    said, true = outputs.predictions, outputs.targets
+    if true.ndim != 2 or true.shape[1] == 0 or said.shape != true.shape:
+        return "its predictions and targets must have one row per example, and match"
+    if not (said.is_floating_point() and true.is_floating_point()):
+        return "its predictions and targets must be floating-point numbers"
+    return None if bool(true.isfinite().all()) else "its targets must be finite"
+
+
+def _wrong_classes(outputs: Outputs) -> str | None:
+    n, classes, p = len(outputs), outputs.num_classes, outputs.probabilities
+    kept = (n, min(_KEPT, classes))
+    if not (
+        classes >= 1
+        and _is_table(outputs.targets, (n,), torch.int64)
+        and _is_table(outputs.classes, kept, torch.int64)
+        and _is_table(p, kept, torch.float32)
+        and _is_table(outputs.log_likelihood, (n,), torch.float32)
+        and _is_table(outputs.squares, (n,), torch.float32)
+    ):
+        return f"its parts must fit {n} examples of {classes} classes"
+    for indices in (outputs.targets, outputs.classes):
+        if int(indices.min()) < 0 or int(indices.max()) >= classes:
+            return f"its classes must lie between 0 and {classes - 1}"
+    finite = outputs.finite
+    p, likelihood, squares = p[finite], outputs.log_likelihood[finite], outputs.squares[finite]
+    over = 1 + 1e-5  # rounding
+    if not bool(
+        ((p >= 0) & (p <= over)).all()
+        and (p.sum(1) <= over).all()
+        and (likelihood <= over - 1).all()
+        and ((squares > 0) & (squares <= over)).all()
+    ):
+        return "its probabilities must lie between 0 and 1, and not sum to more"
+    if bool((p[:, 1:] > p[:, :-1]).any()):
+        return "its classes must be ranked by probability"
+    shown, pixels = outputs.shown, outputs.thumbnails
+    if (shown is None) != (pixels is None):
+        return "it must hold thumbnails and their rows, or neither"
+    if shown is not None and pixels is not None:
+        inside = shown.ndim == 1 and bool(((shown >= 0) & (shown < n)).all())
+        if not inside or pixels.ndim != 4 or len(pixels) != len(shown):
+            return "its thumbnails must belong to its examples"
+    return None
+
+
+def joined(parts: Sequence[Kind]) -> Kind:
+    """Return what several models said about the parts that they were tested on as one, by place.
 
     Args:
-        confidence: Probability of the predicted class, `(N,)`.
-        correct: Whether it is the true one, bool, `(N,)`.
-        bins: Number of bins; a confidence on a border belongs to the lower one.
+        parts: Outputs of one kind, such as of every fold, all with `rows`, which do not overlap.
+
+    Returns:
+        Outputs of all their examples in the order of the data set.
+
+    Raises:
+        InputError: If they do not belong together.
     """
-    place = (confidence.double() * bins).ceil().long().sub(1).clamp(0, bins - 1)
-    count = torch.bincount(place, minlength=bins)
-    share = count.clamp(min=1)
-    sums = [torch.bincount(place, x.double(), bins) / share for x in (confidence, correct)]
-    return tuple(
-        Bin(i / bins, (i + 1) / bins, int(count[i]), float(sums[0][i]), float(sums[1][i]))
-        for i in range(bins)
-    )
-
-
-def _equal_counts(confidence: Tensor, correct: Tensor, bins: int = BINS) -> tuple[Bin, ...]:
-    order = confidence.argsort(stable=True)
-    parts = zip(
-        confidence[order].tensor_split(bins), correct[order].tensor_split(bins), strict=True
-    )
-    return tuple(
-        Bin(float(c[0]), float(c[-1]), len(c), float(c.mean()), float(right.double().mean()))
-        for c, right in parts
-        if len(c)
-    )
-
-
-def calibration_error(bins: Sequence[Bin]) -> float:
-    """Return the mean distance of confidence and accuracy, weighted by the bins' counts."""
-    total = sum(b.count for b in bins)
-    return sum(b.count * abs(b.confidence - b.accuracy) for b in bins) / max(total, 1)
-
-
-def pooled(several: Sequence[Sequence[Bin]]) -> tuple[Bin, ...]:
-    """Return the bins of all predictions of several classifiers together."""
-    together = []
-    for same in zip(*several, strict=True):
-        count = sum(b.count for b in same)
-        confidence, accuracy = (
-            sum(b.count * value for b, value in zip(same, values, strict=True)) / max(count, 1)
-            for values in ([b.confidence for b in same], [b.accuracy for b in same])
+    if not parts:
+        raise InputError("joined needs the outputs of at least one part, got none.")
+    if any(part.rows is None for part in parts):
+        raise InputError(
+            "outputs can be joined only where each says which rows of the data set it is about, "
+            "and some here do not: run them again with this version."
         )
-        together.append(Bin(same[0].low, same[0].high, count, confidence, accuracy))
-    return tuple(together)
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """How one class fares. A share of nothing (a class never predicted) is 0."""
-
-    precision: float  # of the examples predicted as it, the share that are it
-    recall: float  # of the examples that are it, the share predicted as it
-    f1: float  # their harmonic mean
-    support: int  # examples that are it
-
-
-def per_class(confusion: Sequence[Sequence[int]]) -> tuple[ClassScore, ...]:
-    """Score every class from counts; rows are true classes, columns predicted ones."""
-    predicted = [sum(column) for column in zip(*confusion, strict=True)]
-    return tuple(
-        ClassScore(
-            precision=row[k] / max(predicted[k], 1),
-            recall=row[k] / max(sum(row), 1),
-            f1=2 * row[k] / max(predicted[k] + sum(row), 1),
-            support=sum(row),
+    rows = torch.cat([part.rows for part in parts if part.rows is not None])
+    order = rows.argsort(stable=True)
+    if len(rows.unique()) < len(rows):
+        raise InputError(
+            f"outputs can be joined only where no example is in two of them, and "
+            f"{len(rows) - len(rows.unique())} of {len(rows)} are: join the folds of one "
+            "repetition at a time."
         )
-        for k, row in enumerate(confusion)
-    )
+    named = sum(bool(part.paths) for part in parts)
+    if named not in (0, len(parts)):
+        raise InputError("outputs can be joined only where all or none of them name their files.")
+    paths = [path for part in parts for path in part.paths]
+    places = {"rows": rows[order], "paths": tuple(paths[i] for i in order.tolist() if paths)}
+    columns = {
+        name: _stacked([getattr(part, name) for part in parts], name)[order]
+        for name in (_COLUMNS if isinstance(parts[0], Outputs) else ("targets", "predictions"))
+    }
+    return replace(parts[0], **columns, **places, **_joined_pictures(parts, order))
+
+
+_COLUMNS = ("targets", "classes", "probabilities", "log_likelihood", "squares")
+
+
+def _stacked(tensors: Sequence[Tensor], name: str) -> Tensor:
+    shapes = {tuple(tensor.shape[1:]) for tensor in tensors}
+    if len(shapes) > 1:
+        raise InputError(f"outputs can be joined only where their {name} have one width.")
+    return torch.cat(list(tensors))
+
+
+def _joined_pictures(parts: Sequence[AnyOutputs], order: Tensor) -> dict[str, Tensor | None]:
+    """Return the thumbnails of all parts, with their places after joining."""
+    classifiers = [part for part in parts if isinstance(part, Outputs)]
+    if not classifiers:
+        return {}
+    if len({part.num_classes for part in classifiers}) > 1:
+        raise InputError("outputs can be joined only where they have the same classes.")
+    place = order.argsort()
+    shown, pixels, before = [], [], 0
+    for part in classifiers:
+        if part.shown is not None and part.thumbnails is not None:
+            shown.append(place[before + part.shown])
+            pixels.append(part.thumbnails)
+        before += len(part)
+    if not pixels or len({tuple(p.shape[1:]) for p in pixels}) > 1:
+        return {"shown": None, "thumbnails": None}
+    return {"shown": torch.cat(shown), "thumbnails": torch.cat(pixels)}

@@ -22,8 +22,9 @@ from torch import nn
 from spinalnet import _dist, files
 from spinalnet._checks import InputError
 from spinalnet.comparison.building import build_model, load_splits, one_after_another
+from spinalnet.comparison.calibration import quality
 from spinalnet.comparison.cost import time_heads
-from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs, quality
+from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs
 from spinalnet.comparison.schema import check_folder
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.trained import Description

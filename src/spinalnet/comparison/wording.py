@@ -17,7 +17,7 @@ from spinalnet.comparison.statistics import ALPHA, Difference, corrected
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from spinalnet.comparison.outputs import ClassScore
+    from spinalnet.comparison.calibration import ClassScore
 
 Show = Callable[..., list[str]]
 NONE = "–"  # where there is no number

@@ -24,7 +24,7 @@ import torch
 
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.comparison import TrainedModel, load_trained
-from spinalnet.comparison.outputs import ClassScore, per_class
+from spinalnet.comparison.calibration import ClassScore, per_class
 from spinalnet.comparison.running import measure
 from spinalnet.data import normalize
 from spinalnet.data.images import BadImage, BadImagesError, iter_images, read_batches, usable_cpus
