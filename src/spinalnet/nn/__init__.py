@@ -22,5 +22,5 @@ from spinalnet.nn.heads import HEADS, HeadRow, head_arguments, make_head
 from spinalnet.nn.layers import SpinalLayer, SpinalNet, check_read
 from spinalnet.nn.loss_gradient import LossGradient
 from spinalnet.nn.reading import why_called
-from spinalnet.nn.unchained import UnchainedNet
+from spinalnet.nn.unchained import UnchainedNet, matched_unchained
 from spinalnet.nn.variants import MultiTapSpinalNet, ReusedSpinalNet, TiledSpinalNet

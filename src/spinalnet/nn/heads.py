@@ -12,7 +12,7 @@ from torch import nn
 from spinalnet._checks import InputError, unknown_name
 from spinalnet.nn.dense import LinearHead, MLPHead, ProgressiveNet, matched_mlp
 from spinalnet.nn.layers import SpinalNet
-from spinalnet.nn.unchained import UnchainedNet
+from spinalnet.nn.unchained import UnchainedNet, matched_unchained
 from spinalnet.nn.variants import MultiTapSpinalNet, ReusedSpinalNet, TiledSpinalNet
 
 
@@ -32,8 +32,12 @@ class HeadRow:
 HEADS: dict[str, HeadRow] = {
     "spinal": HeadRow(SpinalNet, SpinalNet, "chain of narrow layers, each fed a slice"),
     "unchained": HeadRow(UnchainedNet, UnchainedNet, "spinal without the chain: slices alone"),
-    "spinal-shared": HeadRow(_shared, SpinalNet, "the same with one matrix for all later layers"),
-    "mlp": HeadRow(MLPHead, MLPHead, "the fully connected layers a spinal head replaces"),
+    "unchained-matched": HeadRow(
+        matched_unchained, matched_unchained, "the same with the spinal head's parameter count"
+    ),
+    "spinal-shared": HeadRow(_shared, SpinalNet, "spinal with one matrix for all later layers"),
+    "mlp": HeadRow(MLPHead, MLPHead, "fully connected layers of the paper's widths"),
+    "mlp-paper": HeadRow(MLPHead, MLPHead, "the same with the paper's own dropout and norm"),
     "matched": HeadRow(matched_mlp, matched_mlp, "MLP with the spinal head's parameter count"),
     "linear": HeadRow(LinearHead, LinearHead, "one linear map"),
     "progressive": HeadRow(ProgressiveNet, ProgressiveNet, "dense chain: every layer sees all"),
