@@ -7,5 +7,5 @@ from spinalnet.comparison.running import run_one
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.summary import Summary, load_summary, summarize
 from spinalnet.comparison.table_spec import TableSpec
-from spinalnet.comparison.tables import compare_table
+from spinalnet.comparison.tables import run_table
 from spinalnet.comparison.trained import TrainedModel, load_trained

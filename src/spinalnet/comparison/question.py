@@ -184,9 +184,8 @@ class ComparisonSpec:
         "unchained", "unchained-matched") follow it; the others keep the paper's.
         """
         first, *_ = rows = self.rows
-        found = [
-            self.base.as_cell(row.head, row.options, row.label, unit, first.head) for row in rows
-        ]
+        lead = first.head, first.options
+        found = [self.base.as_cell(row.head, row.options, row.label, unit, *lead) for row in rows]
         if not self.other:
             return found
         return [

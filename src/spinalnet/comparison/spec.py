@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from spinalnet._checks import InputError, check_positive, read_fields, unknown_name
@@ -135,14 +136,25 @@ class RunSpec:
         return Unit(self.train.seed, self.data.resample)
 
     def as_cell(
-        self, head: str, options: Mapping[str, Any], label: str, unit: Unit, first: str
+        self,
+        head: str,
+        options: Mapping[str, Any],
+        label: str,
+        unit: Unit,
+        first: str,
+        leading: Mapping[str, Any] = MappingProxyType({}),
     ) -> RunSpec:
         """Return the run of a row of a comparison in a unit.
 
-        The head options of this run are those of the row `first`, which the controls follow.
+        The head options of this run are those of the row `first`, which the controls follow, as
+        they do what that row has of its own, `leading`.
         """
         base = replace(self.model, head=first)
-        model = base if head == first else base.control(head)
+        if head == first:
+            model = base
+        else:
+            lead = {**base.head_options, **leading}
+            model = replace(base, head_options=lead).control(head)
         if options:
             model = replace(model, head_options={**model.head_options, **options})
         return replace(

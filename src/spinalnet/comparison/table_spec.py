@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
-from spinalnet._checks import InputError, read_fields
+from spinalnet._checks import InputError, read_fields, unknown_name
+from spinalnet.comparison.metrics import find_metric
 from spinalnet.comparison.spec import Unit, run_name
+from spinalnet.comparison.table_heads import FOLLOWING, SIZE, check_options, training_options
 from spinalnet.data import Resample, Table
 
 
@@ -21,9 +24,12 @@ class TableSpec:
         task: "classification", "regression", or "auto".
         group: Column whose rows of one value all lie in one part; it is no feature.
         time: Column that orders the rows: nothing is trained on rows later than those of the test
-            part. It stays a feature only as far as `load_table` makes one of it.
+            part. It is no feature.
         head: A head of tables: spinal, unchained, unchained-matched, matched, mlp, linear, trees.
         head_options: What the estimator is given beside its defaults.
+        train: Options of training that all nets of a comparison are given (epochs, batch_size,
+            ...); trees, which are not trained so, are not.
+        metric: Row of `METRICS` by which `tune` chooses; None for the task's own.
         tune: Number of trials in which the head's settings are chosen, inside the training rows;
             0 for its defaults.
         resample: Which rows are the test part.
@@ -42,6 +48,8 @@ class TableSpec:
     time: str | None = None
     head: str = "spinal"
     head_options: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+    metric: str | None = None
     tune: int = 0
     resample: Resample = field(default_factory=lambda: Resample("split", 0))
     seed: int = 0
@@ -51,6 +59,13 @@ class TableSpec:
     def __post_init__(self) -> None:
         if self.tune < 0:
             raise InputError(f"tune must be a number of trials, or 0 for none, got {self.tune}.")
+        check_options(self.head, self.head_options)
+        known = training_options() if self.train else ()
+        for name in self.train:
+            if name not in known:
+                raise unknown_name("option of training on a table", name, known)
+        if self.metric is not None:
+            find_metric(self.metric, None if self.task == "auto" else self.task)
 
     @property
     def name(self) -> str:
@@ -63,10 +78,23 @@ class TableSpec:
         return Unit(self.seed, self.resample)
 
     def as_cell(
-        self, head: str, options: Mapping[str, Any], label: str, unit: Unit, first: str
+        self,
+        head: str,
+        options: Mapping[str, Any],
+        label: str,
+        unit: Unit,
+        first: str,
+        leading: Mapping[str, Any] = MappingProxyType({}),
     ) -> TableSpec:
-        """Return the run of a row of a comparison in a unit; see `RunSpec.as_cell`."""
-        shared = self.head_options if head == first else {}
+        """Return the run of a row of a comparison in a unit; see `RunSpec.as_cell`.
+
+        A control takes over what is said of the size of the first row, if that is a spinal net;
+        `leading` are the options of the first row's own.
+        """
+        shared: Mapping[str, Any] = self.head_options if head == first else {}
+        if head in FOLLOWING and head != first and first in ("spinal", *FOLLOWING):
+            lead = {**self.head_options, **leading}
+            shared = {name: value for name, value in lead.items() if name in SIZE}
         return replace(
             self,
             head=head,

@@ -1,268 +1,347 @@
-"""Does a spinal net help on a table? Repeated splits, with dense nets and trees beside it.
+"""One run on a table: fit to the training rows of a unit, and score once on its test rows.
 
-Every repeat splits the rows anew (stratified by class), gives all models the same training rows
-and scores them once on the rest. With `tune`, every model, the trees included, chooses its settings
-from a small grid by cross-validation inside the training rows (nested: the test rows decide
-nothing). The dense net has as many parameters as the spinal one.
+All heads of a unit get the same rows. With `tune`, each chooses its settings in the same number of
+trials, by cross-validation inside the training rows (nested: the test rows decide nothing).
 
-The repeats share rows, so their differences are not independent: interval and p-value are those of
-the corrected resampled t test, and what counts as evidence is corrected for the number of models
-(see `statistics`).
+The folder of a run holds what is needed to have its model again: the settings that fit it again
+bit by bit (`refit`), and of a net the weights to check that by.
 """
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spinalnet._checks import InputError, check_positive, unknown_name
-from spinalnet.comparison.table_summary import ModelScore, TableComparison, summarize_table
-from spinalnet.training import describe_environment
+import numpy as np
+import torch
+
+from spinalnet import files
+from spinalnet._checks import InputError, TrainingError
+from spinalnet.comparison import spaces
+from spinalnet.comparison.baseline import Baseline
+from spinalnet.comparison.calibration import quality
+from spinalnet.comparison.metrics import Metric, default_metric, find_metric, measured
+from spinalnet.comparison.outputs import (
+    OUTPUTS_FILE,
+    AnyOutputs,
+    Outputs,
+    RegressionOutputs,
+    joined,
+    load_outputs,
+)
+from spinalnet.comparison.table_heads import head_row, make_estimator, tuned_options
+from spinalnet.comparison.table_rows import TableRows, digest, rows_of
+from spinalnet.comparison.table_spec import TableSpec
+from spinalnet.data.order import stream_seed
+from spinalnet.training import Progress, describe_environment, runs
 
 if TYPE_CHECKING:
-    from spinalnet.data.frames import Table, Task
+    from spinalnet.data import Table
+
+_LIBRARIES = ("scikit-learn", "scipy", "pandas")
 
 
-@dataclass(frozen=True)
-class Contender:
-    """One row of the result table.
-
-    `build(task, seed, size)` makes an estimator; `size` is the parameter count of the spinal net
-    with its in and out features, for models that match it. `grid(task)` is what `tune` tries.
-    """
-
-    summary: str
-    build: Callable[[Task, int, tuple[int, int, int] | None], Any]
-    grid: Mapping[str, Sequence[Any]]
-
-
-def _spinal(task: Task, seed: int, size: tuple[int, int, int] | None) -> Any:
-    from spinalnet.tabular import estimators
-
-    kind = estimators.SpinalClassifier if task == "classification" else estimators.SpinalRegressor
-    return kind(random_state=seed)
-
-
-def _dense(task: Task, seed: int, size: tuple[int, int, int] | None) -> Any:
-    from spinalnet.nn import matched_mlp
-    from spinalnet.tabular import estimators
-
-    assert size is not None
-    params, in_features, out_features = size
-    width = matched_mlp(in_features, out_features, params).hidden_features
-    kind = estimators.DenseClassifier if task == "classification" else estimators.DenseRegressor
-    return kind(width, random_state=seed)
-
-
-def _trees(task: Task, seed: int, size: tuple[int, int, int] | None) -> Any:
-    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-    from sklearn.multioutput import MultiOutputRegressor
-
-    if task == "classification":
-        return HistGradientBoostingClassifier(categorical_features="from_dtype", random_state=seed)
-    trees = HistGradientBoostingRegressor(categorical_features="from_dtype", random_state=seed)
-    return MultiOutputRegressor(trees) if size is not None and size[2] > 1 else trees
-
-
-def _linear(task: Task, seed: int, size: tuple[int, int, int] | None) -> Any:
-    from spinalnet.tabular import estimators
-
-    # No hidden layer: logistic or ridge-like regression with the same encoding and engine.
-    kind = estimators.DenseClassifier if task == "classification" else estimators.DenseRegressor
-    return kind((), lr=3e-2, random_state=seed)
-
-
-_NET_GRID = {"lr": (1e-3, 3e-3), "dropout": (0.0, 0.2)}
-
-CONTENDERS: dict[str, Contender] = {
-    "spinal": Contender("spinal net, 4 layers of 16, 2 slices", _spinal, _NET_GRID),
-    "dense": Contender("one hidden layer, as many parameters as spinal", _dense, _NET_GRID),
-    "linear": Contender(
-        "no hidden layer", _linear, {"lr": (1e-2, 1e-1), "weight_decay": (0.01, 1.0)}
-    ),
-    "trees": Contender(
-        "scikit-learn's histogram gradient boosting",
-        _trees,
-        {"learning_rate": (0.03, 0.1), "max_leaf_nodes": (7, 31)},
-    ),
-}
-
-
-@dataclass
-class _Tally:
-    """What one model has done on the splits so far."""
-
-    scores: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-    chosen: Counter[str] = field(default_factory=Counter)
-    params: int | None = None
-
-    def add(self, estimator: Any, table: Table, train: Any, test: Any) -> float:
-        """Fit an estimator to the training rows and score it on the others."""
-        began = time.perf_counter()
-        with warnings.catch_warnings():
-            # A test class or category that the training rows lack is met as unknown.
-            warnings.filterwarnings("ignore", "Found unknown categories")
-            estimator.fit(_rows(table.X, train), _rows(table.y, train))
-            self.seconds += time.perf_counter() - began
-            self.scores.append(float(estimator.score(_rows(table.X, test), _rows(table.y, test))))
-        if hasattr(estimator, "best_estimator_"):
-            settings = estimator.best_params_.items()
-            self.chosen[", ".join(f"{k.split('__')[-1]}={v:g}" for k, v in settings)] += 1
-            estimator = estimator.best_estimator_
-        if (module := getattr(estimator, "module_", None)) is not None:
-            self.params = sum(p.numel() for p in module.parameters())
-        return self.scores[-1]
-
-    def row(self, name: str, *, tuned: bool) -> ModelScore:
-        """Return it as a row of the result."""
-        seconds = self.seconds / len(self.scores)
-        chosen = dict(self.chosen) if tuned else None
-        return ModelScore(name, tuple(self.scores), self.params, seconds, chosen)
-
-
-def compare_table(
-    table: Table,
-    models: Sequence[str] = ("spinal", "dense", "linear", "trees"),
-    *,
-    repeats: int = 10,
-    test_fraction: float = 0.25,
-    tune: bool = False,
-    seed: int = 0,
-    on_score: Callable[[str, int, float], None] | None = None,
-) -> TableComparison:
-    """Score models on repeated splits of a table.
-
-    Args:
-        table: See `load_table`.
-        models: Rows of `CONTENDERS`; the first is compared with each of the others.
-        repeats: Number of splits.
-        test_fraction: Share of the rows that scores, the others train.
-        tune: Whether every model chooses its settings by 3-fold cross-validation within the
-            training rows.
-        seed: Of the first split; the others count on.
-        on_score: Called with model, repeat (from 0) and score.
+def check_specs(specs: Sequence[TableSpec]) -> None:
+    """Refuse whatever is impossible in any of these runs; write nothing.
 
     Raises:
-        InputError: If a name is unknown or the table has too few rows.
+        InputError: If the table cannot be had or divided, or a head or an option is impossible.
     """
-    check_positive("repeats", repeats)
-    for name in models:
-        if name not in CONTENDERS:
-            raise unknown_name("model", name, CONTENDERS)
-    if not models or len(set(models)) < len(models):
+    for spec in specs:
+        _estimator(spec, rows_of(spec))
+
+
+def run_table(
+    spec: TableSpec, folder: str | Path, *, on_progress: Callable[[Progress], None] | None = None
+) -> runs.RunRecord:
+    """Fit to the training rows, score once on the test rows, and leave a complete run folder.
+
+    A finished run with the same settings is returned as it is; an unfinished one is done again.
+    Equal settings give equal bits, whatever runs beside it, at the same number of threads.
+
+    Args:
+        spec: What to run.
+        folder: Folder of the run.
+        on_progress: Called after every trial of tuning and after the fit, each an "epoch".
+
+    Raises:
+        InputError: If anything asked for is impossible, before anything is written; or if the
+            folder holds something else.
+        TrainingError: If the loss is no longer finite, with `tune` in every trial.
+    """
+    if runs.is_done(folder):
+        return _finished(spec, Path(folder))
+    rows = rows_of(spec)
+    _estimator(spec, rows)
+    begun = _begin(spec, folder)
+    tell = on_progress or (lambda progress: None)
+    began = time.perf_counter()
+    trials, chosen = _tune(spec, rows, tell) if spec.tune else ([], None)
+    tune_seconds = time.perf_counter() - began
+    began = time.perf_counter()
+    estimator = _fit(_estimator(spec, rows, chosen), rows, rows.train)
+    seconds = time.perf_counter() - began
+    outputs = _said(estimator, rows, rows.test)
+    outputs.save(begun.path / OUTPUTS_FILE)
+    net = getattr(estimator, "module_", None)
+    if net is not None:
+        begun.save_model(net.state_dict(), {"table": rows.table.name, "head": spec.head})
+    result = _result(spec, rows, outputs, net)
+    result |= {"train_seconds": seconds, "trials": trials, "chosen": chosen}
+    if chosen is not None:
+        space = {name: spaces.space_of(spec.head)[name] for name in chosen}
+        result["space"] = {name: str(part) for name, part in space.items()}
+        result |= {"edges": spaces.edges(space, chosen), "tune_seconds": tune_seconds}
+    begun.finish(result)
+    tell(Progress("epoch", spec.tune + 1, spec.tune + 1, 1, 1))
+    return runs.load_runs(begun.path)[0]
+
+
+def refit(folder: str | Path, table: Table | None = None) -> Any:
+    """Return the trained estimator of a run, fitted again to the same rows.
+
+    Args:
+        folder: Of a finished run on a table.
+        table: The table, where it was given in memory and not as a file.
+
+    Returns:
+        The estimator; of a net, its weights are those in the folder, bit by bit.
+
+    Raises:
+        InputError: If there is no such run, its table is gone, or what comes out is not what the
+            folder holds, because the table or a library has changed.
+    """
+    folder = Path(folder)
+    if not runs.is_done(folder):
+        raise InputError(f"{folder} holds no finished run: give the folder of one on a table.")
+    record = runs.load_runs(folder)[0]
+    with files.reading(folder / "config.yaml"):
+        spec = replace(TableSpec.from_dict(record.config), frame=table)
+    rows = rows_of(spec)
+    result = record.result or {}
+    estimator = _fit(_estimator(spec, rows, result.get("chosen")), rows, rows.train)
+    why = None
+    if result.get("table_digest") != digest(rows.table):
+        why = "its table has changed since"
+    elif not _same(estimator, rows, folder):
+        now = _environment()
+        changed = [
+            f"{name} was {record.environment.get(name)} and is {value}"
+            for name, value in now.items()
+            if name not in ("started", "commit") and record.environment.get(name) != value
+        ]
+        why = "; ".join(changed) or "the number of threads may be another"
+    if why is not None:
         raise InputError(
-            "models must be at least one name, and differ, for example spinal and trees; got "
-            f"{', '.join(models) or 'none'}."
+            f"fitting again does not give the model of {folder}: {why}. Run the comparison again "
+            "in a new folder."
         )
-    _check_rows(table, test_fraction, tune)
-    tallies = {name: _Tally() for name in models}
-    for repeat in range(repeats):
-        train, test = _split(table, test_fraction, seed + repeat)
-        size = _spinal_size(table, train)
-        for name, tally in tallies.items():
-            estimator = CONTENDERS[name].build(table.task, seed + repeat, size)
-            if tune:
-                estimator = _tuned(estimator, name, seed + repeat, table.task)
-            score = tally.add(estimator, table, train, test)
-            if on_score is not None:
-                on_score(name, repeat, score)
-    return summarize_table(
-        TableComparison(
-            table=table.name,
-            task=table.task,
-            rows=len(table.y),
-            columns=table.X.shape[1],
-            outputs=1 if table.y.ndim == 1 else table.y.shape[1],
-            metric="accuracy" if table.task == "classification" else "R²",
-            repeats=repeats,
-            test_fraction=test_fraction,
-            tuned=tune,
-            seed=seed,
-            models=tuple(tally.row(name, tuned=tune) for name, tally in tallies.items()),
-            verdict="",
-            notes=table.notes,
-            environment=describe_environment() | {"scikit-learn": version("scikit-learn")},
+    return estimator
+
+
+def _same(estimator: Any, rows: TableRows, folder: Path) -> bool:
+    """Whether an estimator is that of a folder: by its weights, or what it says of the test."""
+    net = getattr(estimator, "module_", None)
+    if net is not None:
+        kept, _ = runs.RunFolder(folder).load_model()
+        have = net.state_dict()
+        return kept.keys() == have.keys() and all(
+            torch.equal(kept[name], value) for name, value in have.items()
         )
+    kept = load_outputs(folder / OUTPUTS_FILE)
+    said = _said(estimator, rows, rows.test)
+    names = ("predictions",) if isinstance(kept, RegressionOutputs) else ("classes", "squares")
+    return type(kept) is type(said) and all(
+        torch.equal(getattr(kept, name), getattr(said, name)) for name in names
     )
 
 
-def _rows(values: Any, index: Any) -> Any:
-    return values.iloc[index] if hasattr(values, "iloc") else values[index]
-
-
-def _check_rows(table: Table, test_fraction: float, tune: bool) -> None:
-    import numpy as np
-
-    if not 0.0 < test_fraction < 1.0:
-        raise InputError(f"test_fraction must be in (0, 1), got {test_fraction!r}.")
-    rows = len(table.y)
-    fewest = 8 if tune else 4
-    if rows * min(test_fraction, 1 - test_fraction) < 1 or rows < fewest:
-        raise InputError(
-            f"{table.name} has {rows} rows: too few to split off {test_fraction:g} for the test; "
-            f"at least {fewest} are needed."
-        )
-    if table.task != "classification":
-        if math.ceil(rows * test_fraction) < 2:
+def _finished(spec: TableSpec, folder: Path) -> runs.RunRecord:
+    """Return a run that is done; refuse another one."""
+    _open(spec, folder)
+    record = runs.load_runs(folder)[0]
+    if spec.frame is not None:
+        kept = (record.result or {}).get("table_digest")
+        table = spec.frame.without_columns(spec.group, spec.time)
+        if kept != digest(table):
             raise InputError(
-                f"R² needs at least 2 test rows, got {table.name} with {rows} rows, of which "
-                f"{test_fraction:g} are for the test: give more rows."
+                f"{folder} holds a run on another table called '{table.name}': choose another "
+                "folder, or give this table a name of its own."
             )
-        finite = np.isfinite(np.asarray(table.y, dtype=float)).reshape(rows, -1).all(axis=1)
-        if not finite.all():
-            raise InputError(
-                f"the target of {table.name} is not finite in {rows - finite.sum()} rows: leave "
-                "them out."
+    return record
+
+
+def _open(spec: TableSpec, folder: str | Path) -> runs.RunFolder:
+    return runs.RunFolder.start(
+        folder, spec.to_dict(), read=lambda kept: TableSpec.from_dict(kept).to_dict()
+    )
+
+
+def _begin(spec: TableSpec, folder: str | Path) -> runs.RunFolder:
+    """Open the folder of a run that is done from its beginning, here and now."""
+    begun = _open(spec, folder)
+    files.write_mapping(begun.path / "environment.json", _environment())
+    return begun
+
+
+def _environment() -> dict[str, Any]:
+    return describe_environment() | {name: version(name) for name in _LIBRARIES}
+
+
+def _options(spec: TableSpec, chosen: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return all options of the estimator: shared, the row's own, and those of a trial."""
+    shared = dict(spec.train) if head_row(spec.head).kind else {}
+    return tuned_options(spec.head, {**shared, **spec.head_options}, chosen or {})
+
+
+def _estimator(
+    spec: TableSpec,
+    rows: TableRows,
+    chosen: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+) -> Any:
+    task, seed = rows.table.task, spec.seed if seed is None else seed
+    return make_estimator(spec.head, _options(spec, chosen), task, seed, outputs=rows.outputs)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Run trees on as many threads as nets, and let them meet unknown categories in silence."""
+    from threadpoolctl import threadpool_limits
+
+    with warnings.catch_warnings(), threadpool_limits(torch.get_num_threads()):
+        # A category of the test rows that the training rows lack is met as unknown.
+        warnings.filterwarnings("ignore", "Found unknown categories")
+        yield
+
+
+def _fit(estimator: Any, rows: TableRows, train: np.ndarray) -> Any:
+    with _quiet():
+        return estimator.fit(rows.features(train), rows.targets(train))
+
+
+def _said(estimator: Any, rows: TableRows, test: np.ndarray) -> AnyOutputs:
+    """Return what a fitted estimator says of some rows."""
+    targets = torch.from_numpy(rows.numbers(test))
+    with _quiet():
+        X = rows.features(test)
+        if rows.table.task == "regression":
+            said = torch.from_numpy(np.asarray(estimator.predict(X), dtype=np.float64))
+            found: AnyOutputs = RegressionOutputs.of(said, targets)
+        else:
+            logs = torch.full((len(test), len(rows.classes)), -torch.inf, dtype=torch.float64)
+            known = np.searchsorted(np.asarray(rows.classes), estimator.classes_)
+            logs[:, torch.from_numpy(known)] = torch.from_numpy(
+                np.asarray(estimator.predict_log_proba(X), dtype=np.float64)
+                if hasattr(estimator, "predict_log_proba")
+                else np.log(np.asarray(estimator.predict_proba(X), dtype=np.float64))
             )
-        return
-    found, counts = np.unique(table.y, return_counts=True)
-    names = found.tolist()  # plain values, for the sentences
-    if len(names) < 2:
-        raise InputError(f"the target of {table.name} has only one class, {names[0]!r}.")
-    needed = 4 if tune else 2
-    if counts.min() < needed:
-        few = names[counts.argmin()]
-        raise InputError(
-            f"class {few!r} of {table.name} has {counts.min()} rows, but a split needs {needed} of "
-            "each class: drop rare classes, join them, or use task=regression for numbers."
+            found = Outputs.of(logs, targets)
+    return replace(found, rows=torch.from_numpy(test).int())
+
+
+def _tune(
+    spec: TableSpec, rows: TableRows, tell: Callable[[Progress], None]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Try settings by cross-validation inside the training rows.
+
+    Returns:
+        Every trial: its settings, its score by the metric of the comparison on all scoring rows
+        together, and its loss, which decides between equal scores; and the best settings.
+    """
+    task = rows.table.task
+    metric = find_metric(spec.metric, task) if spec.metric else default_metric(task, table=True)
+    # Not the seed of the run: what is found there must also do with other weights.
+    seed = stream_seed("tune", spec.seed, spec.unit.name) % 2**31
+    given = {*spec.train, *spec.head_options}
+    given |= {spaces.WIDTH} & ({spaces.WIDTH} if "hidden_features" in given else set())
+    space = {name: part for name, part in spaces.space_of(spec.head).items() if name not in given}
+    folds = rows.inner()
+    trials: list[dict[str, Any]] = []
+    for k, settings in enumerate(spaces.sample(space, spec.tune, seed)):
+        trials.append({"settings": settings, **_try(spec, rows, settings, seed, folds, metric)})
+        tell(Progress("epoch", k + 1, spec.tune + 1, 1, 1))
+    finite = [trial for trial in trials if trial["score"] is not None]
+    if not finite:
+        raise TrainingError(
+            f"no trial of tune came to a finite score with head '{spec.head}': give more rows, or "
+            "leave out tune."
         )
+    sign = 1 if metric.higher_is_better else -1
+    best = max(finite, key=lambda trial: (sign * trial["score"], -trial["loss"]))
+    return trials, best["settings"]
 
 
-def _split(table: Table, test_fraction: float, seed: int) -> tuple[Any, Any]:
-    import numpy as np
-    from sklearn.model_selection import train_test_split
-
-    labels = table.y if table.task == "classification" else None
+def _try(
+    spec: TableSpec,
+    rows: TableRows,
+    settings: Mapping[str, Any],
+    seed: int,
+    folds: Sequence[tuple[np.ndarray, np.ndarray]],
+    metric: Metric,
+) -> dict[str, Any]:
+    """Score settings on all folds of the training rows; None where the training came to nothing."""
     try:
-        train, test = train_test_split(
-            np.arange(len(table.y)), test_size=test_fraction, random_state=seed, stratify=labels
-        )
-    except ValueError as error:
-        raise InputError(f"{table.name} cannot be split: {error}") from error
-    return train, test
+        said = [
+            _said(_fit(_estimator(spec, rows, settings, seed), rows, train), rows, test)
+            for train, test in folds
+        ]
+    except TrainingError as error:
+        return {"score": None, "loss": None, "reason": str(error)}
+    outputs: Any = joined(said)
+    if (reason := metric.available(outputs)) is not None:
+        return {"score": None, "loss": None, "reason": reason}
+    numbers = measured(outputs)
+    loss = numbers.get("loss", numbers.get("mse", float("inf")))
+    return {"score": numbers[metric.key], "loss": loss}
 
 
-def _spinal_size(table: Table, train: Any) -> tuple[int, int, int]:
-    """Return parameters, inputs and outputs of the default spinal net on these rows."""
-    net = _spinal(table.task, 0, None).set_params(epochs=1)
-    net.fit(_rows(table.X, train), _rows(table.y, train))
-    module = net.module_
-    return sum(p.numel() for p in module.parameters()), module.in_features, module.out_features
+def _result(
+    spec: TableSpec, rows: TableRows, outputs: AnyOutputs, net: torch.nn.Module | None
+) -> dict[str, Any]:
+    """Return the content of `result.json`, but for times and trials."""
+    from spinalnet.nn import LossGradient, count_macs, count_params
 
-
-def _tuned(estimator: Any, name: str, seed: int, task: Task) -> Any:
-    from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
-
-    folds = (StratifiedKFold if task == "classification" else KFold)(
-        3, shuffle=True, random_state=seed
-    )
-    prefix = "estimator__" if hasattr(estimator, "estimator") else ""
-    grid = {prefix + key: list(values) for key, values in CONTENDERS[name].grid.items()}
-    return GridSearchCV(estimator, grid, cv=folds)
+    table = rows.table
+    targets = torch.from_numpy(rows.numbers(rows.train))
+    test: dict[str, Any] = {"n": len(outputs), **measured(outputs)}
+    if isinstance(outputs, Outputs):
+        scores = quality(outputs)
+        test |= {"brier": scores.brier, "ece": scores.ece, "adaptive_ece": scores.adaptive_ece}
+    params = macs = gradients = None
+    if net is not None:
+        params = count_params(net).total
+        macs = count_macs(net, (net.in_features,)).total  # type: ignore[arg-type]
+        gradients = "closed form" if LossGradient.why_not(net) is None else "autograd"
+    return {
+        "model": "table",
+        "head": spec.head,
+        "label": spec.label or spec.head,
+        "data": table.name,
+        "seed": spec.seed,
+        "unit": {"seed": spec.seed, "resample": spec.to_dict()["resample"], "name": spec.unit.name},
+        "task": table.task,
+        "class_names": [str(name) for name in rows.classes],
+        "baseline": Baseline.of(targets, len(rows.classes)).to_dict(),
+        "params": params,
+        "head_params": params,
+        "macs": macs,
+        "head_macs": macs,
+        "rows": len(table.y),
+        "columns": table.X.shape[1],
+        "outputs": rows.outputs,
+        "train_size": len(rows.train),
+        "val": {},
+        "test": test,
+        # One fit's wall seconds are in `train_seconds`; how its gradients came is a part of that.
+        "gradients": gradients,
+        "selected_on": "training",
+        "table_digest": digest(table),
+        "notes": list(table.notes),
+    }

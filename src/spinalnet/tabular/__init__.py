@@ -6,6 +6,8 @@ from spinalnet._lazy import attach
 
 if TYPE_CHECKING:
     from spinalnet.tabular.estimators import (
+        ControlClassifier,
+        ControlRegressor,
         DenseClassifier,
         DenseRegressor,
         SpinalClassifier,
@@ -13,5 +15,9 @@ if TYPE_CHECKING:
     )
 
 __getattr__, __dir__, __all__ = attach(
-    __name__, {"estimators": "DenseClassifier DenseRegressor SpinalClassifier SpinalRegressor"}
+    __name__,
+    {
+        "estimators": "ControlClassifier ControlRegressor DenseClassifier DenseRegressor "
+        "SpinalClassifier SpinalRegressor"
+    },
 )  # pyright: ignore[reportUnsupportedDunderAll]

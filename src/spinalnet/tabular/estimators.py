@@ -41,7 +41,13 @@ from torch import Tensor
 from spinalnet.data.columns import is_frame
 from spinalnet.tabular.encoder import Encoder
 from spinalnet.tabular.learner import Rows, RowsLearner
-from spinalnet.tabular.options import DenseOptions, NetOptions, SpinalOptions, TrainingOptions
+from spinalnet.tabular.options import (
+    ControlOptions,
+    DenseOptions,
+    NetOptions,
+    SpinalOptions,
+    TrainingOptions,
+)
 from spinalnet.training.loop import Loop
 from spinalnet.training.placement import resolve_device
 
@@ -471,3 +477,20 @@ class DenseRegressor(DenseOptions, _Regressor):
     Arguments and attributes are those of `SpinalRegressor`, except that `hidden_features` is the
     width of the hidden layer, or a sequence with the widths of several.
     """
+
+
+@dataclass(eq=False, repr=False)
+class ControlClassifier(ControlOptions, _Classifier):
+    """A net to compare `SpinalClassifier` with, made after it: what the chain does, or its size.
+
+    Arguments and attributes are those of `SpinalClassifier`, and describe the spinal net; `control`
+    says what is made of it: "unchained", the same slices, widths and output row without the chain;
+    "unchained-matched", the same as wide as gives it the spinal net's number of parameters; or
+    "matched", one fully connected hidden layer with that number. `share_weights` matters for that
+    number only.
+    """
+
+
+@dataclass(eq=False, repr=False)
+class ControlRegressor(ControlOptions, _Regressor):
+    """A net to compare `SpinalRegressor` with, made after it: see `ControlClassifier`."""

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from spinalnet._checks import InputError
-from spinalnet.nn import MLPHead, SpinalNet
+from spinalnet._checks import InputError, unknown_name
+from spinalnet.nn import MLPHead, SpinalNet, make_head
 from spinalnet.nn.activations import Activation
 from spinalnet.training import SCHEDULES, TrainConfig
 
@@ -96,6 +96,40 @@ class SpinalOptions(NetOptions):
         options = {field.name: getattr(self, field.name) for field in fields(SpinalOptions)}
         options["num_splits"] = min(self.num_splits, in_features)
         return SpinalNet(in_features, out_features, dtype=dtype, **options)
+
+
+CONTROLS = ("unchained", "unchained-matched", "matched")
+
+
+@dataclass(eq=False, repr=False)
+class ControlOptions(SpinalOptions):
+    """What a spinal net is compared with: the other options are those of that spinal net.
+
+    `control` is "unchained" (its slices, widths and output row without the chain),
+    "unchained-matched" (the same with as many parameters) or "matched" (one fully connected hidden
+    layer, as many parameters).
+    """
+
+    _: KW_ONLY
+    control: str = "unchained"
+
+    def make_net(self, in_features: int, out_features: int, dtype: torch.dtype) -> nn.Module:
+        """Return the net with random weights."""
+        if self.control not in CONTROLS:
+            raise unknown_name("control", str(self.control), CONTROLS)
+        options: dict[str, Any] = {
+            field.name: getattr(self, field.name) for field in fields(NetOptions)
+        }
+        chain = {"num_layers": self.num_layers, "num_splits": min(self.num_splits, in_features)}
+        if self.control == "unchained":
+            options |= chain | {"hidden_features": self.hidden_features}
+        else:
+            with torch.device("meta"):
+                twin = super().make_net(in_features, out_features, dtype)
+            options["num_params"] = sum(parameter.numel() for parameter in twin.parameters())
+            if self.control == "unchained-matched":
+                options |= chain
+        return make_head(self.control, in_features, out_features, dtype=dtype, **options)
 
 
 @dataclass(eq=False, repr=False)
