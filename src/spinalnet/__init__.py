@@ -79,8 +79,6 @@ if TYPE_CHECKING:
     from spinalnet.tabular import DenseRegressor as DenseRegressor
     from spinalnet.tabular import SpinalClassifier as SpinalClassifier
     from spinalnet.tabular import SpinalRegressor as SpinalRegressor
-    from spinalnet.tabular import UnchainedClassifier as UnchainedClassifier
-    from spinalnet.tabular import UnchainedRegressor as UnchainedRegressor
     from spinalnet.theory import approximate as approximate
     from spinalnet.theory import explain as explain
     from spinalnet.theory import narrow as narrow
@@ -110,8 +108,7 @@ __getattr__, __dir__, __all__ = attach(
         "count_macs count_params jacobian make_head matched_mlp spinal spinal_reference "
         "split_sizes use_backend",
         "paper": "convert_checkpoint load_original_state_dict run_recipe",
-        "tabular": "DenseClassifier DenseRegressor SpinalClassifier SpinalRegressor "
-        "UnchainedClassifier UnchainedRegressor",
+        "tabular": "DenseClassifier DenseRegressor SpinalClassifier SpinalRegressor",
         "theory": "approximate explain narrow sensitivities to_spinal",
         "training": "FitResult Metrics TrainConfig evaluate fit load_runs predict_logits "
         "range_test",

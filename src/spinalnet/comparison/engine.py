@@ -224,7 +224,8 @@ def run_cell(
         failed.unlink(missing_ok=True)
     try:
         if isinstance(cell.spec, TableSpec):
-            run_table(cell.spec, cell.folder, on_progress=on_progress)
+            heard = None if on_progress is None else lambda _, step: on_progress(step)
+            run_table(cell.spec, cell.folder, on_progress=heard)
         elif runs.is_done(cell.folder):
             run_one(cell.spec, cell.folder)
         else:

@@ -1,43 +1,60 @@
-"""What is tried in tuning: one space that all heads share, and what each head has of its own.
+"""What is tried in tuning: one space that all nets share, and what each head has of its own.
 
-A trial is a point of the unit cube, read off as settings. The points are a scrambled Sobol sequence
-in a random order: they fill the cube evenly, and their order says nothing, so that the first k of
-them are as good as any k.
+A trial is a point of the unit cube, read off as settings. The points are a Latin hypercube (McKay,
+Beckman and Conover, Technometrics 21, 1979): of every setting each of n equal parts is tried once,
+in an order drawn at random and for every setting anew. So any trial could as well have been any
+other (they are exchangeable), and the best of the first k says what k trials give. A setting that
+several heads have is drawn from its name and the seed alone: they all try the same values of it,
+and no head has the luckier draw.
 """
 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spinalnet._checks import check_positive
+import numpy as np
+
+from spinalnet._checks import check_positive, unknown_name
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers between two ends, evenly or, with `log`, evenly in their logarithm."""
+    """Numbers between two ends, evenly or, with `log`, evenly in their logarithm.
+
+    Attributes:
+        low: The lower end.
+        high: The upper end.
+        log: Whether to go by factors.
+        whole: Whether whole numbers are tried, both ends among them.
+    """
 
     low: float
     high: float
     log: bool = False
+    whole: bool = False
 
     def at(self, place: float) -> float:
-        """Return the number at a place between 0 and 1, to three digits."""
-        if self.log:
-            return float(f"{self.low * (self.high / self.low) ** place:.3g}")
-        return float(f"{self.low + (self.high - self.low) * place:.3g}")
+        """Return the number at a place between 0 and 1; to three digits, if it is not whole."""
+        # Each whole number is as wide as the others: the ends lie half a step outside.
+        low, high = (self.low - 0.5, self.high + 0.5) if self.whole else (self.low, self.high)
+        value = low * (high / low) ** place if self.log else low + (high - low) * place
+        if self.whole:
+            return int(min(max(round(value), self.low), self.high))
+        return float(f"{value:.3g}")
 
     def edge(self, value: float) -> str | None:
-        """Return "low" or "high" if a value lies within a twentieth of that end."""
-        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
-        place = ((math.log(value) if self.log else value) - low) / (high - low)
+        """Return "low" or "high" if a value is that end, or within a twentieth of it."""
+        low, high, value = (math.log(x) if self.log else x for x in (self.low, self.high, value))
+        place = (value - low) / (high - low)
         return "low" if place <= 0.05 else "high" if place >= 0.95 else None
 
     def __str__(self) -> str:
         """Return it for people."""
-        return f"{self.low:g} to {self.high:g}{' (logarithmic)' if self.log else ''}"
+        return f"{self.low:g} to {self.high:g}{', by factors' if self.log else ''}"
 
 
 @dataclass(frozen=True)
@@ -52,7 +69,7 @@ class Choice:
 
     def edge(self, value: Any) -> str | None:
         """Return "low" or "high" if a value is the first or last of at least three."""
-        if len(self.values) < 3:
+        if len(self.values) < 3 or value not in self.values:
             return None
         place = self.values.index(value)
         return "low" if place == 0 else "high" if place == len(self.values) - 1 else None
@@ -64,74 +81,82 @@ class Choice:
 
 Space = Mapping[str, Range | Choice]
 
+WIDTH = "width"
+"""Name of a setting that multiplies the widths of the hidden layers a head starts from."""
+
 SHARED: Space = {
     "lr": Range(3e-4, 3e-2, log=True),
-    "weight_decay": Range(1e-5, 1e-1, log=True),
-    "dropout": Choice((0.0, 0.1, 0.2, 0.3, 0.5)),
+    "weight_decay": Range(1e-5, 1.0, log=True),
+    "dropout": Range(0.0, 0.3),
 }
-"""Tried by every head of a network, over the same values."""
+"""Tried by every net, over the same values."""
 
-WIDTH = "width"
-"""Name of a setting that multiplies the widths a head starts from."""
-
+_WIDTH: Space = {WIDTH: Range(0.25, 4.0, log=True)}
 _CHAIN: Space = {
-    WIDTH: Choice((0.5, 1.0, 2.0, 4.0)),
-    "num_layers": Choice((2, 4, 6, 8)),
-    "num_splits": Choice((2, 3, 4)),
+    **_WIDTH,
+    "num_layers": Range(2, 8, whole=True),
+    "num_splits": Range(1, 4, whole=True),
 }
-OWN: Mapping[str, Space] = {
-    **dict.fromkeys(("spinal", "spinal-shared"), _CHAIN),
-    "mlp": {WIDTH: Choice((0.5, 1.0, 2.0, 4.0))},
-    "progressive": {WIDTH: Choice((0.5, 1.0, 2.0, 4.0))},
-    # Those of scikit-learn's trees, which share nothing with a network.
+
+SPACES: Mapping[str, Space] = {
+    # A control searches over the spinal nets that it is made after: both over the same sizes.
+    **{
+        head: {**SHARED, **_CHAIN}
+        for head in ("spinal", "spinal-shared", "unchained", "unchained-matched", "matched")
+    },
+    "mlp": {**SHARED, **_WIDTH},
+    "mlp-paper": {**SHARED, **_WIDTH},
+    "progressive": {**SHARED, **_WIDTH, "num_layers": Range(2, 8, whole=True)},
+    "linear": SHARED,
+    # Under the names that scikit-learn's trees give them; they share nothing with a net.
     "trees": {
         "learning_rate": Range(0.01, 0.3, log=True),
-        "max_leaf_nodes": Choice((7, 15, 31, 63)),
-        "min_samples_leaf": Choice((5, 10, 20, 40)),
+        "max_leaf_nodes": Range(4, 64, log=True, whole=True),
+        "min_samples_leaf": Range(2, 50, log=True, whole=True),
         "l2_regularization": Range(1e-6, 10.0, log=True),
     },
 }
-"""What a head has of its own. Controls (matched, unchained, ...) follow the first head's size, so
-they have nothing here, and the linear map has no size."""
+"""All that is tried of a head. A head that is not here has what all nets share."""
 
 
 def space_of(head: str) -> Space:
-    """Return all that is tried of a head."""
-    return OWN["trees"] if head == "trees" else {**SHARED, **OWN.get(head, {})}
-
-
-_DIMENSIONS = 16  # more than any space has
+    """Return all that is tried of a head, by name of the setting."""
+    return SPACES.get(head, SHARED)
 
 
 def sample(space: Space, trials: int, seed: int) -> list[dict[str, Any]]:
     """Return settings to try; the same for the same arguments.
 
-    What heads share is drawn from the same points for all of them.
-    """
-    import numpy as np
-    from scipy.stats import qmc
+    Args:
+        space: What to try, see `space_of`.
+        trials: How many.
+        seed: Of the draw.
 
+    Raises:
+        InputError: If `trials` is not a positive number.
+    """
     check_positive("trials", trials)
-    # As many dimensions for every head: the first of them are then the same points.
-    sobol = qmc.Sobol(_DIMENSIONS, rng=np.random.default_rng(seed))
-    points = sobol.random_base2(max(1, math.ceil(math.log2(trials))))
-    order = np.random.default_rng([seed, 1]).permutation(len(points))[:trials]
-    return [
-        {name: part.at(float(row[place])) for place, (name, part) in enumerate(space.items())}
-        for row in points[order]
-    ]
+    columns = {}
+    for name, part in space.items():
+        draw = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        places = (draw.permutation(trials) + draw.random(trials)) / trials
+        columns[name] = [part.at(float(place)) for place in places]
+    return [{name: column[k] for name, column in columns.items()} for k in range(trials)]
 
 
 def edges(space: Space, settings: Mapping[str, Any]) -> list[str]:
-    """Return the names of settings that lie on an edge of the space, with the edge."""
-    found = {name: part.edge(settings[name]) for name, part in space.items() if name in settings}
+    """Return which settings lie on an edge of the space, such as "lr (high)"."""
+    for name in settings:
+        if name not in space:
+            raise unknown_name("setting of the space", name, space)
+    found = {name: space[name].edge(value) for name, value in settings.items()}
     return [f"{name} ({edge})" for name, edge in found.items() if edge]
 
 
 def best_of(values: Sequence[float], *, higher_is_better: bool) -> list[float]:
     """Return the expected best of k of these trials, drawn without replacement, for k = 1 to all.
 
-    The i-th smallest of n is the best of k with probability C(i - 1, k - 1) / C(n, k).
+    The i-th smallest of n is the greatest of k with probability C(i - 1, k - 1) / C(n, k).
     """
     sign = 1.0 if higher_is_better else -1.0
     ordered = sorted(sign * value for value in values)

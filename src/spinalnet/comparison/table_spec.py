@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from spinalnet._checks import InputError, read_fields
+from spinalnet._checks import InputError, read_fields, unknown_name
+from spinalnet.comparison.metrics import find_metric
+from spinalnet.comparison.table_heads import FOLLOWING, SIZE, check_options, training_options
 from spinalnet.comparison.units import Contestant, Unit, run_name
 from spinalnet.data import Resample, Table
 
-CONTROLS = ("matched", "unchained", "unchained-matched")
-"""The heads that are made after the spinal net they are compared with."""
+_SPINAL = ("spinal", *FOLLOWING)
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,11 @@ class TableSpec:
         task: "classification", "regression", or "auto".
         group: Column whose rows of one value all lie in one part; it is no feature.
         time: Column that orders the rows: nothing is trained on rows later than those of the test
-            part. It stays a feature only as far as `load_table` makes one of it.
+            part. It is no feature.
         head: A head of tables: spinal, unchained, unchained-matched, matched, mlp, linear, trees.
         head_options: What the estimator is given beside its defaults.
-        follows: Options of the spinal net whose size the controls take (matched, unchained, ...).
+        train: Options of training that all nets of a comparison are given (epochs, batch_size,
+            ...); trees, which are not trained so, are not.
         metric: Row of `METRICS` by which `tune` chooses; None for the task's own.
         tune: Number of trials in which the head's settings are chosen, inside the training rows;
             0 for its defaults.
@@ -47,7 +49,7 @@ class TableSpec:
     time: str | None = None
     head: str = "spinal"
     head_options: Mapping[str, Any] = field(default_factory=dict)
-    follows: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
     metric: str | None = None
     tune: int = 0
     resample: Resample = field(default_factory=lambda: Resample("split", 0))
@@ -58,6 +60,13 @@ class TableSpec:
     def __post_init__(self) -> None:
         if self.tune < 0:
             raise InputError(f"tune must be a number of trials, or 0 for none, got {self.tune}.")
+        check_options(self.head, self.head_options)
+        known = training_options() if self.train else ()
+        for name in self.train:
+            if name not in known:
+                raise unknown_name("option of training on a table", name, known)
+        if self.metric is not None:
+            find_metric(self.metric, None if self.task == "auto" else self.task)
 
     @property
     def name(self) -> str:
@@ -70,14 +79,18 @@ class TableSpec:
         return Unit(self.seed, self.resample)
 
     def as_cell(self, row: Contestant, unit: Unit, first: Contestant) -> TableSpec:
-        """Return the run of a row of a comparison in a unit; see `RunSpec.as_cell`."""
-        shared = self.head_options if row.head == first.head else {}
-        leader = {**self.head_options, **first.options} if first.head == "spinal" else {}
+        """Return the run of a row of a comparison in a unit; see `RunSpec.as_cell`.
+
+        A control takes over what is said of the size of the first row, if that is a spinal net.
+        """
+        shared: Mapping[str, Any] = self.head_options if row.head == first.head else {}
+        if row.head in FOLLOWING and row.head != first.head and first.head in _SPINAL:
+            lead = {**self.head_options, **first.options}
+            shared = {name: value for name, value in lead.items() if name in SIZE}
         return replace(
             self,
             head=row.head,
             head_options={**shared, **row.options},
-            follows=leader if row.head in CONTROLS else {},
             resample=unit.resample or self.resample,
             seed=unit.seed,
             label="" if row.label == row.head else row.label,

@@ -1,425 +1,347 @@
-"""One run on a table: fit to the training rows of a unit, score once on the others.
+"""One run on a table: fit to the training rows of a unit, and score once on its test rows.
 
-Every head gets the same rows. With `tune`, each chooses its settings by cross-validation inside the
-training rows (nested: the test rows decide nothing), in the same number of trials.
+All heads of a unit get the same rows. With `tune`, each chooses its settings in the same number of
+trials, by cross-validation inside the training rows (nested: the test rows decide nothing).
 
-A run folder holds all that is needed to have the model again: its settings, which refit it bit by
-bit (`refit`), and of a network the weights to check that by.
+The folder of a run holds what is needed to have its model again: the settings that fit it again
+bit by bit (`refit`), and of a net the weights to check that by.
 """
 
 from __future__ import annotations
 
-import functools
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+
 from spinalnet import files
-from spinalnet._checks import InputError, unknown_name
+from spinalnet._checks import InputError, TrainingError
 from spinalnet.comparison import spaces
 from spinalnet.comparison.baseline import Baseline
-from spinalnet.comparison.metrics import default_metric, find_metric, measured
-from spinalnet.comparison.outputs import OUTPUTS_FILE, AnyOutputs, Outputs, RegressionOutputs
+from spinalnet.comparison.calibration import quality
+from spinalnet.comparison.metrics import Metric, default_metric, find_metric, measured
+from spinalnet.comparison.outputs import (
+    OUTPUTS_FILE,
+    AnyOutputs,
+    Outputs,
+    RegressionOutputs,
+    joined,
+    load_outputs,
+)
+from spinalnet.comparison.table_heads import head_row, make_estimator, tuned_options
+from spinalnet.comparison.table_rows import TableRows, digest, rows_of
 from spinalnet.comparison.table_spec import TableSpec
-from spinalnet.data import Table, draw_parts, load_table
-from spinalnet.training import Progress, RunRecord, runs
+from spinalnet.data.order import stream_seed
+from spinalnet.training import Progress, describe_environment, runs
 
 if TYPE_CHECKING:
-    import numpy as np
-    from torch import nn
+    from spinalnet.data import Table
 
-
-def _net(kind: str, options: Mapping[str, Any], task: str, seed: int) -> Any:
-    from spinalnet import tabular
-
-    return getattr(tabular, kind + ("Classifier" if task == "classification" else "Regressor"))(
-        **options, random_state=seed
-    )
-
-
-def _trees(options: Mapping[str, Any], task: str, seed: int) -> Any:
-    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-
-    kind = (
-        HistGradientBoostingClassifier
-        if task == "classification"
-        else HistGradientBoostingRegressor
-    )
-    return kind(**{"categorical_features": "from_dtype", **options}, random_state=seed)
-
-
-@dataclass(frozen=True)
-class TableHead:
-    """One head of tables.
-
-    `build(options, task, seed)` makes an estimator; `follows` says that its size is that of the
-    spinal net of the comparison.
-    """
-
-    summary: str
-    build: Callable[[Mapping[str, Any], str, int], Any]
-    follows: bool = False
-
-
-def _kind(name: str, **fixed: Any) -> Callable[[Mapping[str, Any], str, int], Any]:
-    return lambda options, task, seed: _net(name, {**fixed, **options}, task, seed)
-
-
-TABLE_MODELS: dict[str, TableHead] = {
-    "spinal": TableHead("spinal net, 4 layers of 16, 2 slices", _kind("Spinal")),
-    "unchained": TableHead("spinal without the chain", _kind("Unchained"), follows=True),
-    "unchained-matched": TableHead(
-        "the same with the spinal net's parameter count", _kind("Unchained"), follows=True
-    ),
-    "matched": TableHead(
-        "one hidden layer, as many parameters as spinal", _kind("Dense"), follows=True
-    ),
-    "mlp": TableHead("one hidden layer of 64", _kind("Dense")),
-    # Logistic or ridge-like regression with the same encoding and the same loop.
-    "linear": TableHead("no hidden layer", _kind("Dense", hidden_features=(), lr=3e-2)),
-    "trees": TableHead("scikit-learn's histogram gradient boosting", _trees),
-}
-
-
-_NETS_SHAPE = ("hidden_features", "num_layers", "num_splits")
-_FLAVOUR = ("norm", "dropout", "activation")
-
-
-def make_estimator(spec: TableSpec, task: str, settings: Mapping[str, Any] | None = None) -> Any:
-    """Return the untrained estimator of a run, with tried `settings` over its own options.
-
-    Raises:
-        InputError: If there is no such head, or it has no such option.
-    """
-    row = _row(spec.head)
-    options = {**_following(spec), **spec.head_options}
-    for name, value in (settings or {}).items():
-        if name == spaces.WIDTH:
-            width = options.get("hidden_features", 16 if spec.head.startswith("spinal") else 64)
-            options["hidden_features"] = max(1, round(value * width))
-        else:
-            options[name] = value
-    known = row.build({}, task, 0).get_params(deep=False)
-    for name in options:
-        if name not in known or name == "random_state":
-            known = [one for one in known if one != "random_state"]
-            raise unknown_name(f"option of head '{spec.head}' on a table", name, known)
-    return row.build(options, task, spec.seed)
-
-
-def _following(spec: TableSpec) -> dict[str, Any]:
-    """Return the options by which a control takes the size of the spinal net it follows."""
-    flavour = {name: spec.follows[name] for name in _FLAVOUR if name in spec.follows}
-    size = {name: spec.follows[name] for name in _NETS_SHAPE if name in spec.follows}
-    if spec.head == "unchained":
-        return size | flavour
-    if spec.head in ("matched", "unchained-matched"):
-        size.pop("hidden_features", None)
-        known = {} if spec.head == "matched" else size
-        names = (*_NETS_SHAPE, *_FLAVOUR, "share_weights")
-        match = {name: value for name, value in spec.follows.items() if name in names}
-        return {**known, **flavour, "match": match}
-    return {}
-
-
-def _row(head: str) -> TableHead:
-    if head not in TABLE_MODELS:
-        raise unknown_name("head of tables", head, TABLE_MODELS)
-    return TABLE_MODELS[head]
-
-
-@dataclass(frozen=True)
-class Parts:
-    """A table and the rows of a unit."""
-
-    table: Table  # without the columns of groups and times
-    train: np.ndarray
-    test: np.ndarray
-    groups: np.ndarray | None
-    times: np.ndarray | None
-    classes: tuple[Any, ...]
-
-    def of(self, rows: np.ndarray) -> tuple[Any, Any]:
-        """Return features and targets of some rows."""
-        return pick(self.table.X, rows), pick(self.table.y, rows)
-
-    def labels(self, rows: np.ndarray) -> Any:
-        """Return the targets of rows as numbers: of classes their places in `classes`."""
-        import numpy as np
-
-        y = np.asarray(pick(self.table.y, rows))
-        if self.table.task == "regression":
-            return y.astype(np.float64)
-        return np.searchsorted(np.asarray(self.classes), y)
-
-
-def pick(values: Any, rows: Any) -> Any:
-    """Return some rows of an array or a data frame."""
-    return values.iloc[rows] if hasattr(values, "iloc") else values[rows]
-
-
-@functools.lru_cache(maxsize=2)
-def _read(table: str, target: str | None, task: str) -> Table:
-    return load_table(table, target, task)
-
-
-def load_parts(spec: TableSpec) -> Parts:
-    """Return the table of a run and its training and test rows.
-
-    Raises:
-        InputError: If the table cannot be read or divided so.
-    """
-    import numpy as np
-
-    table = spec.frame or _read(spec.table, spec.target, spec.task)
-    X, columns = table.X, {}
-    for what, name in (("group", spec.group), ("time", spec.time)):
-        if name is None:
-            continue
-        if not hasattr(X, "columns") or name not in X.columns:
-            known = [str(column) for column in getattr(X, "columns", [])]
-            raise unknown_name(f"column ({what})", name, known)
-        columns[what] = np.asarray(X[name])
-        X = X.drop(columns=name) if hasattr(X, "iloc") else X.drop(name)
-    table = replace(table, X=X)
-    _check_table(table)
-    by_class = table.task == "classification"
-    strata = np.asarray(table.y) if by_class else None
-    groups, times = columns.get("group"), columns.get("time")
-    try:
-        train, test = draw_parts(
-            spec.resample, len(table.y), strata=strata, groups=groups, times=times
-        )
-    except InputError as error:
-        raise InputError(f"{table.name}: {error}") from error
-    if len(test) < 2 and not by_class:
-        raise InputError(f"{table.name}: R² needs at least 2 test rows: give more rows.")
-    if by_class and len(np.unique(strata[train])) < 2:  # type: ignore[index]
-        raise InputError(f"{table.name}: the training rows of {spec.unit.name} are of one class.")
-    classes = tuple(np.unique(strata).tolist()) if by_class else ()  # type: ignore[arg-type]
-    return Parts(table, train, test, groups, times, classes)
-
-
-def _check_table(table: Table) -> None:
-    import numpy as np
-
-    rows = len(table.y)
-    if rows < 8:
-        raise InputError(f"{table.name} has {rows} rows; at least 8 are needed to compare on.")
-    if table.task == "regression":
-        values = np.asarray(table.y, dtype=float).reshape(rows, -1)
-        lost = rows - int(np.isfinite(values).all(axis=1).sum())
-        if lost:
-            raise InputError(f"the target of {table.name} is not finite in {lost} rows.")
-        if np.any(values.std(axis=0) == 0):
-            raise InputError(f"the target of {table.name} is constant: there is nothing to learn.")
-        return
-    found = np.unique(np.asarray(table.y)).tolist()
-    if len(found) < 2:
-        raise InputError(f"the target of {table.name} has only one class, {found[0]!r}.")
+_LIBRARIES = ("scikit-learn", "scipy", "pandas")
 
 
 def check_specs(specs: Sequence[TableSpec]) -> None:
-    """Refuse what is impossible in any run, before one begins.
+    """Refuse whatever is impossible in any of these runs; write nothing.
 
     Raises:
-        InputError: If a head, an option, the table or its division is impossible.
+        InputError: If the table cannot be had or divided, or a head or an option is impossible.
     """
     for spec in specs:
-        parts = load_parts(spec)
-        make_estimator(spec, parts.table.task)
+        _estimator(spec, rows_of(spec))
 
 
 def run_table(
-    spec: TableSpec, out: str | Path, *, on_progress: Callable[[Progress], None] | None = None
-) -> RunRecord:
+    spec: TableSpec, folder: str | Path, *, on_progress: Callable[[Progress], None] | None = None
+) -> runs.RunRecord:
     """Fit to the training rows, score once on the test rows, and leave a complete run folder.
 
     A finished run with the same settings is returned as it is; an unfinished one is done again.
+    Equal settings give equal bits, whatever runs beside it, at the same number of threads.
 
     Args:
         spec: What to run.
-        out: Folder of the run.
-        on_progress: Called with every trial of tuning that is done.
+        folder: Folder of the run.
+        on_progress: Called after every trial of tuning and after the fit, each an "epoch".
 
     Raises:
-        InputError: If anything asked for is impossible.
+        InputError: If anything asked for is impossible, before anything is written; or if the
+            folder holds something else.
+        TrainingError: If the loss is no longer finite, with `tune` in every trial.
     """
-    folder = runs.RunFolder.start(
-        out, spec.to_dict(), read=lambda kept: TableSpec.from_dict(kept).to_dict()
-    )
-    if runs.is_done(out):
-        return runs.load_runs(out)[0]
-    parts = load_parts(spec)
-    trials, chosen = [], None
-    if spec.tune:
-        trials, chosen = _tune(spec, parts, on_progress)
-    estimator = make_estimator(spec, parts.table.task, chosen)
+    if runs.is_done(folder):
+        return _finished(spec, Path(folder))
+    rows = rows_of(spec)
+    _estimator(spec, rows)
+    begun = _begin(spec, folder)
+    tell = on_progress or (lambda progress: None)
     began = time.perf_counter()
-    estimator = fit(estimator, parts, parts.train)
+    trials, chosen = _tune(spec, rows, tell) if spec.tune else ([], None)
+    tune_seconds = time.perf_counter() - began
+    began = time.perf_counter()
+    estimator = _fit(_estimator(spec, rows, chosen), rows, rows.train)
     seconds = time.perf_counter() - began
-    outputs = predicted(estimator, parts, parts.test)
-    outputs.save(folder.path / OUTPUTS_FILE)
-    if (net := getattr(estimator, "module_", None)) is not None:
-        folder.save_model(net.state_dict(), {"table": parts.table.name, "head": spec.head})
-    result = _result(spec, parts, outputs, net)
-    folder.finish(result | {"train_seconds": seconds, "trials": trials, "chosen": chosen})
-    return runs.load_runs(folder.path)[0]
+    outputs = _said(estimator, rows, rows.test)
+    outputs.save(begun.path / OUTPUTS_FILE)
+    net = getattr(estimator, "module_", None)
+    if net is not None:
+        begun.save_model(net.state_dict(), {"table": rows.table.name, "head": spec.head})
+    result = _result(spec, rows, outputs, net)
+    result |= {"train_seconds": seconds, "trials": trials, "chosen": chosen}
+    if chosen is not None:
+        space = {name: spaces.space_of(spec.head)[name] for name in chosen}
+        result["space"] = {name: str(part) for name, part in space.items()}
+        result |= {"edges": spaces.edges(space, chosen), "tune_seconds": tune_seconds}
+    begun.finish(result)
+    tell(Progress("epoch", spec.tune + 1, spec.tune + 1, 1, 1))
+    return runs.load_runs(begun.path)[0]
 
 
-def refit(folder: str | Path) -> Any:
-    """Return the trained estimator of a run: fit again to the same rows, with the same settings.
+def refit(folder: str | Path, table: Table | None = None) -> Any:
+    """Return the trained estimator of a run, fitted again to the same rows.
+
+    Args:
+        folder: Of a finished run on a table.
+        table: The table, where it was given in memory and not as a file.
+
+    Returns:
+        The estimator; of a net, its weights are those in the folder, bit by bit.
 
     Raises:
-        InputError: If the folder holds no finished run on a table, or what comes out is not what
-            it holds (another version of a library, or a changed table).
+        InputError: If there is no such run, its table is gone, or what comes out is not what the
+            folder holds, because the table or a library has changed.
     """
-    import torch
-
+    folder = Path(folder)
+    if not runs.is_done(folder):
+        raise InputError(f"{folder} holds no finished run: give the folder of one on a table.")
     record = runs.load_runs(folder)[0]
-    if not record.done or record.result is None:
-        raise InputError(f"{folder} is not finished: run the comparison again.")
-    with files.reading(Path(folder) / "config.yaml"):
-        spec = TableSpec.from_dict(record.config)
-    parts = load_parts(spec)
-    estimator = make_estimator(spec, parts.table.task, record.result.get("chosen"))
-    estimator = fit(estimator, parts, parts.train)
-    if (net := getattr(estimator, "module_", None)) is not None:
-        kept, _ = runs.RunFolder(folder).load_model()
-        for name, value in net.state_dict().items():
-            if name not in kept or not torch.equal(kept[name], value):
-                raise InputError(
-                    f"fitting again gives other weights than {folder} holds: its table or a "
-                    "library has changed (environment.json says which versions it had)."
-                )
+    with files.reading(folder / "config.yaml"):
+        spec = replace(TableSpec.from_dict(record.config), frame=table)
+    rows = rows_of(spec)
+    result = record.result or {}
+    estimator = _fit(_estimator(spec, rows, result.get("chosen")), rows, rows.train)
+    why = None
+    if result.get("table_digest") != digest(rows.table):
+        why = "its table has changed since"
+    elif not _same(estimator, rows, folder):
+        now = _environment()
+        changed = [
+            f"{name} was {record.environment.get(name)} and is {value}"
+            for name, value in now.items()
+            if name not in ("started", "commit") and record.environment.get(name) != value
+        ]
+        why = "; ".join(changed) or "the number of threads may be another"
+    if why is not None:
+        raise InputError(
+            f"fitting again does not give the model of {folder}: {why}. Run the comparison again "
+            "in a new folder."
+        )
     return estimator
 
 
-def fit(estimator: Any, parts: Parts, rows: np.ndarray) -> Any:
-    """Return the estimator fitted to some rows; one for each output where it knows but one."""
-    from sklearn.multioutput import MultiOutputRegressor
+def _same(estimator: Any, rows: TableRows, folder: Path) -> bool:
+    """Whether an estimator is that of a folder: by its weights, or what it says of the test."""
+    net = getattr(estimator, "module_", None)
+    if net is not None:
+        kept, _ = runs.RunFolder(folder).load_model()
+        have = net.state_dict()
+        return kept.keys() == have.keys() and all(
+            torch.equal(kept[name], value) for name, value in have.items()
+        )
+    kept = load_outputs(folder / OUTPUTS_FILE)
+    said = _said(estimator, rows, rows.test)
+    names = ("predictions",) if isinstance(kept, RegressionOutputs) else ("classes", "squares")
+    return type(kept) is type(said) and all(
+        torch.equal(getattr(kept, name), getattr(said, name)) for name in names
+    )
 
-    X, y = parts.of(rows)
-    if getattr(y, "ndim", 1) > 1 and not hasattr(estimator, "make_net"):
-        estimator = MultiOutputRegressor(estimator)
-    with warnings.catch_warnings():
+
+def _finished(spec: TableSpec, folder: Path) -> runs.RunRecord:
+    """Return a run that is done; refuse another one."""
+    _open(spec, folder)
+    record = runs.load_runs(folder)[0]
+    if spec.frame is not None:
+        kept = (record.result or {}).get("table_digest")
+        table = spec.frame.without_columns(spec.group, spec.time)
+        if kept != digest(table):
+            raise InputError(
+                f"{folder} holds a run on another table called '{table.name}': choose another "
+                "folder, or give this table a name of its own."
+            )
+    return record
+
+
+def _open(spec: TableSpec, folder: str | Path) -> runs.RunFolder:
+    return runs.RunFolder.start(
+        folder, spec.to_dict(), read=lambda kept: TableSpec.from_dict(kept).to_dict()
+    )
+
+
+def _begin(spec: TableSpec, folder: str | Path) -> runs.RunFolder:
+    """Open the folder of a run that is done from its beginning, here and now."""
+    begun = _open(spec, folder)
+    files.write_mapping(begun.path / "environment.json", _environment())
+    return begun
+
+
+def _environment() -> dict[str, Any]:
+    return describe_environment() | {name: version(name) for name in _LIBRARIES}
+
+
+def _options(spec: TableSpec, chosen: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return all options of the estimator: shared, the row's own, and those of a trial."""
+    shared = dict(spec.train) if head_row(spec.head).kind else {}
+    return tuned_options(spec.head, {**shared, **spec.head_options}, chosen or {})
+
+
+def _estimator(
+    spec: TableSpec,
+    rows: TableRows,
+    chosen: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+) -> Any:
+    task, seed = rows.table.task, spec.seed if seed is None else seed
+    return make_estimator(spec.head, _options(spec, chosen), task, seed, outputs=rows.outputs)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Run trees on as many threads as nets, and let them meet unknown categories in silence."""
+    from threadpoolctl import threadpool_limits
+
+    with warnings.catch_warnings(), threadpool_limits(torch.get_num_threads()):
         # A category of the test rows that the training rows lack is met as unknown.
         warnings.filterwarnings("ignore", "Found unknown categories")
-        return estimator.fit(X, y)
+        yield
 
 
-def predicted(estimator: Any, parts: Parts, rows: np.ndarray) -> AnyOutputs:
+def _fit(estimator: Any, rows: TableRows, train: np.ndarray) -> Any:
+    with _quiet():
+        return estimator.fit(rows.features(train), rows.targets(train))
+
+
+def _said(estimator: Any, rows: TableRows, test: np.ndarray) -> AnyOutputs:
     """Return what a fitted estimator says of some rows."""
-    import numpy as np
-    import torch
-
-    X, _ = parts.of(rows)
-    targets = torch.from_numpy(np.ascontiguousarray(parts.labels(rows)))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Found unknown categories")
-        if parts.table.task == "regression":
+    targets = torch.from_numpy(rows.numbers(test))
+    with _quiet():
+        X = rows.features(test)
+        if rows.table.task == "regression":
             said = torch.from_numpy(np.asarray(estimator.predict(X), dtype=np.float64))
             found: AnyOutputs = RegressionOutputs.of(said, targets)
         else:
-            known = np.searchsorted(np.asarray(parts.classes), estimator.classes_)
-            p = torch.zeros(len(rows), len(parts.classes), dtype=torch.float64)
-            p[:, torch.from_numpy(known)] = torch.from_numpy(
-                np.asarray(estimator.predict_proba(X), dtype=np.float64)
+            logs = torch.full((len(test), len(rows.classes)), -torch.inf, dtype=torch.float64)
+            known = np.searchsorted(np.asarray(rows.classes), estimator.classes_)
+            logs[:, torch.from_numpy(known)] = torch.from_numpy(
+                np.asarray(estimator.predict_log_proba(X), dtype=np.float64)
+                if hasattr(estimator, "predict_log_proba")
+                else np.log(np.asarray(estimator.predict_proba(X), dtype=np.float64))
             )
-            # A class that the training rows lack is not impossible: its loss is finite.
-            found = Outputs.of_probabilities(p.clamp(min=1e-12), targets.long())
-    return replace(found, rows=torch.from_numpy(rows).int())
+            found = Outputs.of(logs, targets)
+    return replace(found, rows=torch.from_numpy(test).int())
 
 
 def _tune(
-    spec: TableSpec, parts: Parts, on_progress: Callable[[Progress], None] | None
-) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """Try settings by three folds of the training rows; return all trials, and the best."""
-    task = parts.table.task
+    spec: TableSpec, rows: TableRows, tell: Callable[[Progress], None]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Try settings by cross-validation inside the training rows.
+
+    Returns:
+        Every trial: its settings, its score by the metric of the comparison on all scoring rows
+        together, and its loss, which decides between equal scores; and the best settings.
+    """
+    task = rows.table.task
     metric = find_metric(spec.metric, task) if spec.metric else default_metric(task, table=True)
-    folds = _inner_folds(parts)
+    # Not the seed of the run: what is found there must also do with other weights.
+    seed = stream_seed("tune", spec.seed, spec.unit.name) % 2**31
+    given = {*spec.train, *spec.head_options}
+    given |= {spaces.WIDTH} & ({spaces.WIDTH} if "hidden_features" in given else set())
+    space = {name: part for name, part in spaces.space_of(spec.head).items() if name not in given}
+    folds = rows.inner()
     trials: list[dict[str, Any]] = []
-    for k, settings in enumerate(spaces.sample(spaces.space_of(spec.head), spec.tune, spec.seed)):
-        scores = []
-        for train, val in folds:
-            estimator = make_estimator(spec, parts.table.task, _known(spec, settings))
-            said = predicted(fit(estimator, parts, train), parts, val)
-            scores.append(metric.value(said) if metric.available(said) is None else None)
-        finite = [score for score in scores if score is not None]
-        value = sum(finite) / len(finite) if len(finite) == len(scores) else None
-        trials.append({"settings": settings, "value": value})
-        if on_progress is not None:
-            on_progress(Progress("train", k + 1, spec.tune, k + 1, spec.tune))
-    done = [trial for trial in trials if trial["value"] is not None]
-    if not done:
-        return trials, None
+    for k, settings in enumerate(spaces.sample(space, spec.tune, seed)):
+        trials.append({"settings": settings, **_try(spec, rows, settings, seed, folds, metric)})
+        tell(Progress("epoch", k + 1, spec.tune + 1, 1, 1))
+    finite = [trial for trial in trials if trial["score"] is not None]
+    if not finite:
+        raise TrainingError(
+            f"no trial of tune came to a finite score with head '{spec.head}': give more rows, or "
+            "leave out tune."
+        )
     sign = 1 if metric.higher_is_better else -1
-    best = max(done, key=lambda trial: sign * trial["value"])
-    return trials, _known(spec, best["settings"])
+    best = max(finite, key=lambda trial: (sign * trial["score"], -trial["loss"]))
+    return trials, best["settings"]
 
 
-def _known(spec: TableSpec, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what the estimator of a head does not have."""
-    known = {*_row(spec.head).build({}, "regression", 0).get_params(deep=False), spaces.WIDTH}
-    return {name: value for name, value in settings.items() if name in known}
-
-
-def _inner_folds(parts: Parts) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return places in the table of three folds of the training rows, by the same rules."""
-    import numpy as np
-
-    from spinalnet.data import Resample
-
-    rows = parts.train
-    by_class = parts.table.task == "classification"
-    given = {
-        "strata": np.asarray(parts.labels(rows)) if by_class else None,
-        "groups": None if parts.groups is None else parts.groups[rows],
-        "times": None if parts.times is None else parts.times[rows],
-    }
-    found = [draw_parts(Resample("fold", i, 3), len(rows), **given) for i in range(3)]
-    return [(rows[train], rows[val]) for train, val in found]
+def _try(
+    spec: TableSpec,
+    rows: TableRows,
+    settings: Mapping[str, Any],
+    seed: int,
+    folds: Sequence[tuple[np.ndarray, np.ndarray]],
+    metric: Metric,
+) -> dict[str, Any]:
+    """Score settings on all folds of the training rows; None where the training came to nothing."""
+    try:
+        said = [
+            _said(_fit(_estimator(spec, rows, settings, seed), rows, train), rows, test)
+            for train, test in folds
+        ]
+    except TrainingError as error:
+        return {"score": None, "loss": None, "reason": str(error)}
+    outputs: Any = joined(said)
+    if (reason := metric.available(outputs)) is not None:
+        return {"score": None, "loss": None, "reason": reason}
+    numbers = measured(outputs)
+    loss = numbers.get("loss", numbers.get("mse", float("inf")))
+    return {"score": numbers[metric.key], "loss": loss}
 
 
 def _result(
-    spec: TableSpec, parts: Parts, outputs: AnyOutputs, net: nn.Module | None
+    spec: TableSpec, rows: TableRows, outputs: AnyOutputs, net: torch.nn.Module | None
 ) -> dict[str, Any]:
     """Return the content of `result.json`, but for times and trials."""
-    import torch
+    from spinalnet.nn import LossGradient, count_macs, count_params
 
-    from spinalnet.nn import count_macs, count_params
-
-    targets = torch.as_tensor(parts.labels(parts.train))
-    params = macs = None
+    table = rows.table
+    targets = torch.from_numpy(rows.numbers(rows.train))
+    test: dict[str, Any] = {"n": len(outputs), **measured(outputs)}
+    if isinstance(outputs, Outputs):
+        scores = quality(outputs)
+        test |= {"brier": scores.brier, "ece": scores.ece, "adaptive_ece": scores.adaptive_ece}
+    params = macs = gradients = None
     if net is not None:
         params = count_params(net).total
-        macs = count_macs(net, (net.in_features,)).total
-    unit = {"seed": spec.seed, "resample": spec.to_dict()["resample"], "name": spec.unit.name}
-    columns = parts.table.X.shape[1]
+        macs = count_macs(net, (net.in_features,)).total  # type: ignore[arg-type]
+        gradients = "closed form" if LossGradient.why_not(net) is None else "autograd"
     return {
         "model": "table",
         "head": spec.head,
         "label": spec.label or spec.head,
-        "data": parts.table.name,
+        "data": table.name,
         "seed": spec.seed,
-        "unit": unit,
-        "task": parts.table.task,
-        "baseline": Baseline.of(targets, len(parts.classes)).to_dict(),
-        "class_names": [str(name) for name in parts.classes],
+        "unit": {"seed": spec.seed, "resample": spec.to_dict()["resample"], "name": spec.unit.name},
+        "task": table.task,
+        "class_names": [str(name) for name in rows.classes],
+        "baseline": Baseline.of(targets, len(rows.classes)).to_dict(),
         "params": params,
         "head_params": params,
         "macs": macs,
         "head_macs": macs,
-        "rows": len(parts.table.y),
-        "columns": columns,
-        "train_size": len(parts.train),
+        "rows": len(table.y),
+        "columns": table.X.shape[1],
+        "outputs": rows.outputs,
+        "train_size": len(rows.train),
         "val": {},
-        "test": {"n": len(parts.test), **measured(outputs)},
+        "test": test,
+        # One fit's wall seconds are in `train_seconds`; how its gradients came is a part of that.
+        "gradients": gradients,
         "selected_on": "training",
-        "notes": list(parts.table.notes),
-        "versions": {"scikit-learn": version("scikit-learn")},
+        "table_digest": digest(table),
+        "notes": list(table.notes),
     }

@@ -2,8 +2,7 @@
 
 A trial is a run whose test part is not touched (`RunSpec.tested`), in a folder like any other, so
 that it goes on where it was stopped and any engine can run it. What is found is then trained again
-with fresh seeds. The first row is tuned first: its controls follow the size that was found, and are
-tuned in what all share. How much a head still gained from its last trials is told beside it: a head
+with fresh seeds. A control is tuned over the spinal nets that it is made after, over the same sizes. How much a head still gained from its last trials is told beside it: a head
 whose curve still rose was not tuned.
 """
 
@@ -24,7 +23,7 @@ from spinalnet.comparison.question import ComparisonSpec
 from spinalnet.comparison.schema import SCHEMA, read_mapping
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.units import Unit
-from spinalnet.models import zoo
+from spinalnet.models import ModelSpec, zoo
 from spinalnet.training import runs
 
 TUNING_SEED = 100_000
@@ -112,27 +111,23 @@ def tune(
             "tuning needs a test part that is the same for all units, or it would choose on what "
             "is tested elsewhere: leave out folds (a table is tuned inside each training part)."
         )
-    found: list[Tuned] = []
-    first, *others = question.heads
-    for labels in ([first], others):
-        planned = {label: _trials(question, label, trials, num_classes) for label in labels}
-        cells = [
+    planned = {label: _trials(question, label, trials, num_classes) for label in question.heads}
+    cells = {
+        label: [
             Cell(spec, folder / "tuning" / f"{spec.name}-trial{k}")
-            for label in labels
-            for k, (_, spec) in enumerate(planned[label])
+            for k, (_, spec) in enumerate(rows)
         ]
-        run(cells)
-        for label in labels:
-            own = [(settings, spec.name) for settings, spec in planned[label]]
-            done = [
-                Trial(settings, _value(folder / "tuning" / f"{name}-trial{k}", question.metric))
-                for k, (settings, name) in enumerate(own)
-            ]
-            found.append(_judged(question, label, done))
-            chosen = found[-1].chosen
-            if chosen is not None:
-                best = next(spec for settings, spec in planned[label] if settings == chosen)
-                question = _with_settings(question, label, best, chosen)
+        for label, rows in planned.items()
+    }
+    run([cell for own in cells.values() for cell in own])
+    found = []
+    for label, rows in planned.items():
+        values = [_value(cell.folder, question.metric) for cell in cells[label]]
+        done = [Trial(settings, v) for (settings, _), v in zip(rows, values, strict=True)]
+        found.append(tuned := _judged(question, label, done))
+        if tuned.chosen is not None:
+            best = next(spec for settings, spec in rows if settings == tuned.chosen)
+            question = _with_settings(question, label, best, tuned.chosen)
     record = {"schema": SCHEMA, "seed": TUNING_SEED, "rows": [asdict(row) for row in found]}
     files.write_mapping(folder / TUNING_FILE, record)
     return question, tuple(found)
@@ -150,15 +145,26 @@ def _trials(
     for settings in spaces.sample(space, trials, TUNING_SEED):
         training = {name: settings[name] for name in _OF_TRAINING if name in settings}
         options = {name: value for name, value in settings.items() if name not in training}
-        if spaces.WIDTH in options:
-            factor = options.pop(spaces.WIDTH)
-            width = zoo.starting_width(plain.model, num_classes)
-            if width is not None:
-                options["hidden_features"] = _scaled(width, factor)
-        model = replace(plain.model, head_options={**plain.model.head_options, **options})
+        model = _with_options(plain.model, options, num_classes)
         train = replace(plain.train, **training)
         made.append((settings, replace(plain, model=model, train=train, tested=False)))
     return made
+
+
+def _with_options(model: ModelSpec, settings: Mapping[str, Any], num_classes: int) -> ModelSpec:
+    """Return a network with tried settings of its head; of a control those of its twin's size."""
+    own = dict(model.head_options)
+    size = {name: value for name, value in settings.items() if name != "dropout"}
+    others = {name: value for name, value in settings.items() if name == "dropout"}
+    if model.head in zoo.CONTROLS:
+        twin = ModelSpec(model.name, own.get("match", "spinal"), own.get("match_options", {}))
+        twin = _with_options(twin, size, num_classes)
+        return replace(model, head_options={**own, "match_options": twin.head_options, **others})
+    if (factor := size.pop(spaces.WIDTH, None)) is not None:
+        width = zoo.starting_width(model, num_classes)
+        if width is not None:
+            size["hidden_features"] = _scaled(width, factor)
+    return replace(model, head_options={**own, **size, **others})
 
 
 def _scaled(width: int | Sequence[int], factor: float) -> int | tuple[int, ...]:
@@ -171,15 +177,9 @@ def _with_settings(
     question: ComparisonSpec, label: str, best: RunSpec, chosen: Mapping[str, Any]
 ) -> ComparisonSpec:
     """Return the question with what was found for a row."""
-    names = {"hidden_features" if name == spaces.WIDTH else name for name in chosen}
-    options = {
-        name: best.model.head_options[name]
-        for name in names - set(_OF_TRAINING)
-        if name in best.model.head_options
-    }
     training = {name: chosen[name] for name in _OF_TRAINING if name in chosen}
     own = dict(question.other.get(label, {}))
-    own["head_options"] = {**own.get("head_options", {}), **options}
+    own["head_options"] = dict(best.model.head_options)
     own["train"] = {**own.get("train", {}), **training}
     return replace(question, other={**question.other, label: own})
 

@@ -5,7 +5,7 @@ Read for `spinalnet compare` on a table and for the theory's sensitivities.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,8 @@ class Table:
         y: Classes or values `(N,)`, or values `(N, outputs)`.
         task: "classification" or "regression".
         notes: Sentences the user must see.
+        groups: Group of every row, `(N,)`, where rows of one group belong into one part.
+        times: Time of every row as a number, `(N,)`, where nothing may be trained on the future.
     """
 
     name: str
@@ -36,6 +38,40 @@ class Table:
     y: Any
     task: Task
     notes: tuple[str, ...] = ()
+    groups: Any = None
+    times: Any = None
+
+    def without_columns(self, group: str | None, time: str | None) -> Table:
+        """Return the table with a column as groups and one as times; they are features no more.
+
+        Args:
+            group: Name of a column of a data frame; None for `groups` as they are.
+            time: Column of numbers or dates; None for `times` as they are.
+
+        Raises:
+            InputError: If there is no such column, or it has missing values, or is no time.
+        """
+        given = {"group": group, "time": time}
+        columns = list(map(str, getattr(self.X, "columns", ())))
+        for what, name in given.items():
+            if name is not None and name not in columns:
+                if not columns:
+                    raise InputError(
+                        f"{self.name} has no columns with names, so none can be its {what}: leave "
+                        f"out {what}={name}."
+                    )
+                raise unknown_name(f"column ({what})", name, columns)
+        if group is not None and group == time:
+            raise InputError(f"group and time must be two columns, got '{group}' for both.")
+        groups = self.groups if group is None else _as_groups(group, self.X[group])
+        times = self.times if time is None else _as_times(time, self.X[time])
+        taken = [name for name in given.values() if name is not None]
+        X = self.X
+        if taken:
+            X = X.drop(columns=taken) if hasattr(X, "iloc") else X.drop(taken)
+            if X.shape[1] == 0:
+                raise InputError(f"{self.name} has no column besides {' and '.join(taken)}.")
+        return replace(self, X=X, groups=groups, times=times)
 
 
 def is_table(source: str) -> bool:
@@ -43,7 +79,14 @@ def is_table(source: str) -> bool:
     return source.startswith("sklearn:") or Path(source).suffix.lower() in FORMATS
 
 
-def load_table(source: str, target: str | None = None, task: str = "auto") -> Table:
+def load_table(
+    source: str,
+    target: str | None = None,
+    task: str = "auto",
+    *,
+    group: str | None = None,
+    time: str | None = None,
+) -> Table:
     """Read a table.
 
     Args:
@@ -52,6 +95,9 @@ def load_table(source: str, target: str | None = None, task: str = "auto") -> Ta
             know theirs.
         task: "classification", "regression", or "auto": numbers that are not all whole, or whole
             ones with many values, are a regression; everything else are classes.
+        group: Column whose rows of one value belong into one part; it is no feature.
+        time: Column of numbers or dates that orders the rows; it is no feature either, since what
+            is tested on lies outside of what was trained on.
 
     Raises:
         InputError: If the file or the column is missing or unusable.
@@ -59,7 +105,7 @@ def load_table(source: str, target: str | None = None, task: str = "auto") -> Ta
     if task not in ("auto", "classification", "regression"):
         raise unknown_name("task", task, ["auto", "classification", "regression"])
     if source.startswith("sklearn:"):
-        return _bundled(source.removeprefix("sklearn:"))
+        return _bundled(source.removeprefix("sklearn:")).without_columns(group, time)
     frame = _read_frame(Path(source))
     if target is None:
         columns = some(list(frame.columns), 10)
@@ -82,8 +128,51 @@ def load_table(source: str, target: str | None = None, task: str = "auto") -> Ta
     X = frame.drop(columns=names)
     if X.shape[1] == 0:
         raise InputError(f"{source} has no column besides the target.")
-    X = _with_categories(X)
-    return Table(Path(source).stem, X, _target_values(y, found), found, tuple(notes))  # type: ignore[arg-type]
+    for what, name in (("group", group), ("time", time)):
+        if name in names:
+            raise InputError(f"{what}={name} is the target: what is predicted cannot divide rows.")
+    values = _target_values(y, found)
+    table = Table(Path(source).stem, X, values, found, tuple(notes))  # type: ignore[arg-type]
+    table = table.without_columns(group, time)
+    return replace(table, X=_with_categories(table.X))
+
+
+def _as_groups(name: str, column: Any) -> Any:
+    """Return a number for every group."""
+    import numpy as np
+    import pandas as pd
+
+    codes, _ = pd.factorize(np.asarray(column, dtype=object), use_na_sentinel=True)
+    if count := int((codes < 0).sum()):
+        raise InputError(
+            f"the group column '{name}' has no value in {count} row{'s' * (count > 1)}: fill in a "
+            "group of its own for each, or leave the rows out."
+        )
+    return codes
+
+
+def _as_times(name: str, column: Any) -> Any:
+    """Return numbers in the order of a column of numbers or dates."""
+    import numpy as np
+    import pandas as pd
+
+    values = pd.Series(np.asarray(column))
+    if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
+        try:
+            values = pd.to_datetime(values)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"the time column '{name}' must hold numbers or dates (2026-01-31), and not all "
+                f"of it can be read as such: {str(error).splitlines()[0]}"
+            ) from error
+    if count := int(values.isna().sum()):
+        raise InputError(
+            f"the time column '{name}' has no value in {count} row{'s' * (count > 1)}: leave "
+            "them out."
+        )
+    if values.dtype.kind != "M":
+        return values.to_numpy()
+    return values.to_numpy().astype("datetime64[ns]").astype(np.int64)
 
 
 def _with_categories(X: Any) -> Any:

@@ -6,8 +6,9 @@ group (of one patient, one camera, one day) lies in two parts, and nothing is tr
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -59,120 +60,90 @@ class Resample:
 
 
 def draw_parts(
-    resample: Resample,
-    count: int,
-    *,
-    strata: np.ndarray | None = None,
-    groups: np.ndarray | None = None,
-    times: np.ndarray | None = None,
+    resample: Resample, n: int, *, strata: Any = None, groups: Any = None, times: Any = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the training and the test part of `count` examples; a pure function of its arguments.
+    """Draw the training and the test rows of a fold or a random split; a pure function.
 
     Args:
         resample: Which fold or split.
-        count: Number of examples.
-        strata: Classes, `(count,)`, whose shares all parts have as far as groups allow; None for a
-            regression.
-        groups: Groups, `(count,)`, each of which lies in one part.
-        times: Times, `(count,)`: fold k of K is tested on the k-th block after the first, in the
-            order of time, and trained on what lies before it.
+        n: Number of examples.
+        strata: Class of every example, `(n,)`, whose shares all parts have.
+        groups: Group of every example, `(n,)`, no group in two parts.
+        times: Time of every example, `(n,)`, as numbers: nothing is trained on what is as late as
+            the first test example or later.
 
     Returns:
-        Places of the training examples and of the test examples, both rising.
+        Numbers of the training and of the test examples, both rising.
 
     Raises:
-        InputError: If there are too few examples, classes' examples or groups, or the kinds do not
-            go together.
+        InputError: If there are too few examples, groups or times for it.
     """
-    from sklearn import model_selection as sk
-
     if times is not None:
-        return _before_and_after(resample, np.asarray(times), groups)
-    if groups is not None:
-        _, groups = np.unique(np.asarray(groups).astype(str), return_inverse=True)
-    _check_counts(resample, count, strata, groups)
-    places = np.arange(count)
-    if resample.kind == "fold":
-        kinds = {
-            (False, False): sk.KFold,
-            (True, False): sk.StratifiedKFold,
-            (False, True): sk.GroupKFold,
-            (True, True): sk.StratifiedGroupKFold,
-        }
-        kind = kinds[strata is not None, groups is not None]
-        splitter = kind(resample.count, shuffle=True, random_state=resample.repeat)
-        found = list(splitter.split(places, strata, groups))[resample.index]
-    elif groups is None:
-        splitter = sk.StratifiedShuffleSplit if strata is not None else sk.ShuffleSplit
-        drawn = splitter(1, test_size=resample.fraction, random_state=resample.index)
-        try:
-            found = next(iter(drawn.split(places, strata)))
-        except ValueError as error:
-            raise InputError(f"the examples cannot be split: {error}") from error
+        train, test = _in_time(resample, np.asarray(times), groups)
     else:
-        drawn = sk.GroupShuffleSplit(1, test_size=resample.fraction, random_state=resample.index)
-        found = next(iter(drawn.split(places, strata, groups)))
-    train, test = (np.sort(part) for part in found)
-    return train, test
-
-
-def _check_counts(
-    resample: Resample, count: int, strata: np.ndarray | None, groups: np.ndarray | None
-) -> None:
-    needed = resample.count if resample.kind == "fold" else 2
-    what = f"{needed} folds need" if resample.kind == "fold" else "a training and a test part need"
-    if count < needed:
-        raise InputError(f"{what} at least {needed} examples, got {count}.")
-    if groups is not None and (found := int(groups.max()) + 1) < needed:
-        raise InputError(f"{what} at least {needed} groups, got {found}.")
-    if strata is not None:
-        classes, counts = np.unique(strata, return_counts=True)
-        if counts.min() < needed:
-            few = classes.tolist()[int(counts.argmin())]
-            raise InputError(
-                f"{what} {needed} examples of each class, but class {few!r} has {counts.min()}: "
-                "leave it out, join it with another, or add examples."
-            )
-
-
-def _before_and_after(
-    resample: Resample, times: np.ndarray, groups: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Train on what lies before a block of time, test on the block; equal times stay together."""
-    if groups is not None:
-        raise InputError("group and time cannot both decide what lies in a part: give one.")
-    if resample.repeat:
-        raise InputError("folds in the order of time are the same in every repeat: give repeats=1.")
-    blocks = resample.count if resample.kind == "fold" else 1
-    share = 1 / (blocks + 1) if resample.kind == "fold" else resample.fraction
-    index = resample.index
-    if resample.kind == "split" and index:
-        raise InputError("one split in the order of time is all there is: give folds instead.")
-    order = np.argsort(times, kind="stable")
-    ends = [round(len(times) * (1 - share * (blocks - k))) for k in range(blocks + 1)]
-    # A border moves back to where its time begins.
-    starts = [
-        int(np.searchsorted(times[order], times[order][min(e, len(times) - 1)])) for e in ends
-    ]
-    starts[-1] = len(times)
-    train, test = order[: starts[index]], order[starts[index] : starts[index + 1]]
-    if not len(train) or not len(test):
-        raise InputError(
-            f"fold {index} in the order of time has no examples: there are too few different times."
-        )
+        train, test = _at_random(resample, n, strata, groups)
     return np.sort(train), np.sort(test)
 
 
-def hold_out(
-    fraction: float,
-    seed: int,
-    count: int,
-    *,
-    strata: np.ndarray | None = None,
-    groups: np.ndarray | None = None,
-    times: np.ndarray | None = None,
+def _at_random(
+    resample: Resample, n: int, strata: Any, groups: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return places of (the rest, a validation part), by the same rules as `draw_parts`."""
-    index = 0 if times is not None else seed
-    asked = Resample("split", index, fraction=fraction)
-    return draw_parts(asked, count, strata=strata, groups=groups, times=times)
+    from sklearn import model_selection as drawing
+
+    parts = resample.count if resample.kind == "fold" else 2
+    what = f"{parts} folds" if resample.kind == "fold" else "a training and a test part"
+    found, of_what = (n, "examples") if groups is None else (len(np.unique(groups)), "groups")
+    if found < parts:
+        raise InputError(f"{what} need at least {parts} {of_what}, got {found}.")
+    if resample.kind == "fold":
+        kinds = {
+            (False, False): drawing.KFold,
+            (True, False): drawing.StratifiedKFold,
+            (False, True): drawing.GroupKFold,
+            (True, True): drawing.StratifiedGroupKFold,
+        }
+        kind = kinds[strata is not None, groups is not None]
+        splitter: Any = kind(resample.count, shuffle=True, random_state=resample.repeat)
+    else:
+        kind = drawing.ShuffleSplit if strata is None else drawing.StratifiedShuffleSplit
+        kind = kind if groups is None else drawing.GroupShuffleSplit
+        splitter = kind(1, test_size=resample.fraction, random_state=resample.index)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")
+        try:
+            drawn = list(splitter.split(np.zeros(n), strata, groups))
+        except ValueError as error:
+            raise InputError(f"{what} cannot be drawn of {n} examples: {error}") from error
+    return drawn[resample.index if resample.kind == "fold" else 0]
+
+
+def _in_time(resample: Resample, times: np.ndarray, groups: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Test on a stretch of time, train on what was before."""
+    n = len(times)
+    if resample.kind == "fold":
+        # The first of count + 1 stretches is never a test part: nothing was before it.
+        share = n / (resample.count + 1)
+        first = round(share * (resample.index + 1))
+        last = round(share * (resample.index + 2))
+    else:
+        size = max(1, round(n * resample.fraction))
+        latest = n - size
+        drawn = np.random.default_rng(resample.index).random()
+        first = latest - int(drawn * (latest / 2))
+        last = first + size
+    ordered = np.sort(times)
+    if n < 2 or first >= n:
+        raise InputError(f"a test part in the order of time needs at least 2 examples, got {n}.")
+    begin, end = ordered[first], ordered[min(last, n) - 1]
+    test = np.flatnonzero((times >= begin) & (times <= end))
+    train = np.flatnonzero(times < begin)
+    if groups is not None:
+        groups = np.asarray(groups)
+        train = train[~np.isin(groups[train], groups[test])]
+    if not len(train):
+        raise InputError(
+            "a test part in the order of time needs training examples before it"
+            f"{', of other groups' if groups is not None else ''}: there are none. Give fewer "
+            "folds or more times."
+        )
+    return train, test

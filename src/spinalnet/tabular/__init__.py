@@ -6,18 +6,18 @@ from spinalnet._lazy import attach
 
 if TYPE_CHECKING:
     from spinalnet.tabular.estimators import (
+        ControlClassifier,
+        ControlRegressor,
         DenseClassifier,
         DenseRegressor,
         SpinalClassifier,
         SpinalRegressor,
-        UnchainedClassifier,
-        UnchainedRegressor,
     )
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "estimators": "DenseClassifier DenseRegressor SpinalClassifier SpinalRegressor "
-        "UnchainedClassifier UnchainedRegressor"
+        "estimators": "ControlClassifier ControlRegressor DenseClassifier DenseRegressor "
+        "SpinalClassifier SpinalRegressor"
     },
 )  # pyright: ignore[reportUnsupportedDunderAll]

@@ -42,11 +42,11 @@ from spinalnet.data.columns import is_frame
 from spinalnet.tabular.encoder import Encoder
 from spinalnet.tabular.learner import Rows, RowsLearner
 from spinalnet.tabular.options import (
+    ControlOptions,
     DenseOptions,
     NetOptions,
     SpinalOptions,
     TrainingOptions,
-    UnchainedOptions,
 )
 from spinalnet.training.loop import Loop
 from spinalnet.training.placement import resolve_device
@@ -480,18 +480,17 @@ class DenseRegressor(DenseOptions, _Regressor):
 
 
 @dataclass(eq=False, repr=False)
-class UnchainedClassifier(UnchainedOptions, _Classifier):
-    """A spinal net without its chain, in all else like `SpinalClassifier`: what the chain does.
+class ControlClassifier(ControlOptions, _Classifier):
+    """A net to compare `SpinalClassifier` with, made after it: what the chain does, or its size.
 
-    Arguments and attributes are those of `SpinalClassifier`, without `share_weights`; with `match`,
-    the options of a spinal net, it is of the width that has as many parameters.
+    Arguments and attributes are those of `SpinalClassifier`, and describe the spinal net; `control`
+    says what is made of it: "unchained", the same slices, widths and output row without the chain;
+    "unchained-matched", the same as wide as gives it the spinal net's number of parameters; or
+    "matched", one fully connected hidden layer with that number. `share_weights` matters for that
+    number only.
     """
 
 
 @dataclass(eq=False, repr=False)
-class UnchainedRegressor(UnchainedOptions, _Regressor):
-    """A spinal net without its chain, in all else like `SpinalRegressor`: what the chain does.
-
-    Arguments and attributes are those of `SpinalRegressor`, without `share_weights`; with `match`,
-    the options of a spinal net, it is of the width that has as many parameters.
-    """
+class ControlRegressor(ControlOptions, _Regressor):
+    """A net to compare `SpinalRegressor` with, made after it: see `ControlClassifier`."""

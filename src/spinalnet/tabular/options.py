@@ -7,15 +7,15 @@ constructors from them, which is where scikit-learn looks for the parameters of 
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
 
 import torch
 from torch import nn
 
-from spinalnet._checks import InputError
-from spinalnet.nn import MLPHead, SpinalNet, UnchainedNet, matched_mlp, matched_unchained
+from spinalnet._checks import InputError, unknown_name
+from spinalnet.nn import MLPHead, SpinalNet, make_head
 from spinalnet.nn.activations import Activation
 from spinalnet.training import SCHEDULES, TrainConfig
 
@@ -98,55 +98,47 @@ class SpinalOptions(NetOptions):
         return SpinalNet(in_features, out_features, dtype=dtype, **options)
 
 
-@dataclass(eq=False, repr=False)
-class UnchainedOptions(NetOptions):
-    """A spinal net without its chain; with `match` of the width that has as many parameters.
+CONTROLS = ("unchained", "unchained-matched", "matched")
 
-    `match` holds the options of the spinal net whose number of parameters it shall have.
+
+@dataclass(eq=False, repr=False)
+class ControlOptions(SpinalOptions):
+    """What a spinal net is compared with: the other options are those of that spinal net.
+
+    `control` is "unchained" (its slices, widths and output row without the chain),
+    "unchained-matched" (the same with as many parameters) or "matched" (one fully connected hidden
+    layer, as many parameters).
     """
 
-    hidden_features: int = 16
-    num_layers: int = 4
     _: KW_ONLY
-    num_splits: int = 2
-    match: Mapping[str, Any] | None = None
+    control: str = "unchained"
 
     def make_net(self, in_features: int, out_features: int, dtype: torch.dtype) -> nn.Module:
         """Return the net with random weights."""
-        options: dict[str, Any] = {name: getattr(self, name) for name in _FLAVOUR}
-        options |= {"num_splits": min(self.num_splits, in_features), "dtype": dtype}
-        if self.match is None:
-            width = self.hidden_features
-            return UnchainedNet(in_features, out_features, width, self.num_layers, **options)
-        size = spinal_size(in_features, out_features, self.match)
-        return matched_unchained(in_features, out_features, size, self.num_layers, **options)
+        if self.control not in CONTROLS:
+            raise unknown_name("control", str(self.control), CONTROLS)
+        options: dict[str, Any] = {
+            field.name: getattr(self, field.name) for field in fields(NetOptions)
+        }
+        chain = {"num_layers": self.num_layers, "num_splits": min(self.num_splits, in_features)}
+        if self.control == "unchained":
+            options |= chain | {"hidden_features": self.hidden_features}
+        else:
+            with torch.device("meta"):
+                twin = super().make_net(in_features, out_features, dtype)
+            options["num_params"] = sum(parameter.numel() for parameter in twin.parameters())
+            if self.control == "unchained-matched":
+                options |= chain
+        return make_head(self.control, in_features, out_features, dtype=dtype, **options)
 
 
 @dataclass(eq=False, repr=False)
 class DenseOptions(NetOptions):
-    """A fully connected net; `hidden_features` is one width, or one for each hidden layer.
-
-    With `match`, the options of a spinal net, it has one hidden layer and as many parameters.
-    """
+    """A fully connected net; `hidden_features` is one width, or one for each hidden layer."""
 
     hidden_features: int | Sequence[int] = 64
-    _: KW_ONLY
-    match: Mapping[str, Any] | None = None
 
     def make_net(self, in_features: int, out_features: int, dtype: torch.dtype) -> nn.Module:
         """Return the net with random weights."""
-        options: dict[str, Any] = {name: getattr(self, name) for name in _FLAVOUR}
-        if self.match is None:
-            return MLPHead(in_features, out_features, self.hidden_features, dtype=dtype, **options)
-        size = spinal_size(in_features, out_features, self.match)
-        return matched_mlp(in_features, out_features, size, dtype=dtype, **options)
-
-
-_FLAVOUR = ("activation", "norm", "dropout")
-
-
-def spinal_size(in_features: int, out_features: int, options: Mapping[str, Any]) -> int:
-    """Return the number of parameters of the net of `SpinalOptions` with these options."""
-    with torch.device("meta"):
-        net = SpinalOptions(**options).make_net(in_features, out_features, torch.float32)
-    return sum(parameter.numel() for parameter in net.parameters())
+        options = {field.name: getattr(self, field.name) for field in fields(DenseOptions)}
+        return MLPHead(in_features, out_features, dtype=dtype, **options)
