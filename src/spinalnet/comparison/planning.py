@@ -143,7 +143,7 @@ def _measure(spec: RunSpec, splits: Splits) -> tuple[float, int, int]:
     # A validation pass costs about a third of a training pass over as many examples.
     passes = len(splits.train) + len(splits.val) / 3
     memory = _resident() if held else held
-    disk = weights * (1 if not spec.model.freeze else 1) + 70 * len(splits.test) + 20_000
+    disk = weights + 70 * len(splits.test) + 20_000
     return seconds * steps * passes / len(splits.train) * spec.train.epochs, memory, disk
 
 

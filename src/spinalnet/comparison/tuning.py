@@ -2,8 +2,9 @@
 
 A trial is a run whose test part is not touched (`RunSpec.tested`), in a folder like any other, so
 that it goes on where it was stopped and any engine can run it. What is found is then trained again
-with fresh seeds. A control is tuned over the spinal nets that it is made after, over the same sizes. How much a head still gained from its last trials is told beside it: a head
-whose curve still rose was not tuned.
+with fresh seeds. A control is tuned over the spinal nets that it is made after, over the same
+sizes. How much a head still gained from its last trials is told beside it: a head whose curve still
+rose was not tuned.
 """
 
 from __future__ import annotations

@@ -102,6 +102,7 @@ class FoundCurves:
 
 
 def find_curves(comparison: FinishedRuns, summary: Summary) -> FoundCurves | None:
+    """Return the validation curves of all runs; None if they have no epochs."""
     rows = [row for record in comparison.records for row in record.metrics]
     if not rows:
         return None
