@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from spinalnet._checks import SurgeryError as SurgeryError
     from spinalnet._checks import TrainingError as TrainingError
     from spinalnet.comparison import Comparison as Comparison
+    from spinalnet.comparison import ComparisonSpec as ComparisonSpec
     from spinalnet.comparison import RunSpec as RunSpec
     from spinalnet.comparison import Summary as Summary
+    from spinalnet.comparison import TableSpec as TableSpec
     from spinalnet.comparison import TrainedModel as TrainedModel
     from spinalnet.comparison import compare as compare
     from spinalnet.comparison import compare_table as compare_table
@@ -96,8 +98,8 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "_checks": "BackendUnavailable InputError SpinalnetError SurgeryError TrainingError",
-        "comparison": "Comparison RunSpec Summary TrainedModel compare compare_table load_summary "
-        "load_trained run_one summarize write_report",
+        "comparison": "Comparison ComparisonSpec RunSpec Summary TableSpec TrainedModel compare "
+        "compare_table load_summary load_trained run_one summarize write_report",
         "data": "ArrayDataset DataSpec DatasetInfo Splits list_datasets load_dataset",
         "deploy": "Evaluation Exported Prediction evaluate_run export_onnx export_program "
         "predict_images write_predictions",

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from spinalnet._checks import unknown_name
 from spinalnet.cli.options import Channels, DataDir, Download, HeadOption, ImageSize, head_options
-from spinalnet.cli.progress import print_report, print_run, show_progress
+from spinalnet.cli.progress import print_answer, show_progress
 from spinalnet.cli.root import app, err_console, out_console
-
-if TYPE_CHECKING:
-    from spinalnet.comparison import spec
-    from spinalnet.training import runs
 
 
 @app.command("convert")
@@ -114,17 +109,10 @@ def reproduce_command(
     asked = {"seeds": seeds, "data_dir": data_dir, "download": download}
     for request in [prepare(r, protocol, budget, **asked) for r in chosen]:
         err_console.print(f"[bold]{request.recipe.name}[/]", highlight=False)
-        with show_progress(seeds * len(request.heads)) as (on_progress, run_done):
-
-            def on_run(
-                _: spec.RunSpec, record: runs.RunRecord, done: Callable[[], None] = run_done
-            ) -> None:
-                print_run(record)
-                done()
-
-            folder = run_request(request, out, on_progress=on_progress, on_run=on_run)
+        with show_progress(seeds * len(request.heads)) as on_event:
+            folder = run_request(request, out, on_event=on_event)
         if budget != "smoke":
-            print_report(folder)
+            print_answer(folder)
         if keep is not None and _dist.is_main():
             err_console.print(f"{records.keep_record(folder, keep)}", highlight=False)
     drawn = budget != "smoke" and any(recipe.name in regression.STUDY for recipe in chosen)

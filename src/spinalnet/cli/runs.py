@@ -1,4 +1,4 @@
-"""Commands that train, compare and report."""
+"""Commands that train, look for a learning rate, and report."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spinalnet.cli.options import ProbeEpochs, ProbeLr, RunOptions, names_of, with_run_options
-from spinalnet.cli.progress import print_note, print_report, print_run, show_progress
+from spinalnet.cli.options import ProbeEpochs, ProbeLr, RunOptions, with_run_options
+from spinalnet.cli.progress import print_note, print_report, print_run, show_run
 from spinalnet.cli.root import app, err_console, out_console
-from spinalnet.cli.tables import compare_table_command
 
 if TYPE_CHECKING:
     from spinalnet.comparison import RunSpec
-    from spinalnet.training import runs
 
 
 @app.command("train")
@@ -40,77 +38,11 @@ def train_command(
     splits = building.load_splits(spec, download=asked.download)
     for note in splits.info.notes:
         print_note(note)
-    with show_progress(1) as (on_progress, _):
+    with show_run(spec.name) as on_progress:
         record = running.run_one(spec, folder, splits=splits, on_progress=on_progress)
     print_run(record)
     err_console.print(f"Run folder: {folder}", highlight=False, soft_wrap=True)
 
-
-@app.command("compare")
-@with_run_options
-def compare_command(
-    asked: RunOptions,
-    *,
-    probe_epochs: ProbeEpochs = 0,
-    probe_lr: ProbeLr = 3e-3,
-    heads: Annotated[
-        str, typer.Option(help="Heads, comma separated; the first is compared with each other.")
-    ] = "spinal,mlp,matched,linear",
-    seeds: Annotated[int, typer.Option(help="Number of paired seeds.", min=1)] = 5,
-    out: Annotated[Path | None, typer.Option(help="Folder of the comparison.")] = None,
-    target: Annotated[
-        str | None, typer.Option(help="Tables: column to predict.", rich_help_panel="Tables")
-    ] = None,
-    task: Annotated[
-        str,
-        typer.Option(help="Tables: classification, regression, or auto.", rich_help_panel="Tables"),
-    ] = "auto",
-    tune: Annotated[
-        bool,
-        typer.Option(
-            "--tune",
-            help="Tables: every model chooses settings inside the training rows.",
-            rich_help_panel="Tables",
-        ),
-    ] = False,
-) -> None:
-    """Answer "does a spinal head help on this data, and what does it cost?".
-
-    Images: trains every head with the same seeds (same split, data order, augmentation draws and
-    initial trunk), chooses epochs on validation data, tests once, and writes a table and a report.
-
-    Tables (csv, tsv, parquet, arrow, or sklearn:NAME): scores a spinal net, a dense net of its
-    size, a linear model and boosted trees on --seeds repeated splits. Of the other options --out,
-    --heads (spinal, dense, linear, trees) and --seed apply.
-    """
-    from spinalnet.data import frames
-
-    names = names_of(heads) if "heads" in asked.given else None
-    is_table = frames.is_table(asked.data) or (target is not None and Path(asked.data).is_file())
-    if is_table:
-        asked.refuse(asked.given - _OF_TABLES, f"for a table ('{asked.data}')")
-        seed = asked.training.seed
-        compare_table_command(asked.data, target, task, names, seeds, tune, seed, out)
-        return
-    asked.refuse({"target", "task", "tune"}, f"for '{asked.data}', which is no table")
-    from spinalnet.comparison import Comparison, running
-
-    base = asked.spec(probe_epochs=probe_epochs, probe_lr=probe_lr)
-    question = Comparison(base, names_of(heads), seeds)
-    folder = out or Path("runs") / f"compare-{_label(base)}"
-    with show_progress(seeds * len(question.heads)) as (on_progress, run_done):
-
-        def on_run(_: RunSpec, record: runs.RunRecord) -> None:
-            print_run(record)
-            run_done()
-
-        running.compare(
-            question, folder, download=asked.download, on_progress=on_progress, on_run=on_run
-        )
-    print_report(folder, command="spinalnet " + shlex.join(sys.argv[1:]))
-
-
-_OF_TABLES = frozenset(("data", "target", "task", "tune", "heads", "seeds", "seed", "out"))
 
 # What decides how long training goes on, and at which rate.
 _NOT_OF_STEPS = {"epochs", "lr", "schedule", "warmup_epochs", "step_size", "gamma", "divide_by"}
@@ -135,12 +67,13 @@ def lr_find_command(
     from rich.progress import Progress
 
     from spinalnet import _dist, files
-    from spinalnet.comparison import Comparison, running
+    from spinalnet.comparison import ComparisonSpec, running
+    from spinalnet.comparison.question import read_heads
     from spinalnet.training import environment, lrfind
 
     asked.refuse(_NOT_OF_STEPS, "for single steps at rising rates")
     base = asked.spec()
-    question = Comparison(base, names_of(heads), seeds=1)
+    question = ComparisonSpec(base, tuple(row.label for row in read_heads(heads)), seeds=1)
     with Progress(console=err_console, transient=True) as bars:
         shown = {name: bars.add_task(name, total=steps) for name in question.heads}
         found = running.find_rates(

@@ -3,6 +3,7 @@
 from spinalnet.comparison.comparing import compare
 from spinalnet.comparison.question import ComparisonSpec
 from spinalnet.comparison.report import write_report
+from spinalnet.comparison.result import Comparison
 from spinalnet.comparison.running import run_one
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.summary import Summary, load_summary, summarize

@@ -1,30 +1,69 @@
-"""`compare`: from data and heads to an answer, whatever the data is."""
+"""`compare`: from data and heads to an answer, whatever the data is.
+
+Everything that can be refused is refused before the first file is written. Called again with the
+same question the finished runs stay, the unfinished go on and the failed are tried again; more
+seeds or heads extend the comparison.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from spinalnet import _dist, files
+from spinalnet._checks import InputError, TrainingError, unknown_name
+from spinalnet.comparison import building, engine, running
+from spinalnet.comparison.asking import Source, ask, check_worth_asking, default_folder
+from spinalnet.comparison.cost import time_heads
+from spinalnet.comparison.question import ComparisonSpec
+from spinalnet.comparison.report import write_report
+from spinalnet.comparison.result import Comparison
+from spinalnet.comparison.schema import check_folder, read_mapping
+from spinalnet.comparison.spec import RunSpec
+from spinalnet.comparison.table_spec import TableSpec
+from spinalnet.data import frames
+from spinalnet.training import runs
+
 if TYPE_CHECKING:
-    from spinalnet.comparison.engine import Event
-    from spinalnet.comparison.question import ComparisonSpec
-    from spinalnet.comparison.result import Comparison
-    from spinalnet.data import Table
+    from spinalnet.data import Splits
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How the runs of a comparison are made; nothing of it changes a result.
+
+    Attributes:
+        jobs: Runs at a time, or "auto"; see `engine.jobs_for`.
+        threads: Threads of each run on the CPU.
+        engine: "local" or "ray".
+        ray_address: See `engine.run_cells`.
+        on_event: Told of every run that begins, goes on, ends or fails.
+    """
+
+    jobs: int | Literal["auto"] = "auto"
+    threads: int = 1
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
+    on_event: Callable[[engine.Event], None] | None = None
 
 
 def compare(
-    data: str | Path | Table | ComparisonSpec,
+    data: Source | ComparisonSpec,
     heads: str | Iterable[str] | None = None,
     seeds: int = 5,
     *,
-    model: str = "mnist-cnn",
+    model: str | None = None,
     target: str | None = None,
     out: str | Path | None = None,
     folds: int = 0,
     repeats: int = 1,
     metric: str | None = None,
     margin: float | None = None,
+    group: str | None = None,
+    time: str | None = None,
     until_decided: bool = False,
     max_seeds: int = 30,
     tune: int = 0,
@@ -32,8 +71,320 @@ def compare(
     threads: int = 1,
     engine: Literal["local", "ray"] = "local",
     ray_address: str | None = None,
-    on_event: Callable[[Event], None] | None = None,
+    download: bool | None = None,
+    command: str | None = None,
+    on_event: Callable[[engine.Event], None] | None = None,
     **options: Any,
 ) -> Comparison:
-    """Answer "does a spinal head help on this data, and what does it cost?"."""
-    raise NotImplementedError
+    """Answer "does a spinal head help on this data, and what does it cost?".
+
+    Args:
+        data: Name of a data set, folder of images, table (a file, `sklearn:NAME`, or a `Table`), a
+            `RunSpec` or `TableSpec` that all runs share, or the whole question.
+        heads: Rows, such as "spinal,mlp,spinal:num_layers=8"; the first is compared with each of
+            the others.
+        seeds: Number of paired seeds; of a table without folds the number of random splits.
+        model: The network, for images: a name of `list_models()`; "mnist-cnn" without one.
+        target: The column to predict, for tables.
+        out: Folder of the comparison; `runs/compare-<data>-<model>` without one.
+        folds: Draw the test part from all examples, in so many folds.
+        repeats: How often all folds are drawn.
+        metric: What is compared; the task's own without one.
+        margin: Differences up to this are equal for all purposes, in the metric's own numbers.
+        group: What must not lie in two parts: a column, or a pattern over the names of images.
+        time: Column of a table by which nothing is trained on the future.
+        until_decided: Add seeds until every comparison is decided, or `max_seeds` are reached.
+        max_seeds: See `until_decided`.
+        tune: Trials in which each head's settings are chosen; 0 for none.
+        jobs: Runs at a time; "auto" for as many as there are processors, and one on a GPU.
+        threads: Threads of each run on the CPU.
+        engine: "local", or "ray" for a cluster.
+        ray_address: As `ray.init` takes it; None for a cluster on this machine.
+        download: Whether missing data may be fetched.
+        command: Kept with the result as what made it.
+        on_event: Told of every run that begins, goes on, ends or fails.
+        options: Fields of a run, such as epochs=20, lr=1e-3, limit=1000, seed=100.
+
+    Raises:
+        InputError: If anything asked for is impossible, before anything is written.
+        TrainingError: If no run finished.
+    """
+    if isinstance(data, ComparisonSpec):
+        given = {"model": model, "target": target, "heads": heads, **options}
+        if unused := sorted(name for name, value in given.items() if value is not None):
+            raise InputError(f"the question knows {', '.join(unused)}: leave them out.")
+        question = data
+    else:
+        question = ask(
+            *(data, heads, seeds),
+            **{"model": model, "target": target, "folds": folds, "repeats": repeats},
+            **{"metric": metric, "margin": margin, "group": group, "time": time, "tune": tune},
+            **options,
+        )
+    check_worth_asking(question, until_decided, max_seeds)
+    return run_comparison(
+        question,
+        default_folder(question) if out is None else out,
+        Effort(jobs, threads, engine, ray_address, on_event),
+        load=functools.partial(building.load_splits, download=download),
+        command=command,
+        max_seeds=max_seeds if until_decided else None,
+    )
+
+
+def run_comparison(
+    question: ComparisonSpec,
+    out: str | Path,
+    effort: Effort | None = None,
+    *,
+    load: engine.Load | None = None,
+    command: str | None = None,
+    timed: bool = True,
+    reported: bool = True,
+    max_seeds: int | None = None,
+    decided: Callable[[Path], bool] | None = None,
+) -> Comparison:
+    """Run every head in every unit, time the heads side by side, and write the report.
+
+    Args:
+        question: What to compare.
+        out: Folder of the comparison; runs go to `runs/<head>-<unit>/` in it.
+        effort: How the runs are made.
+        load: What loads the data of a run on images; `load_splits` without it.
+        command: Kept with the result as what made it.
+        timed: Whether to time the heads, which takes a few seconds.
+        reported: Whether to write the report.
+        max_seeds: Add seeds until every comparison is decided, up to so many.
+        decided: Whether the comparison in a folder is decided; by its summary without it.
+
+    Raises:
+        InputError: If anything asked for is impossible, before anything is written.
+        TrainingError: If no run finished.
+    """
+    effort = effort or Effort()
+    out, load = checked_folder(out), load or building.load_splits
+    bench = engine.Bench(load)
+    if max_seeds is not None:  # one that had gone on beyond its first seeds goes on from there
+        looks = (read_mapping(out / "comparison.yaml") or {}).get("looks") or []
+        most = min(max([question.seeds, *looks]), max_seeds)
+        question = replace(question, seeds=max(question.seeds, most))
+    splits = prepare(question, out, load, bench)
+    failed = _run_units(question, out, effort, load, bench)
+    while max_seeds is not None and question.seeds < max_seeds:
+        _note_look(out, question)
+        if (decided or all_decided)(out):
+            break
+        question = replace(question, seeds=question.seeds + 1)
+        _write_question(out, question)
+        failed |= _run_units(question, out, effort, load, bench)
+    if _dist.is_main():
+        if command is not None:
+            _note(out, command=command)
+        if not any(runs.is_done(cell.folder) for cell in cells_of(question, out)):
+            name, failure = next(iter(failed.items()))
+            raise TrainingError(f"no run finished; {name}: {failure.reason}")
+        if timed and splits is not None:
+            _time(question, out, splits)
+        if reported:
+            _note_look(out, question)
+            write_report(out, command=command)
+    _dist.barrier()
+    return Comparison(out, failed)
+
+
+TIMING = "timing"
+"""What `run_only` takes for the times of the heads, beside the names of runs."""
+
+
+def run_only(
+    name: str, question: ComparisonSpec, out: str | Path, effort: Effort, load: engine.Load
+) -> engine.Failure | None:
+    """Run one cell, or time the heads, as a task of an array of jobs does.
+
+    Returns:
+        Why it failed, if it did.
+
+    Raises:
+        InputError: If there is no such cell, or anything asked for is impossible.
+    """
+    out = checked_folder(out)
+    cells = {cell.spec.name: cell for cell in cells_of(question, out)}
+    if name not in (*cells, TIMING):
+        raise unknown_name("run of this comparison", name, [*cells, TIMING])
+    bench = engine.Bench(load)
+    chosen = [cells[name]] if name in cells else []
+    splits = prepare(question, out, load, bench, chosen)
+    if not chosen:
+        if splits is not None:
+            _time(question, out, splits)
+        return None
+    return engine.run_cells(chosen, threads=effort.threads, bench=bench, on_event=effort.on_event)[
+        0
+    ]
+
+
+def checked_folder(out: str | Path) -> Path:
+    """Return the folder of a comparison as a path.
+
+    Raises:
+        InputError: If it is an address, and not a path.
+    """
+    if "://" in str(out):
+        raise InputError(
+            f"out must be a folder that every worker sees under the same path, got '{out}': mount "
+            "the storage and give its path."
+        )
+    return Path(out)
+
+
+def cells_of(question: ComparisonSpec, out: Path) -> list[engine.Cell]:
+    """Return every run of a comparison with its folder, all heads of a unit before the next."""
+    return [engine.Cell(spec, out / "runs" / spec.name) for spec in question.cells()]
+
+
+def prepare(
+    question: ComparisonSpec,
+    out: Path,
+    load: engine.Load,
+    bench: engine.Bench,
+    only: Sequence[engine.Cell] | None = None,
+) -> Splits | None:
+    """Refuse what cannot be, and only then write what is asked; return the first unit's data.
+
+    Args:
+        question: What is asked.
+        out: Folder of the comparison.
+        load: What loads data.
+        bench: Is given the data.
+        only: What will be run, where others run the rest at the same time; None for all.
+
+    Raises:
+        InputError: If the folder holds another comparison, the data cannot be used, a network
+            cannot be built, or the folder cannot be written.
+    """
+    check_same_question(question, out)
+    cells = cells_of(question, out)
+    splits = None
+    if isinstance(question.base, TableSpec):
+        if question.base.frame is None:
+            frames.load_table(question.base.table, question.base.target, question.base.task)
+    else:
+        splits = _first_splits(question, cells[0], load)
+        bench.keep(cells[0], splits)
+    for cell in cells if only is None else only:
+        if runs.is_run(cell.folder):
+            running.open_folder(cell.folder, cell.spec)
+    begun = (out / "comparison.yaml").exists()
+    if _dist.is_main() and not (begun and only is not None):
+        if splits is not None:
+            running.keep_left_out(out, splits, begun=begun)
+        _write_question(out, question)
+    _dist.barrier()
+    return splits
+
+
+def _first_splits(question: ComparisonSpec, first: engine.Cell, load: engine.Load) -> Splits:
+    """Load the data of the first unit, and see that every head can be built for it."""
+    assert isinstance(first.spec, RunSpec)
+    splits = load(first.spec)
+    with building.one_after_another(first.spec.train):
+        for spec in question.of_unit(question.units()[0]):
+            assert isinstance(spec, RunSpec)
+            building.build_model(spec, splits.info)
+    return splits
+
+
+_FIXED = ("folds", "metric", "margin")
+
+
+def check_same_question(question: ComparisonSpec, out: Path) -> None:
+    """See that a folder holds no other comparison.
+
+    Raises:
+        InputError: If it does; what differs is named.
+    """
+    base = question.base
+    if isinstance(base, TableSpec):
+        check_folder(out, "table", base.table)
+    else:
+        check_folder(out, "data", base.data.name)
+    kept = read_mapping(out / "comparison.yaml")
+    if kept is None:
+        return
+    wanted = question.to_dict()
+    for name in _FIXED:
+        if name in kept and kept[name] != wanted[name]:
+            raise InputError(
+                f"{out} holds a comparison with {name} = {kept[name]!r}, not {wanted[name]!r}: "
+                "what decides is fixed before the runs are seen; choose another folder."
+            )
+
+
+def _write_question(out: Path, question: ComparisonSpec) -> None:
+    """Write what is asked; what was noted beside it stays."""
+    if not _dist.is_main():
+        return
+    kept = read_mapping(out / "comparison.yaml") or {}
+    noted = {name: kept[name] for name in ("command", "looks") if name in kept}
+    files.write_mapping(out / "comparison.yaml", {**question.to_dict(), **noted})
+
+
+def _note(out: Path, **values: Any) -> None:
+    kept = read_mapping(out / "comparison.yaml") or {}
+    files.write_mapping(out / "comparison.yaml", {**kept, **values})
+
+
+def _note_look(out: Path, question: ComparisonSpec) -> None:
+    """Note that a summary is made of so many units: who looks often must be held to more."""
+    if not _dist.is_main():
+        return
+    looks = list((read_mapping(out / "comparison.yaml") or {}).get("looks") or [])
+    if not looks or looks[-1] != len(question.units()):
+        _note(out, looks=[*looks, len(question.units())])
+
+
+def _run_units(
+    question: ComparisonSpec, out: Path, effort: Effort, load: engine.Load, bench: engine.Bench
+) -> dict[str, engine.Failure]:
+    """Run what is missing; return what failed, by name."""
+    cells = cells_of(question, out)
+    base = question.base
+    device = base.train.device if isinstance(base, RunSpec) else "cpu"
+    missing = sum(not runs.is_done(cell.folder) for cell in cells)
+    failures = engine.run_cells(
+        cells,
+        jobs=engine.jobs_for(effort.jobs, missing, effort.threads, device),
+        threads=effort.threads,
+        engine=effort.engine,
+        ray_address=effort.ray_address,
+        load=load,
+        bench=bench,
+        on_event=effort.on_event,
+    )
+    return {
+        cell.spec.name: failure
+        for cell, failure in zip(cells, failures, strict=True)
+        if failure is not None
+    }
+
+
+def _time(question: ComparisonSpec, out: Path, splits: Splits) -> None:
+    """Time the heads, if that is not done; a head that cannot be timed costs the times alone."""
+    known: Mapping[str, Any] = (read_mapping(out / "timing.json") or {}).get("heads") or {}
+    if set(question.heads) <= set(known):
+        return
+    try:
+        measured = time_heads(question, splits)
+    except (MemoryError, RuntimeError):
+        return
+    files.write_mapping(out / "timing.json", measured)
+
+
+def all_decided(folder: Path) -> bool:
+    """Return whether every comparison in a folder has a verdict, by its summary."""
+    from spinalnet.comparison.summary import summarize_folder
+
+    summary = summarize_folder(folder, stopping=True)
+    return summary.code is not None or all(
+        row.difference is None or row.difference.code != "undecided" for row in summary.rows
+    )

@@ -10,24 +10,25 @@ from torch import Tensor, nn
 
 from spinalnet import timing
 from spinalnet.comparison.building import build_model
+from spinalnet.comparison.spec import RunSpec
 from spinalnet.data import batches
 from spinalnet.training import placement
 
 if TYPE_CHECKING:
-    from spinalnet.comparison.spec import Comparison
+    from spinalnet.comparison.question import ComparisonSpec
 
 
-def time_heads(question: Comparison, splits: batches.Splits) -> dict[str, Any]:
+def time_heads(question: ComparisonSpec, splits: batches.Splits) -> dict[str, Any]:
     """Time every head alone on real features of one batch, in turns within this run.
 
     Returns:
         Microseconds per batch for inference and for forward plus backward, with the hardware.
     """
-    config = question.base.train
+    specs = [spec for spec in question.of_unit(question.units()[0]) if isinstance(spec, RunSpec)]
+    config = specs[0].train
     device = placement.resolve_device(config.device)
     built = {
-        spec.model.head: build_model(spec, splits.info).to(device)
-        for spec in question.of_seed(config.seed)
+        spec.label or spec.model.head: build_model(spec, splits.info).to(device) for spec in specs
     }
     images, _ = next(iter(splits.train.batches(config.batch_size, device=device, shuffle=False)))
     cases: dict[str, Callable[[], object]] = {}

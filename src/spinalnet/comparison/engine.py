@@ -1,4 +1,4 @@
-"""Runs the cells of a comparison: here, in worker processes, on a Ray cluster, or as a script.
+"""Runs the cells of a comparison: here, in worker processes, or on a Ray cluster.
 
 Whatever runs them and however many at a time, the results are the same bits: every run has its own
 number of threads and its own generators, and nothing is shared but files. A run that fails is
@@ -7,15 +7,34 @@ told and the others go on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import os
+import re
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from spinalnet import _dist, files
+from spinalnet._checks import InputError, TrainingError, check_positive, unknown_name
+from spinalnet.comparison import building, running, tables
+from spinalnet.comparison.spec import RunSpec
+from spinalnet.comparison.table_spec import TableSpec
+from spinalnet.data.images import usable_cpus
+from spinalnet.training import runs
+from spinalnet.training.placement import resolve_device
 
 if TYPE_CHECKING:
-    from spinalnet.comparison.spec import RunSpec
-    from spinalnet.comparison.table_spec import TableSpec
+    from spinalnet.data import Splits
     from spinalnet.training import Progress, RunRecord
+
+Load = Callable[[RunSpec], "Splits"]
+OnStep = Callable[["RunSpec | TableSpec", "Progress"], None]
+
+ENGINES = ("local", "ray")
 
 FAILED_FILE = "failed.json"
 """In the folder of a run that failed: why; gone when it is tried again."""
@@ -27,6 +46,14 @@ class Cell:
 
     spec: RunSpec | TableSpec
     folder: Path
+
+    @property
+    def data_key(self) -> object:
+        """What is equal where two runs use the same data, which is then read once."""
+        spec = self.spec
+        if isinstance(spec, TableSpec):
+            return None  # a table is small
+        return spec.data, spec.train.seed, spec.model.name, spec.model.pretrained
 
 
 @dataclass(frozen=True)
@@ -49,6 +76,134 @@ class Event:
     failure: Failure | None = None
 
 
+class _Listener(BaseException):
+    """Carries what a listener raises through a run, which takes every `Exception` for its own."""
+
+
+class Bench:
+    """What runs cells in one process, one after another; it keeps the data of the last one."""
+
+    def __init__(self, load: Load | None = None) -> None:
+        self._load = load or building.load_splits
+        self._key: object = None
+        self._splits: Splits | None = None
+
+    def keep(self, cell: Cell, splits: Splits) -> None:
+        """Take data that were already loaded for a cell."""
+        self._key, self._splits = cell.data_key, splits
+
+    def run(self, cell: Cell, on_step: OnStep | None = None) -> RunRecord:
+        """Run a cell; of one that is done return what is there.
+
+        Raises:
+            Exception: Whatever ends the run.
+        """
+        spec = cell.spec
+        if isinstance(spec, TableSpec):
+            return tables.run_table(spec, cell.folder, on_progress=on_step)
+        if not runs.is_done(cell.folder) and (self._splits is None or self._key != cell.data_key):
+            self._splits = None  # two of them may not fit
+            self.keep(cell, self._load(spec))
+        return running.run_one(spec, cell.folder, splits=self._splits, on_progress=on_step)
+
+    def attempt(
+        self, cell: Cell, threads: int, on_step: OnStep | None = None
+    ) -> RunRecord | Failure:
+        """Run a cell with so many threads; where it fails, write why into its folder."""
+        mark = cell.folder / FAILED_FILE
+        with files.writing(mark):
+            mark.unlink(missing_ok=True)
+        try:
+            with pinned(threads):
+                return self.run(cell, on_step)
+        except Exception as error:
+            if _dist.world_size() > 1:
+                raise  # the other processes of the job would wait for this one
+            failure = explained(error)
+            keep_failure(cell, failure, "".join(traceback.format_exception(error)))
+            return failure
+
+
+_NO_MEMORY = re.compile("(can't allocate|not enough|out of) memory")  # torch's words
+
+
+def explained(error: BaseException) -> Failure:
+    """Say in one sentence why a run ended."""
+    sentence = " ".join(str(error).split())
+    if isinstance(error, TrainingError):
+        return Failure("diverged", sentence)
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and _NO_MEMORY.search(sentence)
+    ):
+        return Failure(
+            "memory",
+            "it does not fit in memory: lower batch_size, or run fewer at a time (jobs=1)."
+            + (f" ({sentence})" if sentence else ""),
+        )
+    if isinstance(error, InputError):
+        return Failure("input", sentence)
+    return Failure("error", f"{type(error).__name__}: {sentence}")
+
+
+def keep_failure(cell: Cell, failure: Failure, details: str | None = None) -> None:
+    """Write into the folder of a run why it failed; `details` are for who mends a bug."""
+    told = asdict(failure) | ({"traceback": details} if details and failure.kind == "error" else {})
+    files.write_mapping(cell.folder / FAILED_FILE, told)
+
+
+_LIBRARIES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def thread_variables(threads: int) -> dict[str, str]:
+    """Return what tells numerical libraries, when they are loaded, how many threads to use."""
+    return dict.fromkeys(_LIBRARIES, str(threads))
+
+
+@contextmanager
+def pinned(threads: int) -> Iterator[None]:
+    """Compute with so many threads, in torch and in all libraries that are or will be loaded."""
+    import threadpoolctl
+
+    before = {name: os.environ.get(name) for name in _LIBRARIES}
+    of_torch = torch.get_num_threads()
+    os.environ.update(thread_variables(threads))
+    try:
+        with threadpoolctl.threadpool_limits(threads):
+            torch.set_num_threads(threads)
+            yield
+    finally:
+        torch.set_num_threads(of_torch)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def jobs_for(jobs: int | Literal["auto"], cells: int, threads: int, device: str) -> int:
+    """Return how many runs to make at a time.
+
+    Args:
+        jobs: What is asked for; with "auto" as many as there are processors for, but one where
+            they would share a GPU, and under `torchrun`, whose processes make each run together.
+        cells: Number of runs.
+        threads: Threads of each.
+        device: As in `TrainConfig`.
+
+    Raises:
+        InputError: If it is no number, or several under `torchrun`.
+    """
+    if jobs != "auto":
+        if check_positive("jobs", jobs) > 1 and _dist.world_size() > 1:
+            raise InputError(
+                "under torchrun all processes make each run together: leave out jobs, or torchrun."
+            )
+        return jobs
+    if _dist.world_size() > 1 or resolve_device(device).type != "cpu":
+        return 1
+    return max(1, min(usable_cpus() // threads, cells))
+
+
 def run_cells(
     cells: Sequence[Cell],
     *,
@@ -56,6 +211,8 @@ def run_cells(
     threads: int = 1,
     engine: Literal["local", "ray"] = "local",
     ray_address: str | None = None,
+    load: Load | None = None,
+    bench: Bench | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> list[Failure | None]:
     """Run every cell that is not done; return what failed, in the order of the cells.
@@ -66,9 +223,64 @@ def run_cells(
         threads: Threads of each run on the CPU, whatever `jobs` is.
         engine: "local", or "ray": on the cluster at `ray_address`.
         ray_address: As `ray.init` takes it; None for a cluster on this machine.
+        load: What loads the data of a run on images; `load_splits` without it. Where `jobs` is
+            above 1 it must be a function that other processes can import.
+        bench: What runs them in this process, which may have data already.
         on_event: Called in this process.
 
     Raises:
+        InputError: If the engine cannot be had, or `load` cannot be sent to other processes.
         KeyboardInterrupt: Workers are stopped; what was finished stays.
     """
-    raise NotImplementedError
+    if engine not in ENGINES:
+        raise unknown_name("engine", engine, ENGINES)
+    check_positive("threads", threads)
+    failures: list[Failure | None] = [None] * len(cells)
+
+    def tell(index: int, kind: Any, worker: int = 0, outcome: Any = None) -> None:
+        names = {"progress": "progress", "done": "record", "failed": "failure"}
+        if kind == "failed":
+            failures[index] = outcome
+        if on_event is not None:
+            more = {names[kind]: outcome} if kind in names else {}
+            on_event(Event(cells[index], kind, worker, **more))
+
+    bench = bench or Bench(load)
+    if engine == "local" and check_positive("jobs", jobs) == 1:
+        for index in range(len(cells)):
+            _run_here(bench, cells[index], threads, index, tell)
+        return failures
+    todo = []
+    for index, cell in enumerate(cells):
+        if runs.is_done(cell.folder):
+            _run_here(bench, cell, threads, index, tell)
+        else:
+            todo.append(index)
+    if engine == "ray":
+        from spinalnet.comparison import engine_ray
+
+        engine_ray.run(cells, todo, jobs, threads, ray_address, load, tell)
+    elif todo:
+        from spinalnet.comparison import workers
+
+        workers.run(cells, todo, jobs, threads, load, tell)
+    return failures
+
+
+def _run_here(
+    bench: Bench, cell: Cell, threads: int, index: int, tell: Callable[..., None]
+) -> None:
+    if not runs.is_done(cell.folder):
+        tell(index, "started")
+
+    def on_step(_: object, progress: Progress) -> None:
+        try:
+            tell(index, "progress", 0, progress)
+        except Exception as error:  # the listener's, not the run's
+            raise _Listener(error) from error
+
+    try:
+        outcome = bench.attempt(cell, threads, on_step)
+    except _Listener as error:
+        raise error.args[0] from None
+    tell(index, "failed" if isinstance(outcome, Failure) else "done", 0, outcome)

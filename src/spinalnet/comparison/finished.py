@@ -131,7 +131,7 @@ def _by_head_and_seed(folder: Path) -> tuple[dict[str, dict[int, RunRecord]], li
             unfinished.append(record.path.name)
             continue
         _check(record)
-        head, seed = record.result["head"], record.result["seed"]
+        head, seed = record.result.get("label") or record.result["head"], record.result["seed"]
         if seed in finished.setdefault(head, {}):
             raise InputError(
                 f"a comparison holds one run per head and seed, got '{record.path.name}' and "

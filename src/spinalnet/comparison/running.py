@@ -1,4 +1,4 @@
-"""One run, and a comparison: heads x seeds of runs that differ in nothing but the head.
+"""One run on images: trained, chosen on validation data, tested once.
 
 The protocol of every honest number in this package lives here: the validation part is split from
 the training data by the seed, every choice is made on it, and the test part is touched once, after
@@ -22,9 +22,7 @@ from torch import nn
 from spinalnet import _dist, files
 from spinalnet._checks import InputError
 from spinalnet.comparison.building import build_model, load_splits, one_after_another
-from spinalnet.comparison.cost import time_heads
 from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs, quality
-from spinalnet.comparison.schema import check_folder
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.trained import Description
 from spinalnet.data import batches
@@ -34,7 +32,9 @@ from spinalnet.nn import count_macs, count_params
 from spinalnet.training import TrainConfig, evaluation, fitting, loop, lrfind, placement, runs
 
 if TYPE_CHECKING:
-    from spinalnet.comparison.spec import Comparison, OnProgress
+    from spinalnet.comparison.question import ComparisonSpec
+    from spinalnet.comparison.spec import OnProgress
+    from spinalnet.comparison.table_spec import TableSpec
 
 
 def run_one(
@@ -59,20 +59,20 @@ def run_one(
         TrainingError: If the loss is no longer finite.
     """
     if runs.is_done(out):
-        _folder(out, spec)  # refuses another question in the same folder
+        open_folder(out, spec)  # refuses another question in the same folder
         return runs.load_runs(out)[0]
     splits = splits or load_splits(spec)
     tell = None if on_progress is None else functools.partial(on_progress, spec)
     with one_after_another(spec.train):  # weights are fetched, features made once
         model = build_model(spec, splits.info)
-        folder = _folder(out, spec)
+        folder = open_folder(out, spec)
         if _dist.is_main():
-            _keep_left_out(folder.path, splits, begun=bool(folder.metrics()))
+            keep_left_out(folder.path, splits, begun=bool(folder.metrics()))
         trained, parts, after = model, splits, None
         if spec.model.freeze:
             parts = _features(model, splits, spec.train)
             features.keep_trunk(model.trunk, folder.path)
-            trained = _head_alone(model)
+            trained = head_alone(model)
     if spec.probe_epochs and not folder.has_state():
         after = _probe(model, splits, spec, tell)
     fitted = fitting.fit(
@@ -94,10 +94,14 @@ def run_one(
     return runs.load_runs(folder.path)[0]
 
 
-def _folder(path: str | Path, spec: RunSpec) -> runs.RunFolder:
-    """Open the folder of a run; refuse that of another one."""
+def open_folder(path: str | Path, spec: RunSpec | TableSpec) -> runs.RunFolder:
+    """Open the folder of a run, or begin it.
+
+    Raises:
+        InputError: If it holds another run.
+    """
     return runs.RunFolder.start(
-        path, spec.to_dict(), read=lambda kept: RunSpec.from_dict(kept).to_dict()
+        path, spec.to_dict(), read=lambda kept: type(spec).from_dict(kept).to_dict()
     )
 
 
@@ -128,6 +132,8 @@ def _result(
     return {
         "model": spec.model.name,
         "head": spec.model.head,
+        "label": spec.label or spec.model.head,
+        "unit": spec.unit.to_dict(),
         "data": info.name,
         "seed": spec.train.seed,
         "task": info.task,
@@ -150,7 +156,7 @@ def _result(
     }
 
 
-def _keep_left_out(folder: Path, splits: batches.Splits, *, begun: bool) -> None:
+def keep_left_out(folder: Path, splits: batches.Splits, *, begun: bool) -> None:
     """Write which image files are left out: they belong to what a result is a result of.
 
     Raises:
@@ -175,7 +181,7 @@ def _features(
     return features.frozen_splits(model.trunk, splits, augment=config.augment, device=device)
 
 
-def _head_alone(model: zoo.ImageModel) -> zoo.ImageModel:
+def head_alone(model: zoo.ImageModel) -> zoo.ImageModel:
     """Return the head as a model of features; its weights keep the names they have in `model`."""
     return zoo.ImageModel(nn.Identity(), model.head, model.name)
 
@@ -197,9 +203,7 @@ def _probe(
         **{name: TrainConfig.__dataclass_fields__[name].default for name in _OF_THE_WHOLE},
     )
     parts = _features(model, splits, config)
-    fitted = fitting.fit(
-        _head_alone(model), parts.train, parts.val, config, on_progress=on_progress
-    )
+    fitted = fitting.fit(head_alone(model), parts.train, parts.val, config, on_progress=on_progress)
     model.train()
     rows = tuple(row | {"stage": "probe"} for row in fitted.history)
     return replace(fitted, history=rows)
@@ -261,65 +265,8 @@ def _with_thumbnails(
     return outputs.with_thumbnails(rows, pixels)
 
 
-def compare(
-    question: Comparison,
-    out: str | Path,
-    *,
-    download: bool | None = None,
-    on_progress: OnProgress | None = None,
-    on_run: Callable[[RunSpec, runs.RunRecord], None] | None = None,
-    load: Callable[[RunSpec], batches.Splits] | None = None,
-    timed: bool = True,
-) -> Path:
-    """Run every head with every seed, then time the heads side by side.
-
-    Everything that can be refused is refused before the first file is written. Called again with
-    the same question the finished runs stay and the unfinished go on; more seeds or heads extend
-    the comparison.
-
-    Args:
-        question: What to compare.
-        out: Folder of the comparison; runs go to `runs/<head>-seed<k>/` in it.
-        download: Whether missing data may be fetched.
-        on_progress: Called at every training step.
-        on_run: Called after every run, also one that was already done.
-        load: What loads the data of a run; `load_splits` without it.
-        timed: Whether to time the heads, which takes a few seconds.
-
-    Returns:
-        The folder, ready for `write_report`.
-    """
-    out = Path(out)
-    check_folder(out, "data", question.base.data.name)
-    specs = list(question.specs())
-    load = load or functools.partial(load_splits, download=download)
-    splits = load(specs[0])
-    with one_after_another(question.base.train):
-        for spec in specs[: len(question.heads)]:
-            build_model(spec, splits.info)
-        for spec in specs:
-            if runs.is_run(out / "runs" / spec.name):
-                _folder(out / "runs" / spec.name, spec)
-        if _dist.is_main():
-            _keep_left_out(out, splits, begun=(out / "comparison.yaml").exists())
-            files.write_mapping(out / "comparison.yaml", question.to_dict())
-
-    loaded_seed = specs[0].train.seed
-    for spec in specs:
-        folder = out / "runs" / spec.name
-        if not runs.is_done(folder) and spec.train.seed != loaded_seed:
-            splits, loaded_seed = load(spec), spec.train.seed
-        record = run_one(spec, folder, splits=splits, on_progress=on_progress)
-        if on_run is not None:
-            on_run(spec, record)
-    if timed and _dist.is_main():
-        files.write_mapping(out / "timing.json", time_heads(question, splits))
-    _dist.barrier()
-    return out
-
-
 def find_rates(
-    question: Comparison,
+    question: ComparisonSpec,
     *,
     download: bool | None = None,
     lowest: float = 1e-6,
@@ -338,22 +285,23 @@ def find_rates(
         on_step: Called with (head, steps done, steps).
 
     Returns:
-        What was found, by head. Only training images are used.
+        What was found, by row. Only training images are used.
     """
-    specs = question.of_seed(question.base.train.seed)
+    specs = [spec for spec in question.of_unit(question.units()[0]) if isinstance(spec, RunSpec)]
     splits = load_splits(specs[0], download=download)
     found = {}
     for spec in specs:
         model, parts = build_model(spec, splits.info), splits
         if spec.model.freeze:
-            parts, model = _features(model, splits, spec.train), _head_alone(model)
-        found[spec.model.head] = lrfind.range_test(
+            parts, model = _features(model, splits, spec.train), head_alone(model)
+        label = spec.label or spec.model.head
+        found[label] = lrfind.range_test(
             model,
             parts.train,
             spec.train,
             lowest=lowest,
             highest=highest,
             steps=steps,
-            on_step=None if on_step is None else functools.partial(on_step, spec.model.head),
+            on_step=None if on_step is None else functools.partial(on_step, label),
         )
     return found

@@ -41,6 +41,10 @@ class Unit:
         seed = f"seed{self.seed}"
         return seed if self.resample is None else f"{self.resample.name}-{seed}"
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as they stand in `result.json`."""
+        return {**asdict(self), "name": self.name}
+
 
 def run_name(label: str, unit: Unit) -> str:
     """Return the name of the folder of the run of a row in a unit, which any file system takes."""

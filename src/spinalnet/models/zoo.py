@@ -32,6 +32,7 @@ from spinalnet.models.trunks import (
     vit_trunk,
 )
 from spinalnet.nn import HEADS, head_arguments, make_head
+from spinalnet.randomness import own_generators
 
 
 class ImageModel(nn.Module):
@@ -56,6 +57,10 @@ class ImageModel(nn.Module):
     def depth_groups(self) -> list[list[nn.Parameter]]:
         """Return all parameters in groups, from the head down to the trunk's first stage."""
         return [list(self.head.parameters()), *reversed(backbones.stages(self.trunk))]
+
+
+CONTROLS = ("matched", "unchained", "unchained-matched")
+"""The heads that are made after another one, whatever its options are."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +90,20 @@ class ModelSpec:
         if self.head not in HEADS:
             raise unknown_name("head", self.head, HEADS)
 
-    def control(self, name: str = "matched") -> ModelSpec:
-        """Return the same network with an MLP of the size of this head: "matched"."""
+    def control(self, head: str = "matched") -> ModelSpec:
+        """Return the same network with another head, to compare this one with.
+
+        "matched", "unchained" and "unchained-matched" are controls of this very head: they have
+        its size, and the norm, dropout and activation that it was given. Any other head has its
+        own options.
+
+        Raises:
+            InputError: If there is no such head.
+        """
+        if head == self.head:
+            return self
         twin = {"match": self.head, "match_options": dict(self.head_options)}
-        return replace(self, head="matched", head_options=twin)
+        return replace(self, head=head, head_options=twin if head in CONTROLS else {})
 
 
 @dataclass(frozen=True)
@@ -524,7 +539,7 @@ def build(
     check_positive("num_classes", num_classes)
     row = model_row(spec.name, num_classes)
     input_shape = _check_input(spec.name, row, in_channels, image_size)
-    with torch.random.fork_rng(enabled=seed is not None):
+    with own_generators(None, enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
         trunk = _build_trunk(spec, row, input_shape[0])

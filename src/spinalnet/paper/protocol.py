@@ -22,14 +22,14 @@ from typing import Any, get_args
 import torch
 
 from spinalnet import _dist, files
-from spinalnet._checks import InputError, check_positive, unknown_name
-from spinalnet.comparison import running, write_report
-from spinalnet.comparison.spec import Comparison, OnProgress, RunSpec
+from spinalnet._checks import InputError, TrainingError, check_positive, unknown_name
+from spinalnet.comparison import ComparisonSpec, RunSpec, comparing
+from spinalnet.comparison.engine import Event
 from spinalnet.data import DATASETS, ArrayDataset, DatasetInfo, DataSpec, Splits, loading, readers
 from spinalnet.models import MODELS, ModelSpec
 from spinalnet.paper.recipes import CONSTANTS, RECIPES, Recipe, find_recipes
 from spinalnet.paper.records import Budget, LastBatches, Protocol, make_record
-from spinalnet.training import TrainConfig, loop, runs
+from spinalnet.training import TrainConfig
 
 _SHORT_EPOCHS, _SHORT_DATA = 0.1, 0.2
 _SMOKE_BATCH = 4
@@ -126,7 +126,7 @@ class RecipeRequest:
             return self.recipe.original_heads or self.recipe.heads
         return (*self.recipe.heads, "matched")
 
-    def question(self) -> Comparison:
+    def question(self) -> ComparisonSpec:
         """Return the comparison that answers this recipe."""
         recipe = self.recipe
         model, size = recipe.model, recipe.image_size
@@ -145,7 +145,7 @@ class RecipeRequest:
             self.config(),
             self.selected_on,  # type: ignore[arg-type]
         )
-        return Comparison(base, self.heads, self.seeds, fields)
+        return ComparisonSpec(base, self.heads, self.seeds, other=fields)
 
     def _options(self, head: str) -> dict[str, Any]:
         own = dict(self.recipe.options.get(head, {}))
@@ -244,8 +244,7 @@ def run_recipe(
     out: str | Path = "runs/recipes",
     data_dir: str | None = None,
     download: bool | None = None,
-    on_progress: OnProgress | None = None,
-    on_run: Callable[[RunSpec, runs.RunRecord], None] | None = None,
+    on_event: Callable[[Event], None] | None = None,
 ) -> Path:
     """Run one recipe; called again with the same arguments it goes on where it stopped.
 
@@ -257,8 +256,7 @@ def run_recipe(
         out: Folder for the folders of recipes: `OUT/<recipe>-<protocol>[-<budget>]`.
         data_dir: Where the data set's files are.
         download: Whether missing data may be fetched.
-        on_progress: Called at every training step.
-        on_run: Called after every run.
+        on_event: Told of every run that begins, goes on, ends or fails.
 
     Returns:
         The folder: a comparison with its report (not for smoke runs), and `recipe.json`.
@@ -272,41 +270,40 @@ def run_recipe(
     request = prepare(
         RECIPES[name], protocol, budget, seeds=seeds, data_dir=data_dir, download=download
     )
-    return run_request(request, out, on_progress=on_progress, on_run=on_run)
+    return run_request(request, out, on_event=on_event)
 
 
 def run_request(
     request: RecipeRequest,
     out: str | Path = "runs/recipes",
     *,
-    on_progress: OnProgress | None = None,
-    on_run: Callable[[RunSpec, runs.RunRecord], None] | None = None,
+    on_event: Callable[[Event], None] | None = None,
 ) -> Path:
     """Run what `prepare` has prepared; arguments and result as for `run_recipe`."""
     folder = Path(out) / request.name
     listener = LastBatches(folder) if request.selected_on == "training" else None
 
-    def tell(spec: RunSpec, step: loop.Progress) -> None:
-        if listener is not None:
-            listener(spec, step)
-        if on_progress is not None:
-            on_progress(spec, step)
+    def tell(event: Event) -> None:
+        if listener is not None and event.progress is not None:
+            assert isinstance(event.cell.spec, RunSpec)
+            listener(event.cell.spec, event.progress)
+        if on_event is not None:
+            on_event(event)
 
-    running.compare(
+    done = comparing.run_comparison(
         request.question(),
         folder,
-        on_progress=tell,
-        on_run=on_run,
+        # In this process: the listener must hear of every step.
+        comparing.Effort(jobs=1, threads=torch.get_num_threads(), on_event=tell),
         load=request.load,
+        command=f"spinalnet reproduce {request.recipe.name} --protocol {request.protocol} "
+        f"--seeds {request.seeds} --budget {request.budget}",
         timed=False,  # the benchmarks do that, on a quiet machine
+        reported=request.budget != "smoke",
     )
+    for name, failure in done.failed.items():
+        raise TrainingError(f"{name}: {failure.reason}")
     if _dist.is_main():
-        if request.budget != "smoke":
-            command = (
-                f"spinalnet reproduce {request.recipe.name} --protocol {request.protocol} "
-                f"--seeds {request.seeds} --budget {request.budget}"
-            )
-            write_report(folder, command)
         record = make_record(request.recipe, request.protocol, request.budget, folder)
         files.write_mapping(folder / "recipe.json", record.to_dict())
     _dist.barrier()

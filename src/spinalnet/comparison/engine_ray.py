@@ -1,0 +1,99 @@
+"""Runs cells as tasks of a Ray cluster, whose machines share the folder of the comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from spinalnet._checks import BackendUnavailable, InputError
+from spinalnet.comparison.engine import Bench, Cell, Failure, Load, keep_failure, thread_variables
+from spinalnet.comparison.workers import pickled
+
+if TYPE_CHECKING:
+    from spinalnet.training import RunRecord
+
+_TRIES = 3  # times that a run whose worker was killed is given to another one
+
+_benches: dict[str, Bench] = {}  # of a worker, which keeps the data of its last run
+
+
+def _run_cell(cell: Cell, threads: int, load: Load | None) -> RunRecord | Failure:
+    """Be a task: run a cell, on from where a worker that was killed has left it."""
+    bench = _benches.setdefault("here", Bench(load))
+    return bench.attempt(cell, threads)
+
+
+def run(
+    cells: Sequence[Cell],
+    todo: Sequence[int],
+    jobs: int,
+    threads: int,
+    address: str | None,
+    load: Load | None,
+    tell: Callable[..., None],
+) -> None:
+    """Run the cells with these numbers as tasks; see `engine.run_cells`.
+
+    The cluster decides how many run at a time; one that is started for this takes `jobs`.
+
+    Raises:
+        BackendUnavailable: If there is no Ray, or no cluster at the address.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise BackendUnavailable("engine=ray needs ray: pip install 'spinalnet[ray]'.") from error
+    for index in todo:
+        pickled((cells[index], load))
+    own = not ray.is_initialized()
+    if own:
+        _connect(ray, address, jobs * threads)
+    task = ray.remote(_run_cell).options(
+        num_cpus=threads,
+        max_retries=_TRIES,
+        runtime_env={"env_vars": thread_variables(threads)},
+        scheduling_strategy="SPREAD",
+    )
+    waiting: dict[Any, int] = {}
+    try:
+        for index in todo:
+            waiting[task.remote(cells[index], threads, load)] = index
+            tell(index, "started", index)
+        while waiting:
+            ready, _ = ray.wait(list(waiting), timeout=1.0)  # so that Ctrl-C is heard
+            for reference in ready:
+                index = waiting.pop(reference)
+                outcome = _outcome(ray, reference, cells[index])
+                kind = "failed" if isinstance(outcome, Failure) else "done"
+                tell(index, kind, index, outcome)
+    finally:
+        for reference in waiting:
+            ray.cancel(reference, force=True)
+        if own:
+            ray.shutdown()
+
+
+def _connect(ray: Any, address: str | None, cpus: int) -> None:
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if address is None:
+            ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
+        else:
+            ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"no Ray cluster can be used at '{address or 'this machine'}' ({reason}): give its "
+            "ray_address, or leave out engine=ray."
+        ) from error
+
+
+def _outcome(ray: Any, reference: Any, cell: Cell) -> RunRecord | Failure:
+    """Return what a task has returned, or how its workers died."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayError as error:
+        reason = " ".join(str(error).split())[:300]
+        failure = Failure("killed", f"its workers were ended {_TRIES + 1} times ({reason}).")
+        keep_failure(cell, failure)
+        return failure
