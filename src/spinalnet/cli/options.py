@@ -209,11 +209,6 @@ def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-def names_of(heads: str) -> tuple[str, ...]:
-    """Return the names in a list with commas."""
-    return tuple(name.strip() for name in heads.split(",") if name.strip())
-
-
 def head_options(pairs: list[str] | None) -> dict[str, Any]:
     """Return the options in pairs NAME=VALUE, values read as YAML.
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from spinalnet._checks import unknown_name
 from spinalnet.cli.options import Channels, DataDir, Download, HeadOption, ImageSize, head_options
-from spinalnet.cli.progress import print_answer, show_cells
+from spinalnet.cli.progress import print_answer, show_progress
 from spinalnet.cli.root import app, err_console, out_console
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command("convert")
@@ -112,7 +109,7 @@ def reproduce_command(
     asked = {"seeds": seeds, "data_dir": data_dir, "download": download}
     for request in [prepare(r, protocol, budget, **asked) for r in chosen]:
         err_console.print(f"[bold]{request.recipe.name}[/]", highlight=False)
-        with show_cells() as on_event:
+        with show_progress(seeds * len(request.heads)) as on_event:
             folder = run_request(request, out, on_event=on_event)
         if budget != "smoke":
             print_answer(folder)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,68 +12,100 @@ from rich.markup import escape
 from spinalnet.cli.root import as_options, err_console, out_console
 
 if TYPE_CHECKING:
-    from spinalnet.comparison import ComparisonSpec
-    from spinalnet.comparison.comparing import How
-    from spinalnet.comparison.engine import Event
-    from spinalnet.comparison.spec import OnProgress, RunSpec
+    from rich.progress import Progress, TaskID
+
+    from spinalnet.comparison.engine import Event, Failure
+    from spinalnet.comparison.planning import Plan
+    from spinalnet.comparison.spec import OnProgress
     from spinalnet.training import loop, runs
 
-_BETWEEN_LINES = 30.0  # seconds, where there is no terminal to draw a bar on
 
-
-@contextmanager
-def show_progress(total_runs: int) -> Iterator[tuple[OnProgress, Callable[[], None]]]:
-    """Show a bar over all runs and one over the steps of the present run, on standard error."""
+def _bars() -> Progress:
     from rich import progress
 
     columns = (
         progress.TextColumn("{task.description}"),
         progress.BarColumn(),
-        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[count]}"),
         progress.TimeElapsedColumn(),
         progress.TimeRemainingColumn(),
         progress.TextColumn("{task.fields[detail]}"),
     )
-    with progress.Progress(
-        *columns, console=err_console, transient=True, refresh_per_second=5
-    ) as bars:
-        over_runs = bars.add_task("runs", total=total_runs, detail="", visible=total_runs > 1)
-        over_steps = bars.add_task("epoch", total=None, detail="")
+    return progress.Progress(*columns, console=err_console, transient=True, refresh_per_second=5)
 
-        said = time.monotonic()
 
-        def on_progress(spec: RunSpec, step: loop.Progress) -> None:
-            nonlocal said
-            if step.phase == "note":
-                bars.console.print(f"[yellow]note[/] {escape(step.note)}")
-                return
-            if step.phase == "features":
-                bars.update(
-                    over_steps, description="features", completed=step.step, total=step.steps
-                )
-                now = time.monotonic()
-                if not bars.console.is_terminal and now - said >= _BETWEEN_LINES:
-                    said = now
-                    bars.console.print(step.note, highlight=False)
-                return
-            detail = ""
-            if step.row is not None:
-                shown = "val_accuracy" if "val_accuracy" in step.row else "val_loss"
-                detail = f"{shown.replace('_', ' ')} {step.row[shown]:.4f}"
-            bars.update(
-                over_steps,
-                description=f"{spec.name} epoch {step.epoch}/{step.epochs}",
-                completed=step.step,
-                total=step.steps or None,
-            )
-            if detail:
-                bars.update(over_steps, detail=detail)
+class _Grid:
+    """A bar over the whole grid and a line for each worker; a printed line for each ended run."""
 
-        def run_done() -> None:
-            bars.advance(over_runs)
-            bars.update(over_steps, detail="")
+    def __init__(self, bars: Progress, total: int) -> None:
+        self.bars, self.total, self.ended = bars, total, 0
+        self.grid = bars.add_task("runs", total=total, count="", detail="")
+        self.lines: dict[int, TaskID] = {}
+        self.shares: dict[int, float] = {}  # how far the run of each worker has come
+        self.told: set[str] = set()
 
-        yield on_progress, run_done
+    def __call__(self, event: Event) -> None:
+        """Hear of an event."""
+        if event.kind == "progress" and event.progress is not None:
+            self.step(event.worker, event.cell.spec.name, event.progress)
+        elif event.kind == "started":
+            self.shares[event.worker] = 0.0
+            self._line(event.worker, description=event.cell.spec.name, completed=0, detail="")
+        else:
+            begun = self.shares.pop(event.worker, None) is not None
+            self.ended += begun
+            self.total -= not begun  # it was done before, which says nothing of the time left
+            if event.record is not None:
+                print_run(event.record)
+            if event.failure is not None:
+                print_failure(event.cell.spec.name, event.failure)
+        self.bars.update(
+            self.grid,
+            total=self.total,
+            completed=self.ended + sum(self.shares.values()),
+            count=f"{self.ended}/{self.total}",
+        )
+
+    def _line(self, worker: int, **fields: Any) -> None:
+        if worker not in self.lines:
+            self.lines[worker] = self.bars.add_task("", total=1, count="", detail="")
+        self.bars.update(self.lines[worker], **fields)
+
+    def step(self, worker: int, name: str, step: loop.Progress) -> None:
+        """Hear of a step of training."""
+        if step.phase == "note":
+            if step.note not in self.told:
+                self.told.add(step.note)
+                print_note(step.note)
+            return
+        of_epoch = step.step / step.steps if step.steps else float(step.phase == "epoch")
+        self.shares[worker] = share = (step.epoch - 1 + of_epoch) / max(step.epochs, 1)
+        fields: dict[str, Any] = {"completed": share}
+        if step.row is not None:
+            fields["detail"] = _score(step.row)
+        self._line(worker, description=f"{name} epoch {step.epoch}/{step.epochs}", **fields)
+
+
+def _score(row: Mapping[str, Any]) -> str:
+    """Return the validation score of an epoch for a line."""
+    shown = "val_accuracy" if "val_accuracy" in row else "val_loss"
+    return f"{shown.replace('_', ' ')} {row[shown]:.4f}" if shown in row else ""
+
+
+@contextmanager
+def show_progress(total: int) -> Iterator[Callable[[Event], None]]:
+    """Show a bar over `total` runs and a line for each worker, on standard error."""
+    with _bars() as bars:
+        yield _Grid(bars, total)
+
+
+@contextmanager
+def show_run(name: str) -> Iterator[OnProgress]:
+    """Show the progress of one run."""
+    with _bars() as bars:
+        grid = _Grid(bars, 1)
+        bars.update(grid.grid, visible=False)
+        yield lambda _, step: grid.step(0, name, step)
 
 
 def print_note(text: str) -> None:
@@ -82,98 +113,64 @@ def print_note(text: str) -> None:
     err_console.print(f"[yellow]note[/] {escape(as_options(text))}", highlight=False)
 
 
+def print_failure(name: str, failure: Failure) -> None:
+    """Print that a run has failed, and why."""
+    err_console.print(
+        f"[red]failed[/] {escape(name)}: {escape(as_options(failure.reason))}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def print_run(record: runs.RunRecord) -> None:
     """Print one line on a finished run."""
-    from spinalnet.comparison.finished import result_of
+    from spinalnet.comparison.finished import metric_of, result_of
     from spinalnet.comparison.wording import NONE
 
     result = result_of(record)
-    parts = []
-    for part in ("val", "test"):
-        held = result.get(part) or {}
-        metric = "accuracy" if "accuracy" in held else "mse"
-        if metric in held:
-            value = NONE if held[metric] is None else f"{held[metric]:.4f}"
-            epoch = f" (epoch {result['best_epoch']})" if part == "val" else ""
-            parts.append(f"{part} {metric} {value}{epoch}")
+    metric = metric_of(result)
+
+    def said(part: str) -> str:
+        value = (result.get(part) or {}).get(metric)
+        return f"{part} {metric} {NONE if value is None else f'{value:.4f}'}"
+
+    epoch = f" (epoch {result['best_epoch']})" if result.get("best_epoch") else ""
+    val = f"{said('val')}{epoch}, " if result.get("val") else ""
     err_console.print(
-        f"{record.path.name}: {', '.join(parts)}, {result['train_seconds']:.1f} s", highlight=False
+        f"{record.path.name}: {val}{said('test')}, {result['train_seconds']:.1f} s", highlight=False
     )
 
 
-@contextmanager
-def show_cells() -> Iterator[Callable[[Event], None]]:
-    """Show a bar over the runs of a comparison and a line for every worker, on standard error.
+def print_plan(plan: Plan) -> None:
+    """Print what a comparison would do and cost."""
+    from spinalnet.comparison.planning import in_words
+    from spinalnet.comparison.wording import as_rich
 
-    Without a terminal a line is printed for every run that is done.
-    """
-    from rich import progress
-
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(bar_width=24),
-        progress.MofNCompleteColumn(),
-        progress.TimeElapsedColumn(),
-        progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[detail]}"),
-    )
-    with progress.Progress(
-        *columns, console=err_console, transient=True, refresh_per_second=5
-    ) as bars:
-        over_runs = bars.add_task("runs", total=0, detail="")
-        lines: dict[int, Any] = {}
-        seen: set[Path] = set()
-
-        def count(event: Event) -> None:
-            if event.total is not None:
-                bars.update(over_runs, total=event.total)
-            if event.cell.folder not in seen and event.kind in ("done", "failed"):
-                seen.add(event.cell.folder)
-                bars.update(over_runs, completed=len(seen))
-
-        def on_event(event: Event) -> None:
-            count(event)
-            name = event.cell.spec.name
-            if event.kind == "started":
-                if event.worker not in lines:
-                    lines[event.worker] = bars.add_task(name, total=None, detail="")
-                bars.reset(lines[event.worker], description=name, detail="", total=None)
-            elif event.kind == "progress" and event.progress is not None:
-                step = event.progress
-                if step.phase == "note":
-                    bars.console.print(f"[yellow]note[/] {escape(step.note)}")
-                    return
-                line = lines.get(event.worker)
-                if line is None:
-                    return
-                done = step.epoch - 1 + (step.step / step.steps if step.steps else 0)
-                if step.phase == "epoch":
-                    done = step.epoch
-                bars.update(line, completed=round(done, 1), total=step.epochs)
-                if step.row is not None:
-                    shown = "val_accuracy" if "val_accuracy" in step.row else "val_loss"
-                    value = f"{shown.replace('_', ' ')} {step.row[shown]:.4f}"
-                    bars.update(line, detail=value)
-            elif event.kind == "failed" and event.failure is not None:
-                err_console.print(
-                    f"[red]failed[/] {escape(name)}: {escape(event.failure.reason)}",
-                    highlight=False,
-                )
-            elif event.kind == "done" and event.record is not None:
-                print_run(event.record)
-
-        yield on_event
+    sentences, columns, rows = in_words(plan)
+    out_console.print(as_rich(columns, rows, "what would run"))
+    for sentence in sentences:
+        out_console.print(sentence, highlight=False, soft_wrap=True)
 
 
-def print_answer(folder: Path) -> bool:
-    """Print the gist of the report of a folder; return whether a run has failed."""
+def print_report(folder: Path, metric: str | None = None, margin: float | None = None) -> None:
+    """Write the report of a folder and print its gist."""
+    from spinalnet import _dist
+    from spinalnet.comparison import write_report
+
+    if _dist.is_main():
+        write_report(folder, metric=metric, margin=margin)
+        print_answer(folder)
+
+
+def print_answer(folder: Path) -> None:
+    """Print the gist of a report that was written."""
     from spinalnet import _dist
     from spinalnet.comparison import load_summary
     from spinalnet.comparison.findings import head_rows
     from spinalnet.comparison.wording import as_rich
 
     if not _dist.is_main():
-        return False
+        return
     summary = load_summary(folder / "summary.json")
     what = "table" if summary.is_table else f"{summary.model}, selected on {summary.selected_on}"
     out_console.print(as_rich(*head_rows(summary), f"{summary.data}, {what}"))
@@ -185,26 +182,3 @@ def print_answer(folder: Path) -> bool:
     for line in summary.notes:
         out_console.print(f"[yellow]note[/] {escape(line)}", highlight=False)
     out_console.print(f"Report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
-    return any(head.failed for head in summary.heads)
-
-
-def print_plan(question: ComparisonSpec, folder: Path, how: How) -> None:
-    """Print what a comparison would run, how long and how large."""
-    from spinalnet.comparison.planning import plan
-    from spinalnet.comparison.wording import as_rich
-
-    found = plan(question, folder, how)
-    out_console.print(as_rich(*found.rows(), "Nothing was written."))
-    for line in found.sentences():
-        out_console.print(line, highlight=False)
-
-
-def print_script(
-    question: ComparisonSpec, folder: Path, arguments: list[str], threads: int
-) -> None:
-    """Write a Slurm array script for the runs of a comparison, and print it."""
-    from spinalnet.comparison.planning import slurm_script
-
-    path = slurm_script(question, folder, arguments, threads)
-    out_console.print(path.read_text(encoding="utf-8"), highlight=False, markup=False)
-    err_console.print(f"Script: {path}", highlight=False, soft_wrap=True)

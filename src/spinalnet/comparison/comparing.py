@@ -1,367 +1,416 @@
 """`compare`: from data and heads to an answer, whatever the data is.
 
-What a head costs is measured after its runs; what the runs say stands in `summary`.
+Everything that can be refused is refused before the first file is written. Called again with the
+same question the finished runs stay, the unfinished go on and the failed are tried again; more
+seeds or heads extend the comparison.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from spinalnet import _dist, files
-from spinalnet._checks import InputError, check_positive, unknown_name
-from spinalnet.comparison import engine, tables
-from spinalnet.comparison.building import build_model, load_splits, one_after_another
+from spinalnet._checks import InputError, TrainingError, unknown_name
+from spinalnet.comparison import building, engine, running
+from spinalnet.comparison.asking import Source, ask, check_worth_asking, default_folder
 from spinalnet.comparison.cost import time_heads
-from spinalnet.comparison.engine import Cell, Load, OnEvent
-from spinalnet.comparison.question import DEFAULT_HEADS, TABLE_HEADS, ComparisonSpec
-from spinalnet.comparison.running import keep_left_out
-from spinalnet.comparison.schema import check_folder
+from spinalnet.comparison.finished import LOOKS_FILE, note_look
+from spinalnet.comparison.question import ComparisonSpec
+from spinalnet.comparison.report import write_report
+from spinalnet.comparison.result import Comparison
+from spinalnet.comparison.schema import check_folder, read_mapping
 from spinalnet.comparison.spec import RunSpec
+from spinalnet.comparison.summary import is_decided
 from spinalnet.comparison.table_spec import TableSpec
-from spinalnet.comparison.tuning import tune
-from spinalnet.training import placement, runs
+from spinalnet.comparison.tuning import tune as tune_heads
+from spinalnet.data import frames
+from spinalnet.training import runs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from spinalnet.comparison.result import Comparison
-    from spinalnet.data import Splits, Table
-
-MOST_SEEDS = 30
-"""Where `until_decided` stops, if nothing else is asked."""
+    from spinalnet.data import Splits
 
 
 @dataclass(frozen=True)
-class How:
-    """How the runs of a comparison are made; none of it changes a result.
+class Effort:
+    """How the runs of a comparison are made; nothing of it changes a result.
 
     Attributes:
-        jobs: Runs at a time; "auto": as many as there are processors, on a GPU one.
-        threads: Threads of a run on the CPU; None leaves them as they are.
+        jobs: Runs at a time, or "auto"; see `engine.jobs_for`.
+        threads: Threads of each run on the CPU.
         engine: "local" or "ray".
-        ray_address: Of the cluster, as `ray.init` takes it.
-        download: Whether missing data may be fetched.
+        ray_address: See `engine.run_cells`.
+        on_event: Told of every run that begins, goes on, ends or fails.
     """
 
     jobs: int | Literal["auto"] = "auto"
-    threads: int | None = 1
+    threads: int = 1
     engine: Literal["local", "ray"] = "local"
     ray_address: str | None = None
-    download: bool | None = None
+    on_event: Callable[[engine.Event], None] | None = None
 
 
 def compare(
-    data: str | Path | Table | ComparisonSpec,
+    data: Source | ComparisonSpec,
     heads: str | Iterable[str] | None = None,
     seeds: int = 5,
     *,
+    model: str | None = None,
     target: str | None = None,
     out: str | Path | None = None,
     folds: int = 0,
     repeats: int = 1,
     metric: str | None = None,
     margin: float | None = None,
+    group: str | None = None,
+    time: str | None = None,
     until_decided: bool = False,
-    max_seeds: int = MOST_SEEDS,
+    max_seeds: int = 30,
     tune: int = 0,
     jobs: int | Literal["auto"] = "auto",
-    threads: int | None = 1,
+    threads: int = 1,
     engine: Literal["local", "ray"] = "local",
     ray_address: str | None = None,
     download: bool | None = None,
-    on_event: OnEvent | None = None,
     command: str | None = None,
+    on_event: Callable[[engine.Event], None] | None = None,
     **options: Any,
 ) -> Comparison:
     """Answer "does a spinal head help on this data, and what does it cost?".
 
-    Trains every head in every unit (a seed, a fold, a random split), chooses epochs on validation
-    data, tests once, and says of the first head against each other one of five things: better,
-    worse, equal within the margin, undecided, or that nothing was learned. Called again with the
-    same arguments it runs what is missing; more seeds or heads extend it.
-
     Args:
-        data: Name of a data set, folder of images, table (`sklearn:NAME`, a file, or a `Table`);
-            or a `ComparisonSpec`, which says all up to `margin`.
-        heads: Rows, with commas or as a list: "spinal,spinal:num_layers=8,mlp"; the first is
-            compared with each of the others. By default the spinal head, its controls (unchained,
-            matched), the fully connected layers it replaces, a linear map, and on tables trees.
-        seeds: Number of paired seeds; of random splits on a table.
-        target: Column to predict of a table.
-        out: Folder of the comparison; by default `runs/compare-<data>-<model>`.
-        folds: Draw the test part in so many folds of all examples; 0 for the data's own.
-        repeats: How often the folds are drawn.
-        metric: Row of `METRICS`.
-        margin: Differences up to this are equal for all purposes (0.005: half a point).
-        until_decided: Add seeds until every comparison is decided, or `max_seeds` are run. The
-            intervals allow for looking after every seed.
+        data: Name of a data set, folder of images, table (a file, `sklearn:NAME`, or a `Table`), a
+            `RunSpec` or `TableSpec` that all runs share, or the whole question.
+        heads: Rows, such as "spinal,mlp,spinal:num_layers=8"; the first is compared with each of
+            the others.
+        seeds: Number of paired seeds; of a table without folds the number of random splits.
+        model: The network, for images: a name of `list_models()`; "mnist-cnn" without one.
+        target: The column to predict, for tables.
+        out: Folder of the comparison; `runs/compare-<data>-<model>` without one.
+        folds: Draw the test part from all examples, in so many folds.
+        repeats: How often all folds are drawn.
+        metric: What is compared; the task's own without one.
+        margin: Differences up to this are equal for all purposes, in the metric's own numbers.
+        group: What must not lie in two parts: a column, or a pattern over the names of images.
+        time: Column of a table by which nothing is trained on the future.
+        until_decided: Add seeds until every comparison is decided, or `max_seeds` are reached.
         max_seeds: See `until_decided`.
-        tune: Number of trials by which every head's settings are chosen first, on validation data.
-        jobs: Runs at a time; "auto": as many as there are processors, on a GPU one.
-        threads: Threads of each run on the CPU. Results depend on it, on `jobs` they do not.
-        engine: "local", or "ray": on the cluster at `ray_address`.
-        ray_address: As `ray.init` takes it.
-        download: Whether missing data may be fetched; by default into the package's cache only.
-        on_event: Called when a run is begun, goes on, is done or has failed.
-        command: The command that a report names.
-        options: Fields of `RunSpec` and its parts (model=, epochs=, lr=, image_size=, backbone
-            weights ...), or of `TableSpec` (task=, group=, time=).
-
-    Returns:
-        The answer, with the runs it rests on.
+        tune: Trials in which each head's settings are chosen; 0 for none.
+        jobs: Runs at a time; "auto" for as many as there are processors, and one on a GPU.
+        threads: Threads of each run on the CPU.
+        engine: "local", or "ray" for a cluster.
+        ray_address: As `ray.init` takes it; None for a cluster on this machine.
+        download: Whether missing data may be fetched.
+        command: Kept with the result as what made it.
+        on_event: Told of every run that begins, goes on, ends or fails.
+        options: Fields of a run, such as epochs=20, lr=1e-3, limit=1000, seed=100.
 
     Raises:
         InputError: If anything asked for is impossible, before anything is written.
-
-    Example:
-        >>> found = compare("digits", seeds=2, epochs=1, limit=100, jobs=1)  # doctest: +SKIP
-        >>> found.verdict  # doctest: +SKIP
+        TrainingError: If no run finished.
     """
-    from spinalnet.comparison.result import Comparison
-
     if isinstance(data, ComparisonSpec):
+        given = {"model": model, "target": target, "heads": heads, **options}
+        if unused := sorted(name for name, value in given.items() if value is not None):
+            raise InputError(f"the question knows {', '.join(unused)}: leave them out.")
         question = data
     else:
-        base = _base(data, target, tune, options)
-        rows = heads
-        if rows is None:
-            rows = TABLE_HEADS if isinstance(base, TableSpec) else DEFAULT_HEADS
-        question = ComparisonSpec(
-            base,
-            rows,
-            seeds,
-            folds,
-            repeats,
-            metric,
-            margin,  # type: ignore[arg-type]
+        question = ask(
+            *(data, heads, seeds),
+            **{"model": model, "target": target, "folds": folds, "repeats": repeats},
+            **{"metric": metric, "margin": margin, "group": group, "time": time, "tune": tune},
+            **options,
         )
-    folder = default_folder(question) if out is None else Path(out)
-    how = How(jobs, threads, engine, ray_address, download)
-    answer(
+    check_worth_asking(question, until_decided, max_seeds)
+    folder = run_comparison(
         question,
-        folder,
-        how,
-        until=max_seeds if until_decided else None,
-        trials=0 if isinstance(question.base, TableSpec) else tune,
-        on_event=on_event,
+        default_folder(question) if out is None else out,
+        Effort(jobs, threads, engine, ray_address, on_event),
+        load=functools.partial(building.load_splits, download=download),
         command=command,
+        max_seeds=max_seeds if until_decided else None,
+        trials=0 if isinstance(question.base, TableSpec) else tune,
     )
     return Comparison.load(folder)
 
 
-def _base(
-    data: str | Path | Table, target: str | None, trials: int, options: Mapping[str, Any]
-) -> RunSpec | TableSpec:
-    from spinalnet.data import Table, is_table
-
-    if isinstance(data, Table):
-        return TableSpec(data.name, frame=data, tune=trials, **options)
-    name = str(data)
-    if is_table(name) or (target is not None and Path(name).is_file()):
-        return TableSpec(name, target, tune=trials, **options)
-    if target is not None:
-        raise InputError(f"target names a column of a table, but '{name}' is none: leave it out.")
-    return RunSpec.of(name, **options)
-
-
-def default_folder(question: ComparisonSpec) -> Path:
-    """Return the folder of a comparison that names none."""
-    base = question.base
-    if isinstance(base, TableSpec):
-        return Path("runs") / f"compare-{Path(base.table).stem.replace(':', '-')}"
-    return Path("runs") / f"compare-{Path(base.data.name).name}-{base.model.name.replace(':', '-')}"
-
-
-def answer(
-    question: ComparisonSpec,
-    out: Path,
-    how: How = How(),
-    *,
-    until: int | None = None,
-    trials: int = 0,
-    on_event: OnEvent | None = None,
-    command: str | None = None,
-) -> Path:
-    """Run a comparison and write its report; see `compare`.
-
-    Args:
-        question: What to compare.
-        out: Its folder.
-        how: How to run it.
-        until: Most seeds to add until every comparison is decided; None for the seeds asked for.
-        trials: Trials of tuning for every row of images.
-        on_event: See `compare`.
-        command: See `compare`.
-
-    Returns:
-        The page of the report.
-    """
-    from spinalnet.comparison.report import write_report
-    from spinalnet.comparison.summary import is_decided, note_look
-
-    if len(question.heads) < 2:
-        raise InputError(
-            f"there is nothing to compare with {question.heads[0]}: name another head, for example "
-            f"{question.heads[0]},mlp; 'train' trains one alone."
-        )
-    if until is not None:
-        check_positive("max_seeds", until)
-        if question.folds or isinstance(question.base, TableSpec):
-            raise InputError(
-                "until_decided adds independent seeds; folds and random splits share their rows "
-                "and are not independent: leave it out, or give repeats or seeds."
-            )
-        if until < question.seeds:
-            raise InputError(f"max_seeds must be at least seeds={question.seeds}, got {until}.")
-    if trials:
-        question = _tuned(question, trials, out, how, on_event)
-    run_question(question, out, how, on_event=on_event)
-    while until is not None and question.seeds < until:
-        if _dist.is_main():
-            note_look(out, question.seeds, stopping=True)
-        if question.seeds > 1 and is_decided(out):
-            break
-        question = replace(question, seeds=question.seeds + 1)
-        run_question(question, out, how, on_event=on_event)
-    if _dist.is_main():
-        if until is not None:
-            note_look(out, question.seeds, stopping=True)
-        return write_report(out, command=command)
-    return out / "report.html"
-
-
-def run_question(
+def run_comparison(
     question: ComparisonSpec,
     out: str | Path,
-    how: How = How(),
+    effort: Effort | None = None,
     *,
-    load: Load | None = None,
-    on_event: OnEvent | None = None,
+    load: engine.Load | None = None,
+    command: str | None = None,
     timed: bool = True,
+    reported: bool = True,
+    max_seeds: int | None = None,
+    decided: Callable[[Path], bool] | None = None,
+    trials: int = 0,
 ) -> Path:
-    """Run every cell of a comparison, then time its heads side by side.
-
-    Everything that can be refused is refused before the first file is written.
+    """Run every head in every unit, time the heads side by side, and write the report.
 
     Args:
         question: What to compare.
-        out: Folder of the comparison; runs go to `runs/` in it.
-        how: How to run it.
-        load: What loads the data of a run; `load_splits` without it. Then all runs are made here.
-        on_event: See `compare`.
-        timed: Whether to time the heads of images, which takes a few seconds.
+        out: Folder of the comparison; runs go to `runs/<head>-<unit>/` in it.
+        effort: How the runs are made.
+        load: What loads the data of a run on images; `load_splits` without it.
+        command: Kept with the result as what made it.
+        timed: Whether to time the heads, which takes a few seconds.
+        reported: Whether to write the report.
+        max_seeds: Add seeds until every comparison is decided, up to so many.
+        decided: Whether the comparison in a folder is decided; by its summary without it.
+        trials: Trials by which every head's settings are chosen first, for images.
 
     Returns:
-        The folder, ready for `write_report`.
+        The folder.
+
+    Raises:
+        InputError: If anything asked for is impossible, before anything is written.
+        TrainingError: If no run finished.
     """
-    out = Path(out)
-    cells = [Cell(spec, out / "runs" / spec.name) for spec in question.cells()]
-    source = load or functools.partial(load_splits, download=how.download)
-    splits = check_question(question, out, source)
-    for cell in cells:
-        if runs.is_run(cell.folder):
-            open_run(cell.folder, cell.spec)
+    effort = effort or Effort()
+    out, load = checked_folder(out), load or building.load_splits
+    bench = engine.Bench(load)
+    if max_seeds is not None:  # one that had gone on beyond its first seeds goes on from there
+        looks = (read_mapping(out / LOOKS_FILE) or {}).get("looks") or []
+        most = min(max([question.seeds, *looks]), max_seeds)
+        question = replace(question, seeds=max(question.seeds, most))
+    if trials:
+        question = _tuned(question, trials, out, effort, load, bench)
+    splits = prepare(question, out, load, bench)
+    failed = _run_units(question, out, effort, load, bench)
+    while max_seeds is not None and question.seeds < max_seeds:
+        if _dist.is_main():
+            note_look(out, question.seeds, stopping=True)
+        if question.seeds > 1 and (decided or is_decided)(out):
+            break
+        question = replace(question, seeds=question.seeds + 1)
+        _write_question(out, question)
+        failed |= _run_units(question, out, effort, load, bench)
     if _dist.is_main():
-        if splits is not None:
-            keep_left_out(out, splits, begun=(out / "comparison.yaml").exists())
-        files.write_mapping(out / "comparison.yaml", question.to_dict())
-    _run(cells, question, how, load, on_event)
-    if timed and splits is not None and _dist.is_main() and not (out / "timing.json").exists():
-        files.write_mapping(out / "timing.json", time_heads(question, splits))
+        if command is not None:
+            _note(out, command=command)
+        if not any(runs.is_done(cell.folder) for cell in cells_of(question, out)):
+            name, failure = next(iter(failed.items()))
+            raise TrainingError(f"no run finished; {name}: {failure.reason}")
+        if timed and splits is not None:
+            _time(question, out, splits)
+        if max_seeds is not None:
+            note_look(out, question.seeds, stopping=True)
+        if reported:
+            write_report(out, command=command)
     _dist.barrier()
     return out
 
 
+TIMING = "timing"
+"""What `run_only` takes for the times of the heads, beside the names of runs."""
+
+
 def run_only(
-    question: ComparisonSpec, out: Path, name: str, how: How, *, on_event: OnEvent | None = None
+    name: str, question: ComparisonSpec, out: str | Path, effort: Effort, load: engine.Load
 ) -> engine.Failure | None:
-    """Run one cell of a comparison, by its name, and no report; return why it failed.
+    """Run one cell, or time the heads, as a task of an array of jobs does.
+
+    Returns:
+        Why it failed, if it did.
 
     Raises:
-        InputError: If there is none of this name.
+        InputError: If there is no such cell, or anything asked for is impossible.
     """
-    cells = {spec.name: Cell(spec, out / "runs" / spec.name) for spec in question.cells()}
-    if name not in cells:
-        raise unknown_name("run of this comparison", name, cells)
-    (failure,) = _run([cells[name]], question, replace(how, jobs=1), None, on_event)
-    return failure
-
-
-def _run(
-    cells: Sequence[Cell],
-    question: ComparisonSpec,
-    how: How,
-    load: Load | None,
-    on_event: OnEvent | None,
-) -> list[engine.Failure | None]:
-    base = question.base
-    device = base.train.device if isinstance(base, RunSpec) else "cpu"
-    on_cpu = placement.resolve_device(device).type == "cpu"
-    jobs = 1 if load is not None else engine.choose_jobs(how.jobs, how.threads or 1, device)
-    if load is None and jobs == 1:
-        load = functools.partial(load_splits, download=how.download)
-    return engine.run_cells(
-        cells,
-        jobs=jobs,
-        threads=how.threads if on_cpu else None,
-        engine=how.engine,
-        ray_address=how.ray_address,
-        load=load,
-        on_event=on_event,
-    )
-
-
-def check_question(
-    question: ComparisonSpec, out: Path, load: Callable[[RunSpec], Splits]
-) -> Splits | None:
-    """Refuse what is impossible; return the data of the first unit of images.
-
-    Raises:
-        InputError: If the folder belongs to another comparison, the data are missing or unusable,
-            or a head cannot be built on them.
-    """
-    base = question.base
-    specs = question.of_unit(question.units()[0])
-    if isinstance(base, TableSpec):
-        check_folder(out, "table", base.table)
-        tables.check_specs([one for one in question.cells() if isinstance(one, TableSpec)])
+    out = checked_folder(out)
+    cells = {cell.spec.name: cell for cell in cells_of(question, out)}
+    if name not in (*cells, TIMING):
+        raise unknown_name("run of this comparison", name, [*cells, TIMING])
+    bench = engine.Bench(load)
+    chosen = [cells[name]] if name in cells else []
+    splits = prepare(question, out, load, bench, chosen)
+    if not chosen:
+        if splits is not None:
+            _time(question, out, splits)
         return None
-    check_folder(out, "data", base.data.name)
-    images = [one for one in specs if isinstance(one, RunSpec)]
-    splits = load(images[0])
-    with one_after_another(base.train):
-        for one in images:
-            build_model(one, splits.info)
+    return engine.run_cells(chosen, threads=effort.threads, bench=bench, on_event=effort.on_event)[
+        0
+    ]
+
+
+def checked_folder(out: str | Path) -> Path:
+    """Return the folder of a comparison as a path.
+
+    Raises:
+        InputError: If it is an address, and not a path.
+    """
+    if "://" in str(out):
+        raise InputError(
+            f"out must be a folder that every worker sees under the same path, got '{out}': mount "
+            "the storage and give its path."
+        )
+    return Path(out)
+
+
+def cells_of(question: ComparisonSpec, out: Path) -> list[engine.Cell]:
+    """Return every run of a comparison with its folder, all heads of a unit before the next."""
+    return [engine.Cell(spec, out / "runs" / spec.name) for spec in question.cells()]
+
+
+def prepare(
+    question: ComparisonSpec,
+    out: Path,
+    load: engine.Load,
+    bench: engine.Bench,
+    only: Sequence[engine.Cell] | None = None,
+) -> Splits | None:
+    """Refuse what cannot be, and only then write what is asked; return the first unit's data.
+
+    Args:
+        question: What is asked.
+        out: Folder of the comparison.
+        load: What loads data.
+        bench: Is given the data.
+        only: What will be run, where others run the rest at the same time; None for all.
+
+    Raises:
+        InputError: If the folder holds another comparison, the data cannot be used, a network
+            cannot be built, or the folder cannot be written.
+    """
+    check_same_question(question, out)
+    cells = cells_of(question, out)
+    splits = None
+    if isinstance(question.base, TableSpec):
+        if question.base.frame is None:
+            frames.load_table(question.base.table, question.base.target, question.base.task)
+    else:
+        splits = _first_splits(question, cells[0], load)
+        bench.keep(cells[0], splits)
+    for cell in cells if only is None else only:
+        if runs.is_run(cell.folder):
+            running.open_folder(cell.folder, cell.spec)
+    begun = (out / "comparison.yaml").exists()
+    if _dist.is_main() and not (begun and only is not None):
+        if splits is not None:
+            running.keep_left_out(out, splits, begun=begun)
+        _write_question(out, question)
+    _dist.barrier()
     return splits
 
 
-def open_run(folder: Path, spec: RunSpec | TableSpec) -> runs.RunFolder:
-    """Open the folder of a run; refuse that of another one.
+def _first_splits(question: ComparisonSpec, first: engine.Cell, load: engine.Load) -> Splits:
+    """Load the data of the first unit, and see that every head can be built for it."""
+    assert isinstance(first.spec, RunSpec)
+    splits = load(first.spec)
+    with building.one_after_another(first.spec.train):
+        for spec in question.of_unit(question.units()[0]):
+            assert isinstance(spec, RunSpec)
+            building.build_model(spec, splits.info)
+    return splits
+
+
+_FIXED = ("folds", "metric", "margin")
+
+
+def check_same_question(question: ComparisonSpec, out: Path) -> None:
+    """See that a folder holds no other comparison.
 
     Raises:
-        InputError: If the folder was begun with other settings.
+        InputError: If it does; what differs is named.
     """
-    kind = type(spec)
-    return runs.RunFolder.start(
-        folder, spec.to_dict(), read=lambda kept: kind.from_dict(kept).to_dict()
-    )
+    base = question.base
+    if isinstance(base, TableSpec):
+        check_folder(out, "table", base.table)
+    else:
+        check_folder(out, "data", base.data.name)
+    kept = read_mapping(out / "comparison.yaml")
+    if kept is None:
+        return
+    wanted = question.to_dict()
+    for name in _FIXED:
+        if name in kept and kept[name] != wanted[name]:
+            raise InputError(
+                f"{out} holds a comparison with {name} = {kept[name]!r}, not {wanted[name]!r}: "
+                "what decides is fixed before the runs are seen; choose another folder."
+            )
+
+
+def _write_question(out: Path, question: ComparisonSpec) -> None:
+    """Write what is asked; what was noted beside it stays."""
+    if not _dist.is_main():
+        return
+    kept = read_mapping(out / "comparison.yaml") or {}
+    noted = {name: kept[name] for name in ("command",) if name in kept}
+    files.write_mapping(out / "comparison.yaml", {**question.to_dict(), **noted})
+
+
+def _note(out: Path, **values: Any) -> None:
+    kept = read_mapping(out / "comparison.yaml") or {}
+    files.write_mapping(out / "comparison.yaml", {**kept, **values})
 
 
 def _tuned(
-    question: ComparisonSpec, trials: int, out: Path, how: How, on_event: OnEvent | None
+    question: ComparisonSpec,
+    trials: int,
+    out: Path,
+    effort: Effort,
+    load: engine.Load,
+    bench: engine.Bench,
 ) -> ComparisonSpec:
     """Return the question with the settings that tuning found."""
-    splits = check_question(question, out, functools.partial(load_splits, download=how.download))
-    assert splits is not None
-    found, _ = tune(
+    check_same_question(question, out)
+    splits = _first_splits(question, cells_of(question, out)[0], load)
+    found, _ = tune_heads(
         question,
         trials,
         out,
-        lambda cells: _run(cells, question, how, None, on_event),
+        lambda cells: _run_cells(question, cells, effort, load, bench),
         num_classes=splits.info.num_classes or 1,
     )
     return found
+
+
+def _run_units(
+    question: ComparisonSpec, out: Path, effort: Effort, load: engine.Load, bench: engine.Bench
+) -> dict[str, engine.Failure]:
+    """Run what is missing; return what failed, by name."""
+    cells = cells_of(question, out)
+    failures = _run_cells(question, cells, effort, load, bench)
+    return {
+        cell.spec.name: failure
+        for cell, failure in zip(cells, failures, strict=True)
+        if failure is not None
+    }
+
+
+def _run_cells(
+    question: ComparisonSpec,
+    cells: Sequence[engine.Cell],
+    effort: Effort,
+    load: engine.Load,
+    bench: engine.Bench,
+) -> list[engine.Failure | None]:
+    base = question.base
+    device = base.train.device if isinstance(base, RunSpec) else "cpu"
+    missing = sum(not runs.is_done(cell.folder) for cell in cells)
+    return engine.run_cells(
+        cells,
+        jobs=engine.jobs_for(effort.jobs, missing, effort.threads, device),
+        threads=effort.threads,
+        engine=effort.engine,
+        ray_address=effort.ray_address,
+        load=load,
+        bench=bench,
+        on_event=effort.on_event,
+    )
+
+
+def _time(question: ComparisonSpec, out: Path, splits: Splits) -> None:
+    """Time the heads, if that is not done; a head that cannot be timed costs the times alone."""
+    known: Mapping[str, Any] = (read_mapping(out / "timing.json") or {}).get("heads") or {}
+    if set(question.heads) <= set(known):
+        return
+    try:
+        measured = time_heads(question, splits)
+    except (MemoryError, RuntimeError):
+        return
+    files.write_mapping(out / "timing.json", measured)

@@ -24,13 +24,11 @@ def time_heads(question: ComparisonSpec, splits: batches.Splits) -> dict[str, An
     Returns:
         Microseconds per batch for inference and for forward plus backward, with the hardware.
     """
-    assert isinstance(question.base, RunSpec)
-    config = question.base.train
+    specs = [spec for spec in question.of_unit(question.units()[0]) if isinstance(spec, RunSpec)]
+    config = specs[0].train
     device = placement.resolve_device(config.device)
     built = {
-        spec.label or spec.model.head: build_model(spec, splits.info).to(device)
-        for spec in question.of_unit(question.units()[0])
-        if isinstance(spec, RunSpec)
+        spec.label or spec.model.head: build_model(spec, splits.info).to(device) for spec in specs
     }
     images, _ = next(iter(splits.train.batches(config.batch_size, device=device, shuffle=False)))
     cases: dict[str, Callable[[], object]] = {}

@@ -1,86 +1,99 @@
-"""The same cells on a Ray cluster: one task a run, results through a folder that all nodes see."""
+"""Runs cells as tasks of a Ray cluster, whose machines share the folder of the comparison."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from spinalnet._checks import InputError
+from spinalnet._checks import BackendUnavailable, InputError
+from spinalnet.comparison.engine import Bench, Cell, Failure, Load, keep_failure, thread_variables
+from spinalnet.comparison.workers import pickled
 
 if TYPE_CHECKING:
-    from spinalnet.comparison.engine import Cell, Event, Failure
+    from spinalnet.training import RunRecord
 
-RETRIES = 3
-"""How often a run whose worker was lost is given to another one."""
+_TRIES = 3  # times that a run whose worker was killed is given to another one
+
+_benches: dict[str, Bench] = {}  # of a worker, which keeps the data of its last run
 
 
-def run_on_ray(
-    cells: Sequence[Cell], threads: int, address: str | None, tell: Callable[[Event], None]
-) -> dict[Path, Failure | None]:
-    """Run cells as tasks of a cluster; return what failed by folder.
+def _run_cell(cell: Cell, threads: int, load: Load | None) -> RunRecord | Failure:
+    """Be a task: run a cell, on from where a worker that was killed has left it."""
+    bench = _benches.setdefault("here", Bench(load))
+    return bench.attempt(cell, threads)
 
-    Every task has `threads` processors. A run goes on in its folder where a lost worker left it.
 
-    Args:
-        cells: What to run; their folders must be seen by all nodes.
-        threads: Processors of a task.
-        address: Of the cluster; None for the one this process is in, or one on this machine.
-        tell: Called here when a cell is begun, done or failed.
+def run(
+    cells: Sequence[Cell],
+    todo: Sequence[int],
+    jobs: int,
+    threads: int,
+    address: str | None,
+    load: Load | None,
+    tell: Callable[..., None],
+) -> None:
+    """Run the cells with these numbers as tasks; see `engine.run_cells`.
+
+    The cluster decides how many run at a time; one that is started for this takes `jobs`.
 
     Raises:
-        InputError: If Ray is not installed or the cluster cannot be reached.
+        BackendUnavailable: If there is no Ray, or no cluster at the address.
     """
     try:
         import ray
     except ImportError as error:
-        raise InputError(
-            "engine=ray needs Ray: install the extra (pip install 'spinalnet[ray]')."
-        ) from error
-    from spinalnet.comparison.engine import Event, Failure, write_failure
-
-    ours = not ray.is_initialized()
-    if ours:
-        try:
-            ray.init(address=address, log_to_driver=False, include_dashboard=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise InputError(f"the Ray cluster cannot be reached: {error}.") from error
-    task = ray.remote(num_cpus=threads, max_retries=RETRIES)(_task)
-    found: dict[Path, Failure | None] = {}
+        raise BackendUnavailable("engine=ray needs ray: pip install 'spinalnet[ray]'.") from error
+    for index in todo:
+        pickled((cells[index], load))
+    own = not ray.is_initialized()
+    if own:
+        _connect(ray, address, jobs * threads)
+    task = ray.remote(_run_cell).options(
+        num_cpus=threads,
+        max_retries=_TRIES,
+        runtime_env={"env_vars": thread_variables(threads)},
+        scheduling_strategy="SPREAD",
+    )
+    waiting: dict[Any, int] = {}
     try:
-        pending = {
-            task.options(name=cell.spec.name).remote(_absolute(cell), threads): cell
-            for cell in cells
-        }
-        for cell in cells:
-            tell(Event(cell, "started"))
-        while pending:
-            (first,), _ = ray.wait(list(pending), num_returns=1)
-            cell = pending.pop(first)
-            try:
-                failure = ray.get(first)
-            except ray.exceptions.RayError as error:
-                reason = str(error).strip().splitlines()
-                failure = Failure("killed", f"its worker was lost ({reason[0] if reason else ''}).")
-                write_failure(cell, failure)
-            found[cell.folder] = failure
-            tell(Event(cell, "failed" if failure else "done", failure=failure))
+        for index in todo:
+            waiting[task.remote(cells[index], threads, load)] = index
+            tell(index, "started", index)
+        while waiting:
+            ready, _ = ray.wait(list(waiting), timeout=1.0)  # so that Ctrl-C is heard
+            for reference in ready:
+                index = waiting.pop(reference)
+                outcome = _outcome(ray, reference, cells[index])
+                kind = "failed" if isinstance(outcome, Failure) else "done"
+                tell(index, kind, index, outcome)
     finally:
-        if ours:
+        for reference in waiting:
+            ray.cancel(reference, force=True)
+        if own:
             ray.shutdown()
-    return found
 
 
-def _absolute(cell: Cell) -> Cell:
-    """Return a cell whose folder does not depend on where a worker runs."""
-    from dataclasses import replace
+def _connect(ray: Any, address: str | None, cpus: int) -> None:
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if address is None:
+            ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
+        else:
+            ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"no Ray cluster can be used at '{address or 'this machine'}' ({reason}): give its "
+            "ray_address, or leave out engine=ray."
+        ) from error
 
-    return replace(cell, folder=cell.folder.resolve())
 
-
-def _task(cell: Cell, threads: int) -> Failure | None:
-    """Run one cell in a worker of the cluster."""
-    from spinalnet.comparison.engine import limited_threads, run_cell
-
-    with limited_threads(threads):
-        return run_cell(cell)
+def _outcome(ray: Any, reference: Any, cell: Cell) -> RunRecord | Failure:
+    """Return what a task has returned, or how its workers died."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayError as error:
+        reason = " ".join(str(error).split())[:300]
+        failure = Failure("killed", f"its workers were ended {_TRIES + 1} times ({reason}).")
+        keep_failure(cell, failure)
+        return failure

@@ -1,226 +1,269 @@
-"""What a comparison would take, without running it; and the script that runs it under Slurm."""
+"""What a comparison would do and cost, from a few measured steps of every head; nothing is kept."""
 
 from __future__ import annotations
 
-import math
-import os
-import shlex
+import pickle
+import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from spinalnet import files
-from spinalnet.comparison import engine
-from spinalnet.comparison.building import build_model, load_splits
+from spinalnet._checks import InputError
+from spinalnet.comparison import building, comparing, engine, running, workers
 from spinalnet.comparison.spec import RunSpec
-from spinalnet.comparison.wording import three_digits
-from spinalnet.training import fitting, runs
+from spinalnet.comparison.table_spec import TableSpec
+from spinalnet.data import ArrayDataset
+from spinalnet.nn import count_params
+from spinalnet.training import evaluate, fitting, runs
 
 if TYPE_CHECKING:
-    from spinalnet.comparison.comparing import How
     from spinalnet.comparison.question import ComparisonSpec
     from spinalnet.data import Splits
 
-_STEPS = 5  # measured of each head, after as many to warm up
+_STEPS = 5  # measured, after one that is not
+_FLOAT = 4  # bytes
 
 
 @dataclass(frozen=True)
-class PlannedRow:
-    """What one head would take: runs done and missing, seconds and bytes of one run."""
+class Measured:
+    """What a few steps of a head have shown.
+
+    Attributes:
+        seconds: Of a whole run, as far as steps and passes over held-out data can tell.
+        step_seconds: Of one step of training; None where there are no steps to see.
+        disk: Bytes that a finished run keeps; while it trains it takes up to four times as much.
+        memory: Peak of the process so far, in bytes; on a GPU that of its memory. None where the
+            system does not tell.
+    """
+
+    seconds: float
+    step_seconds: float | None
+    disk: int
+    memory: int | None
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """One head of the grid: which units are done, which are missing, and what one costs."""
 
     label: str
-    done: int
-    missing: int
-    seconds: float | None
-    memory: int | None
-    disk: int | None
+    done: tuple[str, ...]
+    missing: tuple[str, ...]
+    measured: Measured
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a comparison would take."""
+    """What the same command without `dry_run` would do.
 
-    planned: tuple[PlannedRow, ...]
+    Attributes:
+        folder: Where it would go.
+        rows: One for each head.
+        jobs: Runs at a time.
+        seconds: Estimated time of all that is missing.
+        memory: Bytes that each of the `jobs` takes at its peak; None if the system does not tell.
+        disk: Bytes that the missing runs will keep.
+    """
+
+    folder: Path
+    rows: tuple[RowPlan, ...]
     jobs: int
-    units: int
-
-    @property
-    def seconds(self) -> float | None:
-        """Estimated wall time of all that is missing."""
-        parts = [row.seconds * row.missing for row in self.planned if row.seconds is not None]
-        return sum(parts) / self.jobs if len(parts) == len(self.planned) else None
-
-    def rows(self) -> tuple[list[str], list[list[str]]]:
-        """Return it as text: header, and a row per head."""
-        header = ["head", "done", "missing", "seconds\na run", "memory\na worker", "disk\na run"]
-        return header, [
-            [
-                row.label,
-                str(row.done),
-                str(row.missing),
-                "" if row.seconds is None else three_digits(row.seconds),
-                _bytes(row.memory),
-                _bytes(row.disk),
-            ]
-            for row in self.planned
-        ]
-
-    def sentences(self) -> list[str]:
-        """Say it in all."""
-        missing = sum(row.missing for row in self.planned)
-        found = [
-            f"{len(self.planned)} heads x {self.units} units; {missing} runs are missing, "
-            f"{self.jobs} at a time."
-        ]
-        if self.seconds is not None:
-            found.append(
-                f"About {_duration(self.seconds)} in all, from a few measured training steps of "
-                "each head on this machine as it is now."
-            )
-        disk = [row.disk * row.missing for row in self.planned if row.disk is not None]
-        if disk:
-            found.append(f"About {_bytes(sum(disk))} on the disk.")
-        return found
+    seconds: float
+    memory: int | None
+    disk: int
 
 
-def plan(question: ComparisonSpec, folder: Path, how: How) -> Plan:
-    """Measure a few training steps of every head, and count what is done; write nothing.
+def plan(
+    question: ComparisonSpec, out: str | Path, effort: comparing.Effort, load: engine.Load
+) -> Plan:
+    """Measure a few steps of every head in a process of its own, as a worker is one.
 
     Raises:
-        InputError: If anything asked for is impossible.
+        InputError: If what is asked is impossible, as in `compare`.
     """
-    cells = question.cells()
+    out = comparing.checked_folder(out)
+    comparing.check_same_question(question, out)
+    first = question.of_unit(question.units()[0])
+    measured = _in_a_worker(first, effort.threads, load)
+    cells = comparing.cells_of(question, out)
+    done = {cell.spec.name for cell in cells if runs.is_done(cell.folder)}
+    rows = []
+    for place, (label, costs) in enumerate(zip(question.heads, measured, strict=True)):
+        own = cells[place :: len(question.heads)]
+        rows.append(
+            RowPlan(
+                label,
+                tuple(c.spec.unit.name for c in own if c.spec.name in done),
+                tuple(c.spec.unit.name for c in own if c.spec.name not in done),
+                costs,
+            )
+        )
     base = question.base
     device = base.train.device if isinstance(base, RunSpec) else "cpu"
-    jobs = engine.choose_jobs(how.jobs, how.threads or 1, device)
-    first = question.of_unit(question.units()[0])
-    splits = load_splits(first[0], download=how.download) if isinstance(first[0], RunSpec) else None
-    planned = []
-    with engine.limited_threads(how.threads):
-        for place, one in enumerate(first):
-            own = cells[place :: len(first)]
-            done = sum(runs.is_done(folder / "runs" / cell.name) for cell in own)
-            known = (None, None, None)
-            if isinstance(one, RunSpec) and splits is not None:
-                known = _measure(one, splits)
-            label = question.heads[place]
-            planned.append(PlannedRow(label, done, len(own) - done, *known))
-    return Plan(tuple(planned), min(jobs, max(1, len(cells))), len(question.units()))
-
-
-def _measure(spec: RunSpec, splits: Splits) -> tuple[float, int, int]:
-    """Return seconds, peak bytes and bytes on the disk of a run, from a few steps."""
-    model = build_model(spec, splits.info)
-    batch = spec.train.batch_size
-    steps = math.ceil(len(splits.train) / batch)
-    if spec.model.freeze:  # the head alone, on features; these are computed once for all runs
-        from spinalnet.models import ImageModel
-
-        with torch.no_grad():
-            images, targets = next(iter(splits.train.batches(min(8, batch))))
-            width = model.trunk.eval()(images).shape[1]
-        data = [(torch.randn(batch, width), targets.repeat(batch)[:batch])]
-        model = ImageModel(torch.nn.Identity(), model.head, model.name)
-    else:
-        data = [next(iter(splits.train.batches(batch, augment=spec.train.augment)))]
-    with fitting.trial(model, data, spec.train) as step:
-        for _ in range(_STEPS):
-            step(1e-9)
-        began = time.perf_counter()
-        for _ in range(_STEPS):
-            step(1e-9)
-        seconds = (time.perf_counter() - began) / _STEPS
-    weights = sum(p.numel() * p.element_size() for p in model.state_dict().values())
-    held = sum(
-        part.inputs.nbytes
-        for part in (splits.train, splits.val, splits.test)
-        if hasattr(part, "inputs")
+    missing = len(cells) - len(done)
+    jobs = engine.jobs_for(effort.jobs, missing, effort.threads, device)
+    peaks = [row.measured.memory for row in rows if row.measured.memory is not None]
+    return Plan(
+        folder=out,
+        rows=tuple(rows),
+        jobs=jobs,
+        seconds=sum(row.measured.seconds * len(row.missing) for row in rows) / jobs,
+        memory=max(peaks, default=None),
+        disk=sum(row.measured.disk * len(row.missing) for row in rows),
     )
-    # A validation pass costs about a third of a training pass over as many examples.
-    passes = len(splits.train) + len(splits.val) / 3
-    memory = _resident() if held else held
-    disk = weights + 70 * len(splits.test) + 20_000
-    return seconds * steps * passes / len(splits.train) * spec.train.epochs, memory, disk
 
 
-def _resident() -> int:
-    """Return the peak bytes of this process, which has loaded the data and made the steps."""
+def _in_a_worker(
+    specs: Sequence[RunSpec | TableSpec], threads: int, load: engine.Load
+) -> list[Measured]:
+    order = workers.pickled((specs, threads, load))
+    with workers.start(__name__, "serve", threads) as process:
+        said, _ = process.communicate(order)
+    if process.returncode or not said:
+        raise InputError(
+            f"the heads could not be measured: the process ended with code {process.returncode}."
+        )
+    outcome = pickle.loads(said)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def serve() -> None:
+    """Be the process that measures."""
+    orders, answers = workers.pipes()
+    specs, threads, load = pickle.load(orders)
+    try:
+        with engine.pinned(threads):
+            outcome: Any = _measure(specs, load)
+    except Exception as error:
+        outcome = error
+    pickle.dump(outcome, answers)
+    answers.flush()
+
+
+def _measure(specs: Sequence[RunSpec | TableSpec], load: engine.Load) -> list[Measured]:
+    found = []
+    splits = None
+    for spec in specs:
+        if isinstance(spec, TableSpec):
+            found.append(_whole_run(spec))
+            continue
+        splits = splits or load(spec)
+        found.append(_few_steps(spec, splits))
+    return found
+
+
+def _whole_run(spec: TableSpec) -> Measured:
+    """Make a run on a table, which takes seconds, in a folder that vanishes."""
+    with tempfile.TemporaryDirectory() as folder:
+        cell = engine.Cell(spec, Path(folder) / "run")
+        seconds = _seconds(lambda: engine.Bench().run(cell))
+        disk = sum(path.stat().st_size for path in cell.folder.rglob("*") if path.is_file())
+    return Measured(seconds, None, disk, _peak_memory("cpu"))
+
+
+def _few_steps(spec: RunSpec, splits: Splits) -> Measured:
+    """Make a few steps of a run on images, and a pass over some held-out data."""
+    config = spec.train
+    model = building.build_model(spec, splits.info)
+    params = count_params(model)
+    sizes = {name: len(getattr(splits, name)) for name in ("train", "val", "test")}
+    train: Any = splits.train
+    made = 0.0  # seconds for features of all images, made once
+    trained: Any = model
+    if spec.model.freeze:
+        few = next(iter(splits.train.batches(config.batch_size, device="cpu", shuffle=False)))
+        with torch.no_grad():
+            once = _seconds(lambda: model.trunk.eval()(few[0]))
+            train = ArrayDataset(model.trunk(few[0]), few[1])
+        made = once * sum(sizes.values()) / len(few[1])
+        trained = running.head_alone(model)
+    with fitting.trial(trained, train, config) as step:
+        step(config.lr)
+        per_step = _seconds(lambda: [step(config.lr) for _ in range(_STEPS)]) / _STEPS
+    shown = train.subset(torch.arange(min(len(train), 4 * config.batch_size)))
+    per_example = _seconds(
+        lambda: evaluate(trained, shown, batch_size=config.eval_batch_size, device=config.device)
+    ) / len(shown)
+    steps = -(-sizes["train"] // config.batch_size)
+    epoch = steps * per_step + sizes["val"] * per_example
+    seconds = made + (config.epochs + spec.probe_epochs) * epoch + sizes["test"] * per_example
+    kept = params.head if spec.model.freeze else params.total
+    said = sizes["test"] * (8 + 12 * min(max(splits.info.num_classes, 1), 10))
+    return Measured(seconds, per_step, _FLOAT * kept + said, _peak_memory(config.device))
+
+
+def _seconds(what: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    what()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def _peak_memory(device: str) -> int | None:
+    """Return the peak so far of this process, or of its part of the GPU's memory, in bytes."""
+    if device != "cpu" and torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
     try:
         import resource
-    except ImportError:  # not on Windows
-        return 0
-    unit = 1 if os.uname().sysname == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def _bytes(count: int | None) -> str:
-    if count is None:
-        return ""
-    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count} B"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} minutes"
-    return f"{seconds / 3600:.1f} hours"
-
-
-_SCRIPT = """\
-#!/bin/bash
-# {count} runs of a comparison, one an array task:  sbatch {path}
-# When all are done, the report:  {report}
-#SBATCH --job-name=spinalnet
-#SBATCH --array=0-{last}
-#SBATCH --cpus-per-task={threads}
-#SBATCH --output={folder}/slurm-%A_%a.log
-names=(
-{names}
-)
-{command} --only "${{names[$SLURM_ARRAY_TASK_ID]}}"
-"""
-
-
-def slurm_script(
-    question: ComparisonSpec, folder: Path, arguments: Sequence[str], threads: int
-) -> Path:
-    """Write a script whose array tasks are the runs that are missing; return its path.
-
-    Args:
-        question: What is compared.
-        folder: Its folder.
-        arguments: Of the command `spinalnet`, as given.
-        threads: Processors of a task.
-    """
-    names = [
-        cell.name for cell in question.cells() if not runs.is_done(folder / "runs" / cell.name)
+def in_words(plan: Plan) -> tuple[list[str], list[str], list[list[str]]]:
+    """Return what a plan says: sentences, the columns of its table, and the rows."""
+    columns = ["head", "done", "missing", "step", "run", "disk"]
+    rows = [
+        [
+            row.label,
+            str(len(row.done)),
+            _units(row.missing),
+            "–" if row.measured.step_seconds is None else _time(row.measured.step_seconds),
+            _time(row.measured.seconds),
+            _bytes(row.measured.disk),
+        ]
+        for row in plan.rows
     ]
-    kept = []
-    skip = False
-    for argument in arguments:
-        if not skip and argument != "--engine" and not argument.startswith("--engine="):
-            kept.append(argument)
-        skip = argument == "--engine"
-    command = shlex.join(["spinalnet", *kept])
-    if "--out" not in kept and not any(one.startswith("--out=") for one in kept):
-        command += f" --out {shlex.quote(str(folder))}"
-    text = _SCRIPT.format(
-        count=len(names),
-        path=shlex.quote(str(folder / "slurm.sh")),
-        report=command,
-        last=max(0, len(names) - 1),
-        threads=threads,
-        folder=shlex.quote(str(folder)),
-        names="\n".join(f"  {shlex.quote(name)}" for name in names),
-        command=command,
-    )
-    files.write_text(folder / "slurm.sh", text)
-    return folder / "slurm.sh"
+    missing = sum(len(row.missing) for row in plan.rows)
+    together = f", {plan.jobs} at a time" if plan.jobs > 1 else ""
+    sentences = [
+        f"{missing} of {missing + sum(len(row.done) for row in plan.rows)} runs are missing in "
+        f"{plan.folder}. They would take about {_time(plan.seconds)}{together}, and keep "
+        f"{_bytes(plan.disk)} (a run takes up to four times its own while it trains)."
+    ]
+    if plan.memory is not None:
+        sentences.append(
+            f"A worker takes {_bytes(plan.memory)} of memory in a step of training, its data "
+            f"included; {plan.jobs} take {_bytes(plan.jobs * plan.memory)}."
+        )
+    return sentences, columns, rows
+
+
+def _units(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:3])
+    return f"{len(names)}" + (f" ({shown}{', ...' * (len(names) > 3)})" if names else "")
+
+
+_UNITS: Mapping[str, float] = {"h": 3600.0, "min": 60.0, "s": 1.0, "ms": 1e-3}
+
+
+def _time(seconds: float) -> str:
+    unit = next((unit for unit, size in _UNITS.items() if seconds >= size), "ms")
+    return f"{seconds / _UNITS[unit]:.3g} {unit}"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    raise AssertionError("GB is the last unit")

@@ -147,6 +147,11 @@ class ComparisonSpec:
         """The heads, read."""
         return read_heads(self.heads)
 
+    @property
+    def is_of_table(self) -> bool:
+        """Whether it is asked of a table."""
+        return isinstance(self.base, TableSpec)
+
     def units(self) -> list[Unit]:
         """Return all repetitions, in the order in which they run."""
         first = self.base.unit.seed

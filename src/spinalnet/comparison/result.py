@@ -112,6 +112,15 @@ class Comparison:
         ]
         return outputs.joined(said)
 
+    @property
+    def failed(self) -> dict[str, str]:
+        """Why runs did not finish, by row and unit."""
+        return {
+            f"{row}-{unit}": reason
+            for row, by_unit in self.runs.failed.items()
+            for unit, reason in by_unit.items()
+        }
+
     def best(self) -> Any:
         """Return the trained model with the best validation metric.
 

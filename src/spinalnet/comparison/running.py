@@ -1,4 +1,4 @@
-"""One run of a network: train, choose on validation data, test once.
+"""One run on images: trained, chosen on validation data, tested once.
 
 The protocol of every honest number in this package lives here: the validation part is split from
 the training data by the seed, every choice is made on it, and the test part is touched once, after
@@ -37,6 +37,7 @@ from spinalnet.training import TrainConfig, evaluation, fitting, loop, lrfind, p
 if TYPE_CHECKING:
     from spinalnet.comparison.question import ComparisonSpec
     from spinalnet.comparison.spec import OnProgress
+    from spinalnet.comparison.table_spec import TableSpec
 
 
 def run_one(
@@ -61,20 +62,20 @@ def run_one(
         TrainingError: If the loss is no longer finite.
     """
     if runs.is_done(out):
-        _folder(out, spec)  # refuses another question in the same folder
+        open_folder(out, spec)  # refuses another question in the same folder
         return runs.load_runs(out)[0]
     splits = splits or load_splits(spec)
     tell = None if on_progress is None else functools.partial(on_progress, spec)
     with one_after_another(spec.train):  # weights are fetched, features made once
         model = build_model(spec, splits.info)
-        folder = _folder(out, spec)
+        folder = open_folder(out, spec)
         if _dist.is_main():
             keep_left_out(folder.path, splits, begun=bool(folder.metrics()))
         trained, parts, after = model, splits, None
         if spec.model.freeze:
             parts = _features(model, splits, spec.train, tell)
             features.keep_trunk(model.trunk, folder.path)
-            trained = _head_alone(model)
+            trained = head_alone(model)
     if spec.probe_epochs and not folder.has_state():
         after = _probe(model, splits, spec, tell)
     fitted = fitting.fit(
@@ -102,10 +103,14 @@ def run_one(
     return runs.load_runs(folder.path)[0]
 
 
-def _folder(path: str | Path, spec: RunSpec) -> runs.RunFolder:
-    """Open the folder of a run; refuse that of another one."""
+def open_folder(path: str | Path, spec: RunSpec | TableSpec) -> runs.RunFolder:
+    """Open the folder of a run, or begin it.
+
+    Raises:
+        InputError: If it holds another run.
+    """
     return runs.RunFolder.start(
-        path, spec.to_dict(), read=lambda kept: RunSpec.from_dict(kept).to_dict()
+        path, spec.to_dict(), read=lambda kept: type(spec).from_dict(kept).to_dict()
     )
 
 
@@ -139,7 +144,7 @@ def _result(
         "label": spec.label or spec.model.head,
         "data": info.name,
         "seed": spec.train.seed,
-        "unit": asdict(spec.unit) | {"name": spec.unit.name},
+        "unit": spec.unit.to_dict(),
         "task": info.task,
         "class_names": list(info.class_names),
         "params": params.total,
@@ -191,7 +196,7 @@ def _features(
     )
 
 
-def _head_alone(model: zoo.ImageModel) -> zoo.ImageModel:
+def head_alone(model: zoo.ImageModel) -> zoo.ImageModel:
     """Return the head as a model of features; its weights keep the names they have in `model`."""
     return zoo.ImageModel(nn.Identity(), model.head, model.name)
 
@@ -213,9 +218,7 @@ def _probe(
         **{name: TrainConfig.__dataclass_fields__[name].default for name in _OF_THE_WHOLE},
     )
     parts = _features(model, splits, config, on_progress)
-    fitted = fitting.fit(
-        _head_alone(model), parts.train, parts.val, config, on_progress=on_progress
-    )
+    fitted = fitting.fit(head_alone(model), parts.train, parts.val, config, on_progress=on_progress)
     model.train()
     rows = tuple(row | {"stage": "probe"} for row in fitted.history)
     return replace(fitted, history=rows)
@@ -300,24 +303,23 @@ def find_rates(
         on_step: Called with (head, steps done, steps).
 
     Returns:
-        What was found, by head. Only training images are used.
+        What was found, by row. Only training images are used.
     """
-    specs = [one for one in question.of_unit(question.units()[0]) if isinstance(one, RunSpec)]
+    specs = [spec for spec in question.of_unit(question.units()[0]) if isinstance(spec, RunSpec)]
     splits = load_splits(specs[0], download=download)
     found = {}
     for spec in specs:
         model, parts = build_model(spec, splits.info), splits
         if spec.model.freeze:
-            parts, model = _features(model, splits, spec.train), _head_alone(model)
-        found[spec.label or spec.model.head] = lrfind.range_test(
+            parts, model = _features(model, splits, spec.train), head_alone(model)
+        label = spec.label or spec.model.head
+        found[label] = lrfind.range_test(
             model,
             parts.train,
             spec.train,
             lowest=lowest,
             highest=highest,
             steps=steps,
-            on_step=None
-            if on_step is None
-            else functools.partial(on_step, spec.label or spec.model.head),
+            on_step=None if on_step is None else functools.partial(on_step, label),
         )
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from spinalnet.data import Resample
@@ -28,6 +28,10 @@ class Unit:
         """As it stands in the name of a run's folder: "seed3", "r0f2-seed0", "split4-seed0"."""
         seed = f"seed{self.seed}"
         return seed if self.resample is None else f"{self.resample.name}-{seed}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as they stand in `result.json`."""
+        return {**asdict(self), "name": self.name}
 
 
 @dataclass(frozen=True)

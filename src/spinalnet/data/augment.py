@@ -45,6 +45,7 @@ from spinalnet.data.warps import (
     to_float,
     uniform,
 )
+from spinalnet.randomness import own_generators
 
 Transform = Callable[[Tensor, Generator], Tensor]
 
@@ -260,7 +261,7 @@ def _image_by_image(step: Callable[[Tensor], Tensor]) -> Transform:
     def transform(images: Tensor, generator: Generator) -> Tensor:
         seed = torch.randint(2**62, (), generator=generator, device=generator.device)
         # It draws from the global stream of the CPU, wherever the images are.
-        with torch.random.fork_rng(devices=[]):
+        with own_generators():
             torch.default_generator.manual_seed(int(seed))
             return torch.stack([step(image) for image in images]) if len(images) else images
 

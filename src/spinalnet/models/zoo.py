@@ -32,6 +32,7 @@ from spinalnet.models.trunks import (
     vit_trunk,
 )
 from spinalnet.nn import HEADS, head_arguments, make_head
+from spinalnet.randomness import own_generators
 
 
 class ImageModel(nn.Module):
@@ -581,7 +582,7 @@ def build(
     check_positive("num_classes", num_classes)
     row = model_row(spec.name, num_classes)
     input_shape = _check_input(spec.name, row, in_channels, image_size)
-    with torch.random.fork_rng(enabled=seed is not None):
+    with own_generators(None, enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
         trunk = _build_trunk(spec, row, input_shape[0])

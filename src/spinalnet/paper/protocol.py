@@ -1,7 +1,7 @@
 """Run a recipe in one of two ways, and keep what came out as one small record.
 
-* `protocol="honest"`: everything is chosen on validation data split from the training data, the
-  controls are added (see `RecipeRequest.heads`), heads are compared by seed (`comparison.compare`);
+* `protocol="honest"`: everything is chosen on validation data split from the training data, a
+  parameter-matched control is added, heads are compared by seed (`comparison.compare`);
 * `protocol="paper"`: the original's own procedure with its own constants; where that let the test
   data decide (the rate, the epoch that is reported), the result says "selected on test".
 
@@ -14,6 +14,7 @@ path of the machine; `experiments` makes the page of all records.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -21,13 +22,12 @@ from typing import Any, get_args
 import torch
 
 from spinalnet import _dist, files
-from spinalnet._checks import InputError, check_positive, unknown_name
-from spinalnet.comparison import ComparisonSpec, RunSpec, write_report
-from spinalnet.comparison.comparing import How, run_question
-from spinalnet.comparison.engine import Event, OnEvent
+from spinalnet._checks import InputError, TrainingError, check_positive, unknown_name
+from spinalnet.comparison import ComparisonSpec, RunSpec, comparing
+from spinalnet.comparison.engine import Event
+from spinalnet.comparison.finished import read_folder
 from spinalnet.data import DATASETS, ArrayDataset, DatasetInfo, DataSpec, Splits, loading, readers
 from spinalnet.models import MODELS, ModelSpec
-from spinalnet.models.zoo import CONTROLS, flavour_of, mlp_options
 from spinalnet.paper.recipes import CONSTANTS, RECIPES, Recipe, find_recipes
 from spinalnet.paper.records import Budget, LastBatches, Protocol, make_record
 from spinalnet.training import TrainConfig
@@ -122,21 +122,10 @@ class RecipeRequest:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """The heads to train: the original's, or all and the controls that tell something new.
-
-        Those are an MLP of the size of the first head; the first head without its chain, where it
-        is one chain; and the paper's MLP with the spinal head's norm and dropout, where its own
-        were others.
-        """
+        """The heads to train: the original's, or all and the matched control."""
         if self.protocol == "paper":
             return self.recipe.original_heads or self.recipe.heads
-        row, heads = MODELS[self.recipe.model], self.recipe.heads
-        controls = ["matched"]
-        if row.spinal == "spinal" and heads[0] in ("spinal", "spinal-shared", "spinal-reused"):
-            controls.append("unchained")
-        if "mlp-paper" in heads and self._mlp_differs():
-            controls.append("mlp")
-        return (*heads, *controls)
+        return (*self.recipe.heads, "matched")
 
     def question(self) -> ComparisonSpec:
         """Return the comparison that answers this recipe."""
@@ -145,9 +134,7 @@ class RecipeRequest:
         if self.budget == "smoke":
             model, size = _SMOKE_MODELS.get(model, (model, None))
         fields: dict[str, dict[str, Any]] = {
-            head: {"head_options": self._options(head)}
-            for head in self.heads
-            if head not in CONTROLS
+            head: {"head_options": self._options(head)} for head in self.heads if head != "matched"
         }
         first = self.heads[0]
         if self.protocol == "paper":
@@ -161,28 +148,12 @@ class RecipeRequest:
         )
         return ComparisonSpec(base, self.heads, self.seeds, other=fields)
 
-    def _full(self, head: str) -> dict[str, Any]:
-        """Return the options of a head of the paper: those of the network, and the recipe's own."""
-        row = MODELS[self.recipe.model].heads.get(head, {})
-        return {**row, **self.recipe.options.get(head, {})}
-
-    def _mlp(self) -> dict[str, Any]:
-        return mlp_options(self._full("mlp-paper"), self._full("spinal"))
-
-    def _mlp_differs(self) -> bool:
-        """Whether "mlp" is another network than the paper's own; an unset rate or norm is none."""
-        mlp, paper = (
-            {name: value for name, value in flavour_of(options).items() if value}
-            for options in (self._mlp(), self._full("mlp-paper"))
-        )
-        return mlp != paper
-
     def _options(self, head: str) -> dict[str, Any]:
-        own = self._mlp() if head == "mlp" else dict(self.recipe.options.get(head, {}))
+        own = dict(self.recipe.options.get(head, {}))
         if self.budget != "smoke":
             return own
         # The relative that stands in must not bring options of its own.
-        options = self._full(head) | own
+        options = {**MODELS[self.recipe.model].heads.get(head, {}), **own}
         if head.startswith("spinal") and self.recipe.model in _SMOKE_MODELS:
             options = {"num_splits": 2, "norm": None, "dropout": 0.0} | options
         width = options.get("hidden_features")
@@ -274,7 +245,7 @@ def run_recipe(
     out: str | Path = "runs/recipes",
     data_dir: str | None = None,
     download: bool | None = None,
-    on_event: OnEvent | None = None,
+    on_event: Callable[[Event], None] | None = None,
 ) -> Path:
     """Run one recipe; called again with the same arguments it goes on where it stopped.
 
@@ -286,7 +257,7 @@ def run_recipe(
         out: Folder for the folders of recipes: `OUT/<recipe>-<protocol>[-<budget>]`.
         data_dir: Where the data set's files are.
         download: Whether missing data may be fetched.
-        on_event: Called when a run is begun, goes on, is done or has failed.
+        on_event: Told of every run that begins, goes on, ends or fails.
 
     Returns:
         The folder: a comparison with its report (not for smoke runs), and `recipe.json`.
@@ -304,7 +275,10 @@ def run_recipe(
 
 
 def run_request(
-    request: RecipeRequest, out: str | Path = "runs/recipes", *, on_event: OnEvent | None = None
+    request: RecipeRequest,
+    out: str | Path = "runs/recipes",
+    *,
+    on_event: Callable[[Event], None] | None = None,
 ) -> Path:
     """Run what `prepare` has prepared; arguments and result as for `run_recipe`."""
     folder = Path(out) / request.name
@@ -312,25 +286,26 @@ def run_request(
 
     def tell(event: Event) -> None:
         if listener is not None and event.progress is not None:
+            assert isinstance(event.cell.spec, RunSpec)
             listener(event.cell.spec, event.progress)
         if on_event is not None:
             on_event(event)
 
-    run_question(
+    comparing.run_comparison(
         request.question(),
         folder,
-        How(jobs=1, threads=None),
+        # In this process: the listener must hear of every step.
+        comparing.Effort(jobs=1, threads=torch.get_num_threads(), on_event=tell),
         load=request.load,
-        on_event=tell,
+        command=f"spinalnet reproduce {request.recipe.name} --protocol {request.protocol} "
+        f"--seeds {request.seeds} --budget {request.budget}",
         timed=False,  # the benchmarks do that, on a quiet machine
+        reported=request.budget != "smoke",
     )
+    for row, reasons in read_folder(folder).failed.items():
+        for unit, reason in reasons.items():
+            raise TrainingError(f"{row}-{unit}: {reason}")
     if _dist.is_main():
-        if request.budget != "smoke":
-            command = (
-                f"spinalnet reproduce {request.recipe.name} --protocol {request.protocol} "
-                f"--seeds {request.seeds} --budget {request.budget}"
-            )
-            write_report(folder, command)
         record = make_record(request.recipe, request.protocol, request.budget, folder)
         files.write_mapping(folder / "recipe.json", record.to_dict())
     _dist.barrier()

@@ -39,6 +39,7 @@ from sklearn.utils.validation import (
 from torch import Tensor
 
 from spinalnet.data.columns import is_frame
+from spinalnet.randomness import own_generators
 from spinalnet.tabular.encoder import Encoder
 from spinalnet.tabular.learner import Rows, RowsLearner
 from spinalnet.tabular.options import (
@@ -169,7 +170,7 @@ class _NetEstimator(NetOptions, TrainingOptions, BaseEstimator):
         return self._train(config, seed, rows, held_out)
 
     def _start(self, seed: int, x: Tensor) -> None:
-        with torch.random.fork_rng(devices=[]):
+        with own_generators():
             torch.manual_seed(seed)
             net = self.make_net(x.shape[1], self._num_outputs, x.dtype)
         self.module_ = net.to(x.device)
@@ -185,7 +186,7 @@ class _NetEstimator(NetOptions, TrainingOptions, BaseEstimator):
             learner.optimizer.load_state_dict(state)
         loop = Loop(learner, config)
         loop.epoch = self.n_iter_
-        with torch.random.fork_rng(devices=[]):
+        with own_generators():
             torch.manual_seed(seed)
             while not loop.stopped:
                 loop.run_epoch()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from spinalnet._checks import InputError, check_positive
 from spinalnet.data import ArrayDataset
 from spinalnet.nn import SpinalNet, check_read, count_macs, gradients
+from spinalnet.randomness import own_generators
 from spinalnet.theory.conversion import bounds_of, to_spinal
 from spinalnet.training import TrainConfig, evaluate, fit
 from spinalnet.training.placement import BatchSource
@@ -183,7 +184,7 @@ def shrink(
         tuned, scratch = [], []
         for seed in range(seeds):
             tuned.append(trained(copy.deepcopy(small), seed))
-            with torch.random.fork_rng(devices=[]):
+            with own_generators():
                 torch.manual_seed(seed)
                 fresh = _blank(net, width)
             scratch.append(trained(fresh, seed))

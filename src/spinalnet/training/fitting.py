@@ -3,7 +3,8 @@
 `fit` never sees test data: the epoch, the learning rate and early stopping are decided on `val`.
 All random draws of an epoch (data order, augmentation, dropout, rates) are functions of the seed
 and the epoch, so a killed run goes on exactly where it was, and two models that are compared see
-the same batches.
+the same batches. What they are drawn from, and the choice of kernels, belongs to the whole process:
+fits in several threads of one process take turns (`own_generators`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from torch import nn
 
 from spinalnet import _dist
 from spinalnet._checks import InputError
+from spinalnet.randomness import own_generators
 from spinalnet.training import runs
 from spinalnet.training.config import TrainConfig
 from spinalnet.training.learner import ModelLearner
@@ -78,7 +79,7 @@ def fit(
     run = runs.RunFolder(out) if isinstance(out, str | os.PathLike) else out
     if run is not None and runs.is_done(run.path):
         raise InputError(f"{run.path} holds a run that is done: use it, or choose another folder.")
-    with _own_random_state(device), _kernel_choice(config, device):
+    with own_generators([device] if device.type == "cuda" else []), _kernel_choice(config, device):
         learner = ModelLearner(model, train, val, config)
         loop = Loop(learner, config, on_progress)
         _take_up(run, after, loop, learner)
@@ -139,7 +140,7 @@ def trial(model: nn.Module, train: Data, config: TrainConfig) -> Iterator[Callab
         InputError: If data and model do not fit together.
     """
     device = resolve_device(config.device)
-    with _own_random_state(device), _kernel_choice(config, device):
+    with own_generators([device] if device.type == "cuda" else []), _kernel_choice(config, device):
         learner = ModelLearner(model, train, train, config)
 
         def batches() -> Iterator[Batch]:
@@ -161,20 +162,6 @@ def trial(model: nn.Module, train: Data, config: TrainConfig) -> Iterator[Callab
             return loss
 
         yield step
-
-
-@contextmanager
-def _own_random_state(device: torch.device) -> Iterator[None]:
-    """Leave the global generators as they were, whatever is seeded and drawn inside."""
-    import numpy as np
-
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spinalnet._checks import InputError
+from spinalnet.randomness import own_generators
 from spinalnet.training.config import TrainConfig, parse_mix
 from spinalnet.training.placement import Placement, batches_of
 
@@ -66,7 +67,7 @@ def mixer_for(
     choice = v2.RandomChoice([kinds[name](alpha=a, num_classes=classes) for name, a in asked])
 
     def mix(key: str, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global stream
+        with own_generators():  # torchvision draws from the global stream
             torch.default_generator.manual_seed(random.Random(key).getrandbits(63))
             images, shares = choice(images, targets)
         if placement.channels_last:

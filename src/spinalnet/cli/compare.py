@@ -1,0 +1,271 @@
+"""The command that answers: `spinalnet compare`."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from spinalnet._checks import InputError, TrainingError, unknown_name
+from spinalnet.cli.options import ProbeEpochs, ProbeLr, RunOptions, with_run_options
+from spinalnet.cli.progress import print_answer, print_plan, show_progress
+from spinalnet.cli.root import app, as_options, err_console
+
+if TYPE_CHECKING:
+    from spinalnet.comparison import ComparisonSpec
+    from spinalnet.comparison.comparing import Effort
+    from spinalnet.comparison.engine import Load
+
+
+def _option(panel: str, help_text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, **more)
+
+
+_ANSWER, _TABLES, _ENGINE = "Comparison", "Tables", "Engine"
+Folds = Annotated[
+    int, _option(_ANSWER, "Draw the test part from all examples, in so many folds; 0: as it is.")
+]
+Repeats = Annotated[int, _option(_ANSWER, "How often all folds are drawn.")]
+Metric = Annotated[
+    str | None, _option(_ANSWER, "What is compared, such as accuracy, auroc, log-loss, r2.")
+]
+Margin = Annotated[
+    float | None,
+    _option(
+        _ANSWER,
+        "Differences up to this count as equal, in the metric's own numbers (0.005 is half a "
+        "point of accuracy).",
+    ),
+]
+Group = Annotated[
+    str | None,
+    _option(
+        _ANSWER,
+        "What must not lie in two parts: a column of a table, or a pattern over the names of "
+        "image files.",
+    ),
+]
+UntilDecided = Annotated[
+    bool, _option(_ANSWER, "Add seeds until every comparison is decided.", "--until-decided")
+]
+MaxSeeds = Annotated[int, _option(_ANSWER, "Most seeds of --until-decided.")]
+Tune = Annotated[int, _option(_ANSWER, "Trials in which each head's settings are chosen.")]
+Target = Annotated[str | None, _option(_TABLES, "Column to predict.")]
+TaskOf = Annotated[str, _option(_TABLES, "classification, regression, or auto.")]
+TimeColumn = Annotated[
+    str | None, _option(_TABLES, "Column of time: nothing is trained on the future.", "--time")
+]
+Jobs = Annotated[
+    str,
+    _option(
+        _ENGINE,
+        "Runs at a time. auto: as many as there are processors, one on a GPU.",
+        metavar="N|auto",
+    ),
+]
+Threads = Annotated[int, _option(_ENGINE, "Threads of each run on the CPU.")]
+Engine = Annotated[
+    str,
+    _option(
+        _ENGINE,
+        "local; ray: on a Ray cluster; print: write a script for Slurm and run nothing.",
+        metavar="local|ray|print",
+    ),
+]
+RayAddress = Annotated[
+    str | None, _option(_ENGINE, "Address of a Ray cluster; without it, one on this machine.")
+]
+DryRun = Annotated[
+    bool, _option(_ENGINE, "Show what would run, and what it costs; write nothing.", "--dry-run")
+]
+Only = Annotated[str | None, _option(_ENGINE, "Make this one run.", metavar="NAME", hidden=True)]
+
+_OF_IMAGES = {"model", "backbone", "weights", "freeze", "head_option", "data_dir", "download"}
+_OF_IMAGES |= {"image_size", "in_channels", "limit", "on_bad_image", "probe_epochs", "probe_lr"}
+
+
+@app.command("compare")
+@with_run_options
+def compare_command(
+    asked: RunOptions,
+    *,
+    probe_epochs: ProbeEpochs = 0,
+    probe_lr: ProbeLr = 3e-3,
+    heads: Annotated[
+        str | None,
+        typer.Option(
+            help="Heads, comma separated, options of their own behind a colon: "
+            "spinal,spinal:num_layers=8,mlp. The first is compared with each other. Default: "
+            "spinal,unchained,matched,mlp,linear, and trees on tables."
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Number of paired seeds; tables: of splits.")] = 5,
+    out: Annotated[Path | None, typer.Option(help="Folder of the comparison.")] = None,
+    folds: Folds = 0,
+    repeats: Repeats = 1,
+    metric: Metric = None,
+    margin: Margin = None,
+    group: Group = None,
+    until_decided: UntilDecided = False,
+    max_seeds: MaxSeeds = 30,
+    tune: Tune = 0,
+    target: Target = None,
+    task: TaskOf = "auto",
+    time: TimeColumn = None,
+    jobs: Jobs = "auto",
+    threads: Threads = 1,
+    engine: Engine = "local",
+    ray_address: RayAddress = None,
+    dry_run: DryRun = False,
+    only: Only = None,
+) -> None:
+    """Answer "does a spinal head help on this data, and what does it cost?".
+
+    Images: every head is trained with the same seeds (same split, data order, augmentation draws
+    and initial trunk), epochs are chosen on validation data, and the test data is used once.
+
+    Tables (csv, tsv, parquet, arrow, or sklearn:NAME): every head, and boosted trees, on --seeds
+    random splits, or on --folds.
+
+    The same command again continues: finished runs stay, failed ones are tried again.
+    """
+    from spinalnet.comparison import asking, building, comparing, planning
+    from spinalnet.training import TrainConfig
+
+    shared = {"folds": folds, "repeats": repeats, "metric": metric, "margin": margin}
+    shared |= {"group": group, "time": time, "tune": tune}
+    if asking.names_table(asked.data, target):
+        of_images = _OF_IMAGES | {field.name for field in fields(TrainConfig)} - {"seed"}
+        asked.refuse(of_images, f"for a table ('{asked.data}')")
+        own = {"target": target, "task": task, "seed": asked.training.seed}
+        question = asking.ask(asked.data, heads, seeds, **own, **shared)
+    else:
+        of_tables = {"target", "task", "time"}
+        asked.refuse(of_tables, f"for '{asked.data}', which is no table")
+        base = asked.spec(probe_epochs=probe_epochs, probe_lr=probe_lr)
+        question = asking.ask(base, heads, seeds, **shared)
+    asking.check_worth_asking(question, until_decided, max_seeds)
+    if ray_address is not None and engine != "ray":
+        raise InputError("--ray-address has no meaning without --engine ray: leave it out.")
+    effort = comparing.Effort(read_jobs(jobs), threads, ray_address=ray_address)
+    folder = asking.default_folder(question) if out is None else out
+    load = functools.partial(building.load_splits, download=asked.download)
+    if dry_run:
+        print_plan(planning.plan(question, folder, effort, load))
+    elif only is not None:
+        _run_only(only, question, folder, effort, load)
+    elif engine == "print":
+        _print_script(question, folder, effort, load)
+    else:
+        most = max_seeds if until_decided else None
+        trials = 0 if question.is_of_table else tune
+        _run(question, folder, replace(effort, engine=_known(engine)), load, most, trials)
+
+
+def read_jobs(jobs: str) -> int | Literal["auto"]:
+    """Return what --jobs says.
+
+    Raises:
+        InputError: If it is neither a number nor "auto".
+    """
+    if jobs == "auto":
+        return "auto"
+    if not jobs.isdecimal() or int(jobs) < 1:
+        raise InputError(f"--jobs must be a number from 1, or auto, got '{jobs}'.")
+    return int(jobs)
+
+
+def _known(engine: str) -> Literal["local", "ray"]:
+    if engine == "local":
+        return "local"
+    if engine == "ray":
+        return "ray"
+    raise unknown_name("engine", engine, ("local", "ray", "print"))
+
+
+def _run(
+    question: ComparisonSpec,
+    folder: Path,
+    effort: Effort,
+    load: Load,
+    max_seeds: int | None,
+    trials: int,
+) -> None:
+    """Run everything, print the answer; what has failed makes the exit code 1."""
+    from spinalnet.comparison import Comparison, comparing
+
+    total = len(question.cells()) + trials * len(question.heads)
+    with _failing(), show_progress(total) as on_event:
+        comparing.run_comparison(
+            question,
+            folder,
+            replace(effort, on_event=on_event),
+            load=load,
+            command="spinalnet " + shlex.join(sys.argv[1:]),
+            max_seeds=max_seeds,
+            trials=trials,
+        )
+    print_answer(folder)
+    if Comparison.load(folder).failed:
+        raise typer.Exit(1)
+
+
+def _run_only(
+    name: str, question: ComparisonSpec, folder: Path, effort: Effort, load: Load
+) -> None:
+    """Make one run."""
+    from spinalnet.comparison import comparing
+
+    with show_progress(1) as on_event:
+        effort = replace(effort, on_event=on_event)
+        failure = comparing.run_only(name, question, folder, effort, load)
+    if failure is not None:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    """End with exit code 1 where no run has finished."""
+    try:
+        yield
+    except TrainingError as error:
+        err_console.print(
+            f"[red]error[/] {as_options(str(error))}", highlight=False, soft_wrap=True
+        )
+        raise typer.Exit(1) from None
+
+
+def _print_script(question: ComparisonSpec, folder: Path, effort: Effort, load: Load) -> None:
+    """Write the script of an array of jobs, and print it."""
+    from spinalnet import files
+    from spinalnet.comparison import comparing, slurm
+    from spinalnet.comparison.engine import Bench
+
+    comparing.prepare(question, comparing.checked_folder(folder), load, Bench(load))
+    names = [spec.name for spec in question.cells()]
+    text = slurm.script_of(names, _without_engine(sys.argv[1:], folder), folder, effort.threads)
+    files.write_text(folder / "slurm.sh", text)
+    print(text, end="")
+    err_console.print(f"Submit it: bash {folder / 'slurm.sh'}", highlight=False, soft_wrap=True)
+
+
+def _without_engine(arguments: list[str], folder: Path) -> list[str]:
+    """Return the command's arguments without what chooses the engine, with the folder."""
+    kept: list[str] = []
+    skip = False
+    for word in arguments:
+        if skip:
+            skip = False
+        elif word in ("--engine", "--jobs"):
+            skip = True
+        elif not word.startswith(("--engine=", "--jobs=")):
+            kept.append(word)
+    named = any(word == "--out" or word.startswith("--out=") for word in kept)
+    return kept if named else [*kept, "--out", str(folder)]
