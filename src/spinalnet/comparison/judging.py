@@ -109,7 +109,11 @@ def estimate(
 def against_baseline(
     comparison: FinishedRuns, evidence: Evidence, row: str, margin: float
 ) -> Estimate | None:
-    """Estimate a row minus the constant predictor of its training parts."""
+    """Estimate the models of a row minus the constant predictor of their training parts.
+
+    The question is whether anything was learned, so the models are taken as they are: on one test
+    part only its examples are drawn anew, which also answers it for one or two seeds.
+    """
     units = [unit for unit in comparison.units if unit in evidence.values.get(row, {})]
     records = comparison.runs[row]
     known = [result_of(records[unit]).get("baseline") for unit in units]
@@ -121,13 +125,13 @@ def against_baseline(
         for outputs, kept in zip(said, known, strict=True)
         if kept
     ]
-    sign = 1.0 if evidence.metric.higher_is_better else -1.0
-    levels = {u: evidence.metric.value(o) for u, o in zip(units, constant, strict=True)}
-    differences = {unit: sign * (evidence.values[row][unit] - levels[unit]) for unit in units}
-    scale = max(abs(evidence.values[row][unit]) for unit in units)
-    return _estimate(
-        comparison, evidence.metric, differences, (said, constant), margin, False, 1, scale
-    )
+    unit = 1.0 if evidence.metric.name == "accuracy" else None
+    if _same_examples(said):
+        found = gaps(evidence.metric, said, constant).mean(axis=0)
+        return inference.single(found, margin, unit=unit)
+    parts = zip(said, constant, strict=True)  # each tested on other examples
+    each = [gaps(evidence.metric, [one], [none])[0] for one, none in parts]
+    return inference.single(np.concatenate(each), margin, unit=unit)
 
 
 def baseline_value(comparison: FinishedRuns, evidence: Evidence) -> float | None:
