@@ -33,18 +33,20 @@ def comparison(name: str) -> str:
 
     summary = load_summary(ROOT / "results" / f"{name}.json")
     environment = summary.environment
+    examples = f"; {summary.test_size:,} test examples" if summary.test_size else ""
+    chosen = "" if summary.is_table else f", epoch selected on {summary.selected_on}"
     made = (
         f"`{summary.command}` on {environment.get('cpu')}, "
         f"{environment.get('threads')} thread(s), torch {environment.get('torch')}, "
-        f"seeds {min(summary.seeds)} to {max(summary.seeds)}; {summary.test_size:,} test images, "
-        f"epoch selected on {summary.selected_on}."
+        f"seeds {min(summary.seeds)} to {max(summary.seeds)}{examples}{chosen}."
     )
     verdicts = "\n".join(
         f"- {summary.heads[0].head} against {head.head}: {head.difference.verdict}"
         for head in summary.heads[1:]
         if head.difference is not None
     )
-    return f"{as_markdown(*head_rows(summary))}\n\n{verdicts}\n\n{made}"
+    answer = f"**{summary.headline}**\n\n" if summary.headline else ""
+    return f"{as_markdown(*head_rows(summary))}\n\n{answer}{verdicts}\n\n{made}"
 
 
 def benchmark(*names: str, command: str) -> str:
