@@ -506,7 +506,7 @@ def test_errors_of_folds(simulation):
 def test_the_committed_cells_meet_the_criterion(simulation):
     record = json.loads(simulation["RESULT"].read_text(encoding="utf-8"))
     rows = {row["cell"]: row for row in record["rows"]}
-    assert list(rows) == [cell.name for cell in simulation["cells"]()]
+    assert {cell.name for cell in simulation["cells"]()} <= set(rows)
     for row in rows.values():
         assert row["repetitions"] >= 10_000
         assert not simulation["exceeding"](row, row["repetitions"]), row["cell"]
