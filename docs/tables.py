@@ -204,6 +204,8 @@ def verdict_errors() -> str:
     kinds: dict[str, list[dict[str, Any]]] = {}
     for row in record["rows"]:
         kind = re.split(r", (?:m|example)=", row["cell"])[0]
+        if "m" in row and row["cell"].startswith("losses"):
+            kind += f", {row['m']:,} examples"
         kinds.setdefault(row.get("scheme", kind), []).append(row)
     header = ("comparisons", "cells", "false better or worse", "false equal", "interval holds")
     rows = []
@@ -228,9 +230,9 @@ def verdict_errors() -> str:
         f"\n\n`{record['command']}` on {record['environment']['cpu']}, 1 thread, "
         f"{record['seconds'] / 60:.0f} minutes. In percent, the worst cell of each row. At least "
         f"10,000 comparisons a cell, so that the limit is {limit:.1f}; {again} of "
-        f"{len(record['rows'])} cells were beyond it and drawn again, {len(over)} still are. Of four "
-        f"comparisons, two without a difference and two that differ by the margin, any claim was "
-        f"false in {mixed} at most."
+        f"{len(record['rows'])} cells were beyond it and drawn again, {len(over)} still are. Of "
+        f"four comparisons, two without a difference and two that differ by the margin, any claim "
+        f"was false in {mixed} at most."
     )
 
 
@@ -258,8 +260,8 @@ def verdict_power() -> str:
         rows.append([f"{m:,}", f"{100 * accuracy:g}", f"{100 * margin:g}", *parts])
     header = ("test examples", "accuracy", "margin, points", "3 seeds", "5", "10", "20")
     return as_markdown(header, rows, left=0) + (
-        "\n\nPercent of comparisons called equal where the true difference is 0: the lowest and the "
-        "highest cell, by the variances of seeds, examples and the rest. Same run."
+        "\n\nPercent of comparisons called equal where the true difference is 0: the lowest and "
+        "the highest cell, by the variances of seeds, examples and the rest. Same run."
     )
 
 
