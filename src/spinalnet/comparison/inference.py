@@ -131,8 +131,8 @@ def crossed(
         margin: Below this a difference counts as none, in units of the gaps.
         stopping: Whether seeds were, or might have been, added after a look at the result.
         unit: The most one example can add in one run: 1 for accuracy. By default 1 where all gaps
-            are -1, 0 or 1, else the most that one did on the mean of the seeds. Without it, identical
-            predictions say nothing.
+            are -1, 0 or 1, else the most that one did on the mean of the seeds. Without it,
+            identical predictions say nothing.
         comparisons: How many comparisons the report makes (for `more` and `fewest`).
 
     Raises:
