@@ -130,8 +130,9 @@ def crossed(
             differences of the metric.
         margin: Below this a difference counts as none, in units of the gaps.
         stopping: Whether seeds were, or might have been, added after a look at the result.
-        unit: The most one example can add in one run: 1 for accuracy. By default the most that one
-            did; without it identical predictions say nothing.
+        unit: The most one example can add in one run: 1 for accuracy. By default 1 where all gaps
+            are -1, 0 or 1, else the most that one did on the mean of the seeds. Without it,
+            identical predictions say nothing.
         comparisons: How many comparisons the report makes (for `more` and `fewest`).
 
     Raises:
@@ -139,12 +140,11 @@ def crossed(
     """
     values = _gaps(gaps, margin, ndim=2, least=2)
     n, m = values.shape
-    seen = float(np.abs(values).max())
-    _check_unit(unit)
+    unit = _unit(values, unit)
     method = "stopping" if stopping else "crossed"
-    if _constant(values) and not (seen == 0 and unit):
+    if _constant(values) and not (unit and not values.any()):
         return _untested(float(values.mean()), n, m, margin, method)
-    found = Squares.of(values, max(seen, unit or 0.0))
+    found = Squares.of(values, unit)
     mean, level = float(found.mean), _level(comparisons)
 
     def test(k: int) -> Inversion:
@@ -283,16 +283,13 @@ def single(gaps: ArrayLike, margin: float, *, unit: float | None = None) -> Esti
         InputError: If an argument is not finite or too small.
     """
     values = _gaps(gaps, margin, ndim=1, least=2)
-    seen = float(np.abs(values).max())
-    _check_unit(unit)
-    if _constant(values) and not (seen == 0 and unit):
+    unit = _unit(values[None], unit)
+    if _constant(values) and not (unit and not values.any()):
         return _untested(float(values.mean()), 1, len(values), margin, "single")
-    found = Squares.of(values[None], max(seen, unit or 0.0))
+    found = Squares.of(values[None], unit)
     mean = float(found.mean)
     test = Inversion(mean, margin, lambda at: chance.p_examples(found, at))
-    exact = None
-    if np.isin(values, (-1.0, 0.0, 1.0)).all():
-        exact = mcnemar(values > 0, values < 0)
+    exact = mcnemar(values > 0, values < 0) if _counts(values) else None
     return _tested(
         test,
         n=1,
@@ -447,9 +444,22 @@ def _constant(values: Array, scale: float = 0.0) -> bool:
     return bool(np.ptp(values) <= 1e-9 * max(float(np.abs(values).max()), scale))
 
 
+def _counts(values: Array) -> bool:
+    return bool(np.isin(values, (-1.0, 0.0, 1.0)).all())
+
+
 def _check_unit(unit: float | None) -> None:
     if unit is not None and not (np.isfinite(unit) and unit > 0):
         raise InputError(f"what one example can add must be a number above 0, got {unit!r}.")
+
+
+def _unit(values: Array, unit: float | None) -> float:
+    """Return what one example can add, (n, m); 0 if that is not known, as all gaps are 0."""
+    _check_unit(unit)
+    if unit is None and values.any() and _counts(values):
+        return 1.0
+    # Not the largest of all gaps: with more seeds that grows, and more seeds would say less.
+    return max(unit or 0.0, float(np.abs(values.mean(0)).max()))
 
 
 def _gaps(gaps: ArrayLike, margin: float, *, ndim: int, least: int) -> Array:
