@@ -166,19 +166,20 @@ def print_answer(folder: Path) -> None:
     """Print the gist of a report that was written."""
     from spinalnet import _dist
     from spinalnet.comparison import load_summary
-    from spinalnet.comparison.findings import head_rows
-    from spinalnet.comparison.wording import as_rich
+    from spinalnet.comparison.findings import short_rows
+    from spinalnet.comparison.wording import as_rich, short_verdict
 
     if not _dist.is_main():
         return
     summary = load_summary(folder / "summary.json")
     what = "table" if summary.is_table else f"{summary.model}, selected on {summary.selected_on}"
-    out_console.print(as_rich(*head_rows(summary), f"{summary.data}, {what}"))
+    out_console.print(as_rich(*short_rows(summary), f"{summary.data}, {what}"))
     out_console.print(f"[bold]{escape(summary.headline)}[/]", highlight=False)
     if summary.code != "nothing-learned":
         for head in summary.heads[1:]:
             if head.difference is not None:
-                out_console.print(f"- {escape(head.difference.verdict)}", highlight=False)
+                line = short_verdict(head.difference, summary.wording)
+                out_console.print(f"- {escape(line)}", highlight=False)
     for line in summary.notes:
-        out_console.print(f"[yellow]note[/] {escape(line)}", highlight=False)
+        print_note(line)
     out_console.print(f"Report: {folder / 'report.html'}", highlight=False, soft_wrap=True)

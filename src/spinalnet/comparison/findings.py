@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from spinalnet.comparison.statistics import ALPHA
-from spinalnet.comparison.wording import VERDICTS, Units, interval, listing, three_digits
+from spinalnet.comparison.wording import NONE, VERDICTS, Units, interval, listing, three_digits
 
 if TYPE_CHECKING:
     from spinalnet.comparison.finished import FinishedRuns
@@ -146,20 +146,47 @@ def missing_notes(comparison: FinishedRuns, unusable: Sequence[str]) -> list[str
     return notes
 
 
-def method_notes(summary: Summary, sizes: Sequence[int]) -> list[str]:
-    """What a reader must know of the method to judge the numbers."""
-    units, timing = summary.wording, summary.timing
-    known = [head.difference for head in summary.heads[1:] if head.difference]
-    tested = [d for d in known if d.low is not None and d.n > 1]
+def warnings(summary: Summary, sizes: Sequence[int]) -> list[str]:
+    """Say what makes the numbers weaker than they look."""
+    kind = summary.unit_kind
+    tested = _tested(summary)
     notes = []
     if "test" in summary.selected_on.split():
         notes.append(
             "Selected on test: the reported epoch was chosen by the test result, "
             "so the figures are optimistic."
         )
-    if tested:
-        notes.append(_about_intervals(tested[0], units))
-    if known and summary.margin is not None:
+    if summary.stopping:
+        notes.append(
+            f"Seeds were added after a look at the result (at {listing(summary.looks)}), so the "
+            "intervals are those that hold after any number of looks, and wider."
+        )
+    elif len(summary.looks) > 1 and kind != "seed" and tested:
+        notes.append(
+            f"More {kind}s were added after a look at the result, for which these "
+            "intervals do not allow."
+        )
+    if len(sizes) > 1 and kind == "seed":
+        notes.append(f"The runs were tested on different numbers of examples: {listing(sizes)}.")
+    if len(summary.heads) > 1 and all(head.n == 1 for head in summary.heads):
+        notes.append(
+            f"One {kind} per {summary.wording.kind}: how much a result changes from one to the "
+            "next is unknown, so nothing can be concluded; use at least 5."
+        )
+    fewest = min((d.n for d in tested), default=0)
+    if 2 <= fewest < 5:
+        notes.append(
+            f"With {fewest} pairs an interval is wide and leans on the differences being normally "
+            "distributed; use at least 5 before drawing conclusions."
+        )
+    return notes
+
+
+def method_notes(summary: Summary) -> list[str]:
+    """Say how the numbers were made and what they mean."""
+    units, timing, tested = summary.wording, summary.timing, _tested(summary)
+    notes = [_about_intervals(tested[0], units)] if tested else []
+    if len(summary.heads) > 1 and summary.margin is not None:
         notes.append(
             f"Differences up to {units.amount(summary.margin)} count as none (the margin). Equal "
             "means that the 95 % interval lies inside it; where no difference is seen but the "
@@ -171,23 +198,11 @@ def method_notes(summary: Summary, sizes: Sequence[int]) -> list[str]:
             f"{len(tested)} comparisons are made: what counts as better, worse or equal is "
             f"corrected for that (Holm, at {ALPHA}); each interval is that of its comparison alone."
         )
-    if summary.stopping:
-        notes.append(
-            f"Seeds were added after a look at the result (at {listing(summary.looks)}), so the "
-            "intervals are those that hold after any number of looks, and wider."
-        )
-    elif len(summary.looks) > 1 and summary.unit_kind != "seed" and tested:
-        notes.append(
-            f"More {summary.unit_kind}s were added after a look at the result, for which these "
-            "intervals do not allow."
-        )
     if summary.baseline is not None:
         notes.append(
             f"Baseline: what is known of the training part alone, without looking at an example, "
             f"has a test {units.title} of {units.value(summary.baseline)}."
         )
-    if len(sizes) > 1 and summary.unit_kind == "seed":
-        notes.append(f"The runs were tested on different numbers of examples: {listing(sizes)}.")
     if units.metric == "accuracy" and summary.test_size and summary.heads[0].mean is not None:
         mean, size = summary.heads[0].mean, summary.test_size
         error = math.sqrt(mean * (1 - mean) / size)
@@ -196,20 +211,14 @@ def method_notes(summary: Summary, sizes: Sequence[int]) -> list[str]:
             f"binomial standard error of a single accuracy near {units.value(mean)} is "
             f"{100 * error:.2g} points."
         )
-    if known and all(head.n == 1 for head in summary.heads):
-        notes.append(
-            f"One {summary.unit_kind} per head: how much a result changes from one to the next is "
-            "unknown, so nothing can be concluded; use at least 5."
-        )
-    fewest = min((d.n for d in tested), default=0)
-    if 2 <= fewest < 5:
-        notes.append(
-            f"With {fewest} pairs an interval is wide and leans on the differences being normally "
-            "distributed; use at least 5 before drawing conclusions."
-        )
     if timing:
         notes.append(_about_times(timing))
     return notes
+
+
+def _tested(summary: Summary) -> list[Difference]:
+    known = [head.difference for head in summary.heads[1:] if head.difference]
+    return [d for d in known if d.low is not None and d.n > 1]
 
 
 def _about_intervals(d: Difference, units: Units) -> str:
@@ -244,42 +253,73 @@ def _about_times(timing: Mapping[str, Any]) -> str:
 
 def head_rows(summary: Summary) -> tuple[list[str], list[list[str]]]:
     """Return the result as text: header (lines split at newlines) and one row per head."""
-    units = summary.wording
-    timed = any(head.inference_us or head.training_us for head in summary.heads)
-    compared = len(summary.heads) > 1
-    unit = ",\npoints" if units.in_points else ""
-    header = [units.kind, "params\n(head / all)", "head\nMACs"]
-    if timed:
-        header.append("head time,\nµs (inf. /\ntrain.)")
-    header.append(f"{units.title}{', %' if units.in_points else ''}\n(mean ± std)")
-    if compared:
-        header += [f"{summary.heads[0].head} minus\nthis (95 %\ninterval{unit})", "answer"]
-    header += ["n", "train\nseconds"]
-    rows = []
-    for head in summary.heads:
-        row = [head.head, _both(head.head_params, head.params), _count(head.head_macs)]
-        if timed:
-            row.append(f"{three_digits(head.inference_us)} / {three_digits(head.training_us)}")
-        row.append(units.mean(head.mean, head.std))
-        if compared:
-            row.append(interval(head.difference, units.differences))
-            row.append(VERDICTS[head.difference.code].word if head.difference else "")
-        count = str(head.n) + (f" ({len(head.failed)} failed)" if head.failed else "")
-        rows.append([*row, count, three_digits(head.train_seconds_mean)])
+    heads = summary.heads
+    columns = [*_first_columns(summary)]
+    if any(head.params not in (None, head.head_params) for head in heads):
+        columns.insert(2, ("params,\nnetwork", [_count(head.params) for head in heads]))
+    if any(head.inference_us or head.training_us for head in heads):
+        for title, name in (("inference,\nµs", "inference_us"), ("training\nstep, µs", "training_us")):
+            columns.append((title, [three_digits(getattr(head, name)) for head in heads]))
+    memory = [(head.cost or {}).get("peak_memory") for head in heads]
+    if any(memory):
+        shown = [NONE if one is None else f"{one / 2**20:,.3g}" for one in memory]
+        columns.append(("peak\nmemory,\nMiB", shown))
+    columns += _answer_columns(summary)
+    columns.append(("train\nseconds", [three_digits(head.train_seconds_mean) for head in heads]))
+    return _as_rows(columns, summary)
+
+
+def short_rows(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """Return what fits a terminal of 80 characters; the report holds the rest."""
+    return _as_rows([*_first_columns(summary), *_answer_columns(summary)], summary)
+
+
+_Column = tuple[str, list[str]]
+_BASELINE = "baseline"
+
+
+def _first_columns(summary: Summary) -> list[_Column]:
+    heads = summary.heads
+    columns = [(summary.wording.kind, [head.head for head in heads])]
+    if any(head.head_params is not None for head in heads):
+        columns.append(("params", [_count(head.head_params) for head in heads]))
+    if any(head.head_macs is not None for head in heads):
+        columns.append(("MACs", [_count(head.head_macs) for head in heads]))
+    return columns
+
+
+def _answer_columns(summary: Summary) -> list[_Column]:
+    units, heads = summary.wording, summary.heads
+    title = f"{units.title}{', %' if units.in_points else ''}\n(mean ± std)"
+    columns = [(title, [units.mean(head.mean, head.std) for head in heads])]
+    known = [head.difference for head in heads]
+    if len(heads) > 1:
+        unit = ", points" if units.in_points else ""
+        title = f"{heads[0].head} minus this\n(95 % interval){unit}"
+        columns.append((title, [interval(d, units.differences) if d else "" for d in known]))
+        if summary.code != "nothing-learned":
+            columns.append(("answer", [VERDICTS[d.code].word if d else "" for d in known]))
+    counts = [
+        f"{head.n} of {head.n + len(head.failed)}" if head.failed else str(head.n) for head in heads
+    ]
+    columns.append(("n", counts))
+    return columns
+
+
+def _as_rows(columns: list[_Column], summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """Turn columns into a header and rows, with one of the constant predictor."""
+    header = [title for title, _ in columns]
+    rows = [list(row) for row in zip(*(cells for _, cells in columns), strict=True)]
     if summary.baseline is not None:
-        blank = [""] * (len(header) - 1)
-        place = 4 if timed else 3
-        blank[place - 1] = units.value(summary.baseline, unit=False)
-        rows.append(["baseline", *blank])
+        value = summary.wording.value(summary.baseline, unit=False)
+        rows.append(
+            [
+                _BASELINE if i == 0 else value if "(mean ± std)" in title else ""
+                for i, title in enumerate(header)
+            ]
+        )
     return header, rows
 
 
 def _count(value: int | None) -> str:
-    return "" if value is None else f"{value:,}"
-
-
-def _both(head: int | None, whole: int | None) -> str:
-    """Print the parameters of a head and of its whole network."""
-    if head is None:
-        return ""
-    return f"{head:,}" if whole in (None, head) else f"{head:,} / {whole:,}"
+    return NONE if value is None else f"{value:,}"

@@ -14,7 +14,13 @@ from typing import Any, Literal
 
 from spinalnet._checks import InputError, read_fields
 from spinalnet.comparison.baseline import prevalence, prevalence_note
-from spinalnet.comparison.findings import headline, method_notes, missing_notes, paragraphs
+from spinalnet.comparison.findings import (
+    headline,
+    method_notes,
+    missing_notes,
+    paragraphs,
+    warnings,
+)
 from spinalnet.comparison.finished import FinishedRuns, metric_of, note_look, read_folder, result_of
 from spinalnet.comparison.inference import Estimate, judge, learned
 from spinalnet.comparison.judging import (
@@ -151,7 +157,7 @@ class Summary:
         test_size: Number of test examples (of one unit).
         heads: One row per head; the first is the one the others are compared with.
         verdict: One paragraph, whose first sentence is the answer.
-        notes: Sentences a reader must know to judge the numbers.
+        notes: What makes these numbers weaker than they look.
         timing: Device, threads, batch size and repeats of the head times.
         environment: Software and hardware of the runs.
         command: The command that made the runs.
@@ -166,6 +172,7 @@ class Summary:
         headline: The answer in one sentence.
         looks: Numbers of units after which the comparison was looked at before.
         stopping: Whether the intervals allow for adding seeds after a look.
+        methods: How the numbers were made and what they mean.
     """
 
     data: str
@@ -192,6 +199,7 @@ class Summary:
     headline: str = ""
     looks: tuple[int, ...] = ()
     stopping: bool = False
+    methods: tuple[str, ...] = ()
 
     @property
     def is_table(self) -> bool:
@@ -330,6 +338,7 @@ def summarize_runs(
         summary,
         verdict=" ".join([summary.headline, *paragraphs(summary)]),
         notes=tuple(_notes(comparison, evidence, summary, sizes, asked)),
+        methods=tuple(method_notes(summary)),
     )
 
 
@@ -486,7 +495,7 @@ def _notes(
             "Not all runs kept what they said of each test example (those of an earlier version "
             "did not): the intervals cover the seeds only."
         )
-    return [*notes, *method_notes(summary, sizes)]
+    return [*notes, *warnings(summary, sizes)]
 
 
 def _without_heads(timing: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -198,58 +198,81 @@ VERDICTS: dict[str, Verdict] = {
 
 
 def verdict(d: Difference, units: Units) -> str:
-    """Say in one sentence what one comparison shows."""
-    if d.mean is None:
-        return f"undecided: no {units.repeat} that both {units.kind}s finished"
-    count = f"n={d.n}"
-    if d.low is None or d.high is None:
-        return f"undecided: {_without_interval(d, units)} ({count})"
+    """Say in one sentence what one comparison shows, with its numbers."""
+    if d.mean is None or d.low is None or d.high is None:
+        return f"undecided: {_why_undecided(d, units)} (n={d.n})"
     mean, low, high = units.differences(d.mean, d.low, d.high)
-    seen = f"difference {mean}, 95 % interval {low} to {high}, {count}"
+    seen = f"difference {mean}, 95 % interval {low} to {high}, n={d.n}"
     if d.code == "nothing-learned":
         return f"nothing learned: neither is shown to beat the baseline ({seen})"
     if d.code == "equal":
-        margin = units.amount(d.margin or 0.0)
-        below = "; a difference is seen, but below that margin" if d.seen else ""
-        return f"{d.of} equals {d.minus} within {margin}{below} ({seen})"
+        return f"{d.of} equals {d.minus} {_within(d, units)} ({seen})"
     if d.code in ("better", "worse"):
         near, far = sorted((abs(d.low), abs(d.high)))  # both ends lie on the winner's side of zero
         size, near, far = units.differences(abs(d.mean), near, far)
         unit = " points" if units.in_points else f" in {units.title}"
         winner, loser = (d.of, d.minus) if d.code == "better" else (d.minus, d.of)
-        span = f"95 % interval {near} to {far}, {count}"
+        span = f"95 % interval {near} to {far}, n={d.n}"
         return f"{winner} is better than {loser} by {size}{unit} ({span})"
     return f"undecided: {_why_undecided(d, units)} ({seen})"
 
 
-def _without_interval(d: Difference, units: Units) -> str:
-    assert d.mean is not None
-    if d.n == 1:
-        told = ""
-        if d.p_value is not None:
-            told = f" (McNemar's test of the two trained models: p {p_value(d.p_value)})"
-        return f"a single {units.repeat} compares two trained models, not two {units.kind}s{told}"
-    ahead = d.of if (d.mean > 0) == units.higher_is_better else d.minus
-    if abs(d.mean) < 1e-12:
-        return f"identical results in every {units.repeat}"
-    return (
-        f"{ahead} is ahead by the same {units.amount(abs(d.mean))} in every {units.repeat}, and "
-        "without spread there is no interval and no test"
-    )
+def short_verdict(d: Difference, units: Units) -> str:
+    """Say the same where the numbers stand beside it, beginning with the one it is about."""
+    if d.code in ("better", "worse") and d.mean is not None:
+        winner = d.of if d.code == "better" else d.minus
+        return f"{d.minus}: {winner} is better by {units.amount(abs(d.mean))}"
+    if d.code == "equal":
+        return f"{d.minus}: equal {_within(d, units)}"
+    if d.code == "nothing-learned":
+        return f"{d.minus}: nothing learned"
+    return f"{d.minus}: undecided, {_why_undecided(d, units)}"
+
+
+def _within(d: Difference, units: Units) -> str:
+    below = "; a difference is seen, below that margin" if d.seen else ""
+    return f"within {units.amount(d.margin or 0.0)}{below}"
 
 
 def _why_undecided(d: Difference, units: Units) -> str:
-    margin = units.amount(d.margin or 0.0)
-    if d.reason == "single":
-        test = f"; p {p_value(d.p_value)}" if d.p_value is not None else ""
-        return f"one {units.repeat} compares two trained models, not two {units.kind}s{test}"
+    """Say why, and what would decide it."""
+    if d.mean is None:
+        return f"no {units.repeat} that both {units.kind}s finished"
+    if d.n == 1 or d.reason == "single":
+        told = "" if d.p_value is None else f"; between those, p {p_value(d.p_value)}"
+        return f"one {units.repeat} compares two trained models, not two {units.kind}s{told}"
+    if d.low is None or d.high is None:
+        return _without_spread(d, units)
     if d.reason == "test-set-too-small":
-        resolves = units.amount(d.resolution or 0.0)
-        size = f"{d.examples:,} examples" if d.examples else "it"
-        return f"the test set is too small ({size} resolve {resolves}, the margin is {margin})"
-    if d.reason in ("more-seeds", "more-splits"):
-        what = units.repeat if d.reason == "more-splits" else "seed"
-        return f"about {d.more} further {what}{'s' if d.more != 1 else ''} would probably decide"
+        found = (
+            f"the test set is too small to show equality (it resolves "
+            f"{units.amount(d.resolution or 0.0)}, the margin is {units.amount(d.margin or 0.0)})"
+        )
+        return found if not d.more else f"{found}; {_further(d, 'show a difference')}"
+    if d.reason in ("more-seeds", "more-splits") and d.more:
+        return _further(d, "decide")
     if d.reason == "correction":
-        return "decided alone, but not after the correction for the number of comparisons"
+        return "alone it would be decided, but not after the correction for several comparisons"
+    if d.reason == "no-margin":
+        return "no difference is shown (an earlier version wrote this, which knew no margin)"
     return f"no affordable number of further {units.repeat}s would probably decide"
+
+
+def _further(d: Difference, what: str) -> str:
+    """Say how many further units would probably do, and what the smallest number is that can."""
+    kind = "split" if d.reason == "more-splits" or d.method == "splits" else "seed"
+    found = f"about {d.more:,} further {kind}{'s' if d.more != 1 else ''} would probably {what}"
+    if d.fewest is not None and d.fewest > d.n:
+        found += f" (below {d.fewest} in all none can)"
+    return found
+
+
+def _without_spread(d: Difference, units: Units) -> str:
+    assert d.mean is not None
+    if abs(d.mean) < 1e-12:
+        return f"identical results in every {units.repeat}"
+    ahead = d.of if (d.mean > 0) == units.higher_is_better else d.minus
+    return (
+        f"{ahead} is ahead by the same {units.amount(abs(d.mean))} in every {units.repeat}, and "
+        "without spread there is no test"
+    )

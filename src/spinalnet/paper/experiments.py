@@ -188,7 +188,7 @@ def _result(record: Record) -> list[str]:
         "",
         as_markdown(header, rows, left=len(header)),
         "",
-        *(f"- {note}" for note in summary.notes),
+        *(f"- {note}" for note in (*summary.notes, *summary.methods)),
     ]
 
 
