@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from spinalnet.comparison import Summary as Summary
     from spinalnet.comparison import TrainedModel as TrainedModel
     from spinalnet.comparison import compare as compare
-    from spinalnet.comparison import compare_table as compare_table
     from spinalnet.comparison import load_summary as load_summary
     from spinalnet.comparison import load_trained as load_trained
     from spinalnet.comparison import run_one as run_one
@@ -96,7 +95,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "_checks": "BackendUnavailable InputError SpinalnetError SurgeryError TrainingError",
-        "comparison": "Comparison RunSpec Summary TrainedModel compare compare_table load_summary "
+        "comparison": "Comparison RunSpec Summary TrainedModel compare load_summary "
         "load_trained run_one summarize write_report",
         "data": "ArrayDataset DataSpec DatasetInfo Splits list_datasets load_dataset",
         "deploy": "Evaluation Exported Prediction evaluate_run export_onnx export_program "

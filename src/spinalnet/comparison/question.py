@@ -184,8 +184,11 @@ class ComparisonSpec:
         "unchained", "unchained-matched") follow it; the others keep the paper's.
         """
         first, *_ = rows = self.rows
+        base = self.base
+        if isinstance(base, TableSpec) and base.tune:  # tuned for what it is judged by
+            base = replace(base, metric=self.metric)
         lead = first.head, first.options
-        found = [self.base.as_cell(row.head, row.options, row.label, unit, *lead) for row in rows]
+        found = [base.as_cell(row.head, row.options, row.label, unit, *lead) for row in rows]
         if not self.other:
             return found
         return [

@@ -87,7 +87,7 @@ def load(spec: TableSpec) -> Table:
     """
     global _last
     if spec.frame is not None:
-        return spec.frame.without_columns(spec.group, spec.time)
+        return spec.frame.ready(spec.group, spec.time)
     asked = (spec.table, spec.target, spec.task, spec.group, spec.time)
     path = Path(spec.table)
     if path.is_file():  # one that has changed is another
@@ -207,6 +207,11 @@ def _check_table(table: Table, resample: Resample, *, tuned: bool) -> None:
         )
     _check_features(table)
     y = np.asarray(table.y)
+    if y.ndim > 2 or (y.ndim == 2 and table.task == "classification"):
+        raise InputError(
+            f"the target of {table.name} must be a column (rows), or for a regression several "
+            f"(rows, outputs), got shape {y.shape}."
+        )
     if table.task == "classification":
         _check_counts(table.name, y, tuned=tuned)
         return
@@ -220,7 +225,17 @@ def _check_table(table: Table, resample: Resample, *, tuned: bool) -> None:
 
 
 def _check_counts(name: str, y: np.ndarray, *, tuned: bool) -> None:
-    found, counts = np.unique(y, return_counts=True)
+    if y.dtype.kind in "fO" and (missing := sum(map(_is_missing, y.tolist()))):
+        raise InputError(
+            f"the target of {name} has no class in {missing} row{'s' * (missing > 1)}: leave "
+            f"{'them' if missing > 1 else 'it'} out."
+        )
+    try:
+        found, counts = np.unique(y, return_counts=True)
+    except TypeError as error:
+        raise InputError(
+            f"the classes of {name} must be all text or all numbers: turn them into text."
+        ) from error
     names = found.tolist()  # plain values, for the sentences
     if len(names) < 2:
         raise InputError(f"the target of {name} has only one class, {names[0]!r}.")
@@ -232,6 +247,11 @@ def _check_counts(name: str, y: np.ndarray, *, tuned: bool) -> None:
             f"training and a test part{' with tune' if tuned else ''} need {needed} of each class: "
             "drop rare classes, join them, or use task=regression for numbers."
         )
+
+
+def _is_missing(value: Any) -> bool:
+    nothing = value is None or type(value).__name__ in ("NAType", "NaTType")
+    return nothing or (isinstance(value, float) and value != value)
 
 
 def _check_features(table: Table) -> None:

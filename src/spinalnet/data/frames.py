@@ -41,8 +41,11 @@ class Table:
     groups: Any = None
     times: Any = None
 
-    def without_columns(self, group: str | None, time: str | None) -> Table:
-        """Return the table with a column as groups and one as times; they are features no more.
+    def ready(self, group: str | None = None, time: str | None = None) -> Table:
+        """Return the table as nets and trees alike know it.
+
+        Columns that are no numbers become categories. The columns of groups and times are features
+        no more: what is tested lies outside of the times that were trained on.
 
         Args:
             group: Name of a column of a data frame; None for `groups` as they are.
@@ -67,10 +70,11 @@ class Table:
         times = self.times if time is None else _as_times(time, self.X[time])
         taken = [name for name in given.values() if name is not None]
         X = self.X
-        if taken:
-            X = X.drop(columns=taken) if hasattr(X, "iloc") else X.drop(taken)
+        if columns:
+            X = _as_pandas(X).drop(columns=taken)
             if X.shape[1] == 0:
                 raise InputError(f"{self.name} has no column besides {' and '.join(taken)}.")
+            X = _with_categories(X)
         return replace(self, X=X, groups=groups, times=times)
 
 
@@ -105,7 +109,7 @@ def load_table(
     if task not in ("auto", "classification", "regression"):
         raise unknown_name("task", task, ["auto", "classification", "regression"])
     if source.startswith("sklearn:"):
-        return _bundled(source.removeprefix("sklearn:")).without_columns(group, time)
+        return _bundled(source.removeprefix("sklearn:")).ready(group, time)
     frame = _read_frame(Path(source))
     if target is None:
         columns = some(list(frame.columns), 10)
@@ -133,8 +137,16 @@ def load_table(
             raise InputError(f"{what}={name} is the target: what is predicted cannot divide rows.")
     values = _target_values(y, found)
     table = Table(Path(source).stem, X, values, found, tuple(notes))  # type: ignore[arg-type]
-    table = table.without_columns(group, time)
-    return replace(table, X=_with_categories(table.X))
+    return table.ready(group, time)
+
+
+def _as_pandas(X: Any) -> Any:
+    """Return a frame of pandas; of one of polars the same values."""
+    import pandas as pd
+
+    if hasattr(X, "iloc"):
+        return X
+    return pd.DataFrame({str(name): X[name].to_list() for name in X.columns})
 
 
 def _as_groups(name: str, column: Any) -> Any:
