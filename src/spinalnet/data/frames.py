@@ -171,7 +171,7 @@ def _as_times(name: str, column: Any) -> Any:
     values = pd.Series(np.asarray(column))
     if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
         try:
-            values = pd.to_datetime(values)
+            values = pd.to_datetime(values, format="ISO8601", utc=True)
         except (TypeError, ValueError) as error:
             raise InputError(
                 f"the time column '{name}' must hold numbers or dates (2026-01-31), and not all "
@@ -182,9 +182,9 @@ def _as_times(name: str, column: Any) -> Any:
             f"the time column '{name}' has no value in {count} row{'s' * (count > 1)}: leave "
             "them out."
         )
-    if values.dtype.kind != "M":
+    if pd.api.types.is_numeric_dtype(values):
         return values.to_numpy()
-    return values.to_numpy().astype("datetime64[ns]").astype(np.int64)
+    return values.dt.tz_localize(None).to_numpy().astype("datetime64[ns]").astype(np.int64)
 
 
 def _with_categories(X: Any) -> Any:
