@@ -1,7 +1,7 @@
 """What can be said without looking at an example: the baseline that every model must beat.
 
 It knows the training part only: how often every class is, or the mean and the median of the
-targets. Where one class is most of the test part, a baseline has a high accuracy, which a note says.
+targets. Where most of the test part is of one class its accuracy is high, which a note says.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import torch
 from torch import Tensor
 
 from spinalnet._checks import InputError
-from spinalnet.comparison.metrics import Metric
+from spinalnet.comparison.metrics import METRICS, Metric
 from spinalnet.comparison.outputs import AnyOutputs, Outputs, RegressionOutputs
 
 PREVALENT = 0.8
 """Share of one class in the test part above which accuracy says little."""
+
+FEW = 10
+"""Test examples of a class below which its share of a variance is known only roughly."""
 
 
 @dataclass(frozen=True)
@@ -113,4 +116,22 @@ def prevalence_note(
     return (
         f"{100 * share:.1f} % of the test examples are of class '{called}', so that a model which "
         "always says so has that accuracy: --metric balanced-accuracy counts all classes alike."
+    )
+
+
+def few_note(
+    outputs: Outputs, class_names: Sequence[str], metric: str | Metric = "accuracy"
+) -> str | None:
+    """Say in a sentence where a metric that counts all classes alike rests on few test examples."""
+    name = metric if isinstance(metric, str) else metric.name
+    counts = torch.bincount(outputs.targets, minlength=outputs.num_classes)
+    there = counts.masked_fill(counts == 0, len(outputs) + 1)
+    smallest, fewest = int(there.argmin()), int(there.min())
+    if fewest >= FEW or name not in ("balanced-accuracy", "auroc", "macro-f1"):
+        return None
+    called = class_names[smallest] if smallest < len(class_names) else str(smallest)
+    return (
+        f"class '{called}' has {fewest} test example{'s' if fewest > 1 else ''}, on which "
+        f"{METRICS[name].title} rests as much as on those of every other class: how much it "
+        "varies from test set to test set is known only roughly, and is probably told too small."
     )

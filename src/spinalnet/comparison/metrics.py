@@ -43,6 +43,8 @@ class Metric:
         in_points: Whether it is a share, printed times 100.
         margin: Differences below it do not matter; a fraction of what the baseline loses where
             `relative`.
+        contribute: What `contributions` calls when the outputs have the metric.
+        why_not: Why finite outputs of the task may lack it; None where none does.
         relative: See `margin`.
     """
 
@@ -53,8 +55,8 @@ class Metric:
     higher_is_better: bool
     in_points: bool
     margin: float
-    _contributions: Callable[[Any], Floats]
-    _why_not: Callable[[Any], str | None]
+    contribute: Callable[[Any], Floats]
+    why_not: Callable[[Any], str | None] | None = None
     relative: bool = False
 
     def contributions(self, outputs: AnyOutputs) -> Floats:
@@ -71,7 +73,7 @@ class Metric:
         """
         if (reason := self.available(outputs)) is not None:
             raise InputError(f"{reason}.")
-        return self._contributions(outputs)
+        return self.contribute(outputs)
 
     def value(self, outputs: AnyOutputs) -> float:
         """Return the metric; errors as of `contributions`."""
@@ -85,7 +87,7 @@ class Metric:
         lost = len(outputs) - int(outputs.finite.sum())
         if lost:
             return f"the model's outputs for {lost} of {len(outputs)} test examples are no numbers"
-        return self._why_not(outputs)
+        return None if self.why_not is None else self.why_not(outputs)
 
     def default_margin(self, baseline: float | None = None) -> float:
         """Return the largest difference that does not matter, in units of the metric.
@@ -104,10 +106,6 @@ class Metric:
                 f"baseline loses, and that is {baseline}: give --margin."
             )
         return self.margin * baseline
-
-
-def _always(outputs: AnyOutputs) -> None:
-    """Of a metric that all finite outputs have."""
 
 
 # --- classification -------------------------------------------------------------------------------
@@ -200,7 +198,7 @@ def _scores(outputs: Outputs, k: int) -> Floats:
     p = outputs.probabilities.double()
     score = (p * is_k).sum(1)
     rest = (p * ~is_k).sum(1)
-    return torch.where(score >= 1.0, 2 - rest, score).numpy()
+    return torch.where(score >= 1.0, 1 - rest.log(), score).numpy()
 
 
 def _no_auroc(outputs: Outputs) -> str | None:
@@ -252,13 +250,15 @@ def _no_r2(outputs: RegressionOutputs) -> str | None:
     return "r2 needs targets that differ, and those of the test part are all the same"
 
 
-def _share(name: str, title: str, contributions: Any, why_not: Any = _always) -> Metric:
+def _share(name: str, title: str, contributions: Any, why_not: Any = None) -> Metric:
     """Return the row of a share of a classification: half a point does not matter."""
     key = name.replace("-", "_")
     return Metric(name, title, key, "classification", True, True, 0.005, contributions, why_not)
 
 
-def _loss(name: str, title: str, key: str, task: Task, contributions: Any, why_not: Any) -> Metric:
+def _loss(
+    name: str, title: str, key: str, task: Task, contributions: Any, why_not: Any = None
+) -> Metric:
     """Return the row of a loss: a hundredth of what the baseline loses does not matter."""
     return Metric(name, title, key, task, False, False, 0.01, contributions, why_not, relative=True)
 
@@ -271,8 +271,8 @@ METRICS: dict[str, Metric] = {
         _share("auroc", "AUROC", _auroc, _no_auroc),
         _share("macro-f1", "macro F1", _macro_f1),
         _loss("log-loss", "log-loss", "loss", "classification", _log_loss, _no_log_loss),
-        _loss("mse", "MSE", "mse", "regression", _mse, _always),
-        _loss("mae", "MAE", "mae", "regression", _mae, _always),
+        _loss("mse", "MSE", "mse", "regression", _mse),
+        _loss("mae", "MAE", "mae", "regression", _mae),
         Metric("r2", "R²", "r2", "regression", True, False, 0.01, _r2, _no_r2),
     )
 }

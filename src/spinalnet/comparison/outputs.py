@@ -211,9 +211,10 @@ def load_outputs(path: str | os.PathLike[str]) -> AnyOutputs:
             )
         else:
             outputs = _classification(tensors, about)
+        wrong = _what_is_wrong(outputs)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise _damaged(path, "a part of it is missing or is no table of numbers") from error
-    if (wrong := _what_is_wrong(outputs)) is not None:
+    if wrong is not None:
         raise _damaged(path, wrong)
     return outputs
 
@@ -331,6 +332,8 @@ def joined(parts: Sequence[Kind]) -> Kind:
     """
     if not parts:
         raise InputError("joined needs the outputs of at least one part, got none.")
+    if len({type(part) for part in parts}) > 1:
+        raise InputError("outputs can be joined only where they are of one kind.")
     if any(part.rows is None for part in parts):
         raise InputError(
             "outputs can be joined only where each says which rows of the data set it is about, "

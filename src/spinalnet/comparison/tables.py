@@ -359,6 +359,13 @@ def _try(
     return {"score": numbers[metric.key], "loss": loss}
 
 
+def _confusion(outputs: Outputs) -> list[list[int]]:
+    """Count rows by true class (first index) and predicted class."""
+    classes = outputs.num_classes
+    cells = outputs.targets * classes + outputs.predicted
+    return torch.bincount(cells, minlength=classes**2).view(classes, classes).tolist()
+
+
 def _result(
     spec: TableSpec, rows: TableRows, outputs: AnyOutputs, net: torch.nn.Module | None
 ) -> dict[str, Any]:
@@ -369,8 +376,9 @@ def _result(
     targets = torch.from_numpy(rows.numbers(rows.train))
     test: dict[str, Any] = {"n": len(outputs), **measured(outputs)}
     if isinstance(outputs, Outputs):
-        scores = quality(outputs)
-        test |= {"brier": scores.brier, "ece": scores.ece, "adaptive_ece": scores.adaptive_ece}
+        scores = quality(outputs).to_dict()
+        del scores["nll"]  # is the loss
+        test |= scores | {"confusion": _confusion(outputs)}
     params = macs = gradients = None
     if net is not None:
         params = count_params(net).total
