@@ -528,6 +528,16 @@ def test_the_best_trial_is_chosen_and_all_are_kept(metric: str | None, tmp_path:
     assert again.module_.hidden_features == (width,)
 
 
+def test_what_a_row_is_given_is_not_tuned(tmp_path: Path) -> None:
+    own = {"head_options": {"hidden_features": 7}, "train": {**SHORT, "weight_decay": 0.5}}
+    asked = spec(flowers(), head="mlp", tune=2, **own)
+    result = run_table(asked, tmp_path / "run").result
+    assert set(result["chosen"]) == {"lr", "dropout"}
+    again = refit(tmp_path / "run", asked.frame)
+    assert again.module_.hidden_features == (7,)
+    assert (again.weight_decay, again.lr) == (0.5, result["chosen"]["lr"])
+
+
 def test_a_trial_that_diverges_is_kept_without_a_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

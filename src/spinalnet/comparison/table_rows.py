@@ -76,27 +76,42 @@ def _pick(values: Any, rows: np.ndarray) -> Any:
     return values.iloc[rows] if hasattr(values, "iloc") else values[rows]
 
 
-_last: tuple[Any, Table] | None = None  # what was loaded last in this process
+@dataclass(frozen=True)
+class _Loaded:
+    """What was loaded last in this process: many runs ask for one table."""
+
+    asked: tuple[Any, ...]
+    table: Table
+    source: Any = None  # held, so that no other frame takes its identity
+
+
+_last: _Loaded | None = None
 
 
 def load(spec: TableSpec) -> Table:
-    """Return the table of a run; the last one stays in memory, as many runs ask for one.
+    """Return the table of a run.
 
     Raises:
         InputError: If it cannot be read, or lacks a column.
     """
     global _last
-    if spec.frame is not None:
-        return spec.frame.ready(spec.group, spec.time)
-    asked = (spec.table, spec.target, spec.task, spec.group, spec.time)
-    path = Path(spec.table)
-    if path.is_file():  # one that has changed is another
-        state = path.stat()
-        asked = (*asked, str(path.absolute()), state.st_mtime_ns, state.st_size)
-    if _last is None or _last[0] != asked:
-        table = load_table(spec.table, spec.target, spec.task, group=spec.group, time=spec.time)
-        _last = asked, table
-    return _last[1]
+    frame = spec.frame
+    asked: tuple[Any, ...] = (spec.group, spec.time)
+    if frame is not None:
+        asked = (*asked, id(frame))
+    else:
+        asked = (*asked, spec.table, spec.target, spec.task)
+        path = Path(spec.table)
+        if path.is_file():  # one that has changed is another
+            state = path.stat()
+            asked = (*asked, str(path.absolute()), state.st_mtime_ns, state.st_size)
+    if _last is None or _last.asked != asked:
+        if frame is not None:
+            table = frame.ready(spec.group, spec.time)
+        else:
+            table = load_table(spec.table, spec.target, spec.task, group=spec.group, time=spec.time)
+        _last = _Loaded(asked, table, frame)
+    return _last.table
 
 
 def rows_of(spec: TableSpec) -> TableRows:
@@ -128,6 +143,9 @@ def digest(table: Table) -> str:
     else:
         columns.append(table.X)
     for column in columns:
+        if hasattr(column, "cat"):
+            found.update(repr(column.cat.categories.tolist()).encode())
+            column = column.cat.codes
         values = np.asarray(column)
         if values.dtype.kind == "O":
             found.update(repr(values.tolist()).encode())

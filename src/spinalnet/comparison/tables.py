@@ -37,7 +37,7 @@ from spinalnet.comparison.outputs import (
     load_outputs,
 )
 from spinalnet.comparison.table_heads import head_row, make_estimator, tuned_options
-from spinalnet.comparison.table_rows import TableRows, digest, rows_of
+from spinalnet.comparison.table_rows import TableRows, digest, load, rows_of
 from spinalnet.comparison.table_spec import TableSpec
 from spinalnet.data.order import stream_seed
 from spinalnet.training import Progress, describe_environment, runs
@@ -146,24 +146,41 @@ def refit(folder: str | Path, table: Table | None = None) -> Any:
         spec = replace(TableSpec.from_dict(record.config), frame=table)
     rows = rows_of(spec)
     result = record.result or {}
-    estimator = _fit(_estimator(spec, rows, result.get("chosen")), rows, rows.train)
+    with _threads(record.environment.get("threads")):
+        estimator = _fit(_estimator(spec, rows, result.get("chosen")), rows, rows.train)
+        same = _same(estimator, rows, folder)
     why = None
     if result.get("table_digest") != digest(rows.table):
         why = "its table has changed since"
-    elif not _same(estimator, rows, folder):
+    elif not same:
         now = _environment()
         changed = [
             f"{name} was {record.environment.get(name)} and is {value}"
             for name, value in now.items()
-            if name not in ("started", "commit") and record.environment.get(name) != value
+            if name not in _CHANGES and record.environment.get(name) != value
         ]
-        why = "; ".join(changed) or "the number of threads may be another"
+        why = "; ".join(changed) or "something else than the versions of libraries has changed"
     if why is not None:
         raise InputError(
             f"fitting again does not give the model of {folder}: {why}. Run the comparison again "
             "in a new folder."
         )
     return estimator
+
+
+_CHANGES = ("started", "commit", "threads")  # of the environment, without an effect here
+
+
+@contextmanager
+def _threads(count: object) -> Iterator[None]:
+    """Compute with the number of threads that a run had."""
+    now = torch.get_num_threads()
+    try:
+        if isinstance(count, int) and count > 0:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(now)
 
 
 def _same(estimator: Any, rows: TableRows, folder: Path) -> bool:
@@ -189,7 +206,7 @@ def _finished(spec: TableSpec, folder: Path) -> runs.RunRecord:
     record = runs.load_runs(folder)[0]
     if spec.frame is not None:
         kept = (record.result or {}).get("table_digest")
-        table = spec.frame.ready(spec.group, spec.time)
+        table = load(spec)
         if kept != digest(table):
             raise InputError(
                 f"{folder} holds a run on another table called '{table.name}': choose another "
