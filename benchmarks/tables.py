@@ -1,104 +1,100 @@
 """The tables that come with scikit-learn: run the comparisons, write `docs/tables.md`.
 
-python benchmarks/tables.py          # everything: a quarter of an hour on one core
+python benchmarks/tables.py          # everything: some hours on one core, most of them for tuning
 python benchmarks/tables.py --page   # the page alone, from results/tables
+
+Runs are kept in `runs/tables`, so an interrupted comparison goes on; what is committed of one is
+its summary.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
-import torch
-
-from spinalnet.comparison import table_summary, tables
+import spinalnet
+from spinalnet.comparison import Summary, load_summary
+from spinalnet.comparison.findings import head_rows
 from spinalnet.comparison.wording import as_markdown, digits
 from spinalnet.data import frames
 
 ROOT = Path(__file__).parents[1]
+RUNS = ROOT / "runs" / "tables"
 RESULTS = ROOT / "results" / "tables"
-REPEATS = 10
+SPLITS = 10
+TRIALS = 20
 
 INTRODUCTION = """# Tables
 
 Made by `python benchmarks/tables.py`; do not edit.
 
-Do spinal nets help on tables? Every row below is the mean test score of one model over repeated
-random splits, the same splits for all models (see `spinalnet.comparison.tables`). The *dense* net
-has one hidden layer and as many parameters as the *spinal* net and is trained by the same code;
-*linear* has no hidden layer; *trees* are scikit-learn's `HistGradientBoosting`. The p-value is that
-of the corrected resampled t test, which allows for the splits sharing rows; the one beside it has
-Holm's correction for the comparisons of the table, and where it is below 0.05, the sentence below
-the table says "better" or "worse".
+Do spinal nets help on tables? Every row below is the mean test score of one head over repeated
+random splits, the same splits for all heads. *unchained* is the *spinal* net without its chain:
+the same slices, widths and output row. *matched* has one hidden layer and as many parameters as
+*spinal*, *mlp* has one of 64, *linear* has none; all of them are trained by the same code. *trees*
+are scikit-learn's `HistGradientBoosting`.
 
-Any table of your own: `spinalnet compare table.csv --target COLUMN [--tune]`.
+Intervals and p-values are those of the corrected resampled t test, which allows for the splits
+sharing rows, and is an approximation. Verdicts are corrected for the number of comparisons of a
+table. With tuning, every head chooses among the same number of settings, by cross-validation inside
+the training rows, so that the test rows decide nothing.
+
+Any table of your own: `spinalnet compare table.csv --target COLUMN [--tune 20]`.
 """
 
 
 def run() -> None:
     """Run every comparison: default settings, and settings chosen inside the training rows."""
-    torch.set_num_threads(1)
     for name in frames.BUNDLED:
-        for tune in (False, True):
-            if tune and name == "digits":
+        for trials in (0, TRIALS):
+            if trials and name == "digits":
                 continue  # hours of boosted trees with ten classes
-            folder = RESULTS / (f"{name}-tuned" if tune else name)
-            if (folder / "summary.json").exists():
-                continue
-            result = tables.compare_table(
-                frames.load_table(f"sklearn:{name}"), repeats=REPEATS, tune=tune
+            place = f"{name}-tuned" if trials else name
+            found = spinalnet.compare(
+                f"sklearn:{name}", seeds=SPLITS, out=RUNS / place, tune=trials, jobs="auto"
             )
-            command = f"spinalnet compare sklearn:{name} --seeds {REPEATS}"
-            table_summary.write_results(result, folder, command + (" --tune" if tune else ""))
-            print(result.verdict, flush=True)
+            (RESULTS / place).mkdir(parents=True, exist_ok=True)
+            shutil.copy(RUNS / place / "summary.json", RESULTS / place / "summary.json")
+            print(f"{place}: {found.verdict}", flush=True)
 
 
-def section(result: table_summary.TableComparison) -> str:
+def section(place: str, summary: Summary) -> str:
     """Return the result as a section of a Markdown page."""
-    tuned = (
-        "settings chosen by 3-fold cross-validation inside the training rows"
-        if result.tuned
-        else "default settings"
-    )
+    tuned = place.endswith("-tuned")
+    name = place.removesuffix("-tuned")
+    settings = f"settings chosen in {TRIALS} trials" if tuned else "default settings"
+    command = f"spinalnet compare sklearn:{name} --seeds {SPLITS}"
     lines = [
-        f"## {result.table}{', tuned' if result.tuned else ''}",
+        f"## sklearn:{name}{', tuned' if tuned else ''}",
         "",
-        f"{result.task.capitalize()}, {result.rows} rows, {result.columns} columns, "
-        f"{result.outputs} target(s). {result.repeats} splits, {result.test_fraction:.0%} "
-        f"of the rows for the test, seeds from {result.seed}; {tuned}.",
+        f"{summary.task.capitalize()}, {len(summary.units)} splits, a quarter of the rows for the "
+        f"test; {settings}.",
         "",
-        as_markdown(*table_summary.table_rows(result)),
+        as_markdown(*head_rows(summary)),
         "",
-        result.verdict,
-        *(f"Note: {note}" for note in result.notes),
+        summary.verdict,
+        *(f"Note: {note}" for note in summary.notes),
+        "",
+        f"Command: `{command}{f' --tune {TRIALS}' if tuned else ''}`",
         "",
     ]
-    if result.command:
-        lines += [f"Command: `{result.command}`", ""]
     return "\n".join(lines)
 
 
 def page() -> None:
-    """Write the page and its figure from the results."""
-    found = [
-        table_summary.load_table_summary(RESULTS / folder / "summary.json")
+    """Write the page from the results."""
+    found = {
+        place: load_summary(RESULTS / place / "summary.json")
         for name in frames.BUNDLED
-        for folder in (name, f"{name}-tuned")
-        if (RESULTS / folder / "summary.json").exists()
-    ]
-    default = [result for result in found if not result.tuned]
-    table_summary.draw(default).savefig(RESULTS / "overview.png", dpi=110)
-    environment = found[0].environment
+        for place in (name, f"{name}-tuned")
+        if (RESULTS / place / "summary.json").exists()
+    }
+    environment = next(iter(found.values())).environment
     shown = "\n".join(f"- {key}: {value}" for key, value in environment.items())
-    sections = "\n".join(section(result) for result in found)
+    parts = [INTRODUCTION, *(section(place, summary) for place, summary in found.items())]
     speed = RESULTS / "speed.json"
-    parts = [
-        INTRODUCTION,
-        "![Test scores of every split](../results/tables/overview.png)\n",
-        "Default settings. A dot is one split, a bar the mean.\n",
-        sections,
-    ]
     if speed.exists():
         parts.append(_speed(json.loads(speed.read_text(encoding="utf-8"))))
     parts += ["## Where this was measured\n", shown, ""]

@@ -19,6 +19,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from spinalnet._checks import TrainingError
 from spinalnet.data import order
 from spinalnet.tabular.estimators import (
+    ControlClassifier,
+    ControlRegressor,
     DenseClassifier,
     DenseRegressor,
     SpinalClassifier,
@@ -29,10 +31,11 @@ from spinalnet.training.fitting import fit
 from spinalnet.training.loop import Progress
 
 CLASSES = [SpinalClassifier, SpinalRegressor, DenseClassifier, DenseRegressor]
+CONTROLS = [ControlClassifier, ControlRegressor]
 
 
 # No check is excluded. Fewer epochs than the default, to be quick.
-@parametrize_with_checks([make(epochs=50) for make in CLASSES])
+@parametrize_with_checks([make(epochs=50) for make in [*CLASSES, *CONTROLS]])
 def test_scikit_learn_checks(estimator, check) -> None:  # type: ignore[no-untyped-def]
     check(estimator)
 

@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from spinalnet._checks import InputError
 from spinalnet.cli.root import app
-from spinalnet.comparison import tables
 from spinalnet.comparison.table_summary import (
     ModelScore,
     TableComparison,
@@ -21,9 +20,8 @@ from spinalnet.comparison.table_summary import (
     table_rows,
     write_results,
 )
-from spinalnet.comparison.tables import compare_table
 from spinalnet.data import frames
-from spinalnet.data.frames import Table, detect_task, load_table
+from spinalnet.data.frames import detect_task, load_table
 
 pd = pytest.importorskip("pandas")
 
@@ -92,11 +90,6 @@ def test_bad_tables_are_named(tmp_path: Path) -> None:
     write(frame(), path)
     (tmp_path / "empty.csv").write_text("a,b\n")
     (tmp_path / "broken.parquet").write_text("nonsense")
-    one = frame().assign(kind="yes")
-    write(one, tmp_path / "one.csv")
-    rare = frame()
-    rare.loc[0, "kind"] = "rare"
-    write(rare, tmp_path / "rare.csv")
     write(frame().assign(day=pd.date_range("2020", periods=80)), tmp_path / "day.parquet")
     cases = [
         (lambda: load_table(str(tmp_path / "day.parquet"), "kind"), "'day' has type datetime"),
@@ -109,28 +102,15 @@ def test_bad_tables_are_named(tmp_path: Path) -> None:
         (lambda: load_table(str(tmp_path / "empty.csv"), "a"), "no rows"),
         (lambda: load_table(str(tmp_path / "broken.parquet"), "a"), "cannot be read"),
         (lambda: load_table("sklearn:wein"), "did you mean 'wine'"),
-        (lambda: compare_table(load_table(str(tmp_path / "one.csv"), "kind")), "only one class"),
-        (lambda: compare_table(load_table(str(tmp_path / "rare.csv"), "kind")), "'rare' of rare"),
-        (lambda: compare_table(load_table("sklearn:wine"), ["spinl"]), "did you mean 'spinal'"),
         (
-            lambda: compare_table(Table("t", np.ones((3, 2)), np.arange(3.0), "regression")),
-            "too few to split",
+            lambda: load_table("sklearn:wine", group="a"),
+            "no columns with names, so none can be its",
         ),
-        (
-            lambda: compare_table(Table("t", np.ones((4, 2)), np.arange(4.0), "regression")),
-            "R² needs at least 2 test rows",
-        ),
-        (lambda: compare_table(load_table("sklearn:wine"), repeats=0), "repeats must be"),
-        (
-            lambda: compare_table(Table("t", np.ones((9, 2)), np.zeros(9, int), "classification")),
-            "only one class, 0\\.",
-        ),
-        (
-            lambda: compare_table(
-                Table("t", np.ones((9, 2)), np.array([*range(7), np.inf, np.nan]), "regression")
-            ),
-            "target of t is not finite in 2 rows",
-        ),
+        (lambda: load_table(str(path), "kind", group="colou"), "did you mean 'colour'"),
+        (lambda: load_table(str(path), "kind", group="kind"), "group=kind is the target"),
+        (lambda: load_table(str(path), "kind", time="colour"), "must hold numbers or dates"),
+        (lambda: load_table(str(path), "kind", time="size"), "'size' has no value in"),
+        (lambda: load_table(str(path), "kind", group="size"), "'size' has no value in"),
     ]
     for call, message in cases:
         with pytest.raises(InputError, match=message):
@@ -147,6 +127,30 @@ def test_infinite_targets_are_counted(
     write(table, tmp_path / "t.csv")
     with pytest.raises(InputError, match=f"target column 'price' is infinite in {rows}"):
         load_table(str(tmp_path / "t.csv"), "price", task)
+
+
+def test_groups_and_times_are_columns_that_are_no_features(tmp_path: Path) -> None:
+    table = frame(6)
+    table["size"] = range(6)
+    table["patient"] = ["b", "a", "b", "c", "a", "a"]
+    days = ["2026-03-01", "2026-01-31", "2026-02-01", "2025-12-31", "2026-02-01", "2026-02-02"]
+    table["day"] = days
+    table.loc[4, "weight"] = np.nan
+    write(table, tmp_path / "t.csv")
+    found = load_table(str(tmp_path / "t.csv"), "weight", group="patient", time="day")
+    assert list(found.X.columns) == ["size", "colour", "kind"]
+    assert found.X["size"].tolist() == [0, 1, 2, 3, 5]
+    assert found.groups.tolist() == [0, 1, 0, 2, 1]
+    assert np.argsort(found.times).tolist() == [3, 1, 2, 4, 0]
+    table["day"] = pd.to_datetime(table["day"]).dt.tz_localize("Europe/Berlin")
+    table["hour"] = [5.5, 1, 2, 0, 3, 4]
+    write(table, tmp_path / "t.parquet")
+    dates, hours = (
+        load_table(str(tmp_path / "t.parquet"), "size", time=name, group=other).times
+        for name, other in (("day", "hour"), ("hour", "day"))
+    )
+    assert np.argsort(dates, kind="stable").tolist() == [3, 1, 2, 4, 5, 0]
+    assert hours.tolist() == [5.5, 1, 2, 0, 3, 4]
 
 
 def test_a_comparison_does_not_overwrite_another(tmp_path: Path) -> None:
@@ -262,30 +266,6 @@ def test_results_from_before_the_version_are_judged_anew() -> None:
     assert old["models"][3]["difference"]["verdict"] == "better"
     assert result.models[3].difference.outcome == "none"
     assert TableComparison.from_dict(json.loads(json.dumps(result.to_dict()))) == result
-
-
-def test_models_share_splits_and_the_dense_net_matches_the_spinal_one() -> None:
-    table = load_table("sklearn:iris")
-    result = compare_table(table, ["spinal", "dense", "trees"], repeats=2, seed=3)
-    again = compare_table(table, ["dense", "spinal"], repeats=2, seed=3)
-    by_name = {row.model: row for row in result.models}
-    assert by_name["spinal"].values == again.models[1].values
-    assert by_name["dense"].values == again.models[0].values
-    assert by_name["spinal"].params is not None
-    assert by_name["dense"].params == pytest.approx(by_name["spinal"].params, rel=0.02)
-    assert by_name["trees"].params is None
-    assert min(row.mean for row in result.models) > 0.85
-    assert result.models[0].difference is None
-    assert result.models[1].difference is not None
-
-
-def test_tuning_chooses_inside_the_training_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        tables.CONTENDERS, "linear", tables.Contender("", tables._linear, {"lr": (1e-7, 3e-2)})
-    )
-    result = compare_table(load_table("sklearn:wine"), ["linear"], repeats=2, tune=True)
-    assert result.models[0].chosen == {"lr=0.03": 2}
-    assert result.models[0].mean > 0.9
 
 
 def test_the_command_compares_a_file(tmp_path: Path) -> None:

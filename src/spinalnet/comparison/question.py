@@ -174,7 +174,10 @@ class ComparisonSpec:
         "unchained", "unchained-matched") follow it; the others keep the paper's.
         """
         rows = [self._own(row) for row in self.rows]
-        found = [self.base.as_cell(row, unit, rows[0]) for row in rows]
+        base = self.base
+        if isinstance(base, TableSpec) and base.tune:  # tuned for what it is judged by
+            base = replace(base, metric=self.metric)
+        found = [base.as_cell(row, unit, rows[0]) for row in rows]
         return [
             replace(spec, model=replace(spec.model, neck=own["neck"]))
             if isinstance(spec, RunSpec) and "neck" in (own := self.other.get(label, {}))

@@ -30,12 +30,14 @@ class Range:
         high: The upper end.
         log: Whether to go by factors.
         whole: Whether whole numbers are tried, both ends among them.
+        least: Whether there is nothing below the lower end, which then is no edge.
     """
 
     low: float
     high: float
     log: bool = False
     whole: bool = False
+    least: bool = False
 
     def at(self, place: float) -> float:
         """Return the number at a place between 0 and 1; to three digits, if it is not whole."""
@@ -50,7 +52,9 @@ class Range:
         """Return "low" or "high" if a value is that end, or within a twentieth of it."""
         low, high, value = (math.log(x) if self.log else x for x in (self.low, self.high, value))
         place = (value - low) / (high - low)
-        return "low" if place <= 0.05 else "high" if place >= 0.95 else None
+        if place <= 0.05:
+            return None if self.least else "low"
+        return "high" if place >= 0.95 else None
 
     def __str__(self) -> str:
         """Return it for people."""
@@ -87,7 +91,7 @@ WIDTH = "width"
 SHARED: Space = {
     "lr": Range(3e-4, 3e-2, log=True),
     "weight_decay": Range(1e-5, 1.0, log=True),
-    "dropout": Range(0.0, 0.3),
+    "dropout": Range(0.0, 0.3, least=True),
 }
 """Tried by every net, over the same values."""
 
@@ -95,7 +99,7 @@ _WIDTH: Space = {WIDTH: Range(0.25, 4.0, log=True)}
 _CHAIN: Space = {
     **_WIDTH,
     "num_layers": Range(2, 8, whole=True),
-    "num_splits": Range(1, 4, whole=True),
+    "num_splits": Range(1, 4, whole=True, least=True),
 }
 
 SPACES: Mapping[str, Space] = {

@@ -76,27 +76,42 @@ def _pick(values: Any, rows: np.ndarray) -> Any:
     return values.iloc[rows] if hasattr(values, "iloc") else values[rows]
 
 
-_last: tuple[Any, Table] | None = None  # what was loaded last in this process
+@dataclass(frozen=True)
+class _Loaded:
+    """What was loaded last in this process: many runs ask for one table."""
+
+    asked: tuple[Any, ...]
+    table: Table
+    source: Any = None  # held, so that no other frame takes its identity
+
+
+_last: _Loaded | None = None
 
 
 def load(spec: TableSpec) -> Table:
-    """Return the table of a run; the last one stays in memory, as many runs ask for one.
+    """Return the table of a run.
 
     Raises:
         InputError: If it cannot be read, or lacks a column.
     """
     global _last
-    if spec.frame is not None:
-        return spec.frame.without_columns(spec.group, spec.time)
-    asked = (spec.table, spec.target, spec.task, spec.group, spec.time)
-    path = Path(spec.table)
-    if path.is_file():  # one that has changed is another
-        state = path.stat()
-        asked = (*asked, str(path.absolute()), state.st_mtime_ns, state.st_size)
-    if _last is None or _last[0] != asked:
-        table = load_table(spec.table, spec.target, spec.task, group=spec.group, time=spec.time)
-        _last = asked, table
-    return _last[1]
+    frame = spec.frame
+    asked: tuple[Any, ...] = (spec.group, spec.time)
+    if frame is not None:
+        asked = (*asked, id(frame))
+    else:
+        asked = (*asked, spec.table, spec.target, spec.task)
+        path = Path(spec.table)
+        if path.is_file():  # one that has changed is another
+            state = path.stat()
+            asked = (*asked, str(path.absolute()), state.st_mtime_ns, state.st_size)
+    if _last is None or _last.asked != asked:
+        if frame is not None:
+            table = frame.ready(spec.group, spec.time)
+        else:
+            table = load_table(spec.table, spec.target, spec.task, group=spec.group, time=spec.time)
+        _last = _Loaded(asked, table, frame)
+    return _last.table
 
 
 def rows_of(spec: TableSpec) -> TableRows:
@@ -128,6 +143,9 @@ def digest(table: Table) -> str:
     else:
         columns.append(table.X)
     for column in columns:
+        if hasattr(column, "cat"):
+            found.update(repr(column.cat.categories.tolist()).encode())
+            column = column.cat.codes
         values = np.asarray(column)
         if values.dtype.kind == "O":
             found.update(repr(values.tolist()).encode())
@@ -207,6 +225,11 @@ def _check_table(table: Table, resample: Resample, *, tuned: bool) -> None:
         )
     _check_features(table)
     y = np.asarray(table.y)
+    if y.ndim > 2 or (y.ndim == 2 and table.task == "classification"):
+        raise InputError(
+            f"the target of {table.name} must be a column (rows), or for a regression several "
+            f"(rows, outputs), got shape {y.shape}."
+        )
     if table.task == "classification":
         _check_counts(table.name, y, tuned=tuned)
         return
@@ -220,7 +243,17 @@ def _check_table(table: Table, resample: Resample, *, tuned: bool) -> None:
 
 
 def _check_counts(name: str, y: np.ndarray, *, tuned: bool) -> None:
-    found, counts = np.unique(y, return_counts=True)
+    if y.dtype.kind in "fO" and (missing := sum(map(_is_missing, y.tolist()))):
+        raise InputError(
+            f"the target of {name} has no class in {missing} row{'s' * (missing > 1)}: leave "
+            f"{'them' if missing > 1 else 'it'} out."
+        )
+    try:
+        found, counts = np.unique(y, return_counts=True)
+    except TypeError as error:
+        raise InputError(
+            f"the classes of {name} must be all text or all numbers: turn them into text."
+        ) from error
     names = found.tolist()  # plain values, for the sentences
     if len(names) < 2:
         raise InputError(f"the target of {name} has only one class, {names[0]!r}.")
@@ -232,6 +265,11 @@ def _check_counts(name: str, y: np.ndarray, *, tuned: bool) -> None:
             f"training and a test part{' with tune' if tuned else ''} need {needed} of each class: "
             "drop rare classes, join them, or use task=regression for numbers."
         )
+
+
+def _is_missing(value: Any) -> bool:
+    nothing = value is None or type(value).__name__ in ("NAType", "NaTType")
+    return nothing or (isinstance(value, float) and value != value)
 
 
 def _check_features(table: Table) -> None:

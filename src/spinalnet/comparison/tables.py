@@ -9,6 +9,7 @@ bit by bit (`refit`), and of a net the weights to check that by.
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,15 +37,13 @@ from spinalnet.comparison.outputs import (
     load_outputs,
 )
 from spinalnet.comparison.table_heads import head_row, make_estimator, tuned_options
-from spinalnet.comparison.table_rows import TableRows, digest, rows_of
+from spinalnet.comparison.table_rows import TableRows, digest, load, rows_of
 from spinalnet.comparison.table_spec import TableSpec
 from spinalnet.data.order import stream_seed
 from spinalnet.training import Progress, describe_environment, runs
 
 if TYPE_CHECKING:
     from spinalnet.data import Table
-
-_LIBRARIES = ("scikit-learn", "scipy", "pandas")
 
 
 def check_specs(specs: Sequence[TableSpec]) -> None:
@@ -53,12 +52,32 @@ def check_specs(specs: Sequence[TableSpec]) -> None:
     Raises:
         InputError: If the table cannot be had or divided, or a head or an option is impossible.
     """
+    drawn: dict[Any, TableRows] = {}  # all heads of a unit have the same rows
     for spec in specs:
-        _estimator(spec, rows_of(spec))
+        key = (spec.table, spec.target, spec.group, spec.time, spec.unit, spec.tune > 0)
+        if key not in drawn:
+            drawn[key] = rows_of(spec)
+        _check(spec, drawn[key])
+
+
+OnTable = Callable[[TableSpec, Progress], None]
+
+
+def _tell(spec: TableSpec, on_progress: OnTable | None, fits: int) -> None:
+    if on_progress is not None:
+        on_progress(spec, Progress("epoch", fits, spec.tune + 1, 1, 1))
+
+
+def _check(spec: TableSpec, rows: TableRows) -> None:
+    """Refuse an impossible option, a metric of the other task, and nothing to tune."""
+    _estimator(spec, rows)
+    _metric(spec, rows)
+    if spec.tune:
+        _space(spec)
 
 
 def run_table(
-    spec: TableSpec, folder: str | Path, *, on_progress: Callable[[Progress], None] | None = None
+    spec: TableSpec, folder: str | Path, *, on_progress: OnTable | None = None
 ) -> runs.RunRecord:
     """Fit to the training rows, score once on the test rows, and leave a complete run folder.
 
@@ -68,7 +87,8 @@ def run_table(
     Args:
         spec: What to run.
         folder: Folder of the run.
-        on_progress: Called after every trial of tuning and after the fit, each an "epoch".
+        on_progress: Called with the spec after every trial of tuning and after the fit, each of
+            which is an "epoch".
 
     Raises:
         InputError: If anything asked for is impossible, before anything is written; or if the
@@ -78,12 +98,13 @@ def run_table(
     if runs.is_done(folder):
         return _finished(spec, Path(folder))
     rows = rows_of(spec)
-    _estimator(spec, rows)
+    _check(spec, rows)
     begun = _begin(spec, folder)
-    tell = on_progress or (lambda progress: None)
+    done = functools.partial(_tell, spec, on_progress)
     began = time.perf_counter()
-    trials, chosen = _tune(spec, rows, tell) if spec.tune else ([], None)
+    trials, chosen = _tune(spec, rows, done) if spec.tune else ([], None)
     tune_seconds = time.perf_counter() - began
+    _warm_up(spec, rows, chosen)
     began = time.perf_counter()
     estimator = _fit(_estimator(spec, rows, chosen), rows, rows.train)
     seconds = time.perf_counter() - began
@@ -95,11 +116,11 @@ def run_table(
     result = _result(spec, rows, outputs, net)
     result |= {"train_seconds": seconds, "trials": trials, "chosen": chosen}
     if chosen is not None:
-        space = {name: spaces.space_of(spec.head)[name] for name in chosen}
+        space = _space(spec)
         result["space"] = {name: str(part) for name, part in space.items()}
         result |= {"edges": spaces.edges(space, chosen), "tune_seconds": tune_seconds}
     begun.finish(result)
-    tell(Progress("epoch", spec.tune + 1, spec.tune + 1, 1, 1))
+    done(spec.tune + 1)
     return runs.load_runs(begun.path)[0]
 
 
@@ -125,24 +146,41 @@ def refit(folder: str | Path, table: Table | None = None) -> Any:
         spec = replace(TableSpec.from_dict(record.config), frame=table)
     rows = rows_of(spec)
     result = record.result or {}
-    estimator = _fit(_estimator(spec, rows, result.get("chosen")), rows, rows.train)
+    with _threads(record.environment.get("threads")):
+        estimator = _fit(_estimator(spec, rows, result.get("chosen")), rows, rows.train)
+        same = _same(estimator, rows, folder)
     why = None
     if result.get("table_digest") != digest(rows.table):
         why = "its table has changed since"
-    elif not _same(estimator, rows, folder):
+    elif not same:
         now = _environment()
         changed = [
             f"{name} was {record.environment.get(name)} and is {value}"
             for name, value in now.items()
-            if name not in ("started", "commit") and record.environment.get(name) != value
+            if name not in _CHANGES and record.environment.get(name) != value
         ]
-        why = "; ".join(changed) or "the number of threads may be another"
+        why = "; ".join(changed) or "something else than the versions of libraries has changed"
     if why is not None:
         raise InputError(
             f"fitting again does not give the model of {folder}: {why}. Run the comparison again "
             "in a new folder."
         )
     return estimator
+
+
+_CHANGES = ("started", "commit", "threads")  # of the environment, without an effect here
+
+
+@contextmanager
+def _threads(count: object) -> Iterator[None]:
+    """Compute with the number of threads that a run had."""
+    now = torch.get_num_threads()
+    try:
+        if isinstance(count, int) and count > 0:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(now)
 
 
 def _same(estimator: Any, rows: TableRows, folder: Path) -> bool:
@@ -168,7 +206,7 @@ def _finished(spec: TableSpec, folder: Path) -> runs.RunRecord:
     record = runs.load_runs(folder)[0]
     if spec.frame is not None:
         kept = (record.result or {}).get("table_digest")
-        table = spec.frame.without_columns(spec.group, spec.time)
+        table = load(spec)
         if kept != digest(table):
             raise InputError(
                 f"{folder} holds a run on another table called '{table.name}': choose another "
@@ -191,7 +229,7 @@ def _begin(spec: TableSpec, folder: str | Path) -> runs.RunFolder:
 
 
 def _environment() -> dict[str, Any]:
-    return describe_environment() | {name: version(name) for name in _LIBRARIES}
+    return describe_environment() | {name: version(name) for name in ("scikit-learn", "scipy")}
 
 
 def _options(spec: TableSpec, chosen: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -223,7 +261,29 @@ def _quiet() -> Iterator[None]:
 
 def _fit(estimator: Any, rows: TableRows, train: np.ndarray) -> Any:
     with _quiet():
-        return estimator.fit(rows.features(train), rows.targets(train))
+        try:
+            return estimator.fit(rows.features(train), rows.targets(train))
+        except ValueError as error:  # what an estimator says of data or options
+            if isinstance(error, InputError):
+                raise
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise InputError(
+                f"{type(estimator).__name__} cannot be fitted to {rows.table.name}: {reason}."
+            ) from error
+
+
+_warm: set[Any] = set()  # what this process has fitted before
+
+
+def _warm_up(spec: TableSpec, rows: TableRows, chosen: Mapping[str, Any] | None) -> None:
+    """Fit once in passing, so that the seconds of a fit are not those of loading libraries."""
+    key = (head_row(spec.head).kind, spec.head, rows.table.task)
+    if key in _warm:
+        return
+    _warm.add(key)
+    short = {"epochs": 1} if head_row(spec.head).kind else {"max_iter": 1}
+    briefly = replace(spec, head_options={**spec.head_options, **short})
+    _fit(_estimator(briefly, rows, chosen), rows, rows.train)
 
 
 def _said(estimator: Any, rows: TableRows, test: np.ndarray) -> AnyOutputs:
@@ -246,8 +306,26 @@ def _said(estimator: Any, rows: TableRows, test: np.ndarray) -> AnyOutputs:
     return replace(found, rows=torch.from_numpy(test).int())
 
 
+def _metric(spec: TableSpec, rows: TableRows) -> Metric:
+    task = rows.table.task
+    return find_metric(spec.metric, task) if spec.metric else default_metric(task, table=True)
+
+
+def _space(spec: TableSpec) -> spaces.Space:
+    """Return what is tried of a head: all that it was not given."""
+    given = {*spec.train, *spec.head_options}
+    if "hidden_features" in given:
+        given.add(spaces.WIDTH)
+    space = {name: part for name, part in spaces.space_of(spec.head).items() if name not in given}
+    if not space:
+        raise InputError(
+            f"nothing is left to tune of head '{spec.head}': leave out tune or some of its options."
+        )
+    return space
+
+
 def _tune(
-    spec: TableSpec, rows: TableRows, tell: Callable[[Progress], None]
+    spec: TableSpec, rows: TableRows, done: Callable[[int], None]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Try settings by cross-validation inside the training rows.
 
@@ -255,18 +333,14 @@ def _tune(
         Every trial: its settings, its score by the metric of the comparison on all scoring rows
         together, and its loss, which decides between equal scores; and the best settings.
     """
-    task = rows.table.task
-    metric = find_metric(spec.metric, task) if spec.metric else default_metric(task, table=True)
+    metric = _metric(spec, rows)
     # Not the seed of the run: what is found there must also do with other weights.
     seed = stream_seed("tune", spec.seed, spec.unit.name) % 2**31
-    given = {*spec.train, *spec.head_options}
-    given |= {spaces.WIDTH} & ({spaces.WIDTH} if "hidden_features" in given else set())
-    space = {name: part for name, part in spaces.space_of(spec.head).items() if name not in given}
     folds = rows.inner()
     trials: list[dict[str, Any]] = []
-    for k, settings in enumerate(spaces.sample(space, spec.tune, seed)):
+    for k, settings in enumerate(spaces.sample(_space(spec), spec.tune, seed)):
         trials.append({"settings": settings, **_try(spec, rows, settings, seed, folds, metric)})
-        tell(Progress("epoch", k + 1, spec.tune + 1, 1, 1))
+        done(k + 1)
     finite = [trial for trial in trials if trial["score"] is not None]
     if not finite:
         raise TrainingError(
@@ -288,18 +362,25 @@ def _try(
 ) -> dict[str, Any]:
     """Score settings on all folds of the training rows; None where the training came to nothing."""
     try:
-        said = [
+        said: Any = [
             _said(_fit(_estimator(spec, rows, settings, seed), rows, train), rows, test)
             for train, test in folds
         ]
     except TrainingError as error:
         return {"score": None, "loss": None, "reason": str(error)}
-    outputs: Any = joined(said)
+    outputs = joined(said)
     if (reason := metric.available(outputs)) is not None:
         return {"score": None, "loss": None, "reason": reason}
     numbers = measured(outputs)
     loss = numbers.get("loss", numbers.get("mse", float("inf")))
     return {"score": numbers[metric.key], "loss": loss}
+
+
+def _confusion(outputs: Outputs) -> list[list[int]]:
+    """Count rows by true class (first index) and predicted class."""
+    classes = outputs.num_classes
+    cells = outputs.targets * classes + outputs.predicted
+    return torch.bincount(cells, minlength=classes**2).view(classes, classes).tolist()
 
 
 def _result(
@@ -312,8 +393,9 @@ def _result(
     targets = torch.from_numpy(rows.numbers(rows.train))
     test: dict[str, Any] = {"n": len(outputs), **measured(outputs)}
     if isinstance(outputs, Outputs):
-        scores = quality(outputs)
-        test |= {"brier": scores.brier, "ece": scores.ece, "adaptive_ece": scores.adaptive_ece}
+        scores = quality(outputs).to_dict()
+        del scores["nll"]  # is the loss
+        test |= scores | {"confusion": _confusion(outputs)}
     params = macs = gradients = None
     if net is not None:
         params = count_params(net).total

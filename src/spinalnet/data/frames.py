@@ -41,8 +41,11 @@ class Table:
     groups: Any = None
     times: Any = None
 
-    def without_columns(self, group: str | None, time: str | None) -> Table:
-        """Return the table with a column as groups and one as times; they are features no more.
+    def ready(self, group: str | None = None, time: str | None = None) -> Table:
+        """Return the table as nets and trees alike know it.
+
+        Columns that are no numbers become categories. The columns of groups and times are features
+        no more: what is tested lies outside of the times that were trained on.
 
         Args:
             group: Name of a column of a data frame; None for `groups` as they are.
@@ -67,10 +70,11 @@ class Table:
         times = self.times if time is None else _as_times(time, self.X[time])
         taken = [name for name in given.values() if name is not None]
         X = self.X
-        if taken:
-            X = X.drop(columns=taken) if hasattr(X, "iloc") else X.drop(taken)
+        if columns:
+            X = _as_pandas(X).drop(columns=taken)
             if X.shape[1] == 0:
                 raise InputError(f"{self.name} has no column besides {' and '.join(taken)}.")
+            X = _with_categories(X)
         return replace(self, X=X, groups=groups, times=times)
 
 
@@ -105,7 +109,7 @@ def load_table(
     if task not in ("auto", "classification", "regression"):
         raise unknown_name("task", task, ["auto", "classification", "regression"])
     if source.startswith("sklearn:"):
-        return _bundled(source.removeprefix("sklearn:")).without_columns(group, time)
+        return _bundled(source.removeprefix("sklearn:")).ready(group, time)
     frame = _read_frame(Path(source))
     if target is None:
         columns = some(list(frame.columns), 10)
@@ -133,8 +137,16 @@ def load_table(
             raise InputError(f"{what}={name} is the target: what is predicted cannot divide rows.")
     values = _target_values(y, found)
     table = Table(Path(source).stem, X, values, found, tuple(notes))  # type: ignore[arg-type]
-    table = table.without_columns(group, time)
-    return replace(table, X=_with_categories(table.X))
+    return table.ready(group, time)
+
+
+def _as_pandas(X: Any) -> Any:
+    """Return a frame of pandas; of one of polars the same values."""
+    import pandas as pd
+
+    if hasattr(X, "iloc"):
+        return X
+    return pd.DataFrame({str(name): X[name].to_list() for name in X.columns})
 
 
 def _as_groups(name: str, column: Any) -> Any:
@@ -159,7 +171,7 @@ def _as_times(name: str, column: Any) -> Any:
     values = pd.Series(np.asarray(column))
     if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
         try:
-            values = pd.to_datetime(values)
+            values = pd.to_datetime(values, format="ISO8601", utc=True)
         except (TypeError, ValueError) as error:
             raise InputError(
                 f"the time column '{name}' must hold numbers or dates (2026-01-31), and not all "
@@ -170,9 +182,9 @@ def _as_times(name: str, column: Any) -> Any:
             f"the time column '{name}' has no value in {count} row{'s' * (count > 1)}: leave "
             "them out."
         )
-    if values.dtype.kind != "M":
+    if pd.api.types.is_numeric_dtype(values):
         return values.to_numpy()
-    return values.to_numpy().astype("datetime64[ns]").astype(np.int64)
+    return values.dt.tz_localize(None).to_numpy().astype("datetime64[ns]").astype(np.int64)
 
 
 def _with_categories(X: Any) -> Any:
