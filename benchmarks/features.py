@@ -25,7 +25,7 @@ from spinalnet.models.extracting import extract_batches, one_thread_each
 from spinalnet.models.surgery import freeze_except_head_
 
 RESULT = Path(__file__).parent / "results" / "features.json"
-IMAGES, BATCH = 64, 64
+IMAGES, BATCH = 32, 32
 BF16 = "torch-folded in bf16 (not offered)"
 BASELINE = "trunk as it is"
 
@@ -88,7 +88,7 @@ def measure(folder: str) -> None:
         }
         for name, way in ways.items():
             cases[name] = functools.partial(by_engine, way, 8, images, threads)
-        timings = timing.interleave(cases, seconds=10.0, min_rounds=7)
+        timings = timing.interleave(cases, seconds=10.0, min_rounds=5)
         for name in ways:
             case = f"{name}, {threads} thread(s)"
             rows.append(compare(case, BASELINE, "images/s", len(images), timings, ours=name))

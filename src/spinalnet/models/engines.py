@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import math
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -100,11 +101,15 @@ class Engine:
 
 
 def _as_it_is(trunk: nn.Module) -> Extractor:
+    turns = threading.Lock()
+
     def extract(images: Tensor) -> Tensor:
-        if images.ndim == 4 and images.device.type == "cpu":
-            # Channels innermost: twice as fast there, whatever layout the weights have.
+        if images.device.type != "cpu":  # one batch fills it, and its memory
+            with turns:
+                return trunk(images).float().cpu()
+        if images.ndim == 4:  # channels innermost: twice as fast, whatever layout the weights have
             images = images.contiguous(memory_format=torch.channels_last)
-        return trunk(images).float().cpu()
+        return trunk(images).float()
 
     return extract
 
