@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,9 @@ def _bars() -> Progress:
     return progress.Progress(*columns, console=err_console, transient=True, refresh_per_second=5)
 
 
+_BETWEEN_LINES = 30.0  # seconds, where there is no terminal to draw a bar on
+
+
 class _Grid:
     """A bar over the whole grid and a line for each worker; a printed line for each ended run."""
 
@@ -43,6 +47,7 @@ class _Grid:
         self.lines: dict[int, TaskID] = {}
         self.shares: dict[int, float] = {}  # how far the run of each worker has come
         self.told: set[str] = set()
+        self.said = time.monotonic()  # the last line on features
 
     def __call__(self, event: Event) -> None:
         """Hear of an event."""
@@ -77,6 +82,14 @@ class _Grid:
             if step.note not in self.told:
                 self.told.add(step.note)
                 print_note(step.note)
+            return
+        if step.phase == "features":
+            share = step.step / step.steps if step.steps else 0.0
+            self._line(worker, description="features", completed=share, detail=step.note)
+            now = time.monotonic()
+            if not self.bars.console.is_terminal and now - self.said >= _BETWEEN_LINES:
+                self.said = now
+                err_console.print(step.note, highlight=False)
             return
         of_epoch = step.step / step.steps if step.steps else float(step.phase == "epoch")
         self.shares[worker] = share = (step.epoch - 1 + of_epoch) / max(step.epochs, 1)
