@@ -5,4 +5,4 @@ from spinalnet.data.batches import ArrayDataset, DatasetInfo, FolderDataset, Spl
 from spinalnet.data.catalog import DATASETS
 from spinalnet.data.frames import Table, is_table, load_table
 from spinalnet.data.loading import DataSpec, list_datasets, load, load_dataset
-from spinalnet.data.resampling import Resample
+from spinalnet.data.resampling import Resample, draw_parts, validation_rows
