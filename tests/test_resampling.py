@@ -5,14 +5,20 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from sklearn.model_selection import TimeSeriesSplit
 
 from spinalnet._checks import InputError
-from spinalnet.data import Resample, draw_parts, validation_rows
+from spinalnet.data import Resample, Splits, draw_parts, load_dataset, validation_rows
+from spinalnet.data.parts import groups_of
 from spinalnet.data.resampling import set_apart
+from spinalnet.models.features import frozen_splits
 
 
 def folds(count: int, n: int, repeat: int = 0, **columns: object) -> list[tuple]:
@@ -270,3 +276,244 @@ def test_groups_that_cannot_be_spared_are_one_sentence():
         validation_rows(np.arange(6), 0.2, 0, strata=[0, 0, 0, 1, 1, 1], groups=[1, 1, 1, 2, 2, 2])
     with pytest.raises(InputError, match="with 1 group every one is"):
         set_apart(np.zeros(5, int), 1, "test", groups=np.ones(5), keep_train=2)
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+def write_patients(folder: Path, counts: dict[str, int], shift: int = 0) -> None:
+    """Write images, all different, of patients who have three of each class."""
+    for k, (name, count) in enumerate(counts.items()):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixel = (i * 5, k * 20, shift)
+            path = folder / name / f"patient{shift + i // 3}_{i}.png"
+            Image.new("RGB", (10, 10), pixel).save(path)
+
+
+def fold_of(source: Path | str, k: int, count: int = 3, seed: int = 0, **options: Any) -> Splits:
+    return load_dataset(source, seed=seed, resample=Resample("fold", k, count), **options)
+
+
+def named(part: Any, folder: Path) -> list[str]:
+    return [Path(path).relative_to(folder).as_posix() for path in part.paths]
+
+
+def patients(part: Any) -> set[str]:
+    return {Path(path).name.partition("_")[0] for path in part.paths}
+
+
+@pytest.mark.parametrize("with_parts", [False, True])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_every_image_of_a_folder_is_tested_once(tmp_path, with_parts, streamed):
+    counts = {"a": 12, "b": 24}
+    if with_parts:
+        for shift, part in enumerate(("train", "val", "test")):
+            write_patients(tmp_path / part, {"a": 4, "b": 8}, 20 * shift)
+    else:
+        write_patients(tmp_path, counts)
+    options = {"image_size": 8, "memory_budget": 0 if streamed else 2**30, "num_workers": 0}
+    tested, rows = [], []
+    for k in range(3):
+        splits = fold_of(tmp_path, k, **options)
+        assert splits.test_rows is not None
+        parts = [named(part, tmp_path) for part in (splits.train, splits.val, splits.test)]
+        assert len(set().union(*parts)) == sum(map(len, parts)) == 36
+        assert torch.bincount(splits.test.targets).tolist() == [4, 8]
+        tested += parts[2]
+        rows += splits.test_rows.tolist()
+        note = "3 folds over all 36 images"
+        note += ", whichever of its 3 parts they lie in." if with_parts else "."
+        assert note in splits.info.notes
+        assert not any("set apart" in note for note in splits.info.notes)
+    assert sorted(rows) == list(range(36))
+    assert len(set(tested)) == 36
+    # A row means the same image in every fold.
+    again = fold_of(tmp_path, 1, count=2, **options)
+    by_row = dict(zip(rows, tested, strict=True))
+    assert again.test_rows is not None
+    assert [by_row[row] for row in again.test_rows.tolist()] == named(again.test, tmp_path)
+
+
+def test_streamed_folds_are_those_in_memory(tmp_path):
+    write_patients(tmp_path, {"a": 15, "b": 15})
+    options = {"image_size": 8, "group": r"patient(\d+)", "limit": 6}
+    resident = fold_of(tmp_path, 1, **options)
+    streamed = fold_of(tmp_path, 1, memory_budget=0, **options)
+    assert torch.equal(resident.test_rows, streamed.test_rows)  # type: ignore[arg-type]
+    for name in ("train", "val", "test"):
+        one, other = getattr(resident, name), getattr(streamed, name)
+        assert one.paths == other.paths
+        for (x, y), (u, v) in zip(one.batches(7), other.batches(7), strict=True):
+            assert torch.equal(x, u)
+            assert torch.equal(y, v)
+    assert len(resident.train) == 6
+
+
+@pytest.mark.parametrize("kind", ["fold", "split"])
+def test_no_patient_is_in_two_parts(tmp_path, kind):
+    write_patients(tmp_path, {"a": 30, "b": 30, "c": 30})
+    for k in range(4):
+        resample = Resample("fold", k, 4) if kind == "fold" else Resample("split", k)
+        splits = load_dataset(
+            tmp_path, seed=k, image_size=8, resample=resample, group="patient[0-9]+"
+        )
+        held = [patients(part) for part in (splits.train, splits.val, splits.test)]
+        assert all(held)
+        assert sum(map(len, held)) == 10 == len(set.union(*held))
+        assert "'patient[0-9]+' makes 10 groups of images, none of which lies in two parts." in (
+            splits.info.notes
+        )
+
+
+def test_a_test_part_set_apart_divides_no_patient_and_is_the_same_for_every_seed(tmp_path):
+    write_patients(tmp_path, {"a": 30, "b": 30})
+    first, other = (
+        load_dataset(tmp_path, seed=seed, image_size=8, group=r"patient(\d+)") for seed in (0, 1)
+    )
+    assert first.test.paths == other.test.paths  # type: ignore[union-attr]
+    assert first.val.paths != other.val.paths  # type: ignore[union-attr]
+    assert first.test_rows is None
+    for splits in (first, other):
+        held = [patients(part) for part in (splits.train, splits.val, splits.test)]
+        assert sum(map(len, held)) == 10 == len(set.union(*held))
+        assert 6 <= len(splits.test) <= 18
+
+
+def test_validation_of_given_parts_divides_no_patient(tmp_path):
+    write_patients(tmp_path / "train", {"a": 30, "b": 30})
+    write_patients(tmp_path / "test", {"a": 6, "b": 6}, 100)
+    splits = load_dataset(tmp_path, image_size=8, group=r"patient(\d+)")
+    held = [patients(part) for part in (splits.train, splits.val, splits.test)]
+    assert sum(map(len, held)) == 12 == len(set.union(*held))
+    write_patients(tmp_path / "val", {"a": 6, "b": 6}, 103)
+    options = {"image_size": 8, "group": r"patient(\d+)"}
+    assert len(load_dataset(tmp_path, **options).val) == 12
+    (tmp_path / "val" / "a" / "patient3_0.png").write_bytes(
+        (tmp_path / "val" / "a" / "patient103_0.png").read_bytes()
+    )
+    reason = r"no group may lie in two parts, but 1 of .* lies in train and in val \(3\): ask for"
+    with pytest.raises(InputError, match=reason):
+        load_dataset(tmp_path, **options)
+    assert len(fold_of(tmp_path, 0, **options).test) > 0
+
+
+def test_what_a_pattern_names(tmp_path):
+    paths = [str(tmp_path / name) for name in ("a/p1_x.png", "b/p1_y.png", "b/p22_x.png")]
+    for pattern, expected in (
+        (r"p(\d+)", ["1", "1", "22"]),
+        (r"p\d+", ["p1", "p1", "p22"]),
+        (r"^\w/p\d", ["a/p1", "b/p1", "b/p2"]),
+        (r"(?:x|y)\.png", ["x.png", "y.png", "x.png"]),
+    ):
+        assert groups_of(paths, str(tmp_path), pattern).tolist() == expected
+
+
+def test_group_that_cannot_be_is_one_sentence(tmp_path):
+    write_patients(tmp_path, {"a": 9, "b": 9})
+    for i in range(4):
+        Image.new("RGB", (10, 10), (200 + i, 0, 0)).save(tmp_path / "b" / f"other{i}.png")
+    reason = (
+        r"group must match the name of every image: 'patient\(\\d\+\)' does not match 4 of 22 "
+        r"\('b/other0.png', 'b/other1.png', 'b/other2.png' and 1 more\); widen"
+    )
+    with pytest.raises(InputError, match=reason):
+        fold_of(tmp_path, 0, group=r"patient(\d+)")
+    with pytest.raises(InputError, match=r"3 folds need at least 3 groups, got 2"):
+        fold_of(tmp_path, 0, group="patient|other")
+    with pytest.raises(InputError, match=r"group must be a regular expression, .* got '\(x'"):
+        load_dataset(tmp_path, group="(x")
+    with pytest.raises(InputError, match="and those of 'digits' have none: leave it out"):
+        load_dataset("digits", group="x")
+    with pytest.raises(InputError, match="class 'a' has 9 examples, but 12 folds need 12 of each"):
+        fold_of(tmp_path, 0, 12)
+
+
+def test_folds_of_arrays_pool_all_examples():
+    parts = [fold_of("digits", k, limit=300) for k in range(3)]
+    plain = load_dataset("digits")
+    whole = torch.cat([p.inputs for p in (plain.train, plain.val, plain.test)])  # type: ignore[union-attr]
+    rows = torch.cat([splits.test_rows for splits in parts])  # type: ignore[misc]
+    assert rows.sort().values.tolist() == list(range(1797))
+    assert [len(splits.train) for splits in parts] == [300] * 3
+    assert parts[0].info.notes == (
+        "3 folds over all 1797 images, whichever of its 2 parts they lie in.",
+        "Training uses 300 of 1018 images; validation and test are complete.",
+    )
+    tested = torch.cat([splits.test.inputs for splits in parts])  # type: ignore[union-attr]
+    assert tested.double().sum() == whole.double().sum()
+    other = load_dataset("digits", resample=Resample("split", 2, fraction=0.1))
+    assert len(other.test) == 180
+    note = "Random test parts of 10 % of all 1797 images, whichever of its 2 parts they lie in."
+    assert note in other.info.notes
+
+
+def test_folds_of_a_regression():
+    parts = [fold_of("regression-sum", k) for k in range(3)]
+    count = sum(len(splits.test) for splits in parts)
+    assert count == len(parts[0].train) + len(parts[0].val) + len(parts[0].test)
+    assert parts[0].info.notes[-1].startswith(f"3 folds over all {count} examples")
+
+
+def test_copies_are_a_note_unless_a_group_holds_them_together(tmp_path):
+    write_patients(tmp_path, {"a": 12, "b": 12})
+    assert not any("byte for byte" in note for note in fold_of(tmp_path, 0).info.notes)
+    source, copy = tmp_path / "a" / "patient1_3.png", tmp_path / "a" / "patient1_99.png"
+    copy.write_bytes(source.read_bytes())
+    found = {
+        note for k in range(3) for note in fold_of(tmp_path, k).info.notes if "byte for" in note
+    }
+    assert found == {
+        f"1 of the 25 images are copies of others, byte for byte ('{copy}' is '{source}'), and one "
+        "may be tested that was trained on: the test results flatter."
+    }
+    grouped_notes = fold_of(tmp_path, 0, group=r"patient(\d+)").info.notes
+    assert not any("byte for byte" in note for note in grouped_notes)
+
+
+def test_files_left_out_are_in_no_fold(tmp_path):
+    write_patients(tmp_path, {"a": 12, "b": 12})
+    (tmp_path / "a" / "patient1_4.png").write_bytes(b"no image")
+    parts = [fold_of(tmp_path, k, on_bad_image="skip", image_size=8) for k in range(3)]
+    rows = torch.cat([splits.test_rows for splits in parts])  # type: ignore[misc]
+    assert rows.sort().values.tolist() == list(range(23))
+    assert "3 folds over all 23 images." in parts[0].info.notes
+
+
+def test_folds_share_the_features_of_a_frozen_trunk(tmp_path):
+    write_patients(tmp_path / "set", {"a": 12, "b": 12})
+    trunk = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5))
+    made = []
+    for k in range(3):
+        splits = fold_of(tmp_path / "set", k, image_size=8).normalized_by((0.5,) * 3, (0.2,) * 3)
+        parts = frozen_splits(
+            trunk, splits, cache=tmp_path / "cache", on_batch=lambda *step: made.append(step)
+        )
+        (x, _), (features, y) = next(splits.test.batches(99)), next(parts.test.batches(99))
+        torch.testing.assert_close(features, trunk(x).detach())
+        assert torch.equal(y, splits.test.targets)
+        assert splits.test_rows is not None
+    assert made == [(24, 24)]  # computed once, for all folds
+
+
+LOAD = """
+import hashlib, sys
+from spinalnet.data import Resample, load_dataset
+found = hashlib.sha256()
+fold = Resample("fold", 1, 3, 1)
+splits = load_dataset(sys.argv[1], image_size=8, resample=fold, group="patient.")
+for part in (splits.train, splits.val, splits.test):
+    found.update("\\0".join(part.paths).encode())
+    for x, y in part.batches(5, shuffle=True):
+        found.update(x.numpy().tobytes())
+print(found.hexdigest())
+"""
+
+
+def test_any_process_loads_the_same_images(tmp_path):
+    write_patients(tmp_path, {"a": 12, "b": 12})
+    command = [sys.executable, "-c", LOAD, str(tmp_path)]
+    made = [
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)
+    ]
+    assert made[0] == made[1] != ""

@@ -53,6 +53,8 @@ class Splits:
     """The three parts of a data set; `test` is for one final evaluation only.
 
     `left_out` lists the image files that cannot be used: the parts are as if they were not there.
+    `test_rows` holds the places of the test examples among all examples, int64, where the parts
+    were drawn anew from all; None where the test part is the data's own.
     """
 
     train: ArrayDataset | FolderDataset
@@ -60,6 +62,7 @@ class Splits:
     test: ArrayDataset | FolderDataset
     info: DatasetInfo
     left_out: tuple[BadImage, ...] = ()
+    test_rows: Tensor | None = None
 
     def normalized_by(self, mean: Sequence[float], std: Sequence[float]) -> Splits:
         """Return the same samples normalised by other constants than the data's own."""
