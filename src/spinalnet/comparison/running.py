@@ -92,7 +92,8 @@ def run_one(
         result = _result(spec, model, splits, parts, fitted)
         if spec.tested:
             tested, outputs = measure(fitted.model, parts.test, spec.train)
-            outputs = replace(outputs, rows=splits.test_rows)
+            rows = splits.test_rows
+            outputs = replace(outputs, rows=None if rows is None else rows.int())
             _with_thumbnails(outputs, splits.test).save(folder.path / OUTPUTS_FILE)
             result |= {"test": tested}
         else:

@@ -53,7 +53,8 @@ class Splits:
     """The three parts of a data set; `test` is for one final evaluation only.
 
     `left_out` lists the image files that cannot be used: the parts are as if they were not there.
-    `test_rows` are the places of the test examples among all, int32, where they are drawn anew.
+    `test_rows` holds the places of the test examples among all examples, int64, where the parts
+    were drawn anew from all; None where the test part is the data's own.
     """
 
     train: ArrayDataset | FolderDataset

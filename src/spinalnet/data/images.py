@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -332,11 +332,27 @@ class FoundImages:
         classes: Class names in label order.
         parts: (Paths, class indices) of "train" and, where they exist, "val" and "test".
         notes: Sentences the user must see.
+        folder: Where they lie.
     """
 
     classes: tuple[str, ...]
     parts: dict[str, tuple[list[str], Tensor]]
     notes: tuple[str, ...] = ()
+    folder: str = ""
+
+    def pooled(self) -> FoundImages:
+        """Return the same images as one part, "train": those of train, of val, of test."""
+        brought = [self.parts[part] for part in _PARTS if part in self.parts]
+        paths = [path for paths, _ in brought for path in paths]
+        targets = torch.cat([targets for _, targets in brought])
+        notes = tuple(note for note in self.notes if note != _VAL_IS_TEST)
+        return FoundImages(self.classes, {"train": (paths, targets)}, notes, self.folder)
+
+
+_VAL_IS_TEST = (
+    "The folder has no test part: its validation folder is the untouched test set, and validation "
+    "images are split from train."
+)
 
 
 @contextlib.contextmanager
@@ -479,10 +495,7 @@ def index_folder(folder: Path, exclude: Sequence[str] = ()) -> FoundImages:
     notes = []
     if "val" in found and "test" not in found:
         found["test"] = found.pop("val")
-        notes.append(
-            "The folder has no test part: its validation folder is the untouched test set, and "
-            "validation images are split from train."
-        )
+        notes.append(_VAL_IS_TEST)
     parts: dict[str, tuple[list[str], Tensor]] = {}
     for part, files in found.items():
         unknown = sorted(set(files) - set(classes))
@@ -496,7 +509,7 @@ def index_folder(folder: Path, exclude: Sequence[str] = ()) -> FoundImages:
         counts = torch.tensor([len(files.get(name, ())) for name in classes])
         targets = torch.repeat_interleave(torch.arange(len(classes)), counts)
         parts[part] = [path for name in classes for path in files.get(name, ())], targets
-    return FoundImages(tuple(classes), parts, tuple(notes))
+    return FoundImages(tuple(classes), parts, tuple(notes), str(folder))
 
 
 def same_content(first: Sequence[str], second: Sequence[str]) -> list[tuple[str, str]]:
@@ -504,17 +517,35 @@ def same_content(first: Sequence[str], second: Sequence[str]) -> list[tuple[str,
 
     Only files that share their size with one on the other side are read.
     """
-    sizes = [
-        [os.stat(path).st_size for path in paths]  # noqa: PTH116
-        for paths in (first, second)
-    ]
+    sizes = _sizes(first), _sizes(second)
     shared = set(sizes[0]) & set(sizes[1])
+    known = dict(_digests(first, sizes[0], shared))
+    return [(known[key], path) for key, path in _digests(second, sizes[1], shared) if key in known]
 
-    def digests(paths: Sequence[str], sizes: Sequence[int]) -> Iterator[tuple[bytes, str]]:
-        for path, size in zip(paths, sizes, strict=True):
-            if size in shared:
-                content = Path(path).read_bytes()
-                yield hashlib.blake2b(content, digest_size=16).digest(), path
 
-    known = dict(digests(first, sizes[0]))
-    return [(known[key], path) for key, path in digests(second, sizes[1]) if key in known]
+def repeated(paths: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the files whose bytes are those of an earlier file, as (earlier, file).
+
+    Only files that share their size with another are read.
+    """
+    sizes = _sizes(paths)
+    shared = {size for size, count in Counter(sizes).items() if count > 1}
+    found, known = [], {}
+    for key, path in _digests(paths, sizes, shared):
+        first = known.setdefault(key, path)
+        if first != path:
+            found.append((first, path))
+    return found
+
+
+def _sizes(paths: Sequence[str]) -> list[int]:
+    return [os.stat(path).st_size for path in paths]  # noqa: PTH116
+
+
+def _digests(
+    paths: Sequence[str], sizes: Sequence[int], wanted: set[int]
+) -> Iterator[tuple[bytes, str]]:
+    """Yield a digest of the bytes of every file of a wanted size."""
+    for path, size in zip(paths, sizes, strict=True):
+        if size in wanted:
+            yield hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest(), path

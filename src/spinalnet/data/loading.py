@@ -1,25 +1,28 @@
 """From what is asked (`DataSpec`) to `Splits(train, val, test, info)`.
 
 Validation always comes from the training data, by a stratified, seeded split; the test set is the
-same for every seed. Small data sets stay on the device as uint8 tensors (`ArrayDataset`); a folder
-of images that does not fit the memory budget streams from disk (`FolderDataset`) behind the same
-`batches` iterator. Order and augmentation are pure functions of (seed, epoch, position), so a
-resumed run, and both members of a pair, see the same batches.
+same for every seed, unless a `Resample` draws it anew from all examples. Small data sets stay on
+the device as uint8 tensors (`ArrayDataset`); a folder of images that does not fit the memory budget
+streams from disk (`FolderDataset`) behind the same `batches` iterator. Order and augmentation are
+pure functions of (seed, epoch, position), so a resumed run, and both members of a pair, see the
+same batches.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from spinalnet._checks import InputError, check_positive, unknown_name
-from spinalnet.data import readers
+from spinalnet.data import parts, readers
 from spinalnet.data.batches import MEND, ArrayDataset, DatasetInfo, FolderDataset, Splits, without
 from spinalnet.data.catalog import DATASETS, DatasetRow
 from spinalnet.data.images import (
@@ -31,9 +34,7 @@ from spinalnet.data.images import (
     index_folder,
     permission_explained,
     read_all,
-    same_content,
 )
-from spinalnet.data.order import stratified
 from spinalnet.data.resampling import Resample
 
 
@@ -52,8 +53,8 @@ class DataSpec:
         on_bad_image: Whether image files that cannot be used are refused ("error"), all in one
             report, or left out as if they were not there ("skip").
         resample: Draw the test part from all examples; None for the data's own test part.
-        group: A pattern over the names of image files (see `resampling`): what it matches is the
-            group, of which all lie in one part.
+        group: A regular expression over the paths of image files below the data's folder (see
+            `parts.groups_of`): what it matches is the group, of which all lie in one part.
 
     Raises:
         InputError: If a value is impossible.
@@ -76,6 +77,14 @@ class DataSpec:
             raise InputError(f"in_channels must be 1 or 3, got {self.in_channels!r}.")
         if self.on_bad_image not in ("error", "skip"):
             raise InputError(f"on_bad_image must be error or skip, got {self.on_bad_image!r}.")
+        if self.group is not None:
+            try:
+                re.compile(self.group)
+            except re.error as error:
+                raise InputError(
+                    f"group must be a regular expression, such as 'patient(\\d+)', got "
+                    f"'{self.group}': {error}."
+                ) from error
 
     @property
     def row(self) -> DatasetRow | None:
@@ -89,7 +98,6 @@ def list_datasets() -> list[str]:
 
 
 _FOLDER_SIZE = 64  # default height and width: small enough to train on two cores
-_TEST_FRACTION = 0.2
 _STATISTICS_IMAGES = 512  # enough for two digits of mean and std when a folder is streamed
 
 
@@ -107,21 +115,6 @@ def _channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float,
     return tuple(mean), tuple(std)
 
 
-_Part = ArrayDataset | FolderDataset
-
-
-@dataclass(frozen=True)
-class _Pool:
-    """A data set before validation is split off."""
-
-    info: DatasetInfo
-    train: _Part
-    test: _Part
-    val: _Part | None
-    val_fraction: float
-    left_out: tuple[BadImage, ...] = ()
-
-
 def _usable(
     found: FoundImages, bad: dict[str, list[tuple[int, BadImage]]], on_bad_image: str
 ) -> FoundImages:
@@ -132,15 +125,15 @@ def _usable(
     if on_bad_image == "error":
         raise BadImagesError(files, f"{MEND}, or leave such files out with on_bad_image=skip")
     total = sum(len(paths) for paths, _ in found.parts.values())
-    parts = {}
+    usable = {}
     for part, (paths, targets) in found.parts.items():
         left_out = {row for row, _ in bad[part]}
         kept = [path for row, path in enumerate(paths) if row not in left_out]
-        parts[part] = kept, without(targets, bad[part])
+        usable[part] = kept, without(targets, bad[part])
     named = ", ".join(f"'{path}'" for path, _ in files[:3])
     more = f" and {len(files) - 3} more (bad-images.txt lists all)" if len(files) > 3 else ""
     note = f"{len(files)} of {total} image files cannot be used and are left out: {named}{more}."
-    return FoundImages(found.classes, parts, (*found.notes, note))
+    return replace(found, parts=usable, notes=(*found.notes, note))
 
 
 def _check_classes(found: FoundImages) -> list[str]:
@@ -164,51 +157,74 @@ def _check_classes(found: FoundImages) -> list[str]:
     return notes
 
 
-def _leak_notes(data: dict[str, _Part]) -> list[str]:
-    """Return a note if test images stand among those that training and its choices see."""
-    seen = [path for part, source in data.items() if part != "test" for path in source.paths]
-    twins = same_content(seen, data["test"].paths)
-    if not twins:
-        return []
-    return [
-        f"{len(twins)} of the {len(data['test'])} test images are also in train or val, byte for "
-        f"byte ('{twins[0][1]}' is '{twins[0][0]}'): the test result flatters."
-    ]
+def _check_found(found: FoundImages, spec: DataSpec) -> tuple[list[str], dict[str, np.ndarray]]:
+    """See that the files can be divided; return notes, and the groups of every part if any."""
+    paths = {part: paths for part, (paths, _) in found.parts.items()}
+    groups = parts.grouped_by_part(paths, found.folder, spec.group)
+    notes = _check_classes(found)
+    if "test" not in found.parts:
+        parts.divide(found.parts["train"][1], found.classes, spec.resample, groups.get("train"))
+    return notes, groups
 
 
-def _load_files(
-    name: str, found: FoundImages, spec: DataSpec, memory_budget: int, num_workers: int
-) -> _Pool:
-    """Make a pool of image files, in memory if they fit."""
-    _check_classes(found)  # before the reading, which can take long, and again after it
-    size, channels = spec.image_size or _FOLDER_SIZE, spec.in_channels or 3
-    needed = sum(len(paths) for paths, _ in found.parts.values()) * channels * size * size
+def _read_files(
+    found: FoundImages, spec: DataSpec, size: int, channels: int, streamed_by: int | None
+) -> tuple[FoundImages, dict[str, parts.Part], tuple[BadImage, ...]]:
+    """Read the files, or see that they can be read where so many threads stream them.
+
+    Returns:
+        The files that can be used, the parts of them, and the others.
+    """
     bad: dict[str, list[tuple[int, BadImage]]] = {}
     pixels: dict[str, Tensor] = {}
     for part, (paths, _) in found.parts.items():
-        if needed <= memory_budget:
+        if streamed_by is None:
             pixels[part], bad[part] = read_all(paths, channels, size)
             pixels[part] = without(pixels[part], bad[part])
         else:
             # What is left out must be known before the first epoch, so then all is decoded once.
             bad[part] = find_bad(paths, thorough=spec.on_bad_image == "skip")
     found = _usable(found, bad, spec.on_bad_image)
-    notes = [*found.notes, *_check_classes(found)]
-    data: dict[str, _Part] = {
+    data: dict[str, parts.Part] = {
         part: ArrayDataset(pixels[part], targets, paths=paths)
-        if pixels
-        else FolderDataset(paths, targets, channels, size, num_workers=num_workers)
+        if streamed_by is None
+        else FolderDataset(paths, targets, channels, size, num_workers=streamed_by)
         for part, (paths, targets) in found.parts.items()
     }
+    return found, data, tuple(what for rows in bad.values() for _, what in rows)
+
+
+def _load_files(
+    name: str, found: FoundImages, spec: DataSpec, memory_budget: int, num_workers: int
+) -> parts.Pool:
+    """Make a pool of image files, in memory if they fit."""
+    brought = tuple(found.parts)
+    found = found if spec.resample is None else found.pooled()
+    _check_found(found, spec)  # before the reading, which can take long, and again after it
+    size, channels = spec.image_size or _FOLDER_SIZE, spec.in_channels or 3
+    needed = sum(len(paths) for paths, _ in found.parts.values()) * channels * size * size
+    streamed = needed > memory_budget
+    found, data, files = _read_files(found, spec, size, channels, num_workers if streamed else None)
+    checked, groups = _check_found(found, spec)
+    notes, of_train, rows = [*found.notes, *checked], groups.get("train"), None
     if "test" not in data:
-        data, note = _with_test_part(data["train"])
-        notes.append(note)
-    notes += _leak_notes(data)
+        whole = data["train"]
+        drawn = parts.divide(whole.targets, found.classes, spec.resample, of_train)
+        data = drawn.of(whole)
+        notes.append(parts.divided_note(spec.resample, brought, len(whole), len(drawn.test)))
+        notes += parts.absent_notes(data["test"], found.classes)
+        if spec.resample is not None:
+            rows = torch.from_numpy(drawn.test)
+            notes += parts.copy_notes(whole, of_train)
+        of_train = None if of_train is None else of_train[drawn.train]
+    if spec.resample is None:
+        notes += parts.leak_notes(data)
+    notes += parts.group_notes(spec.group, groups)
     notes.append(
         f"Images are cut to their centre square and resized to {size}x{size}"
         + ("." if spec.image_size else " (choose with image_size).")
     )
-    if not pixels:
+    if streamed:
         notes.append(
             f"Images stream from disk: decoded they need {needed / 2**30:.1f} GiB, more than the "
             f"memory budget of {memory_budget / 2**30:.1f} GiB."
@@ -218,22 +234,12 @@ def _load_files(
         name, "classification", found.classes, (channels, size, size), mean, std, tuple(notes)
     )
     data = {part: source.normalized_by(mean, std) for part, source in data.items()}
-    files = tuple(what for rows in bad.values() for _, what in rows)
-    return _Pool(info, data["train"], data["test"], data.get("val"), 0.1, files)
-
-
-def _with_test_part(whole: _Part) -> tuple[dict[str, _Part], str]:
-    """Set a test part apart, the same for every seed; return the parts and a note on it."""
-    total = round(_TEST_FRACTION * len(whole))
-    test, train = stratified(whole.targets, total, "test", keep_train=2)
-    note = (
-        f"The folder has no test part: {len(test)} of its {len(whole)} images, the same for "
-        "every seed, are set apart as the test set."
+    return parts.Pool(
+        info, data["train"], data["test"], data.get("val"), 0.1, files, of_train, rows
     )
-    return {"train": whole.subset(train), "test": whole.subset(test)}, note
 
 
-def _sample(train: _Part, channels: int, size: int) -> Tensor:
+def _sample(train: parts.Part, channels: int, size: int) -> Tensor:
     """Return pixels that stand for those of a part, which may lie in files."""
     if isinstance(train, ArrayDataset):
         return train.inputs
@@ -278,14 +284,19 @@ def _to_channels(images: Tensor, channels: int) -> Tensor:
 
 def _load_arrays(
     row: DatasetRow, files: readers.Arrays, spec: DataSpec, memory_budget: int
-) -> _Pool:
+) -> parts.Pool:
     """Make a pool of a named data set that is in memory."""
+    if spec.group is not None:
+        raise InputError(
+            f"group is a pattern over the names of image files, and those of '{row.name}' have "
+            "none: leave it out."
+        )
     (train_x, train_y), (test_x, test_y) = (files.parts[part] for part in ("train", "test"))
     if row.reader == "regression":
         shape = tuple(train_x.shape[1:])
         info = DatasetInfo(row.name, "regression", (), shape, (), (), row.notes)
         train, test = ArrayDataset(train_x, train_y), ArrayDataset(test_x, test_y)
-        return _Pool(info, train, test, None, row.val_fraction)
+        return _drawn(parts.Pool(info, train, test, None, row.val_fraction), spec)
     notes = [*_suspicions(row, train_x, test_x), *files.notes, *row.notes]
     native, size = train_x.shape[-1], spec.image_size or train_x.shape[-1]
     channels = spec.in_channels or train_x.shape[1]
@@ -306,7 +317,25 @@ def _load_arrays(
     )
     shape = (channels, size, size)
     info = DatasetInfo(row.name, "classification", files.classes, shape, mean, std, tuple(notes))
-    return _Pool(info, train, test, None, row.val_fraction)
+    return _drawn(parts.Pool(info, train, test, None, row.val_fraction), spec)
+
+
+def _drawn(pool: parts.Pool, spec: DataSpec) -> parts.Pool:
+    """Draw the parts of a data set in memory anew, if that is asked for."""
+    if spec.resample is None:
+        return pool
+    assert isinstance(pool.train, ArrayDataset)
+    assert isinstance(pool.test, ArrayDataset)
+    whole, info = pool.train.joined(pool.test), pool.info
+    drawn = parts.divide(whole.targets, info.class_names, spec.resample)
+    what = "images" if info.class_names else "examples"
+    note = parts.divided_note(spec.resample, ("train", "test"), len(whole), len(drawn.test), what)
+    return replace(
+        pool,
+        **drawn.of(whole),
+        info=replace(info, notes=(*info.notes, note)),
+        test_rows=torch.from_numpy(drawn.test),
+    )
 
 
 def _find_folder(spec: DataSpec) -> Path:
@@ -338,8 +367,9 @@ def load(
 ) -> Splits:
     """Load what is asked for and split it into a training, a validation and a test part.
 
-    The test part is the data set's own, or one set apart that is the same for every seed.
-    Validation comes from the training images, stratified, by `seed`.
+    The test part is the data set's own, or one set apart that is the same for every seed; with
+    `spec.resample` all examples, whatever part they come from, are divided anew. Validation comes
+    from the training images, stratified, by `seed`. With `spec.group` no group lies in two parts.
 
     Args:
         spec: The data: a name from `list_datasets()`, or a folder of images: `DIR/<class>/*`, or
@@ -377,28 +407,8 @@ def load(
         else:
             assert row is not None
             pool = _load_arrays(row, found, spec, memory_budget)
-    splits = _split(pool, spec.limit, seed, val_fraction or pool.val_fraction)
+    splits = pool.split(spec.limit, seed, val_fraction)
     return splits if constants is None else splits.normalized_by(*constants)
-
-
-def _split(pool: _Pool, limit: int | None, seed: int, val_fraction: float) -> Splits:
-    """Split validation off the training part, where it has no part of its own, and limit that."""
-    train, val, info = pool.train, pool.val, pool.info
-    # A regression has no classes to keep in proportion: one class of all.
-    strata = torch.zeros(len(train)) if info.task == "regression" else train.targets
-    if val is None:
-        total = round(val_fraction * len(train))
-        rows, rest = stratified(strata, total, "val", seed, keep_train=1)
-        train, val, strata = train.subset(rest), train.subset(rows), strata[rest]
-    if limit is not None and limit < len(train):
-        if limit < info.num_classes:
-            raise InputError(
-                f"limit must leave an image of each of the {info.num_classes} classes, got {limit}."
-            )
-        rows, _ = stratified(strata, limit, "limit", seed, keep_train=0)
-        note = f"Training uses {limit} of {len(train)} images; validation and test are complete."
-        train, info = train.subset(rows), replace(info, notes=(*info.notes, note))
-    return Splits(train, val, pool.test, info, pool.left_out)
 
 
 def load_dataset(
@@ -414,6 +424,8 @@ def load_dataset(
     memory_budget: int = 2 * 2**30,
     num_workers: int = 16,
     on_bad_image: Literal["error", "skip"] = "error",
+    resample: Resample | None = None,
+    group: str | None = None,
 ) -> Splits:
     """Load a data set by its name, row or path: `load` with the fields of `DataSpec` as arguments.
 
@@ -426,7 +438,7 @@ def load_dataset(
     name = spec.name if isinstance(spec, DatasetRow) else os.fspath(spec)
     folder = None if data_dir is None else os.fspath(data_dir)
     return load(
-        DataSpec(name, folder, image_size, in_channels, limit, on_bad_image),
+        DataSpec(name, folder, image_size, in_channels, limit, on_bad_image, resample, group),
         seed,
         row=row,
         val_fraction=val_fraction,

@@ -180,7 +180,7 @@ def _read_flowers(row: DatasetRow, roots: Sequence[Path]) -> FoundImages | None:
         )
         for part, chosen in numbers.items()
     }
-    return FoundImages(row.class_names, parts)
+    return FoundImages(row.class_names, parts, folder=str(found))
 
 
 def _read_folder(row: DatasetRow, roots: Sequence[Path]) -> FoundImages | None:
