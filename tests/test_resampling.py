@@ -486,14 +486,12 @@ def test_folds_share_the_features_of_a_frozen_trunk(tmp_path):
     made = []
     for k in range(3):
         splits = fold_of(tmp_path / "set", k, image_size=8).normalized_by((0.5,) * 3, (0.2,) * 3)
-        parts = frozen_splits(
-            trunk, splits, cache=tmp_path / "cache", on_batch=lambda *step: made.append(step)
-        )
+        parts = frozen_splits(trunk, splits, cache=tmp_path / "cache", on_progress=made.append)
         (x, _), (features, y) = next(splits.test.batches(99)), next(parts.test.batches(99))
         torch.testing.assert_close(features, trunk(x).detach())
         assert torch.equal(y, splits.test.targets)
         assert splits.test_rows is not None
-    assert made == [(24, 24)]  # computed once, for all folds
+    assert [step.step for step in made] == [8, 16, 24]  # computed once, for all folds
 
 
 LOAD = """
