@@ -298,7 +298,8 @@ def corrected(p_values: list[Array]) -> Array:
     """Return Holm's p-values, (comparisons, hypotheses)."""
     table = np.stack(p_values, 1)
     out, maybe = np.ones(table.shape), (table < ALPHA).any(1)  # others stay above ALPHA
-    out[maybe] = [holm(row) for row in table[maybe].tolist()]
+    for at in np.flatnonzero(maybe):
+        out[at] = holm(table[at].tolist())
     return out
 
 
