@@ -264,6 +264,7 @@ def test_controls_follow_the_first_row_and_options_belong_to_their_row() -> None
     }
     sizes = {}
     for cell in question.cells():
+        assert isinstance(cell, TableSpec)
         rows = rows_of(cell)
         task = rows.table.task
         model = make_estimator(cell.head, {**cell.train, **cell.head_options, "epochs": 1}, task, 0)

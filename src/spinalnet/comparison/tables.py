@@ -11,35 +11,32 @@ from __future__ import annotations
 
 import functools
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from spinalnet import files
-from spinalnet._checks import InputError, TrainingError
+from spinalnet._checks import InputError
 from spinalnet.comparison import spaces
 from spinalnet.comparison.baseline import Baseline
 from spinalnet.comparison.calibration import quality
-from spinalnet.comparison.metrics import Metric, default_metric, find_metric, measured
+from spinalnet.comparison.metrics import measured
 from spinalnet.comparison.outputs import (
     OUTPUTS_FILE,
     AnyOutputs,
     Outputs,
     RegressionOutputs,
-    joined,
     load_outputs,
 )
-from spinalnet.comparison.table_heads import head_row, make_estimator, tuned_options
+from spinalnet.comparison.table_fitting import estimator_of, fit, predicted, warm_up
 from spinalnet.comparison.table_rows import TableRows, digest, load, rows_of
 from spinalnet.comparison.table_spec import TableSpec
-from spinalnet.data.order import stream_seed
+from spinalnet.comparison.table_tuning import metric_of, tune, tuned_space
 from spinalnet.training import Progress, describe_environment, runs
 
 if TYPE_CHECKING:
@@ -70,10 +67,10 @@ def _tell(spec: TableSpec, on_progress: OnTable | None, fits: int) -> None:
 
 def _check(spec: TableSpec, rows: TableRows) -> None:
     """Refuse an impossible option, a metric of the other task, and nothing to tune."""
-    _estimator(spec, rows)
-    _metric(spec, rows)
+    estimator_of(spec, rows)
+    metric_of(spec, rows)
     if spec.tune:
-        _space(spec)
+        tuned_space(spec)
 
 
 def run_table(
@@ -102,13 +99,13 @@ def run_table(
     begun = _begin(spec, folder)
     done = functools.partial(_tell, spec, on_progress)
     began = time.perf_counter()
-    trials, chosen = _tune(spec, rows, done) if spec.tune else ([], None)
+    trials, chosen = tune(spec, rows, done) if spec.tune else ([], None)
     tune_seconds = time.perf_counter() - began
-    _warm_up(spec, rows, chosen)
+    warm_up(spec, rows, chosen)
     began = time.perf_counter()
-    estimator = _fit(_estimator(spec, rows, chosen), rows, rows.train)
+    estimator = fit(estimator_of(spec, rows, chosen), rows, rows.train)
     seconds = time.perf_counter() - began
-    outputs = _said(estimator, rows, rows.test)
+    outputs = predicted(estimator, rows, rows.test)
     outputs.save(begun.path / OUTPUTS_FILE)
     net = getattr(estimator, "module_", None)
     if net is not None:
@@ -116,7 +113,7 @@ def run_table(
     result = _result(spec, rows, outputs, net)
     result |= {"train_seconds": seconds, "trials": trials, "chosen": chosen}
     if chosen is not None:
-        space = _space(spec)
+        space = tuned_space(spec)
         result["space"] = {name: str(part) for name, part in space.items()}
         result |= {"edges": spaces.edges(space, chosen), "tune_seconds": tune_seconds}
     begun.finish(result)
@@ -147,7 +144,7 @@ def refit(folder: str | Path, table: Table | None = None) -> Any:
     rows = rows_of(spec)
     result = record.result or {}
     with _threads(record.environment.get("threads")):
-        estimator = _fit(_estimator(spec, rows, result.get("chosen")), rows, rows.train)
+        estimator = fit(estimator_of(spec, rows, result.get("chosen")), rows, rows.train)
         same = _same(estimator, rows, folder)
     why = None
     if result.get("table_digest") != digest(rows.table):
@@ -193,7 +190,7 @@ def _same(estimator: Any, rows: TableRows, folder: Path) -> bool:
             torch.equal(kept[name], value) for name, value in have.items()
         )
     kept = load_outputs(folder / OUTPUTS_FILE)
-    said = _said(estimator, rows, rows.test)
+    said = predicted(estimator, rows, rows.test)
     names = ("predictions",) if isinstance(kept, RegressionOutputs) else ("classes", "squares")
     return type(kept) is type(said) and all(
         torch.equal(getattr(kept, name), getattr(said, name)) for name in names
@@ -230,150 +227,6 @@ def _begin(spec: TableSpec, folder: str | Path) -> runs.RunFolder:
 
 def _environment() -> dict[str, Any]:
     return describe_environment() | {name: version(name) for name in ("scikit-learn", "scipy")}
-
-
-def _options(spec: TableSpec, chosen: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return all options of the estimator: shared, the row's own, and those of a trial."""
-    shared = dict(spec.train) if head_row(spec.head).kind else {}
-    return tuned_options(spec.head, {**shared, **spec.head_options}, chosen or {})
-
-
-def _estimator(
-    spec: TableSpec,
-    rows: TableRows,
-    chosen: Mapping[str, Any] | None = None,
-    seed: int | None = None,
-) -> Any:
-    task, seed = rows.table.task, spec.seed if seed is None else seed
-    return make_estimator(spec.head, _options(spec, chosen), task, seed, outputs=rows.outputs)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Run trees on as many threads as nets, and let them meet unknown categories in silence."""
-    from threadpoolctl import threadpool_limits
-
-    with warnings.catch_warnings(), threadpool_limits(torch.get_num_threads()):
-        # A category of the test rows that the training rows lack is met as unknown.
-        warnings.filterwarnings("ignore", "Found unknown categories")
-        yield
-
-
-def _fit(estimator: Any, rows: TableRows, train: np.ndarray) -> Any:
-    with _quiet():
-        try:
-            return estimator.fit(rows.features(train), rows.targets(train))
-        except ValueError as error:  # what an estimator says of data or options
-            if isinstance(error, InputError):
-                raise
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise InputError(
-                f"{type(estimator).__name__} cannot be fitted to {rows.table.name}: {reason}."
-            ) from error
-
-
-_warm: set[Any] = set()  # what this process has fitted before
-
-
-def _warm_up(spec: TableSpec, rows: TableRows, chosen: Mapping[str, Any] | None) -> None:
-    """Fit once in passing, so that the seconds of a fit are not those of loading libraries."""
-    key = (head_row(spec.head).kind, spec.head, rows.table.task)
-    if key in _warm:
-        return
-    _warm.add(key)
-    short = {"epochs": 1} if head_row(spec.head).kind else {"max_iter": 1}
-    briefly = replace(spec, head_options={**spec.head_options, **short})
-    _fit(_estimator(briefly, rows, chosen), rows, rows.train)
-
-
-def _said(estimator: Any, rows: TableRows, test: np.ndarray) -> AnyOutputs:
-    """Return what a fitted estimator says of some rows."""
-    targets = torch.from_numpy(rows.numbers(test))
-    with _quiet():
-        X = rows.features(test)
-        if rows.table.task == "regression":
-            said = torch.from_numpy(np.asarray(estimator.predict(X), dtype=np.float64))
-            found: AnyOutputs = RegressionOutputs.of(said, targets)
-        else:
-            logs = torch.full((len(test), len(rows.classes)), -torch.inf, dtype=torch.float64)
-            known = np.searchsorted(np.asarray(rows.classes), estimator.classes_)
-            logs[:, torch.from_numpy(known)] = torch.from_numpy(
-                np.asarray(estimator.predict_log_proba(X), dtype=np.float64)
-                if hasattr(estimator, "predict_log_proba")
-                else np.log(np.asarray(estimator.predict_proba(X), dtype=np.float64))
-            )
-            found = Outputs.of(logs, targets)
-    return replace(found, rows=torch.from_numpy(test).int())
-
-
-def _metric(spec: TableSpec, rows: TableRows) -> Metric:
-    task = rows.table.task
-    return find_metric(spec.metric, task) if spec.metric else default_metric(task, table=True)
-
-
-def _space(spec: TableSpec) -> spaces.Space:
-    """Return what is tried of a head: all that it was not given."""
-    given = {*spec.train, *spec.head_options}
-    if "hidden_features" in given:
-        given.add(spaces.WIDTH)
-    space = {name: part for name, part in spaces.space_of(spec.head).items() if name not in given}
-    if not space:
-        raise InputError(
-            f"nothing is left to tune of head '{spec.head}': leave out tune or some of its options."
-        )
-    return space
-
-
-def _tune(
-    spec: TableSpec, rows: TableRows, done: Callable[[int], None]
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Try settings by cross-validation inside the training rows.
-
-    Returns:
-        Every trial: its settings, its score by the metric of the comparison on all scoring rows
-        together, and its loss, which decides between equal scores; and the best settings.
-    """
-    metric = _metric(spec, rows)
-    # Not the seed of the run: what is found there must also do with other weights.
-    seed = stream_seed("tune", spec.seed, spec.unit.name) % 2**31
-    folds = rows.inner()
-    trials: list[dict[str, Any]] = []
-    for k, settings in enumerate(spaces.sample(_space(spec), spec.tune, seed)):
-        trials.append({"settings": settings, **_try(spec, rows, settings, seed, folds, metric)})
-        done(k + 1)
-    finite = [trial for trial in trials if trial["score"] is not None]
-    if not finite:
-        raise TrainingError(
-            f"no trial of tune came to a finite score with head '{spec.head}': give more rows, or "
-            "leave out tune."
-        )
-    sign = 1 if metric.higher_is_better else -1
-    best = max(finite, key=lambda trial: (sign * trial["score"], -trial["loss"]))
-    return trials, best["settings"]
-
-
-def _try(
-    spec: TableSpec,
-    rows: TableRows,
-    settings: Mapping[str, Any],
-    seed: int,
-    folds: Sequence[tuple[np.ndarray, np.ndarray]],
-    metric: Metric,
-) -> dict[str, Any]:
-    """Score settings on all folds of the training rows; None where the training came to nothing."""
-    try:
-        said: Any = [
-            _said(_fit(_estimator(spec, rows, settings, seed), rows, train), rows, test)
-            for train, test in folds
-        ]
-    except TrainingError as error:
-        return {"score": None, "loss": None, "reason": str(error)}
-    outputs = joined(said)
-    if (reason := metric.available(outputs)) is not None:
-        return {"score": None, "loss": None, "reason": reason}
-    numbers = measured(outputs)
-    loss = numbers.get("loss", numbers.get("mse", float("inf")))
-    return {"score": numbers[metric.key], "loss": loss}
 
 
 def _confusion(outputs: Outputs) -> list[list[int]]:

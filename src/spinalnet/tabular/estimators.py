@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,14 +55,6 @@ from spinalnet.training.placement import resolve_device
 if TYPE_CHECKING:
     from spinalnet.training import TrainConfig
     from spinalnet.training.placement import Task
-
-
-@contextmanager
-def _drawing_from(seed: int) -> Iterator[None]:
-    """Let torch's generator give the draws of a seed here, and elsewhere what it would have."""
-    with own_generators():
-        torch.manual_seed(seed)
-        yield
 
 
 class _NetEstimator(NetOptions, TrainingOptions, BaseEstimator):
@@ -179,7 +170,8 @@ class _NetEstimator(NetOptions, TrainingOptions, BaseEstimator):
         return self._train(config, seed, rows, held_out)
 
     def _start(self, seed: int, x: Tensor) -> None:
-        with _drawing_from(seed):
+        with own_generators():
+            torch.manual_seed(seed)
             net = self.make_net(x.shape[1], self._num_outputs, x.dtype)
         self.module_ = net.to(x.device)
         self.n_iter_, self.best_epoch_ = 0, 0
@@ -194,9 +186,8 @@ class _NetEstimator(NetOptions, TrainingOptions, BaseEstimator):
             learner.optimizer.load_state_dict(state)
         loop = Loop(learner, config)
         loop.epoch = self.n_iter_
-        # Without dropout nothing is drawn, and fits in several threads need not wait.
-        draws = self.dropout > 0 or callable(self.activation)
-        with _drawing_from(seed) if draws else nullcontext():
+        with own_generators():
+            torch.manual_seed(seed)
             while not loop.stopped:
                 loop.run_epoch()
         self.n_iter_, self.best_epoch_ = loop.epoch, loop.best_epoch or loop.epoch
