@@ -139,8 +139,8 @@ def check_worth_asking(question: ComparisonSpec, until_decided: bool, max_seeds:
     """
     if len(question.heads) < 2:
         raise InputError(
-            f"there is nothing to compare with {', '.join(question.heads)} alone: name a second head, such "
-            "as heads=spinal,mlp, or train it with `spinalnet train`."
+            f"there is nothing to compare with {', '.join(question.heads)} alone: name a second "
+            "head, such as heads=spinal,mlp, or train it with `spinalnet train`."
         )
     if not until_decided:
         return
