@@ -18,7 +18,7 @@ settings.register_profile("deep", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 # Files that start jobs of several processes, or compilers on all cores, never run at once.
-PROCESSES = ("test_builds.py", "test_dist.py", "test_train.py")
+PROCESSES = ("test_builds.py", "test_dist.py", "test_engine.py", "test_train.py")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:

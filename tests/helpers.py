@@ -1,9 +1,10 @@
-"""One tolerance table and one comparison for the whole test-suite; folders of small images."""
+"""One tolerance table and one comparison for the whole test-suite; small images; runs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -35,3 +36,8 @@ def write_images(folder: Path, counts: Mapping[str, int], size: tuple[int, int] 
         for i in range(count):
             tone = sum(map(ord, str(folder.name))) % 100
             Image.new("RGB", size, (i * 5, k * 20, tone)).save(folder / name / f"{i:03}.png")
+
+
+def no_times(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run has written without what a clock has said."""
+    return {key: value for key, value in numbers.items() if key not in ("seconds", "train_seconds")}

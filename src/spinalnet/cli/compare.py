@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from spinalnet._checks import InputError, TrainingError, unknown_name
+from spinalnet._checks import InputError, TrainingError
 from spinalnet.cli.options import ProbeEpochs, ProbeLr, RunOptions, with_run_options
 from spinalnet.cli.progress import print_answer, print_plan, show_progress
 from spinalnet.cli.root import app, as_options, err_console
@@ -152,9 +152,8 @@ def compare_command(
         base = asked.spec(probe_epochs=probe_epochs, probe_lr=probe_lr)
         question = asking.ask(base, heads, seeds, **shared)
     asking.check_worth_asking(question, until_decided, max_seeds)
-    if ray_address is not None and engine != "ray":
-        raise InputError("--ray-address has no meaning without --engine ray: leave it out.")
-    effort = comparing.Effort(read_jobs(jobs), threads, ray_address=ray_address)
+    chosen = "local" if engine == "print" else engine
+    effort = comparing.Effort(read_jobs(jobs), threads, chosen, ray_address)  # type: ignore[arg-type]  # checked there
     folder = asking.default_folder(question) if out is None else out
     load = functools.partial(building.load_splits, download=asked.download)
     if dry_run:
@@ -166,7 +165,7 @@ def compare_command(
     else:
         most = max_seeds if until_decided else None
         trials = 0 if question.is_of_table else tune
-        _run(question, folder, replace(effort, engine=_known(engine)), load, most, trials)
+        _run(question, folder, effort, load, most, trials)
 
 
 def read_jobs(jobs: str) -> int | Literal["auto"]:
@@ -180,14 +179,6 @@ def read_jobs(jobs: str) -> int | Literal["auto"]:
     if not jobs.isdecimal() or int(jobs) < 1:
         raise InputError(f"--jobs must be a number from 1, or auto, got '{jobs}'.")
     return int(jobs)
-
-
-def _known(engine: str) -> Literal["local", "ray"]:
-    if engine == "local":
-        return "local"
-    if engine == "ray":
-        return "ray"
-    raise unknown_name("engine", engine, ("local", "ray", "print"))
 
 
 def _run(

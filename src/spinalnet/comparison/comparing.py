@@ -14,10 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from spinalnet import _dist, files
-from spinalnet._checks import InputError, TrainingError, unknown_name
+from spinalnet._checks import (
+    InputError,
+    SpinalnetError,
+    TrainingError,
+    check_positive,
+    unknown_name,
+)
 from spinalnet.comparison import building, engine, running
 from spinalnet.comparison.asking import Source, ask, check_worth_asking, default_folder
 from spinalnet.comparison.cost import time_heads
+from spinalnet.comparison.engine import ENGINES
 from spinalnet.comparison.finished import LOOKS_FILE, note_look
 from spinalnet.comparison.question import ComparisonSpec
 from spinalnet.comparison.report import write_report
@@ -51,6 +58,15 @@ class Effort:
     engine: Literal["local", "ray"] = "local"
     ray_address: str | None = None
     on_event: Callable[[engine.Event], None] | None = None
+
+    def __post_init__(self) -> None:
+        check_positive("threads", self.threads)
+        if self.jobs != "auto":
+            check_positive("jobs", self.jobs)
+        if self.engine not in ENGINES:
+            raise unknown_name("engine", self.engine, ENGINES)
+        if self.ray_address is not None and self.engine != "ray":
+            raise InputError("ray_address has no meaning without engine=ray: leave it out.")
 
 
 def compare(
@@ -304,7 +320,12 @@ def _first_splits(question: ComparisonSpec, first: engine.Cell, load: engine.Loa
     with building.one_after_another(first.spec.train):
         for spec in question.of_unit(question.units()[0]):
             assert isinstance(spec, RunSpec)
-            building.build_model(spec, splits.info)
+            try:
+                building.build_model(spec, splits.info)
+            except SpinalnetError:
+                raise
+            except (MemoryError, RuntimeError):
+                continue  # too large for this machine: told in its row, and the others run
     return splits
 
 
@@ -405,12 +426,21 @@ def _run_cells(
 
 
 def _time(question: ComparisonSpec, out: Path, splits: Splits) -> None:
-    """Time the heads, if that is not done; a head that cannot be timed costs the times alone."""
+    """Time the heads that have a finished run, if that is not done."""
+    finished = {
+        cell.spec.label or _head(cell.spec)
+        for cell in cells_of(question, out)
+        if runs.is_done(cell.folder)
+    }
+    heads = tuple(label for label in question.heads if label in finished)
     known: Mapping[str, Any] = (read_mapping(out / "timing.json") or {}).get("heads") or {}
-    if set(question.heads) <= set(known):
+    if set(heads) <= set(known) or heads[0] != question.heads[0]:  # its controls follow the first
         return
-    try:
-        measured = time_heads(question, splits)
-    except (MemoryError, RuntimeError):
-        return
-    files.write_mapping(out / "timing.json", measured)
+    other = {label: own for label, own in question.other.items() if label in finished}
+    files.write_mapping(
+        out / "timing.json", time_heads(replace(question, heads=heads, other=other), splits)
+    )
+
+
+def _head(spec: RunSpec | TableSpec) -> str:
+    return spec.head if isinstance(spec, TableSpec) else spec.model.head

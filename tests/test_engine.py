@@ -1,0 +1,465 @@
+"""The grid of a comparison: the same bits from any number of workers; what fails stays alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from helpers import no_times
+from spinalnet import (
+    ComparisonSpec,
+    InputError,
+    RunSpec,
+    Splits,
+    TrainConfig,
+    TrainingError,
+    compare,
+    create_model,
+    fit,
+    run_one,
+)
+from spinalnet.comparison import building, comparing, engine
+from spinalnet.comparison.comparing import Effort, run_comparison
+from spinalnet.comparison.engine import Cell, Event, Failure, jobs_for, pinned, run_cells
+from spinalnet.training import runs
+
+BASE = RunSpec.of("digits", limit=100, epochs=2, lr=3e-3, device="cpu", seed=0)
+LINUX = pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+
+
+def grid(folder: Path, heads: tuple[str, ...] = ("spinal", "mlp"), seeds: int = 2) -> list[Cell]:
+    return comparing.cells_of(ComparisonSpec(BASE, heads, seeds), folder)
+
+
+def files_of(folder: Path) -> dict[str, Any]:
+    """Return what the runs in a folder hold, but for times."""
+    found: dict[str, Any] = {}
+    for run in sorted((folder / "runs").iterdir()):
+        result = json.loads((run / "result.json").read_text())
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        found[run.name] = (
+            no_times(result),
+            [no_times(row) for row in rows],
+            *((run / f"{name}.safetensors").read_bytes() for name in ("model", "test-outputs")),
+        )
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    assert run_cells(grid(folder, ("spinal", "mlp", "linear"))) == [None] * 6
+    return folder
+
+
+@pytest.mark.parametrize("jobs", [2, 3])
+def test_results_are_the_same_bits_whatever_the_number_of_jobs(
+    alone: Path, tmp_path: Path, jobs: int
+) -> None:
+    events: list[Event] = []
+    cells = grid(tmp_path, ("spinal", "mlp", "linear"))
+    assert run_cells(cells, jobs=jobs, on_event=events.append) == [None] * 6
+    assert {event.worker for event in events} == set(range(jobs))
+    assert sum(event.kind == "done" for event in events) == 6
+    assert any(event.progress is not None and event.progress.row for event in events)
+    assert files_of(tmp_path) == files_of(alone)
+    result = json.loads((tmp_path / "runs/mlp-seed1/result.json").read_text())
+    assert result["label"] == "mlp"
+    assert result["unit"] == {"seed": 1, "resample": None, "name": "seed1"}
+
+
+def test_fits_in_threads_of_one_process_are_those_of_one_after_another(tmp_path: Path) -> None:
+    splits = building.load_splits(BASE)
+    mlp = {"head": "mlp", "output_dropout": 0.5}  # it draws from torch's generator at every step
+
+    def train(seed: int) -> dict[str, torch.Tensor]:
+        model = create_model("mnist-cnn", 10, image_size=28, seed=seed, **mlp)
+        config = TrainConfig(epochs=2, seed=seed, device="cpu")
+        return dict(fit(model, splits.train, splits.val, config).model.state_dict())
+
+    expected = [train(seed) for seed in range(4)]
+    found: dict[int, dict[str, torch.Tensor]] = {}
+    threads = [
+        threading.Thread(target=lambda seed=seed: found.update({seed: train(seed)}))
+        for seed in range(4)
+    ]
+    state = torch.get_rng_state()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(torch.get_rng_state(), state)
+    for seed, weights in enumerate(expected):
+        for name, value in weights.items():
+            assert torch.equal(found[seed][name], value), (seed, name)
+
+
+def test_threads_are_those_asked_for_and_then_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    import threadpoolctl
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    torch.set_num_threads(3)
+    with pinned(2):
+        assert torch.get_num_threads() == 2
+        assert {row["num_threads"] for row in threadpoolctl.threadpool_info()} == {2}
+        assert (os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"]) == ("2", "2")
+    assert torch.get_num_threads() == 3
+    assert os.environ["OMP_NUM_THREADS"] == "5"
+    assert "MKL_NUM_THREADS" not in os.environ
+
+
+def test_as_many_jobs_as_there_are_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "usable_cpus", lambda: 8)
+    assert jobs_for("auto", 100, 1, "cpu") == 8
+    assert jobs_for("auto", 100, 3, "cpu") == 2
+    assert jobs_for("auto", 5, 1, "cpu") == 5
+    assert jobs_for("auto", 0, 16, "cpu") == 1
+    assert jobs_for(3, 100, 1, "cpu") == 3
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert jobs_for("auto", 100, 1, "cpu") == 1
+    with pytest.raises(InputError, match="leave out jobs, or torchrun"):
+        jobs_for(2, 100, 1, "cpu")
+
+
+# Workers import this file to find these.
+
+MENDED = "SPINALNET_TEST_MENDED"
+
+
+def bad_data(spec: RunSpec) -> Splits:
+    """Load the data of a run, with an accident for some of the seeds."""
+    splits = building.load_splits(spec)
+    if os.environ.get(MENDED):
+        return splits
+    match spec.train.seed:
+        case 1:
+            return splits.normalized_by((0.0,), (1e-60,))
+        case 2:
+            raise MemoryError
+        case 3:
+            raise ZeroDivisionError("a bug")
+        case 4:
+            raise InputError("the data of seed 4 must be there.")
+        case 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return splits
+
+
+KINDS = {1: "diverged", 2: "memory", 3: "error", 4: "input", 5: "killed"}
+
+
+@pytest.mark.parametrize(("jobs", "seeds"), [(1, 5), (2, 6)])  # being killed is for workers
+def test_what_fails_is_told_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int, seeds: int
+) -> None:
+    if jobs == 2 and sys.platform == "win32":
+        pytest.skip("no signals")
+    cells = grid(tmp_path, ("linear",), seeds)
+    events: list[Event] = []
+    failures = run_cells(cells, jobs=jobs, load=bad_data, on_event=events.append)
+    assert [failure and failure.kind for failure in failures] == [
+        KINDS.get(seed) for seed in range(seeds)
+    ]
+    reasons = [failure.reason for failure in failures if failure is not None]
+    assert "loss is not finite in epoch 1" in reasons[0]
+    assert "lower batch_size, or run fewer at a time" in reasons[1]
+    assert reasons[2:4] == ["ZeroDivisionError: a bug", "the data of seed 4 must be there."]
+    if jobs == 2:
+        assert "ended by SIGKILL, as the system does when memory runs out" in reasons[4]
+    for seed, kind in KINDS.items():
+        if seed < seeds:
+            kept = json.loads((cells[seed].folder / "failed.json").read_text())
+            assert (kept["kind"], kept["reason"]) == (kind, failures[seed].reason)
+            assert ("in bad_data" in kept.get("traceback", "")) == (kind == "error")
+    assert {e.cell.spec.unit.seed for e in events if e.kind == "done"} == {0}
+
+    stamp = (cells[0].folder / "DONE").stat().st_mtime_ns
+    monkeypatch.setenv(MENDED, "1")
+    assert run_cells(cells, jobs=jobs, load=bad_data) == [None] * seeds
+    assert (cells[0].folder / "DONE").stat().st_mtime_ns == stamp
+    assert all(runs.is_done(cell.folder) for cell in cells)
+    assert not list(tmp_path.rglob("failed.json"))
+
+
+def count_loads(spec: RunSpec) -> Splits:
+    """Load data, and leave a trace of it."""
+    folder = Path(os.environ["SPINALNET_TEST_LOADS"])
+    (folder / f"{spec.train.seed}-{time.monotonic_ns()}").touch()
+    return building.load_splits(spec)
+
+
+@pytest.mark.parametrize(("jobs", "most"), [(1, 2), (2, 3)])  # the last of a unit may be shared
+def test_data_are_read_once_for_all_heads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int, most: int
+) -> None:
+    (tmp_path / "loads").mkdir()
+    monkeypatch.setenv("SPINALNET_TEST_LOADS", str(tmp_path / "loads"))
+    run_cells(grid(tmp_path, ("spinal", "mlp", "linear")), jobs=jobs, load=count_loads)
+    assert 2 <= len(list((tmp_path / "loads").iterdir())) <= most
+
+
+def test_what_cannot_be_sent_to_workers_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot be sent to other processes .*: use jobs=1"):
+        run_cells(grid(tmp_path), jobs=2, load=lambda spec: building.load_splits(spec))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_what_a_listener_raises_ends_it_all_and_keeps_what_is_done(
+    tmp_path: Path, jobs: int, error: type[BaseException]
+) -> None:
+    def stop(event: Event) -> None:
+        if event.kind == "progress" and done:
+            raise error
+        if event.kind == "done":
+            done.append(event.cell)
+
+    done: list[Cell] = []
+    cells = grid(tmp_path, seeds=3)
+    with pytest.raises(error):
+        run_cells(cells, jobs=jobs, on_event=stop)
+    assert runs.is_done(done[0].folder)
+    assert not all(runs.is_done(cell.folder) for cell in cells)
+    assert not list(tmp_path.rglob("failed.json"))
+    assert run_cells(cells, jobs=1) == [None] * 6
+
+
+def children(pid: int) -> list[int]:
+    return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(what: Callable[[], object], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+COMMAND = [sys.executable, "-m", "spinalnet", "compare", "digits", "--heads", "linear,spinal,mlp"]
+COMMAND += ["--device", "cpu", "--limit", "300", "--seeds", "2", "--jobs", "2", "--epochs"]
+
+
+@LINUX
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_an_end_of_any_kind_keeps_finished_runs_and_leaves_no_worker(
+    tmp_path: Path, how: signal.Signals
+) -> None:
+    out = tmp_path / "out"
+    command = [*COMMAND, "40", "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: list(out.rglob("DONE")) or process.poll() is not None)
+        workers = children(process.pid)
+        assert len(workers) == 2
+        process.send_signal(how)
+        said = process.communicate(timeout=30)
+        wait_for(lambda: not any(map(alive, workers)), 10.0)
+    finally:
+        process.kill()
+    assert process.returncode == (130 if how == signal.SIGINT else -9), said
+    if how == signal.SIGINT:
+        assert said[1].splitlines()[-1].startswith("stopped; the same command continues")
+        assert "Traceback" not in said[1]
+    done = {path: path.stat().st_mtime_ns for path in out.rglob("DONE")}
+    assert 1 <= len(done) < 6
+    assert not list(out.rglob("failed.json"))
+    again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert len(list(out.rglob("DONE"))) == 6
+    assert (out / "report.html").exists()
+
+
+# --- whole comparisons ----------------------------------------------------------------------------
+
+
+def test_a_head_that_does_not_fit_in_memory_stays_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    told: list[Failure] = []
+    done = compare(
+        replace(BASE, train=replace(BASE.train, epochs=1)),
+        f"spinal,mlp:hidden_features={10**13},linear",
+        seeds=2,
+        out=out,
+        jobs=1,
+        on_event=lambda event: event.failure and told.append(event.failure),
+    )
+    assert {failure.kind for failure in told} == {"memory"}
+    assert set(done.failed) == {f"mlp_hidden_features={10**13}-seed{seed}" for seed in (0, 1)}
+    assert [head.head for head in done.summary.heads] == ["spinal", "linear"]
+    assert (out / "report.html").exists()
+    assert set(json.loads((out / "timing.json").read_text())["heads"]) == {"spinal", "linear"}
+
+
+def test_where_nothing_finishes_the_reason_is_raised(tmp_path: Path) -> None:
+    question = ComparisonSpec(replace(BASE, train=replace(BASE.train, lr=1e30)), ("mlp", "linear"))
+    with pytest.raises(TrainingError, match=r"no run finished; mlp-seed0: the .* is not finite"):
+        run_comparison(replace(question, seeds=1), tmp_path, Effort(jobs=1))
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"heads": "spinal"}, "nothing to compare with spinal alone"),
+        ({"heads": "spinal,mpl"}, "did you mean 'mlp'"),
+        ({"heads": "spinal,trees"}, "unknown head 'trees'"),
+        ({"heads": "spinal,mlp,spinal"}, "heads must differ, got spinal twice"),
+        ({"seeds": 0}, "seeds must be an integer >= 1"),
+        ({"margin": -0.1}, "margin must be a number above 0"),
+        ({"metric": "acuracy"}, "did you mean 'accuracy'"),
+        ({"folds": 1}, "folds must be at least 2"),
+        ({"repeats": 3}, "give folds"),
+        ({"tune": -1}, "tune must be a number of trials"),
+        ({"jobs": 0}, "jobs must be an integer >= 1"),
+        ({"threads": 0}, "threads must be an integer >= 1"),
+        ({"engine": "dask"}, "unknown engine 'dask'"),
+        ({"target": "x"}, "target has no meaning for 'digits', which is no table"),
+        ({"time": "x"}, "time has no meaning for 'digits', which is no table"),
+        ({"until_decided": True, "folds": 3}, "leave out until_decided, or the folds"),
+        ({"until_decided": True, "max_seeds": 3}, "max_seeds must be at least seeds=5, got 3"),
+        ({"out": "s3://bucket/x"}, "mount the storage and give its path"),
+        ({"epocs": 3}, "unknown setting of a run 'epocs'; did you mean 'epochs'"),
+        ({"data": "sklearn:iris", "heads": "spinal,vgg"}, "unknown head of a table 'vgg'"),
+        ({"data": "sklearn:iris", "epochs": 3}, "epochs has no meaning for a table"),
+        ({"data": "sklearn:iris", "model": "vgg5"}, "model has no meaning for a table"),
+        ({"data": "sklearn:irs"}, "did you mean 'iris'"),
+        ({"data": "sklearn:iris", "until_decided": True}, "leave out until_decided"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        compare(**{"data": "digits", "heads": "spinal,mlp", "out": "out"} | options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_comparison_in_the_folder_is_refused(alone: Path, tmp_path: Path) -> None:
+    question = ComparisonSpec(BASE, ("linear", "mlp"), 1)
+    run_comparison(question, tmp_path, Effort(jobs=1), timed=False, reported=False)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    for other, message in (
+        (replace(question, margin=0.01), "margin = None, not 0.01"),
+        (replace(question, metric="auroc"), "metric = None, not 'auroc'"),
+        (replace(question, folds=3), "folds = 0, not 3"),
+        (replace(question, base=BASE.having(epochs=3)), r"train\.epochs = 2, not 3"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run_comparison(other, tmp_path, Effort(jobs=1))
+    with pytest.raises(InputError, match="holds a comparison on the data 'digits'"):
+        compare("sklearn:iris", "spinal,trees", out=tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_seeds_are_added_until_all_is_decided(tmp_path: Path) -> None:
+    import yaml
+
+    seen: list[int] = []
+
+    def decided(folder: Path) -> bool:
+        seen.append(len(list(folder.rglob("DONE"))) // 2)
+        return seen[-1] >= enough
+
+    def looks() -> list[int]:
+        return yaml.safe_load((tmp_path / "comparison.yaml").read_text())["looks"]
+
+    question = ComparisonSpec(BASE.having(epochs=1), ("linear", "mlp"), 2)
+    more: dict[str, Any] = {"timed": False, "reported": True, "decided": decided}
+    enough = 4
+    run_comparison(question, tmp_path, Effort(jobs=1), max_seeds=9, **more)
+    assert seen == looks() == [2, 3, 4]
+    # The same command again looks where it has stopped, and not at fewer.
+    run_comparison(question, tmp_path, Effort(jobs=1), max_seeds=9, **more)
+    assert seen == [2, 3, 4, 4]
+    assert looks() == [2, 3, 4]
+    enough = 99
+    run_comparison(question, tmp_path, Effort(jobs=1), max_seeds=6, **more)
+    assert seen == [2, 3, 4, 4, 4, 5]
+    assert looks() == [2, 3, 4, 5, 6]
+    assert len(list(tmp_path.rglob("DONE"))) == 12
+
+
+@LINUX
+def test_the_tasks_of_an_array_make_the_same_comparison(tmp_path: Path, alone: Path) -> None:
+    out = tmp_path / "out put"
+    command = ["compare", "digits", "--heads", "spinal,mlp,linear", "--seeds", "2", "--epochs", "2"]
+    command += ["--limit", "100", "--device", "cpu", "--lr", "3e-3", "--engine=print"]
+    env = {**os.environ, "SPINALNET": f"{sys.executable} -m spinalnet"}
+    shell: dict[str, Any] = {"capture_output": True, "text": True, "cwd": tmp_path, "env": env}
+    printed = subprocess.run(
+        [sys.executable, "-m", "spinalnet", *command, "--out", out.name], check=True, **shell
+    )
+    script = out / "slurm.sh"
+    assert printed.stdout == script.read_text()
+    assert {path.name for path in out.iterdir()} == {"slurm.sh", "comparison.yaml"}
+    assert "#SBATCH --array=0-5\n" in printed.stdout
+    for task in range(6):
+        own = {**shell, "env": env | {"SLURM_ARRAY_TASK_ID": str(task)}}
+        subprocess.run(["bash", str(script)], check=True, **own)
+    assert files_of(out) == files_of(alone)
+    # Without a number the script submits itself, and what follows the array.
+    (tmp_path / "bin").mkdir()
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.write_text(
+        '#!/bin/bash\nif [ "$1" = --parsable ]; then echo 7; else\n'
+        'echo "$@" > asked; while [ "$1" != --wrap ]; do shift; done; bash -c "$2"; fi\n'
+    )
+    sbatch.chmod(0o755)
+    own = {**shell, "env": env | {"PATH": f"{sbatch.parent}:{env['PATH']}"}}
+    subprocess.run(["bash", str(script)], check=True, **own)
+    assert "--dependency=afterany:7" in (tmp_path / "asked").read_text()
+    assert {path.name for path in out.iterdir()} >= {"report.html", "timing.json", "summary.json"}
+
+
+def test_a_plan_says_what_is_missing_and_writes_nothing(tmp_path: Path) -> None:
+    from spinalnet.comparison import planning
+
+    question = ComparisonSpec(BASE, ("linear", "mlp"), 3)
+    run_one(question.cells()[0], tmp_path / "runs" / question.cells()[0].name)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    plan = planning.plan(question, tmp_path, Effort(jobs=2), building.load_splits)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert [(row.label, row.done, row.missing) for row in plan.rows] == [
+        ("linear", ("seed0",), ("seed1", "seed2")),
+        ("mlp", (), ("seed0", "seed1", "seed2")),
+    ]
+    assert plan.jobs == 2
+    measured = [row.measured for row in plan.rows]
+    assert plan.seconds == pytest.approx((2 * measured[0].seconds + 3 * measured[1].seconds) / 2)
+    for one in measured:  # 2 epochs of 2 steps, and what is held out
+        assert one.step_seconds is not None
+        assert 4 * one.step_seconds < one.seconds < 60
+    linear = tmp_path / "runs/linear-seed0"
+    kept = sum((linear / f"{n}.safetensors").stat().st_size for n in ("model", "test-outputs"))
+    assert measured[0].disk == pytest.approx(kept, rel=0.5)
+    if plan.memory is not None:
+        assert 2e7 < plan.memory < 4e9
+    sentences, columns, rows = planning.in_words(plan)
+    assert "5 of 6 runs are missing" in sentences[0]
+    assert "2 at a time" in sentences[0]
+    assert rows[1][:3] == ["mlp", "0", "3 (seed0, seed1, seed2)"]
+    assert len(columns) == len(rows[0])
