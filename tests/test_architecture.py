@@ -42,6 +42,7 @@ FORBIDDEN = {
 # Rebuilt years later, from files alone: these read run folders and know no model.
 FROM_FILES_ALONE = (
     "comparison.statistics",
+    "comparison.times",
     "comparison.wording",
     "comparison.schema",
     "comparison.finished",
