@@ -22,13 +22,13 @@ class Timing:
     calls_per_round: int
 
 
-def interleave(
+def take_turns(
     cases: Mapping[str, Callable[[], object]],
     *,
     seconds: float = 1.0,
     min_rounds: int = 7,
     device: str | torch.device = "cpu",
-) -> dict[str, Timing]:
+) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Time all `cases` in turns, so that a slow spell of the machine hits each of them alike.
 
     The order changes from round to round, always in the same way: what a case leaves behind in the
@@ -42,6 +42,9 @@ def interleave(
         seconds: Time to spend in all, exceeded only to reach `min_rounds`.
         min_rounds: Fewest rounds.
         device: Where the cases run.
+
+    Returns:
+        Seconds per call in every round, and the calls of a round, by name.
     """
     on_cuda = torch.device(device).type == "cuda"
 
@@ -69,6 +72,18 @@ def interleave(
         for name in names:
             samples[name].append(clock(cases[name], calls[name]))
         rounds += 1
+    return samples, calls
+
+
+def interleave(
+    cases: Mapping[str, Callable[[], object]],
+    *,
+    seconds: float = 1.0,
+    min_rounds: int = 7,
+    device: str | torch.device = "cpu",
+) -> dict[str, Timing]:
+    """Time all `cases` with `take_turns`; return the summary of each."""
+    samples, calls = take_turns(cases, seconds=seconds, min_rounds=min_rounds, device=device)
     timings = {}
     for name, values in samples.items():
         low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3

@@ -23,7 +23,7 @@ from spinalnet._checks import (
 )
 from spinalnet.comparison import building, engine, running
 from spinalnet.comparison.asking import Source, ask, check_worth_asking, default_folder
-from spinalnet.comparison.cost import time_heads
+from spinalnet.comparison.cost import MeasurementError, time_heads
 from spinalnet.comparison.engine import ENGINES
 from spinalnet.comparison.finished import LOOKS_FILE, note_look
 from spinalnet.comparison.question import ComparisonSpec
@@ -437,9 +437,11 @@ def _time(question: ComparisonSpec, out: Path, splits: Splits) -> None:
     if set(heads) <= set(known) or heads[0] != question.heads[0]:  # its controls follow the first
         return
     other = {label: own for label, own in question.other.items() if label in finished}
-    files.write_mapping(
-        out / "timing.json", time_heads(replace(question, heads=heads, other=other), splits)
-    )
+    try:
+        measured = time_heads(replace(question, heads=heads, other=other), splits)
+    except (MeasurementError, MemoryError, RuntimeError):
+        return  # the runs are whole without it
+    files.write_mapping(out / "timing.json", measured)
 
 
 def _head(spec: RunSpec | TableSpec) -> str:

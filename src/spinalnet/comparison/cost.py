@@ -1,74 +1,342 @@
-"""What a head costs: heads timed in turns, alone, on real features."""
+"""What heads cost: their times, measured in several processes, and the memory of a training step.
+
+Heads take turns on the real features of one batch. How a process happens to lie in memory changes
+times by more than a process changes in itself, so several fresh ones measure, one after another:
+what they share is nothing but the order. They load while the caller makes the features.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from spinalnet import timing
+from spinalnet._checks import SpinalnetError, check_positive
+from spinalnet.comparison import times
 from spinalnet.comparison.building import build_model
 from spinalnet.comparison.spec import RunSpec
-from spinalnet.data import batches
+from spinalnet.comparison.stopwatch import TimedHead
 from spinalnet.training import placement
+from spinalnet.training.objective import criterion_for
+from spinalnet.training.updates import MovingAverage, clip_gradients, new_optimizer
 
 if TYPE_CHECKING:
     from spinalnet.comparison.question import ComparisonSpec
+    from spinalnet.data import ArrayDataset, FolderDataset, Splits
+    from spinalnet.models import zoo
+    from spinalnet.training import TrainConfig
+
+_PROCESSES = {"cpu": 5}
+_PROCESSES_ELSEWHERE = 3  # a GPU's own memory is laid out alike in all, and starting one is slow
 
 
-def time_heads(question: ComparisonSpec, splits: batches.Splits) -> dict[str, Any]:
-    """Time every head alone on real features of one batch, in turns within this run.
+class MeasurementError(SpinalnetError, RuntimeError):
+    """The heads could not be timed; the runs are not touched by it."""
+
+
+def time_heads(
+    question: ComparisonSpec, splits: Splits, *, processes: int | None = None
+) -> dict[str, Any]:
+    """Measure what every row's head costs.
+
+    Inference and training (forward and backward) are of the head alone; the memory is of a whole
+    training step, of the head alone where the trunk is frozen.
+
+    Args:
+        question: What is compared, on images.
+        splits: Its data.
+        processes: Fresh processes that measure, one after another; 5 without it, 3 on a GPU.
 
     Returns:
-        Microseconds per batch for inference and for forward plus backward, with the hardware.
+        What `timing.json` holds; see `times`.
+
+    Raises:
+        MeasurementError: If a process ends before its time.
     """
-    specs = [spec for spec in question.of_unit(question.units()[0]) if isinstance(spec, RunSpec)]
-    config = specs[0].train
-    device = placement.resolve_device(config.device)
-    built = {
-        spec.label or spec.model.head: build_model(spec, splits.info).to(device) for spec in specs
+    began = time.perf_counter()
+    cells = question.of_unit(question.units()[0])
+    specs = {
+        label: spec
+        for label, spec in zip(question.heads, cells, strict=True)
+        if isinstance(spec, RunSpec)
     }
-    images, _ = next(iter(splits.train.batches(config.batch_size, device=device, shuffle=False)))
-    cases: dict[str, Callable[[], object]] = {}
-    for head, model in built.items():
-        with torch.no_grad():
-            features = model.eval().trunk(images)
-        cases[f"{head}/inference"] = _inference(model.head, features)
-        cases[f"{head}/training"] = _training(model.head, features)
-    timings = timing.interleave(cases, seconds=0.5 * len(built), device=device)
+    first = next(iter(specs.values()))
+    device = placement.resolve_device(first.train.device)
+    if processes is None:
+        processes = _PROCESSES.get(device.type, _PROCESSES_ELSEWHERE)
+    with _Stopwatches(check_positive("processes", processes)) as watches:
+        heads, memory = _prepared(specs, splits, device)
+        order = _pickled((heads, str(device), torch.get_num_threads()))
+        measured = watches.measure(order)
+    by_mode = {mode: [process[mode] for process in measured] for mode in times.MODES}
     return {
+        "schema": times.SCHEMA,
         "device": str(device),
         "threads": torch.get_num_threads(),
-        "batch_size": len(images),
-        "rounds": min(t.rounds for t in timings.values()),
+        "batch_size": len(next(iter(heads.values())).features),
+        "processes": processes,
+        "rounds": min(len(rounds) for one in by_mode["training"] for rounds in one.values()),
         "unit": "us per batch",
-        "heads": {
-            head: {
-                mode: 1e6 * timings[f"{head}/{mode}"].median for mode in ("inference", "training")
-            }
-            for head in built
-        },
+        "memory_of": "head" if first.model.freeze else "network",
+        "seconds": round(time.perf_counter() - began, 2),
+        "heads": times.heads_to_dict(times.cost_of_rounds(by_mode, memory)),
     }
 
 
-def _inference(head: nn.Module, features: Tensor) -> Callable[[], object]:
-    def case() -> object:
-        head.eval()
-        with torch.no_grad():
-            return head(features)
+def _prepared(
+    specs: Mapping[str, RunSpec], splits: Splits, device: torch.device
+) -> tuple[dict[str, TimedHead], dict[str, int | None]]:
+    """Return every head with its features, on the CPU, and the memory of its training step."""
+    batch_size = next(iter(specs.values())).train.batch_size
+    batch = next(iter(splits.train.batches(batch_size, device=device, shuffle=False)))
+    heads: dict[str, TimedHead] = {}
+    memory: dict[str, int | None] = {}
+    trunk: nn.Module | None = None
+    features = batch[0]
+    for label, spec in specs.items():
+        model = build_model(spec, splits.info).to(device).eval()
+        if trunk is None or not _same(trunk, model.trunk):
+            trunk = model.trunk
+            with torch.no_grad():
+                features = trunk(batch[0])
+        # A pickle, as the training step below may change what it is given.
+        heads[label] = TimedHead(pickle.loads(_pickled(model.head.cpu())), features.cpu())
+        memory[label] = _peak_memory(model, spec, batch, features, splits.train)
+    return heads, memory
 
-    return case
+
+def _same(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two trunks make the same features: as they do where heads share a seed."""
+    ours, theirs = one.state_dict(), other.state_dict()
+    return (
+        repr(one) == repr(other)
+        and ours.keys() == theirs.keys()
+        and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    )
 
 
-def _training(head: nn.Module, features: Tensor) -> Callable[[], object]:
-    inputs = features.clone().requires_grad_()
+# --- memory ---------------------------------------------------------------------------------------
 
-    def case() -> object:
-        head.train()
-        head.zero_grad(set_to_none=True)
-        inputs.grad = None
-        return head(inputs).square().mean().backward()
 
-    return case
+def _peak_memory(
+    model: zoo.ImageModel,
+    spec: RunSpec,
+    batch: tuple[Tensor, Tensor],
+    features: Tensor,
+    train: ArrayDataset | FolderDataset,
+) -> int | None:
+    """Return the most bytes in use at a time in a training step of a run."""
+    images, targets = batch
+    frozen = spec.model.freeze
+    learner, inputs = (model.head, features) if frozen else (model, images)
+    try:
+        return peak_of_step(learner, inputs.detach(), targets, spec.train, train)
+    except (MemoryError, RuntimeError):
+        return None  # the times stand without it
+
+
+def peak_of_step(
+    model: nn.Module, inputs: Tensor, targets: Tensor, config: TrainConfig, train: Any
+) -> int | None:
+    """Make a training step; return the most bytes of tensors that it held at a time.
+
+    Counted are weights and buffers, the batch, what the forward pass keeps, gradients, and what the
+    optimizer and an average of the weights remember.
+
+    Args:
+        model: What is trained; moved to the device of `inputs`.
+        inputs: A batch.
+        targets: Of the batch.
+        config: How it is trained.
+        train: The training data, whose classes may be weighted.
+
+    Returns:
+        Bytes; None on a device that does not tell.
+    """
+    where = placement.place(
+        model, config.device, config.amp, config.channels_last, config.eval_batch_size
+    )
+    if where.device.type not in ("cpu", "cuda"):
+        return None
+    model = where.move(model).train()
+    if config.channels_last and inputs.ndim == 4:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    held = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in (*placement.tensors_of(model), inputs, targets)
+    }
+    watch = _peak_on_cpu if where.device.type == "cpu" else _peak_on_cuda
+    dynamic = watch(lambda: _step(model, inputs, targets, config, where, train), held)
+    return sum(held.values()) + dynamic
+
+
+def _step(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    config: TrainConfig,
+    where: placement.Placement,
+    train: Any,
+) -> None:
+    """Train on one batch as a run does, with an optimizer that has made steps before."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = new_optimizer(config, [{"params": trained}])
+    average = MovingAverage(model, config.ema_decay) if config.ema_decay else None
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()  # what it remembers of earlier gradients is there from now on
+    optimizer.zero_grad()
+    with where.autocast():
+        outputs = model(inputs)
+    outputs = placement.at_least_float32(outputs)
+    task = "regression" if targets.is_floating_point() else "classification"
+    loss = criterion_for(config, task, train, outputs.shape[-1], where)
+    loss(outputs, targets, targets).backward()
+    clip_gradients(trained, config)
+    optimizer.step()
+    if average is not None:
+        average.update()
+
+
+def _peak_on_cuda(step: Callable[[], None], held: Mapping[int, int]) -> int:
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _peak_on_cpu(step: Callable[[], None], held: Mapping[int, int]) -> int:
+    with _Storages(held) as watched:
+        step()
+    return watched.peak
+
+
+class _Storages(TorchDispatchMode):
+    """Counts the bytes of all tensors that operations make, until they are gone.
+
+    Views, and what is changed in place, are no new tensors; nor is what lies at an address that is
+    known to be held before.
+
+    That is the same every time, where the memory of the process as the system sees it depends on
+    what was freed and kept before. What an operation takes and gives back inside is not counted.
+    """
+
+    def __init__(self, before: Collection[int]) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._before = frozenset(before)
+        self._held: dict[int, weakref.finalize[Any, Any]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, Tensor):
+                self._hold(leaf.untyped_storage())
+        return made
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        place, size = storage.data_ptr(), storage.nbytes()
+        if size == 0 or place in self._held or place in self._before:
+            return
+        self._held[place] = weakref.finalize(storage, self._gone, place, size)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def _gone(self, place: int, size: int) -> None:
+        del self._held[place]
+        self.now -= size
+
+
+# --- processes that measure -----------------------------------------------------------------------
+
+
+def _pickled(what: object) -> bytes:
+    try:
+        return pickle.dumps(what)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise MeasurementError(
+            f"a head cannot be sent to the processes that time it ({error}): give functions and "
+            "classes that stand in a module."
+        ) from error
+
+
+class _Stopwatches:
+    """Fresh processes that load at the same time, and then measure one after another."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> _Stopwatches:
+        threads = dict.fromkeys(
+            ("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(torch.get_num_threads())
+        )
+        code = f"import sys; sys.path[:] = {sys.path!r}; from spinalnet.comparison import stopwatch"
+        for _ in range(self._count):
+            self._processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", f"{code}; stopwatch.serve()"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env={**os.environ, **threads},
+                )
+            )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+    def measure(self, order: bytes) -> list[Mapping[str, Mapping[str, list[float]]]]:
+        """Give each process the order, when all have loaded, and return what they measured.
+
+        Raises:
+            MeasurementError: If one ends before its time.
+        """
+        for process in self._processes:
+            assert process.stdout is not None
+            if not process.stdout.readline():
+                raise _ended(process, process.communicate()[1])
+        found = []
+        for process in self._processes:
+            said, errors = process.communicate(order)
+            if process.returncode:
+                raise _ended(process, errors)
+            found.append(json.loads(said))
+        return found
+
+
+def _ended(process: subprocess.Popen[bytes], errors: bytes) -> MeasurementError:
+    """Say how a process ended that should have measured."""
+    code = process.returncode
+    how = f"ended with exit code {code}"
+    if code < 0:
+        how = f"was ended by signal {-code}"
+        with contextlib.suppress(ValueError):
+            how = f"was ended by {signal.Signals(-code).name}"
+    lines = errors.decode(errors="replace").strip().splitlines()
+    said = f" ({lines[-1]})" if lines else ""
+    return MeasurementError(
+        f"the heads could not be timed: the process that measured {how}{said}; the runs stay as "
+        "they are, and the same command times the heads again."
+    )
