@@ -33,6 +33,7 @@ from spinalnet.comparison.schema import check_folder, read_mapping
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.summary import is_decided
 from spinalnet.comparison.table_spec import TableSpec
+from spinalnet.comparison.times import SCHEMA as TIMES_SCHEMA
 from spinalnet.comparison.tuning import tune as tune_heads
 from spinalnet.data import frames
 from spinalnet.training import runs
@@ -433,8 +434,10 @@ def _time(question: ComparisonSpec, out: Path, splits: Splits) -> None:
         if runs.is_done(cell.folder)
     }
     heads = tuple(label for label in question.heads if label in finished)
-    known: Mapping[str, Any] = (read_mapping(out / "timing.json") or {}).get("heads") or {}
-    if set(heads) <= set(known) or heads[0] != question.heads[0]:  # its controls follow the first
+    timing = read_mapping(out / "timing.json") or {}
+    known: Mapping[str, Any] = timing.get("heads") or {}
+    is_known = set(heads) <= set(known) and timing.get("schema") == TIMES_SCHEMA
+    if is_known or heads[0] != question.heads[0]:  # its controls follow the first
         return
     other = {label: own for label, own in question.other.items() if label in finished}
     try:

@@ -263,7 +263,7 @@ def head_rows(summary: Summary) -> tuple[list[str], list[list[str]]]:
             ("training\nstep, µs", "training_us"),
         ):
             columns.append((title, [three_digits(getattr(head, name)) for head in heads]))
-    memory = [(head.cost or {}).get("peak_memory") for head in heads]
+    memory = [(head.cost or {}).get("peak_memory_bytes") for head in heads]
     if any(memory):
         shown = [NONE if one is None else f"{one / 2**20:,.3g}" for one in memory]
         columns.append(("peak\nmemory,\nMiB", shown))

@@ -10,6 +10,7 @@ from typing import Any
 from spinalnet import files
 from spinalnet._checks import InputError, check_values, read_fields
 from spinalnet.comparison.schema import read_mapping, with_present_heads
+from spinalnet.comparison.times import read_costs
 from spinalnet.comparison.units import Unit
 from spinalnet.comparison.wording import listing
 from spinalnet.training import RunRecord, load_runs
@@ -123,9 +124,7 @@ def read_folder(folder: Path) -> FinishedRuns:
     )
     timing = read_mapping(folder / "timing.json")
     with files.reading(folder / "timing.json"):
-        check_values(timing or {}, {"heads": Mapping | None})
-        for times in ((timing or {}).get("heads") or {}).values():
-            check_values(times or {}, {"inference": float | None, "training": float | None})
+        read_costs(timing)
     looks = read_mapping(folder / LOOKS_FILE) or {}
     with files.reading(folder / LOOKS_FILE):
         check_values(looks, {"looks": tuple[int, ...] | None, "stopping": bool | None})

@@ -130,6 +130,11 @@ class ComparisonSpec:
             raise InputError(f"folds must be at least 2, or 0 for none, got {self.folds}.")
         if self.repeats > 1 and not self.folds:
             raise InputError("repeats repeat the folds: give folds, or more seeds.")
+        if isinstance(self.base, TableSpec) and self.base.time is not None and not self.folds:
+            raise InputError(
+                "a time column orders the rows, so that random splits would train on the future: "
+                "give folds, each of which is tested on what comes after."
+            )
         if self.metric is not None and self.metric not in METRICS:
             raise unknown_name("metric", self.metric, METRICS)
         if self.margin is not None and not 0.0 < self.margin < float("inf"):
