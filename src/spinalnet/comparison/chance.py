@@ -244,6 +244,10 @@ def resolution(found: Squares, alpha: float) -> Array:
 
 def p_examples(found: Squares, at: float | Array) -> Array:
     """Return the p-value of a true mean of `at` with the seeds as they are: another test set."""
+    return _beyond_0(_p_examples, found, at)
+
+
+def _p_examples(found: Squares, at: float | Array) -> Array:
     distance = np.abs(found.mean - at)
     p = _two_sided(_ratio(distance, example_variance(found, at)), found.m - 1)
     return np.maximum(p, p_missing(distance, found.unit, found.m))
@@ -257,20 +261,42 @@ def p_seeds(found: Squares, at: float | Array) -> Array:
 
 def p_value(found: Squares, at: float | Array, *, stopping: bool = False) -> Array:
     """Return the two-sided p-value of a true mean of `at`: other seeds, another test set."""
-    if stopping:
-        return _p_anytime(found, at)
+    return _beyond_0(_p_anytime if stopping else _p_fixed, found, at)
+
+
+def _beyond_0(
+    p_of: Callable[[Squares, float | Array], Array], found: Squares, at: float | Array
+) -> Array:
+    """Return the p-value of `at`; beyond 0, seen from the mean, none is larger than that of 0.
+
+    Gaps that are all much alike vary less than counts of disagreements can, and the variance under
+    a mean on the other side of 0 would jump.
+    """
+    p = p_of(found, at)
+    beyond = np.asarray(at * found.mean < 0)
+    return np.where(beyond, np.minimum(p, p_of(found, 0.0)), p) if beyond.any() else p
+
+
+def _p_fixed(found: Squares, at: float | Array) -> Array:
     distance = np.abs(found.mean - at)
+    total, df = _crossed(found, example_variance(found, at) * found.n * found.m)
+    # What is added under a mean further out is no estimate: it takes no degrees of freedom away.
+    df = np.maximum(df, _crossed(found, found.examples)[1])
+    crossed = _two_sided(_ratio(distance, total / (found.n * found.m)), df)
+    p = np.maximum(crossed, p_seeds(found, at))
+    return np.maximum(p, p_missing(distance, found.unit, found.m))
+
+
+def _crossed(found: Squares, examples: Array) -> tuple[Array, Array]:
+    """Return n m times the variance of the mean, and its degrees of freedom (Satterthwaite)."""
     n, m, seeds = found.n, found.m, found.seeds_at_least()
-    examples = example_variance(found, at) * n * m
     both = seeds + examples - found.rest
     total = np.maximum(both, np.maximum(seeds, examples))
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = SEED_DF_WEIGHT * seeds**2 / (n - 1) + examples**2 / (m - 1)
         df = total**2 / (terms + found.rest**2 / ((n - 1) * (m - 1)))
     df = np.maximum(df, min(n, m) - 1)
-    df = np.where(total > both, np.where(seeds >= examples, n - 1, m - 1), df)
-    crossed = _two_sided(_ratio(distance, total / (n * m)), df)
-    return np.maximum(np.maximum(crossed, p_seeds(found, at)), p_missing(distance, found.unit, m))
+    return total, np.where(total > both, np.where(seeds >= examples, n - 1, m - 1), df)
 
 
 def p_splits(
