@@ -190,6 +190,11 @@ def compare_command(
     folder = out or comparing.default_folder(question)
     command = "spinalnet " + shlex.join(sys.argv[1:])
     how = _how(jobs, threads, engine, ray_address, asked.download)
+    if tune and not is_table and (dry_run or only is not None or engine == "print"):
+        raise InputError(
+            "tune chooses the settings before the runs are known: it does not go with dry_run, "
+            "only or engine print. --jobs and --engine ray run trials side by side."
+        )
     if dry_run:
         print_plan(question, folder, how)
         return
@@ -206,6 +211,7 @@ def compare_command(
                 how,
                 until=max_seeds if until_decided else None,
                 trials=0 if is_table else tune,
+                given=asked.given,
                 on_event=on_event,
                 command=command,
             )

@@ -6,7 +6,7 @@ What a head costs is measured after its runs; what the runs say stands in `summa
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +22,7 @@ from spinalnet.comparison.running import keep_left_out
 from spinalnet.comparison.schema import check_folder
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.table_spec import TableSpec
-from spinalnet.comparison.tuning import tune
+from spinalnet.comparison.tuning import check_tuning, tune
 from spinalnet.training import placement, runs
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ def compare(
         until_decided: Add seeds until every comparison is decided, or `max_seeds` are run. The
             intervals allow for looking after every seed.
         max_seeds: See `until_decided`.
-        tune: Number of trials by which every head's settings are chosen first, on validation data.
+        tune: Number of trials by which every head's settings are chosen first, on validation data;
+            what is asked for by name (lr, head options) is not tuned.
         jobs: Runs at a time; "auto": as many as there are processors, on a GPU one.
         threads: Threads of each run on the CPU. Results depend on it, on `jobs` they do not.
         engine: "local", or "ray": on the cluster at `ray_address`.
@@ -147,6 +148,7 @@ def compare(
         how,
         until=max_seeds if until_decided else None,
         trials=0 if isinstance(question.base, TableSpec) else tune,
+        given=options,
         on_event=on_event,
         command=command,
     )
@@ -183,6 +185,7 @@ def answer(
     *,
     until: int | None = None,
     trials: int = 0,
+    given: Collection[str] = (),
     on_event: OnEvent | None = None,
     command: str | None = None,
 ) -> Path:
@@ -194,6 +197,7 @@ def answer(
         how: How to run it.
         until: Most seeds to add until every comparison is decided; None for the seeds asked for.
         trials: Trials of tuning for every row of images.
+        given: Settings that were asked for by name, which tuning leaves alone.
         on_event: See `compare`.
         command: See `compare`.
 
@@ -217,8 +221,9 @@ def answer(
             )
         if until < question.seeds:
             raise InputError(f"max_seeds must be at least seeds={question.seeds}, got {until}.")
+    check_tuning(question, trials, out, given)
     if trials:
-        question = _tuned(question, trials, out, how, on_event)
+        question = _tuned(question, trials, out, how, given, on_event)
     run_question(question, out, how, on_event=on_event)
     while until is not None and question.seeds < until:
         if _dist.is_main():
@@ -352,7 +357,12 @@ def open_run(folder: Path, spec: RunSpec | TableSpec) -> runs.RunFolder:
 
 
 def _tuned(
-    question: ComparisonSpec, trials: int, out: Path, how: How, on_event: OnEvent | None
+    question: ComparisonSpec,
+    trials: int,
+    out: Path,
+    how: How,
+    given: Collection[str],
+    on_event: OnEvent | None,
 ) -> ComparisonSpec:
     """Return the question with the settings that tuning found."""
     splits = check_question(question, out, functools.partial(load_splits, download=how.download))
@@ -363,5 +373,6 @@ def _tuned(
         out,
         lambda cells: _run(cells, question, how, None, on_event),
         num_classes=splits.info.num_classes or 1,
+        given=given,
     )
     return found
