@@ -13,6 +13,7 @@ from spinalnet import files
 from spinalnet._checks import check_values, read_fields
 from spinalnet.comparison import spaces
 from spinalnet.comparison.schema import check_version, read_mapping
+from spinalnet.comparison.wording import listing
 
 TUNING_FILE = "tuning.json"
 
@@ -43,33 +44,6 @@ class Tuned:
     edges: tuple[str, ...]
     untuned: bool
 
-    def notes(self) -> list[str]:
-        """Return what a reader must know, in sentences."""
-        if self.chosen is None:
-            return [
-                f"Every trial of {self.label} failed: it runs with its settings before tuning, and "
-                "is untuned."
-            ]
-        found = []
-        if self.failed:
-            found.append(f"{self.failed} of the {self.trials} trials of {self.label} failed.")
-        if self.edges:
-            found.append(
-                f"What was chosen for {self.label} lies on an edge of what was tried: "
-                f"{', '.join(self.edges)}. A wider space may hold better."
-            )
-        if self.untuned:
-            found.append(
-                f"{self.label} is untuned: its expected best "
-                + (
-                    "still rose by more than the margin in the last third of its trials."
-                    if len(self.curve) > 2
-                    else f"cannot be judged by {len(self.curve)} finished trial(s)."
-                )
-                + " Give more trials."
-            )
-        return found
-
 
 @dataclass(frozen=True)
 class TuningFile:
@@ -93,9 +67,24 @@ class TuningFile:
 
 def tuning_notes(rows: Sequence[Tuned], file: TuningFile | None = None) -> list[str]:
     """Return what a reader must know of the tuning of these rows, in sentences."""
-    notes = [note for row in rows for note in row.notes()]
+    notes = []
     if len(counts := {row.trials for row in rows}) > 1:
         notes.append(f"Not every head was given as many trials: {min(counts)} to {max(counts)}.")
+    if lost := [row.label for row in rows if row.chosen is None]:
+        notes.append(f"Every trial failed of {listing(lost)}: settings are those before tuning.")
+    if failed := [f"{row.label} ({row.failed})" for row in rows if row.failed and row.chosen]:
+        notes.append(f"Some trials failed, of {listing(failed)}.")
+    told = {row.label: ", ".join(row.edges).replace("(", "").replace(")", "") for row in rows}
+    if on_edge := [f"{label} ({edges})" for label, edges in told.items() if edges]:
+        notes.append(
+            f"What was chosen lies on an edge of what was tried for {listing(on_edge)}: a wider "
+            "space may hold better."
+        )
+    if untuned := [row.label for row in rows if row.untuned]:
+        notes.append(
+            f"Untuned: {listing(untuned)}. The expected best still rose by more than the margin in "
+            "the last third of the trials, or fewer than three finished: give more trials."
+        )
     if file is not None and file.looked:
         before = ", ".join(map(str, file.looked))
         notes.append(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +133,10 @@ def tune(
     """
     check_positive("tune", trials)
     check_tuning(question, trials, folder, given)
-    plans = {label: _plan(question, label, trials, folder, num_classes, given)
-             for label in question.heads}  # fmt: skip
+    plans = {
+        label: _plan(question, label, trials, folder, num_classes, given)
+        for label in question.heads
+    }
     cells = [trial.cell for plan in plans.values() for trial in plan]
     for cell in cells:
         if runs.is_run(cell.folder):
@@ -163,8 +165,8 @@ def space_of(
     """Return what is tried of a row: what its head has, and nobody gave a value for."""
     spec = question.of_unit(Unit(TUNING_SEED))[question.heads.index(label)]
     assert isinstance(spec, RunSpec)
-    changed = {one.name for one in fields(TrainConfig)
-               if one.name in _OF_TRAINING and getattr(spec.train, one.name) != one.default}  # fmt: skip
+    defaults = TrainConfig()
+    changed = {n for n in _OF_TRAINING if getattr(spec.train, n) != getattr(defaults, n)}
     fixed = {*given, *changed, *question.other.get(label, {}).get("train", {})}
     own = set(spec.model.head_options)
     sized = _sized(spec.model)
