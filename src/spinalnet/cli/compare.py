@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -156,6 +156,11 @@ def compare_command(
     effort = comparing.Effort(read_jobs(jobs), threads, chosen, ray_address)  # type: ignore[arg-type]  # checked there
     folder = asking.default_folder(question) if out is None else out
     load = functools.partial(building.load_splits, download=asked.download)
+    if tune and not question.is_of_table and (dry_run or only is not None or engine == "print"):
+        raise InputError(
+            "tune chooses the settings before the runs are known: it does not go with dry_run, "
+            "only or engine print. --jobs and --engine ray run trials side by side."
+        )
     if dry_run:
         print_plan(planning.plan(question, folder, effort, load))
     elif only is not None:
@@ -165,7 +170,7 @@ def compare_command(
     else:
         most = max_seeds if until_decided else None
         trials = 0 if question.is_of_table else tune
-        _run(question, folder, effort, load, most, trials)
+        _run(question, folder, effort, load, most, trials, asked.given)
 
 
 def read_jobs(jobs: str) -> int | Literal["auto"]:
@@ -188,6 +193,7 @@ def _run(
     load: Load,
     max_seeds: int | None,
     trials: int,
+    given: Collection[str],
 ) -> None:
     """Run everything, print the answer; what has failed makes the exit code 1."""
     from spinalnet.comparison import Comparison, comparing
@@ -202,6 +208,7 @@ def _run(
             command="spinalnet " + shlex.join(sys.argv[1:]),
             max_seeds=max_seeds,
             trials=trials,
+            given=given,
         )
     print_answer(folder)
     if Comparison.load(folder).failed:

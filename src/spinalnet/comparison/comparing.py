@@ -8,7 +8,7 @@ seeds or heads extend the comparison.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,6 +34,7 @@ from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.summary import is_decided
 from spinalnet.comparison.table_spec import TableSpec
 from spinalnet.comparison.times import SCHEMA as TIMES_SCHEMA
+from spinalnet.comparison.tuning import check_tuning
 from spinalnet.comparison.tuning import tune as tune_heads
 from spinalnet.data import frames
 from spinalnet.training import runs
@@ -115,7 +116,8 @@ def compare(
         time: Column of a table by which nothing is trained on the future.
         until_decided: Add seeds until every comparison is decided, or `max_seeds` are reached.
         max_seeds: See `until_decided`.
-        tune: Trials in which each head's settings are chosen; 0 for none.
+        tune: Trials by which every head's settings are chosen first, on validation data; 0 for
+            none. What is asked for by name (lr, head options) is not tuned.
         jobs: Runs at a time; "auto" for as many as there are processors, and one on a GPU.
         threads: Threads of each run on the CPU.
         engine: "local", or "ray" for a cluster.
@@ -150,6 +152,7 @@ def compare(
         command=command,
         max_seeds=max_seeds if until_decided else None,
         trials=0 if isinstance(question.base, TableSpec) else tune,
+        given=options,
     )
     return Comparison.load(folder)
 
@@ -166,6 +169,7 @@ def run_comparison(
     max_seeds: int | None = None,
     decided: Callable[[Path], bool] | None = None,
     trials: int = 0,
+    given: Collection[str] = (),
 ) -> Path:
     """Run every head in every unit, time the heads side by side, and write the report.
 
@@ -180,6 +184,7 @@ def run_comparison(
         max_seeds: Add seeds until every comparison is decided, up to so many.
         decided: Whether the comparison in a folder is decided; by its summary without it.
         trials: Trials by which every head's settings are chosen first, for images.
+        given: Settings that were asked for by name, which tuning leaves alone.
 
     Returns:
         The folder.
@@ -195,8 +200,9 @@ def run_comparison(
         looks = (read_mapping(out / LOOKS_FILE) or {}).get("looks") or []
         most = min(max([question.seeds, *looks]), max_seeds)
         question = replace(question, seeds=max(question.seeds, most))
+    check_tuning(question, trials, out, given)
     if trials:
-        question = _tuned(question, trials, out, effort, load, bench)
+        question = _tuned(question, trials, out, effort, load, bench, given)
     splits = prepare(question, out, load, bench)
     failed = _run_units(question, out, effort, load, bench)
     while max_seeds is not None and question.seeds < max_seeds:
@@ -377,6 +383,7 @@ def _tuned(
     effort: Effort,
     load: engine.Load,
     bench: engine.Bench,
+    given: Collection[str],
 ) -> ComparisonSpec:
     """Return the question with the settings that tuning found."""
     check_same_question(question, out)
@@ -387,6 +394,7 @@ def _tuned(
         out,
         lambda cells: _run_cells(question, cells, effort, load, bench),
         num_classes=splits.info.num_classes or 1,
+        given=given,
     )
     return found
 

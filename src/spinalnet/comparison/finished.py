@@ -11,6 +11,7 @@ from spinalnet import files
 from spinalnet._checks import InputError, check_values, read_fields
 from spinalnet.comparison.schema import read_mapping, with_present_heads
 from spinalnet.comparison.times import read_costs
+from spinalnet.comparison.tuned import TuningFile, read_tuning
 from spinalnet.comparison.units import Unit
 from spinalnet.comparison.wording import listing
 from spinalnet.training import RunRecord, load_runs
@@ -66,6 +67,7 @@ class FinishedRuns:
         command: What made the runs.
         looks: Numbers of units at which the comparison was looked at before, and whether seeds
             were added until something was seen.
+        tuning: What tuning found (`tuning.json`); None without it, and of tables.
     """
 
     question: Mapping[str, Any]
@@ -78,6 +80,7 @@ class FinishedRuns:
     command: str | None = None
     looks: tuple[int, ...] = ()
     stopping: bool = False
+    tuning: TuningFile | None = None
 
     @property
     def records(self) -> list[RunRecord]:
@@ -153,6 +156,7 @@ def read_folder(folder: Path) -> FinishedRuns:
         or (read_mapping(folder / "summary.json") or {}).get("command"),
         looks=tuple(looks.get("looks") or ()),
         stopping=bool(looks.get("stopping")),
+        tuning=read_tuning(folder),
     )
     for key in ("data", "model", "task"):
         values = sorted({str(result.get(key)) for result in comparison.results})

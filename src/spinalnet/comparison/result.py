@@ -13,7 +13,7 @@ from spinalnet.comparison import outputs, wording
 from spinalnet.comparison.findings import head_rows
 from spinalnet.comparison.finished import FinishedRuns, read_folder, result_of
 from spinalnet.comparison.metrics import find_metric
-from spinalnet.comparison.report import drawing, figures, write_report
+from spinalnet.comparison.report import drawing, figures, tuning_figures, write_report
 from spinalnet.comparison.summary import Difference, Summary, summarize_runs
 
 if TYPE_CHECKING:
@@ -181,6 +181,16 @@ class Comparison:
         return self._plot(
             ax, lambda axes, theme, summary: figures.paint_curves(axes, theme, found, summary)
         )
+
+    def plot_tuning(self, ax: Axes | None = None) -> Axes:
+        """Draw the expected best of k trials against k; return the axes.
+
+        Raises:
+            InputError: If nothing was tuned.
+        """
+        if not self.summary.tuning:
+            raise InputError("nothing was tuned in this comparison: give tune, or --tune.")
+        return self._plot(ax, tuning_figures.paint_tuning)
 
     def _plot(self, ax: Axes | None, paint: Callable[..., object]) -> Axes:
         if ax is None:

@@ -100,6 +100,9 @@ def run_one(
             result["val"] |= measure(fitted.model, parts.val, spec.train)[0]
             result["val"].pop("confusion", None)
         folder.finish(result)
+        if not spec.tested:  # of a trial only the numbers are of use
+            for name in ("model.safetensors", features.TRUNK_FILE):
+                (folder.path / name).unlink(missing_ok=True)
     _dist.barrier()
     return runs.load_runs(folder.path)[0]
 

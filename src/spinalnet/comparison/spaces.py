@@ -148,6 +148,20 @@ def sample(space: Space, trials: int, seed: int) -> list[dict[str, Any]]:
     return [{name: column[k] for name, column in columns.items()} for k in range(trials)]
 
 
+def draw(space: Space, trials: int, seed: int) -> list[dict[str, Any]]:
+    """Return settings to try, each drawn apart from the others; arguments and errors as `sample`.
+
+    The first of them are those that fewer trials have, so that more can be added later: the parts
+    of a Latin hypercube depend on their number. The trials are exchangeable here too.
+    """
+    check_positive("trials", trials)
+    columns = {}
+    for name, part in space.items():
+        places = np.random.default_rng([seed, zlib.crc32(name.encode())]).random(trials)
+        columns[name] = [part.at(float(place)) for place in places]
+    return [{name: column[k] for name, column in columns.items()} for k in range(trials)]
+
+
 def edges(space: Space, settings: Mapping[str, Any]) -> list[str]:
     """Return which settings lie on an edge of the space, such as "lr (high)"."""
     for name in settings:

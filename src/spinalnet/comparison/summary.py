@@ -34,6 +34,7 @@ from spinalnet.comparison.metrics import Metric, default_metric, find_metric
 from spinalnet.comparison.outputs import Outputs
 from spinalnet.comparison.schema import SCHEMA, load, upgraded
 from spinalnet.comparison.statistics import deviation, finite, mean
+from spinalnet.comparison.tuned import Tuned, of_table, tuning_notes
 from spinalnet.comparison.wording import Units, listing, verdict
 
 BASELINE = "baseline"
@@ -121,7 +122,7 @@ class HeadSummary:
         training_us: The same for forward and backward.
         difference: First row minus this; None for the first.
         failed: Why runs of this row failed, by unit.
-        chosen: What tuning chose.
+        chosen: What tuning chose, by setting; of a table a list by unit.
         cost: Further measured costs by name (`cost.time_heads`).
     """
 
@@ -173,6 +174,7 @@ class Summary:
         looks: Numbers of units after which the comparison was looked at before.
         stopping: Whether the intervals allow for adding seeds after a look.
         methods: How the numbers were made and what they mean.
+        tuning: What tuning found, a row each; empty without it.
     """
 
     data: str
@@ -200,6 +202,7 @@ class Summary:
     looks: tuple[int, ...] = ()
     stopping: bool = False
     methods: tuple[str, ...] = ()
+    tuning: tuple[Tuned, ...] = ()
 
     @property
     def is_table(self) -> bool:
@@ -302,8 +305,9 @@ def summarize_runs(
             others, estimates, judge(estimates, learned=is_learned), strict=True
         )
     ]
+    tuning = _tuning(comparison, row, limit)
     heads = tuple(
-        _head_summary(head, comparison, evidence, difference)
+        _head_summary(head, comparison, evidence, difference, tuning)
         for head, difference in zip(comparison.runs, [None, *differences], strict=True)
     )
     summary = Summary(
@@ -332,6 +336,7 @@ def summarize_runs(
         cheapest=_cheapest(heads),
         looks=comparison.looks,
         stopping=stopping,
+        tuning=tuning,
     )
     summary = replace(summary, headline=headline(summary))
     return replace(
@@ -415,8 +420,25 @@ def _difference(
     return replace(made, verdict=verdict(made, units))
 
 
+def _tuning(comparison: FinishedRuns, metric: Metric, margin: float) -> tuple[Tuned, ...]:
+    """Return what tuning found for the rows: of images for all units, of a table within each."""
+    if comparison.tuning is not None:
+        return tuple(row for row in comparison.tuning.rows if row.label in comparison.runs)
+    found = []
+    for label, by_unit in comparison.runs.items():
+        results = [result_of(record) for record in by_unit.values()]
+        head = str(results[0]["head"]) if results else ""
+        better = metric.higher_is_better
+        found.append(of_table(label, head, results, margin, higher_is_better=better))
+    return tuple(row for row in found if row is not None)
+
+
 def _head_summary(
-    head: str, comparison: FinishedRuns, evidence: Evidence, difference: Difference | None
+    head: str,
+    comparison: FinishedRuns,
+    evidence: Evidence,
+    difference: Difference | None,
+    tuning: Sequence[Tuned] = (),
 ) -> HeadSummary:
     by_unit = evidence.values.get(head, {})
     results = [result_of(record) for record in comparison.runs[head].values()]
@@ -435,6 +457,7 @@ def _head_summary(
         training_us=times.get("training"),
         difference=difference,
         failed=dict(comparison.failed.get(head, {})) or None,
+        chosen=next((row.chosen for row in tuning if row.label == head), None),
         cost={k: v for k, v in times.items() if k not in ("inference", "training")} or None,
     )
 
@@ -480,6 +503,7 @@ def _notes(
     if isinstance(said, Outputs):
         names = [str(name) for name in results[0].get("class_names") or ()]
         notes += filter(None, [prevalence_note(said, names, summary.metric)])
+    notes += tuning_notes(summary.tuning, comparison.tuning)
     mixed = [key for key, value in summary.environment.items() if isinstance(value, list)]
     if mixed:
         notes.append(f"The runs were not made alike: they differ in {listing(mixed)}.")

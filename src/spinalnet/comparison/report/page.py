@@ -15,7 +15,7 @@ from spinalnet.comparison import classes, wording
 from spinalnet.comparison.classes import ClassRow, HeadQuality
 from spinalnet.comparison.findings import head_rows, paragraphs
 from spinalnet.comparison.finished import FinishedRuns, note_look, read_folder
-from spinalnet.comparison.report import class_figures, figures
+from spinalnet.comparison.report import class_figures, figures, tuning_figures
 from spinalnet.comparison.report.drawing import Drawn
 from spinalnet.comparison.schema import SCHEMA
 from spinalnet.comparison.summary import Summary, summarize_runs
@@ -97,6 +97,7 @@ def _figures(
             figures.scores(summary) if summary.is_table else None,
             figures.metric_against_params(summary),
             *drawn,
+            tuning_figures.tuning(summary),
         ]
     drawn = [one for one in drawn if one is not None]
     if judged:
@@ -220,6 +221,7 @@ def _page(summary: Summary, drawn: Sequence[Drawn], judged: Sequence[HeadQuality
         p_value=wording.p_value,
         per_cent=wording.per_cent,
         figures=drawn,
+        tuning=tuning_figures.tuning_cells(summary),
         probabilities=_probability_cells(judged) if judged else None,
         calibrated=any(head.bins for head in judged),
         classes=_class_cells(judged) if judged else None,
