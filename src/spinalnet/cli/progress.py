@@ -137,21 +137,21 @@ def print_failure(name: str, failure: Failure) -> None:
 
 def print_run(record: runs.RunRecord) -> None:
     """Print one line on a finished run."""
-    from spinalnet.comparison.finished import metric_of, result_of
+    from spinalnet.comparison.finished import result_of
     from spinalnet.comparison.wording import NONE
 
     result = result_of(record)
-    metric = metric_of(result)
-
-    def said(part: str) -> str:
-        value = (result.get(part) or {}).get(metric)
-        return f"{part} {metric} {NONE if value is None else f'{value:.4f}'}"
-
-    epoch = f" (epoch {result['best_epoch']})" if result.get("best_epoch") else ""
-    val = f"{said('val')}{epoch}, " if result.get("val") else ""
-    err_console.print(
-        f"{record.path.name}: {val}{said('test')}, {result['train_seconds']:.1f} s", highlight=False
-    )
+    told = []
+    for part in ("val", "test"):  # a trial of tuning has no test, a table no validation
+        held = result.get(part) or {}
+        metric = "accuracy" if "accuracy" in held else "mse"
+        if metric in held:
+            value = NONE if held[metric] is None else f"{held[metric]:.4f}"
+            epoch = result.get("best_epoch")
+            chosen = f" (epoch {epoch})" if part == "val" and epoch else ""
+            told.append(f"{part} {metric} {value}{chosen}")
+    told.append(f"{result['train_seconds']:.1f} s")
+    err_console.print(f"{record.path.name}: {', '.join(told)}", highlight=False)
 
 
 def print_plan(plan: Plan) -> None:

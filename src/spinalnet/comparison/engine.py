@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -152,6 +152,14 @@ def keep_failure(cell: Cell, failure: Failure, details: str | None = None) -> No
     if not runs.is_run(cell.folder):  # it failed before its settings were written
         running.open_folder(cell.folder, spec)
     files.write_mapping(cell.folder / FAILED_FILE, told)
+
+
+def read_failure(folder: Path) -> Failure | None:
+    """Return why the run of a folder failed, or None."""
+    kept = files.read_json(folder / FAILED_FILE)
+    if not isinstance(kept, Mapping):
+        return None
+    return Failure(kept.get("kind", "error"), str(kept.get("reason", "it is not known why.")))
 
 
 _LIBRARIES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
