@@ -55,6 +55,8 @@ def _on_what(summary: Summary) -> str:
     drawn = summary.units if kind == "seed" else [u.rpartition("-")[0] for u in summary.units]
     count = len(set(drawn))
     where = f"{count} {kind}{'s' if count != 1 else ''}"
+    if len(drawn) > count:
+        where += f", {len(summary.seeds)} seeds each"
     if summary.test_size:
         where += f", {summary.test_size:,} test examples{'' if kind == 'seed' else ' each'}"
     return where
