@@ -36,6 +36,8 @@ def headline(summary: Summary) -> str:
         if names := [d.minus for d in known if d.code == code]:
             parts.append(text.format(listing(names)))
     open_ = [d.minus for d in known if d.code not in ("better", "worse", "equal")]
+    if first.mean is None:
+        return f"Undecided: no run of {first.head} has a result to compare ({on})."
     if not parts:
         return (
             f"Undecided: {first.head} is shown neither better, worse nor equal to "
@@ -48,8 +50,13 @@ def headline(summary: Summary) -> str:
 
 
 def _on_what(summary: Summary) -> str:
-    count, kind = len(summary.units), summary.unit_kind
+    kind = summary.unit_kind
+    # Several seeds of one fold are averaged: they are one repetition.
+    drawn = summary.units if kind == "seed" else [u.rpartition("-")[0] for u in summary.units]
+    count = len(set(drawn))
     where = f"{count} {kind}{'s' if count != 1 else ''}"
+    if len(drawn) > count:
+        where += f", {len(summary.seeds)} seeds each"
     if summary.test_size:
         where += f", {summary.test_size:,} test examples{'' if kind == 'seed' else ' each'}"
     return where
@@ -76,7 +83,7 @@ def paragraphs(summary: Summary) -> list[str]:
             f"Of those shown equal the cheapest is {summary.cheapest} (fewest multiplications, "
             "then parameters, then time)."
         )
-    if others:
+    if others and first.mean is not None:
         found.append(f"{first.head} reaches {_score(first, units)}.")
     found += [_against(first, head, head.difference, units) for head in others if head.difference]
     return found
@@ -157,8 +164,10 @@ def warnings(summary: Summary, sizes: Sequence[int]) -> list[str]:
             "so the figures are optimistic."
         )
     if summary.stopping:
+        before = [look for look in summary.looks if look < len(summary.units)]
+        at = f" (at {listing(before)})" if before else ""
         notes.append(
-            f"Seeds were added after a look at the result (at {listing(summary.looks)}), so the "
+            f"Seeds were added after a look at the result{at}, so the "
             "intervals are those that hold after any number of looks, and wider."
         )
     elif len(summary.looks) > 1 and kind != "seed" and tested:

@@ -137,11 +137,6 @@ def read_folder(folder: Path) -> FinishedRuns:
     # Without the question the spinal head, the subject of this package, is the first.
     found = [*asked, *sorted({*finished, *failed}, key=lambda head: (head != "spinal", head))]
     order = [head for head in dict.fromkeys(found) if head in finished or head in failed]
-    if order and order[0] not in finished:
-        raise InputError(
-            f"no run of {order[0]}, with which the others are compared, is finished in '{folder}'"
-            + (f": {next(iter(failed[order[0]].values()))}" if order[0] in failed else ".")
-        )
     units |= {name: _unit_named(name) for name in _units_asked(question) if name not in units}
     units = dict(sorted(units.items(), key=lambda pair: _place(*pair)))
     comparison = FinishedRuns(

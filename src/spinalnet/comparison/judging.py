@@ -19,7 +19,7 @@ from spinalnet.comparison import inference
 from spinalnet.comparison.baseline import Baseline, baseline_outputs
 from spinalnet.comparison.finished import FinishedRuns, result_of
 from spinalnet.comparison.inference import Estimate
-from spinalnet.comparison.metrics import Metric, gaps
+from spinalnet.comparison.metrics import Floats, Metric, gaps
 from spinalnet.comparison.outputs import OUTPUTS_FILE, AnyOutputs, load_outputs
 
 Values = Mapping[str, float]  # by name of unit
@@ -131,12 +131,22 @@ def against_baseline(
         return inference.single(found, margin, unit=unit)
     parts = zip(said, constant, strict=True)  # each tested on other examples
     each = [gaps(evidence.metric, [one], [none])[0] for one, none in parts]
-    return inference.single(np.concatenate(each), margin, unit=unit)
+    return inference.single(_by_example(each, said), margin, unit=unit)
+
+
+def _by_example(gaps: Sequence[Floats], said: Sequence[AnyOutputs]) -> Floats:
+    """Join gaps of several test parts; an example that was tested more than once counts once."""
+    joined = np.concatenate(gaps)
+    rows = [one.rows for one in said if one.rows is not None]
+    if len(rows) < len(said):
+        return joined
+    _, place = np.unique(torch.cat(rows).numpy(), return_inverse=True)
+    return np.bincount(place, joined) / np.bincount(place)
 
 
 def baseline_value(comparison: FinishedRuns, evidence: Evidence) -> float | None:
-    """Return the mean metric of the constant predictor over the units of the first row."""
-    row, records = next(iter(comparison.runs.items()))
+    """Return the mean metric of the constant predictor, over the units of a row."""
+    row, records = next(pair for pair in comparison.runs.items() if pair[1])
     values = []
     for unit, record in records.items():
         kept = result_of(record).get("baseline")
@@ -202,7 +212,12 @@ def _one(values: Sequence[float], margin: float) -> Estimate:
 
 def _same_examples(several: Sequence[AnyOutputs]) -> bool:
     first = several[0]
-    return len(first) > 1 and all(torch.equal(one.targets, first.targets) for one in several)
+    return len(first) > 1 and all(
+        torch.equal(one.targets, first.targets)
+        # The targets of two folds may well be the same, as those of sorted tables are.
+        and (one.rows is None or first.rows is None or torch.equal(one.rows, first.rows))
+        for one in several
+    )
 
 
 def _number_tested(said: tuple[Sequence[AnyOutputs], Sequence[AnyOutputs]] | None) -> int | None:

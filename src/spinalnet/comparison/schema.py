@@ -137,9 +137,9 @@ def upgraded(record: Mapping[str, Any], row: type, difference: type) -> dict[str
         InputError: If it was written by a later version, or is mangled.
         KeyError: If it is no summary.
     """
-    version = check_version(record)
+    check_version(record)
     record = with_present_heads(record, record.get("model"))
-    if version < 3:
+    if is_earlier(record):
         record = _as_of_three(record)
     check_values(record, {"heads": tuple[Mapping[str, Any], ...]})
     found = []
@@ -151,6 +151,17 @@ def upgraded(record: Mapping[str, Any], row: type, difference: type) -> dict[str
             )
         found.append(row(**read_fields(row, columns, "column")))
     return {key: value for key, value in record.items() if key != "schema"} | {"heads": found}
+
+
+def is_earlier(record: Mapping[str, Any]) -> bool:
+    """Return whether a summary is of before there were units and margins, whatever it says."""
+    return check_version(record) < 3 or "units" not in record
+
+
+def earlier_overlap(record: Mapping[str, Any]) -> float:
+    """Return test over training examples of an earlier summary of a table; 0 of images."""
+    part = record.get("test_fraction")
+    return float(part / (1 - part)) if part else 0.0
 
 
 def _as_of_three(record: Mapping[str, Any]) -> dict[str, Any]:

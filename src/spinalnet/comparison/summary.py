@@ -7,6 +7,7 @@ frozen features and tables; what the numbers mean stands in `inference`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -32,8 +33,8 @@ from spinalnet.comparison.judging import (
 )
 from spinalnet.comparison.metrics import Metric, default_metric, find_metric
 from spinalnet.comparison.outputs import Outputs
-from spinalnet.comparison.schema import SCHEMA, load, upgraded
-from spinalnet.comparison.statistics import deviation, finite, mean
+from spinalnet.comparison.schema import SCHEMA, earlier_overlap, is_earlier, load, upgraded
+from spinalnet.comparison.statistics import ALPHA, deviation, finite, holm, mean, paired_difference
 from spinalnet.comparison.tuned import Tuned, of_table, tuning_notes
 from spinalnet.comparison.wording import Units, listing, verdict
 
@@ -227,7 +228,8 @@ class Summary:
             InputError: If a later version wrote it, or it is mangled.
             KeyError: If it is no summary.
         """
-        return cls(**read_fields(cls, upgraded(record, HeadSummary, Difference), "field"))
+        made = cls(**read_fields(cls, upgraded(record, HeadSummary, Difference), "field"))
+        return _said_anew(made, earlier_overlap(record)) if is_earlier(record) else made
 
 
 def summarize(
@@ -266,15 +268,15 @@ def summarize_runs(
     margin: float | None = None,
 ) -> Summary:
     """Analyse what `read_folder` returned; see `summarize`."""
+    if margin is not None and not (math.isfinite(margin) and margin > 0):
+        raise InputError(f"margin must be a number above 0, got {margin!r}.")
     results = comparison.results
     row = _metric(comparison, metric)
     evidence = gather(comparison, row)
     first, *others = comparison.runs
-    if first not in evidence.values:
+    if not evidence.values:
         raise InputError(
             f"no run has a finite test {row.name} ({listing(evidence.unusable)}). Train again."
-            if not evidence.values
-            else f"no run of {first} has a finite test {row.name}. Train again."
         )
     level = baseline_value(comparison, evidence)
     asked = comparison.question.get("margin") if margin is None else margin
@@ -543,6 +545,42 @@ def _common(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if isinstance(started := merged.get("started"), list):
         merged["started"] = min(filter(None, started), default=None)
     return merged
+
+
+def _said_anew(summary: Summary, overlap: float) -> Summary:
+    """Return a summary of an earlier version in the words of this one.
+
+    Its intervals knew no margin, and those of images only the seeds: a difference may have been
+    seen, equality was never asked.
+
+    Args:
+        summary: As `upgraded` reads it.
+        overlap: Test over training examples where the units are splits of one table; else 0.
+    """
+    first, *others = summary.heads
+    found = []
+    for head in others:
+        kept = [dict(zip(summary.units, one.values, strict=True)) for one in (first, head)]
+        paired = paired_difference(first.head, head.head, *kept, overlap=overlap)
+        found.append(head.difference or Difference(**asdict(paired)))
+    corrected = holm([d.p_value for d in found])
+    differences = []
+    for d, p in zip(found, corrected, strict=True):
+        code, reason = "undecided", "no-margin"
+        if d.mean is None or p is None:
+            reason = "no-pairs" if d.mean is None else "single" if d.n == 1 else "no-spread"
+        elif p < ALPHA:
+            wins = (d.mean > 0) == summary.wording.higher_is_better
+            code, reason = "better" if wins else "worse", None
+        method = "splits" if overlap else "seeds"
+        d = replace(d, p_holm=p, code=code, reason=reason, method=method)
+        differences.append(replace(d, verdict=verdict(d, summary.wording)))
+    heads = [replace(h, difference=d) for h, d in zip(others, differences, strict=True)]
+    made = replace(summary, heads=(first, *heads), code=_code(differences))
+    told = "from an earlier version" + ("" if overlap else ": seeds only")
+    answer = headline(made).removesuffix(").") + f"; {told})."
+    verdicts = [f"Against {d.minus}: {d.verdict}." for d in differences]
+    return replace(made, headline=answer, verdict=" ".join([answer, *verdicts]))
 
 
 def load_summary(path: str | Path) -> Summary:
