@@ -9,14 +9,12 @@ import pytest
 from scipy import stats
 
 from spinalnet.comparison.statistics import (
-    corrected,
     deviation,
     half_width,
     holm,
     mean,
     paired_difference,
 )
-from spinalnet.comparison.wording import Units, judged
 
 FIRST, OTHER = [0.9, 0.8, 0.95, 0.85], [0.8, 0.78, 0.85, 0.8]
 
@@ -66,9 +64,6 @@ def test_repeats_that_share_rows_are_corrected_for_that():
 def test_without_spread_there_is_no_test(first, other, overlap):
     found = difference(first, other, overlap)
     assert (found.low, found.high, found.p_value) == (None, None, None)
-    (found,) = judged([found], Units("accuracy"))
-    assert (found.outcome, found.p_holm) == ("untested", None)
-    assert found.verdict
 
 
 def test_only_repeats_with_two_finite_values_are_paired():
@@ -84,11 +79,3 @@ def test_holm_by_hand():
     # Sorted: 0.01 * 3, 0.03 * 2, then 0.04 * 1 raised to its predecessor.
     assert holm([0.04, None, 0.01, 0.03]) == pytest.approx([0.06, None, 0.03, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
-
-
-def test_the_direction_of_the_metric_decides_who_wins():
-    apart = difference([0.9, 0.91, 0.9], [0.5, 0.5, 0.51])
-    assert corrected([apart], higher_is_better=True)[0].outcome == "better"
-    assert corrected([apart], higher_is_better=False)[0].outcome == "worse"
-    near = difference([0.9, 0.5, 0.7], [0.8, 0.6, 0.7])
-    assert corrected([near], higher_is_better=True)[0].outcome == "none"

@@ -48,8 +48,12 @@ def headline(summary: Summary) -> str:
 
 
 def _on_what(summary: Summary) -> str:
-    count, kind = len(summary.units), summary.unit_kind
+    kind, units = summary.unit_kind, len(summary.units)
+    seeds = len(summary.seeds) if kind == "fold" else 1  # of the same folds
+    count = units // max(1, seeds) if units % max(1, seeds) == 0 else units
     where = f"{count} {kind}{'s' if count != 1 else ''}"
+    if count != units:
+        where += f", {seeds} seeds each"
     if summary.test_size:
         where += f", {summary.test_size:,} test examples{'' if kind == 'seed' else ' each'}"
     return where
@@ -157,11 +161,12 @@ def warnings(summary: Summary, sizes: Sequence[int]) -> list[str]:
             "so the figures are optimistic."
         )
     if summary.stopping:
+        at = f" (at {listing(summary.looks)})" if summary.looks else ""
         notes.append(
-            f"Seeds were added after a look at the result (at {listing(summary.looks)}), so the "
+            f"Seeds were added after a look at the result{at}, so the "
             "intervals are those that hold after any number of looks, and wider."
         )
-    elif len(summary.looks) > 1 and kind != "seed" and tested:
+    elif summary.looks and kind != "seed" and tested:
         notes.append(
             f"More {kind}s were added after a look at the result, for which these "
             "intervals do not allow."
