@@ -13,7 +13,7 @@ import pytest
 
 from spinalnet import ComparisonSpec, RunSpec, _dist
 from spinalnet.cli import root
-from spinalnet.comparison import running
+from spinalnet.comparison import comparing
 
 QUESTION = ComparisonSpec(
     RunSpec.of(

@@ -199,7 +199,10 @@ def test_a_single_seed_gives_no_verdict(tmp_path):
     ("shift", "verdict"),
     [
         (0.0, "undecided: identical results in every seed (n=3)"),
-        (-0.05, "undecided: spinal is ahead by the same 5 points in every seed, and without spread"),
+        (
+            -0.05,
+            "undecided: spinal is ahead by the same 5 points in every seed, and without spread",
+        ),
         (0.05, "undecided: mlp is ahead by the same 5 points in every seed, and without spread"),
     ],
 )
@@ -248,7 +251,9 @@ def test_regression_prefers_the_lower_error(tmp_path):
     difference = summary.heads[1].difference
     assert (summary.metric, difference.code) == ("mse", "better")
     assert difference.mean < 0
-    assert re.match(r"spinal is better than mlp by 0\.10\d in MSE \(95 % interval", difference.verdict)
+    assert re.match(
+        r"spinal is better than mlp by 0\.10\d in MSE \(95 % interval", difference.verdict
+    )
     assert summary.to_dict()["heads"][0]["mean"] == pytest.approx(0.105)
     write_report(folder)
     assert not (folder / "confusion.png").exists()

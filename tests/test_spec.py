@@ -25,6 +25,7 @@ from spinalnet import (
 )
 from spinalnet.comparison.schema import with_present_heads
 from spinalnet.comparison.trained import Description
+from spinalnet.comparison.units import Unit
 from spinalnet.files import _HEADER_KEY, load_weights, save_weights
 from spinalnet.models import MODELS
 
@@ -216,7 +217,8 @@ def test_the_question_is_written_in_parts() -> None:
 
 def test_the_controls_of_a_comparison_follow_its_first_head() -> None:
     base = SPEC.having(freeze=False, head_options={"num_layers": 8})
-    spinal, unchained, matched, mlp, linear = (run.model for run in ComparisonSpec(base).of_unit(Unit(0)))
+    runs = ComparisonSpec(base).of_unit(Unit(0))
+    spinal, unchained, matched, mlp, linear = (run.model for run in runs)
     assert unchained.head_options == {"match": "spinal", "match_options": {"num_layers": 8}}
     assert matched == spinal.control()
     assert not mlp.head_options

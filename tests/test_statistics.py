@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spinalnet.comparison.statistics import (
-    deviation,
-    half_width,
-    holm,
-    mean,
-    paired_difference,
-)
+from spinalnet.comparison.statistics import deviation, half_width, holm, mean, paired_difference
 
 FIRST, OTHER = [0.9, 0.8, 0.95, 0.85], [0.8, 0.78, 0.85, 0.8]
 

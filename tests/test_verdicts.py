@@ -251,7 +251,9 @@ def predicted(n: int, m: int, error: Callable[[int, np.random.Generator], np.nda
     }
 
 
-@pytest.mark.parametrize("metric", ["mse", "mae", "r2", "accuracy", "balanced-accuracy", "log-loss"])
+@pytest.mark.parametrize(
+    "metric", ["mse", "mae", "r2", "accuracy", "balanced-accuracy", "log-loss"]
+)
 def test_swapping_the_first_two_rows_swaps_the_answer(tmp_path: Path, metric: str) -> None:
     if metric in ("mse", "mae", "r2"):
         good = predicted(5, 500, lambda s, rng: rng.normal(size=500) * 0.2)
@@ -304,8 +306,7 @@ def test_folds_average_their_seeds_first(tmp_path: Path) -> None:
     assert any("Nadeau" in note for note in summary.methods)
     # Every example is in one test part of each seed: those of one seed can be joined.
     one_seed = write(
-        tmp_path / "one",
-        {k: {u: o for u, o in v.items() if u.seed == 0} for k, v in said.items()},
+        tmp_path / "one", {k: {u: o for u, o in v.items() if u.seed == 0} for k, v in said.items()}
     )
     assert len(Comparison.load(one_seed).predictions()) == folds * m
 
@@ -389,7 +390,10 @@ def test_where_the_first_head_failed_there_is_one_sentence(tmp_path: Path) -> No
 
 
 def test_a_margin_given_after_the_runs_is_told(tmp_path: Path) -> None:
-    said = {"spinal": with_mistakes(5, 2000, [100] * 4 + [101]), "mlp": with_mistakes(5, 2000, [150] * 5)}
+    said = {
+        "spinal": with_mistakes(5, 2000, [100] * 4 + [101]),
+        "mlp": with_mistakes(5, 2000, [150] * 5),
+    }
     folder = write(tmp_path, said, margin=0.01)
     told = "The margin was given when the report was written"
     assert summarize(folder).margin == 0.01

@@ -263,7 +263,10 @@ def head_rows(summary: Summary) -> tuple[list[str], list[list[str]]]:
     if any(head.params not in (None, head.head_params) for head in heads):
         columns.insert(2, ("params,\nnetwork", [_count(head.params) for head in heads]))
     if any(head.inference_us or head.training_us for head in heads):
-        for title, name in (("inference,\nµs", "inference_us"), ("training\nstep, µs", "training_us")):
+        for title, name in (
+            ("inference,\nµs", "inference_us"),
+            ("training\nstep, µs", "training_us"),
+        ):
             columns.append((title, [three_digits(getattr(head, name)) for head in heads]))
     memory = [(head.cost or {}).get("peak_memory") for head in heads]
     if any(memory):
