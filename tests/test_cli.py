@@ -193,10 +193,29 @@ def test_version_and_env() -> None:
         (["compare", "sklearn:iris", "--lr", "0.1"], "--lr has no meaning for a table"),
         (["compare", "sklearn:iris", "--model=vgg5", "--limit=9"], "--limit, --model has no"),
         (["compare", "sklearn:iris", "--lr", "0.003"], "--lr has no meaning for a table"),
-        (["compare", "sklearn:iris", "--heads", ""], "at least one name, and differ"),
-        (["compare", "sklearn:iris", "--heads=linear,linear"], "got linear, linear"),
+        (["compare", "sklearn:iris", "--heads", ""], "heads must name at least two heads"),
+        (
+            ["compare", "sklearn:iris", "--heads=linear,linear"],
+            "heads must differ, got linear twice",
+        ),
+        (["compare", "sklearn:iris", "--heads=matched,dense"], "got matched twice"),
+        (["compare", "sklearn:iris", "--heads=spinal,tres"], "did you mean 'trees'"),
+        (["compare", "sklearn:iris", "--heads=spinal"], "nothing to compare with spinal"),
+        (["compare", "sklearn:iris", "--until-decided"], "folds and random splits"),
+        (["compare", "digits", "--heads", "spinal"], "nothing to compare with spinal"),
+        (["compare", "digits", "--heads", "spinal,trees"], "unknown head 'trees'"),
+        (["compare", "digits", "--heads", "spinal,mlp,spinal"], "got spinal twice"),
+        (["compare", "digits", "--margin", "-1"], "margin must be a number above 0, got -1.0"),
+        (["compare", "digits", "--margin", "nan"], "margin must be a number above 0, got nan"),
+        (["compare", "digits", "--seeds", "0"], "seeds must be an integer >= 1"),
+        (["compare", "digits", "--folds", "1"], "folds must be at least 2"),
+        (["compare", "digits", "--repeats", "3"], "repeats repeat the folds"),
+        (["compare", "digits", "--metric", "acuracy"], "did you mean 'accuracy'"),
+        (["compare", "digits", "--folds=3", "--until-decided"], "folds and random splits"),
+        (["compare", "digits", "--jobs", "many"], "jobs must be a number"),
+        (["compare", "digits", "--engine", "rey"], "unknown engine 'rey'"),
         (["lr-find", "digits", "--lr", "0.1", "--epochs=3"], "--epochs, --lr has no meaning for"),
-        (["compare", "digits", "--tune", "--task", "auto"], "--task, --tune has no meaning for"),
+        (["compare", "digits", "--task", "auto"], "--task has no meaning for"),
         (["compare", "digits", "--target", "x"], "'digits', which is no table: leave it out"),
         (["compare", "digits", "--backbone=alexnet", "--model=vgg5"], "--model has no meaning"),
         (["train", "digits", "--probe-lr", "0.1"], "has no meaning without --probe-epochs"),
@@ -285,12 +304,12 @@ def test_help_lists_what_a_newcomer_needs_before_what_is_rare() -> None:
 def test_interrupting_says_how_to_go_on(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from spinalnet.comparison import running
+    from spinalnet.comparison import comparing
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(running, "compare", interrupted)
+    monkeypatch.setattr(comparing, "run_comparison", interrupted)
     monkeypatch.setattr(sys, "argv", ["spinalnet", "compare", "digits", "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as stop:
         root.main()

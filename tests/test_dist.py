@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from spinalnet import Comparison, RunSpec, _dist
+from spinalnet import ComparisonSpec, RunSpec, _dist
 from spinalnet.cli import root
-from spinalnet.comparison import running
+from spinalnet.comparison import comparing
 
-QUESTION = Comparison(
+QUESTION = ComparisonSpec(
     RunSpec.of(
         "regression-sum", "regression-net", epochs=2, batch_size=50, device="cpu", limit=200
     ),
@@ -77,7 +77,7 @@ def test_a_comparison_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
     assert [process.returncode for process in processes] == [0, 0], said
     assert "report.html" in said[0][0]
     assert said[1][0] == ""
-    running.compare(QUESTION, tmp_path / "one", timed=False)
+    comparing.run_comparison(QUESTION, tmp_path / "one", timed=False)
     made = {path.name for path in (tmp_path / "two").iterdir()}
     assert made >= {"comparison.yaml", "timing.json", "summary.json", "report.html", "runs"}
     for head in QUESTION.heads:

@@ -10,11 +10,10 @@ from PIL import Image
 
 from helpers import write_images
 from spinalnet import (
-    Comparison,
+    ComparisonSpec,
     InputError,
     RunSpec,
     TrainConfig,
-    compare,
     load_dataset,
     load_runs,
     load_trained,
@@ -24,6 +23,7 @@ from spinalnet import (
 )
 from spinalnet.comparison import building
 from spinalnet.comparison.calibration import quality
+from spinalnet.comparison.comparing import Effort, run_comparison
 from spinalnet.comparison.metrics import METRICS
 from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs
 from spinalnet.training import runs
@@ -38,7 +38,7 @@ def spec(**options: Any) -> RunSpec:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("comparison") / "c"
-    return compare(Comparison(spec(), ("spinal", "matched"), seeds=2), out)
+    return run_comparison(ComparisonSpec(spec(), ("spinal", "matched"), seeds=2), out)
 
 
 def test_run_folder_holds_everything_and_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -67,8 +67,8 @@ def test_run_folder_holds_everything_and_is_taken_as_it_is(tmp_path: Path) -> No
 
 
 def test_pairs_share_split_order_augmentation_and_trunk() -> None:
-    question = Comparison(spec(), ("spinal", "mlp", "matched", "linear"), seeds=2)
-    specs = list(question.specs())
+    question = ComparisonSpec(spec(), ("spinal", "mlp", "matched", "linear"), seeds=2)
+    specs = list(question.cells())
     assert [s.name for s in specs[:5]] == [
         "spinal-seed0",
         "mlp-seed0",
@@ -92,7 +92,7 @@ def test_pairs_share_split_order_augmentation_and_trunk() -> None:
 
 def test_matched_control_follows_the_first_heads_options() -> None:
     base = spec(head_options={"hidden_features": 40})
-    spinal, matched = list(Comparison(base, ("spinal", "matched"), seeds=1).specs())
+    spinal, matched = list(ComparisonSpec(base, ("spinal", "matched"), seeds=1).cells())
     info = building.load_splits(spinal).info
     sizes = [
         sum(p.numel() for p in building.build_model(s, info).head.parameters())
@@ -104,7 +104,7 @@ def test_matched_control_follows_the_first_heads_options() -> None:
 
 def test_matched_control_has_the_norm_and_dropout_of_the_first_head() -> None:
     base = spec(head_options={"norm": "batch", "dropout": 0.5, "hidden_features": 16})
-    spinal, matched = list(Comparison(base, ("spinal", "matched"), seeds=1).specs())
+    spinal, matched = list(ComparisonSpec(base, ("spinal", "matched"), seeds=1).cells())
     info = building.load_splits(spinal).info
     heads = [building.build_model(s, info).head for s in (spinal, matched)]
     for head in heads:
@@ -122,12 +122,12 @@ def test_comparison_folder_can_be_read_extended_and_repeated(done: Path) -> None
     assert summary["heads"][0]["inference_us"] > 0
     stamps = {r.path.name: (r.path / "DONE").stat().st_mtime_ns for r in load_runs(done)}
     seen: list[str] = []
-    compare(
-        Comparison(spec(), ("spinal", "matched"), seeds=3),
+    run_comparison(
+        ComparisonSpec(spec(), ("spinal", "matched"), seeds=3),
         done,
-        on_run=lambda s, record: seen.append(s.name),
+        Effort(on_event=lambda event: seen.append(event.cell.spec.name)),
     )
-    assert len(seen) == 6
+    assert set(seen) >= {"spinal-seed2", "matched-seed2"}
     records = load_runs(done)
     assert len(records) == 6
     for record in records:
@@ -138,19 +138,22 @@ def test_comparison_folder_can_be_read_extended_and_repeated(done: Path) -> None
 def test_another_question_in_the_same_folder_is_refused(done: Path) -> None:
     other = spec(train=TrainConfig(epochs=1, lr=3e-3, device="cpu"))
     with pytest.raises(InputError, match="epochs"):
-        compare(Comparison(other, ("spinal", "matched"), seeds=2), done)
+        run_comparison(ComparisonSpec(other, ("spinal", "matched"), seeds=2), done)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Comparison(spec(), ("spinal", "mpl")), "did you mean 'mlp'"),
+        (lambda: ComparisonSpec(spec(), ("spinal", "mpl")), "did you mean 'mlp'"),
         (lambda: spec(head="spinl"), "did you mean 'spinal'"),
         (lambda: spec(image_sise=9), "unknown setting of a run 'image_sise'; did you mean 'image"),
-        (lambda: Comparison(spec(), other={"mlp": {"limit": 3}}), "unknown field of head 'mlp'"),
-        (lambda: Comparison(spec(), ()), "at least one head"),
-        (lambda: Comparison(spec(), ("mlp", "mlp")), "heads must differ"),
-        (lambda: Comparison(spec(), seeds=0), "seeds must be an integer >= 1"),
+        (
+            lambda: ComparisonSpec(spec(), other={"mlp": {"limit": 3}}),
+            "unknown field of head 'mlp'",
+        ),
+        (lambda: ComparisonSpec(spec(), ()), "at least two heads"),
+        (lambda: ComparisonSpec(spec(), ("mlp", "mlp")), "heads must differ"),
+        (lambda: ComparisonSpec(spec(), seeds=0), "seeds must be an integer >= 1"),
     ],
 )
 def test_impossible_questions(make: Any, message: str) -> None:
@@ -173,23 +176,23 @@ def test_a_refused_run_leaves_nothing_behind(
     with pytest.raises(InputError, match=message):
         run_one(spec(**options), tmp_path / "run")
     with pytest.raises(InputError, match=message):
-        compare(Comparison(spec(**options), ("spinal",)), tmp_path / "cmp")
+        run_comparison(ComparisonSpec(spec(**options), ("spinal",)), tmp_path / "cmp")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_interrupted_comparison_goes_on(tmp_path: Path) -> None:
-    question = Comparison(spec(), ("spinal",), seeds=2)
+    question = ComparisonSpec(spec(), ("spinal",), seeds=2)
 
-    def stop(s: RunSpec, progress: Any) -> None:
-        if s.train.seed == 1 and progress.epoch == 2:
+    def stop(event: Any) -> None:
+        if event.cell.spec.train.seed == 1 and event.progress and event.progress.epoch == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compare(question, tmp_path / "a", on_progress=stop)
+        run_comparison(question, tmp_path / "a", Effort(jobs=1, on_event=stop))
     assert runs.is_done(tmp_path / "a/runs/spinal-seed0")
     assert not runs.is_done(tmp_path / "a/runs/spinal-seed1")
-    compare(question, tmp_path / "a")
-    compare(question, tmp_path / "b")
+    run_comparison(question, tmp_path / "a")
+    run_comparison(question, tmp_path / "b")
     for seed in (0, 1):
         (a, about), (b, _) = (
             runs.RunFolder(tmp_path / side / f"runs/spinal-seed{seed}").load_model()
@@ -235,9 +238,11 @@ def test_files_left_out_are_told_kept_and_part_of_what_a_run_is(tmp_path: Path) 
         str(tmp_path / "set"), train=QUICK, image_size=28, in_channels=1, on_bad_image="skip"
     )
     with pytest.raises(InputError, match="4 image files cannot be used; remove or replace them"):
-        compare(Comparison(base.having(on_bad_image="error"), ("linear",), 1), tmp_path / "out")
+        run_comparison(
+            ComparisonSpec(base.having(on_bad_image="error"), ("linear",), 1), tmp_path / "out"
+        )
     assert not (tmp_path / "out").exists()
-    compare(Comparison(base, ("linear",), 1), tmp_path / "out", timed=False)
+    run_comparison(ComparisonSpec(base, ("linear",), 1), tmp_path / "out", timed=False)
     listed = "".join(f"'{path}' is empty\n" for path in broken)
     run = tmp_path / "out" / "runs" / "linear-seed0"
     for folder in (tmp_path / "out", run):
@@ -248,7 +253,7 @@ def test_files_left_out_are_told_kept_and_part_of_what_a_run_is(tmp_path: Path) 
     # With a file mended it is other data: neither the comparison nor a begun run goes on with it.
     broken[0].write_bytes(contents[0])
     with pytest.raises(InputError, match="begun with other image files left out"):
-        compare(Comparison(base, ("linear",), 2), tmp_path / "out", timed=False)
+        run_comparison(ComparisonSpec(base, ("linear",), 2), tmp_path / "out", timed=False)
     (run / "DONE").unlink()
     with pytest.raises(InputError, match="begun with other image files left out"):
         run_one(base.having(head="linear"), run)

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import save_file
 
 from spinalnet import (
-    Comparison,
+    ComparisonSpec,
     DataSpec,
     InputError,
     ModelSpec,
@@ -25,6 +25,7 @@ from spinalnet import (
 )
 from spinalnet.comparison.schema import with_present_heads
 from spinalnet.comparison.trained import Description
+from spinalnet.comparison.units import Unit
 from spinalnet.files import _HEADER_KEY, load_weights, save_weights
 from spinalnet.models import MODELS
 
@@ -208,7 +209,7 @@ def test_a_checkpoint_alone_reads_data_at_its_own_size(tmp_path: Path) -> None:
 
 
 def test_the_question_is_written_in_parts() -> None:
-    asked = Comparison(SPEC.having(freeze=False), ("mlp", "matched"), 2).to_dict()
+    asked = ComparisonSpec(SPEC.having(freeze=False), ("mlp", "matched"), 2).to_dict()
     assert (asked["data"], asked["heads"], asked["seeds"]) == ("digits", ["mlp", "matched"], [0, 1])
     assert asked["base"]["data"]["limit"] == 60
     assert "head" not in asked["base"]["model"]
@@ -216,7 +217,8 @@ def test_the_question_is_written_in_parts() -> None:
 
 def test_the_controls_of_a_comparison_follow_its_first_head() -> None:
     base = SPEC.having(freeze=False, head_options={"num_layers": 8})
-    spinal, unchained, matched, mlp, linear = (run.model for run in Comparison(base).of_seed(0))
+    runs = ComparisonSpec(base).of_unit(Unit(0))
+    spinal, unchained, matched, mlp, linear = (run.model for run in runs)
     assert unchained.head_options == {"match": "spinal", "match_options": {"num_layers": 8}}
     assert matched == spinal.control()
     assert not mlp.head_options
@@ -224,8 +226,8 @@ def test_the_controls_of_a_comparison_follow_its_first_head() -> None:
 
 
 def test_the_default_heads_are_a_spinal_one_and_its_controls() -> None:
-    assert Comparison(SPEC).heads == ("spinal", "unchained", "matched", "mlp", "linear")
-    assert [run.model.head for run in Comparison(SPEC, ("mlp", "linear"), 1).specs()] == [
+    assert ComparisonSpec(SPEC).heads == ("spinal", "unchained", "matched", "mlp", "linear")
+    assert [run.model.head for run in ComparisonSpec(SPEC, ("mlp", "linear"), 1).cells()] == [
         "mlp",
         "linear",
     ]

@@ -170,7 +170,7 @@ def warnings(summary: Summary, sizes: Sequence[int]) -> list[str]:
             f"Seeds were added after a look at the result{at}, so the "
             "intervals are those that hold after any number of looks, and wider."
         )
-    elif len(summary.looks) > 1 and kind != "seed" and tested:
+    elif summary.looks and kind != "seed" and tested:
         notes.append(
             f"More {kind}s were added after a look at the result, for which these "
             "intervals do not allow."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from spinalnet._checks import InputError, check_values, read_fields
 from spinalnet.comparison.schema import read_mapping, with_present_heads
 from spinalnet.comparison.times import read_costs
 from spinalnet.comparison.tuned import TuningFile, read_tuning
-from spinalnet.comparison.units import Unit
+from spinalnet.comparison.units import Unit, run_name
 from spinalnet.comparison.wording import listing
 from spinalnet.training import RunRecord, load_runs
 
@@ -161,12 +161,14 @@ def read_folder(folder: Path) -> FinishedRuns:
                 f"'{folder}'. Keep one folder per comparison."
             )
     absent = [
-        f"{head}-{unit}"
+        run_name(head, unit)
         for head in asked or order
-        for unit in units
-        if unit not in finished.get(head, {}) and unit not in failed.get(head, {})
+        for name, unit in units.items()
+        if name not in finished.get(head, {}) and name not in failed.get(head, {})
     ]
-    return replace(comparison, absent=tuple(name for name in absent if name not in unfinished))
+    # Folders of earlier versions have the names that their heads had then.
+    begun = {*unfinished, *_present_names(question, comparison, unfinished)}
+    return replace(comparison, absent=tuple(name for name in absent if name not in begun))
 
 
 def note_look(folder: Path, count: int, *, stopping: bool = False) -> None:
@@ -236,11 +238,21 @@ def _by_row_and_unit(folder: Path) -> _Found:
 def _present(record: RunRecord) -> RunRecord:
     """Return a run of any version with its head called as now."""
     result = record.result
-    if not isinstance(result, Mapping) or "label" in result or not isinstance(result, Mapping):
+    if not isinstance(result, Mapping) or "label" in result or "head" not in result:
         return record
-    named = {"schema": 2, **{key: result.get(key) for key in ("head",)}}
-    head = with_present_heads(named, result.get("model")).get("head")
+    named = {"schema": 2, "head": result["head"]}
+    head = with_present_heads(named, result.get("model"))["head"]
     return replace(record, result={**result, "head": head})
+
+
+def _present_names(
+    question: Mapping[str, Any], comparison: FinishedRuns, names: Sequence[str]
+) -> list[str]:
+    """Return what unfinished runs of a folder are called now, if it is of an earlier version."""
+    if "units" in question:
+        return []
+    model = comparison.results[0].get("model")
+    return list(with_present_heads({"schema": 2, "names": list(names)}, model)["names"])
 
 
 def _unit_of(result: Mapping[str, Any]) -> Unit:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spinalnet._checks import InputError, read_fields
-from spinalnet.comparison.baseline import prevalence, prevalence_note
+from spinalnet.comparison.baseline import few_note, prevalence, prevalence_note
 from spinalnet.comparison.findings import (
     headline,
     method_notes,
@@ -279,6 +279,8 @@ def summarize_runs(
             f"no run has a finite test {row.name} ({listing(evidence.unusable)}). Train again."
         )
     level = baseline_value(comparison, evidence)
+    if margin is not None and not 0.0 < margin < math.inf:
+        raise InputError(f"margin must be a number above 0, got {margin!r}.")
     asked = comparison.question.get("margin") if margin is None else margin
     limit = asked if asked is not None else _default_margin(row, level, evidence)
     stopping = _stopping(comparison)
@@ -336,7 +338,7 @@ def summarize_runs(
         prevalence=_prevalence(evidence),
         code=_code(differences),
         cheapest=_cheapest(heads),
-        looks=comparison.looks,
+        looks=tuple(look for look in comparison.looks if look < len(comparison.units)),
         stopping=stopping,
         tuning=tuning,
     )
@@ -504,7 +506,8 @@ def _notes(
     said = evidence.any_outputs()
     if isinstance(said, Outputs):
         names = [str(name) for name in results[0].get("class_names") or ()]
-        notes += filter(None, [prevalence_note(said, names, summary.metric)])
+        told = [note(said, names, summary.metric) for note in (prevalence_note, few_note)]
+        notes += filter(None, told)
     notes += tuning_notes(summary.tuning, comparison.tuning)
     mixed = [key for key, value in summary.environment.items() if isinstance(value, list)]
     if mixed:

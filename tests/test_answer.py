@@ -1,0 +1,132 @@
+"""`spinalnet.compare`: one answer for images, folders, frozen features and tables, as an object."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+from typer.testing import CliRunner
+
+import spinalnet
+from helpers import write_images
+from spinalnet.cli.root import app
+from spinalnet.comparison.schema import read_mapping
+
+CODES = {"better", "worse", "equal", "undecided", "nothing-learned"}
+QUICK: dict[str, Any] = {"seeds": 2, "jobs": 1}
+ONE_EPOCH: dict[str, Any] = {"epochs": 1, "limit": 200, "device": "cpu", **QUICK}
+
+
+def check(found: spinalnet.Comparison, heads: tuple[str, ...], tmp_path: Path) -> None:
+    """See that an answer holds all it promises."""
+    assert [row.head for row in found.summary.heads] == list(heads)
+    assert found.code in {*CODES, "mixed"}
+    assert found.verdict == found.summary.headline
+    assert found.verdict.endswith(").")
+    assert {d.code for d in found.differences} <= CODES
+    assert [d.minus for d in found.differences] == list(heads[1:])
+    frame, scores = found.to_frame(), found.scores()
+    assert list(frame.index) == list(scores.columns) == list(heads)
+    assert len(scores) == 2
+    assert frame["mean"].tolist() == pytest.approx(scores.mean().tolist())
+    gaps = scores[heads[0]] - scores[heads[1]]
+    assert frame["difference_mean"].iloc[1] == pytest.approx(gaps.mean())
+    own = Figure().add_subplot()
+    for plot in (found.plot_differences, found.plot_scores, found.plot_cost):
+        assert plot().figure is not own.figure
+        assert plot(own) is own
+    assert len(found.plot_differences().get_yticks()) == len(heads) - 1
+    html = found._repr_html_()
+    assert html.count("<tr>") == len(repr(found).splitlines()) - 3
+    assert found.verdict in repr(found)
+    page = found.report(tmp_path / "page.html")
+    assert found.verdict.replace("'", "&#39;") in page.read_text(encoding="utf-8")
+    assert spinalnet.Comparison.load(found.folder).summary == found.summary
+
+
+def test_compare_answers_twice_and_extends(tmp_path: Path) -> None:
+    found = spinalnet.compare("digits", "spinal,mlp", out=tmp_path / "c", **ONE_EPOCH)
+    check(found, ("spinal", "mlp"), tmp_path)
+    stamp = (tmp_path / "c" / "runs" / "mlp-seed0" / "DONE").stat().st_mtime_ns
+    wider = spinalnet.compare(
+        "digits", ["spinal", "mlp", "spinal:num_layers=3"], out=tmp_path / "c", **ONE_EPOCH
+    )
+    check(wider, ("spinal", "mlp", "spinal:num_layers=3"), tmp_path)
+    assert (tmp_path / "c" / "runs" / "mlp-seed0" / "DONE").stat().st_mtime_ns == stamp
+    assert wider.best().model is not None
+    assert wider.plot_curves().get_xlabel() == "epoch"
+    with pytest.raises(spinalnet.InputError, match="holds a comparison"):
+        spinalnet.compare("sklearn:iris", "matched,linear", out=tmp_path / "c", **QUICK)
+    assert (read_mapping(tmp_path / "c" / "comparison.yaml") or {})["data"] == "digits"
+
+
+def test_compare_answers_on_a_folder_and_on_frozen_features(tmp_path: Path) -> None:
+    write_images(tmp_path / "set", {"a": 16, "b": 16})
+    for name, options in (("all", {}), ("frozen", {"freeze": True})):
+        found = spinalnet.compare(
+            tmp_path / "set",
+            ("spinal", "linear"),
+            out=tmp_path / name,
+            **{**ONE_EPOCH, "limit": None, "image_size": 28, "in_channels": 1, **options},
+        )
+        check(found, ("spinal", "linear"), tmp_path)
+
+
+def test_compare_answers_on_a_table(tmp_path: Path) -> None:
+    for _ in range(2):
+        found = spinalnet.compare(
+            "sklearn:iris", "matched,linear,trees", out=tmp_path / "t", **QUICK
+        )
+        check(found, ("matched", "linear", "trees"), tmp_path)
+    assert found.summary.unit_kind == "split"
+    with pytest.raises(spinalnet.InputError, match="no validation curves"):
+        found.plot_curves()
+    assert found.best() is not None
+
+
+def test_the_terminal_is_80_wide_and_names_whom_each_line_is_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = spinalnet.compare("digits", "spinal,mlp,linear", out=tmp_path / "c", **ONE_EPOCH)
+    monkeypatch.setenv("COLUMNS", "80")
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "c")])
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    assert all(len(line) <= 80 for line in lines if not line.startswith("Report:"))
+    for name in ("spinal", "mlp", "linear"):
+        (row,) = [line for line in lines if line.startswith(f"{name} ")]
+        assert "…" not in row
+    for d in found.differences:
+        assert any(line.startswith(f"- {d.minus}: ") for line in lines)
+    assert "Nadeau" not in done.output
+    assert "binomial" not in done.output
+
+
+def test_a_dry_run_writes_nothing_and_printed_commands_do_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["compare", "digits", "--heads", "spinal,mlp", "--seeds", "2", "--epochs", "1"]
+    words += ["--limit", "200", "--device", "cpu"]
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, [*words, "--dry-run", "--out", "dry"])
+    assert done.exit_code == 0, done.output
+    assert list(tmp_path.iterdir()) == []
+    for end in (["--engine", "print"], ["--only", "mlp-seed1"]):
+        command = ["spinalnet", *words, "--out", "printed", *end]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+    assert not (tmp_path / "printed" / "runs" / "spinal-seed0").exists()
+    script = (tmp_path / "printed" / "slurm.sh").read_text(encoding="utf-8")
+    for number in range(4):  # what each task of the array does
+        subprocess.run(
+            ["bash", "printed/slurm.sh"],
+            env={**__import__("os").environ, "SLURM_ARRAY_TASK_ID": str(number)},
+            check=True,
+            capture_output=True,
+            timeout=300,
+        )
+    assert "--only" in script
+    here = spinalnet.compare("digits", "spinal,mlp", out=tmp_path / "here", **ONE_EPOCH)
+    assert spinalnet.Comparison.load("printed").scores().equals(here.scores())
