@@ -379,16 +379,6 @@ def test_a_head_that_fails_is_told_and_the_others_are_judged(tmp_path: Path) -> 
     assert "0 of 5" in page
 
 
-def test_where_the_first_head_failed_there_is_one_sentence(tmp_path: Path) -> None:
-    folder = write(tmp_path, {"spinal": {}, "mlp": with_mistakes(2, 50, [1, 2])})
-    fail(folder, "spinal", Unit(0), "the loss is nan.")
-    with pytest.raises(InputError, match=r"no run of spinal, .*: the loss is nan\."):
-        summarize(folder)
-
-
-# --- margins, metrics, prevalence -----------------------------------------------------------------
-
-
 def test_a_margin_given_after_the_runs_is_told(tmp_path: Path) -> None:
     said = {
         "spinal": with_mistakes(5, 2000, [100] * 4 + [101]),
