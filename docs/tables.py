@@ -269,7 +269,7 @@ def verdict_power() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "digits": lambda: comparison("digits"),
-    "digits-plain": lambda: comparison("digits-plain"),
+    "cifar10-features": lambda: comparison("cifar10-features"),
     "fashion-mnist": lambda: comparison("fashion-mnist"),
     "mnist": lambda: comparison("mnist"),
     "hymenoptera": lambda: comparison("hymenoptera"),
