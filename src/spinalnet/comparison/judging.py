@@ -197,16 +197,8 @@ def _one(values: Sequence[float], margin: float) -> Estimate:
 
 
 def _same_examples(several: Sequence[AnyOutputs]) -> bool:
-    """Return whether all were tested on the same examples; equal targets alone do not say so."""
     first = several[0]
-
-    def same(one: AnyOutputs) -> bool:
-        if not torch.equal(one.targets, first.targets):
-            return False
-        rows = (one.rows, first.rows)
-        return rows[0] is None or rows[1] is None or torch.equal(rows[0], rows[1])
-
-    return len(first) > 1 and all(map(same, several))
+    return len(first) > 1 and all(torch.equal(one.targets, first.targets) for one in several)
 
 
 def _number_tested(said: tuple[Sequence[AnyOutputs], Sequence[AnyOutputs]] | None) -> int | None:
