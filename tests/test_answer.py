@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,10 @@ def test_compare_answers_on_a_table(tmp_path: Path) -> None:
     with pytest.raises(spinalnet.InputError, match="no validation curves"):
         found.plot_curves()
     assert found.best() is not None
+    # Also before its first report is the folder that of a table.
+    (tmp_path / "t" / "summary.json").unlink()
+    with pytest.raises(spinalnet.InputError, match="comparison on the table 'sklearn:iris'"):
+        spinalnet.compare("digits", "spinal,mlp", out=tmp_path / "t", **ONE_EPOCH)
 
 
 def test_the_terminal_is_80_wide_and_names_whom_each_line_is_about(
@@ -122,7 +127,7 @@ def test_a_dry_run_writes_nothing_and_printed_commands_do_the_same(
     for number in range(4):  # what each task of the array does
         subprocess.run(
             ["bash", "printed/slurm.sh"],
-            env={**__import__("os").environ, "SLURM_ARRAY_TASK_ID": str(number)},
+            env={**os.environ, "SLURM_ARRAY_TASK_ID": str(number)},
             check=True,
             capture_output=True,
             timeout=300,

@@ -93,13 +93,18 @@ def check_folder(folder: Path, kind: Literal["data", "table"], name: str) -> Non
     """
     summary = read_mapping(folder / "summary.json") or {}
     question = read_mapping(folder / "comparison.yaml") or {}
-    held = [("table", summary.get("table")), ("data", summary.get("data"))]
-    for other, value in [*held, ("data", question.get("data"))]:
+    for other, value in map(_data_of, (summary, question)):
         if value is not None and (other, Path(str(value)).name) != (kind, Path(name).name):
             raise InputError(
                 f"{folder} holds a comparison on the {other} '{value}', which one on the {kind} "
                 f"'{name}' would overwrite: choose another folder."
             )
+
+
+def _data_of(record: Mapping[str, Any]) -> tuple[str, Any]:
+    """Return what a summary or a question is about: since version 3 a table is "data" too."""
+    is_table = record.get("model") == "table" or "table" in record
+    return ("table" if is_table else "data"), record.get("table") or record.get("data")
 
 
 def load(path: str | Path, make: Callable[[dict[str, Any]], Loaded], what: str) -> Loaded:
@@ -170,7 +175,7 @@ def _as_of_three(record: Mapping[str, Any]) -> dict[str, Any]:
     is_table = "models" in record
     old = str(record["metric"])
     metric = {"R²": "r2"}.get(old, old)
-    seeds = list(record.get("seeds") or ())
+    seeds: list[int] = list(record.get("seeds") or ())
     if is_table:
         seeds = list(range(record["seed"], record["seed"] + record["repeats"]))
         gone = ("table", "rows", "columns", "outputs", "repeats", "test_fraction", "tuned", "seed")
