@@ -31,8 +31,8 @@ from spinalnet import (
     run_one,
 )
 from spinalnet.comparison import building, comparing, engine
-from spinalnet.comparison.comparing import Effort, run_comparison
-from spinalnet.comparison.engine import Cell, Event, Failure, jobs_for, pinned, run_cells
+from spinalnet.comparison.comparing import run_comparison
+from spinalnet.comparison.engine import Cell, Effort, Event, Failure, jobs_for, pinned, run_cells
 from spinalnet.training import runs
 
 BASE = RunSpec.of("digits", limit=100, epochs=2, lr=3e-3, device="cpu", seed=0)
@@ -406,7 +406,7 @@ def test_seeds_are_added_until_all_is_decided(tmp_path: Path) -> None:
 @LINUX
 def test_the_tasks_of_an_array_make_the_same_comparison(tmp_path: Path, alone: Path) -> None:
     out = tmp_path / "out put"
-    command = ["compare", "digits", "--heads", "spinal,mlp,linear", "--seeds", "2", "--epochs", "2"]
+    command = ["compare", "digits", "--heads", "spinal,mlp", "--seeds", "1", "--epochs", "2"]
     command += ["--limit", "100", "--device", "cpu", "--lr", "3e-3", "--engine=print"]
     env = {**os.environ, "SPINALNET": f"{sys.executable} -m spinalnet"}
     shell: dict[str, Any] = {"capture_output": True, "text": True, "cwd": tmp_path, "env": env}
@@ -416,11 +416,12 @@ def test_the_tasks_of_an_array_make_the_same_comparison(tmp_path: Path, alone: P
     script = out / "slurm.sh"
     assert printed.stdout == script.read_text()
     assert {path.name for path in out.iterdir()} == {"slurm.sh", "comparison.yaml"}
-    assert "#SBATCH --array=0-5\n" in printed.stdout
-    for task in range(6):
+    assert "#SBATCH --array=0-1\n" in printed.stdout
+    for task in range(2):
         own = {**shell, "env": env | {"SLURM_ARRAY_TASK_ID": str(task)}}
         subprocess.run(["bash", str(script)], check=True, **own)
-    assert files_of(out) == files_of(alone)
+    expected = files_of(alone)
+    assert files_of(out) == {name: expected[name] for name in ("spinal-seed0", "mlp-seed0")}
     # Without a number the script submits itself, and what follows the array.
     (tmp_path / "bin").mkdir()
     sbatch = tmp_path / "bin" / "sbatch"

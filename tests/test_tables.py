@@ -8,10 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
-
-from spinalnet._checks import InputError
-from spinalnet.cli.root import app
 from spinalnet.comparison.table_summary import (
     ModelScore,
     TableComparison,
@@ -20,6 +16,10 @@ from spinalnet.comparison.table_summary import (
     table_rows,
     write_results,
 )
+from typer.testing import CliRunner
+
+from spinalnet._checks import InputError
+from spinalnet.cli.root import app
 from spinalnet.data import frames
 from spinalnet.data.frames import detect_task, load_table
 

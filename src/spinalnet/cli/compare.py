@@ -20,8 +20,7 @@ from spinalnet.cli.root import app, as_options, err_console
 
 if TYPE_CHECKING:
     from spinalnet.comparison import ComparisonSpec
-    from spinalnet.comparison.comparing import Effort
-    from spinalnet.comparison.engine import Load
+    from spinalnet.comparison.engine import Effort, Load
 
 
 def _option(panel: str, help_text: str, *names: str, **more: Any) -> Any:
@@ -136,7 +135,8 @@ def compare_command(
 
     The same command again continues: finished runs stay, failed ones are tried again.
     """
-    from spinalnet.comparison import asking, building, comparing, planning
+    from spinalnet.comparison import asking, building, planning
+    from spinalnet.comparison.engine import Effort
     from spinalnet.training import TrainConfig
 
     shared = {"folds": folds, "repeats": repeats, "metric": metric, "margin": margin}
@@ -153,7 +153,7 @@ def compare_command(
         question = asking.ask(base, heads, seeds, **shared)
     asking.check_worth_asking(question, until_decided, max_seeds)
     chosen = "local" if engine == "print" else engine
-    effort = comparing.Effort(read_jobs(jobs), threads, chosen, ray_address)  # type: ignore[arg-type]  # checked there
+    effort = Effort(read_jobs(jobs), threads, chosen, ray_address)  # type: ignore[arg-type]  # checked there
     folder = asking.default_folder(question) if out is None else out
     load = functools.partial(building.load_splits, download=asked.download)
     if tune and not question.is_of_table and (dry_run or only is not None or engine == "print"):

@@ -9,22 +9,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from spinalnet import _dist, files
-from spinalnet._checks import (
-    InputError,
-    SpinalnetError,
-    TrainingError,
-    check_positive,
-    unknown_name,
-)
+from spinalnet._checks import InputError, SpinalnetError, TrainingError, unknown_name
 from spinalnet.comparison import building, engine, running
 from spinalnet.comparison.asking import Source, ask, check_worth_asking, default_folder
 from spinalnet.comparison.cost import MeasurementError, time_heads
-from spinalnet.comparison.engine import ENGINES
+from spinalnet.comparison.engine import Effort
 from spinalnet.comparison.finished import LOOKS_FILE, note_look
 from spinalnet.comparison.question import ComparisonSpec
 from spinalnet.comparison.report import write_report
@@ -41,34 +35,6 @@ from spinalnet.training import runs
 
 if TYPE_CHECKING:
     from spinalnet.data import Splits
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How the runs of a comparison are made; nothing of it changes a result.
-
-    Attributes:
-        jobs: Runs at a time, or "auto"; see `engine.jobs_for`.
-        threads: Threads of each run on the CPU.
-        engine: "local" or "ray".
-        ray_address: See `engine.run_cells`.
-        on_event: Told of every run that begins, goes on, ends or fails.
-    """
-
-    jobs: int | Literal["auto"] = "auto"
-    threads: int = 1
-    engine: Literal["local", "ray"] = "local"
-    ray_address: str | None = None
-    on_event: Callable[[engine.Event], None] | None = None
-
-    def __post_init__(self) -> None:
-        check_positive("threads", self.threads)
-        if self.jobs != "auto":
-            check_positive("jobs", self.jobs)
-        if self.engine not in ENGINES:
-            raise unknown_name("engine", self.engine, ENGINES)
-        if self.ray_address is not None and self.engine != "ray":
-            raise InputError("ray_address has no meaning without engine=ray: leave it out.")
 
 
 def compare(

@@ -74,6 +74,34 @@ class Event:
     failure: Failure | None = None
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How the runs of a comparison are made; nothing of it changes a result.
+
+    Attributes:
+        jobs: Runs at a time, or "auto"; see `jobs_for`.
+        threads: Threads of each run on the CPU.
+        engine: "local" or "ray".
+        ray_address: See `run_cells`.
+        on_event: Told of every run that begins, goes on, ends or fails.
+    """
+
+    jobs: int | Literal["auto"] = "auto"
+    threads: int = 1
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
+    on_event: Callable[[Event], None] | None = None
+
+    def __post_init__(self) -> None:
+        check_positive("threads", self.threads)
+        if self.jobs != "auto":
+            check_positive("jobs", self.jobs)
+        if self.engine not in ENGINES:
+            raise unknown_name("engine", self.engine, ENGINES)
+        if self.ray_address is not None and self.engine != "ray":
+            raise InputError("ray_address has no meaning without engine=ray: leave it out.")
+
+
 class _Listener(BaseException):
     """Carries what a listener raises through a run, which takes every `Exception` for its own."""
 

@@ -79,7 +79,7 @@ class Plan:
 
 
 def plan(
-    question: ComparisonSpec, out: str | Path, effort: comparing.Effort, load: engine.Load
+    question: ComparisonSpec, out: str | Path, effort: engine.Effort, load: engine.Load
 ) -> Plan:
     """Measure a few steps of every head in a process of its own, as a worker is one.
 

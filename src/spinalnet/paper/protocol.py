@@ -24,7 +24,7 @@ import torch
 from spinalnet import _dist, files
 from spinalnet._checks import InputError, TrainingError, check_positive, unknown_name
 from spinalnet.comparison import ComparisonSpec, RunSpec, comparing
-from spinalnet.comparison.engine import Event
+from spinalnet.comparison.engine import Effort, Event
 from spinalnet.comparison.finished import read_folder
 from spinalnet.data import DATASETS, ArrayDataset, DatasetInfo, DataSpec, Splits, loading, readers
 from spinalnet.models import MODELS, ModelSpec
@@ -295,7 +295,7 @@ def run_request(
         request.question(),
         folder,
         # In this process: the listener must hear of every step.
-        comparing.Effort(jobs=1, threads=torch.get_num_threads(), on_event=tell),
+        Effort(jobs=1, threads=torch.get_num_threads(), on_event=tell),
         load=request.load,
         command=f"spinalnet reproduce {request.recipe.name} --protocol {request.protocol} "
         f"--seeds {request.seeds} --budget {request.budget}",
