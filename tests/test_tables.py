@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from spinalnet.comparison.table_summary import (
-    ModelScore,
-    TableComparison,
-    load_table_summary,
-    summarize_table,
-    table_rows,
-    write_results,
-)
 from typer.testing import CliRunner
 
 from spinalnet._checks import InputError
 from spinalnet.cli.root import app
+from spinalnet.comparison import Summary, load_summary
+from spinalnet.comparison.findings import short_rows
 from spinalnet.data import frames
 from spinalnet.data.frames import detect_task, load_table
 
@@ -165,14 +159,13 @@ def test_a_comparison_does_not_overwrite_another(tmp_path: Path) -> None:
         assert before is None or (out / "summary.json").read_bytes() == before
         return str(done.exception)
 
-    table = ["--heads", "linear", "--seeds", "1"]
+    table = ["--heads", "linear,matched", "--seeds", "1", "--jobs", "1"]
     images = [*table, "--limit", "60", "--epochs", "1", "--device", "cpu"]
     assert not compare("sklearn:wine", *table)
     assert not compare("sklearn:wine", *table)
     assert "comparison on the table 'sklearn:wine'" in compare("sklearn:iris", *table)
     assert "which one on the data 'digits' would overwrite" in compare("digits", *images)
-    for path in out.iterdir():  # of files alone: nothing was trained
-        path.unlink()
+    shutil.rmtree(out)
     assert not compare("digits", *images)
     for source, options in (("sklearn:wine", table), ("mnist", images)):
         assert "holds a comparison on the data 'digits'" in compare(source, *options)
@@ -191,81 +184,19 @@ def test_rows_without_a_target_are_left_out(tmp_path: Path) -> None:
     assert found.notes[0] == f"{gone} rows without a target are left out."
 
 
-def scored(task: str = "classification", **scores: list[float]) -> TableComparison:
-    """Make a result of these scores, judged."""
-    return summarize_table(
-        TableComparison(
-            "t", task, 80, 3, 1, "accuracy" if task == "classification" else "R²",
-            len(next(iter(scores.values()))), 0.25, False, 0,
-            tuple(ModelScore(name, tuple(values), None, 0.1, None)
-                  for name, values in scores.items()),
-            "", (), {},
-        )
-    )  # fmt: skip
-
-
-def test_verdicts_are_corrected_for_their_number() -> None:
-    spinal = [0.975, 0.96, 0.99, 0.98, 0.97]
-    weak = [0.965, 0.954, 0.973, 0.972, 0.956]
-    alone = scored(spinal=spinal, trees=weak).models[1].difference
-    assert alone.outcome == "better"
-    assert 0.025 < alone.p_value == alone.p_holm < 0.05
-    several = scored(spinal=spinal, trees=weak, dense=spinal[::-1])
-    together = several.models[1].difference
-    assert together.p_value == alone.p_value
-    assert together.p_holm == pytest.approx(2 * alone.p_value)
-    assert together.outcome == "none"
-    assert "spinal (0.975 ± 0.011) is not distinguishable from trees" in several.verdict
-
-
-def test_what_no_test_can_judge_is_no_verdict() -> None:
-    result = scored(
-        spinal=[0.9, 0.8, 0.7], dense=[0.8, 0.7, 0.6], linear=[0.9, 0.8, 0.7], trees=[1.0, 0.9, 0.8]
-    )
-    assert {row.difference.outcome for row in result.models[1:]} == {"untested"}
-    assert result.verdict.endswith(
-        "is ahead of dense by the same in every split, which no test can judge; identical to "
-        "linear in every split; behind trees by the same in every split, which no test can judge."
-    )
-    single = scored(spinal=[0.9], dense=[0.8])
-    assert "single split: spinal ahead by 10.0 points" in single.models[1].difference.verdict
-    assert single.verdict.endswith("is that of spinal: 0.900.")
-
-
-def test_scores_that_are_not_finite_are_left_out_and_named(tmp_path: Path) -> None:
-    nan = float("nan")
-    result = scored(
-        "regression", spinal=[0.5, 0.6, 0.55], dense=[0.4, nan, 0.48], trees=[nan, nan, nan]
-    )
-    _, dense, trees = result.models
-    assert (dense.values, dense.mean) == ((0.4, None, 0.48), pytest.approx(0.44))
-    assert dense.difference.n == 2
-    assert (trees.mean, trees.difference.mean) == (None, None)
-    assert "no split that both models finished" in trees.difference.verdict
-    assert result.notes[0].startswith("1 of the scores of dense is not finite and left out")
-    assert result.notes[1].startswith("3 of the scores of trees are not finite")
-    write_results(result, tmp_path)
-    text = (tmp_path / "summary.json").read_text(encoding="utf-8")
-    assert not {"NaN", "Infinity"} & set(re.findall(r"\w+", text))
-    assert load_table_summary(tmp_path / "summary.json") == result
-    assert (tmp_path / "scores.csv").read_text().splitlines()[2] == "1,0.600000,,"
-    assert table_rows(result)[1][2][:5] == ["trees", "–", "–", "–", "–"]
-    with pytest.raises(InputError, match="no model has a finite R² on t"):
-        scored("regression", spinal=[nan, nan])
-
-
-def test_results_from_before_the_version_are_judged_anew() -> None:
+def test_results_from_before_the_version_keep_their_numbers() -> None:
     results = Path(__file__).parents[1] / "results" / "tables"
     old = json.loads((results / "breast_cancer" / "summary.json").read_text(encoding="utf-8"))
-    result = load_table_summary(results / "breast_cancer" / "summary.json")
-    for row, before in zip(result.models, old["models"], strict=True):
+    result = load_summary(results / "breast_cancer" / "summary.json")
+    for row, before in zip(result.heads, old["models"], strict=True):
         assert list(row.values) == before["scores"]
         assert (row.mean, row.std) == pytest.approx((before["mean"], before["std"]))
         if row.difference is not None:
             assert row.difference.p_value == pytest.approx(before["difference"]["p_value"])
+    # It was "better" before the correction for the number of comparisons.
     assert old["models"][3]["difference"]["verdict"] == "better"
-    assert result.models[3].difference.outcome == "none"
-    assert TableComparison.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+    assert result.heads[3].difference.code == "undecided"
+    assert Summary.from_dict(json.loads(json.dumps(result.to_dict()))) == result
 
 
 def test_the_command_compares_a_file(tmp_path: Path) -> None:
@@ -274,19 +205,18 @@ def test_the_command_compares_a_file(tmp_path: Path) -> None:
     options = ["--target", "kind", "--heads", "spinal,trees", "--seeds", "2", "--out", str(out)]
     done = CliRunner().invoke(app, ["compare", str(tmp_path / "t.csv"), *options])
     assert done.exit_code == 0, done.output
-    assert "the highest mean accuracy is that of" in done.output.replace("\n", " ")
     summary = json.loads((out / "summary.json").read_text())
-    assert [row["model"] for row in summary["models"]] == ["spinal", "trees"]
-    assert summary["rows"] == 80
+    assert [row["head"] for row in summary["heads"]] == ["spinal", "trees"]
+    assert summary["headline"] in " ".join(done.output.split())
     assert summary["environment"]["torch"]
     lines = (out / "scores.csv").read_text().splitlines()
-    assert lines[0] == "seed,spinal,trees"
+    assert lines[0] == "unit,spinal,trees"
     assert len(lines) == 3
     assert (out / "scores.png").stat().st_size > 1000
+    assert (out / "report.html").stat().st_size > 10_000
     assert summary["schema"] == 3
-    _, rows = table_rows(load_table_summary(out / "summary.json"))
-    assert rows[0][0] == "spinal"
-    assert rows[0][1].startswith(f"{summary['models'][0]['mean']:.3f} ± ")
+    _, rows = short_rows(load_summary(out / "summary.json"))
+    assert [row[0] for row in rows] == ["spinal", "trees", "baseline"]
 
 
 def test_the_theory_commands_write_figures(tmp_path: Path) -> None:
