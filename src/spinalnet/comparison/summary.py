@@ -382,7 +382,9 @@ def _stopping(comparison: FinishedRuns) -> bool:
 
 
 def _unit_kind(comparison: FinishedRuns) -> Literal["seed", "fold", "split"]:
-    kinds = {unit.resample.kind for unit in comparison.units.values() if unit.resample is not None}
+    kinds: set[Literal["fold", "split"]] = {
+        unit.resample.kind for unit in comparison.units.values() if unit.resample is not None
+    }
     return next(iter(kinds)) if kinds else "seed"
 
 
@@ -407,7 +409,8 @@ def _difference(
     )
     if found is not None:
         names = {one.name for one in fields(Estimate)} & {one.name for one in fields(Difference)}
-        known = {name: getattr(found, name) for name in names} | {"p_value": found.p_difference}
+        known: dict[str, Any] = {name: getattr(found, name) for name in names}
+        known["p_value"] = found.p_difference
         if not metric.higher_is_better:  # estimates are positive where the first is better
             known |= {
                 name: None if known[other] is None else -known[other]
