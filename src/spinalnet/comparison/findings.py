@@ -10,8 +10,14 @@ from spinalnet.comparison.statistics import ALPHA
 from spinalnet.comparison.wording import NONE, VERDICTS, Units, interval, listing, three_digits
 
 if TYPE_CHECKING:
+    from spinalnet.comparison.answer import Difference, HeadSummary, Summary
     from spinalnet.comparison.finished import FinishedRuns
-    from spinalnet.comparison.summary import Difference, HeadSummary, Summary
+
+
+def common_code(differences: Sequence[Difference]) -> str | None:
+    """Return the answer of all comparisons, "mixed" where they differ, None where there is none."""
+    codes = {d.code for d in differences}
+    return None if not codes else codes.pop() if len(codes) == 1 else "mixed"
 
 
 def headline(summary: Summary) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from spinalnet.comparison.summary import HeadSummary, Summary
+    from spinalnet.comparison.answer import HeadSummary, Summary
 
 
 Curves = dict[str, dict[int, list[float]]]  # head: epoch: values of the seeds
