@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,7 +22,7 @@ import torch
 
 from spinalnet import RunSpec, TrainConfig, fit
 from spinalnet.comparison.building import build_model, load_splits
-from spinalnet.comparison.spec import DEFAULT_HEADS
+from spinalnet.comparison.question import DEFAULT_HEADS
 from spinalnet.files import write_mapping
 from spinalnet.training.environment import describe_environment
 
@@ -70,7 +69,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--data", default="digits,mnist,fashion-mnist", help="data sets, comma separated")
+    parser.add_argument(
+        "--data", default="digits,mnist,fashion-mnist", help="data sets, comma separated"
+    )
     parser.add_argument("--data-dir", help="where their files are")
     parser.add_argument(
         "--out", type=Path, default=RESULT, help="result file, continued if it is there"
@@ -90,7 +91,8 @@ def main() -> None:
         record = json.loads(arguments.out.read_text(encoding="utf-8"))
     done = {(r["data"], r["head"], r["lr"], r["seed"]) for r in record["runs"]}
     names: list[str] = record["data"]
-    for seed, data, lr, head in product(SEEDS, names, RATES, HEADS):
+    every = ((s, d, r, h) for s in SEEDS for d in names for r in RATES for h in HEADS)
+    for seed, data, lr, head in every:
         if (data, head, lr, seed) in done:
             continue
         accuracy = validate(data, head, lr, seed, arguments.data_dir)

@@ -49,6 +49,8 @@ FROM_FILES_ALONE = (
     "comparison.schema",
     "comparison.finished",
     "comparison.findings",
+    "comparison.earlier",
+    "comparison.answer",
     "comparison.summary",
     "comparison.classes",
     "comparison.outputs",

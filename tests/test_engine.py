@@ -31,8 +31,9 @@ from spinalnet import (
     run_one,
 )
 from spinalnet.comparison import building, comparing, engine
+from spinalnet.comparison.cells import Cell, Event, Failure, pinned
 from spinalnet.comparison.comparing import run_comparison
-from spinalnet.comparison.engine import Cell, Effort, Event, Failure, jobs_for, pinned, run_cells
+from spinalnet.comparison.engine import Effort, jobs_for, run_cells
 from spinalnet.training import runs
 
 BASE = RunSpec.of("digits", limit=100, epochs=2, lr=3e-3, device="cpu", seed=0)

@@ -20,7 +20,8 @@ from spinalnet.cli.root import app, as_options, err_console
 
 if TYPE_CHECKING:
     from spinalnet.comparison import ComparisonSpec
-    from spinalnet.comparison.engine import Effort, Load
+    from spinalnet.comparison.cells import Load
+    from spinalnet.comparison.engine import Effort
 
 
 def _option(panel: str, help_text: str, *names: str, **more: Any) -> Any:
@@ -244,7 +245,7 @@ def _print_script(question: ComparisonSpec, folder: Path, effort: Effort, load: 
     """Write the script of an array of jobs, and print it."""
     from spinalnet import files
     from spinalnet.comparison import comparing, slurm
-    from spinalnet.comparison.engine import Bench
+    from spinalnet.comparison.cells import Bench
 
     comparing.prepare(question, comparing.checked_folder(folder), load, Bench(load))
     names = [spec.name for spec in question.cells()]

@@ -15,7 +15,7 @@ from spinalnet.cli.root import as_options, err_console, out_console
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from spinalnet.comparison.engine import Event, Failure
+    from spinalnet.comparison.cells import Event, Failure
     from spinalnet.comparison.planning import Plan
     from spinalnet.comparison.spec import OnProgress
     from spinalnet.training import loop, runs

@@ -30,7 +30,7 @@ from spinalnet.training import RunRecord
 if TYPE_CHECKING:
     import numpy as np
 
-    from spinalnet.comparison.summary import Summary
+    from spinalnet.comparison.answer import Summary
 
 
 @dataclass(frozen=True)

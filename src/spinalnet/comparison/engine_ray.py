@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from spinalnet._checks import BackendUnavailable, InputError
-from spinalnet.comparison.engine import Bench, Cell, Failure, Load, keep_failure, thread_variables
+from spinalnet.comparison.cells import Bench, Cell, Failure, Load, keep_failure, thread_variables
 from spinalnet.comparison.workers import pickled
 
 if TYPE_CHECKING:

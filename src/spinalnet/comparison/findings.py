@@ -10,8 +10,14 @@ from spinalnet.comparison.statistics import ALPHA
 from spinalnet.comparison.wording import NONE, VERDICTS, Units, interval, listing, three_digits
 
 if TYPE_CHECKING:
+    from spinalnet.comparison.answer import Difference, HeadSummary, Summary
     from spinalnet.comparison.finished import FinishedRuns
-    from spinalnet.comparison.summary import Difference, HeadSummary, Summary
+
+
+def common_code(differences: Sequence[Difference]) -> str | None:
+    """Return the answer of all comparisons, "mixed" where they differ, None where there is none."""
+    codes = {d.code for d in differences}
+    return None if not codes else codes.pop() if len(codes) == 1 else "mixed"
 
 
 def headline(summary: Summary) -> str:
@@ -194,6 +200,7 @@ def warnings(summary: Summary, sizes: Sequence[int]) -> list[str]:
 def method_notes(summary: Summary) -> list[str]:
     """Say how the numbers were made and what they mean."""
     units, timing, tested = summary.wording, summary.timing, _tested(summary)
+    first, size = summary.heads[0], summary.test_size
     notes = [_about_intervals(tested[0], units)] if tested else []
     if len(summary.heads) > 1 and summary.margin is not None:
         notes.append(
@@ -212,12 +219,11 @@ def method_notes(summary: Summary) -> list[str]:
             f"Baseline: what is known of the training part alone, without looking at an example, "
             f"has a test {units.title} of {units.value(summary.baseline)}."
         )
-    if units.metric == "accuracy" and summary.test_size and summary.heads[0].mean is not None:
-        mean, size = summary.heads[0].mean, summary.test_size
-        error = math.sqrt(mean * (1 - mean) / size)
+    if units.metric == "accuracy" and size and first.mean is not None:
+        error = math.sqrt(first.mean * (1 - first.mean) / size)
         notes.append(
             f"The test set has {size:,} examples: one is worth {100 / size:.2g} points, and the "
-            f"binomial standard error of a single accuracy near {units.value(mean)} is "
+            f"binomial standard error of a single accuracy near {units.value(first.mean)} is "
             f"{100 * error:.2g} points."
         )
     if timing:

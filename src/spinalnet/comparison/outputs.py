@@ -180,7 +180,7 @@ class RegressionOutputs:
 
 
 AnyOutputs = Outputs | RegressionOutputs
-Kind = TypeVar("Kind", Outputs, RegressionOutputs)
+Kind = TypeVar("Kind", bound=AnyOutputs)
 
 
 def _places(outputs: AnyOutputs) -> dict[str, Tensor]:

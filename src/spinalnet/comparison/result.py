@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from spinalnet._checks import InputError
 from spinalnet.comparison import outputs, wording
+from spinalnet.comparison.answer import Difference, Summary
 from spinalnet.comparison.findings import head_rows
 from spinalnet.comparison.finished import FinishedRuns, read_folder, result_of
 from spinalnet.comparison.metrics import find_metric
 from spinalnet.comparison.report import drawing, figures, tuning_figures, write_report
-from spinalnet.comparison.summary import Difference, Summary, summarize_runs
+from spinalnet.comparison.summary import summarize_runs
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -188,7 +188,7 @@ def _as_of_three(record: Mapping[str, Any]) -> dict[str, Any]:
     names |= {"fit_seconds": "train_seconds_mean"}
     rows = []
     for one in record["models" if is_table else "heads"]:
-        columns = {names.get(key, key): value for key, value in one.items()}
+        columns: dict[str, Any] = {str(names.get(key, key)): value for key, value in one.items()}
         if is_table:
             columns["head_params"] = columns.get("params")
             chosen = columns.pop("chosen", None)

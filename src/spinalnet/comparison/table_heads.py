@@ -17,7 +17,7 @@ from spinalnet.comparison.spaces import WIDTH
 
 @dataclass(frozen=True)
 class TableHead:
-    """One row of `TABLE_HEADS`.
+    """One row of `TABLE_MODELS`.
 
     Attributes:
         summary: What it is, in a few words.

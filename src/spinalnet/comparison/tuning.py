@@ -19,7 +19,8 @@ from typing import Any
 from spinalnet import _dist, files
 from spinalnet._checks import InputError, check_positive
 from spinalnet.comparison import spaces
-from spinalnet.comparison.engine import Cell, Failure, read_failure
+from spinalnet.comparison.cells import Cell, Failure
+from spinalnet.comparison.engine import read_failure
 from spinalnet.comparison.metrics import Metric, find_metric
 from spinalnet.comparison.question import ComparisonSpec
 from spinalnet.comparison.schema import SCHEMA, read_mapping

@@ -17,9 +17,9 @@ from spinalnet.comparison.metrics import METRICS
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from spinalnet.comparison.answer import Difference
     from spinalnet.comparison.calibration import ClassScore
     from spinalnet.comparison.statistics import PairedDifference
-    from spinalnet.comparison.summary import Difference
 
 Show = Callable[..., list[str]]
 NONE = "–"  # where there is no number

@@ -22,7 +22,7 @@ from contextlib import suppress
 from typing import IO, Any
 
 from spinalnet._checks import InputError
-from spinalnet.comparison.engine import Bench, Cell, Failure, Load, keep_failure, thread_variables
+from spinalnet.comparison.cells import Bench, Cell, Failure, Load, keep_failure, thread_variables
 
 _TELL_EVERY = 0.2  # seconds between two steps that the caller is told of
 _POLL = 0.5  # seconds after which a waiting caller listens to Ctrl-C, where the system needs that

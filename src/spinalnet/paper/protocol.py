@@ -24,7 +24,8 @@ import torch
 from spinalnet import _dist, files
 from spinalnet._checks import InputError, TrainingError, check_positive, unknown_name
 from spinalnet.comparison import ComparisonSpec, RunSpec, comparing
-from spinalnet.comparison.engine import Effort, Event
+from spinalnet.comparison.cells import Event
+from spinalnet.comparison.engine import Effort
 from spinalnet.comparison.finished import read_folder
 from spinalnet.data import DATASETS, ArrayDataset, DatasetInfo, DataSpec, Splits, loading, readers
 from spinalnet.models import MODELS, ModelSpec

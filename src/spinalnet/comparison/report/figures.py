@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from spinalnet.comparison.summary import HeadSummary, Summary
+    from spinalnet.comparison.answer import HeadSummary, Summary
 
 
 Curves = dict[str, dict[int, list[float]]]  # head: epoch: values of the seeds
@@ -244,11 +244,10 @@ class _Column:
     """One head at its place on the axis of parameters."""
 
     def __init__(self, head: HeadSummary, x: float) -> None:
-        self.name, self.x, self.mean = head.head, x, head.mean
+        self.name, self.x, self.mean = head.head, x, head.mean or 0.0
         self.values = finite(head.values)
-        center = head.mean or 0.0
         self.error = 0.0 if head.std is None else half_width(head.std, head.n)
-        self.interval = center - self.error, center + self.error
+        self.interval = self.mean - self.error, self.mean + self.error
 
 
 def _scale_by_counts(axes: Axes, xs: Sequence[float]) -> None:

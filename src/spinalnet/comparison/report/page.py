@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from spinalnet.comparison import classes, wording
+from spinalnet.comparison.answer import Summary
 from spinalnet.comparison.classes import ClassRow, HeadQuality
 from spinalnet.comparison.findings import head_rows, paragraphs
 from spinalnet.comparison.finished import FinishedRuns, note_look, read_folder
 from spinalnet.comparison.report import class_figures, figures, tuning_figures
 from spinalnet.comparison.report.drawing import Drawn
 from spinalnet.comparison.schema import SCHEMA
-from spinalnet.comparison.summary import Summary, summarize_runs
+from spinalnet.comparison.summary import summarize_runs
 from spinalnet.comparison.wording import Show, digits, interval, plus_minus
 from spinalnet.files import to_json, write_bytes
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from spinalnet.comparison.summary import Summary
+    from spinalnet.comparison.answer import Summary
 
 
 def tuning(summary: Summary) -> Drawn | None:
