@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spinalnet import _dist, files
 from spinalnet._checks import InputError, SpinalnetError, TrainingError, unknown_name
-from spinalnet.comparison import building, engine, running
+from spinalnet.comparison import building, engine, running, tables
 from spinalnet.comparison.asking import Source, ask, check_worth_asking, default_folder
 from spinalnet.comparison.cost import MeasurementError, time_heads
 from spinalnet.comparison.engine import Effort
@@ -30,7 +30,6 @@ from spinalnet.comparison.table_spec import TableSpec
 from spinalnet.comparison.times import SCHEMA as TIMES_SCHEMA
 from spinalnet.comparison.tuning import check_tuning
 from spinalnet.comparison.tuning import tune as tune_heads
-from spinalnet.data import frames
 from spinalnet.training import runs
 
 if TYPE_CHECKING:
@@ -269,8 +268,7 @@ def prepare(
     cells = cells_of(question, out)
     splits = None
     if isinstance(question.base, TableSpec):
-        if question.base.frame is None:
-            frames.load_table(question.base.table, question.base.target, question.base.task)
+        tables.check_specs([cell.spec for cell in cells if isinstance(cell.spec, TableSpec)])
     else:
         splits = _first_splits(question, cells[0], load)
         bench.keep(cells[0], splits)
