@@ -308,8 +308,13 @@ def test_a_head_that_does_not_fit_in_memory_stays_alone(tmp_path: Path) -> None:
         on_event=lambda event: event.failure and told.append(event.failure),
     )
     assert {failure.kind for failure in told} == {"memory"}
-    assert set(done.failed) == {f"mlp_hidden_features={10**13}-seed{seed}" for seed in (0, 1)}
-    assert [head.head for head in done.summary.heads] == ["spinal", "linear"]
+    large = f"mlp:hidden_features={10**13}"
+    assert set(done.failed) == {f"{large}-seed{seed}" for seed in (0, 1)}
+    assert [(head.head, head.n) for head in done.summary.heads] == [
+        ("spinal", 2),
+        (large, 0),
+        ("linear", 2),
+    ]
     assert (out / "report.html").exists()
     assert set(json.loads((out / "timing.json").read_text())["heads"]) == {"spinal", "linear"}
 
@@ -343,7 +348,7 @@ def test_where_nothing_finishes_the_reason_is_raised(tmp_path: Path) -> None:
         ({"until_decided": True, "max_seeds": 3}, "max_seeds must be at least seeds=5, got 3"),
         ({"out": "s3://bucket/x"}, "mount the storage and give its path"),
         ({"epocs": 3}, "unknown setting of a run 'epocs'; did you mean 'epochs'"),
-        ({"data": "sklearn:iris", "heads": "spinal,vgg"}, "unknown head of a table 'vgg'"),
+        ({"data": "sklearn:iris", "heads": "spinal,vgg"}, "unknown head of tables 'vgg'"),
         ({"data": "sklearn:iris", "epochs": 3}, "epochs has no meaning for a table"),
         ({"data": "sklearn:iris", "model": "vgg5"}, "model has no meaning for a table"),
         ({"data": "sklearn:irs"}, "did you mean 'iris'"),
@@ -377,8 +382,6 @@ def test_another_comparison_in_the_folder_is_refused(alone: Path, tmp_path: Path
 
 
 def test_seeds_are_added_until_all_is_decided(tmp_path: Path) -> None:
-    import yaml
-
     seen: list[int] = []
 
     def decided(folder: Path) -> bool:
@@ -386,7 +389,7 @@ def test_seeds_are_added_until_all_is_decided(tmp_path: Path) -> None:
         return seen[-1] >= enough
 
     def looks() -> list[int]:
-        return yaml.safe_load((tmp_path / "comparison.yaml").read_text())["looks"]
+        return json.loads((tmp_path / "looks.json").read_text())["looks"]
 
     question = ComparisonSpec(BASE.having(epochs=1), ("linear", "mlp"), 2)
     more: dict[str, Any] = {"timed": False, "reported": True, "decided": decided}

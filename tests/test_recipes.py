@@ -25,7 +25,6 @@ from spinalnet.comparison import building
 from spinalnet.comparison.baseline import Baseline, baseline_outputs
 from spinalnet.comparison.metrics import METRICS
 from spinalnet.comparison.outputs import OUTPUTS_FILE, load_outputs
-from spinalnet.comparison.spec import RunSpec
 from spinalnet.data import catalog, listing, loading, readers
 from spinalnet.data.augment import build_augment
 from spinalnet.data.batches import ArrayDataset, DatasetInfo, Splits
@@ -275,7 +274,7 @@ def test_the_networks_are_the_originals_to_the_last_parameter(name, total):
     if recipe.model.startswith("vit_"):
         pytest.importorskip("timm")
     row = catalog.DATASETS[recipe.data]
-    spec = next(iter(job(name, "paper").question().specs()))
+    spec = next(iter(job(name, "paper").question().cells()))
     # Meta tensors have no memory: a network of a gigabyte costs nothing.
     with torch.device("meta"):
         model = build(
@@ -394,7 +393,7 @@ def tiny(monkeypatch):
 
 
 def test_protocols_differ_in_the_data_that_choose(tiny):
-    spec = next(iter(job("mnist-cnn").question().specs()))
+    spec = next(iter(job("mnist-cnn").question().cells()))
     honest = job("mnist-cnn").load(spec)
     assert (len(honest.train), len(honest.val), len(honest.test)) == (40, 10, 16)
     assert honest.info.mean == (0.2,)
@@ -420,7 +419,7 @@ def test_transposed_images_stay_so_in_the_originals_procedure(monkeypatch):
     )
     for protocol in ("honest", "paper"):
         letters = job("emnist-letters-vgg5", protocol)
-        letters.load(next(iter(letters.question().specs())))
+        letters.load(next(iter(letters.question().cells())))
     assert [row.transposed for row in asked] == [True, False]
 
 
@@ -480,12 +479,13 @@ def test_the_originals_procedure_is_marked_in_report_record_and_page(tiny, tmp_p
 def test_the_same_call_continues_and_another_question_is_refused(tiny, tmp_path):
     seen: list[str] = []
 
-    def on_run(spec: RunSpec, record: runs.RunRecord) -> None:
-        seen.append(record.path.name)
+    def on_event(event) -> None:
+        if event.record is not None:
+            seen.append(event.record.path.name)
 
     run_recipe("mnist-cnn", seeds=1, out=tmp_path)
     results = [r.result["train_seconds"] for r in runs.load_runs(tmp_path)]
-    run_recipe("mnist-cnn", seeds=1, out=tmp_path, on_run=on_run)
+    run_recipe("mnist-cnn", seeds=1, out=tmp_path, on_event=on_event)
     assert seen == [
         f"{head}-seed0" for head in ("spinal", "mlp-paper", "matched", "unchained", "mlp")
     ]
@@ -550,7 +550,7 @@ def test_the_number_the_script_prints_is_that_of_its_last_batch(tmp_path, short_
     losses = json.loads((folder / "last_batches" / "spinal-seed0.json").read_text())
     assert list(losses) == [str(epoch) for epoch in range(1, 7)]
     # The same training written out, with the loss of the last 40 examples of every epoch.
-    spec = next(iter(job("regression-sum", "paper").question().specs()))
+    spec = next(iter(job("regression-sum", "paper").question().cells()))
     splits = job("regression-sum", "paper").load(spec)
     model = building.build_model(spec, splits.info).train()
     adam = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -627,7 +627,9 @@ def test_missing_weights_are_said_before_any_training(tmp_path, monkeypatch):
 
 
 def test_of_several_processes_the_main_one_alone_writes_the_record(tmp_path, monkeypatch):
-    monkeypatch.setattr(protocol_module.running, "compare", lambda *args, **options: None)
+    monkeypatch.setattr(protocol_module.comparing, "run_comparison", lambda *args, **options: None)
+    none_failed = SimpleNamespace(failed={})
+    monkeypatch.setattr(protocol_module, "read_folder", lambda folder: none_failed)
     record = SimpleNamespace(to_dict=lambda: {"a": "record"})
     monkeypatch.setattr(protocol_module, "make_record", lambda *args: record)
     monkeypatch.setattr(protocol_module._dist, "barrier", lambda: None)
@@ -721,7 +723,7 @@ def test_the_page_of_experiments_is_the_one_the_records_give():
         ({"summary": {"heads": [1]}}, "heads must be a list, each entry a mapping, got"),
         ({"summary": {"heads": [{}]}}, "not a record of this version"),
         ({"summary": {"environment": None}}, "environment must be a mapping, got None"),
-        ({"summary": {"seeds": 3}}, "seeds must be a list, got 3"),
+        ({"summary": {"seeds": 3}}, "seeds must be a list or null, got 3"),
         ({"protocol": 5}, "protocol must be honest or paper, got 5"),
         ({"budget": []}, "budget must be smoke or short or full"),
         ({"heads": {"mlp": 5}}, "heads must be a mapping, each entry a mapping, got"),

@@ -32,7 +32,7 @@ from spinalnet.models import MODELS
 # The folder of a run, as it was written when all settings of a run lay in one flat mapping.
 OLD = Path(__file__).parent / "old_config.yaml"
 SPEC = RunSpec.of(
-    "digits", head="linear", freeze=True, limit=60, epochs=1, batch_size=256, device="cpu"
+    "digits", head="linear", freeze=True, limit=60, epochs=1, batch_size=256, lr=3e-3, device="cpu"
 )
 
 
@@ -41,7 +41,7 @@ def test_settings_find_the_part_they_belong_to() -> None:
         RunSpec(
             DataSpec("digits", limit=60),
             ModelSpec(head="linear", freeze=True),
-            TrainConfig(epochs=1, batch_size=256, device="cpu"),
+            TrainConfig(epochs=1, batch_size=256, lr=3e-3, device="cpu"),
         )
         == SPEC
     )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from spinalnet import InputError, freeze_except_head_
 from spinalnet.comparison import building, running
+from spinalnet.comparison.cells import Cell, Event
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.trained import load_trained
 from spinalnet.data import augment, batches
@@ -302,11 +303,12 @@ def test_without_a_terminal_features_are_a_line_now_and_then(
 
     now = iter(range(0, 1000, 10))
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
-    spec = RunSpec.of("digits", "mnist-cnn")
-    with progress.show_progress(1) as (on_progress, _):
+    cell = Cell(RunSpec.of("digits", "mnist-cnn"), Path("run"))
+    with progress.show_progress(1) as on_event:
         for done in range(1, 8):
             note = f"features: {done} of 7 images"
-            on_progress(spec, loop.Progress("features", 0, 0, step=done, steps=7, note=note))
+            step = loop.Progress("features", 0, 0, step=done, steps=7, note=note)
+            on_event(Event(cell, "progress", progress=step))
     said = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
     assert said == ["features: 3 of 7 images", "features: 6 of 7 images"]
 

@@ -177,7 +177,7 @@ def test_the_test_part_decides_nothing(
         wrong = (test.targets + 1) % 10
         return replace(splits, test=type(test)(noise, wrong))  # type: ignore[call-arg]
 
-    monkeypatch.setattr(comparing, "load_splits", poisoned)
+    monkeypatch.setattr(comparing.building, "load_splits", poisoned)
     other = compare("digits", HEADS, tune=3, out=tmp_path / "cmp", **SMALL)
     assert other.summary.heads[0].values != done.summary.heads[0].values
     ours, theirs = ((folder / "tuning.json").read_text() for folder in (done.folder, other.folder))

@@ -13,13 +13,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+from torch import nn
+
 from spinalnet import _dist, files
 from spinalnet._checks import InputError, SpinalnetError, TrainingError, unknown_name
 from spinalnet.comparison import building, engine, running, tables
 from spinalnet.comparison.asking import Source, ask, check_worth_asking, default_folder
+from spinalnet.comparison.cells import Bench, Cell, Event, Failure, Load
 from spinalnet.comparison.cost import MeasurementError, time_heads
 from spinalnet.comparison.engine import Effort
 from spinalnet.comparison.finished import LOOKS_FILE, note_look
+from spinalnet.comparison.metrics import default_metric, find_metric
 from spinalnet.comparison.question import ComparisonSpec
 from spinalnet.comparison.report import write_report
 from spinalnet.comparison.result import Comparison
@@ -59,7 +64,7 @@ def compare(
     ray_address: str | None = None,
     download: bool | None = None,
     command: str | None = None,
-    on_event: Callable[[engine.Event], None] | None = None,
+    on_event: Callable[[Event], None] | None = None,
     **options: Any,
 ) -> Comparison:
     """Answer "does a spinal head help on this data, and what does it cost?".
@@ -127,7 +132,7 @@ def run_comparison(
     out: str | Path,
     effort: Effort | None = None,
     *,
-    load: engine.Load | None = None,
+    load: Load | None = None,
     command: str | None = None,
     timed: bool = True,
     reported: bool = True,
@@ -160,7 +165,7 @@ def run_comparison(
     """
     effort = effort or Effort()
     out, load = checked_folder(out), load or building.load_splits
-    bench = engine.Bench(load)
+    bench = Bench(load)
     if max_seeds is not None:  # one that had gone on beyond its first seeds goes on from there
         looks = (read_mapping(out / LOOKS_FILE) or {}).get("looks") or []
         most = min(max([question.seeds, *looks]), max_seeds)
@@ -199,8 +204,8 @@ TIMING = "timing"
 
 
 def run_only(
-    name: str, question: ComparisonSpec, out: str | Path, effort: Effort, load: engine.Load
-) -> engine.Failure | None:
+    name: str, question: ComparisonSpec, out: str | Path, effort: Effort, load: Load
+) -> Failure | None:
     """Run one cell, or time the heads, as a task of an array of jobs does.
 
     Returns:
@@ -213,7 +218,7 @@ def run_only(
     cells = {cell.spec.name: cell for cell in cells_of(question, out)}
     if name not in (*cells, TIMING):
         raise unknown_name("run of this comparison", name, [*cells, TIMING])
-    bench = engine.Bench(load)
+    bench = Bench(load)
     chosen = [cells[name]] if name in cells else []
     splits = prepare(question, out, load, bench, chosen)
     if not chosen:
@@ -239,17 +244,17 @@ def checked_folder(out: str | Path) -> Path:
     return Path(out)
 
 
-def cells_of(question: ComparisonSpec, out: Path) -> list[engine.Cell]:
+def cells_of(question: ComparisonSpec, out: Path) -> list[Cell]:
     """Return every run of a comparison with its folder, all heads of a unit before the next."""
-    return [engine.Cell(spec, out / "runs" / spec.name) for spec in question.cells()]
+    return [Cell(spec, out / "runs" / spec.name) for spec in question.cells()]
 
 
 def prepare(
     question: ComparisonSpec,
     out: Path,
-    load: engine.Load,
-    bench: engine.Bench,
-    only: Sequence[engine.Cell] | None = None,
+    load: Load,
+    bench: Bench,
+    only: Sequence[Cell] | None = None,
 ) -> Splits | None:
     """Refuse what cannot be, and only then write what is asked; return the first unit's data.
 
@@ -268,9 +273,11 @@ def prepare(
     cells = cells_of(question, out)
     splits = None
     if isinstance(question.base, TableSpec):
-        tables.check_specs([cell.spec for cell in cells if isinstance(cell.spec, TableSpec)])
+        task = tables.check_specs([c.spec for c in cells if isinstance(c.spec, TableSpec)])
+        _check_judging(question, task)
     else:
         splits = _first_splits(question, cells[0], load)
+        _check_judging(question, splits.info.task)
         bench.keep(cells[0], splits)
     for cell in cells if only is None else only:
         if runs.is_run(cell.folder):
@@ -284,20 +291,49 @@ def prepare(
     return splits
 
 
-def _first_splits(question: ComparisonSpec, first: engine.Cell, load: engine.Load) -> Splits:
+def _check_judging(question: ComparisonSpec, task: str) -> None:
+    """Refuse a metric of the other task, and a margin that no difference can reach."""
+    asked = question.metric
+    metric = find_metric(asked, task) if asked else default_metric(task, table=question.is_of_table)
+    if question.margin is not None and metric.in_points and question.margin >= 1:
+        raise InputError(
+            f"a margin of {metric.name} is a share below 1, got {question.margin:g}: 0.02 is two "
+            "points."
+        )
+
+
+def _first_splits(question: ComparisonSpec, first: Cell, load: Load) -> Splits:
     """Load the data of the first unit, and see that every head can be built for it."""
     assert isinstance(first.spec, RunSpec)
     splits = load(first.spec)
+    seen: list[tuple[str, RunSpec, Any]] = []
     with building.one_after_another(first.spec.train):
-        for spec in question.of_unit(question.units()[0]):
+        for label, spec in zip(question.heads, question.of_unit(question.units()[0]), strict=True):
             assert isinstance(spec, RunSpec)
             try:
-                building.build_model(spec, splits.info)
+                head = building.build_model(spec, splits.info).head
             except SpinalnetError:
                 raise
             except (MemoryError, RuntimeError):
                 continue  # too large for this machine: told in its row, and the others run
+            for other, one, built in seen:
+                if one.train == spec.train and _same(head, built):
+                    raise InputError(
+                        f"heads must differ, but {other} and {label} are the same network here: "
+                        "leave one out."
+                    )
+            seen.append((label, spec, head))
     return splits
+
+
+def _same(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two heads of one seed are the same: built alike, with the same weights."""
+    ours, theirs = one.state_dict(), other.state_dict()
+    return (
+        repr(one) == repr(other)
+        and ours.keys() == theirs.keys()
+        and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    )
 
 
 _FIXED = ("folds", "metric", "margin")
@@ -345,8 +381,8 @@ def _tuned(
     trials: int,
     out: Path,
     effort: Effort,
-    load: engine.Load,
-    bench: engine.Bench,
+    load: Load,
+    bench: Bench,
     given: Collection[str],
 ) -> ComparisonSpec:
     """Return the question with the settings that tuning found."""
@@ -364,8 +400,8 @@ def _tuned(
 
 
 def _run_units(
-    question: ComparisonSpec, out: Path, effort: Effort, load: engine.Load, bench: engine.Bench
-) -> dict[str, engine.Failure]:
+    question: ComparisonSpec, out: Path, effort: Effort, load: Load, bench: Bench
+) -> dict[str, Failure]:
     """Run what is missing; return what failed, by name."""
     cells = cells_of(question, out)
     failures = _run_cells(question, cells, effort, load, bench)
@@ -377,12 +413,8 @@ def _run_units(
 
 
 def _run_cells(
-    question: ComparisonSpec,
-    cells: Sequence[engine.Cell],
-    effort: Effort,
-    load: engine.Load,
-    bench: engine.Bench,
-) -> list[engine.Failure | None]:
+    question: ComparisonSpec, cells: Sequence[Cell], effort: Effort, load: Load, bench: Bench
+) -> list[Failure | None]:
     base = question.base
     device = base.train.device if isinstance(base, RunSpec) else "cpu"
     missing = sum(not runs.is_done(cell.folder) for cell in cells)

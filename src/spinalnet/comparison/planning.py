@@ -15,6 +15,7 @@ import torch
 
 from spinalnet._checks import InputError
 from spinalnet.comparison import building, comparing, engine, running, workers
+from spinalnet.comparison.cells import Bench, Cell, Load, pinned
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.table_spec import TableSpec
 from spinalnet.data import ArrayDataset
@@ -78,9 +79,7 @@ class Plan:
     disk: int
 
 
-def plan(
-    question: ComparisonSpec, out: str | Path, effort: engine.Effort, load: engine.Load
-) -> Plan:
+def plan(question: ComparisonSpec, out: str | Path, effort: engine.Effort, load: Load) -> Plan:
     """Measure a few steps of every head in a process of its own, as a worker is one.
 
     Raises:
@@ -118,9 +117,7 @@ def plan(
     )
 
 
-def _in_a_worker(
-    specs: Sequence[RunSpec | TableSpec], threads: int, load: engine.Load
-) -> list[Measured]:
+def _in_a_worker(specs: Sequence[RunSpec | TableSpec], threads: int, load: Load) -> list[Measured]:
     order = workers.pickled((specs, threads, load))
     with workers.start(__name__, "serve", threads) as process:
         said, _ = process.communicate(order)
@@ -139,7 +136,7 @@ def serve() -> None:
     orders, answers = workers.pipes()
     specs, threads, load = pickle.load(orders)
     try:
-        with engine.pinned(threads):
+        with pinned(threads):
             outcome: Any = _measure(specs, load)
     except Exception as error:
         outcome = error
@@ -147,7 +144,7 @@ def serve() -> None:
     answers.flush()
 
 
-def _measure(specs: Sequence[RunSpec | TableSpec], load: engine.Load) -> list[Measured]:
+def _measure(specs: Sequence[RunSpec | TableSpec], load: Load) -> list[Measured]:
     found = []
     splits = None
     for spec in specs:
@@ -162,8 +159,8 @@ def _measure(specs: Sequence[RunSpec | TableSpec], load: engine.Load) -> list[Me
 def _whole_run(spec: TableSpec) -> Measured:
     """Make a run on a table, which takes seconds, in a folder that vanishes."""
     with tempfile.TemporaryDirectory() as folder:
-        cell = engine.Cell(spec, Path(folder) / "run")
-        seconds = _seconds(lambda: engine.Bench().run(cell))
+        cell = Cell(spec, Path(folder) / "run")
+        seconds = _seconds(lambda: Bench().run(cell))
         disk = sum(path.stat().st_size for path in cell.folder.rglob("*") if path.is_file())
     return Measured(seconds, None, disk, _peak_memory("cpu"))
 

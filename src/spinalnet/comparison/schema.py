@@ -145,6 +145,9 @@ def upgraded(record: Mapping[str, Any], row: type, difference: type) -> dict[str
     check_version(record)
     record = with_present_heads(record, record.get("model"))
     if is_earlier(record):
+        rows = "models" if "models" in record else "heads"
+        listed = {rows: tuple[Mapping[str, Any], ...], "seeds": tuple[int, ...] | None}
+        check_values(record, listed | {"metric": str})
         record = _as_of_three(record)
     check_values(record, {"heads": tuple[Mapping[str, Any], ...]})
     found = []

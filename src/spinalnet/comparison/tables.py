@@ -43,18 +43,34 @@ if TYPE_CHECKING:
     from spinalnet.data import Table
 
 
-def check_specs(specs: Sequence[TableSpec]) -> None:
-    """Refuse whatever is impossible in any of these runs; write nothing.
+def check_specs(specs: Sequence[TableSpec]) -> str:
+    """Refuse whatever is impossible in any of these runs; write nothing. Return the task.
 
     Raises:
-        InputError: If the table cannot be had or divided, or a head or an option is impossible.
+        InputError: If the table cannot be had or divided, a head or an option is impossible, or
+            two heads are the same.
     """
     drawn: dict[Any, TableRows] = {}  # all heads of a unit have the same rows
+    built: dict[str, tuple[type, str]] = {}
+    task = ""
     for spec in specs:
         key = (spec.table, spec.target, spec.group, spec.time, spec.unit, spec.tune > 0)
         if key not in drawn:
             drawn[key] = rows_of(spec)
         _check(spec, drawn[key])
+        task = drawn[key].table.task
+        label = spec.label or spec.head
+        if spec.unit == specs[0].unit:
+            estimator = estimator_of(spec, drawn[key])
+            what = type(estimator), repr(sorted(estimator.get_params().items(), key=str))
+            for other, known in built.items():
+                if known == what:
+                    raise InputError(
+                        f"heads must differ, but {other} and {label} are the same model here: "
+                        "leave one out."
+                    )
+            built[label] = what
+    return task
 
 
 OnTable = Callable[[TableSpec, Progress], None]

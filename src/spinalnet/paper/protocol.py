@@ -1,7 +1,7 @@
 """Run a recipe in one of two ways, and keep what came out as one small record.
 
-* `protocol="honest"`: everything is chosen on validation data split from the training data, a
-  parameter-matched control is added, heads are compared by seed (`comparison.compare`);
+* `protocol="honest"`: everything is chosen on validation data split from the training data, the
+  controls are added (see `RecipeRequest.heads`), heads are compared by seed (`comparison.compare`);
 * `protocol="paper"`: the original's own procedure with its own constants; where that let the test
   data decide (the rate, the epoch that is reported), the result says "selected on test".
 
@@ -29,6 +29,7 @@ from spinalnet.comparison.engine import Effort
 from spinalnet.comparison.finished import read_folder
 from spinalnet.data import DATASETS, ArrayDataset, DatasetInfo, DataSpec, Splits, loading, readers
 from spinalnet.models import MODELS, ModelSpec
+from spinalnet.models.zoo import CONTROLS, flavour_of, mlp_options
 from spinalnet.paper.recipes import CONSTANTS, RECIPES, Recipe, find_recipes
 from spinalnet.paper.records import Budget, LastBatches, Protocol, make_record
 from spinalnet.training import TrainConfig
@@ -123,10 +124,21 @@ class RecipeRequest:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """The heads to train: the original's, or all and the matched control."""
+        """The heads to train: the original's, or all and the controls that tell something new.
+
+        Those are an MLP of the size of the first head; the first head without its chain, where it
+        is one chain; and the paper's MLP with the spinal head's norm and dropout, where its own
+        were others.
+        """
         if self.protocol == "paper":
             return self.recipe.original_heads or self.recipe.heads
-        return (*self.recipe.heads, "matched")
+        row, heads = MODELS[self.recipe.model], self.recipe.heads
+        controls = ["matched"]
+        if row.spinal == "spinal" and heads[0] in ("spinal", "spinal-shared", "spinal-reused"):
+            controls.append("unchained")
+        if "mlp-paper" in heads and self._mlp_differs():
+            controls.append("mlp")
+        return (*heads, *controls)
 
     def question(self) -> ComparisonSpec:
         """Return the comparison that answers this recipe."""
@@ -135,7 +147,9 @@ class RecipeRequest:
         if self.budget == "smoke":
             model, size = _SMOKE_MODELS.get(model, (model, None))
         fields: dict[str, dict[str, Any]] = {
-            head: {"head_options": self._options(head)} for head in self.heads if head != "matched"
+            head: {"head_options": self._options(head)}
+            for head in self.heads
+            if head not in CONTROLS
         }
         first = self.heads[0]
         if self.protocol == "paper":
@@ -149,12 +163,28 @@ class RecipeRequest:
         )
         return ComparisonSpec(base, self.heads, self.seeds, other=fields)
 
+    def _full(self, head: str) -> dict[str, Any]:
+        """Return the options of a head of the paper: those of the network, and the recipe's own."""
+        row = MODELS[self.recipe.model].heads.get(head, {})
+        return {**row, **self.recipe.options.get(head, {})}
+
+    def _mlp(self) -> dict[str, Any]:
+        return mlp_options(self._full("mlp-paper"), self._full("spinal"))
+
+    def _mlp_differs(self) -> bool:
+        """Whether "mlp" is another network than the paper's own; an unset rate or norm is none."""
+        mlp, paper = (
+            {name: value for name, value in flavour_of(options).items() if value}
+            for options in (self._mlp(), self._full("mlp-paper"))
+        )
+        return mlp != paper
+
     def _options(self, head: str) -> dict[str, Any]:
-        own = dict(self.recipe.options.get(head, {}))
+        own = self._mlp() if head == "mlp" else dict(self.recipe.options.get(head, {}))
         if self.budget != "smoke":
             return own
         # The relative that stands in must not bring options of its own.
-        options = {**MODELS[self.recipe.model].heads.get(head, {}), **own}
+        options = self._full(head) | own
         if head.startswith("spinal") and self.recipe.model in _SMOKE_MODELS:
             options = {"num_splits": 2, "norm": None, "dropout": 0.0} | options
         width = options.get("hidden_features")
