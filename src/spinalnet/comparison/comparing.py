@@ -13,15 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import nn
-
 from spinalnet import _dist, files
 from spinalnet._checks import InputError, SpinalnetError, TrainingError, unknown_name
 from spinalnet.comparison import building, engine, running, tables
 from spinalnet.comparison.asking import Source, ask, check_worth_asking, default_folder
 from spinalnet.comparison.cells import Bench, Cell, Event, Failure, Load
-from spinalnet.comparison.cost import MeasurementError, time_heads
+from spinalnet.comparison.cost import MeasurementError, are_equal, time_heads
 from spinalnet.comparison.engine import Effort
 from spinalnet.comparison.finished import LOOKS_FILE, note_look
 from spinalnet.comparison.metrics import default_metric, find_metric
@@ -317,23 +314,13 @@ def _first_splits(question: ComparisonSpec, first: Cell, load: Load) -> Splits:
             except (MemoryError, RuntimeError):
                 continue  # too large for this machine: told in its row, and the others run
             for other, one, built in seen:
-                if one.train == spec.train and _same(head, built):
+                if one.train == spec.train and are_equal(head, built):
                     raise InputError(
                         f"heads must differ, but {other} and {label} are the same network here: "
                         "leave one out."
                     )
             seen.append((label, spec, head))
     return splits
-
-
-def _same(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two heads of one seed are the same: built alike, with the same weights."""
-    ours, theirs = one.state_dict(), other.state_dict()
-    return (
-        repr(one) == repr(other)
-        and ours.keys() == theirs.keys()
-        and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    )
 
 
 _FIXED = ("folds", "metric", "margin")

@@ -108,7 +108,7 @@ def _prepared(
     features = batch[0]
     for label, spec in specs.items():
         model = build_model(spec, splits.info).to(device).eval()
-        if trunk is None or not _same(trunk, model.trunk):
+        if trunk is None or not are_equal(trunk, model.trunk):
             trunk = model.trunk
             with torch.no_grad():
                 features = trunk(batch[0])
@@ -118,8 +118,8 @@ def _prepared(
     return heads, memory
 
 
-def _same(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two trunks make the same features: as they do where heads share a seed."""
+def are_equal(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two networks are the same: built alike, with the same weights."""
     ours, theirs = one.state_dict(), other.state_dict()
     return (
         repr(one) == repr(other)
