@@ -468,3 +468,49 @@ def test_a_plan_says_what_is_missing_and_writes_nothing(tmp_path: Path) -> None:
     assert "2 at a time" in sentences[0]
     assert rows[1][:3] == ["mlp", "0", "3 (seed0, seed1, seed2)"]
     assert len(columns) == len(rows[0])
+
+
+def _of_a_cluster() -> list[int]:
+    """Return the processes that run a task of a Ray cluster now."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes()
+        except OSError:  # it has ended
+            continue
+        if words.startswith(b"ray::_run_cell"):
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.slow
+@LINUX
+def test_a_cluster_gives_the_same_bits_though_a_worker_is_killed(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    long = BASE.having(epochs=60)  # so that a run is under way when its worker is killed
+    question = ComparisonSpec(long, ("spinal", "mlp"), 2)
+    here = comparing.cells_of(question, tmp_path / "here")
+    assert run_cells(here) == [None] * 4
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        until = time.monotonic() + 120
+        while not killed and time.monotonic() < until:
+            begun = list((tmp_path / "cluster").rglob("state.pt"))  # an epoch is done
+            if begun and (workers := _of_a_cluster()):
+                os.kill(workers[0], signal.SIGKILL)
+                killed.append(workers[0])
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    cells = comparing.cells_of(question, tmp_path / "cluster")
+    events: list[Event] = []
+    try:
+        failures = run_cells(cells, jobs=2, engine="ray", on_event=events.append)
+    finally:
+        killer.join()
+    assert killed
+    assert failures == [None] * 4
+    assert sum(event.kind == "done" for event in events) == 4
+    assert files_of(tmp_path / "cluster") == files_of(tmp_path / "here")
