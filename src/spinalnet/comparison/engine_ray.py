@@ -40,7 +40,7 @@ def run(
         BackendUnavailable: If there is no Ray, or no cluster at the address.
     """
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
         raise BackendUnavailable("engine=ray needs ray: pip install 'spinalnet[ray]'.") from error
     for index in todo:
