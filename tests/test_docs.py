@@ -138,6 +138,9 @@ def test_rows_that_the_guide_sketches_fit_their_tables(sketch: str) -> None:
         free = dataclasses.MISSING
         needed = {f.name for f in fields if f.default is free and f.default_factory is free}
         assert needed <= given
+    elif isinstance(made, ast.Dict):  # a row of settings by name: those of some row
+        named = {key.value for key in made.keys if isinstance(key, ast.Constant)}
+        assert named <= {name for settings in table.values() for name in settings}
     else:
         assert callable(row)
 
