@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from spinalnet.comparison.statistics import deviation, finite, mean
-from spinalnet.comparison.wording import NONE, Show, as_markdown, digits, interval, plus_minus
+from spinalnet.comparison.wording import (
+    NONE,
+    VERDICTS,
+    Show,
+    as_markdown,
+    digits,
+    interval,
+    plus_minus,
+)
 from spinalnet.paper.recipes import RECIPES, Recipe
 from spinalnet.paper.records import Protocol, Record, load_records
+
+if TYPE_CHECKING:
+    from spinalnet.comparison.answer import Difference
 
 
 def experiments_page(results: str | Path = "results/recipes") -> str:
@@ -212,9 +223,16 @@ def _rows(record: Record) -> tuple[list[str], list[list[str]]]:
         row += [_spread(extra.get("last_batch_minimum", ()))] * has_last
         compared = interval(d, _show(summary.metric, ".2g"))
         if d is not None and d.low is not None:
-            compared += f": {d.verdict}"
+            compared += f": {_answer(d)} (n={d.n})"
         rows.append([*row, compared])
     return header, rows
+
+
+def _answer(d: Difference) -> str:
+    """Return which of the five answers a comparison has; its numbers stand beside it."""
+    if d.code in ("better", "worse"):
+        return f"{d.of if d.code == 'better' else d.minus} is better"
+    return VERDICTS[d.code].word
 
 
 def _short_commit(commit: str | Sequence[str] | None) -> str:
