@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,14 +121,20 @@ def test_a_dry_run_writes_nothing_and_printed_commands_do_the_same(
     assert done.exit_code == 0, done.output
     assert list(tmp_path.iterdir()) == []
     for end in (["--engine", "print"], ["--only", "mlp-seed1"]):
-        command = ["spinalnet", *words, "--out", "printed", *end]
+        command = [sys.executable, "-m", "spinalnet", *words, "--out", "printed", *end]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
     assert not (tmp_path / "printed" / "runs" / "spinal-seed0").exists()
     script = (tmp_path / "printed" / "slurm.sh").read_text(encoding="utf-8")
+    # The script calls the command, which may lie in an environment that is not active.
+    command = tmp_path / "bin" / "spinalnet"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m spinalnet "$@"\n')
+    command.chmod(0o755)
+    path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
     for number in range(4):  # what each task of the array does
         subprocess.run(
             ["bash", "printed/slurm.sh"],
-            env={**os.environ, "SLURM_ARRAY_TASK_ID": str(number)},
+            env={**os.environ, "SLURM_ARRAY_TASK_ID": str(number), "PATH": path},
             check=True,
             capture_output=True,
             timeout=300,

@@ -146,6 +146,7 @@ def upgraded(record: Mapping[str, Any], row: type, difference: type) -> dict[str
     record = with_present_heads(record, record.get("model"))
     if is_earlier(record):
         rows = "models" if "models" in record else "heads"
+        _ = record[rows], record["metric"]  # without them it is no summary
         listed = {rows: tuple[Mapping[str, Any], ...], "seeds": tuple[int, ...] | None}
         check_values(record, listed | {"metric": str})
         record = _as_of_three(record)
