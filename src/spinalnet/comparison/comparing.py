@@ -8,6 +8,7 @@ seeds or heads extend the comparison.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -233,7 +234,7 @@ def checked_folder(out: str | Path) -> Path:
     Raises:
         InputError: If it is an address, and not a path.
     """
-    if "://" in str(out):
+    if re.match("[A-Za-z][A-Za-z0-9+.-]+:/", str(out)):  # a Path has lost one of the slashes
         raise InputError(
             f"out must be a folder that every worker sees under the same path, got '{out}': mount "
             "the storage and give its path."

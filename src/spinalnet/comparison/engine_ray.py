@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from spinalnet._checks import BackendUnavailable, InputError
-from spinalnet.comparison.cells import Bench, Cell, Failure, Load, keep_failure, thread_variables
+from spinalnet.comparison.cells import Bench, Cell, Failure, Load, keep_failure
 from spinalnet.comparison.workers import pickled
 
 if TYPE_CHECKING:
@@ -49,10 +49,7 @@ def run(
     if own:
         _connect(ray, address, jobs * threads)
     task = ray.remote(_run_cell).options(
-        num_cpus=threads,
-        max_retries=_TRIES,
-        runtime_env={"env_vars": thread_variables(threads)},
-        scheduling_strategy="SPREAD",
+        num_cpus=threads, max_retries=_TRIES, scheduling_strategy="SPREAD"
     )
     waiting: dict[Any, int] = {}
     try:
