@@ -389,6 +389,35 @@ def test_numbers_that_are_none_are_left_out_and_the_json_is_valid(tmp_path: Path
     assert Summary.from_dict(json.loads(text)) == summary
 
 
+def test_scores_of_a_table_that_are_none_stay_empty(tmp_path: Path) -> None:
+    said = {
+        row: by_seed(lambda s, e=e: regression(e, s, 60), 3)
+        for row, e in (("spinal", 0.3), ("dense", 0.5), ("trees", 0.2))
+    }
+    lost = [("dense", 1), *(("trees", seed) for seed in range(3))]
+    for row, seed in lost:
+        targets = said[row][Unit(seed)].targets
+        said[row][Unit(seed)] = RegressionOutputs.of(torch.full_like(targets, math.nan), targets)
+    folder = write_runs(tmp_path / "some", said, model="table")
+    write_report(folder)
+    summary = load_summary(folder / "summary.json")
+    spinal, dense, trees = summary.heads
+    first, second = spinal.values[1], dense.values[2]
+    assert dense.values[1] is None
+    assert (trees.values, trees.mean, trees.difference.mean) == ((None, None, None), None, None)
+    assert "no seed that both models finished" in trees.difference.verdict
+    lines = (folder / "scores.csv").read_text().splitlines()
+    assert lines[2] == f"seed1,{first:.6f},,"
+    assert lines[3].endswith(f",{second:.6f},")
+    header, rows = short_rows(summary)
+    (score,) = [i for i, title in enumerate(header) if title.startswith("R²")]
+    assert rows[2][score : score + 2] == ["–", "–"]
+    for row in said:
+        said[row] = dict.fromkeys(said[row], said["trees"][Unit(0)])
+    with pytest.raises(InputError, match="no run has a finite test r2"):
+        summarize(write_runs(tmp_path / "none", said, model="table"))
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"), [((0.9, 0.8, 0.7), (0.8, 0.7, 0.6)), ((1, 1), (0.5, 0.5))]
 )

@@ -215,8 +215,12 @@ def test_the_command_compares_a_file(tmp_path: Path) -> None:
     assert (out / "scores.png").stat().st_size > 1000
     assert (out / "report.html").stat().st_size > 10_000
     assert summary["schema"] == 3
-    _, rows = short_rows(load_summary(out / "summary.json"))
+    header, rows = short_rows(load_summary(out / "summary.json"))
     assert [row[0] for row in rows] == ["spinal", "trees", "baseline"]
+    (score,) = [i for i, title in enumerate(header) if "mean ± std" in title]
+    shown = [float(number) for number in rows[0][score].split(" ± ")]
+    spinal = summary["heads"][0]
+    assert shown == pytest.approx([100 * spinal["mean"], 100 * spinal["std"]], abs=0.05)
 
 
 def test_the_theory_commands_write_figures(tmp_path: Path) -> None:
