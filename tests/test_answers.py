@@ -328,7 +328,7 @@ def test_holm_counts_all_comparisons(tmp_path: Path) -> None:
     for d in found:
         assert (d.code == "better") == (d.p_holm < 0.05)
     weak = [d for d in found if d.p_value < 0.05 <= d.p_holm]
-    assert all(d.reason == "correction" for d in weak)
+    assert [d.reason for d in weak] == ["correction"] * len(weak)
     assert any("corrected" in note for note in summary.methods)
 
 
@@ -414,7 +414,7 @@ def test_scores_of_a_table_that_are_none_stay_empty(tmp_path: Path) -> None:
     assert rows[2][score : score + 2] == ["–", "–"]
     for row in said:
         said[row] = dict.fromkeys(said[row], said["trees"][Unit(0)])
-    with pytest.raises(InputError, match="no run has a finite test r2"):
+    with pytest.raises(InputError, match="no run has a finite test R²"):
         summarize(write_runs(tmp_path / "none", said, model="table"))
 
 

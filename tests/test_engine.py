@@ -308,6 +308,8 @@ def test_a_head_that_does_not_fit_in_memory_stays_alone(tmp_path: Path) -> None:
         on_event=lambda event: event.failure and told.append(event.failure),
     )
     assert {failure.kind for failure in told} == {"memory"}
+    assert all("GiB at once): lower batch_size" in failure.reason for failure in told)
+    assert not any("allocat" in failure.reason.lower() for failure in told)
     large = f"mlp:hidden_features={10**13}"
     assert set(done.failed) == {f"{large}-seed{seed}" for seed in (0, 1)}
     assert [(head.head, head.n) for head in done.summary.heads] == [

@@ -139,6 +139,9 @@ def test_another_question_in_the_same_folder_is_refused(done: Path) -> None:
     other = spec(train=TrainConfig(epochs=1, lr=3e-3, device="cpu"))
     with pytest.raises(InputError, match="epochs"):
         run_comparison(ComparisonSpec(other, ("spinal", "matched"), seeds=2), done)
+    for heads in (("matched", "spinal"), ("spinal", "linear"), ("linear", "mlp")):
+        with pytest.raises(InputError, match="holds a comparison of spinal, matched: name them"):
+            run_comparison(ComparisonSpec(spec(), heads, seeds=2), done)
 
 
 @pytest.mark.parametrize(

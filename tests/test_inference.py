@@ -533,3 +533,13 @@ def test_the_committed_cells_meet_the_criterion(simulation):
         if "log-normal" in row["cell"]:
             continue  # told in docs/statistics.md: skewness is not allowed for
         assert not simulation["exceeding"](row, row["repetitions"]), row["cell"]
+
+
+@pytest.mark.parametrize(("won", "lost"), [(9, 2), (6, 0), (5, 0), (30, 15), (14, 5), (0, 0)])
+def test_interval_of_a_single_pair_agrees_with_its_exact_test(won: int, lost: int) -> None:
+    gaps = np.array([1.0] * won + [-1.0] * lost + [0.0] * (400 - won - lost))
+    found = single(gaps, 0.005)
+    if found.p_difference is not None and found.low is not None and found.high is not None:
+        excluded = found.low > 0 or found.high < 0
+        assert excluded == (found.p_difference < 0.05)
+        assert found.p_difference >= mcnemar(gaps > 0, gaps < 0)

@@ -39,8 +39,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """Return the error for a name that is in no table, with the nearest one that is."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    return InputError(f"unknown {kind} '{name}'; {hint}Known: {', '.join(known)}.")
+    hint = f"did you mean '{near[0]}'? Known: " if near else "known: "
+    return InputError(f"unknown {kind} '{name}'; {hint}{', '.join(known)}.")
 
 
 def some(names: Sequence[object], most: int) -> str:

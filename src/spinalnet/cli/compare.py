@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from spinalnet._checks import InputError, TrainingError
+from spinalnet._checks import InputError, TrainingError, unknown_name
 from spinalnet.cli.options import ProbeEpochs, ProbeLr, RunOptions, with_run_options
 from spinalnet.cli.progress import print_answer, print_plan, show_progress
 from spinalnet.cli.root import app, as_options, err_console
@@ -137,7 +137,7 @@ def compare_command(
     The same command again continues: finished runs stay, failed ones are tried again.
     """
     from spinalnet.comparison import asking, building, planning
-    from spinalnet.comparison.engine import Effort
+    from spinalnet.comparison.engine import ENGINES, Effort
     from spinalnet.training import TrainConfig
 
     shared = {"folds": folds, "repeats": repeats, "metric": metric, "margin": margin}
@@ -153,6 +153,8 @@ def compare_command(
         base = asked.spec(probe_epochs=probe_epochs, probe_lr=probe_lr)
         question = asking.ask(base, heads, seeds, **shared)
     asking.check_worth_asking(question, until_decided, max_seeds)
+    if engine not in (*ENGINES, "print"):
+        raise unknown_name("engine", engine, [*ENGINES, "print"])
     chosen = "local" if engine == "print" else engine
     effort = Effort(read_jobs(jobs), threads, chosen, ray_address)  # type: ignore[arg-type]  # checked there
     folder = asking.default_folder(question) if out is None else out

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 
 Data = Annotated[
-    str, typer.Argument(help="Name of a data set (see 'spinalnet list') or a folder of images.")
+    str,
+    typer.Argument(
+        help="A data set (see 'spinalnet list'), a folder of images, or, to compare on, a table."
+    ),
 ]
 DataDir = Annotated[
     str | None, typer.Option(help="Where the data set's files are. Without it: a cache, filled.")

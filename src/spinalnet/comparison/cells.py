@@ -115,6 +115,18 @@ class Bench:
 _NO_MEMORY = re.compile("(can't allocate|not enough|out of) memory")  # torch's words
 
 
+_BYTES = re.compile(r"tried to allocate (\d+) bytes", re.IGNORECASE)
+_SIZE = re.compile(r"tried to allocate ([\d.]+ [KMGT]i?B)", re.IGNORECASE)
+
+
+def _asked_for(sentence: str) -> str:
+    """Return what an allocator says was asked for at once, without its own words."""
+    if found := _BYTES.search(sentence):
+        return f" ({int(found[1]) / 2**30:,.3g} GiB at once)"
+    found = _SIZE.search(sentence)
+    return f" ({found[1]} at once)" if found else ""
+
+
 def explained(error: BaseException) -> Failure:
     """Say in one sentence why a run ended."""
     sentence = " ".join(str(error).split())
@@ -125,8 +137,8 @@ def explained(error: BaseException) -> Failure:
     ):
         return Failure(
             "memory",
-            "it does not fit in memory: lower batch_size, or run fewer at a time (jobs=1)."
-            + (f" ({sentence})" if sentence else ""),
+            f"it does not fit in memory{_asked_for(sentence)}: lower batch_size, or run fewer at a "
+            "time (jobs=1).",
         )
     if isinstance(error, InputError):
         return Failure("input", sentence)

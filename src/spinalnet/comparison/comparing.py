@@ -33,6 +33,7 @@ from spinalnet.comparison.table_spec import TableSpec
 from spinalnet.comparison.times import SCHEMA as TIMES_SCHEMA
 from spinalnet.comparison.tuning import check_tuning
 from spinalnet.comparison.tuning import tune as tune_heads
+from spinalnet.comparison.wording import listing
 from spinalnet.training import runs
 
 if TYPE_CHECKING:
@@ -342,6 +343,12 @@ def check_same_question(question: ComparisonSpec, out: Path) -> None:
     if kept is None:
         return
     wanted = question.to_dict()
+    before = [str(head) for head in kept.get("heads") or ()]
+    if before and (before[0] != question.heads[0] or not set(before) <= set(question.heads)):
+        raise InputError(
+            f"{out} holds a comparison of {', '.join(before)}: name them all, the first one first, "
+            f"and further ones behind them, or choose another folder for {listing(question.heads)}."
+        )
     for name in _FIXED:
         if name in kept and kept[name] != wanted[name]:
             raise InputError(

@@ -300,9 +300,9 @@ def _first_columns(summary: Summary) -> list[_Column]:
     heads = summary.heads
     columns = [(summary.wording.kind, [head.head for head in heads])]
     if any(head.head_params is not None for head in heads):
-        columns.append(("params", [_count(head.head_params) for head in heads]))
+        columns.append(("params,\nhead", [_count(head.head_params) for head in heads]))
     if any(head.head_macs is not None for head in heads):
-        columns.append(("MACs", [_count(head.head_macs) for head in heads]))
+        columns.append(("MACs,\nhead", [_count(head.head_macs) for head in heads]))
     return columns
 
 

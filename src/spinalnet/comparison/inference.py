@@ -20,7 +20,7 @@ how often each verdict is wrong.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -289,16 +289,17 @@ def single(gaps: ArrayLike, margin: float, *, unit: float | None = None) -> Esti
     found = Squares.of(values[None], unit)
     mean = float(found.mean)
     test = Inversion(mean, margin, lambda at: chance.p_examples(found, at))
-    exact = mcnemar(values > 0, values < 0) if _counts(values) else None
-    return _tested(
-        test,
-        n=1,
-        examples=len(values),
-        method="single",
-        p_difference=exact,
-        effect=_effect(values),
-        dominant="examples",
-    )
+    more: dict[str, Any] = {"n": 1, "examples": len(values), "method": "single"}
+    more |= {"effect": _effect(values), "dominant": "examples"}
+    if not _counts(values):
+        return _tested(test, **more)
+    # Of two tests of one hypothesis the milder counts, and the interval does not contradict it.
+    told = _tested(test, **more)
+    exact = mcnemar(values > 0, values < 0)
+    p = exact if told.p_difference is None else max(exact, told.p_difference)
+    if p >= ALPHA and told.low is not None and told.high is not None:
+        told = replace(told, low=min(told.low, 0.0), high=max(told.high, 0.0))
+    return replace(told, p_difference=p)
 
 
 def mcnemar(correct: ArrayLike, other: ArrayLike) -> float:

@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from spinalnet._checks import InputError
+from spinalnet._checks import InputError, some
 from spinalnet.comparison.answer import Difference, HeadSummary, Summary
 from spinalnet.comparison.baseline import few_note, prevalence, prevalence_note
 from spinalnet.comparison.findings import (
@@ -86,7 +86,8 @@ def summarize_runs(
     evidence = gather(comparison, row)
     if not evidence.values:
         raise InputError(
-            f"no run has a finite test {row.name} ({listing(evidence.unusable)}). Train again."
+            f"no run has a finite test {row.title}: {some(evidence.unusable, 3)}. Train again, or "
+            "choose another metric."
         )
     level = baseline_value(comparison, evidence)
     asked = comparison.question.get("margin") if margin is None else margin

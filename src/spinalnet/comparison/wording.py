@@ -143,6 +143,9 @@ def as_markdown(header: Sequence[str], rows: Iterable[Sequence[str]], left: int 
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+_LABEL_WIDTH = 24  # the longest name of a head with an option stays on one line
+
+
 def as_rich(
     header: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None
 ) -> Table:
@@ -155,7 +158,12 @@ def as_rich(
         title=title, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
     )
     for i, column in enumerate(header):
-        table.add_column(escape(column), justify="right" if i else "left", no_wrap=not i)
+        table.add_column(
+            escape(column),
+            justify="right" if i else "left",
+            overflow="fold",
+            max_width=None if i else _LABEL_WIDTH,  # a head with many options takes several lines
+        )
     for row in rows:
         table.add_row(*map(escape, row))
     return table

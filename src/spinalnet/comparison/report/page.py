@@ -117,6 +117,7 @@ def _summary_row(head: Mapping[str, Any], metric: str) -> dict[str, Any]:
     names = {"mean": f"{metric}_mean", "std": f"{metric}_std", "values": values}
     nested = ("difference", "cost", "failed", "chosen")
     row = {names.get(key, key): value for key, value in head.items() if key not in nested}
+    row[values] = " ".join("-" if value is None else f"{value:.6g}" for value in head["values"])
     for key in _OF_DIFFERENCE:
         row[f"difference_{key}"] = (head["difference"] or {}).get(key)
     return row
