@@ -34,6 +34,7 @@ from spinalnet.comparison import building, comparing, engine
 from spinalnet.comparison.cells import Cell, Event, Failure, pinned
 from spinalnet.comparison.comparing import run_comparison
 from spinalnet.comparison.engine import Effort, jobs_for, run_cells
+from spinalnet.comparison.storage import Storage
 from spinalnet.training import runs
 
 BASE = RunSpec.of("digits", limit=100, epochs=2, lr=3e-3, device="cpu", seed=0)
@@ -348,7 +349,7 @@ def test_where_nothing_finishes_the_reason_is_raised(tmp_path: Path) -> None:
         ({"time": "x"}, "time has no meaning for 'digits', which is no table"),
         ({"until_decided": True, "folds": 3}, "leave out until_decided, or the folds"),
         ({"until_decided": True, "max_seeds": 3}, "max_seeds must be at least seeds=5, got 3"),
-        ({"out": "s3://bucket/x"}, "mount the storage and give its path"),
+        ({"out": "s3://bucket/x"}, "give an address as storage"),
         ({"epocs": 3}, "unknown setting of a run 'epocs'; did you mean 'epochs'"),
         ({"data": "sklearn:iris", "heads": "spinal,vgg"}, "unknown head of tables 'vgg'"),
         ({"data": "sklearn:iris", "epochs": 3}, "epochs has no meaning for a table"),
@@ -516,3 +517,71 @@ def test_a_cluster_gives_the_same_bits_though_a_worker_is_killed(tmp_path: Path)
     assert failures == [None] * 4
     assert sum(event.kind == "done" for event in events) == 4
     assert files_of(tmp_path / "cluster") == files_of(tmp_path / "here")
+
+
+# --- a storage between machines -------------------------------------------------------------------
+
+
+def test_a_storage_keeps_a_run_and_its_mark_comes_last(tmp_path: Path, monkeypatch: Any) -> None:
+    import fsspec
+
+    storage = Storage("memory://bucket/comparison")
+    storage.check()
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("config.yaml", "DONE", "state.pt", "zz.json"):
+        (run / name).write_text(name)
+    memory, order = fsspec.filesystem("memory"), []
+    put = memory.pipe_file
+    monkeypatch.setattr(
+        type(memory), "pipe_file", lambda _, path, data: (order.append(path), put(path, data))
+    )
+    storage.put(run, "runs/spinal-seed0")
+    assert [path.rpartition("/")[2] for path in order][-1] == "DONE"
+    back = tmp_path / "back"
+    assert storage.get("runs/spinal-seed0", back)
+    assert {p.name: p.read_text() for p in back.iterdir()} == {
+        p.name: p.read_text() for p in run.iterdir()
+    }
+    (run / "state.pt").unlink()  # what is gone from the run goes from the storage, and from copies
+    storage.put(run, "runs/spinal-seed0")
+    assert storage.get("runs/spinal-seed0", back)
+    assert sorted(path.name for path in back.iterdir()) == ["DONE", "config.yaml", "zz.json"]
+    assert not storage.get("runs/other", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("runs/here", "storage must be an address such as s3://bucket/folder"),
+        ("nowhere://bucket", "storage 'nowhere://bucket' cannot be used"),
+        ("file:///proc/spinalnet/x", "cannot be written and read"),
+    ],
+)
+def test_a_storage_that_cannot_be_used_is_refused(address: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Storage(address).check()
+
+
+def test_a_storage_is_for_a_cluster() -> None:
+    with pytest.raises(InputError, match="storage has no meaning without engine=ray"):
+        Effort(storage="s3://bucket/folder")
+
+
+@pytest.mark.slow
+@LINUX
+def test_a_cluster_without_a_shared_disk_passes_runs_through_a_storage(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    question = ComparisonSpec(BASE, ("spinal", "mlp"), 1)
+    here = comparing.cells_of(question, tmp_path / "here")
+    assert run_cells(here) == [None] * 2
+    cells = comparing.cells_of(question, tmp_path / "there")
+    address = f"file://{tmp_path}/storage"
+    # One run lies there already, as of a driver that was killed: it is taken as it is.
+    Storage(address).put(here[0].folder, f"runs/{here[0].folder.name}")
+    assert run_cells(cells, jobs=2, engine="ray", storage=address) == [None] * 2
+    assert files_of(tmp_path / "there") == files_of(tmp_path / "here")
+    assert (cells[0].folder / "environment.json").read_bytes() == (
+        here[0].folder / "environment.json"
+    ).read_bytes()

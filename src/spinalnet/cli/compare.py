@@ -82,6 +82,16 @@ Engine = Annotated[
 RayAddress = Annotated[
     str | None, _option(_ENGINE, "Address of a Ray cluster; without it, one on this machine.")
 ]
+StorageOf = Annotated[
+    str | None,
+    _option(
+        _ENGINE,
+        "Address (s3://bucket/folder) through which the machines of a Ray cluster that share no "
+        "disk pass the runs on.",
+        "--storage",
+        metavar="URL",
+    ),
+]
 DryRun = Annotated[
     bool, _option(_ENGINE, "Show what would run, and what it costs; write nothing.", "--dry-run")
 ]
@@ -123,6 +133,7 @@ def compare_command(
     threads: Threads = 1,
     engine: Engine = "local",
     ray_address: RayAddress = None,
+    storage: StorageOf = None,
     dry_run: DryRun = False,
     only: Only = None,
 ) -> None:
@@ -156,7 +167,7 @@ def compare_command(
     if engine not in (*ENGINES, "print"):
         raise unknown_name("engine", engine, [*ENGINES, "print"])
     chosen = "local" if engine == "print" else engine
-    effort = Effort(read_jobs(jobs), threads, chosen, ray_address)  # type: ignore[arg-type]  # checked there
+    effort = Effort(read_jobs(jobs), threads, chosen, ray_address, None, storage)
     folder = asking.default_folder(question) if out is None else out
     load = functools.partial(building.load_splits, download=asked.download)
     if tune and not question.is_of_table and (dry_run or only is not None or engine == "print"):

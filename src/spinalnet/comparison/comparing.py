@@ -61,6 +61,7 @@ def compare(
     threads: int = 1,
     engine: Literal["local", "ray"] = "local",
     ray_address: str | None = None,
+    storage: str | None = None,
     download: bool | None = None,
     command: str | None = None,
     on_event: Callable[[Event], None] | None = None,
@@ -91,6 +92,8 @@ def compare(
         threads: Threads of each run on the CPU.
         engine: "local", or "ray" for a cluster.
         ray_address: As `ray.init` takes it; None for a cluster on this machine.
+        storage: Address of a folder (s3://bucket/folder) that passes runs between the machines of a
+            cluster that share no disk.
         download: Whether missing data may be fetched.
         command: Kept with the result as what made it.
         on_event: Told of every run that begins, goes on, ends or fails.
@@ -116,7 +119,7 @@ def compare(
     folder = run_comparison(
         question,
         default_folder(question) if out is None else out,
-        Effort(jobs, threads, engine, ray_address, on_event),
+        Effort(jobs, threads, engine, ray_address, on_event, storage),
         load=functools.partial(building.load_splits, download=download),
         command=command,
         max_seeds=max_seeds if until_decided else None,
@@ -237,8 +240,8 @@ def checked_folder(out: str | Path) -> Path:
     """
     if re.match("[A-Za-z][A-Za-z0-9+.-]+:/", str(out)):  # a Path has lost one of the slashes
         raise InputError(
-            f"out must be a folder that every worker sees under the same path, got '{out}': mount "
-            "the storage and give its path."
+            f"out must be a folder on a disk, got '{out}': give an address as storage, through "
+            "which the machines of a Ray cluster pass the runs on."
         )
     return Path(out)
 
@@ -419,6 +422,7 @@ def _run_cells(
         threads=effort.threads,
         engine=effort.engine,
         ray_address=effort.ray_address,
+        storage=effort.storage,
         load=load,
         bench=bench,
         on_event=effort.on_event,

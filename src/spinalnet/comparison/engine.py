@@ -35,6 +35,7 @@ class Effort:
         threads: Threads of each run on the CPU.
         engine: "local" or "ray".
         ray_address: See `run_cells`.
+        storage: See `run_cells`.
         on_event: Told of every run that begins, goes on, ends or fails.
     """
 
@@ -43,6 +44,7 @@ class Effort:
     engine: Literal["local", "ray"] = "local"
     ray_address: str | None = None
     on_event: Callable[[Event], None] | None = None
+    storage: str | None = None
 
     def __post_init__(self) -> None:
         check_positive("threads", self.threads)
@@ -52,6 +54,8 @@ class Effort:
             raise unknown_name("engine", self.engine, ENGINES)
         if self.ray_address is not None and self.engine != "ray":
             raise InputError("ray_address has no meaning without engine=ray: leave it out.")
+        if self.storage is not None and self.engine != "ray":
+            raise InputError("storage has no meaning without engine=ray: leave it out.")
 
 
 class _Listener(BaseException):
@@ -100,6 +104,7 @@ def run_cells(
     load: Load | None = None,
     bench: Bench | None = None,
     on_event: Callable[[Event], None] | None = None,
+    storage: str | None = None,
 ) -> list[Failure | None]:
     """Run every cell that is not done; return what failed, in the order of the cells.
 
@@ -113,6 +118,8 @@ def run_cells(
             above 1 it must be a function that other processes can import.
         bench: What runs them in this process, which may have data already.
         on_event: Called in this process.
+        storage: Address of a folder (s3://bucket/folder) through which the machines of a cluster
+            that share no disk pass the runs on; None where all see the folders of the cells.
 
     Raises:
         InputError: If the engine cannot be had, or `load` cannot be sent to other processes.
@@ -144,8 +151,10 @@ def run_cells(
             todo.append(index)
     if engine == "ray":
         from spinalnet.comparison import engine_ray
+        from spinalnet.comparison.storage import Storage
 
-        engine_ray.run(cells, todo, jobs, threads, ray_address, load, tell)
+        shared = None if storage is None else Storage(storage)
+        engine_ray.run(cells, todo, jobs, threads, ray_address, load, tell, shared)
     elif todo:
         from spinalnet.comparison import workers
 

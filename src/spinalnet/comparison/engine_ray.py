@@ -1,26 +1,55 @@
-"""Runs cells as tasks of a Ray cluster, whose machines share the folder of the comparison."""
+"""Runs cells as tasks of a Ray cluster, whose machines share the folder or a storage."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spinalnet._checks import BackendUnavailable, InputError
 from spinalnet.comparison.cells import Bench, Cell, Failure, Load, keep_failure
+from spinalnet.comparison.storage import Storage, scratch
 from spinalnet.comparison.workers import pickled
 
 if TYPE_CHECKING:
-    from spinalnet.training import RunRecord
+    from spinalnet.training import Progress, RunRecord
 
 _TRIES = 3  # times that a run whose worker was killed is given to another one
 
 _benches: dict[str, Bench] = {}  # of a worker, which keeps the data of its last run
 
 
-def _run_cell(cell: Cell, threads: int, load: Load | None) -> RunRecord | Failure:
+_PUT_EVERY = 60.0  # seconds between two copies of an unfinished run into the storage
+
+
+def _run_cell(
+    cell: Cell, threads: int, load: Load | None, storage: Storage | None
+) -> RunRecord | Failure:
     """Be a task: run a cell, on from where a worker that was killed has left it."""
     bench = _benches.setdefault("here", Bench(load))
-    return bench.attempt(cell, threads)
+    if storage is None:
+        return bench.attempt(cell, threads)
+    name, last = _stored(cell), time.monotonic()
+    with scratch() as folder:
+        here = replace(cell, folder=Path(folder) / cell.folder.name)
+        storage.get(name, here.folder)
+
+        def put(_: object, progress: Progress) -> None:
+            nonlocal last
+            if progress.row is not None and time.monotonic() - last >= _PUT_EVERY:
+                storage.put(here.folder, name)
+                last = time.monotonic()
+
+        outcome = bench.attempt(here, threads, put)
+        storage.put(here.folder, name)
+    return outcome if isinstance(outcome, Failure) else replace(outcome, path=cell.folder)
+
+
+def _stored(cell: Cell) -> str:
+    """Return the name of a cell in the storage."""
+    return "/".join(cell.folder.parts[-2:])
 
 
 def run(
@@ -31,6 +60,7 @@ def run(
     address: str | None,
     load: Load | None,
     tell: Callable[..., None],
+    storage: Storage | None = None,
 ) -> None:
     """Run the cells with these numbers as tasks; see `engine.run_cells`.
 
@@ -38,11 +68,14 @@ def run(
 
     Raises:
         BackendUnavailable: If there is no Ray, or no cluster at the address.
+        InputError: If the storage cannot be used.
     """
     try:
         import ray  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
         raise BackendUnavailable("engine=ray needs ray: pip install 'spinalnet[ray]'.") from error
+    if storage is not None:
+        storage.check()
     for index in todo:
         pickled((cells[index], load))
     own = not ray.is_initialized()
@@ -54,13 +87,15 @@ def run(
     waiting: dict[Any, int] = {}
     try:
         for index in todo:
-            waiting[task.remote(cells[index], threads, load)] = index
+            waiting[task.remote(cells[index], threads, load, storage)] = index
             tell(index, "started", index)
         while waiting:
             ready, _ = ray.wait(list(waiting), timeout=1.0)  # so that Ctrl-C is heard
             for reference in ready:
                 index = waiting.pop(reference)
                 outcome = _outcome(ray, reference, cells[index])
+                if storage is not None:
+                    storage.get(_stored(cells[index]), cells[index].folder)
                 kind = "failed" if isinstance(outcome, Failure) else "done"
                 tell(index, kind, index, outcome)
     finally:

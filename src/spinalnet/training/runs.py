@@ -35,6 +35,10 @@ from spinalnet.training.environment import describe_environment
 _MARK = "# A spinalnet run: what was asked for. Do not edit.\n"
 
 
+DONE_FILE = "DONE"
+"""The mark of a run that is complete."""
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """What a run folder says, for reports. `result` is None until the run is done."""
@@ -170,7 +174,7 @@ class RunFolder:
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write `result.json`, then `DONE`; remove `state.pt`. Numbers not finite become null."""
         files.write_mapping(self.path / "result.json", result)
-        files.write_text(self.path / "DONE", "")
+        files.write_text(self.path / DONE_FILE, "")
         # After DONE: a run killed between the two must not lose what it needs to go on.
         with files.writing(self.path / "state.pt"):
             (self.path / "state.pt").unlink(missing_ok=True)
@@ -187,7 +191,7 @@ def is_run(path: str | os.PathLike[str]) -> bool:
 
 def is_done(path: str | os.PathLike[str]) -> bool:
     """Return whether `path` is the folder of a run that is complete."""
-    return is_run(path) and (Path(path) / "DONE").exists()
+    return is_run(path) and (Path(path) / DONE_FILE).exists()
 
 
 def load_runs(folder: str | os.PathLike[str]) -> list[RunRecord]:
