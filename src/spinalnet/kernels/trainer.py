@@ -129,6 +129,7 @@ class Trainer:
         *,
         memory: tuple[Tensor, Tensor | None],
         before: int,
+        first: int,
         seed: int,
         threads: int = 1,
     ) -> tuple[list[float], int]:
@@ -141,6 +142,7 @@ class Trainer:
             memory: Of the optimizer: running mean of the gradient (or velocity) and, not of sgd,
                 of its square; written.
             before: Steps that filled `memory`.
+            first: Steps of the epoch before these; masks depend on it and on `seed`.
             seed: Of the dropout masks.
             threads: How many may be used; the result has the same bits for any number.
 
@@ -151,19 +153,19 @@ class Trainer:
         rule = self._rule
         schedule = torch.tensor(rates, dtype=torch.float64)
         losses = torch.empty(len(rates), dtype=torch.float64)
-        first, second = memory
+        mean, square = memory
         made, correct = extension.train(
             self._double,
             self._net,
             self._layers,
             (*self._data, order.data_ptr()),
             tuple(sizes),
-            (*self._vectors, first.data_ptr(), 0 if second is None else second.data_ptr()),
+            (*self._vectors, mean.data_ptr(), 0 if square is None else square.data_ptr()),
             self._stretches,
             (
                 *(_RULES.index(rule.name), schedule.data_ptr(), losses.data_ptr()),
                 *(rule.weight_decay, *rule.betas, rule.epsilon, rule.momentum, rule.clip_norm),
-                *(before, seed, threads),
+                *(before, seed, first, threads),
             ),
         )
         return losses[: made + 1].tolist(), correct

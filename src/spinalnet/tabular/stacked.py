@@ -124,18 +124,18 @@ class CompiledRowsLearner:
         """Make steps of the epoch; see `loop.StepsLearner`."""
         stop = first + len(rates)
         before, memory = self._memory()
-        seed = stream_seed("dropout", self.config.seed, self.epoch, first)
         losses, correct = self.trainer.steps(
             self.order[self.starts[first] : self.starts[stop]],
             self.sizes[first:stop],
             rates,
             memory=memory,
             before=before,
-            seed=seed,
+            first=first,
+            seed=stream_seed("dropout", self.config.seed, self.epoch),
             threads=torch.get_num_threads(),
         )
         if (steps := self.optimizer.state[self.vector].get("step")) is not None:
-            steps.fill_(before + len(losses))
+            steps.fill_(before + len(losses))  # one too many where training ends: no matter
         self.optimizer.param_groups[0]["lr"] = rates[-1]
         return StepsTaken(losses, self.sizes[first : first + len(losses)], correct)
 

@@ -619,7 +619,7 @@ PyObject* train_as(Items net, Items layers, Items data, Items sizes, Items vecto
     t.epsilon = rule.real(), t.momentum_factor = rule.real(), t.clip_norm = rule.real();
     t.steps_before = rule.number();
     t.seed = PyLong_AsUnsignedLongLongMask(rule.object());
-    t.threads = static_cast<int>(rule.number());
+    t.first = rule.number(), t.threads = static_cast<int>(rule.number());
     if (PyErr_Occurred()) return nullptr;
     index steps = 0;
     bool out_of_memory = false;

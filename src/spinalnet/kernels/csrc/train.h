@@ -259,12 +259,12 @@ index train(Training<T>& t) {
         chosen += rows;
         s.rows = rows;
         if (words) {
-            draw(mask_seed(t.seed, step, 0), t.keep, masks.data(), rows * words);
+            draw(mask_seed(t.seed, t.first + step, 0), t.keep, masks.data(), rows * words);
             r.inputs = {masks.data(), words, static_cast<T>(1 / t.keep)};
         }
         if (output_words) {
             std::uint32_t* const mine = masks.data() + rows * words;
-            draw(mask_seed(t.seed, step, 1), t.keep_output, mine, rows * output_words);
+            draw(mask_seed(t.seed, t.first + step, 1), t.keep_output, mine, rows * output_words);
             r.outputs = {mine, output_words, static_cast<T>(1 / t.keep_output)};
         }
         drops ? forward_regularized(s, r) : forward(s);

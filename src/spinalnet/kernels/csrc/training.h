@@ -55,7 +55,8 @@ struct Training {
     double weight_decay, beta1, beta2, epsilon, momentum_factor;
     double clip_norm;  // 0: no limit
     index steps_before;  // since the optimizer was new
-    std::uint64_t seed;  // of the dropout masks of these steps
+    std::uint64_t seed;  // of the dropout masks of the epoch
+    index first;         // steps made of it
     int threads;
 
     double* losses;       // mean loss of every step
