@@ -19,7 +19,7 @@ from spinalnet.data.order import batch_slices, epoch_order, stream_seed
 from spinalnet.kernels import masks, native
 from spinalnet.nn import LinearHead, MLPHead, SpinalNet, UnchainedNet, matched_unchained
 from spinalnet.tabular.learner import RowsLearner
-from spinalnet.tabular.stacked import CompiledRowsLearner, train_together, why_not
+from spinalnet.tabular.stacked import CompiledRowsLearner, rows_learner, train_together, why_not
 from spinalnet.training import TrainConfig
 from spinalnet.training.loop import Loop
 from spinalnet.training.updates import new_optimizer
@@ -408,11 +408,11 @@ def test_rows_that_do_not_fit_are_refused() -> None:
     for task, rows, reason in (
         ("regression", (torch.randn(5, 7), values, None), r"rows must be \(N, 6\)"),
         ("regression", (torch.randn(0, 6), values[:0], None), "N > 0"),
-        ("regression", (x, values[:4], None), r"must be \(5, 2\) floats"),
-        ("regression", (x, classes, None), r"must be \(5, 2\) floats"),
-        ("classification", (x, values, None), r"must be \(5,\) integers"),
+        ("regression", (x, values[:4], None), r"must be \(5, 2\), got"),
+        ("regression", (x, classes, None), "must be floats"),
+        ("classification", (x, values, None), "must be integers"),
         ("classification", (x, classes + 1, None), "classes from 0 to 1, got 1 to 2"),
-        ("classification", (x, classes, torch.rand(4)), "one per row"),
+        ("classification", (x, classes, torch.rand(4)), "one for each of 5 rows"),
     ):
         with pytest.raises(InputError, match=reason):
             train_together([net], [config], task, rows)  # type: ignore[arg-type]
@@ -420,3 +420,11 @@ def test_rows_that_do_not_fit_are_refused() -> None:
         train_together([net, net], [config] * 2, "classification", (x, classes, None))
     with pytest.raises(InputError, match="for each of the 1"):
         train_together([net], [config], "classification", [(x, classes, None)] * 2)
+
+
+def test_the_learner_of_rows_is_the_compiled_one_where_there_is_one() -> None:
+    x, targets = torch.randn(20, 6), torch.randint(0, 2, (20,))
+    for norm, kind in ((None, CompiledRowsLearner), ("batch", RowsLearner)):
+        net = SpinalNet(6, 2, 4, norm=norm)
+        learner = rows_learner(net, TrainConfig(), "classification", (x, targets, None))
+        assert type(learner) is kind

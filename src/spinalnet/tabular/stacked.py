@@ -8,7 +8,6 @@ with the others but the call: it has the same bits whatever its companions, alon
 from __future__ import annotations
 
 import concurrent.futures
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,26 +19,15 @@ from torch import Tensor, nn
 
 from spinalnet._checks import InputError, TrainingError
 from spinalnet.data.order import batch_slices, epoch_order, stream_seed
-from spinalnet.kernels import trainer
 from spinalnet.nn import form_of, why_no_form
-from spinalnet.training import Metrics
+from spinalnet.tabular.learner import Rows, RowsLearner
+from spinalnet.training import Metrics, steps
 from spinalnet.training.loop import Loop, Progress, StepsTaken
 from spinalnet.training.updates import new_optimizer
 
 if TYPE_CHECKING:
-    from spinalnet.tabular.learner import Rows
     from spinalnet.training import TrainConfig
     from spinalnet.training.placement import Task
-
-# What a net is trained with beyond this has no compiled steps.
-_PLAIN: dict[str, tuple[Any, ...]] = {
-    "label_smoothing": (0.0,),
-    "class_weights": ("none",),
-    "ema_decay": (0.0,),
-    "mix": ("none",),
-    "amp": ("auto", "off"),
-    "device": ("auto", "cpu"),
-}
 
 
 def why_not(net: nn.Module, config: TrainConfig, x: Tensor) -> str | None:
@@ -48,13 +36,8 @@ def why_not(net: nn.Module, config: TrainConfig, x: Tensor) -> str | None:
     Depends on this net, its settings and its rows `x` alone, so that a net takes the same way
     whatever is trained beside it.
     """
-    if (reason := trainer.why_not(x) or why_no_form(net)) is not None:
+    if (reason := steps.why_not(config, x) or why_no_form(net)) is not None:
         return reason
-    if config.uses_depth:
-        return "its parts are to learn at different rates or times"
-    for name, served in _PLAIN.items():
-        if (value := getattr(config, name)) not in served:
-            return f"there is no compiled step with {name}={value}"
     if any(p.dtype is not x.dtype for p in net.parameters()):
         return f"its parameters are not of the type of the rows, {x.dtype}"
     return None
@@ -87,27 +70,18 @@ class CompiledRowsLearner:
             raise InputError(f"this net is not trained by compiled steps: {reason}; use fit.")
         self.net, self.config, self.held_out = net, config, held_out
         self.task: Task = task
-        self.rows = _checked(net, task, rows)
-        batches = batch_slices(len(rows[0]), config.batch_size, True)
-        self.sizes, self.steps = [part.stop - part.start for part in batches], len(batches)
-        self.starts = [0, *itertools.accumulate(self.sizes)]
+        if rows[1].is_floating_point() == (task == "classification"):
+            raise InputError(
+                f"the targets of a {task} must be {'integers' if task == 'classification' else ''}"
+                f"{'floats' if task == 'regression' else ''}, got {rows[1].dtype}."
+            )
+        self.rows = rows
         form, parameters = form_of(net)
-        self.gradient = torch.zeros_like(torch.cat([p.detach().flatten() for p in parameters]))
-        self.vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
-        self.vector.grad = self.gradient
-        parts = self.vector.data.split([parameter.numel() for parameter in parameters])
-        for parameter, values in zip(parameters, parts, strict=True):
-            parameter.data = values.view_as(parameter)
-            parameter.grad = None
-        rule = trainer.UpdateRule(
-            config.optimizer,
-            config.weight_decay,
-            config.decay_norms,
-            config.momentum,
-            clip_norm=config.clip_norm,
-        )
-        self.trainer = trainer.Trainer(form, self.rows, rule, self.vector.data, self.gradient)
-        self.epoch = 0
+        self._own = steps.VectorSteps(form, parameters, config)
+        self._own.use_rows(*rows)
+        self._batches = batch_slices(len(rows[0]), config.batch_size, True)
+        self.steps = len(self._batches)
+        self.vector = nn.Parameter(self._own.vector)
         self.restart_optimizer()
 
     def restart_optimizer(self) -> None:
@@ -116,40 +90,31 @@ class CompiledRowsLearner:
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw the order of an epoch (from 0)."""
-        self.epoch = epoch
-        self.order = epoch_order(len(self.rows.x), True, self.config.seed, epoch)
+        seed = self.config.seed
+        order = epoch_order(len(self.rows[0]), True, seed, epoch)
+        self._own.begin_epoch(order, self._batches, stream_seed("dropout", seed, epoch))
         self.net.train()
 
     def train_steps(self, first: int, rates: Sequence[float]) -> StepsTaken:
         """Make steps of the epoch; see `loop.StepsLearner`."""
-        stop = first + len(rates)
         before, memory = self._memory()
-        losses, correct = self.trainer.steps(
-            self.order[self.starts[first] : self.starts[stop]],
-            self.sizes[first:stop],
-            rates,
-            memory=memory,
-            before=before,
-            first=first,
-            seed=stream_seed("dropout", self.config.seed, self.epoch),
-            threads=torch.get_num_threads(),
-        )
-        if (steps := self.optimizer.state[self.vector].get("step")) is not None:
-            steps.fill_(before + len(losses))  # one too many where training ends: no matter
+        taken = self._own.take(first, rates, before, memory)
+        if (number := self.optimizer.state[self.vector].get("step")) is not None:
+            number.fill_(before + len(rates))
         self.optimizer.param_groups[0]["lr"] = rates[-1]
-        return StepsTaken(losses, self.sizes[first : first + len(losses)], correct)
+        return taken
 
     def _memory(self) -> tuple[int, tuple[Tensor, Tensor | None]]:
         """Return how many steps the optimizer remembers, and what."""
         state = self.optimizer.state[self.vector]
         if self.config.optimizer == "sgd":
             if state.get("momentum_buffer") is None:
-                state["momentum_buffer"] = torch.zeros_like(self.gradient)
+                state["momentum_buffer"] = torch.zeros_like(self._own.vector)
             return 0, (state["momentum_buffer"], None)
         if "step" not in state:
             state["step"] = torch.zeros((), dtype=torch.float32)
-            state["exp_avg"] = torch.zeros_like(self.gradient)
-            state["exp_avg_sq"] = torch.zeros_like(self.gradient)
+            state["exp_avg"] = torch.zeros_like(self._own.vector)
+            state["exp_avg_sq"] = torch.zeros_like(self._own.vector)
         return int(state["step"]), (state["exp_avg"], state["exp_avg_sq"])
 
     def batches(self) -> Any:
@@ -188,39 +153,13 @@ class CompiledRowsLearner:
         return self.optimizer.state_dict()
 
 
-def _checked(net: Any, task: Task, rows: Rows) -> trainer.TrainingRows:
-    """Return rows as the extension reads them, which trusts what it is given.
-
-    Raises:
-        InputError: If they fit neither the net nor each other.
-    """
-    x, targets, weights = rows
-    if x.dim() != 2 or x.shape[1] != net.in_features or not len(x):
-        raise InputError(
-            f"the rows must be (N, {net.in_features}) with N > 0, got {tuple(x.shape)}; give the "
-            "features that the net was made for."
-        )
-    shape = (len(x),) if task == "classification" else (len(x), net.out_features)
-    if targets.shape != shape or targets.is_floating_point() == (task == "classification"):
-        raise InputError(
-            f"the targets of a {task} must be {shape} {'integers' if len(shape) == 1 else 'floats'}"
-            f", got {tuple(targets.shape)} of {targets.dtype}."
-        )
-    if task == "classification":
-        targets = targets.long()
-        low, high = (int(number) for number in targets.aminmax())
-        if low < 0 or high >= net.out_features:
-            raise InputError(
-                f"the targets must be classes from 0 to {net.out_features - 1}, got {low} to "
-                f"{high}; give the net as many outputs as there are classes."
-            )
-    if weights is not None and weights.shape != (len(x),):
-        raise InputError(f"the weights must be one per row, ({len(x)},), got {weights.shape}.")
-    return trainer.TrainingRows(
-        x if x.stride(1) == 1 else x.contiguous(),
-        targets.contiguous() if task == "classification" else targets.to(x.dtype).contiguous(),
-        None if weights is None else weights.to(x.dtype).contiguous(),
-    )
+def rows_learner(
+    net: nn.Module, config: TrainConfig, task: Task, rows: Rows, held_out: Rows | None = None
+) -> CompiledRowsLearner | RowsLearner:
+    """Return what trains `net` alone: by compiled steps where `why_not` has no reason."""
+    compiled = why_not(net, config, rows[0]) is None
+    kind = CompiledRowsLearner if compiled else RowsLearner
+    return kind(net, config, task, rows, held_out)
 
 
 @dataclass(frozen=True)
