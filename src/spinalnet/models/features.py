@@ -23,7 +23,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +32,19 @@ from spinalnet import files
 from spinalnet._checks import InputError
 from spinalnet.data import ArrayDataset, FolderDataset, Splits
 from spinalnet.data.augment import STREAM
+from spinalnet.data.batches import normalize
 from spinalnet.data.images import RECIPE, usable_cpus
 from spinalnet.data.order import stream_seed
+from spinalnet.models import head_steps
 from spinalnet.models.engines import Unfit, engines
 from spinalnet.models.extracting import Asked, Extracting
 from spinalnet.models.stored import KEY_BYTES, FeatureStore
+from spinalnet.training.learner import ModelLearner
 from spinalnet.training.loop import Progress
+
+if TYPE_CHECKING:
+    from spinalnet.training.config import TrainConfig
+    from spinalnet.training.placement import Data
 
 _Part = ArrayDataset | FolderDataset
 
@@ -74,6 +81,13 @@ class FeatureDataset:
         """Yield features `(B, F)` and targets `(B,)`; `augment` is in the features already."""
         view = self._views[epoch % len(self._views)]
         return view.batches(batch_size, device=device, shuffle=shuffle, seed=seed, epoch=epoch)
+
+    def learner(self, model: nn.Module, val: Data, config: TrainConfig) -> ModelLearner:
+        """Return how `fit` trains a head on these features: by compiled steps where it can."""
+        rows = [(normalize(view.inputs, (), ()), view.targets) for view in self._views]
+        if head_steps.why_not(model, config, rows[0]) is not None:
+            return ModelLearner(model, self, val, config)
+        return head_steps.HeadLearner(model, rows, self, val, config)
 
 
 @dataclass(frozen=True)

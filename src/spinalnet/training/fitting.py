@@ -24,7 +24,7 @@ from spinalnet._checks import InputError
 from spinalnet.randomness import own_generators
 from spinalnet.training import runs
 from spinalnet.training.config import TrainConfig
-from spinalnet.training.learner import ModelLearner
+from spinalnet.training.learner import BringsLearner, ModelLearner
 from spinalnet.training.loop import Loop, nothing_to_train_on
 from spinalnet.training.placement import resolve_device
 
@@ -80,7 +80,10 @@ def fit(
     if run is not None and runs.is_done(run.path):
         raise InputError(f"{run.path} holds a run that is done: use it, or choose another folder.")
     with own_generators([device] if device.type == "cuda" else []), _kernel_choice(config, device):
-        learner = ModelLearner(model, train, val, config)
+        own = isinstance(train, BringsLearner)
+        learner = (
+            train.learner(model, val, config) if own else ModelLearner(model, train, val, config)
+        )
         loop = Loop(learner, config, on_progress)
         _take_up(run, after, loop, learner)
         with learner.all_released_after():

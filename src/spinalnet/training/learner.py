@@ -6,7 +6,7 @@ import itertools
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,15 @@ from spinalnet.training.updates import MovingAverage, clip_gradients, new_optimi
 if TYPE_CHECKING:
     from spinalnet.training.config import TrainConfig
     from spinalnet.training.placement import Batch, Data, Task
+
+
+@runtime_checkable
+class BringsLearner(Protocol):
+    """Training data that knows a quicker way to learn from it than batch by batch."""
+
+    def learner(self, model: nn.Module, val: Data, config: TrainConfig) -> ModelLearner:
+        """Return what `fit` trains `model` with."""
+        ...
 
 
 class ModelLearner:

@@ -10,9 +10,9 @@ import dataclasses
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,29 @@ class Learner(Protocol):
 
     def copy_weights(self) -> Any:
         """Return a copy of the weights that `measure` has measured."""
+        ...
+
+
+class StepsTaken(NamedTuple):
+    """What some steps found before they moved the weights.
+
+    A loss that is not finite is the last one; then the weights are those before its step.
+    """
+
+    losses: list[float]  # mean of each step
+    sizes: list[int]  # rows of each step
+    correct: int  # right answers in all of them; of a classification
+
+
+@runtime_checkable
+class StepsLearner(Protocol):
+    """A `Learner` that makes many steps in one call; then the loop asks it for no batches."""
+
+    steps: int
+    steps_at_once: int
+
+    def train_steps(self, first: int, rates: Sequence[float]) -> StepsTaken:
+        """Make steps from `first` (from 0) of the running epoch on, at these rates."""
         ...
 
 
@@ -233,6 +256,8 @@ class Loop:
 
     def _train_epoch(self) -> dict[str, Any]:
         learner = self.learner
+        if isinstance(learner, StepsLearner):
+            return self._train_at_once(learner)
         # Asking a GPU for a number makes it wait; on the CPU the number is already there.
         tally = Tally(fetch_every=1 if learner.device.type == "cpu" else 50)
         lr = self.rate(0)
@@ -259,6 +284,26 @@ class Loop:
                 self.tell("note", note=sentence)
         row = {"lr": lr, "train_loss": sums[0] / tally.n}
         return row | ({"train_accuracy": sums[1] / tally.n} if tally.counts else {})
+
+    def _train_at_once(self, learner: StepsLearner) -> dict[str, Any]:
+        total, correct, seen, lr = 0.0, 0, 0, self.rate(0)
+        for first in range(0, learner.steps, learner.steps_at_once):
+            rates = [
+                self.rate(step)
+                for step in range(first, min(first + learner.steps_at_once, learner.steps))
+            ]
+            losses, sizes, right = learner.train_steps(first, rates)
+            lr = rates[len(losses) - 1]
+            if not math.isfinite(losses[-1]):
+                raise self._not_finite("training loss", lr)
+            total += sum(loss * size for loss, size in zip(losses, sizes, strict=True))
+            seen, correct = seen + sum(sizes), correct + right
+            if self.on_progress is not None:
+                step, mean = first + len(losses), total / seen
+                self.tell("train", step=step, steps=learner.steps, loss=mean)
+        row = {"lr": lr, "train_loss": total / seen}
+        by_class = self.learner.task == "classification"
+        return row | ({"train_accuracy": correct / seen} if by_class else {})
 
     def _judge(self, metrics: Metrics, row: dict[str, Any]) -> bool:
         """Enter the metrics of an epoch and decide what follows; return whether it is the best."""

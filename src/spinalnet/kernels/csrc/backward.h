@@ -41,8 +41,9 @@ public:
         slices.reserve(s.layers);
         for (index l = 0; l < s.layers; ++l) {
             const Layer<T>& layer = s.layer[l];
-            chain.push_back(l ? pack_rows(chained(s, l), layer.stride, s.width, s.width, copy)
-                              : Operand<T>());
+            chain.push_back(is_chained(s, l)
+                                ? pack_rows(chained(s, l), layer.stride, s.width, s.width, copy)
+                                : Operand<T>());
             output.push_back(s.logits_grad ? pack_rows(s.out_weight + l * s.width, s.out_stride,
                                                        s.outputs, s.width, copy)
                                            : Operand<T>());
@@ -124,7 +125,7 @@ void sums_gradient(const Spine<T>& s, const BackwardSpine<T>& weights, index l, 
         products[count++] = {s.logits_grad + first * s.logits_grad_stride, s.logits_grad_stride,
                              &weights.output[l], s.outputs};
     }
-    if (l + 1 < s.layers) {
+    if (is_chained(s, l + 1)) {
         products[count++] = {finish.c + s.width, hidden_stride, &weights.chain[l + 1], s.width};
     }
     rows_product(products, count, rows, s.width, finish);
@@ -167,7 +168,7 @@ std::vector<Panel> weight_panels(const Spine<T>& s) {
         add(split, split, s.layer[split].size);
     }
     for (index l = 0; l < s.layers; ++l) {
-        if (l + 1 < s.layers || s.logits_grad) add(-1, l, s.width);
+        if (is_chained(s, l + 1) || s.logits_grad) add(-1, l, s.width);
     }
     return panels;
 }
@@ -217,7 +218,7 @@ void panel_gradients(const Spine<T>& s, const Dropout<T>& dropout, const Panel& 
         }
         return;
     }
-    if (panel.layer + 1 < s.layers) {
+    if (is_chained(s, panel.layer + 1)) {
         const Layer<T>& user = s.layer[panel.layer + 1];
         add_to(strips + rows * (panel.layer + 1) * s.width, s.width,
                user.weight_grad + user.columns - s.width, user.columns, user.shared,

@@ -160,10 +160,12 @@ void forward_batchwise(const Spine<T>& s, const Affine& affine, index first, ind
         const Layer<T>& layer = s.layer[l];
         const Factor<T> factors[] = {
             {layer.weight, layer.stride, x, layer.offset, layer.size},
-            {l ? chained(s, l) : nullptr, layer.stride, hidden, (l - 1) * s.width, s.width}};
+            {is_chained(s, l) ? chained(s, l) : nullptr, layer.stride, hidden, (l - 1) * s.width,
+             s.width}};
         Finish<T> finish{};
         affine.apply(s, l, finish);
-        batchwise_product<T, Lanes>(factors, l ? 2 : 1, s.width, rows, hidden, l * s.width, finish);
+        batchwise_product<T, Lanes>(factors, is_chained(s, l) ? 2 : 1, s.width, rows, hidden,
+                                    l * s.width, finish);
     }
     if (s.hidden) {
         unpack_transposed<T, Lanes>(hidden, rows, s.hidden + first * height, height);

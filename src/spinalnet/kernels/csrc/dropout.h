@@ -21,9 +21,15 @@ public:
         index at = 0;
         for (index l = 0; l < s.layers; ++l) {
             slice_at_.push_back(at);
-            at += words(s.layer[l].size) + (l ? width_words_ : 0);
+            at += words(s.layer[l].size) + (is_chained(s, l) ? width_words_ : 0);
         }
         slice_at_.push_back(at);
+    }
+
+    // Words that a row of masks takes: of the inputs, of the output row.
+    index input_words() const { return slice_at_.back(); }
+    index output_words() const {
+        return (static_cast<index>(slice_at_.size()) - 1) * width_words_;
     }
 
     Mask<T> slice(index l, index row) const {

@@ -120,7 +120,7 @@ void forward_few_rows(const Spine<T>& s, const Affine<T>& affine) {
         few_rows_product(s.x + layer.offset, s.x_stride, s.rows, layer.weight, layer.stride,
                          s.width, layer.size,
                          [&](index row, index j, T sum) { sums[row * s.width + j] = sum; });
-        if (l) {
+        if (is_chained(s, l)) {
             few_rows_product(finish.c - s.width, hidden_stride, s.rows, chained(s, l), layer.stride,
                              s.width, s.width,
                              [&](index row, index j, T sum) { sums[row * s.width + j] += sum; });
@@ -167,7 +167,8 @@ public:
                 slices.push_back(pack_transposed<T>(row, s.layer[l].size, s.width));
             }
             const auto row = [&](index j) { return chained(s, l) + j * s.layer[l].stride; };
-            chain.push_back(l ? pack_transposed<T>(row, s.width, s.width) : Operand<T>());
+            chain.push_back(is_chained(s, l) ? pack_transposed<T>(row, s.width, s.width)
+                                             : Operand<T>());
         }
         if (s.outputs) {
             const auto row = [&](index j) { return s.out_weight + j * s.out_stride; };
@@ -224,7 +225,7 @@ void forward_block(const Spine<T>& s, const PackedSpine<T>& packed, const Affine
         } else {
             products[count++] = {x + layer.offset, s.x_stride, &packed.slices[l], layer.size};
         }
-        if (l) {
+        if (is_chained(s, l)) {
             products[count++] = {finish.c - s.width, hidden_stride, &packed.chain[l], s.width};
         }
         rows_product(products, count, rows, s.width, finish);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "spine.h"
+#include "training.h"
 #include "warp.h"
 
 namespace spinalnet {
@@ -568,6 +569,90 @@ PyObject* warp(PyObject*, PyObject* arguments) {
     Py_RETURN_NONE;
 }
 
+// The numbers of a tuple of integers or floats, one by one.
+class Items {
+public:
+    explicit Items(PyObject* tuple) : tuple_(tuple) {}
+    index size() const { return static_cast<index>(PyTuple_Size(tuple_)); }
+    PyObject* object() {
+        PyObject* const item = PyTuple_GetItem(tuple_, next_);
+        if (item) ++next_;
+        return item ? item : Py_None;  // the error is set
+    }
+    index number() { return PyLong_AsSsize_t(object()); }
+    double real() { return PyFloat_AsDouble(object()); }
+    template <class P>
+    P* address() {
+        return static_cast<P*>(PyLong_AsVoidPtr(object()));
+    }
+
+private:
+    PyObject* tuple_;
+    Py_ssize_t next_ = 0;
+};
+
+template <class T>
+PyObject* train_as(Items net, Items layers, Items data, Items sizes, Items vectors, Items stretches,
+                   Items rule) {
+    Training<T> t{};
+    t.features = net.number(), t.width = net.number(), t.layers = net.number();
+    t.splits = net.number(), t.outputs = net.number(), t.unchained = net.number() != 0;
+    t.slope = static_cast<T>(net.real());
+    t.output = {net.number(), net.number(), net.number(), 0};
+    t.keep = net.real(), t.keep_output = net.real();
+    for (index l = 0; l < t.layers; ++l) {
+        t.layer.push_back({layers.number(), layers.number(), layers.number(), layers.number()});
+    }
+    t.x = data.address<const T>(), t.x_stride = data.number();
+    t.classes = data.address<const std::int64_t>(), t.values = data.address<const T>();
+    t.row_weights = data.address<const T>(), t.order = data.address<const std::int64_t>();
+    for (index i = 0; i < sizes.size(); ++i) t.sizes.push_back(sizes.number());
+    t.count = vectors.number(), t.parameters = vectors.address<T>();
+    t.gradient = vectors.address<T>(), t.momentum = vectors.address<T>();
+    t.square = vectors.address<T>();
+    for (index i = 0; i < stretches.size(); i += 3) {
+        t.stretches.push_back({stretches.number(), stretches.number(), stretches.number() != 0});
+    }
+    t.rule = static_cast<Rule>(rule.number());
+    t.rates = rule.address<const double>(), t.losses = rule.address<double>();
+    t.weight_decay = rule.real(), t.beta1 = rule.real(), t.beta2 = rule.real();
+    t.epsilon = rule.real(), t.momentum_factor = rule.real(), t.clip_norm = rule.real();
+    t.steps_before = rule.number();
+    t.seed = PyLong_AsUnsignedLongLongMask(rule.object());
+    t.first = rule.number(), t.threads = static_cast<int>(rule.number());
+    if (PyErr_Occurred()) return nullptr;
+    index steps = 0;
+    bool out_of_memory = false;
+    Py_BEGIN_ALLOW_THREADS
+    try {
+        steps = kernels->train(t);
+    } catch (const std::bad_alloc&) {
+        out_of_memory = true;
+    }
+    Py_END_ALLOW_THREADS
+    if (out_of_memory) return PyErr_NoMemory();
+    return Py_BuildValue("nL", steps, static_cast<long long>(t.correct));
+}
+
+// train(double, net, layers, data, sizes, vectors, stretches, rule): tuples of what `train_as`
+// reads, in its order. Returns steps made and right answers.
+PyObject* train(PyObject*, PyObject* arguments) {
+    PyObject* part[7];
+    int is_double;
+    if (!PyArg_ParseTuple(arguments, "pO!O!O!O!O!O!O!", &is_double, &PyTuple_Type, &part[0],
+                          &PyTuple_Type, &part[1], &PyTuple_Type, &part[2], &PyTuple_Type, &part[3],
+                          &PyTuple_Type, &part[4], &PyTuple_Type, &part[5], &PyTuple_Type,
+                          &part[6])) {
+        return nullptr;
+    }
+    const auto as = [&](auto number) {
+        return train_as<decltype(number)>(Items(part[0]), Items(part[1]), Items(part[2]),
+                                          Items(part[3]), Items(part[4]), Items(part[5]),
+                                          Items(part[6]));
+    };
+    return is_double ? as(double()) : as(float());
+}
+
 // draw(seed, keep, address of words, number of words)
 PyObject* draw(PyObject*, PyObject* const* items, Py_ssize_t count) {
     Arguments in(items, count);
@@ -642,6 +727,7 @@ PyMethodDef methods[] = {
     {"select", select, METH_O, nullptr},
     {"draw", fast(draw), METH_FASTCALL, nullptr},
     {"warp", warp, METH_VARARGS, nullptr},
+    {"train", train, METH_VARARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
 

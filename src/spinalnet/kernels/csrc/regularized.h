@@ -165,7 +165,7 @@ void forward_regularized(const Spine<T>& s, const Regularization<T>& r) {
                                      layer.size, dropout.slice(l, first), slice_copy);
         Product<T> products[2] = {{x.values, x.stride, &packed.slices[l], layer.size}};
         T* hidden = s.hidden + first * hidden_stride + l * s.width;
-        if (l) {
+        if (is_chained(s, l)) {
             const Rows<T> h = dropped<T>({hidden - s.width, hidden_stride}, rows, s.width,
                                          dropout.chain(l, first), chain_copy);
             products[1] = {h.values, h.stride, &packed.chain[l], s.width};
@@ -176,7 +176,7 @@ void forward_regularized(const Spine<T>& s, const Regularization<T>& r) {
             finish.c = r.sums + first * hidden_stride + l * s.width;
             finish.slope = 1;
         }
-        rows_product(products, l ? 2 : 1, rows, s.width, finish);
+        rows_product(products, is_chained(s, l) ? 2 : 1, rows, s.width, finish);
         if (r.norm && !r.norm[l].fixed) {
             T* mean = moments.data() + block * 2 * s.width;
             block_moments<T>({finish.c, hidden_stride}, rows, s.width, mean, mean + s.width);
@@ -230,7 +230,7 @@ void activation_gradient(const Spine<T>& s, const BackwardSpine<T>& weights,
                          T* gradients) {
     const index hidden_stride = s.layers * s.width;
     const Mask<T> of_output = dropout.output(l, first);
-    const Mask<T> of_next = l + 1 < s.layers ? dropout.chain(l + 1, first) : Mask<T>{};
+    const Mask<T> of_next = is_chained(s, l + 1) ? dropout.chain(l + 1, first) : Mask<T>{};
     if (!of_output.words && !of_next.words) {
         return sums_gradient(s, weights, l, first, rows, gradients);
     }
@@ -251,7 +251,7 @@ void activation_gradient(const Spine<T>& s, const BackwardSpine<T>& weights,
              &weights.output[l], s.outputs},
             of_output);
     }
-    if (l + 1 < s.layers) {
+    if (is_chained(s, l + 1)) {
         add({finish.c + s.width, hidden_stride, &weights.chain[l + 1], s.width}, of_next);
     }
     const T* hidden = s.hidden + first * hidden_stride + l * s.width;

@@ -1,7 +1,7 @@
 // The kernels of one instruction set: forward and backward of a whole spinal chain, each as one
 // operation, and what else is compiled once per set.
 
-#include "regularized.h"
+#include "train.h"
 
 namespace spinalnet {
 namespace SPINAL_ARCH {
@@ -40,6 +40,8 @@ const Kernels kernels = {
     draw,
     exercise_tile,
     warp,
+    train<float>,
+    train<double>,
     check,
 };
 

@@ -33,7 +33,7 @@ struct Layer {
 
     const T* weight;
     index stride;   // elements from one row of `weight` to the next
-    index columns;  // at least size + H (without the H in the first layer); B_l is the last H
+    index columns;  // at least size + H (without the H where there is no B_l); B_l is the last H
     const T* bias;  // null: none
     const Norm<T>* norm;  // null: none
 
@@ -51,6 +51,7 @@ struct Spine {
     const T* x;
     index x_stride;
     const Layer<T>* layer;
+    bool unchained;  // no layer sees the one before: there are no B_l
 
     // The output row; outputs == 0: hidden layers alone.
     index outputs;
@@ -102,11 +103,17 @@ struct BatchNorm {
 // before the activation.
 template <class T>
 struct Regularization {
-    Mask<T> inputs;    // segments: of each layer its slice, then (not the first) the previous layer
+    Mask<T> inputs;    // segments: of each layer its slice, then (if it sees it) the previous layer
     Mask<T> outputs;  // of the output row, a segment for each layer
     const BatchNorm<T>* norm;  // one per layer; null: none
     T* sums;  // with norms: what they see, rows x (layers * width)
 };
+
+// Whether layer l sees the one before it.
+template <class T>
+inline bool is_chained(const Spine<T>& s, index l) {
+    return l > 0 && l < s.layers && !s.unchained;
+}
 
 // B_l, the columns of W_l that multiply the previous layer.
 template <class T>
@@ -117,11 +124,15 @@ inline const T* chained(const Spine<T>& s, index l) {
 template <class T>
 inline double macs_per_row(const Spine<T>& s) {
     double macs = static_cast<double>(s.layers) * s.width * s.outputs;
-    for (index l = 0; l < s.layers; ++l) macs += s.width * (s.layer[l].size + (l ? s.width : 0.0));
+    for (index l = 0; l < s.layers; ++l) {
+        macs += s.width * (s.layer[l].size + (is_chained(s, l) ? s.width : 0.0));
+    }
     return macs;
 }
 
 struct Warp;  // warp.h
+template <class T>
+struct Training;  // training.h
 
 template <class T>
 using Pass = void (*)(const Spine<T>&);
@@ -141,9 +152,14 @@ struct Kernels {
     // the ceiling of everything above, for benchmarks.
     double (*exercise_tile)(index repeats);
     void (*warp)(const Warp&);
+    // Whole training steps; how many were made.
+    index (*train_float)(Training<float>&);
+    index (*train_double)(Training<double>&);
     // What is wrong with the tile and the products around it, for tests; empty: nothing.
     std::string (*check)();
 
+    index train(Training<float>& t) const { return train_float(t); }
+    index train(Training<double>& t) const { return train_double(t); }
     void forward(const Spine<float>& s) const { forward_float(s); }
     void forward(const Spine<double>& s) const { forward_double(s); }
     void backward(const Spine<float>& s) const { backward_float(s); }

@@ -1,0 +1,246 @@
+"""Many small nets on resident rows at once: steps without Python, each net with its own everything.
+
+`train_together` trains seeds, folds, trials or members of an ensemble. Every net has its own
+weights, rows or order of rows, dropout masks, learning rate and early stopping, and shares nothing
+with the others but the call: it has the same bits whatever its companions, alone too.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spinalnet._checks import InputError, TrainingError
+from spinalnet.data.order import batch_slices, epoch_order, stream_seed
+from spinalnet.nn import form_of, why_no_form
+from spinalnet.tabular.learner import Rows, RowsLearner
+from spinalnet.training import Metrics, steps
+from spinalnet.training.loop import Loop, Progress, StepsTaken
+from spinalnet.training.updates import new_optimizer
+
+if TYPE_CHECKING:
+    from spinalnet.training import TrainConfig
+    from spinalnet.training.placement import Task
+
+
+def why_not(net: nn.Module, config: TrainConfig, x: Tensor) -> str | None:
+    """Return why `net` is not trained by compiled steps, None if it is.
+
+    Depends on this net, its settings and its rows `x` alone, so that a net takes the same way
+    whatever is trained beside it.
+    """
+    if (reason := steps.why_not(config, x) or why_no_form(net)) is not None:
+        return reason
+    if any(p.dtype is not x.dtype for p in net.parameters()):
+        return f"its parameters are not of the type of the rows, {x.dtype}"
+    return None
+
+
+class CompiledRowsLearner:
+    """What `loop.Loop` trains where `why_not` has no reason; takes what `RowsLearner` takes.
+
+    While it lives, all parameters are pieces of one vector; `release` gives them memory of their
+    own again. The optimizer is one of `torch.optim`, whose memory the steps write: its state dict
+    is that of `RowsLearner`.
+    """
+
+    depth = 1
+    notes: list[str] = []  # noqa: RUF012 (never filled)
+    advice = "lower lr or set clip_norm"
+    several_processes = False
+    steps_at_once = 64  # between two looks at the keyboard and the progress bar
+    device = torch.device("cpu")
+
+    def __init__(
+        self,
+        net: nn.Module,
+        config: TrainConfig,
+        task: Task,
+        rows: Rows,
+        held_out: Rows | None = None,
+    ) -> None:
+        if (reason := why_not(net, config, rows[0])) is not None:
+            raise InputError(f"this net is not trained by compiled steps: {reason}; use fit.")
+        self.net, self.config, self.held_out = net, config, held_out
+        self.task: Task = task
+        if rows[1].is_floating_point() == (task == "classification"):
+            raise InputError(
+                f"the targets of a {task} must be {'integers' if task == 'classification' else ''}"
+                f"{'floats' if task == 'regression' else ''}, got {rows[1].dtype}."
+            )
+        self.rows = rows
+        form, parameters = form_of(net)
+        self._own = steps.VectorSteps(form, parameters, config)
+        self._own.use_rows(*rows)
+        self._batches = batch_slices(len(rows[0]), config.batch_size, True)
+        self.steps = len(self._batches)
+        self.vector = nn.Parameter(self._own.vector)
+        self.restart_optimizer()
+
+    def restart_optimizer(self) -> None:
+        """Take a new optimizer, which remembers no gradients."""
+        self.optimizer = new_optimizer(self.config, [{"params": [self.vector]}])
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Draw the order of an epoch (from 0)."""
+        seed = self.config.seed
+        order = epoch_order(len(self.rows[0]), True, seed, epoch)
+        self._own.begin_epoch(order, self._batches, stream_seed("dropout", seed, epoch))
+        self.net.train()
+
+    def train_steps(self, first: int, rates: Sequence[float]) -> StepsTaken:
+        """Make steps of the epoch; see `loop.StepsLearner`."""
+        before, memory = self._memory()
+        taken = self._own.take(first, rates, before, memory)
+        if (number := self.optimizer.state[self.vector].get("step")) is not None:
+            number.fill_(before + len(rates))
+        self.optimizer.param_groups[0]["lr"] = rates[-1]
+        return taken
+
+    def _memory(self) -> tuple[int, tuple[Tensor, Tensor | None]]:
+        """Return how many steps the optimizer remembers, and what."""
+        state = self.optimizer.state[self.vector]
+        if self.config.optimizer == "sgd":
+            if state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(self._own.vector)
+            return 0, (state["momentum_buffer"], None)
+        if "step" not in state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["exp_avg"] = torch.zeros_like(self._own.vector)
+            state["exp_avg_sq"] = torch.zeros_like(self._own.vector)
+        return int(state["step"]), (state["exp_avg"], state["exp_avg_sq"])
+
+    def batches(self) -> Any:
+        """The loop does not ask: it calls `train_steps`."""
+        raise NotImplementedError
+
+    find_gradients = update_weights = batches
+
+    @torch.no_grad()
+    def measure(self) -> Metrics | None:
+        """Return loss and accuracy on the held-out rows, whose weights count for nothing."""
+        if self.held_out is None:
+            return None
+        self.net.eval()
+        x, targets, _ = self.held_out
+        outputs = self.net(x)
+        if self.task == "classification":
+            accuracy = float((outputs.argmax(1) == targets).double().mean())
+            return Metrics(len(x), float(F.cross_entropy(outputs, targets)), accuracy)
+        return Metrics(len(x), float((outputs - targets).square().mean()))
+
+    def copy_weights(self) -> Tensor:
+        """Return a copy of all parameters, as one vector."""
+        return self.vector.detach().clone()
+
+    def load_weights(self, weights: Tensor) -> None:
+        """Take up what `copy_weights` returned."""
+        self.vector.data.copy_(weights)
+
+    def release(self) -> dict[str, Any]:
+        """Give every parameter memory of its own again; return the optimizer's state."""
+        for parameter in self.net.parameters():
+            parameter.data = parameter.data.clone()
+            parameter.grad = None
+        self.net.eval()
+        return self.optimizer.state_dict()
+
+
+def rows_learner(
+    net: nn.Module, config: TrainConfig, task: Task, rows: Rows, held_out: Rows | None = None
+) -> CompiledRowsLearner | RowsLearner:
+    """Return what trains `net` alone: by compiled steps where `why_not` has no reason."""
+    compiled = why_not(net, config, rows[0]) is None
+    kind = CompiledRowsLearner if compiled else RowsLearner
+    return kind(net, config, task, rows, held_out)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What became of one of several nets: its best weights are in `net`, in evaluation mode."""
+
+    net: nn.Module
+    loop: Loop  # its history, best epoch and why it stopped
+    optimizer_state: dict[str, Any]
+    error: TrainingError | None = None  # why it was given up; its weights mean nothing then
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch (from 1) whose weights these are."""
+        return self.loop.best_epoch or self.loop.epochs_done
+
+
+def train_together(
+    nets: Sequence[nn.Module],
+    configs: Sequence[TrainConfig],
+    task: Task,
+    rows: Rows | Sequence[Rows],
+    held_out: Rows | Sequence[Rows] | None = None,
+    *,
+    threads: int = 1,
+    on_progress: Callable[[int, Progress], None] | None = None,
+) -> list[Trained]:
+    """Train every net with its own settings, and put the weights of its best epoch into it.
+
+    Args:
+        nets: Each must be one of which `why_not` says nothing. Their shapes may differ.
+        configs: How each is trained: seed, rate, weight decay, epochs, patience are its own.
+        task: "classification" or "regression".
+        rows: Inputs `(N, D)`, targets and weights `(N,)` or `None`: for all, or for each net.
+        held_out: The same for choosing the best epoch; without, the last one is kept.
+        threads: How many nets are trained at the same time.
+        on_progress: Told the net's number and its progress; with several threads, from them.
+
+    Returns:
+        What became of each, in their order. A net whose loss is not finite has an `error`; the
+        others go on.
+
+    Raises:
+        InputError: If a net cannot be trained so, or numbers or rows do not fit.
+    """
+    if len(nets) != len(configs) or len({id(net) for net in nets}) < len(nets):
+        raise InputError(
+            f"train_together needs {len(nets)} different nets with one config each, got "
+            f"{len(configs)} configs; copy a net that is to be trained twice (copy.deepcopy)."
+        )
+    learners = [
+        CompiledRowsLearner(net, config, task, *own)
+        for net, config, *own in zip(
+            nets, configs, _each(rows, len(nets)), _each(held_out, len(nets)), strict=True
+        )
+    ]
+    loops = [
+        Loop(learner, config, None if on_progress is None else partial(on_progress, number))  # type: ignore[arg-type]
+        for number, (learner, config) in enumerate(zip(learners, configs, strict=True))
+    ]
+    with concurrent.futures.ThreadPoolExecutor(max(1, threads)) as pool:
+        return list(pool.map(_train, learners, loops))
+
+
+def _each(rows: Any, count: int) -> Sequence[Any]:
+    """Return rows for each net."""
+    if rows is None or isinstance(rows[0], Tensor):
+        return [rows] * count
+    if len(rows) != count:
+        raise InputError(f"rows must be given once, or for each of the {count} nets: {len(rows)}.")
+    return rows
+
+
+def _train(learner: CompiledRowsLearner, loop: Loop) -> Trained:
+    error = None
+    try:
+        while not loop.stopped:
+            row, _ = loop.run_epoch()
+            loop.tell("epoch", row=row)
+    except TrainingError as caught:
+        error = caught
+    if loop.best_weights is not None:
+        learner.load_weights(loop.best_weights)
+    return Trained(learner.net, loop, learner.release(), error)
