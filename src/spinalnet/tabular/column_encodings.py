@@ -341,15 +341,15 @@ def _date_numbers(values: np.ndarray) -> np.ndarray:
     gone = np.isnat(values)
     values = np.where(gone, np.datetime64(0, "us"), values)
     day, month = values.astype("datetime64[D]"), values.astype("datetime64[M]")
-    elapsed = values.astype(np.int64) / 86_400_000_000
     number = day.astype(np.int64)
+    hours = (values - day).astype(np.int64) / 3_600_000_000
     made = np.column_stack(
         [
-            elapsed,
+            number + hours / 24,
             month.astype(np.int64) % 12 + 1,
             (day - month.astype("datetime64[D]")).astype(np.int64) + 1,
             (number + 3) % 7,  # 1970-01-01 was a Thursday
-            (elapsed - number) * 24,
+            hours,
         ]
     ).astype(float)
     made[gone] = np.nan
