@@ -10,6 +10,7 @@ import codecs
 import gzip
 import io
 import re
+import sys
 import zipfile
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from spinalnet._checks import InputError, some
-from spinalnet.data.columns import check_names
+from spinalnet.data.columns import check_names, rows_in_words
 from spinalnet.data.typed_columns import is_number, typed
 
 FORMATS = (".csv", ".tsv", ".parquet", ".arrow", ".feather")
@@ -48,13 +49,11 @@ class Read:
         frame: A data frame of pandas, whose columns have names that are text and differ.
         notes: A sentence for every decision.
         no_header: A sentence if the names of the columns look like a row of data, else "".
-        kept_text: Columns of text files as they were written, for those who must see a cell.
     """
 
     frame: Any
     notes: list[str] = field(default_factory=list)
     no_header: str = ""
-    kept_text: Any = None
 
 
 def is_table_file(source: str) -> bool:
@@ -198,53 +197,60 @@ def _read_text(
     separator = "\t" if suffix == ".tsv" else _separator(content)
     if separator != ("\t" if suffix == ".tsv" else ","):
         notes.append(f"Columns of {path.name} are divided by {_SEPARATORS[separator]}.")
-    options: dict[str, Any] = {
-        "sep": separator,
-        "header": None,
-        "dtype": str,
-        "na_filter": False,
-        "index_col": False,
-        "low_memory": False,
-    }
-    first = pd.read_csv(io.StringIO(content), nrows=1, **options)
-    width = first.shape[1]
-    # One more than there are names, so that a separator at the end of a row shifts nothing.
-    options["names"] = range(width + 1)
-    cells = pd.read_csv(io.StringIO(content), **options)
-    cells = cells.astype(object).where(cells.notna(), None)
-    header = [str(name) for name in cells.iloc[0, :width]]
-    cells = cells.iloc[1:].reset_index(drop=True)
-    cells = _without_surplus(cells, header, path, notes)
+    rows = _rows(content, separator, path)
+    header = rows.pop(0)
+    if not rows:
+        raise InputError(f"table '{path}' has no rows.")
+    cells = pd.DataFrame(_even(rows, len(header), path, notes), dtype=object)
     cells = _with_names(cells, header, path, notes)
     no_header = _looks_like_data(cells, path)
     frame = typed(cells, separator, notes, text=text, targets=targets)
-    return Read(frame, notes + ([no_header] if no_header else []), no_header, cells)
+    return Read(frame, notes + ([no_header] if no_header else []), no_header)
 
 
-def _without_surplus(cells: Any, header: list[str], path: Path, notes: list[str]) -> Any:
-    """Take away what stands behind the last name, which must be nothing; tell of short rows."""
-    width = len(header)
-    surplus = cells[width]
-    held = surplus.map(lambda cell: cell is not None and cell.strip() != "").to_numpy(dtype=bool)
-    if held.any():
-        row = int(np.flatnonzero(held)[0])
+def _rows(content: str, separator: str, path: Path) -> list[list[str]]:
+    """Return the cells of all rows that are not blank."""
+    import csv
+
+    limit = csv.field_size_limit(sys.maxsize)
+    try:
+        rows = list(csv.reader(io.StringIO(content, newline=""), delimiter=separator))
+    finally:
+        csv.field_size_limit(limit)
+    rows = [row for row in rows if len(row) > 1 or (row and row[0].strip())]
+    if content.count('"') % 2 and any("\n" in cell for cell in rows[-1]):
         raise InputError(
-            f"row {row + 1} of '{path}' has {width + 1} fields, but its header has {width} names: "
-            "give every column a name, or mend the row."
+            f"table '{path}' cannot be read: a quotation mark is opened and never closed, last in "
+            f"row {max(1, len(rows) - 1)}."
         )
-    if surplus.notna().any():
+    return rows
+
+
+def _even(rows: list[list[str]], width: int, path: Path, notes: list[str]) -> list[list[str]]:
+    """Give every row as many cells as there are names; what is behind them must be empty."""
+    longer = [i for i, row in enumerate(rows) if len(row) > width]
+    for place in longer:
+        row = rows[place]
+        if any(cell.strip() for cell in row[width:]):
+            raise InputError(
+                f"row {place + 1} of '{path}' has {len(row)} fields, but its header has {width} "
+                "names: give every column a name, or mend the row."
+            )
+        rows[place] = row[:width]
+    if longer:
+        which = "Rows" if len(longer) == len(rows) else rows_in_words(longer).capitalize()
         notes.append(
-            f"Rows of {path.name} end with a separator that its header lacks: it is ignored."
+            f"{which} of {path.name} end with a separator that its header lacks: it is ignored."
         )
-    cells = cells.iloc[:, :width]
-    short = cells.iloc[:, -1].isna() if width > 1 else cells.iloc[:, -1].map(lambda _: False)
-    if (count := int(short.sum())) and count:
-        row = int(np.flatnonzero(short.to_numpy(dtype=bool))[0]) + 1
+    shorter = [i for i, row in enumerate(rows) if len(row) < width]
+    for place in shorter:
+        rows[place] = rows[place] + [""] * (width - len(rows[place]))
+    if shorter:
         notes.append(
-            f"{count} row{'s' * (count > 1)} of {path.name} {'have' if count > 1 else 'has'} fewer "
-            f"fields than there are columns (first row {row}): what is lacking counts as missing."
+            f"Fewer fields than there are columns in {rows_in_words(shorter)} of {path.name}: what "
+            "is lacking counts as missing."
         )
-    return cells.where(cells.notna(), "")
+    return rows
 
 
 def _with_names(cells: Any, header: list[str], path: Path, notes: list[str]) -> Any:
@@ -308,7 +314,7 @@ def _read_sheet(data: bytes, path: Path) -> Read:
     notes = []
     if len(names) > 1:
         notes.append(f"{path.name} has {len(names)} sheets; the first, '{names[0]}', is read.")
-    frame = book.parse(names[0], header=None)
+    frame: Any = book.parse(names[0], header=None)
     if len(frame) == 0:
         raise InputError(f"table '{path}' has no rows.")
     header = ["" if value != value else str(value) for value in frame.iloc[0]]

@@ -117,8 +117,8 @@ def _copy_of_text(name: str, column: Any, y: np.ndarray, task: str) -> list[str]
         return []
     targets = pd.Series(_codes(y))
     levels = column.astype(object).reset_index(drop=True)
-    counts = targets.groupby(levels.fillna("")).agg(["nunique", "count"])
-    alone = counts["nunique"].max() == 1 and counts["count"].mean() >= 3
+    counts: Any = targets.groupby(levels.fillna("")).agg(["nunique", "count"])
+    alone = int(counts["nunique"].to_numpy().max()) == 1 and counts["count"].mean() >= 3
     return [_gives_away(name)] if alone and targets.nunique() > 1 else []
 
 
@@ -153,7 +153,7 @@ def _orders(values: np.ndarray, y: np.ndarray, task: str) -> bool:
 
 def _related(values: np.ndarray, y: np.ndarray) -> float:
     """Return the largest rank correlation of a column with the target or one of its classes."""
-    from scipy.stats import rankdata
+    import pandas as pd
 
     if y.ndim > 1:
         targets = list(y.T)
@@ -161,8 +161,12 @@ def _related(values: np.ndarray, y: np.ndarray) -> float:
         targets = [y]
     else:
         targets = [y == one for one in np.unique(y)[:20]]
-    ranks = rankdata(values)
-    found = [np.corrcoef(ranks, rankdata(one))[0, 1] for one in targets if np.ptp(rankdata(one))]
+    ranks = pd.Series(values).rank().to_numpy()
+    found = [
+        np.corrcoef(ranks, pd.Series(one).rank().to_numpy())[0, 1]
+        for one in targets
+        if len(np.unique(one)) > 1
+    ]
     return float(np.max(np.abs(found), initial=0.0))
 
 

@@ -52,9 +52,8 @@ def check_typo(name: str, column: Any, task: str) -> None:
     wrong = not_numbers(held)
     if not len(wrong) or (task == "auto" and 2 * len(wrong) > len(held)):
         return
-    rest: Any = pd.to_numeric(
-        held.drop(wrong.index).str.replace(",", "."), errors="coerce"
-    ).dropna()
+    right = held.drop(wrong.index).str.replace(",", ".")
+    rest = pd.Series(pd.to_numeric(right, errors="coerce")).dropna()
     if task == "auto" and (rest.empty or detect_task(rest) == "classification"):
         return
     raise InputError(

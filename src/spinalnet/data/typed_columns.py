@@ -23,6 +23,7 @@ PLACEHOLDERS = frozenset({"?", "-", "--", ".", "*", "…", "..."})
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity)", re.IGNORECASE)
 _COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+|[+-]?\d+|[+-]?\d{1,3}(\.\d{3})+")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?|[+-]?\d+(\.\d+)?")
+_WHOLE = re.compile(r"[+-]?\d{1,18}")
 _POINTS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+")
 _DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}([T ]\d{1,2}:\d{2}.*)?")
 _TRUTHS = {"true": True, "false": False}
@@ -83,7 +84,7 @@ def typed(
     told = _Told()
     stripped = {name: cells[name].str.strip().astype(object) for name in cells.columns}
     comma = separator != "," and any(
-        _all(_COMMA, held := _held(stripped[name])) and held.str.contains(",").any()
+        _all(_COMMA, held := _held(stripped[name])) and _has(",", held)
         for name in cells.columns
         if name not in text
     )
@@ -106,7 +107,11 @@ def _held(column: Any) -> Any:
 
 
 def _all(pattern: re.Pattern[str], held: Any) -> bool:
-    return len(held) > 0 and bool(held.str.fullmatch(pattern).all())
+    return len(held) > 0 and all(map(pattern.fullmatch, held.unique()))
+
+
+def _has(sign: str, held: Any) -> bool:
+    return any(sign in cell for cell in held.unique())
 
 
 def _typed_target(column: Any, comma: bool, separator: str, name: str, told: _Told) -> Any:
@@ -156,12 +161,12 @@ def _numbers(name: str, held: Any, comma: bool, separator: str, told: _Told) -> 
     if len(held) == 0:
         return None
     if comma and _all(_COMMA, held):
-        if held.str.contains(",").any():
+        if _has(",", held):
             told.comma.append(name)
         if _all(_POINTS, held):
             told.thousands.append(name)
         plain = held.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
-        if held.str.contains(r"[.,]").any():
+        if _has(",", held) or _has(".", held):
             return _as_numbers(plain)
     if _all(_NUMBER, held):
         return _as_numbers(held)
@@ -174,9 +179,9 @@ def _numbers(name: str, held: Any, comma: bool, separator: str, told: _Told) -> 
 def _as_numbers(held: Any) -> Any:
     import pandas as pd
 
-    if held.str.fullmatch(r"[+-]?\d{1,18}").all():
-        return held.astype(np.int64)
-    return pd.Series([float(cell) for cell in held], index=held.index)
+    whole = all(map(_WHOLE.fullmatch, held.unique()))
+    # Python's own reading of a number is exact, that of faster parsers is not always.
+    return pd.Series(list(map(int if whole else float, held)), index=held.index)
 
 
 def _without_placeholders(name: str, held: Any, comma: bool, separator: str, told: _Told) -> Any:
@@ -198,8 +203,10 @@ def _without_placeholders(name: str, held: Any, comma: bool, separator: str, tol
 
 def not_numbers(held: Any) -> Any:
     """Return the cells that are no numbers, with a point or a comma in them."""
-    plain = held.str.fullmatch(_NUMBER) | held.str.fullmatch(_COMMA)
-    return held[~plain.astype(bool)]
+    wrong = {
+        cell for cell in held.unique() if not (_NUMBER.fullmatch(cell) or _COMMA.fullmatch(cell))
+    }
+    return held[held.isin(wrong)]
 
 
 def _dates(name: str, held: Any, comma: bool, told: _Told) -> Any:
