@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from spinalnet._checks import InputError
 from spinalnet.comparison.outputs import AnyOutputs, Outputs, RegressionOutputs
@@ -40,7 +41,7 @@ def estimator_of(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Run trees on as many threads as nets, and meet what is expected in silence."""
     from threadpoolctl import threadpool_limits
 
@@ -61,7 +62,7 @@ def fit(estimator: Any, rows: TableRows, train: np.ndarray) -> Any:
         InputError: If it does not take these data, or its options do not fit them.
         TrainingError: If the loss is no longer finite.
     """
-    with _quiet():
+    with quiet():
         try:
             return estimator.fit(rows.features(train), rows.targets(train))
         except ValueError as error:  # what an estimator says of data or options
@@ -90,18 +91,31 @@ def warm_up(spec: TableSpec, rows: TableRows, chosen: Mapping[str, Any] | None) 
 def predicted(estimator: Any, rows: TableRows, test: np.ndarray) -> AnyOutputs:
     """Return what a fitted estimator says of some rows, whose numbers in the table it keeps."""
     targets = torch.from_numpy(rows.numbers(test))
-    with _quiet():
-        X = rows.features(test)
-        if rows.table.task == "regression":
-            values = torch.from_numpy(np.asarray(estimator.predict(X), dtype=np.float64))
-            found: AnyOutputs = RegressionOutputs.of(values, targets)
-        else:
-            logs = torch.full((len(test), len(rows.classes)), -torch.inf, dtype=torch.float64)
-            known = np.searchsorted(np.asarray(rows.classes), estimator.classes_)
-            logs[:, torch.from_numpy(known)] = torch.from_numpy(
-                np.asarray(estimator.predict_log_proba(X), dtype=np.float64)
-                if hasattr(estimator, "predict_log_proba")
-                else np.log(np.asarray(estimator.predict_proba(X), dtype=np.float64))
-            )
-            found = Outputs.of(logs, targets)
+    found = outputs_of(estimator, rows.features(test), targets, rows.table.task, rows.classes)
     return replace(found, rows=torch.from_numpy(test).int())
+
+
+def outputs_of(
+    estimator: Any, X: Any, targets: Tensor, task: str, classes: Sequence[Any]
+) -> AnyOutputs:
+    """Return what a fitted estimator says of rows whose targets are known.
+
+    Args:
+        estimator: A classifier, which may know a part of the classes only, or a regressor.
+        X: Features as it takes them.
+        targets: Values, or places in `classes`.
+        task: "classification" or "regression".
+        classes: All classes, sorted.
+    """
+    with quiet():
+        if task == "regression":
+            values = torch.from_numpy(np.asarray(estimator.predict(X), dtype=np.float64))
+            return RegressionOutputs.of(values, targets)
+        logs = torch.full((len(targets), len(classes)), -torch.inf, dtype=torch.float64)
+        known = np.searchsorted(np.asarray(classes), estimator.classes_)
+        logs[:, torch.from_numpy(known)] = torch.from_numpy(
+            np.asarray(estimator.predict_log_proba(X), dtype=np.float64)
+            if hasattr(estimator, "predict_log_proba")
+            else np.log(np.asarray(estimator.predict_proba(X), dtype=np.float64))
+        )
+        return Outputs.of(logs, targets)
