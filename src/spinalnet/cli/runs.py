@@ -91,8 +91,8 @@ def _train_on_table(asked: RunOptions, head: str, out: Path | None, **of_table: 
         err_console.print(f"{folder} is already done; nothing to train.", highlight=False)
     for note in table_rows.rows_of(spec).table.notes:
         print_note(note)
-    with show_run(spec.name) as on_progress:
-        record = tables.run_table(spec, folder, on_progress=on_progress)
+    with show_run(spec.name) as on_progress:  # hears of a spec of images or of a table alike
+        record = tables.run_table(spec, folder, on_progress=on_progress)  # type: ignore[arg-type]
     print_run(record)
     if reason := (record.result or {}).get("model_not_kept"):
         print_note(f"the model is not kept as data, and is fitted again when used: {reason}.")

@@ -64,7 +64,8 @@ def _pack(value: Any, place: str, tensors: dict[str, Tensor], kinds: Kinds) -> A
         return {"$dtype": np.dtype(value).str, "as_type": isinstance(value, type)}
     for name, kind in kinds.items():
         if type(value) is kind:
-            state = value.state() if hasattr(kind, "from_state") else vars(value)
+            made: Any = value
+            state = made.state() if hasattr(kind, "from_state") else vars(value)
             return {"$object": name, "state": _pack(dict(state), place, tensors, kinds)}
     raise TypeError(f"{place} is a {type(value).__name__}, which is no plain value.")
 

@@ -177,8 +177,8 @@ def _by_place(
     if np.isnan(values).any():
         rows, places = np.nonzero(np.isnan(values))
         raise InputError(
-            f"column '{left[places[0]]}' of {data} has no value in row {rows[0] + 1}: a model of an "
-            "array knows no missing values."
+            f"column '{left[places[0]]}' of {data} has no value in row {rows[0] + 1}: a model of "
+            "an array knows no missing values."
         )
     return values
 
@@ -210,12 +210,13 @@ def _numbers(held: Any, column: Column, data: str) -> np.ndarray:
         values = held.to_numpy(dtype=np.float64, na_value=np.nan)
     else:
         plain = held.astype(object).map(
-            lambda value: _TRUTHS.get(value.strip().lower(), value)
-            if isinstance(value, str)
-            else value
+            lambda value: (
+                _TRUTHS.get(value.strip().lower(), value) if isinstance(value, str) else value
+            )
         )
         gone = held.isna().to_numpy() | (plain.map(lambda value: value == "")).to_numpy()
-        values = pd.to_numeric(plain, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        read: Any = pd.to_numeric(plain, errors="coerce")
+        values = read.to_numpy(dtype=np.float64, na_value=np.nan)
         if (wrong := np.flatnonzero(np.isnan(values) & ~gone)).size:
             raise InputError(
                 f"column '{column.name}' of {data} must hold numbers, got "
@@ -223,8 +224,8 @@ def _numbers(held: Any, column: Column, data: str) -> np.ndarray:
             )
     if (wrong := np.flatnonzero(np.isinf(values))).size:
         raise InputError(
-            f"column '{column.name}' of {data} is infinite in row {wrong[0] + 1}: mend it, or leave "
-            "it empty."
+            f"column '{column.name}' of {data} is infinite in row {wrong[0] + 1}: mend it, or "
+            "leave it empty."
         )
     return values
 

@@ -89,9 +89,19 @@ class TableModel:
         """
         if self.task != "classification":
             raise InputError("a regression has no probabilities: ask predict for its values.")
-        ready = self.aligned(X)
+        return self.answers(self.aligned(X))
+
+    def answers(self, X: Any) -> np.ndarray:
+        """Return probabilities `(N, classes)` or values `(N, outputs)` of rows.
+
+        Args:
+            X: As `aligned` gives it.
+        """
         with quiet():
-            return np.asarray(self.estimator.predict_proba(ready), dtype=np.float64)
+            if self.task == "classification":
+                return np.asarray(self.estimator.predict_proba(X), dtype=np.float64)
+            values = np.asarray(self.estimator.predict(X), dtype=np.float64)
+            return values.reshape(len(values), -1)
 
     def outputs(self, X: Any, y: Any) -> AnyOutputs:
         """Return what the model says of rows whose targets are known, for metrics.
@@ -104,7 +114,7 @@ class TableModel:
             InputError: If a class is none of the model's.
         """
         if self.task == "regression":
-            targets = torch.from_numpy(np.asarray(y, dtype=np.float64))
+            targets = torch.from_numpy(np.array(y, dtype=np.float64))
             return outputs_of(self.estimator, X, targets, self.task, self.classes)
         names = {name: place for place, name in enumerate(self.class_names)}
         said = [str(value) for value in np.asarray(y).tolist()]
@@ -124,8 +134,8 @@ class TableModel:
         """
         if self.spec is None:
             raise InputError(
-                f"{self.source} is a file without the folder of its run, which knows the test rows: "
-                "give data."
+                f"{self.source} is a file without the folder of its run, which knows the test "
+                "rows: give data."
             )
         rows = rows_of(self.spec)
         return rows.features(rows.test), rows.targets(rows.test)

@@ -124,7 +124,15 @@ class TableSpec:
         return cls(**read_fields(cls, values, "setting"))
 
 
-_SAME_IN_TABLES = ("epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule", "clip_norm")
+_SAME_IN_TABLES = (
+    "epochs",
+    "batch_size",
+    "optimizer",
+    "lr",
+    "weight_decay",
+    "schedule",
+    "clip_norm",
+)
 _KNOWN_TO_TABLES = {*_SAME_IN_TABLES, "early_stopping", "class_weights", "seed"}
 
 
@@ -145,8 +153,8 @@ def training_of(given: Mapping[str, Any], head: str) -> dict[str, Any]:
         of_nets = sorted(named[name] for name in given.keys() - {"seed", "class_weights"})
         if of_nets:
             raise InputError(
-                f"{', '.join(of_nets)} has no meaning for '{head}', which is not trained in epochs: "
-                "leave it out, or give its own options by --head-option."
+                f"{', '.join(of_nets)} has no meaning for '{head}', which is not trained in "
+                "epochs: leave it out, or give its own options by --head-option."
             )
     train = {name: given[name] for name in _SAME_IN_TABLES if name in given}
     if "early_stopping" in given:

@@ -1,8 +1,8 @@
 """The fitted model of a table in one file, `model.safetensors`, and out of it again.
 
-Weights and the encoder's numbers are tensors; everything else is JSON in the file's header. Nets are
-kept as they are, boosted trees as arrays (`Forest`). A model that cannot be kept so is not kept at
-all: the file says why, and the run's own settings fit it again (`tables.refit`).
+Weights and the encoder's numbers are tensors; everything else is JSON in the file's header. Nets
+are kept as they are, boosted trees as arrays (`Forest`). A model that cannot be kept so is not kept
+at all: the file says why, and the run's own settings fit it again (`tables.refit`).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from spinalnet.comparison.table_columns import Column, columns_of
 from spinalnet.comparison.table_heads import estimator_class, head_row
 from spinalnet.comparison.table_rows import TableRows
 from spinalnet.comparison.table_spec import TableSpec
+from spinalnet.randomness import own_generators
 
 MODEL_FILE = "model.safetensors"
 FORMAT = "table"
-_NOT_OF_USE = {"_optimizer_state"}  # only for training on
 
 
 @dataclass(frozen=True)
@@ -135,12 +135,10 @@ def load(path: Path) -> tuple[Any, Description]:
 
 def _kinds() -> dict[str, type]:
     """Return the classes whose objects a file may name."""
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.impute import MissingIndicator, SimpleImputer
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
     from spinalnet.tabular.encoder import Encoder
-
-    from sklearn.impute import MissingIndicator, SimpleImputer
-    from sklearn.preprocessing import OneHotEncoder
 
     return {
         "SimpleImputer": SimpleImputer,
@@ -161,9 +159,9 @@ def _taken_apart(estimator: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     params = estimator.get_params(deep=False)
     fitted, modules, tensors = {}, {}, {}
     for name, value in vars(estimator).items():
-        if name in params or name in _NOT_OF_USE:
+        if name in params or name.endswith("optimizer_state"):
             continue
-        if isinstance(value, nn.Module):
+        if isinstance(value, nn.Module) and not name.startswith("_"):
             weights = value.state_dict()
             first = next(iter(value.parameters()))
             modules[name] = {
@@ -172,9 +170,12 @@ def _taken_apart(estimator: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 "dtype": str(first.dtype).removeprefix("torch."),
             }
             tensors |= {f"{name}.{key}": tensor for key, tensor in weights.items()}
-        else:
+            continue
+        try:
             fitted[name], found = packing.pack(value, name, _kinds())
-            tensors |= found
+        except TypeError:
+            continue  # for training on; a model that cannot answer without it is not kept
+        tensors |= found
     given, found = packing.pack(params, "params", _kinds())
     return {"params": given, "fitted": fitted, "modules": modules}, tensors | found
 
@@ -197,7 +198,8 @@ def _put_together(
                 for key, value in tensors.items()
                 if key.startswith(start)
             }
-            module = _untrained(estimator, shape, weights)
+            with own_generators():  # whose draws are lost, and must not be another's
+                module = _untrained(estimator, shape, weights)
             module.load_state_dict(weights)
             setattr(estimator, name, module.eval())
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:

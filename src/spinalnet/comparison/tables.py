@@ -150,7 +150,7 @@ def _keep(
         if same_answers(predicted(kept, rows, rows.test), outputs):
             return None
         reason = "what was kept answers differently"
-    except (TypeError, InputError) as error:
+    except (TypeError, AttributeError, InputError) as error:
         reason = str(error).rstrip(".")
     table_store.save_without(about, reason, folder)
     return reason
@@ -289,6 +289,16 @@ def _confusion(outputs: Outputs) -> list[list[int]]:
     return torch.bincount(cells, minlength=classes**2).view(classes, classes).tolist()
 
 
+def scores_of(outputs: AnyOutputs) -> dict[str, Any]:
+    """Return the metrics of a model on rows, as they stand under "test" in `result.json`."""
+    test: dict[str, Any] = {"n": len(outputs), **measured(outputs)}
+    if isinstance(outputs, Outputs):
+        scores = quality(outputs).to_dict()
+        del scores["nll"]  # is the loss
+        test |= scores | {"confusion": _confusion(outputs)}
+    return test
+
+
 def _result(
     spec: TableSpec, rows: TableRows, outputs: AnyOutputs, net: torch.nn.Module | None
 ) -> dict[str, Any]:
@@ -297,11 +307,6 @@ def _result(
 
     table = rows.table
     targets = torch.from_numpy(rows.numbers(rows.train))
-    test: dict[str, Any] = {"n": len(outputs), **measured(outputs)}
-    if isinstance(outputs, Outputs):
-        scores = quality(outputs).to_dict()
-        del scores["nll"]  # is the loss
-        test |= scores | {"confusion": _confusion(outputs)}
     params = macs = gradients = None
     if net is not None:
         params = count_params(net).total
@@ -326,7 +331,7 @@ def _result(
         "outputs": rows.outputs,
         "train_size": len(rows.train),
         "val": {},
-        "test": test,
+        "test": scores_of(outputs),
         # One fit's wall seconds are in `train_seconds`; how its gradients came is a part of that.
         "gradients": gradients,
         "selected_on": "training",

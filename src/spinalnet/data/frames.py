@@ -110,7 +110,7 @@ def load_table(
         raise unknown_name("task", task, ["auto", "classification", "regression"])
     if source.startswith("sklearn:"):
         return _bundled(source.removeprefix("sklearn:")).ready(group, time)
-    frame = _read_frame(Path(source))
+    frame = read_frame(Path(source))
     if target is None:
         columns = some(list(frame.columns), 10)
         raise InputError(f"name the column to predict: target=COLUMN; the columns are {columns}.")
@@ -223,7 +223,8 @@ def _target_values(y: Any, task: str) -> Any:
         ) from error
 
 
-def _read_frame(path: Path) -> Any:
+def read_frame(path: Path) -> Any:
+    """Return a table file as a data frame of pandas."""
     try:
         import pandas as pd
     except ImportError as error:
