@@ -174,35 +174,29 @@ class Forest:
 
 @dataclass(frozen=True)
 class ForestEstimator:
-    """Forests with the methods of the estimator they were read from.
+    """A forest with the methods of the estimator it was read from.
 
     Attributes:
-        forests: One; of a regression of several values one for each.
+        forest: The trees.
         classes_: The classes, sorted; None of a regression.
-        flat: Whether a regression answers `(N,)`, not `(N, outputs)`.
     """
 
-    forests: tuple[Forest, ...]
+    forest: Forest
     classes_: np.ndarray | None = None
-    flat: bool = True
 
     @classmethod
     def of(cls, estimator: Any, names: Sequence[str]) -> ForestEstimator:
-        """Read a fitted estimator of scikit-learn's; errors as of `Forest.of`."""
-        parts = getattr(estimator, "estimators_", None)
-        forests = tuple(Forest.of(part, names) for part in parts or [estimator])
-        return cls(forests, getattr(estimator, "classes_", None), flat=parts is None)
+        """Read a fitted HistGradientBoosting model; arguments and errors as of `Forest.of`."""
+        return cls(Forest.of(estimator, names), getattr(estimator, "classes_", None))
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of every class, `(N, classes)`."""
-        return self.forests[0].answers(X)
+        return self.forest.answers(X)
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return classes `(N,)`, or values shaped like the targets of the fit."""
-        if self.classes_ is not None:
-            return self.classes_[self.predict_proba(X).argmax(axis=1)]
-        values = np.hstack([forest.answers(X) for forest in self.forests])
-        return values[:, 0] if self.flat else values
+        """Return classes `(N,)`, or values `(N,)`."""
+        answers = self.forest.answers(X)
+        return answers[:, 0] if self.classes_ is None else self.classes_[answers.argmax(axis=1)]
 
 
 def _columns(estimator: Any, names: Sequence[str]) -> tuple[Column, ...]:

@@ -7,7 +7,7 @@ at all: the file says why, and the run's own settings fit it again (`tables.refi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from spinalnet import files
 from spinalnet._checks import InputError
 from spinalnet.comparison import packing
 from spinalnet.comparison.forest import Forest, ForestEstimator
+from spinalnet.comparison.layered import LayeredEstimator, Several
 from spinalnet.comparison.table_columns import Column, columns_of
 from spinalnet.comparison.table_heads import estimator_class, head_row
 from spinalnet.comparison.table_rows import TableRows
@@ -75,9 +76,30 @@ def save(estimator: Any, about: Description, folder: Path) -> None:
             cannot be written.
     """
     if not head_row(about.head).kind:
-        estimator = ForestEstimator.of(estimator, [one.name for one in about.columns if one.name])
+        estimator = _as_arrays(estimator, [one.name for one in about.columns if one.name])
     header, tensors = _taken_apart(estimator)
     _write(about, header, tensors, folder)
+
+
+def _as_arrays(estimator: Any, names: Sequence[str]) -> Any:
+    """Return a model of another library as arrays with its methods.
+
+    Raises:
+        InputError: If it is of a kind that is not known here.
+    """
+    if hasattr(estimator, "estimators_"):  # one for each value of a regression
+        return Several(tuple(_as_arrays(one, names) for one in estimator.estimators_))
+    if hasattr(estimator, "encoder_") and hasattr(estimator, "model_"):
+        return LayeredEstimator.of(
+            estimator.encoder_,
+            estimator.model_,
+            classes=getattr(estimator, "classes_", None),
+            center=getattr(estimator, "center_", None),
+            scale=getattr(estimator, "scale_", None),
+        )
+    if type(estimator).__name__.startswith("HistGradientBoosting"):
+        return ForestEstimator.of(estimator, names)
+    raise InputError(f"a {type(estimator).__name__} cannot be written as plain arrays.")
 
 
 def save_without(about: Description, reason: str, folder: Path) -> None:
@@ -148,14 +170,16 @@ def _kinds() -> dict[str, type]:
         "StandardScaler": StandardScaler,
         "Forest": Forest,
         "ForestEstimator": ForestEstimator,
+        "LayeredEstimator": LayeredEstimator,
+        "Several": Several,
     }
 
 
 def _taken_apart(estimator: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the header and the tensors of an estimator."""
-    if isinstance(estimator, ForestEstimator):
-        packed, tensors = packing.pack(estimator, "forest", _kinds())
-        return {"forest": packed}, tensors
+    if isinstance(estimator, ForestEstimator | LayeredEstimator | Several):
+        packed, tensors = packing.pack(estimator, "arrays", _kinds())
+        return {"arrays": packed}, tensors
     params = estimator.get_params(deep=False)
     fitted, modules, tensors = {}, {}, {}
     for name, value in vars(estimator).items():
@@ -183,8 +207,8 @@ def _taken_apart(estimator: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _put_together(
     about: Description, header: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> Any:
-    if "forest" in header:
-        return packing.unpack(header["forest"], tensors, _kinds())
+    if "arrays" in header:
+        return packing.unpack(header["arrays"], tensors, _kinds())
     try:
         estimator = estimator_class(about.head, about.task)(
             **packing.unpack(header["params"], tensors, _kinds())
