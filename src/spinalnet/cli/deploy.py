@@ -197,6 +197,39 @@ def _predict_table(
         err_console.print(said, highlight=False, soft_wrap=True, markup=False)
 
 
+@app.command("explain")
+def explain_command(
+    run: RunFolder,
+    data: Annotated[
+        str | None, typer.Option(help="A table whose rows are asked. Default: the test rows.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for figure and numbers.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say which columns the model of a table depends on, how much and in which direction.
+
+    effect: how far a prediction moves when the row's value is exchanged for that of another row;
+    slope: its derivative by a column of numbers. Both in the units of the target, or in
+    probability. For images: spinalnet theory explain.
+    """
+    from spinalnet.comparison.wording import as_rich
+    from spinalnet.deploy import table_explain
+
+    folder = out or Path("runs") / f"explain-{run.resolve().name}"
+    found = table_explain.explain_table_model(run, folder, data=data, tell=print_note)
+    if as_json:
+        print(json.dumps(found.records()))
+        return
+    header = ("output", "column", "effect", "slope (mean ± std)")
+    rows = [
+        [one.output, one.column, f"{one.effect:.4g}", table_explain.slope_text(one)]
+        for one in found.effects[:40]
+    ]
+    title = f"effect of the columns on the prediction, {found.unit}, {found.rows} rows"
+    out_console.print(as_rich(header, rows, title))
+    err_console.print(f"All numbers and the figure: {folder}", highlight=False, soft_wrap=True)
+
+
 @app.command("export")
 def export_command(
     run: RunFolder,

@@ -75,8 +75,13 @@ class LayeredEstimator:
         if activation not in _ACTIVATIONS:
             raise InputError(f"the activation '{activation}' is unknown here.")
         flat = classes is None and np.ndim(center) == 0
-        made = [None if one is None else np.atleast_1d(np.asarray(one)) for one in (center, scale)]
-        return cls(encoder, weights, biases, activation, *made, classes, flat)
+
+        def vector(one: Any) -> np.ndarray | None:
+            return None if one is None else np.atleast_1d(np.asarray(one))
+
+        return cls(
+            *(encoder, weights, biases, activation, vector(center), vector(scale)), classes, flat
+        )
 
     def raw(self, X: Any) -> np.ndarray:
         """Return what the last layer says, `(N, K)`."""

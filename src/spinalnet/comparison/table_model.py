@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from spinalnet.comparison import table_store, tables
 from spinalnet.comparison.outputs import AnyOutputs
 from spinalnet.comparison.table_columns import Tell, align
 from spinalnet.comparison.table_fitting import outputs_of, quiet
-from spinalnet.comparison.table_rows import rows_of
+from spinalnet.comparison.table_rows import digest, rows_of
 from spinalnet.comparison.table_spec import TableSpec
 from spinalnet.comparison.table_store import MODEL_FILE, Description
 from spinalnet.training import runs
@@ -117,7 +118,7 @@ class TableModel:
             targets = torch.from_numpy(np.array(y, dtype=np.float64))
             return outputs_of(self.estimator, X, targets, self.task, self.classes)
         names = {name: place for place, name in enumerate(self.class_names)}
-        said = [str(value) for value in np.asarray(y).tolist()]
+        said = [_as_name(value, names) for value in np.asarray(y).tolist()]
         if unknown := sorted({one for one in said if one not in names}):
             raise InputError(
                 f"the target holds {some([repr(one) for one in unknown], 3)}, but the model knows "
@@ -138,7 +139,20 @@ class TableModel:
                 "rows: give data."
             )
         rows = rows_of(self.spec)
+        result = runs.load_runs(self.source)[0].result or {}
+        if result.get("table_digest") != digest(rows.table):
+            raise InputError(
+                f"the table {rows.table.name} of {self.source} has changed since the training, and "
+                "so have its test rows: give data."
+            )
         return rows.features(rows.test), rows.targets(rows.test)
+
+
+def _as_name(value: Any, names: Mapping[str, int]) -> str:
+    """Return the text of a class; whole numbers have no decimals, whatever they are stored as."""
+    if isinstance(value, float) and value.is_integer() and str(value) not in names:
+        return str(int(value))
+    return str(value)
 
 
 def is_table_run(path: str | Path) -> bool:

@@ -40,7 +40,7 @@ class RowPrediction:
     values: tuple[float, ...] = ()
 
 
-def read_new(source: str | Path, tell: Tell | None = None) -> Any:
+def read_new(source: str | Path) -> Any:
     """Return a table as a data frame, without asking for a target.
 
     Raises:
@@ -49,6 +49,18 @@ def read_new(source: str | Path, tell: Tell | None = None) -> Any:
     if str(source).startswith("sklearn:"):
         return frames.load_table(str(source)).X
     return frames.read_frame(Path(source))
+
+
+def rows_to_ask(model: TableModel, data: str | Path | None, tell: Tell | None = None) -> Any:
+    """Return rows as a model takes them: of a table, or the test rows of its own run.
+
+    Raises:
+        InputError: If the table cannot be read, lacks a column, or is gone.
+    """
+    if data is None:
+        return model.test_rows()[0]
+    name = Path(str(data)).name
+    return model.aligned(read_new(data), data=name, tell=tell)
 
 
 def predict_rows(
@@ -114,7 +126,7 @@ def write_table_predictions(
     """
     form = form_of(out, form)
     model = run if isinstance(run, TableModel) else table_model(run, tell)
-    frame = read_new(source, tell)
+    frame = read_new(source)
     kept = _kept(frame, keep, str(source))
     sheet = _Sheet(model, top_k, all_probabilities)
     data = Path(str(source)).name
