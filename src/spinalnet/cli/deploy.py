@@ -232,6 +232,7 @@ def explain_command(
 
 @app.command("export")
 def export_command(
+    ctx: typer.Context,
     run: RunFolder,
     out: Annotated[Path, typer.Argument(help="File to write: .onnx, or .pt2 (torch.export).")],
     inputs: Annotated[
@@ -251,13 +252,27 @@ def export_command(
     opset: Annotated[
         int | None, typer.Option(help="Version of the ONNX operators. Default: 18.")
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Tables: rows to compare file and model on. Default: the test rows."),
+    ] = None,
 ) -> None:
-    """Write a trained model as a file that runs without this package, and check its answers."""
+    """Write a trained model as a file that runs without this package, and check its answers.
+
+    The model of a table takes its columns as they are, one input each, and answers with labels and
+    probabilities, or with values in the units of the target.
+    """
     from spinalnet import _dist
     from spinalnet.deploy import export
+    from spinalnet.deploy.saved import is_of_table
 
     if not _dist.is_main():
         return  # there is one file to write
+    if is_of_table(run):
+        _refuse(ctx, ("inputs", "output", "normalize"), "for the model of a table")
+        _export_table(run, out, data, opset)
+        return
+    _refuse(ctx, ("data",), "for the model of images")
     options: dict[str, Any] = {"inputs": inputs, "output": output, "normalize": normalize}
     if out.suffix == ".onnx":
         exported = export.export_onnx(run, out, **options, opset=opset or export.OPSET)
@@ -272,4 +287,24 @@ def export_command(
         f"the model by {exported.largest_difference:.1e}",
         highlight=False,
         soft_wrap=True,
+    )
+
+
+def _export_table(run: Path, out: Path, data: str | None, opset: int | None) -> None:
+    """Write the model of a table as an ONNX file."""
+    from spinalnet.deploy import export, table_export
+
+    if out.suffix != ".onnx":
+        raise InputError(f"the model of a table is written as .onnx, got '{out}'.")
+    done = table_export.export_table(
+        run, out, data=data, opset=opset or export.OPSET, tell=print_note
+    )
+    inputs = ", ".join(f"{name} ({kind})" for name, kind in done.inputs.items())
+    out_console.print(
+        f"{out}: inputs {inputs}; {' and '.join(done.outputs)} out, "
+        f"{sum(done.nodes.values())} operations, {out.stat().st_size:,} bytes; differs from the "
+        f"model by {done.largest_difference:.1e} on {done.rows} rows",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from spinalnet.comparison.forest import Forest
+from spinalnet.comparison.layered import LayeredEstimator
 
 ML = "ai.onnx.ml"
 ML_OPSET = 3  # trees of float64; onnxruntime >= 1.12 reads it
@@ -26,7 +27,7 @@ class Graph:
     def name(self, of: str = "v") -> str:
         """Return a name that nothing has yet."""
         self._made += 1
-        return f"_{of}{self._made}"
+        return f":{of}{self._made}"  # no column begins so
 
     def input(self, name: str, kind: str) -> str:
         """Add an input `(N, 1)` of "number" or "text"; return its name."""
@@ -72,19 +73,51 @@ class Graph:
         to = {"float": kinds.FLOAT, "double": kinds.DOUBLE, "int64": kinds.INT64}[dtype]
         return self.add("Cast", value, to=to)
 
-    def codes(self, value: str, levels: Sequence[str], other: int) -> str:
-        """Return the places of texts among `levels`, `(N, 1)` int64; `other` for all else."""
+    def lookup(self, value: str, places: Mapping[str, int], other: int) -> str:
+        """Return a number for every text, `(N, 1)` int64; `other` for those not in `places`."""
         return self.add(
             "LabelEncoder",
             value,
             domain=ML,
-            keys_strings=list(levels) or [""],
-            values_int64s=list(range(len(levels))) or [other],
+            keys_strings=list(places),
+            values_int64s=list(places.values()),
             default_int64=other,
         )
 
 
-def add_forest(graph: Graph, forest: Forest, features: Sequence[str | None]) -> str:
+def add_layers(graph: Graph, rows: str, layers: LayeredEstimator) -> str:
+    """Add matrices and what lies between them, `(N, features)` to `(N, K)`, float64."""
+    kinds = {"relu": "Relu", "tanh": "Tanh", "logistic": "Sigmoid"}
+    for place, (weight, bias) in enumerate(zip(layers.weights, layers.biases, strict=True)):
+        product = graph.add("MatMul", rows, graph.constant(weight, np.float64))
+        rows = graph.add("Add", product, graph.constant(np.asarray(bias)[None], np.float64))
+        if place + 1 < len(layers.weights) and layers.activation in kinds:
+            rows = graph.add(kinds[layers.activation], rows)
+    return rows
+
+
+def add_net(graph: Graph, net: Any, rows: str) -> str:
+    """Add a graph of one input and one output; return that output."""
+    names = {net.graph.input[0].name: rows}
+
+    def named(name: str) -> str:
+        if name and name not in names:
+            names[name] = graph.name("net")
+        return names.get(name, "")
+
+    for weight in net.graph.initializer:
+        weight.name = named(weight.name)
+        graph.constants.append(weight)
+    for node in net.graph.node:
+        node.input[:] = [named(name) for name in node.input]
+        node.output[:] = [named(name) for name in node.output]
+        node.name, node.doc_string = "", ""
+        del node.metadata_props[:]
+        graph.nodes.append(node)
+    return names[net.graph.output[0].name]
+
+
+def add_forest(graph: Graph, forest: Forest, features: Sequence[str]) -> str:
     """Add trees; return the sums `(N, K)`, float64.
 
     A split of categories becomes a split of a number: whether the category is among those that go
@@ -96,9 +129,9 @@ def add_forest(graph: Graph, forest: Forest, features: Sequence[str | None]) -> 
         features: For every column of the forest its number `(N, 1)` float64, or of a column of
             categories its codes `(N, 1)` int64, whose last one is unknown or missing.
     """
-    feature, threshold = forest.feature.copy(), forest.threshold.copy()
+    threshold = forest.threshold.copy()
     by_set = forest.subset >= 0
-    parts = [graph.constant([[0.0]]) if one is None else one for one in features]
+    parts = list(features)
     width = 0
     numbers: list[str] = []
     places = np.zeros(len(forest.columns), dtype=np.int64)
