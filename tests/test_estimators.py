@@ -183,9 +183,9 @@ def test_frames_with_categories_and_gaps(library: str) -> None:
 def test_frames_refuse_what_is_no_number() -> None:
     pd = pytest.importorskip("pandas")
     table, y = mixed_table(20)
-    dates = pd.DataFrame({**table, "day": pd.date_range("2020-01-01", periods=20)})
-    with pytest.raises(ValueError, match="'day' has type datetime64"):
-        SpinalClassifier().fit(dates, y)
+    lasting = pd.DataFrame({**table, "day": pd.timedelta_range("1h", periods=20)})
+    with pytest.raises(ValueError, match="'day' has type timedelta64"):
+        SpinalClassifier().fit(lasting, y)
     infinite = pd.DataFrame({**table, "count": [np.inf] * 20})
     with pytest.raises(ValueError, match="infinity"):
         SpinalClassifier().fit(infinite, y)

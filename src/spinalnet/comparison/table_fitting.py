@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from spinalnet._checks import InputError
+from spinalnet.comparison.on_columns import OnColumns
 from spinalnet.comparison.outputs import AnyOutputs, Outputs, RegressionOutputs
 from spinalnet.comparison.table_heads import head_row, make_estimator, tuned_options
 from spinalnet.comparison.table_rows import TableRows
 from spinalnet.comparison.table_spec import TableSpec
+from spinalnet.data.columns import is_frame
 
 
 def options_of(spec: TableSpec, chosen: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def fit(estimator: Any, rows: TableRows, train: np.ndarray) -> Any:
     """
     with quiet():
         try:
-            return estimator.fit(rows.features(train), rows.targets(train))
+            return _fed(estimator, rows).fit(rows.features(train), rows.targets(train))
         except ValueError as error:  # what an estimator says of data or options
             if isinstance(error, InputError):
                 raise
@@ -72,6 +74,12 @@ def fit(estimator: Any, rows: TableRows, train: np.ndarray) -> Any:
             raise InputError(
                 f"{type(estimator).__name__} cannot be fitted to {rows.table.name}: {reason}."
             ) from error
+
+
+def _fed(estimator: Any, rows: TableRows) -> Any:
+    """Give a model of another library the columns of a frame as the nets know them."""
+    bare = type(estimator).__module__.startswith("sklearn.") and is_frame(rows.table.X)
+    return OnColumns(estimator) if bare else estimator
 
 
 _warm: set[Any] = set()  # what this process has fitted before

@@ -1,8 +1,61 @@
-"""What a column of a data frame holds: numbers or categories."""
+"""What a column of a data frame holds, and its values in plain NumPy: pandas and polars alike.
+
+A column is numbers, booleans, dates, categories or text. Its type decides; where that says only
+"objects" or "text", its values do.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import datetime
+import numbers as abstract
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any, Literal
+
+import numpy as np
+
+from spinalnet._checks import InputError, some
+
+Kind = Literal["number", "boolean", "date", "category", "text"]
+
+MOST_LEVELS = 100
+"""More different values than that are text: a net would need an input for each of them."""
+
+FEW_LEVELS = 20
+"""Up to so many different values are categories, however few rows there are."""
+
+_UNUSABLE = {
+    "list": "a list",
+    "large_list": "a list",
+    "fixed_size_list": "a list",
+    "array": "a list",
+    "struct": "several values",
+    "map": "a mapping",
+    "binary": "bytes",
+    "large_binary": "bytes",
+    "fixed_size_binary": "bytes",
+    "duration": "a length of time",
+    "timedelta64": "a length of time",
+    "time": "a time of day",
+    "time32": "a time of day",
+    "time64": "a time of day",
+    "period": "a period",
+}
+
+_WAYS = {
+    "a length of time": "turn it into a number (of seconds, say) or drop it",
+    "a time of day": "turn it into a number (of hours, say) or drop it",
+    "a period": "turn it into dates or drop it",
+    "bytes": "turn it into text or numbers, or drop it",
+}
+
+_HELD: tuple[tuple[tuple[type, ...], str], ...] = (
+    ((bytes, bytearray, memoryview), "bytes"),
+    ((dict,), "a mapping"),
+    ((list, tuple, set, frozenset, np.ndarray), "a list"),
+    ((datetime.timedelta, np.timedelta64), "a length of time"),
+    ((datetime.time,), "a time of day"),
+)
 
 
 def is_frame(X: Any) -> bool:
@@ -10,24 +63,223 @@ def is_frame(X: Any) -> bool:
     return hasattr(X, "columns") and hasattr(X, "dtypes")
 
 
-def column_kind(name: str, dtype: Any) -> str:
-    """Return "numeric" or "categorical" for the type of a pandas or polars column."""
-    if hasattr(dtype, "is_numeric"):  # polars
-        if dtype.is_numeric() or str(dtype) == "Boolean":
-            return "numeric"
-        if str(dtype).split("(")[0] in {"String", "Categorical", "Enum"}:
-            return "categorical"
-    else:
-        import pandas as pd
+def check_names(names: Iterable[Any], where: str) -> None:
+    """Refuse columns of one name, which nothing could tell apart.
 
-        if pd.api.types.is_complex_dtype(dtype):
-            raise ValueError(f"Complex data not supported: column {name!r} has type {dtype}.")
-        if pd.api.types.is_numeric_dtype(dtype):
-            return "numeric"
-        kinds = pd.CategoricalDtype, pd.StringDtype
-        if isinstance(dtype, kinds) or pd.api.types.is_object_dtype(dtype):
-            return "categorical"
-    raise ValueError(
-        f"Column {name!r} has type {dtype}, which is neither a number nor a category. Turn it into "
-        "numbers (a date into days, for example) or drop it."
-    )
+    Raises:
+        InputError: It names them.
+    """
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[str(name)] = counts.get(str(name), 0) + 1
+    if twice := [f"'{name}'" for name, count in counts.items() if count > 1]:
+        raise InputError(
+            f"the columns of {where} must have different names, but several are called "
+            f"{some(twice, 5)}: rename or drop them."
+        )
+
+
+def column_of(X: Any, name: Any, place: int) -> Any:
+    """Return a column of a frame or an array: by its name where that is text, else by its place."""
+    if isinstance(X, np.ndarray):
+        return X[:, place]
+    if isinstance(name, str):
+        return X[name]
+    return X.iloc[:, place]
+
+
+def column_kind(name: str, dtype: Any) -> str:
+    """Return "numeric", "date" or "categorical" (objects too) for the type of a column.
+
+    Raises:
+        InputError: If a column of this type is of no use, as one of lists.
+    """
+    kind = _kind_of_type(name, dtype)
+    if kind in ("number", "boolean"):
+        return "numeric"
+    return "date" if kind == "date" else "categorical"
+
+
+def kind_of(name: str, column: Any) -> Kind:
+    """Return what a column holds.
+
+    Args:
+        name: Its name, for sentences.
+        column: Of a frame of pandas or polars.
+
+    Raises:
+        InputError: If it is of no use, as one of lists.
+    """
+    kind = _kind_of_type(name, column.dtype)
+    if kind is not None:
+        return kind
+    values = [value for value in objects(column) if value is not None]
+    kind = _kind_of_values(name, values)
+    if kind is not None:
+        return kind
+    levels = len({text_of(value) for value in values})
+    few = levels <= FEW_LEVELS or (levels <= MOST_LEVELS and 2 * levels <= len(values))
+    return "category" if few else "text"
+
+
+def _kind_of_type(name: str, dtype: Any) -> Kind | None:
+    """Return what a type says; None where the values must."""
+    shown = str(dtype).lower()
+    base = shown.split("[")[0].split("(")[0].split("<")[0].strip()
+    if base.startswith("complex"):
+        raise InputError(f"Complex data not supported: column {name!r} has type {dtype}.")
+    if base in _UNUSABLE:
+        _refuse(name, f"type {dtype}", _UNUSABLE[base])
+    if base in ("category", "categorical", "enum", "dictionary"):
+        return "category"
+    if base in ("bool", "boolean"):
+        return "boolean"
+    if base in ("datetime", "datetime64", "date", "date32", "date64", "timestamp"):
+        return "date"
+    if base in ("object", "str", "string", "large_string", "utf8", "string_view"):
+        return None
+    if base in ("null", "decimal", "decimal128", "decimal256", "double", "halffloat", "sparse"):
+        return "number"
+    if base.startswith(("int", "uint", "float")):
+        return "number"
+    return _refuse(name, f"type {dtype}", "neither numbers, categories, dates nor text")
+
+
+def _kind_of_values(name: str, values: list[Any]) -> Kind | None:
+    """Return what objects are alike, None if they are text or a mixture."""
+    types = set(map(type, values))
+    for kind in types:
+        for refused, what in _HELD:
+            if issubclass(kind, refused):
+                _refuse(name, f"values of type {kind.__name__}", what)
+        if kind.__name__ == "Period":
+            _refuse(name, "values of type Period", "a period")
+        if issubclass(kind, complex | np.complexfloating) and not issubclass(kind, float):
+            raise InputError(f"Complex data not supported: column {name!r} holds {kind.__name__}.")
+    if all(issubclass(kind, bool | np.bool_) for kind in types):
+        return "boolean" if types else "number"  # an empty column is a number never seen
+    if all(issubclass(kind, abstract.Number | Decimal) for kind in types):
+        mixed = any(issubclass(kind, bool) for kind in types)
+        return None if mixed else "number"
+    if all(issubclass(kind, datetime.date | np.datetime64) for kind in types):
+        return "date"
+    return None
+
+
+def _refuse(name: str, has: str, what: str) -> Any:
+    way = _WAYS.get(what, "turn it into columns of numbers, dates or text, or drop it")
+    raise InputError(f"column {name!r} has {has}, which is {what} in each row: {way}.")
+
+
+def objects(column: Any) -> list[Any]:
+    """Return the values of a column as Python's own, missing ones as None."""
+    if hasattr(column, "isna"):  # pandas has several kinds of missing
+        gone = np.asarray(column.isna(), dtype=bool)
+        pairs = zip(column.tolist(), gone, strict=True)
+        return [None if missing else value for value, missing in pairs]
+    return [None if value != value else value for value in column.to_list()]
+
+
+def text_of(value: Any) -> str:
+    """Return a value as text, the same for 1, 1.0 and "1", as a gap makes floats of integers."""
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, float | np.floating | Decimal) and value == value and value % 1 == 0:
+        return str(int(value))
+    return str(value)
+
+
+def texts(column: Any) -> list[str | None]:
+    """Return the values of a column as text, missing ones as None."""
+    return [None if value is None else text_of(value) for value in objects(column)]
+
+
+def numbers(name: str, column: Any) -> np.ndarray:
+    """Return a column of numbers or booleans as float64, missing values as NaN.
+
+    Raises:
+        InputError: If a value is no number, or is infinite; it names the column, value and row.
+    """
+    if isinstance(column, np.ndarray):
+        values = column.astype(np.float64)
+    elif hasattr(column, "isna") and column.dtype != object:
+        try:
+            values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        except (TypeError, ValueError):
+            values = _each(name, objects(column))
+    elif hasattr(column, "isna") or not column.dtype.is_numeric():
+        values = _each(name, objects(column))
+    else:
+        found = column.to_list()  # without pyarrow, which polars' own conversion of gaps wants
+        values = np.asarray([np.nan if v is None else v for v in found], dtype=np.float64)
+    infinite = np.flatnonzero(np.isinf(values))
+    if len(infinite):
+        raise InputError(
+            f"column '{name}' holds infinity or a value too large for float64 in "
+            f"{rows_in_words(infinite)}: leave those rows out, or mend their values."
+        )
+    return values
+
+
+_WORDS = {"true": 1.0, "false": 0.0}
+
+
+def _each(name: str, values: Iterable[Any]) -> np.ndarray:
+    found = []
+    for row, value in enumerate(values):
+        try:
+            found.append(np.nan if value is None else float(value))
+        except (TypeError, ValueError):
+            word = _WORDS.get(str(value).strip().lower())
+            if word is None:
+                raise InputError(
+                    f"column '{name}' must hold numbers, got {value!r} in row {row + 1}: mend it, "
+                    "or leave it empty."
+                ) from None
+            found.append(word)
+    return np.asarray(found, dtype=np.float64)
+
+
+def dates(name: str, column: Any) -> np.ndarray:
+    """Return a column of dates as `datetime64[us]` on its own clocks, missing ones as NaT.
+
+    Text must be ISO 8601 (2026-01-31, 2026-01-31T12:00).
+
+    Raises:
+        InputError: If a value is no date; it names the column, value and row.
+    """
+    if getattr(column.dtype, "tz", None) is not None and hasattr(column, "dt"):
+        column = column.dt.tz_localize(None)
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind == "M":
+        return column.to_numpy(dtype="datetime64[us]")
+    found = np.empty(len(column), dtype="datetime64[us]")
+    for row, value in enumerate(objects(column)):
+        found[row] = _date(name, row, value)
+    return found
+
+
+def _date(name: str, row: int, value: Any) -> Any:
+    if value is None:
+        return np.datetime64("NaT")
+    if isinstance(value, str):
+        try:
+            value = datetime.datetime.fromisoformat(value.strip())
+        except ValueError:
+            raise InputError(
+                f"column '{name}' must hold dates (2026-01-31), got {value!r} in row {row + 1}: "
+                "mend it, or leave it empty."
+            ) from None
+    if isinstance(value, datetime.datetime):
+        value = value.replace(tzinfo=None)  # the weekday is that of the place it was written at
+    if isinstance(value, np.datetime64):
+        return value.astype("datetime64[us]")
+    if not isinstance(value, datetime.date):
+        raise InputError(f"column '{name}' must hold dates, got {value!r} in row {row + 1}.")
+    return np.datetime64(value, "us")
+
+
+def rows_in_words(places: Any, most: int = 3) -> str:
+    """Return places counted from 0 as rows for a sentence, counted from 1: "2 rows (4, 7)"."""
+    rows = [int(place) + 1 for place in places]
+    shown = ", ".join(map(str, rows[:most])) + (", …" if len(rows) > most else "")
+    return f"{len(rows)} row{'s' * (len(rows) > 1)} ({shown})"

@@ -82,9 +82,9 @@ class _NetEstimator(NetOptions, TrainingOptions, BaseEstimator):
         """Return a frame as it is, anything else as a numeric array without NaN."""
         if not is_frame(X):
             encoder = None if reset else getattr(self, "encoder_", None)
-            nan_allowed = encoder is not None and encoder.imputer is not None
+            nan_allowed = encoder is not None and encoder.by_name
             finite = "allow-nan" if nan_allowed else True
-            if encoder is not None and encoder.categorical:
+            if encoder is not None and encoder.needs_frame:
                 validate_data(self, X, reset=False, skip_check_array=True)
                 return X  # refused by the encoder, which names the columns
             return validate_data(
