@@ -179,23 +179,20 @@ class ForestEstimator:
     Attributes:
         forest: The trees.
         classes_: The classes, sorted; None of a regression.
+        encoder: What makes the columns that the trees take; None where they take the table's.
     """
 
     forest: Forest
     classes_: np.ndarray | None = None
-
-    @classmethod
-    def of(cls, estimator: Any, names: Sequence[str]) -> ForestEstimator:
-        """Read a fitted HistGradientBoosting model; arguments and errors as of `Forest.of`."""
-        return cls(Forest.of(estimator, names), getattr(estimator, "classes_", None))
+    encoder: Any = None
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of every class, `(N, classes)`."""
-        return self.forest.answers(X)
+        return self.forest.answers(X if self.encoder is None else self.encoder.shared(X))
 
     def predict(self, X: Any) -> np.ndarray:
         """Return classes `(N,)`, or values `(N,)`."""
-        answers = self.forest.answers(X)
+        answers = self.predict_proba(X)
         return answers[:, 0] if self.classes_ is None else self.classes_[answers.argmax(axis=1)]
 
 

@@ -20,6 +20,7 @@ from spinalnet._checks import InputError
 from spinalnet.comparison import packing
 from spinalnet.comparison.forest import Forest, ForestEstimator
 from spinalnet.comparison.layered import LayeredEstimator, Several
+from spinalnet.comparison.on_columns import OnColumns
 from spinalnet.comparison.table_columns import Column, columns_of
 from spinalnet.comparison.table_heads import estimator_class, head_row
 from spinalnet.comparison.table_rows import TableRows
@@ -67,8 +68,14 @@ def describe(spec: TableSpec, rows: TableRows) -> Description:
     return Description(rows.table.name, rows.table.task, spec.head, targets, rows.outputs, columns)
 
 
-def save(estimator: Any, about: Description, folder: Path) -> None:
+def save(estimator: Any, about: Description, X: Any, folder: Path) -> None:
     """Write `model.safetensors`.
+
+    Args:
+        estimator: Fitted to a table.
+        about: What it is.
+        X: Some rows of that table.
+        folder: Of the run.
 
     Raises:
         TypeError: If something in the model is no plain data, so that it cannot be kept.
@@ -76,19 +83,25 @@ def save(estimator: Any, about: Description, folder: Path) -> None:
             cannot be written.
     """
     if not head_row(about.head).kind:
-        estimator = _as_arrays(estimator, [one.name for one in about.columns if one.name])
+        estimator = _in_columns(estimator, X)
     header, tensors = _taken_apart(estimator)
     _write(about, header, tensors, folder)
 
 
-def _as_arrays(estimator: Any, names: Sequence[str]) -> Any:
+def _as_arrays(estimator: Any, encoder: Any, names: Sequence[str]) -> Any:
     """Return a model of another library as arrays with its methods.
+
+    Args:
+        estimator: The fitted model, maybe with an encoder of its own before it.
+        encoder: What makes the columns it takes; None where it takes the table's.
+        names: Names of those columns; of an array none.
 
     Raises:
         InputError: If it is of a kind that is not known here.
     """
     if hasattr(estimator, "estimators_"):  # one for each value of a regression
-        return Several(tuple(_as_arrays(one, names) for one in estimator.estimators_))
+        parts = [_as_arrays(one, encoder, names) for one in estimator.estimators_]
+        return Several(tuple(parts))
     if hasattr(estimator, "encoder_") and hasattr(estimator, "model_"):
         return LayeredEstimator.of(
             estimator.encoder_,
@@ -98,8 +111,19 @@ def _as_arrays(estimator: Any, names: Sequence[str]) -> Any:
             scale=getattr(estimator, "scale_", None),
         )
     if type(estimator).__name__.startswith("HistGradientBoosting"):
-        return ForestEstimator.of(estimator, names)
+        forest = Forest.of(estimator, names)
+        return ForestEstimator(forest, getattr(estimator, "classes_", None), encoder)
     raise InputError(f"a {type(estimator).__name__} cannot be written as plain arrays.")
+
+
+def _in_columns(estimator: Any, X: Any) -> Any:
+    """Return a model of another library as arrays, on the columns of a table."""
+    if isinstance(estimator, OnColumns):
+        encoder = estimator.encoder_
+        names = list(map(str, encoder.shared(X).columns))
+        return _as_arrays(estimator.estimator_, encoder, names)
+    names = [str(name) for name in getattr(X, "columns", ())]
+    return _as_arrays(estimator, None, names)
 
 
 def save_without(about: Description, reason: str, folder: Path) -> None:
@@ -157,15 +181,11 @@ def load(path: Path) -> tuple[Any, Description]:
 
 def _kinds() -> dict[str, type]:
     """Return the classes whose objects a file may name."""
-    from sklearn.impute import MissingIndicator, SimpleImputer
-    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+    from sklearn.preprocessing import StandardScaler
 
     from spinalnet.tabular.encoder import Encoder
 
     return {
-        "SimpleImputer": SimpleImputer,
-        "MissingIndicator": MissingIndicator,
-        "OneHotEncoder": OneHotEncoder,
         "Encoder": Encoder,
         "StandardScaler": StandardScaler,
         "Forest": Forest,

@@ -145,7 +145,7 @@ def _keep(
     """
     about = table_store.describe(spec, rows)
     try:
-        table_store.save(estimator, about, folder)
+        table_store.save(estimator, about, rows.features(rows.test[:1]), folder)
         kept, _ = table_store.load(folder / table_store.MODEL_FILE)
         if same_answers(predicted(kept, rows, rows.test), outputs):
             return None

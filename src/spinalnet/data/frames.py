@@ -110,7 +110,7 @@ def load_table(
         raise unknown_name("task", task, ["auto", "classification", "regression"])
     if source.startswith("sklearn:"):
         return _bundled(source.removeprefix("sklearn:")).ready(group, time)
-    frame = read_frame(Path(source))
+    frame = _read_frame(Path(source))
     if target is None:
         columns = some(list(frame.columns), 10)
         raise InputError(f"name the column to predict: target=COLUMN; the columns are {columns}.")
@@ -223,8 +223,12 @@ def _target_values(y: Any, task: str) -> Any:
         ) from error
 
 
-def read_frame(path: Path) -> Any:
-    """Return a table file as a data frame of pandas."""
+def read_frame(path: Path, *, text: Any = ()) -> Any:
+    """Return a table file as a data frame of pandas, and notes."""
+    return _read_frame(path), ()
+
+
+def _read_frame(path: Path) -> Any:
     try:
         import pandas as pd
     except ImportError as error:

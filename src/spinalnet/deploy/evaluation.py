@@ -107,7 +107,7 @@ def _with_target(
     if str(data).startswith("sklearn:"):
         table = frames.load_table(str(data))
         return model.aligned(table.X, data=name, tell=tell), table.y
-    frame = read_new(data)
+    frame = read_new(model, data, tell)
     targets = list(model.about.targets)
     if not targets:
         raise InputError(f"the model does not know the name of its target: {name} cannot be used.")

@@ -121,7 +121,7 @@ def explain_table_model(
             ]
         )
         errors = moved.std(0, ddof=1) / exchanges**0.5 if exchanges > 1 else moved[0] * 0
-        slopes = _slopes(model, X, place, shown) if column.kind == "number" else None
+        slopes = _slopes(model, X, place, shown) if column.kind in ("number", "boolean") else None
         for k, output in enumerate(outputs):
             effect = ColumnEffect(
                 output, name, column.kind, float(moved[:, k].mean()), float(errors[k])

@@ -12,7 +12,7 @@ import copy
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from spinalnet import files
 from spinalnet._checks import InputError, SpinalnetError, some
 from spinalnet.comparison import TableModel
 from spinalnet.comparison.forest import ForestEstimator
-from spinalnet.comparison.layered import LayeredEstimator
+from spinalnet.comparison.layered import LayeredEstimator, Several
 from spinalnet.comparison.table_columns import Tell
 from spinalnet.deploy.export import OPSET, OPSETS, TOLERANCE, exporting, import_for_export
 from spinalnet.deploy.saved import table_model
@@ -172,9 +172,13 @@ def _metadata(model: TableModel, inputs: TableInputs) -> dict[str, str]:
 
 def _encoder_of(model: TableModel) -> Any:
     estimator = model.estimator
+    if isinstance(estimator, Several):
+        estimator = estimator.parts[0]  # all were fitted to the same rows
     for name in ("encoder_", "encoder"):
         if (found := getattr(estimator, name, None)) is not None:
             return found
+    if isinstance(estimator, ForestEstimator):
+        return None  # trees of an array take it as it is
     raise InputError(
         f"a '{model.about.head}' ({type(estimator).__name__}) cannot be exported here: use its own "
         "library, or a head that is a net, linear, or trees."
@@ -186,9 +190,17 @@ def _answers(
 ) -> str:
     """Add the model; return its logits or sums `(N, K)`, or its values, float64."""
     estimator = model.estimator
+    if isinstance(estimator, Several):
+        parts = [replace(model, estimator=part) for part in estimator.parts]
+        said = [_answers(graph, part, inputs, opset, precision) for part in parts]
+        return graph.add("Concat", *said, axis=1)
     if isinstance(estimator, ForestEstimator):
         forest = estimator.forest
-        columns = [inputs.shared(graph, one.name, one.categories) for one in forest.columns]
+        names = inputs.names
+        columns = [
+            inputs.shared(graph, one.name or names[one.place], one.categories)
+            for one in forest.columns
+        ]
         sums = add_forest(graph, forest, columns)
         return graph.add("Exp", sums) if forest.link == "exp" else sums
     rows = inputs.encoded(graph)

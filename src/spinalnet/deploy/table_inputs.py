@@ -27,26 +27,26 @@ class TableInputs:
     """The inputs of a graph.
 
     Attributes:
-        encoder: What they stand for.
+        encoder: What they stand for; None for trees of an array.
         names: Name of every input, in order: those of the columns, and of parts of columns.
         kinds: "number" or "text" of every input.
         outside: Columns whose encoding is not in the graph, by kind.
         values: Results of the graph by name of input, `(N, 1)`.
     """
 
-    encoder: Encoder
+    encoder: Encoder | None
     names: tuple[str, ...]
     kinds: tuple[str, ...]
     outside: Mapping[str, str]
     values: Mapping[str, str]
 
     @classmethod
-    def of(cls, graph: Graph, encoder: Encoder, columns: Sequence[str]) -> TableInputs:
+    def of(cls, graph: Graph, encoder: Encoder | None, columns: Sequence[str]) -> TableInputs:
         """Add the inputs to a graph.
 
         Args:
             graph: Where to.
-            encoder: Of the model.
+            encoder: Of the model; None for trees of an array, which take it as it is.
             columns: Names of the columns of an array, which the encoder does not know.
 
         Raises:
@@ -55,59 +55,56 @@ class TableInputs:
         """
         kinds: dict[str, str] = {}
         outside: dict[str, str] = {}
-        for column in encoder.columns:
-            one = column.encoding
-            if one is None:
-                kinds[columns[int(column.name)]] = "number"
-            elif one.width and column.kind == "category":
+        if encoder is None or not encoder.by_name:
+            kinds = dict.fromkeys(columns, "number")
+        for one in _encodings(encoder):
+            if one.kind == "category":
                 if "" in one.levels and one.missing:
                     raise InputError(
-                        f"column '{column.name}' has both empty texts and missing values, which an "
+                        f"column '{one.name}' has both empty texts and missing values, which an "
                         "exported model cannot tell apart: give the empty texts a name."
                     )
-                kinds[str(column.name)] = "text"
-            elif one.width:
-                if column.kind in OUTSIDE:
-                    outside[str(column.name)] = column.kind
+                kinds[str(one.name)] = "text"
+            else:
+                if one.kind in OUTSIDE:
+                    outside[str(one.name)] = one.kind
                 kinds |= dict.fromkeys(_parts(one), "number")
         values = {name: graph.input(name, kind) for name, kind in kinds.items()}
         return cls(encoder, tuple(kinds), tuple(kinds.values()), outside, values)
 
     def feeds(self, X: Any) -> dict[str, np.ndarray]:
         """Return what the inputs get for the rows of a table: float64 or text, `(N, 1)`."""
+        if self.encoder is None or not self.encoder.by_name:
+            rows = np.asarray(X, dtype=np.float64)
+            return {name: rows[:, [place]] for place, name in enumerate(self.names)}
         found: dict[str, np.ndarray] = {}
-        for column in self.encoder.columns:
-            one = column.encoding
-            if one is None:
-                found[self.names[int(column.name)]] = np.asarray(X, dtype=np.float64)[
-                    :, int(column.name)
-                ]
-            elif one.width and column.kind == "category":
-                said = ["" if text is None else text for text in texts(_column(X, column))]
-                found[str(column.name)] = np.array(said, dtype=object)
-            elif one.width:
-                found |= one.shared(_column(X, column))
+        for one in _encodings(self.encoder):
+            column = column_of(X, one.name, one.place)
+            if one.kind == "category":
+                said = ["" if text is None else text for text in texts(column)]
+                found[str(one.name)] = np.array(said, dtype=object)
+            else:
+                found |= one.shared(column)
         return {name: values.reshape(-1, 1) for name, values in found.items()}
 
     def encoded(self, graph: Graph) -> str:
         """Add the encoding; return its numbers, standardised, `(N, features)` float64."""
-        parts = [self._encoded_column(graph, column) for column in self.encoder.columns]
-        whole = graph.add("Concat", *(part for part in parts if part is not None), axis=1)
+        assert self.encoder is not None
+        if self.encoder.by_name:
+            parts = [self._encoded_column(graph, one) for one in _encodings(self.encoder)]
+        else:
+            parts = list(self.values.values())
+        whole = graph.add("Concat", *parts, axis=1)
         centred = graph.add("Sub", whole, graph.constant(self.encoder.mean[None], np.float64))
         return graph.add("Div", centred, graph.constant(self.encoder.scale[None], np.float64))
 
-    def _encoded_column(self, graph: Graph, column: Any) -> str | None:
-        one = column.encoding
-        if one is None:
-            return self.values[self.names[int(column.name)]]
-        if not one.width:
-            return None
-        if column.kind == "category":
-            return _one_hot(graph, self.values[str(column.name)], one)
+    def _encoded_column(self, graph: Graph, one: Any) -> str:
+        if one.kind == "category":
+            return _one_hot(graph, self.values[str(one.name)], one)
         parts = [self.values[name] for name in _parts(one)]
-        if column.kind == "text":
+        if one.kind == "text":
             return graph.add("Concat", *parts, axis=1)
-        medians = [one.median] if column.kind in ("number", "boolean") else list(one.medians)
+        medians = [one.median] if one.kind in ("number", "boolean") else list(one.medians)
         gone = [graph.add("IsNaN", part) for part in parts]
         filled = [
             graph.add("Where", mark, graph.constant([[median]], np.float64), part)
@@ -128,22 +125,27 @@ class TableInputs:
         """
         if categories is None:
             return self.values[name]
-        one = next(column.encoding for column in self.encoder.columns if str(column.name) == name)
-        assert one is not None
+        one = next(one for one in _encodings(self.encoder) if str(one.name) == name)
         codes = {str(value): code for code, value in enumerate(categories)}
         other = len(codes)
-        rare = codes.get(one.rare_name(), other) if one.rare else other
+        rare = other
+        if one.rare:
+            rare = codes.get(one.names()[len(one.levels)].removeprefix(f"{one.name}_"), other)
         known = {level: codes.get(level, other) for level in one.levels}
         return graph.lookup(self.values[name], {"": other, **known}, rare)
+
+
+def _encodings(encoder: Encoder | None) -> list[Any]:
+    """Return the encodings of a frame's columns that say anything, in their order."""
+    if encoder is None:
+        return []
+    found = [column.encoding for column in encoder.columns]
+    return [one for one in found if one is not None and one.width]
 
 
 def _parts(encoding: Any) -> list[str]:
     """Return the names of the numbers that stand for a column, its mark of a gap left out."""
     return [name for name in encoding.names() if name != f"missing {encoding.name}"]
-
-
-def _column(X: Any, column: Any) -> Any:
-    return column_of(X, column.name, column.encoding.place)
 
 
 def _one_hot(graph: Graph, value: str, one: Any) -> str:

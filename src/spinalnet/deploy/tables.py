@@ -40,15 +40,25 @@ class RowPrediction:
     values: tuple[float, ...] = ()
 
 
-def read_new(source: str | Path) -> Any:
+def read_new(model: TableModel, source: str | Path, tell: Tell | None = None) -> Any:
     """Return a table as a data frame, without asking for a target.
+
+    Args:
+        model: Whose columns of text and categories are read as they are written: 007 stays 007.
+        source: The table: a file, or `sklearn:NAME`.
+        tell: Called with every note on how the file was read.
 
     Raises:
         InputError: If it cannot be read.
     """
     if str(source).startswith("sklearn:"):
         return frames.load_table(str(source)).X
-    return frames.read_frame(Path(source))
+    text = [column.name for column in model.about.columns if column.kind in ("category", "text")]
+    frame, notes = frames.read_frame(Path(source), text=text)
+    if tell is not None:
+        for note in notes:
+            tell(f"{Path(source).name}: {note}")
+    return frame
 
 
 def rows_to_ask(model: TableModel, data: str | Path | None, tell: Tell | None = None) -> Any:
@@ -60,7 +70,7 @@ def rows_to_ask(model: TableModel, data: str | Path | None, tell: Tell | None = 
     if data is None:
         return model.test_rows()[0]
     name = Path(str(data)).name
-    return model.aligned(read_new(data), data=name, tell=tell)
+    return model.aligned(read_new(model, data, tell), data=name, tell=tell)
 
 
 def predict_rows(
@@ -126,7 +136,7 @@ def write_table_predictions(
     """
     form = form_of(out, form)
     model = run if isinstance(run, TableModel) else table_model(run, tell)
-    frame = read_new(source)
+    frame = read_new(model, source, tell)
     kept = _kept(frame, keep, str(source))
     sheet = _Sheet(model, top_k, all_probabilities)
     data = Path(str(source)).name
