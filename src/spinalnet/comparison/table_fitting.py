@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from spinalnet._checks import InputError
-from spinalnet.comparison.on_columns import OnColumns
 from spinalnet.comparison.outputs import AnyOutputs, Outputs, RegressionOutputs
 from spinalnet.comparison.table_heads import head_row, make_estimator, tuned_options
 from spinalnet.comparison.table_rows import TableRows
@@ -78,6 +77,8 @@ def fit(estimator: Any, rows: TableRows, train: np.ndarray) -> Any:
 
 def _fed(estimator: Any, rows: TableRows) -> Any:
     """Give a model of another library the columns of a frame as the nets know them."""
+    from spinalnet.comparison.on_columns import OnColumns
+
     bare = type(estimator).__module__.startswith("sklearn.") and is_frame(rows.table.X)
     return OnColumns(estimator) if bare else estimator
 

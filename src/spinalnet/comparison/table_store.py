@@ -20,7 +20,6 @@ from spinalnet._checks import InputError
 from spinalnet.comparison import packing
 from spinalnet.comparison.forest import Forest, ForestEstimator
 from spinalnet.comparison.layered import LayeredEstimator, Several
-from spinalnet.comparison.on_columns import OnColumns
 from spinalnet.comparison.table_columns import Column, columns_of
 from spinalnet.comparison.table_heads import estimator_class, head_row
 from spinalnet.comparison.table_rows import TableRows
@@ -118,7 +117,7 @@ def _as_arrays(estimator: Any, encoder: Any, names: Sequence[str]) -> Any:
 
 def _in_columns(estimator: Any, X: Any) -> Any:
     """Return a model of another library as arrays, on the columns of a table."""
-    if isinstance(estimator, OnColumns):
+    if hasattr(estimator, "encoder_") and hasattr(estimator, "estimator_"):
         encoder = estimator.encoder_
         names = list(map(str, encoder.shared(X).columns))
         return _as_arrays(estimator.estimator_, encoder, names)
