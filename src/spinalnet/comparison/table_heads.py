@@ -1,8 +1,8 @@
 """The heads of tables: what each is, which options it has, and its untrained estimator.
 
-The nets have the same encoding of the columns, the same embedding of numbers and the same training,
-and are averaged alike; they differ in the net. The others are what a table is usually given to: each
-with the settings it comes with.
+The nets have the same encoding of the columns, the same embedding of numbers and the same
+training, and are averaged alike; they differ in the net. The others are what a table is usually
+given to, each with the settings it comes with.
 """
 
 from __future__ import annotations
@@ -70,10 +70,7 @@ TABLE_MODELS: dict[str, TableHead] = {
     ),
     "sklearn-mlp": TableHead(
         "scikit-learn's MLP, one hidden layer of 100",
-        classes=(
-            "sklearn.neural_network:MLPClassifier",
-            "sklearn.neural_network:MLPRegressor",
-        ),
+        classes=("sklearn.neural_network:MLPClassifier", "sklearn.neural_network:MLPRegressor"),
     ),
     "trees": TableHead(
         "scikit-learn's histogram gradient boosting",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from spinalnet.data.columns import is_frame
 from spinalnet.randomness import own_generators
-from spinalnet.tabular.embedding import fit_embedding
+from spinalnet.tabular.embedding import embedding_like, fit_embedding
 from spinalnet.tabular.encoder import Encoder
 from spinalnet.tabular.ensemble import Job, Member, TableNet, train_members
 from spinalnet.tabular.learner import Rows
@@ -106,8 +106,10 @@ class NetEstimator(NetOptions, TrainingOptions, BaseEstimator):
         by_class = self._class_weights(y, every)
         return X, y, weights if by_class is None else weights * by_class
 
-    def _rows(self, X: Any, y: np.ndarray, weights: np.ndarray | None) -> Rows:
-        """Return embedded inputs, targets and weights of mean 1, as training wants them."""
+    def _rows(
+        self, X: Any, y: np.ndarray, weights: np.ndarray | None
+    ) -> tuple[Rows, nn.Module | None]:
+        """Return embedded inputs, targets and weights of mean 1, and the embedding."""
         first = not hasattr(self, "module_")
         dtype = torch.float32 if getattr(X, "dtype", None) == np.float32 else torch.float64
         if not first:  # in later calls of partial_fit
@@ -115,19 +117,22 @@ class NetEstimator(NetOptions, TrainingOptions, BaseEstimator):
         device = resolve_device(self.device)
         encoded = np.ascontiguousarray(self.encoder_.transform(X), dtype=np.float64)
         if first:
-            found = fit_embedding(self.embedding, encoded, weights, bins=int(self.num_bins))
+            embedding = fit_embedding(self.embedding, encoded, weights, bins=int(self.num_bins))
+        else:
+            embedding = getattr(self.module_, "embedding", None)
+        x = torch.from_numpy(encoded)
+        if embedding is not None:
             # Its numbers are those that `module_` can hold, but it counts in double precision in
             # training too: bins can be narrow.
-            self._embedding = None if found is None else found.to(dtype).double()
-        x = torch.from_numpy(encoded)
-        if self._embedding is not None:
-            x = torch.cat([self._embedding(part).to(dtype) for part in x.split(65536)])
+            embedding = copy.deepcopy(embedding).cpu().to(dtype).double()
+            x = torch.cat([embedding(part).to(dtype) for part in x.split(65536)])
         x = x.to(device, dtype)
         targets = torch.from_numpy(self._encode_targets(y))
         targets = targets.to(device, dtype if targets.is_floating_point() else None)
         if weights is None:
-            return x, targets, None
-        return x, targets, torch.from_numpy(weights / weights.mean()).to(device, dtype)
+            return (x, targets, None), embedding
+        shares = torch.from_numpy(weights / weights.mean()).to(device, dtype)
+        return (x, targets, shares), embedding
 
     # -- training --
 
@@ -156,52 +161,67 @@ class NetEstimator(NetOptions, TrainingOptions, BaseEstimator):
         self.train_config(0)  # refuses before anything is computed
         states = self._draw_states()
         X, y, weights = self._checked(X, y, sample_weight, reset=True)
-        for name in ("module_", "members_", "_embedding"):
+        for name in ("module_", "members_", "_optimizer_state", "validation_scores_"):
             self.__dict__.pop(name, None)
         self._prepare_targets(y, weights)
         self.encoder_ = Encoder(X, weights)
-        rows = self._rows(X, y, weights)
-        members = self._start(states, rows[0])
-        jobs = []
-        for member in members:
-            train, held_out = self._split(rows, member.seed)
-            config = self.train_config(member.seed, len(rows[0]))
-            jobs.append(Job(member, config, member.seed, train, held_out))
-        return self._train(jobs, rows)
+        rows, embedding = self._rows(X, y, weights)
+        jobs = self._start(states, rows[0])
+        for job in jobs:
+            job.train, job.held_out = self._split(rows, job.seed)
+        return self._train(jobs, rows, embedding)
 
-    def _start(self, states: Sequence[int], x: Tensor) -> list[Member]:
-        """Return the members with random weights."""
-        members = []
+    def _start(self, states: Sequence[int], x: Tensor) -> list[Job]:
+        """Return members with random weights, about to be trained."""
+        jobs = []
         for state in states:
             seed = int(check_random_state(state).randint(SEEDS))
             with own_generators():
                 torch.manual_seed(seed)
-                net = self.make_net(x.shape[1], self._num_outputs, x.dtype)
-            members.append(Member(state, seed, net.to(x.device)))
-        return members
+                net = self.make_net(x.shape[1], self._num_outputs, x.dtype).to(x.device)
+            jobs.append(Job(Member(state, seed), net, self.train_config(seed, len(x)), seed))
+        return jobs
 
-    def _train(self, jobs: Sequence[Job], rows: Rows) -> Any:
+    def _train(self, jobs: Sequence[Job], rows: Rows, embedding: nn.Module | None) -> Any:
         """Train the members and take up what became of them."""
         train_members(jobs, rows, self._task)
-        self.members_ = [job.member for job in jobs]
-        first = self.members_[0]
-        self.module_ = self._joined([member.net for member in self.members_])
+        self.members_ = [vars(job.member) for job in jobs]
+        self._optimizer_state = [job.optimizer for job in jobs]
+        nets = [job.net for job in jobs]
+        if embedding is not None:
+            embedding = embedding.to(rows[0].device, rows[0].dtype)
+        self.module_ = self._joined(embedding, nets)
+        first = jobs[0].member
         self.n_iter_, self.best_epoch_ = first.n_iter, first.best_epoch
         self.loss_curve_, self.loss_ = first.loss_curve, first.loss_curve[-1]
-        self.__dict__.pop("validation_scores_", None)
         if first.validation_scores:
             self.validation_scores_ = first.validation_scores
         return self
 
-    def _joined(self, nets: Sequence[nn.Module]) -> nn.Module:
+    def _joined(self, embedding: nn.Module | None, nets: Sequence[nn.Module]) -> nn.Module:
         """Return one module on prepared inputs."""
-        if self._embedding is None and len(nets) == 1:
+        if embedding is None and len(nets) == 1:
             return nets[0]
-        reference = next(nets[0].parameters())
-        embedding = self._embedding
-        if embedding is not None:
-            embedding = copy.deepcopy(embedding).to(reference.device, reference.dtype)
         return TableNet(embedding, nets, self._task).eval()
+
+    def module_like(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """Return an untrained `module_` that takes these weights up by `load_state_dict`.
+
+        Args:
+            weights: State dict of the `module_` of an estimator with these options, fitted to a
+                table with these columns and targets.
+        """
+        dtype = next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
+        below = {name.split(".")[1] for name in weights if name.startswith("members.")}
+        parts = {
+            name.removeprefix("embedding."): tensor
+            for name, tensor in weights.items()
+            if name.startswith("embedding.")
+        }
+        embedding = embedding_like(self.embedding, parts).to(dtype) if parts else None
+        width = len(self.prepared_names()) if embedding is None else embedding.out_features
+        nets = [self.make_net(width, self._num_outputs, dtype) for _ in range(max(1, len(below)))]
+        return self._joined(embedding, nets)
 
     def _split(self, rows: Rows, seed: int) -> tuple[Tensor | None, Tensor | None]:
         """Return which rows to train on, and which to hold out, of all classes alike."""
@@ -230,20 +250,30 @@ class NetEstimator(NetOptions, TrainingOptions, BaseEstimator):
     def _partial_fit(
         self, X: Any, y: Any, sample_weight: Any, classes: Sequence[Any] | None = None
     ) -> Any:
-        first = not hasattr(self, "module_")
+        first, states = not hasattr(self, "module_"), []
         X, y, weights = self._checked(X, y, sample_weight, reset=first)
         if first:
             states = self._draw_states()
             self._prepare_targets(y if classes is None else np.asarray(classes), weights)
             self.encoder_ = Encoder(X, weights)
-        rows = self._rows(X, y, weights)
-        members = self._start(states, rows[0]) if first else self.members_
-        jobs = []
-        for member in members:
-            changes = {"schedule": "constant", "early_stopping": 0, "epochs": member.n_iter + 1}
-            config = self.train_config(member.seed, len(rows[0]), **changes)
-            jobs.append(Job(member, config, member.seed + member.n_iter))
-        return self._train(jobs, rows)
+        rows, embedding = self._rows(X, y, weights)
+        jobs = self._start(states, rows[0]) if first else self._again()
+        for job in jobs:
+            done = job.member.n_iter
+            changes = {"schedule": "constant", "early_stopping": 0, "epochs": done + 1}
+            job.config = self.train_config(job.member.seed, len(rows[0]), **changes)
+            job.seed = job.member.seed + done
+        return self._train(jobs, rows, embedding)
+
+    def _again(self) -> list[Job]:
+        """Return the members where the last call left them."""
+        nets = list(self.module_.members) if isinstance(self.module_, TableNet) else [self.module_]
+        return [
+            Job(Member(**member), net, self.train_config(0), 0, optimizer=optimizer)
+            for member, net, optimizer in zip(
+                self.members_, nets, self._optimizer_state, strict=True
+            )
+        ]
 
     # -- use --
 

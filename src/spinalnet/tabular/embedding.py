@@ -19,7 +19,7 @@ missing) go past it as they are. Its state are plain tensors, in the net's state
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,12 @@ class _Bins(nn.Module):
 
     The first and the last bin of a number go on for their own length outside.
     """
+
+    column: Tensor
+    left: Tensor
+    width: Tensor
+    low: Tensor
+    high: Tensor
 
     def __init__(self, knots: Sequence[np.ndarray]) -> None:
         super().__init__()
@@ -64,6 +70,9 @@ class _Bins(nn.Module):
 class _Quantile(nn.Module):
     """The normal variable of the same quantile, `(N, C)` to `(N, C)`."""
 
+    rises: Tensor
+    start: Tensor
+
     def __init__(self, knots: Sequence[np.ndarray], heights: Sequence[np.ndarray]) -> None:
         super().__init__()
         self.bins = _Bins(knots)
@@ -82,6 +91,9 @@ class _Quantile(nn.Module):
 class _Clip(nn.Module):
     """Centred and scaled by quantiles, and smoothly bounded to (-3, 3)."""
 
+    center: Tensor
+    scale: Tensor
+
     def __init__(self, center: np.ndarray, scale: np.ndarray) -> None:
         super().__init__()
         self.register_buffer("center", torch.from_numpy(center))
@@ -96,6 +108,8 @@ class _Clip(nn.Module):
 
 class _Periodic(nn.Module):
     """Sines and cosines of each number, `(N, C)` to `(N, 2 * frequencies * C)`."""
+
+    angular: Tensor
 
     def __init__(self, columns: int) -> None:
         super().__init__()
@@ -128,7 +142,9 @@ class NumericalEmbedding(nn.Module):
         input `(N, in_features)`, output `(N, out_features)`.
     """
 
-    def __init__(self, in_features: int, columns: Sequence[int], parts: Sequence[nn.Module]) -> None:
+    def __init__(
+        self, in_features: int, columns: Sequence[int], parts: Sequence[nn.Module]
+    ) -> None:
         super().__init__()
         rest = [column for column in range(in_features) if column not in set(columns)]
         self.in_features = in_features
@@ -244,16 +260,41 @@ def _several(values: np.ndarray) -> bool:
     return len(others) > 0 and bool((others != others[0]).any())
 
 
-def _robust_scale(
-    numbers: np.ndarray, weights: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _robust_scale(numbers: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Return medians, and what the quartiles' distance of a normal variable is made one by."""
     low, center, high = (
-        np.array(
-            [np.quantile(c, at, weights=weights, method="inverted_cdf") for c in numbers.T]
-        )
+        np.array([np.quantile(c, at, weights=weights, method="inverted_cdf") for c in numbers.T])
         for at in (0.25, 0.5, 0.75)
     )
     scale = (high - low) / 1.349
     spread = (numbers.max(0) - numbers.min(0)) / 2.0  # where most rows have one value
     return center, np.where(scale > 0, scale, spread)
+
+
+def embedding_like(kind: str | None, state: Mapping[str, Tensor]) -> NumericalEmbedding:
+    """Return an embedding into which `load_state_dict(state)` goes.
+
+    Args:
+        kind: What it was fitted with.
+        state: The state dict of one.
+    """
+    names = parse_embedding(kind)
+    columns, rest = state["columns"], state["rest"]
+
+    def bins_like(prefix: str) -> list[np.ndarray]:
+        counts = torch.bincount(state[f"{prefix}column"], minlength=len(columns))
+        return [np.arange(float(count) + 1.0) for count in counts.tolist()]
+
+    def make(index: int, name: str) -> nn.Module:
+        prefix = f"parts.{index}."
+        if name == "piecewise":
+            return _Bins(bins_like(prefix))
+        if name == "quantile":
+            knots = bins_like(f"{prefix}bins.")
+            return _Quantile(knots, knots)
+        if name == "clip":
+            return _Clip(np.zeros(len(columns)), np.ones(len(columns)))
+        return _Periodic(len(columns)) if name == "periodic" else _Linear(len(columns))
+
+    parts = [make(index, name) for index, name in enumerate(names)]
+    return NumericalEmbedding(len(columns) + len(rest), columns.tolist(), parts)

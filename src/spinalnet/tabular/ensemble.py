@@ -35,8 +35,10 @@ class TableNet(nn.Module):
         self.task: Task = task
         self.embedding = nn.Identity() if embedding is None else embedding
         self.members = nn.ModuleList(nets)
-        self.in_features: int = getattr(nets[0] if embedding is None else embedding, "in_features")
-        self.out_features: int = getattr(nets[0], "out_features")
+        first: Any = nets[0]
+        outermost: Any = nets[0] if embedding is None else embedding
+        self.in_features: int = outermost.in_features
+        self.out_features: int = first.out_features
 
     def each(self, x: Tensor) -> Tensor:
         """Return the outputs of every member, `(members, N, out_features)`."""
@@ -64,36 +66,39 @@ class Member:
     Attributes:
         random_state: With which the estimator of a single net gets this very one.
         seed: Of its weights, its order of the rows and the rows held out.
-        net: The net, on embedded inputs.
         n_iter: Epochs run.
         best_epoch: The one whose weights it has.
         loss_curve: Training loss of every epoch.
         validation_scores: Score on the rows held out after every epoch; empty without such rows.
-        optimizer: Name and state of the optimizer, for `partial_fit`.
     """
 
     random_state: int
     seed: int
-    net: nn.Module
     n_iter: int = 0
     best_epoch: int = 0
     loss_curve: list[float] = field(default_factory=list)
     validation_scores: list[float] = field(default_factory=list)
-    optimizer: tuple[str, dict[str, Any]] | None = None
 
 
-@dataclass(frozen=True)
+Optimizer = tuple[str, dict[str, Any]]
+"""Name and state of an optimizer, for `partial_fit`."""
+
+
+@dataclass
 class Job:
     """What one call trains of a member: settings, which rows, and the seed of dropout.
 
-    `train` and `held_out` are numbers of rows; None for all rows, and for none.
+    `train` and `held_out` are numbers of rows; None for all rows, and for none. `optimizer` is that
+    of the call before, and after the training that of this one.
     """
 
     member: Member
+    net: nn.Module
     config: TrainConfig
     seed: int
     train: Tensor | None = None
     held_out: Tensor | None = None
+    optimizer: Optimizer | None = None
 
 
 def train_members(jobs: Sequence[Job], rows: Rows, task: Task) -> None:
@@ -120,12 +125,12 @@ def _some(rows: Rows, which: Tensor | None) -> Rows:
 
 def _train(job: Job, rows: Rows, task: Task) -> None:
     """Go on to the last epoch and keep the best."""
-    member, config = job.member, job.config
+    member, net, config = job.member, job.net, job.config
     held_out = None if job.held_out is None else _some(rows, job.held_out)
-    learner = RowsLearner(member.net, config, task, _some(rows, job.train), held_out)
-    if member.optimizer is not None and member.optimizer[0] == config.optimizer:
+    learner = RowsLearner(net, config, task, _some(rows, job.train), held_out)
+    if job.optimizer is not None and job.optimizer[0] == config.optimizer:
         # Its memory of gradients goes on; its settings are those that are asked for now.
-        now, kept = learner.optimizer.state_dict(), member.optimizer[1]
+        now, kept = learner.optimizer.state_dict(), job.optimizer[1]
         learner.optimizer.load_state_dict({**now, "state": kept["state"]})
     loop = Loop(learner, config)
     loop.epoch = member.n_iter
@@ -141,9 +146,9 @@ def _train(job: Job, rows: Rows, task: Task) -> None:
         member.validation_scores = [
             row["val_accuracy"] if by_class else -row["val_loss"] for row in loop.history
         ]
-    member.optimizer = config.optimizer, learner.release()
+    job.optimizer = config.optimizer, learner.release()
     with torch.no_grad():  # the loss of the last step was that before its update
-        finite = bool(torch.isfinite(member.net(learner.rows[0][:256])).all())
+        finite = bool(torch.isfinite(net(learner.rows[0][:256])).all())
     if not finite:
         raise TrainingError(
             f"the outputs are not finite after epoch {member.n_iter} at learning rate "

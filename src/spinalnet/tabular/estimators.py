@@ -162,7 +162,7 @@ class _Regressor(RegressorMixin, NetEstimator):
         columns = y.reshape(len(y), -1)
         self._y_ndim = y.ndim
         self.n_outputs_ = self._num_outputs = columns.shape[1]
-        self.target_scaler_ = StandardScaler().fit(columns, sample_weight=weights)
+        self.target_scaler_: Any = StandardScaler().fit(columns, sample_weight=weights)
         # By the values, as a mean of equal values need not be that value to the last bit.
         constant = np.ptp(columns, axis=0) == 0
         self.target_scaler_.mean_[constant] = columns[0, constant]
