@@ -142,6 +142,9 @@ class NumericalEmbedding(nn.Module):
         input `(N, in_features)`, output `(N, out_features)`.
     """
 
+    columns: Tensor
+    rest: Tensor
+
     def __init__(
         self, in_features: int, columns: Sequence[int], parts: Sequence[nn.Module]
     ) -> None:
@@ -166,21 +169,28 @@ def _width(part: Any) -> int:
     return part.out_features
 
 
+def _quantiles(values: np.ndarray, at: Any, weights: Any) -> np.ndarray:
+    """Return values of the rows at quantiles.
+
+    A row of weight 2 counts as two rows, which the usual interpolation does not know.
+    """
+    return np.quantile(values, at, weights=weights, method="inverted_cdf")
+
+
 def _weighted_knots(values: np.ndarray, weights: np.ndarray | None, bins: int) -> np.ndarray:
     """Return the distinct values at evenly spaced quantiles, the ends included."""
     at = np.linspace(0.0, 1.0, bins + 1)
-    # A row of weight 2 counts as two rows, which the usual interpolation does not know.
-    return np.unique(np.quantile(values, at, weights=weights, method="inverted_cdf"))
+    return np.unique(_quantiles(values, at, weights))
 
 
-def _heights(values: np.ndarray, weights: np.ndarray | None, knots: np.ndarray) -> np.ndarray:
+def _heights(values: np.ndarray, weights: Any, knots: np.ndarray) -> np.ndarray:
     """Return the normal quantile of every knot, from the middle of its rank among the rows."""
     from scipy.special import ndtri
 
     order = np.argsort(values, kind="stable")
     ordered = values[order]
-    come = np.cumsum(np.ones(len(values)) if weights is None else weights[order])
-    come = np.concatenate([[0.0], come / come[-1]])
+    parts = np.ones(len(values)) if weights is None else weights[order]
+    come = np.concatenate([[0.0], np.cumsum(parts) / np.sum(parts)])
     below = come[np.searchsorted(ordered, knots, side="left")]
     through = come[np.searchsorted(ordered, knots, side="right")]
     return ndtri(np.clip((below + through) / 2.0, 1e-3, 1.0 - 1e-3))
@@ -263,7 +273,7 @@ def _several(values: np.ndarray) -> bool:
 def _robust_scale(numbers: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Return medians, and what the quartiles' distance of a normal variable is made one by."""
     low, center, high = (
-        np.array([np.quantile(c, at, weights=weights, method="inverted_cdf") for c in numbers.T])
+        np.array([_quantiles(column, at, weights) for column in numbers.T])
         for at in (0.25, 0.5, 0.75)
     )
     scale = (high - low) / 1.349
