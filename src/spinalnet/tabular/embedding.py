@@ -53,8 +53,9 @@ class _Bins(nn.Module):
         left = np.concatenate([at[:-1] for at in knots])
         width = np.concatenate([np.diff(at) for at in knots])
         low, high = np.zeros(len(left)), np.ones(len(left))
-        ends = np.cumsum(counts)
-        low[ends - counts], high[ends - 1] = -1.0, 2.0
+        last = np.cumsum(counts) - 1
+        low[last + 1 - np.array(counts)] = -1.0
+        high[last] = 2.0
         for name, values in (("column", column), ("left", left), ("width", width)):
             self.register_buffer(name, torch.from_numpy(values))
         self.register_buffer("low", torch.from_numpy(low))
