@@ -214,7 +214,8 @@ def _answers(
     said = graph.cast(_add_module(graph, net, rows, opset), "double")
     scaler = getattr(estimator, "target_scaler_", None)
     if scaler is not None:
-        said = _in_units(graph, said, scaler.mean_, scaler.scale_)
+        constant = getattr(estimator, "constant_outputs_", False)
+        said = _in_units(graph, said, scaler.mean_, np.where(constant, 0.0, scaler.scale_))
     return said
 
 
