@@ -14,12 +14,7 @@ from torch import Tensor
 
 from spinalnet._checks import InputError
 from spinalnet.comparison.outputs import AnyOutputs, Outputs, RegressionOutputs
-from spinalnet.comparison.table_heads import (
-    head_row,
-    make_estimator,
-    option_names,
-    tuned_options,
-)
+from spinalnet.comparison.table_heads import head_row, make_estimator, option_names, tuned_options
 from spinalnet.comparison.table_rows import TableRows
 from spinalnet.comparison.table_spec import TableSpec
 from spinalnet.data.columns import is_frame
@@ -49,6 +44,7 @@ def estimator_of(
 @contextmanager
 def quiet() -> Iterator[None]:
     """Run trees on as many threads as nets, and meet what is expected in silence."""
+    from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
     with (
@@ -58,6 +54,8 @@ def quiet() -> Iterator[None]:
     ):
         # A category of the test rows that the training rows lack is met as unknown.
         warnings.filterwarnings("ignore", "Found unknown categories")
+        # Other libraries' models are taken as they come, with the length that they have.
+        warnings.filterwarnings("ignore", category=ConvergenceWarning)
         yield
 
 
