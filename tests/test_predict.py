@@ -134,7 +134,7 @@ def test_top_k_and_all_probabilities(run, digits, tmp_path):
 
 
 def test_with_many_classes_not_every_probability_is_written(run, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("spinalnet.deploy.predict._FEW_CLASSES", 9)
+    monkeypatch.setattr("spinalnet.deploy.predict.FEW_CLASSES", 9)
     write_predictions(run, [digits / "test" / "3"], tmp_path / "x.csv")
     assert list(rows_of(tmp_path / "x.csv")[0]) == ["path", "prediction", "probability"]
 

@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from spinalnet.comparison import ComparisonSpec as ComparisonSpec
     from spinalnet.comparison import RunSpec as RunSpec
     from spinalnet.comparison import Summary as Summary
+    from spinalnet.comparison import TableModel as TableModel
     from spinalnet.comparison import TableSpec as TableSpec
     from spinalnet.comparison import TrainedModel as TrainedModel
     from spinalnet.comparison import compare as compare
+    from spinalnet.comparison import load as load
     from spinalnet.comparison import load_summary as load_summary
     from spinalnet.comparison import load_trained as load_trained
     from spinalnet.comparison import run_one as run_one
@@ -97,8 +99,8 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "_checks": "BackendUnavailable InputError SpinalnetError SurgeryError TrainingError",
-        "comparison": "Comparison ComparisonSpec RunSpec Summary TableSpec TrainedModel compare "
-        "load_summary load_trained run_one summarize write_report",
+        "comparison": "Comparison ComparisonSpec RunSpec Summary TableModel TableSpec TrainedModel "
+        "compare load load_summary load_trained run_one summarize write_report",
         "data": "ArrayDataset DataSpec DatasetInfo Splits list_datasets load_dataset",
         "deploy": "Evaluation Exported Prediction evaluate_run export_onnx export_program "
         "predict_images write_predictions",

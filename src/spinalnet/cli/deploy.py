@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,11 +31,14 @@ def evaluate_command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Evaluate a trained model on the test part of its own or of other data, class by class."""
-    from spinalnet import _dist
-    from spinalnet.deploy import predict
+    """Evaluate a trained model on the test part of its own or of other data, class by class.
 
-    evaluation = predict.evaluate_run(run, data, data_dir, device=device)
+    The model of a table: on the test rows of its run, or on all rows of another table (--data).
+    """
+    from spinalnet import _dist
+    from spinalnet.deploy import evaluate_run
+
+    evaluation = evaluate_run(run, data, data_dir, device=device, tell=print_note)
     if as_json:
         if _dist.is_main():
             print(json.dumps(evaluation.to_dict()))
@@ -58,12 +61,14 @@ def _standard_input() -> Iterator[bytes]:
 
 @app.command("predict")
 def predict_command(
+    ctx: typer.Context,
     run: RunFolder,
     paths: Annotated[
         list[str],
         typer.Argument(
             help="Images, folders of images, or - for paths on standard input, one a line or "
-            "separated by NUL (find -print0)."
+            "separated by NUL (find -print0). For the model of a table: one table.",
+            metavar="PATHS...",
         ),
     ],
     out: Annotated[
@@ -84,8 +89,19 @@ def predict_command(
     on_bad_image: OnBadImage = "error",
     batch_size: Annotated[int, typer.Option(help="Images per forward pass.", min=1)] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            help="Tables: columns written beside the predictions, comma separated, such as an id.",
+            metavar="COLUMNS",
+        ),
+    ] = None,
 ) -> None:
-    """Classify images, any number of them; rows are written as they are made.
+    """Classify images, any number of them, or predict the rows of a table.
+
+    Rows are written as they are made. RUN may be a comparison, whose best run is taken. A table has
+    its columns by name, in any order; missing values and new levels are allowed, a missing column
+    is not.
 
     With bad files the exit code is 2, after one report of all of them, and --out is not written;
     with --on-bad-image skip they are listed, the others written, and the exit code is 0.
@@ -93,10 +109,18 @@ def predict_command(
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from spinalnet import _dist
+    from spinalnet.comparison.loading import run_of
     from spinalnet.deploy import predict
+    from spinalnet.deploy.saved import is_of_table
 
     if not _dist.is_main():
         return  # there is one file to write
+    if is_of_table(run):
+        _refuse(ctx, ("on_bad_image", "batch_size", "device"), "for the model of a table")
+        _predict_table(run, paths, out, keep, form, top_k, all_probabilities)
+        return
+    _refuse(ctx, ("keep",), "for the model of images")
+    run = run_of(run, print_note)
     if on_bad_image not in ("error", "skip"):
         raise InputError(f"on_bad_image must be error or skip, got '{on_bad_image}'.")
     skipped = 0
@@ -133,8 +157,82 @@ def predict_command(
         err_console.print(said, highlight=False, soft_wrap=True, markup=False)
 
 
+def _refuse(ctx: typer.Context, options: Sequence[str], why: str) -> None:
+    """Refuse options that stand in the command but have no meaning here."""
+    for name in options:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            flag = "--" + name.replace("_", "-")
+            raise InputError(f"{flag} has no meaning {why}: leave it out.")
+
+
+def _predict_table(
+    run: Path,
+    paths: list[str],
+    out: Path | None,
+    keep: str | None,
+    form: str | None,
+    top_k: int,
+    all_probabilities: bool | None,
+) -> None:
+    """Write predictions for the rows of one table."""
+    from spinalnet.deploy import write_table_predictions
+
+    if len(paths) != 1:
+        raise InputError(
+            f"the model of a table predicts one table at a time, got {len(paths)} paths."
+        )
+    count = write_table_predictions(
+        run,
+        paths[0],
+        out,
+        form=form,  # type: ignore[arg-type]  # checked there
+        top_k=top_k,
+        all_probabilities=all_probabilities,
+        keep=[name.strip() for name in keep.split(",")] if keep else (),
+        tell=print_note,
+    )
+    if out is not None:
+        said = f"{count} predictions: {out}"
+        err_console.print(said, highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command("explain")
+def explain_command(
+    run: RunFolder,
+    data: Annotated[
+        str | None, typer.Option(help="A table whose rows are asked. Default: the test rows.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for figure and numbers.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say which columns the model of a table depends on, how much and in which direction.
+
+    effect: how far a prediction moves when the row's value is exchanged for that of another row;
+    slope: its derivative by a column of numbers. Both in the units of the target, or in
+    probability. For images: spinalnet theory explain.
+    """
+    from spinalnet.comparison.wording import as_rich
+    from spinalnet.deploy import table_explain
+
+    folder = out or Path("runs") / f"explain-{run.resolve().name}"
+    found = table_explain.explain_table_model(run, folder, data=data, tell=print_note)
+    if as_json:
+        print(json.dumps(found.records()))
+        return
+    header = ("output", "column", "effect", "slope (mean ± std)")
+    rows = [
+        [one.output, one.column, f"{one.effect:.4g}", table_explain.slope_text(one)]
+        for one in found.effects[:40]
+    ]
+    title = f"effect of the columns on the prediction, {found.unit}, {found.rows} rows"
+    out_console.print(as_rich(header, rows, title))
+    err_console.print(f"All numbers and the figure: {folder}", highlight=False, soft_wrap=True)
+
+
 @app.command("export")
 def export_command(
+    ctx: typer.Context,
     run: RunFolder,
     out: Annotated[Path, typer.Argument(help="File to write: .onnx, or .pt2 (torch.export).")],
     inputs: Annotated[
@@ -154,13 +252,27 @@ def export_command(
     opset: Annotated[
         int | None, typer.Option(help="Version of the ONNX operators. Default: 18.")
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Tables: rows to compare file and model on. Default: the test rows."),
+    ] = None,
 ) -> None:
-    """Write a trained model as a file that runs without this package, and check its answers."""
+    """Write a trained model as a file that runs without this package, and check its answers.
+
+    The model of a table takes its columns as they are, one input each, and answers with labels and
+    probabilities, or with values in the units of the target.
+    """
     from spinalnet import _dist
     from spinalnet.deploy import export
+    from spinalnet.deploy.saved import is_of_table
 
     if not _dist.is_main():
         return  # there is one file to write
+    if is_of_table(run):
+        _refuse(ctx, ("inputs", "output", "normalize"), "for the model of a table")
+        _export_table(run, out, data, opset)
+        return
+    _refuse(ctx, ("data",), "for the model of images")
     options: dict[str, Any] = {"inputs": inputs, "output": output, "normalize": normalize}
     if out.suffix == ".onnx":
         exported = export.export_onnx(run, out, **options, opset=opset or export.OPSET)
@@ -175,4 +287,24 @@ def export_command(
         f"the model by {exported.largest_difference:.1e}",
         highlight=False,
         soft_wrap=True,
+    )
+
+
+def _export_table(run: Path, out: Path, data: str | None, opset: int | None) -> None:
+    """Write the model of a table as an ONNX file."""
+    from spinalnet.deploy import export, table_export
+
+    if out.suffix != ".onnx":
+        raise InputError(f"the model of a table is written as .onnx, got '{out}'.")
+    done = table_export.export_table(
+        run, out, data=data, opset=opset or export.OPSET, tell=print_note
+    )
+    inputs = ", ".join(f"{name} ({kind})" for name, kind in done.inputs.items())
+    out_console.print(
+        f"{out}: inputs {inputs}; {' and '.join(done.outputs)} out, "
+        f"{sum(done.nodes.values())} operations, {out.stat().st_size:,} bytes; differs from the "
+        f"model by {done.largest_difference:.1e} on {done.rows} rows",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
     )

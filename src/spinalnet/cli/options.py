@@ -94,6 +94,20 @@ HeadOption = Annotated[
         help="Option of the (first) head, repeatable: hidden_features=16, num_layers=8.",
     ),
 ]
+Target = Annotated[str | None, typer.Option(help="Column to predict.", rich_help_panel="Tables")]
+TaskOf = Annotated[
+    str, typer.Option(help="classification, regression, or auto.", rich_help_panel="Tables")
+]
+Group = Annotated[
+    str | None,
+    typer.Option(help="Column whose rows of one value lie in one part.", rich_help_panel="Tables"),
+]
+TimeColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--time", help="Column of time: nothing is trained on the future.", rich_help_panel="Tables"
+    ),
+]
 RunFolder = Annotated[
     Path, typer.Argument(help="Folder of a finished run, or a checkpoint file.", metavar="RUN")
 ]

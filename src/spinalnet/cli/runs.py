@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spinalnet.cli.options import ProbeEpochs, ProbeLr, RunOptions, with_run_options
+from spinalnet.cli.options import (
+    Group,
+    ProbeEpochs,
+    ProbeLr,
+    RunOptions,
+    Target,
+    TaskOf,
+    TimeColumn,
+    head_options,
+    with_run_options,
+)
 from spinalnet.cli.progress import print_note, print_report, print_run, show_run
 from spinalnet.cli.root import app, err_console, out_console
 
@@ -26,11 +37,23 @@ def train_command(
     probe_lr: ProbeLr = 3e-3,
     head: Annotated[str, typer.Option(help="Head (see 'spinalnet list').")] = "spinal",
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+    target: Target = None,
+    task: TaskOf = "auto",
+    group: Group = None,
+    time: TimeColumn = None,
 ) -> None:
-    """Train one network; the same command again continues an interrupted run."""
-    from spinalnet.comparison import building, running
+    """Train one model; the same command again continues an interrupted run.
+
+    On images a network; on a table (csv, tsv, parquet, arrow, or sklearn:NAME) the model that
+    --head names, on three quarters of the rows, with the rest as its test part.
+    """
+    from spinalnet.comparison import asking, building, running
     from spinalnet.training import runs
 
+    if asking.names_table(asked.data, target):
+        _train_on_table(asked, head, out, target=target, task=task, group=group, time=time)
+        return
+    asked.refuse({"target", "task", "group", "time"}, f"for '{asked.data}', which is no table")
     spec = asked.spec(head=head, probe_epochs=probe_epochs, probe_lr=probe_lr)
     folder = out or Path("runs") / f"{_label(spec)}-{spec.name}"
     if runs.is_done(folder):
@@ -41,6 +64,38 @@ def train_command(
     with show_run(spec.name) as on_progress:
         record = running.run_one(spec, folder, splits=splits, on_progress=on_progress)
     print_run(record)
+    err_console.print(f"Run folder: {folder}", highlight=False, soft_wrap=True)
+
+
+_OF_IMAGES = {"model", "backbone", "weights", "freeze", "data_dir", "download", "image_size"}
+_OF_IMAGES |= {"in_channels", "limit", "on_bad_image", "probe_epochs", "probe_lr"}
+
+
+def _train_on_table(asked: RunOptions, head: str, out: Path | None, **of_table: Any) -> None:
+    """Fit one model to a table and leave its folder."""
+    from spinalnet.comparison import TableSpec, asking, table_rows, tables
+    from spinalnet.comparison.table_spec import training_of
+    from spinalnet.training import runs
+
+    asked.refuse(_OF_IMAGES, f"for a table ('{asked.data}')")
+    training = {
+        field.name: getattr(asked.training, field.name)
+        for field in fields(asked.training)
+        if field.name in asked.given
+    }
+    shared = training_of(training, head)
+    options = {**shared.pop("head_options", {}), **head_options(asked.head_option)}
+    spec = TableSpec(asked.data, head=head, head_options=options, **shared, **of_table)
+    folder = out or asking.default_run_folder(spec)
+    if runs.is_done(folder):
+        err_console.print(f"{folder} is already done; nothing to train.", highlight=False)
+    for note in table_rows.rows_of(spec).table.notes:
+        print_note(note)
+    with show_run(spec.name) as on_progress:  # hears of a spec of images or of a table alike
+        record = tables.run_table(spec, folder, on_progress=on_progress)  # type: ignore[arg-type]
+    print_run(record)
+    if reason := (record.result or {}).get("model_not_kept"):
+        print_note(f"the model is not kept as data, and is fitted again when used: {reason}.")
     err_console.print(f"Run folder: {folder}", highlight=False, soft_wrap=True)
 
 

@@ -124,9 +124,18 @@ def default_folder(question: ComparisonSpec) -> Path:
     """Return the folder of a comparison for which none is named."""
     base = question.base
     if isinstance(base, TableSpec):
-        named = base.table if base.table.startswith("sklearn:") else Path(base.table).stem
-        return Path("runs") / f"compare-{re.sub('[^A-Za-z0-9_.-]+', '-', named)}"
+        return Path("runs") / f"compare-{_label(base)}"
     return Path("runs") / f"compare-{Path(base.data.name).name}-{base.model.name}"
+
+
+def default_run_folder(spec: TableSpec) -> Path:
+    """Return the folder of one run on a table for which none is named."""
+    return Path("runs") / f"{_label(spec)}-{spec.name}"
+
+
+def _label(spec: TableSpec) -> str:
+    named = spec.table if spec.table.startswith("sklearn:") else Path(spec.table).stem
+    return re.sub("[^A-Za-z0-9_.-]+", "-", named)
 
 
 def check_worth_asking(question: ComparisonSpec, until_decided: bool, max_seeds: int) -> None:

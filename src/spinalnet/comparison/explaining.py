@@ -24,7 +24,8 @@ def explain_table(table: frames.Table, out: str | Path, *, seed: int = 0) -> Sen
 
     Args:
         table: What to train on; see `frames.load_table`.
-        out: Folder for `sensitivity.png` and `sensitivity.csv`.
+        out: Folder for `sensitivity.png` and `sensitivity.csv`; a regression's numbers are in the
+            unit of its target, per standard deviation of an input.
         seed: Seed of the training.
     """
     from spinalnet.tabular import SpinalClassifier, SpinalRegressor
@@ -32,8 +33,13 @@ def explain_table(table: frames.Table, out: str | Path, *, seed: int = 0) -> Sen
     kind = SpinalClassifier if table.task == "classification" else SpinalRegressor
     model = kind(random_state=seed).fit(table.X, table.y)
     outputs = [str(name) for name in getattr(model, "classes_", ())] or None
+    scaler = getattr(model, "target_scaler_", None)  # of a regression, which predicts in its units
     found = sensitivities(
-        model.module_, model.prepare(table.X), inputs=model.prepared_names(), outputs=outputs
+        model.module_,
+        model.prepare(table.X),
+        inputs=model.prepared_names(),
+        outputs=outputs,
+        scale=None if scaler is None else torch.from_numpy(scaler.scale_),
     )
     files.write_figure(Path(out) / "sensitivity.png", drawings.draw_sensitivities(found))
     files.write_text(Path(out) / "sensitivity.csv", as_csv(found.records()))

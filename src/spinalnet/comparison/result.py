@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+    from spinalnet.comparison.table_model import TableModel
+    from spinalnet.comparison.trained import TrainedModel
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -122,27 +125,34 @@ class Comparison:
             for unit, reason in by_unit.items()
         }
 
-    def best(self) -> Any:
-        """Return the trained model with the best validation metric.
+    def best_run(self) -> Path:
+        """Return the folder of the run with the best validation metric.
 
-        Of images a `TrainedModel`; of a table the estimator, fitted again to the same rows, of the
-        row with the best mean and its first unit (a table has no validation part to choose by).
+        Of a table, which has no validation part to choose by, it is the first unit of the row with
+        the best mean.
         """
         if self.summary.is_table:
-            from spinalnet.comparison.tables import refit
-
             metric = find_metric(self.summary.metric)
             sign = 1 if metric.higher_is_better else -1
             rows = [row for row in self.summary.heads if row.mean is not None]
             best = max(rows, key=lambda row: sign * (row.mean or 0.0))
-            return refit(next(iter(self.runs.runs[best.head].values())).path)
-        from spinalnet.comparison.trained import load_trained
+            return next(iter(self.runs.runs[best.head].values())).path
 
         def rank(record: Any) -> tuple[float, float]:
             val = result_of(record)["val"]
             return float(val.get("accuracy") or -float(val.get("mse") or 0.0)), -float(val["loss"])
 
-        return load_trained(max(self.runs.records, key=rank).path)
+        return max(self.runs.records, key=rank).path
+
+    def best(self) -> TrainedModel | TableModel:
+        """Return the model of `best_run`: its `predict` of a table takes a data frame."""
+        if self.summary.is_table:
+            from spinalnet.comparison.table_model import load_table_model
+
+            return load_table_model(self.best_run())
+        from spinalnet.comparison.trained import load_trained
+
+        return load_trained(self.best_run())
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the page, its tables and figures into the folder; return the page.

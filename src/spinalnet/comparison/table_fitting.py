@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from spinalnet._checks import InputError
-from spinalnet.comparison.on_columns import OnColumns
 from spinalnet.comparison.outputs import AnyOutputs, Outputs, RegressionOutputs
-from spinalnet.comparison.table_heads import head_row, make_estimator, tuned_options
+from spinalnet.comparison.table_heads import head_row, make_estimator, option_names, tuned_options
 from spinalnet.comparison.table_rows import TableRows
 from spinalnet.comparison.table_spec import TableSpec
 from spinalnet.data.columns import is_frame
@@ -42,8 +42,9 @@ def estimator_of(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Run trees on as many threads as nets, and meet what is expected in silence."""
+    from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
     with (
@@ -53,6 +54,8 @@ def _quiet() -> Iterator[None]:
     ):
         # A category of the test rows that the training rows lack is met as unknown.
         warnings.filterwarnings("ignore", "Found unknown categories")
+        # Other libraries' models are taken as they come, with the length that they have.
+        warnings.filterwarnings("ignore", category=ConvergenceWarning)
         yield
 
 
@@ -63,7 +66,7 @@ def fit(estimator: Any, rows: TableRows, train: np.ndarray) -> Any:
         InputError: If it does not take these data, or its options do not fit them.
         TrainingError: If the loss is no longer finite.
     """
-    with _quiet():
+    with quiet():
         try:
             return _fed(estimator, rows).fit(rows.features(train), rows.targets(train))
         except ValueError as error:  # what an estimator says of data or options
@@ -77,9 +80,13 @@ def fit(estimator: Any, rows: TableRows, train: np.ndarray) -> Any:
 
 def _fed(estimator: Any, rows: TableRows) -> Any:
     """Give a model of another library the columns of a frame as the nets know them."""
+    from spinalnet.comparison.on_columns import OnColumns
+
     bare = type(estimator).__module__.startswith("sklearn.") and is_frame(rows.table.X)
     return OnColumns(estimator) if bare else estimator
 
+
+_LENGTHS = ("epochs", "max_iter", "n_estimators", "iterations")  # of a fit, in every library
 
 _warm: set[Any] = set()  # what this process has fitted before
 
@@ -90,7 +97,8 @@ def warm_up(spec: TableSpec, rows: TableRows, chosen: Mapping[str, Any] | None) 
     if key in _warm:
         return
     _warm.add(key)
-    short = {"epochs": 1} if head_row(spec.head).kind else {"max_iter": 1}
+    known = option_names(spec.head, rows.table.task)
+    short = {name: 1 for name in _LENGTHS if name in known}
     briefly = replace(spec, head_options={**spec.head_options, **short})
     fit(estimator_of(briefly, rows, chosen), rows, rows.train)
 
@@ -98,18 +106,31 @@ def warm_up(spec: TableSpec, rows: TableRows, chosen: Mapping[str, Any] | None) 
 def predicted(estimator: Any, rows: TableRows, test: np.ndarray) -> AnyOutputs:
     """Return what a fitted estimator says of some rows, whose numbers in the table it keeps."""
     targets = torch.from_numpy(rows.numbers(test))
-    with _quiet():
-        X = rows.features(test)
-        if rows.table.task == "regression":
-            values = torch.from_numpy(np.asarray(estimator.predict(X), dtype=np.float64))
-            found: AnyOutputs = RegressionOutputs.of(values, targets)
-        else:
-            logs = torch.full((len(test), len(rows.classes)), -torch.inf, dtype=torch.float64)
-            known = np.searchsorted(np.asarray(rows.classes), estimator.classes_)
-            logs[:, torch.from_numpy(known)] = torch.from_numpy(
-                np.asarray(estimator.predict_log_proba(X), dtype=np.float64)
-                if hasattr(estimator, "predict_log_proba")
-                else np.log(np.asarray(estimator.predict_proba(X), dtype=np.float64))
-            )
-            found = Outputs.of(logs, targets)
+    found = outputs_of(estimator, rows.features(test), targets, rows.table.task, rows.classes)
     return replace(found, rows=torch.from_numpy(test).int())
+
+
+def outputs_of(
+    estimator: Any, X: Any, targets: Tensor, task: str, classes: Sequence[Any]
+) -> AnyOutputs:
+    """Return what a fitted estimator says of rows whose targets are known.
+
+    Args:
+        estimator: A classifier, which may know a part of the classes only, or a regressor.
+        X: Features as it takes them.
+        targets: Values, or places in `classes`.
+        task: "classification" or "regression".
+        classes: All classes, sorted.
+    """
+    with quiet():
+        if task == "regression":
+            values = torch.from_numpy(np.asarray(estimator.predict(X), dtype=np.float64))
+            return RegressionOutputs.of(values, targets)
+        logs = torch.full((len(targets), len(classes)), -torch.inf, dtype=torch.float64)
+        known = np.searchsorted(np.asarray(classes), estimator.classes_)
+        logs[:, torch.from_numpy(known)] = torch.from_numpy(
+            np.asarray(estimator.predict_log_proba(X), dtype=np.float64)
+            if hasattr(estimator, "predict_log_proba")
+            else np.log(np.asarray(estimator.predict_proba(X), dtype=np.float64))
+        )
+        return Outputs.of(logs, targets)

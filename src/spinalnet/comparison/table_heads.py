@@ -1,12 +1,12 @@
 """The heads of tables: what each is, which options it has, and its untrained estimator.
 
-The nets have the same encoding of the columns and the same training; they differ in the net. Trees
-are the stranger that a table is usually given to.
+The nets have the same encoding of the columns, the same embedding of numbers and the same
+training, and are averaged alike; they differ in the net. The others are what a table is usually
+given to, each with the settings it comes with.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +21,9 @@ class TableHead:
 
     Attributes:
         summary: What it is, in a few words.
-        kind: Class of the estimator in `spinalnet.tabular`, without its ending; "" for trees.
+        kind: Class of the estimator in `spinalnet.tabular`, without its ending; "" for others.
+        classes: Of another library: "module:Class" of the classifier and of the regressor.
+        encoded: Whether such a one gets the numbers that nets get, and not the table.
         fixed: Options that make it this head; nobody else gives them.
         defaults: Options with other defaults than the estimator's.
         width: The hidden width it starts from, which tuning multiplies.
@@ -29,6 +31,8 @@ class TableHead:
 
     summary: str
     kind: str = ""
+    classes: tuple[str, str] = ("", "")
+    encoded: bool = True
     fixed: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     width: int = 0
@@ -37,26 +41,60 @@ class TableHead:
 TABLE_MODELS: dict[str, TableHead] = {
     "spinal": TableHead("spinal net, 4 layers of 16, 2 slices", "Spinal", width=16),
     "unchained": TableHead(
-        "spinal without the chain", "Control", {"control": "unchained"}, width=16
+        "spinal without the chain", "Control", fixed={"control": "unchained"}, width=16
     ),
     "unchained-matched": TableHead(
         "the same with as many parameters as spinal",
         "Control",
-        {"control": "unchained-matched"},
+        fixed={"control": "unchained-matched"},
         width=16,
     ),
     "matched": TableHead(
         "one hidden layer, as many parameters as spinal",
         "Control",
-        {"control": "matched"},
+        fixed={"control": "matched"},
         width=16,
     ),
     "mlp": TableHead("one hidden layer of 64", "Dense", width=64),
-    # Logistic or ridge-like regression with the same encoding and the same training.
-    "linear": TableHead("no hidden layer", "Dense", {"hidden_features": ()}, {"lr": 3e-2}),
+    # An embedding would make it additive, not linear, and of one optimum there is no ensemble.
+    "linear": TableHead(
+        "no hidden layer: logistic or least-squares regression, trained as the nets are",
+        "Dense",
+        fixed={"hidden_features": (), "embedding": None, "ensemble_size": 1},
+        defaults={"lr": 3e-2},
+    ),
+    "ridge": TableHead(
+        "scikit-learn's logistic regression, or ridge regression",
+        classes=("sklearn.linear_model:LogisticRegression", "sklearn.linear_model:Ridge"),
+        defaults={"max_iter": 1000},
+    ),
+    "sklearn-mlp": TableHead(
+        "scikit-learn's MLP, one hidden layer of 100",
+        classes=("sklearn.neural_network:MLPClassifier", "sklearn.neural_network:MLPRegressor"),
+    ),
     "trees": TableHead(
         "scikit-learn's histogram gradient boosting",
+        classes=(
+            "sklearn.ensemble:HistGradientBoostingClassifier",
+            "sklearn.ensemble:HistGradientBoostingRegressor",
+        ),
+        encoded=False,
         defaults={"categorical_features": "from_dtype"},
+    ),
+    "lightgbm": TableHead(
+        "LightGBM's gradient boosting",
+        classes=("lightgbm:LGBMClassifier", "lightgbm:LGBMRegressor"),
+        defaults={"n_jobs": 1, "verbosity": -1},
+    ),
+    "xgboost": TableHead(
+        "XGBoost's gradient boosting",
+        classes=("xgboost:XGBClassifier", "xgboost:XGBRegressor"),
+        defaults={"n_jobs": 1},
+    ),
+    "catboost": TableHead(
+        "CatBoost's gradient boosting",
+        classes=("catboost:CatBoostClassifier", "catboost:CatBoostRegressor"),
+        defaults={"thread_count": 1, "verbose": False, "allow_writing_files": False},
     ),
 }
 
@@ -89,16 +127,16 @@ def estimator_class(head: str, task: str) -> Any:
 
         ending = "Classifier" if task == "classification" else "Regressor"
         return getattr(tabular, f"{row.kind}{ending}")
-    from sklearn import ensemble
+    from spinalnet.comparison.table_baselines import find_class
 
-    if task == "classification":
-        return ensemble.HistGradientBoostingClassifier
-    return ensemble.HistGradientBoostingRegressor
+    return find_class(row.classes[task != "classification"], head)
 
 
 def option_names(head: str, task: str = "classification") -> list[str]:
     """Return the options that a head takes; errors as of `head_row`."""
-    names = inspect.signature(estimator_class(head, task)).parameters
+    from spinalnet.comparison.table_baselines import options_of
+
+    names = options_of(estimator_class(head, task))
     taken = {"random_state", "device", "warm_start", "verbose", *head_row(head).fixed}
     return [name for name in names if name not in taken]
 
@@ -153,7 +191,7 @@ def make_estimator(
         options: What it is given beside its defaults.
         task: "classification" or "regression".
         seed: Its `random_state`.
-        outputs: Number of values it predicts; trees are made one for each.
+        outputs: Number of values it predicts; of other libraries' models there is one for each.
 
     Raises:
         InputError: If it has no such option, or a value of one is impossible.
@@ -166,11 +204,15 @@ def make_estimator(
         if row.kind:
             estimator.train_config(seed)
             _try_net(estimator)
-        else:
+        elif hasattr(estimator, "_validate_params"):
             estimator._validate_params()  # scikit-learn's own sentence about a value
     except (TypeError, ValueError, TrainingError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(f"head '{head}' cannot be made on a table: {reason}.") from error
+    if not row.kind and row.encoded:
+        from spinalnet.comparison.table_baselines import Encoded
+
+        estimator = Encoded(estimator, task == "classification")
     if outputs > 1 and not row.kind:
         from sklearn.multioutput import MultiOutputRegressor
 

@@ -8,7 +8,13 @@ from typing import Any, Literal
 
 from spinalnet._checks import InputError, read_fields, unknown_name
 from spinalnet.comparison.metrics import find_metric
-from spinalnet.comparison.table_heads import FOLLOWING, SIZE, check_options, training_options
+from spinalnet.comparison.table_heads import (
+    FOLLOWING,
+    SIZE,
+    check_options,
+    head_row,
+    training_options,
+)
 from spinalnet.comparison.units import Contestant, Unit, run_name
 from spinalnet.data import Resample, Table
 
@@ -116,3 +122,47 @@ class TableSpec:
             InputError: If a setting is unknown or missing, or its value wrong.
         """
         return cls(**read_fields(cls, values, "setting"))
+
+
+_SAME_IN_TABLES = (
+    "epochs",
+    "batch_size",
+    "optimizer",
+    "lr",
+    "weight_decay",
+    "schedule",
+    "clip_norm",
+)
+_KNOWN_TO_TABLES = {*_SAME_IN_TABLES, "early_stopping", "class_weights", "seed"}
+
+
+def training_of(given: Mapping[str, Any], head: str) -> dict[str, Any]:
+    """Return options of training, as `TrainConfig` calls them, as fields of a `TableSpec`.
+
+    Args:
+        given: Those that somebody has named; all others keep the defaults of tables.
+        head: Head of the run.
+
+    Raises:
+        InputError: If one has no meaning on a table, or for this head.
+    """
+    named = {name: "--" + name.replace("_", "-") for name in given}
+    if unused := sorted(named[name] for name in given.keys() - _KNOWN_TO_TABLES):
+        raise InputError(f"{', '.join(unused)} has no meaning on a table: leave it out.")
+    if not head_row(head).kind:
+        of_nets = sorted(named[name] for name in given.keys() - {"seed", "class_weights"})
+        if of_nets:
+            raise InputError(
+                f"{', '.join(of_nets)} has no meaning for '{head}', which is not trained in "
+                "epochs: leave it out, or give its own options by --head-option."
+            )
+    train = {name: given[name] for name in _SAME_IN_TABLES if name in given}
+    if "early_stopping" in given:
+        patience = given["early_stopping"]
+        train["early_stopping"] = patience > 0
+        if patience > 0:
+            train["n_iter_no_change"] = patience
+    found: dict[str, Any] = {"train": train, "seed": given.get("seed", 0)}
+    if given.get("class_weights", "none") != "none":
+        found["head_options"] = {"class_weight": given["class_weights"]}
+    return found

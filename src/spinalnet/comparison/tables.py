@@ -3,8 +3,8 @@
 All heads of a unit get the same rows. With `tune`, each chooses its settings in the same number of
 trials, by cross-validation inside the training rows (nested: the test rows decide nothing).
 
-The folder of a run holds what is needed to have its model again: the settings that fit it again
-bit by bit (`refit`), and of a net the weights to check that by.
+The folder of a run holds its model as data (`table_store`), and the settings that fit it again bit
+by bit (`refit`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 
 from spinalnet import files
 from spinalnet._checks import InputError
-from spinalnet.comparison import spaces
+from spinalnet.comparison import spaces, table_store
 from spinalnet.comparison.baseline import Baseline
 from spinalnet.comparison.calibration import quality
 from spinalnet.comparison.metrics import measured
@@ -123,10 +123,9 @@ def run_table(
     seconds = time.perf_counter() - began
     outputs = predicted(estimator, rows, rows.test)
     outputs.save(begun.path / OUTPUTS_FILE)
-    net = getattr(estimator, "module_", None)
-    if net is not None:
-        begun.save_model(net.state_dict(), {"table": rows.table.name, "head": spec.head})
-    result = _result(spec, rows, outputs, net)
+    not_kept = _keep(estimator, spec, rows, outputs, begun.path)
+    result = _result(spec, rows, outputs, getattr(estimator, "module_", None))
+    result |= {"model_kept": not_kept is None, "model_not_kept": not_kept}
     result |= {"train_seconds": seconds, "trials": trials, "chosen": chosen}
     if chosen is not None:
         space = tuned_space(spec)
@@ -135,6 +134,26 @@ def run_table(
     begun.finish(result)
     done(spec.tune + 1)
     return runs.load_runs(begun.path)[0]
+
+
+def _keep(
+    estimator: Any, spec: TableSpec, rows: TableRows, outputs: AnyOutputs, folder: Path
+) -> str | None:
+    """Write the model as data, read it, and ask it about the test rows; return what is wrong.
+
+    What does not give the same answers again is not kept: it can be fitted again.
+    """
+    about = table_store.describe(spec, rows)
+    try:
+        table_store.save(estimator, about, rows.features(rows.test[:1]), folder)
+        kept, _ = table_store.load(folder / table_store.MODEL_FILE)
+        if same_answers(predicted(kept, rows, rows.test), outputs):
+            return None
+        reason = "what was kept answers differently"
+    except (TypeError, AttributeError, InputError) as error:
+        reason = str(error).rstrip(".")
+    table_store.save_without(about, reason, folder)
+    return reason
 
 
 def refit(folder: str | Path, table: Table | None = None) -> Any:
@@ -202,14 +221,32 @@ def _same(estimator: Any, rows: TableRows, folder: Path) -> bool:
     if net is not None:
         kept, _ = runs.RunFolder(folder).load_model()
         have = net.state_dict()
-        return kept.keys() == have.keys() and all(
-            torch.equal(kept[name], value) for name, value in have.items()
+        # An earlier version kept the weights alone, under their bare names.
+        start = "module_." if "module_." + next(iter(have)) in kept else ""
+        return all(
+            start + name in kept and torch.equal(kept[start + name], value)
+            for name, value in have.items()
         )
     kept = load_outputs(folder / OUTPUTS_FILE)
     said = predicted(estimator, rows, rows.test)
     names = ("predictions",) if isinstance(kept, RegressionOutputs) else ("classes", "squares")
     return type(kept) is type(said) and all(
         torch.equal(getattr(kept, name), getattr(said, name)) for name in names
+    )
+
+
+def same_answers(one: AnyOutputs, other: AnyOutputs) -> bool:
+    """Whether two models say the same of the same rows, but for the last bits of a sum."""
+    if isinstance(one, RegressionOutputs) and isinstance(other, RegressionOutputs):
+        return _close(one.predictions, other.predictions)
+    if isinstance(one, Outputs) and isinstance(other, Outputs):
+        return _close(one.probabilities, other.probabilities)
+    return False
+
+
+def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(
+        one.double(), other.double(), rtol=1e-6, atol=1e-9, equal_nan=True
     )
 
 
@@ -252,6 +289,16 @@ def _confusion(outputs: Outputs) -> list[list[int]]:
     return torch.bincount(cells, minlength=classes**2).view(classes, classes).tolist()
 
 
+def scores_of(outputs: AnyOutputs) -> dict[str, Any]:
+    """Return the metrics of a model on rows, as they stand under "test" in `result.json`."""
+    test: dict[str, Any] = {"n": len(outputs), **measured(outputs)}
+    if isinstance(outputs, Outputs):
+        scores = quality(outputs).to_dict()
+        del scores["nll"]  # is the loss
+        test |= scores | {"confusion": _confusion(outputs)}
+    return test
+
+
 def _result(
     spec: TableSpec, rows: TableRows, outputs: AnyOutputs, net: torch.nn.Module | None
 ) -> dict[str, Any]:
@@ -260,11 +307,6 @@ def _result(
 
     table = rows.table
     targets = torch.from_numpy(rows.numbers(rows.train))
-    test: dict[str, Any] = {"n": len(outputs), **measured(outputs)}
-    if isinstance(outputs, Outputs):
-        scores = quality(outputs).to_dict()
-        del scores["nll"]  # is the loss
-        test |= scores | {"confusion": _confusion(outputs)}
     params = macs = gradients = None
     if net is not None:
         params = count_params(net).total
@@ -289,7 +331,7 @@ def _result(
         "outputs": rows.outputs,
         "train_size": len(rows.train),
         "val": {},
-        "test": test,
+        "test": scores_of(outputs),
         # One fit's wall seconds are in `train_seconds`; how its gradients came is a part of that.
         "gradients": gradients,
         "selected_on": "training",

@@ -189,9 +189,9 @@ def export_onnx(
     request = _request(model, inputs, output, normalize, input_shape, mean, std, class_names)
     if opset not in OPSETS:
         raise InputError(f"opset must be in {OPSETS[0]} to {OPSETS[-1]}, got {opset}.")
-    onnx, onnxruntime = _import("onnx"), _import("onnxruntime")
-    optimizer = _import("onnxscript.optimizer")
-    with _exporting():
+    onnx, onnxruntime = import_for_export("onnx"), import_for_export("onnxruntime")
+    optimizer = import_for_export("onnxscript.optimizer")
+    with exporting():
         program = torch.onnx.export(
             _Deployed(request),
             (request.samples(_TRACED_BATCH),),
@@ -245,7 +245,7 @@ def export_program(
         SpinalnetError: If the exported model answers differently; nothing is written then.
     """
     request = _request(model, inputs, output, normalize, input_shape, mean, std, class_names)
-    with _exporting():
+    with exporting():
         program = torch.export.export(
             _Deployed(request),
             (request.samples(_TRACED_BATCH),),
@@ -338,8 +338,12 @@ def _request(
     return request
 
 
-def _import(name: str) -> Any:
-    """Import a package of the extra "export"."""
+def import_for_export(name: str) -> Any:
+    """Import a package of the extra "export".
+
+    Raises:
+        InputError: If it is not installed.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -350,7 +354,7 @@ def _import(name: str) -> Any:
 
 
 @contextmanager
-def _exporting() -> Iterator[None]:
+def exporting() -> Iterator[None]:
     """Trace the plain chain, which makes the leanest graph, without torch's talk about itself.
 
     The paper's loop is a concatenation, a product and an activation per layer. Grouped products,

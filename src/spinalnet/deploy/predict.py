@@ -1,4 +1,4 @@
-"""Using a trained model: what it says about images, and how good it is on a data set.
+"""Using a trained model: what it says about images.
 
 A run folder, or its checkpoint alone, carries class names, image size and normalisation, so
 nothing needs to be said again. Predictions are made batch by batch and written as they are made:
@@ -15,7 +15,7 @@ import json
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -24,8 +24,6 @@ import torch
 
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.comparison import TrainedModel, load_trained
-from spinalnet.comparison.calibration import ClassScore, per_class
-from spinalnet.comparison.running import measure
 from spinalnet.data import normalize
 from spinalnet.data.images import BadImage, BadImagesError, iter_images, read_batches, usable_cpus
 from spinalnet.files import replacing
@@ -33,7 +31,7 @@ from spinalnet.training import placement
 
 Format = Literal["csv", "jsonl"]
 _FORMATS: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-_FEW_CLASSES = 20  # up to so many, every probability is written unless told otherwise
+FEW_CLASSES = 20  # up to so many, every probability is written unless told otherwise
 
 
 @dataclass(frozen=True)
@@ -202,17 +200,17 @@ def write_predictions(
     Raises:
         InputError: If images cannot be used, or `out` cannot be written.
     """
-    form = _form(out, form)
+    form = form_of(out, form)
     trained = load_trained(run)
     names = trained.info.class_names
     top_k = min(check_positive("top_k", top_k), max(len(names), 1))
     if all_probabilities is None:
-        all_probabilities = len(names) <= _FEW_CLASSES
+        all_probabilities = len(names) <= FEW_CLASSES
     rows = predict_images(
         trained, paths, batch_size=batch_size, device=device, on_bad_image=on_bad_image
     )
     count = 0
-    with _writable(out, form) as file:
+    with writable(out, form) as file:
         writer = csv.writer(file, lineterminator="\n")
         if form == "csv":
             more = [f"{what}_{i}" for i in range(2, top_k + 1) for what in _COLUMNS]
@@ -247,7 +245,12 @@ def _record(row: Prediction, top_k: int, all_probabilities: bool) -> dict[str, A
     return record
 
 
-def _form(out: str | Path | None, form: str | None) -> Format:
+def form_of(out: str | Path | None, form: str | None) -> Format:
+    """Return the format of an output; the ending of `out` says it where `form` does not.
+
+    Raises:
+        InputError: If neither does.
+    """
     if form is not None:
         for known in _FORMATS.values():
             if form == known:
@@ -264,7 +267,7 @@ def _form(out: str | Path | None, form: str | None) -> Format:
 
 
 @contextlib.contextmanager
-def _writable(out: str | Path | None, form: Format) -> Iterator[IO[str]]:
+def writable(out: str | Path | None, form: Format) -> Iterator[IO[str]]:
     """Open the output for text; names of files that are no text survive as well as they can."""
     # In JSON the escape that replaces a byte is JSON's own; in CSV the byte itself is kept.
     errors = "surrogateescape" if form == "csv" else "backslashreplace"
@@ -276,50 +279,3 @@ def _writable(out: str | Path | None, form: Format) -> Iterator[IO[str]]:
             text.flush()
         finally:
             text.detach()  # who opened it closes it
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How good a model is on the test part of a data set.
-
-    Attributes:
-        data: Name of the data set.
-        metrics: As under "test" in a run's `result.json`.
-        classes: Score of every class by name; empty for a regression.
-    """
-
-    data: str
-    metrics: dict[str, Any]
-    classes: dict[str, ClassScore]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        classes = {name: asdict(row) for name, row in self.classes.items()}
-        return self.metrics | ({"classes": classes} if classes else {})
-
-
-def evaluate_run(
-    run: str | Path,
-    data: str | None = None,
-    data_dir: str | None = None,
-    *,
-    device: str | None = None,
-) -> Evaluation:
-    """Evaluate the model of a run on the test part of its own data, or of other data.
-
-    Args:
-        run: Folder of a run, or a checkpoint file.
-        data: Another data set with the same classes: a name, or a folder of images.
-        data_dir: Where that data set's files are.
-        device: auto, cpu, cuda or mps; None for the run's.
-
-    Raises:
-        InputError: If the other data has other classes.
-    """
-    trained = load_trained(run)
-    splits = trained.load_data(data, data_dir, device)
-    config = replace(trained.spec.train, device=device or trained.spec.train.device)
-    metrics, _ = measure(trained.model, splits.test, config)
-    rows = per_class(metrics["confusion"]) if "confusion" in metrics else ()
-    classes = dict(zip(trained.info.class_names, rows, strict=False))
-    return Evaluation(splits.info.name, metrics, classes)

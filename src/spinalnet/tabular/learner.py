@@ -34,6 +34,7 @@ class RowsLearner:
     notes: list[str] = []  # noqa: RUF012 (never filled)
     advice = "lower lr or set clip_norm"
     several_processes = False
+    select = "score"
 
     def __init__(
         self,
@@ -108,16 +109,22 @@ class RowsLearner:
 
     @torch.no_grad()
     def measure(self) -> Metrics | None:
-        """Return loss and accuracy on the held-out rows, whose weights count for nothing."""
+        """Return loss and accuracy on the held-out rows, weighted as in training."""
         if self.held_out is None:
             return None
         self.net.eval()
-        x, targets, _ = self.held_out
+        x, targets, weights = self.held_out
+        if weights is not None and not weights.any():
+            weights = None  # rows of classes that count for nothing
+        # Of mean 1 among these rows, so that a loss can be compared with one without weights.
+        shares = None if weights is None else weights / weights.mean()
         outputs = self.net(x)
         accuracy = None
-        if self.task == "classification":
-            accuracy = float((outputs.argmax(1) == targets).double().mean())
-        return Metrics(n=len(x), loss=float(self._loss(outputs, targets)), accuracy=accuracy)
+        if self.task == "classification" and self.select == "score":
+            right = (outputs.argmax(1) == targets).double()
+            accuracy = float((right if shares is None else right * shares).mean())
+        loss = float(self._loss(outputs, targets, shares))
+        return Metrics(n=len(x), loss=loss, accuracy=accuracy)
 
     def copy_weights(self) -> Tensor:
         """Return a copy of all parameters, as one vector."""

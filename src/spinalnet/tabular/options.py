@@ -6,58 +6,115 @@ constructors from them, which is where scikit-learn looks for the parameters of 
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from spinalnet._checks import InputError, unknown_name
+from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.nn import MLPHead, SpinalNet, make_head
 from spinalnet.nn.activations import Activation
+from spinalnet.tabular.embedding import parse_embedding
 from spinalnet.training import SCHEDULES, TrainConfig
+
+
+def _plain(value: Any) -> Any:
+    """Return numbers of NumPy as Python's, which they are as good as; sequences too."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
+EARLY_STOPPING_ROWS = 50
+"""With fewer, "auto" holds none out: what they say of an epoch would be chance."""
+
+
+def epochs_for(rows: int) -> int:
+    """Return how many epochs a table of so many rows is gone through by default."""
+    return 100
+
+
+def batch_size_for(rows: int) -> int:
+    """Return how many rows are a batch by default."""
+    return 64 if rows < 5000 else 256
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class TrainingOptions:
     """The options of training, under the names that scikit-learn's own networks use."""
 
-    epochs: int = 100
-    batch_size: int = 64
+    ensemble_size: int = 1
+    embedding: str | None = None
+    num_bins: int = 16
+    epochs: int | None = None
+    batch_size: int | None = None
     optimizer: str = "adamw"
     lr: float = 3e-3
     weight_decay: float = 1e-2
     schedule: str = "cosine"
     clip_norm: float = 0.0
-    early_stopping: bool = False
+    early_stopping: bool | str = "auto"
     validation_fraction: float = 0.1
     n_iter_no_change: int = 20
     random_state: Any = None
     device: str = "cpu"
 
-    def train_config(self, seed: int, **changes: Any) -> TrainConfig:
+    def count_members(self) -> int:
+        """Return how many nets are averaged.
+
+        Raises:
+            InputError: If that is not a number of nets.
+        """
+        return check_positive("ensemble_size", _plain(self.ensemble_size))
+
+    def holds_out(self, rows: int) -> bool:
+        """Return whether rows are held out for early stopping."""
+        if self.early_stopping == "auto":
+            return rows >= EARLY_STOPPING_ROWS
+        return bool(self.early_stopping)
+
+    def train_config(self, seed: int, rows: int = 1000, **changes: Any) -> TrainConfig:
         """Return the options as settings of the loop, which name the patience `early_stopping`.
+
+        Args:
+            seed: Of the order of the rows.
+            rows: Number of rows, which decides what is not given.
+            **changes: What is different from the options.
 
         Raises:
             InputError: If a value is impossible; the sentence names it.
         """
+        self.count_members()
+        check_positive("num_bins", _plain(self.num_bins))
+        parse_embedding(self.embedding)
+        chosen = {"epochs": epochs_for(rows), "batch_size": batch_size_for(rows)}
         for name in ("epochs", "batch_size", "n_iter_no_change"):
-            value = getattr(self, name)
-            if not isinstance(value, numbers.Integral) or value < 1:
+            value = _plain(getattr(self, name))
+            if value is None and name in chosen:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} must be an integer >= 1, got {value!r}.")
+            chosen[name] = value
+        if not isinstance(self.early_stopping, bool | np.bool_) and self.early_stopping != "auto":
+            raise InputError(
+                f"early_stopping must be True, False or 'auto', got {self.early_stopping!r}."
+            )
         if not 0.0 < self.validation_fraction < 1.0:
             raise InputError(
                 f"validation_fraction must be in (0, 1), got {self.validation_fraction!r}."
             )
+        patience = chosen.pop("n_iter_no_change")
         settings: dict[str, Any] = {
-            "epochs": int(self.epochs),
-            "batch_size": int(self.batch_size),
-            "early_stopping": int(self.n_iter_no_change) if self.early_stopping else 0,
+            **chosen,
+            "early_stopping": patience if self.holds_out(rows) else 0,
         }
         for name in ("optimizer", "lr", "weight_decay", "schedule", "clip_norm"):
-            settings[name] = getattr(self, name)
+            settings[name] = _plain(getattr(self, name))
         config = TrainConfig(seed=seed, **settings | changes)
         if SCHEDULES[config.schedule].after is not None:
             raise InputError(
@@ -81,6 +138,11 @@ class NetOptions:
         raise NotImplementedError
 
 
+def _at_most(num_splits: Any, in_features: int) -> Any:
+    """Return the number of slices; what is no number is refused by the net."""
+    return min(num_splits, in_features) if isinstance(num_splits, int) else num_splits
+
+
 @dataclass(eq=False, repr=False)
 class SpinalOptions(NetOptions):
     """A spinal net; `num_splits` is at most the number of inputs."""
@@ -93,8 +155,8 @@ class SpinalOptions(NetOptions):
 
     def make_net(self, in_features: int, out_features: int, dtype: torch.dtype) -> nn.Module:
         """Return the net with random weights."""
-        options = {field.name: getattr(self, field.name) for field in fields(SpinalOptions)}
-        options["num_splits"] = min(self.num_splits, in_features)
+        options = {field.name: _plain(getattr(self, field.name)) for field in fields(SpinalOptions)}
+        options["num_splits"] = _at_most(options["num_splits"], in_features)
         return SpinalNet(in_features, out_features, dtype=dtype, **options)
 
 
@@ -118,11 +180,12 @@ class ControlOptions(SpinalOptions):
         if self.control not in CONTROLS:
             raise unknown_name("control", str(self.control), CONTROLS)
         options: dict[str, Any] = {
-            field.name: getattr(self, field.name) for field in fields(NetOptions)
+            field.name: _plain(getattr(self, field.name)) for field in fields(NetOptions)
         }
-        chain = {"num_layers": self.num_layers, "num_splits": min(self.num_splits, in_features)}
+        num_splits = _at_most(_plain(self.num_splits), in_features)
+        chain = {"num_layers": _plain(self.num_layers), "num_splits": num_splits}
         if self.control == "unchained":
-            options |= chain | {"hidden_features": self.hidden_features}
+            options |= chain | {"hidden_features": _plain(self.hidden_features)}
         else:
             with torch.device("meta"):
                 twin = super().make_net(in_features, out_features, dtype)
@@ -140,5 +203,5 @@ class DenseOptions(NetOptions):
 
     def make_net(self, in_features: int, out_features: int, dtype: torch.dtype) -> nn.Module:
         """Return the net with random weights."""
-        options = {field.name: getattr(self, field.name) for field in fields(DenseOptions)}
+        options = {field.name: _plain(getattr(self, field.name)) for field in fields(DenseOptions)}
         return MLPHead(in_features, out_features, dtype=dtype, **options)

@@ -70,6 +70,7 @@ def sensitivities(
     *,
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
+    scale: Tensor | None = None,
     batch_size: int = 1024,
 ) -> Sensitivities:
     """Summarise the derivatives of all outputs by all inputs over the rows of `x`.
@@ -82,6 +83,8 @@ def sensitivities(
         x: Rows, in the units the net sees. Shape `(N, D)`.
         inputs: Names of the inputs.
         outputs: Names of the outputs.
+        scale: What a unit of each output is worth, `(K,)`: that of a regression's targets, where
+            the net predicts standardised ones. None for the net's own units.
         batch_size: Rows whose Jacobians are in memory at once.
     """
     if x.ndim != 2 or len(x) == 0:
@@ -99,6 +102,13 @@ def sensitivities(
     finally:
         net.train(training)
     found = torch.cat(parts).double()
+    if scale is not None:
+        if scale.shape != found.shape[1:2]:
+            raise InputError(
+                f"scale must have {found.shape[1]} numbers, one per output, got shape "
+                f"{tuple(scale.shape)}."
+            )
+        found = found * scale.to(found)[:, None]
     names_in = tuple(inputs or (f"x{i + 1}" for i in range(found.shape[2])))
     names_out = tuple(outputs or (f"y{k + 1}" for k in range(found.shape[1])))
     if (len(names_out), len(names_in)) != found.shape[1:]:
@@ -146,6 +156,11 @@ def explain(net: SpinalNet, x: Tensor) -> Tensor:
         raise InputError(
             f"the matrix of the output row does not say what it computes, for {reason}; remove "
             "the hook, or merge the adapter."
+        )
+    if x.ndim != 2 or x.shape[1] != net.in_features:
+        raise InputError(
+            f"x must be (N, {net.in_features}), one row per example, got shape {tuple(x.shape)}: "
+            "give one row as x[None], and flatten leading dimensions."
         )
     training = net.training
     net.eval()

@@ -1,0 +1,130 @@
+"""How good a trained model is on a data set: on its own test part, or on other data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from spinalnet._checks import InputError, unknown_name
+from spinalnet.comparison import TableModel, load_trained
+from spinalnet.comparison.calibration import ClassScore, per_class
+from spinalnet.comparison.loading import run_of
+from spinalnet.comparison.running import measure
+from spinalnet.comparison.table_columns import Tell
+from spinalnet.comparison.tables import scores_of
+from spinalnet.data import frames
+from spinalnet.deploy.saved import is_of_table, table_model
+from spinalnet.deploy.tables import read_new
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a model is on the test part of a data set.
+
+    Attributes:
+        data: Name of the data set.
+        metrics: As under "test" in a run's `result.json`.
+        classes: Score of every class by name; empty for a regression.
+    """
+
+    data: str
+    metrics: dict[str, Any]
+    classes: dict[str, ClassScore]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        classes = {name: asdict(row) for name, row in self.classes.items()}
+        return self.metrics | ({"classes": classes} if classes else {})
+
+
+def evaluate_run(
+    run: str | Path,
+    data: str | None = None,
+    data_dir: str | None = None,
+    *,
+    device: str | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Evaluation:
+    """Evaluate the model of a run on the test part of its own data, or on other data.
+
+    Args:
+        run: Folder of a run or of a comparison, whose best run is taken, or a checkpoint file.
+        data: Another data set with the same classes: a name, or a folder of images, whose test part
+            is taken; for the model of a table another table, all of it.
+        data_dir: Where that data set's files are.
+        device: auto, cpu, cuda or mps; None for the run's.
+        tell: Called with a sentence for everything the user should know.
+
+    Raises:
+        InputError: If the other data has other classes.
+    """
+    if is_of_table(run):
+        if data_dir is not None or device is not None:
+            raise InputError("data_dir and device have no meaning for a table: leave them out.")
+        return evaluate_table(run, data, tell=tell)
+    trained = load_trained(run_of(run, tell))
+    splits = trained.load_data(data, data_dir, device)
+    config = replace(trained.spec.train, device=device or trained.spec.train.device)
+    metrics, _ = measure(trained.model, splits.test, config)
+    rows = per_class(metrics["confusion"]) if "confusion" in metrics else ()
+    classes = dict(zip(trained.info.class_names, rows, strict=False))
+    return Evaluation(splits.info.name, metrics, classes)
+
+
+def evaluate_table(
+    run: str | Path | TableModel, data: str | Path | None = None, *, tell: Tell | None = None
+) -> Evaluation:
+    """Evaluate the model of a table on the test rows of its own run, or on another table.
+
+    Args:
+        run: Folder of a run or of a comparison, its `model.safetensors`, or the model.
+        data: Another table with the same columns and the target; all its rows are taken.
+        tell: Called with a sentence for everything the user should know.
+
+    Raises:
+        InputError: If the table is gone or has changed, or `data` lacks a column or the target, or
+            has other classes.
+    """
+    model = run if isinstance(run, TableModel) else table_model(run, tell)
+    if data is None:
+        X, y, name = *model.test_rows(), model.about.data
+    else:
+        name = Path(str(data)).name
+        X, y = _with_target(model, data, name, tell)
+    outputs = model.outputs(X, y)
+    metrics = scores_of(outputs)
+    rows = per_class(metrics["confusion"]) if "confusion" in metrics else ()
+    classes = dict(zip(model.class_names, rows, strict=False))
+    return Evaluation(name, metrics, classes)
+
+
+def _with_target(
+    model: TableModel, data: str | Path, name: str, tell: Tell | None
+) -> tuple[Any, Any]:
+    """Return (aligned features, targets) of the rows of a table that have a target."""
+    if str(data).startswith("sklearn:"):
+        table = frames.load_table(str(data))
+        return model.aligned(table.X, data=name, tell=tell), table.y
+    frame = read_new(model, data, tell)
+    targets = list(model.about.targets)
+    if not targets:
+        raise InputError(f"the model does not know the name of its target: {name} cannot be used.")
+    for target in targets:
+        if target not in frame.columns:
+            raise unknown_name(f"column of {name} (the target)", target, map(str, frame.columns))
+    there = frame[targets].notna().all(axis=1)
+    if not there.all() and tell is not None:
+        tell(f"{name}: {int((~there).sum())} rows without a target are left out.")
+    if not there.any():
+        raise InputError(f"no row of {name} has a target.")
+    frame = frame[there].reset_index(drop=True)
+    X = model.aligned(frame, data=name, tell=tell)
+    y = frame[targets[0]] if len(targets) == 1 else frame[targets]
+    if model.task == "classification":
+        return X, y.to_numpy(dtype=object)
+    try:
+        return X, y.to_numpy(dtype=float)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the target of {name} must be numbers: {error}.") from error
