@@ -82,7 +82,9 @@ class Conversion:
         model: `SpinalNet`, or for several hidden layers a `Sequential` of `SpinalLayer`s and a
             final `SpinalNet`; dtype and device of the original, in evaluation mode.
         error_bound: Largest possible difference from the original in evaluation mode, per output,
-            on the box, rounding in both included. Shape `(out_features,)`, float64.
+            on inputs `(N, in_features)` from the box, rounding in both included, where products
+            have the precision of their type (no autocast, no TF32). Shape `(out_features,)`,
+            float64.
         low: Lower end of the box. Shape `(in_features,)`.
         high: Upper end of the box.
     """
@@ -137,7 +139,8 @@ def convert(
     Args:
         module: A `Linear` (with `activation`), an `MLPHead`, or a `Sequential` of linear layers,
             batch norms (folded in, with their running statistics), activations and dropouts (left
-            out). Without an output row the result returns the activations of the last hidden layer.
+            out), nothing of it in training mode where that makes a difference. Without an output
+            row the result returns the activations of the last hidden layer.
         num_splits: Number of slices of the input of every hidden layer.
         bounds: `(low, high)` of the inputs: numbers, or one per feature; see `bounds_of`. The
             boxes of later hidden layers follow by interval arithmetic.
@@ -149,7 +152,8 @@ def convert(
             approximate better until rounding takes over; `None` is where the two meet.
 
     Raises:
-        InputError: If the module, the bounds or a number cannot serve.
+        InputError: If the module has a part whose `forward`, hooks or numbers may compute anything
+            else (by its place and name), or the bounds or a number cannot serve.
     """
     check_positive("num_splits", num_splits)
     if hidden_features is not None:
