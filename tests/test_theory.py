@@ -188,7 +188,7 @@ def test_refusals_say_what_to_do() -> None:
     two_norms = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.ReLU())
     cases = [
         (lambda: to_spinal(nn.Linear(3, 3), 2, (-1, 1)), "pass activation="),
-        (lambda: to_spinal(nn.Conv1d(3, 3, 1), 2, (-1, 1)), "got Conv1d"),
+        (lambda: to_spinal(nn.Conv1d(3, 3, 1), 2, (-1, 1)), r"\(Conv1d\) cannot be converted"),
         (lambda: to_spinal(two_norms, 2, (-1, 1)), "LayerNorm"),
         (lambda: to_spinal(nn.Linear(3, 3), 4, (-1, 1), activation="relu"), "num_splits"),
         (lambda: to_spinal(nn.Linear(3, 3), 2, (1, -1), activation="relu"), "low <= high"),
