@@ -242,6 +242,10 @@ class _Storages(TorchDispatchMode):
         self._before = frozenset(before)
         self._held: dict[int, weakref.finalize[Any, Any]] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # it would import torch's compiler, to tell it that this is not compiled
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

@@ -184,4 +184,5 @@ def _kernel_choice(config: TrainConfig, device: torch.device) -> Iterator[None]:
         yield
     finally:
         cudnn.benchmark, cudnn.deterministic = before
-        torch.use_deterministic_algorithms(strict, warn_only=warn_only)
+        if config.deterministic:  # to be asked imports torch's compiler, which takes seconds
+            torch.use_deterministic_algorithms(strict, warn_only=warn_only)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,25 @@ if TYPE_CHECKING:
     from spinalnet.training.config import TrainConfig
 
 _OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+# What torch wraps in marks for its compiler, and which a run calls.
+_MARKED = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+
+
+@functools.cache
+def _unmarked(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """Return an optimizer's class with the same arithmetic that does not load torch's compiler.
+
+    The first call of a marked method imports the compiler, which takes as long as importing torch
+    itself, and every later one asks it whether it is at work. Steps here are never compiled.
+    """
+    bare_step = inspect.unwrap(kind.step)
+
+    @torch.no_grad()
+    def step(self: torch.optim.Optimizer, closure: Any = None) -> Any:
+        return bare_step(self, closure)
+
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in _MARKED}
+    return type(kind.__name__, (kind,), {**methods, "step": step})
 
 
 def new_optimizer(config: TrainConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -22,7 +43,7 @@ def new_optimizer(config: TrainConfig, groups: list[dict[str, Any]]) -> torch.op
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "sgd":
         options["momentum"] = config.momentum
-    kind = _OPTIMIZERS[config.optimizer]
+    kind: Any = _unmarked(_OPTIMIZERS[config.optimizer])
     try:
         return kind(groups, fused=True, **options)
     except RuntimeError:  # no fused kernel for this device or type of number
