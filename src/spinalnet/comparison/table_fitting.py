@@ -82,7 +82,8 @@ def warm_up(spec: TableSpec, rows: TableRows, chosen: Mapping[str, Any] | None) 
     if key in _warm:
         return
     _warm.add(key)
-    short = {"epochs": 1} if head_row(spec.head).kind else {"max_iter": 1}
+    row = head_row(spec.head)
+    short = {"epochs": 1} if row.kind else row.brief
     briefly = replace(spec, head_options={**spec.head_options, **short})
     fit(estimator_of(briefly, rows, chosen), rows, rows.train)
 
