@@ -255,13 +255,17 @@ def run(trials: Trials) -> Iterator[dict[str, Any]]:
                 for group, which in (("small", True), ("larger", False))
             },
             "tables": {
-                name: {
-                    **{head: trials.mean(name, now[name], heads=(head,)) for head in HEADS},
-                    **{head: trials.mean(name, START, heads=(head,)) for head in REFERENCES},
-                }
+                name: {head: trials.mean(name, now[name], heads=(head,)) for head in HEADS}
                 for name in now
             },
         }
+
+
+def save(found: Mapping[str, Any]) -> None:
+    """Write what is known."""
+    rule = {"small": SMALL, "least": LEAST}
+    how = {"splits": SPLITS, "sampled": SAMPLED, "rule": rule}
+    write_mapping(RESULT, {**found, **how, "environment": describe_environment()})
 
 
 def main() -> None:
@@ -270,17 +274,12 @@ def main() -> None:
     parser.add_argument("--tables", type=Path, required=True, help="folder with catalog.csv")
     torch.set_num_threads(1)
     trials = Trials(parser.parse_args().tables)
+    found: dict[str, Any] = {"tables": {}}
     for found in run(trials):
-        write_mapping(
-            RESULT,
-            {
-                **found,
-                "splits": SPLITS,
-                "sampled": SAMPLED,
-                "rule": {"small": SMALL, "least": LEAST},
-                "environment": describe_environment(),
-            },
-        )
+        save(found)
+    for name, row in found["tables"].items():  # last of all, as they choose nothing
+        row |= {head: trials.mean(name, START, heads=(head,)) for head in REFERENCES}
+    save(found)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
 
 from spinalnet._checks import InputError
 from spinalnet.tabular.encoder import Encoder
@@ -23,7 +25,7 @@ def find_class(place: str, head: str) -> Any:
     try:
         return getattr(import_module(module), name)
     except ImportError as error:
-        library = module.split(".")[0]
+        library = error.name or module
         raise InputError(
             f"head '{head}' needs {library}, which is not installed: pip install {library}, or "
             "leave the head out."
@@ -72,7 +74,10 @@ class Encoded(BaseEstimator):
             spread = y.std(axis=0)
             self._center, self._scale = y.mean(axis=0), np.where(spread > 0, spread, 1.0)
             y = (y - self._center) / self._scale
-        self.model_.fit(self.encoder_.transform(X), y)
+        with warnings.catch_warnings():
+            # Ending after the iterations that are its default is how it comes.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            self.model_.fit(self.encoder_.transform(X), y)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
