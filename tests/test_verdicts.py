@@ -309,6 +309,46 @@ def test_folds_average_their_seeds_first(tmp_path: Path) -> None:
         tmp_path / "one", {k: {u: o for u, o in v.items() if u.seed == 0} for k, v in said.items()}
     )
     assert len(Comparison.load(one_seed).predictions()) == folds * m
+    every = Comparison.load(write(tmp_path / "all", said))
+    of_second = every.predictions("mlp", seed=1)
+    assert of_second.rows is not None
+    assert of_second.rows.tolist() == list(range(folds * m))
+    assert of_second.targets.shape == every.predictions("mlp").targets.shape
+    assert len(every.predictions(unit=every.summary.units[0])) == m
+    for given, message in (
+        ({"seed": 7}, "no folds of seed 7 and repeat 0"),
+        ({"repeat": 1}, "no folds of seed 0 and repeat 1"),
+        ({"unit": "seed0"}, "unknown finished unit of spinal 'seed0'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            every.predictions(**given)
+
+
+def test_what_was_said_without_folds_is_asked_for_by_unit(tmp_path: Path) -> None:
+    said = {"spinal": with_mistakes(3, 500, [9, 8, 7]), "mlp": with_mistakes(3, 500, [9, 5, 6])}
+    found = Comparison.load(write(tmp_path, said))
+    assert len(found.predictions(unit="seed2")) == 500
+    with pytest.raises(InputError, match="name a unit, such as unit='seed0'"):
+        found.predictions()
+
+
+def test_folds_of_different_sizes_are_told_with_both(tmp_path: Path) -> None:
+    said: dict[str, dict[Unit, Outputs]] = {"spinal": {}, "mlp": {}}
+    rng = np.random.default_rng(5)
+    for label, level in (("spinal", 0.9), ("mlp", 0.7)):
+        for fold, m in enumerate((178, 220, 190)):
+            rows = np.arange(m) + 1000 * fold
+            said[label][Unit(0, Resample("fold", fold, 3))] = classified(
+                rng.random(m) < level, rows
+            )
+    summary = summarize(write(tmp_path, said))
+    assert "(3 folds, 178 to 220 test examples each)" in summary.headline
+
+
+def test_no_share_differs_by_more_than_everything(tmp_path: Path) -> None:
+    said = {"spinal": with_mistakes(2, 20, [1, 18]), "mlp": with_mistakes(2, 20, [15, 2])}
+    found = only(summarize(write(tmp_path, said)))
+    assert (found.low, found.high) == (-1.0, 1.0)
 
 
 # --- looks ----------------------------------------------------------------------------------------
@@ -335,6 +375,28 @@ def test_seeds_added_after_a_look_get_the_intervals_that_allow_for_it(tmp_path: 
     # What was looked at stays written down, also when the report is written once more.
     write_report(folder)
     assert load_summary(folder / "summary.json") == after
+
+
+@pytest.mark.parametrize("how", [write_report, Comparison.load])
+def test_a_look_at_some_of_the_seeds_asked_for_is_a_look(
+    tmp_path: Path, how: Callable[[Path], object]
+) -> None:
+    first, other = [100, 104, 98, 101, 99, 100, 103], [200, 206, 199, 203, 197, 205, 198]
+    every = {"spinal": with_mistakes(7, 2000, first), "mlp": with_mistakes(7, 2000, other)}
+    folder = tmp_path / "asked"
+    write(folder, every)
+    for run in (folder / "runs").iterdir():
+        if int(run.name[-1]) >= 3:
+            run.rename(tmp_path / run.name)  # not run yet
+    how(folder)
+    begun = summarize(folder)
+    assert begun.headline.endswith("(3 of 7 seeds, 2,000 test examples).")
+    assert json.loads((folder / "looks.json").read_text())["looks"] == [3]
+    for run in tmp_path.glob("*-seed*"):
+        run.rename(folder / "runs" / run.name)
+    after = summarize(folder)
+    assert (after.stopping, after.looks, only(after).method) == (True, (3,), "stopping")
+    assert after.headline.endswith("(7 seeds, 2,000 test examples).")
 
 
 def test_a_look_at_one_seed_decides_nothing_and_counts_for_nothing(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ Group = Annotated[
 UntilDecided = Annotated[
     bool, _option(_ANSWER, "Add seeds until every comparison is decided.", "--until-decided")
 ]
-MaxSeeds = Annotated[int, _option(_ANSWER, "Most seeds of --until-decided.")]
+MaxSeeds = Annotated[int | None, _option(_ANSWER, "Most seeds of --until-decided; 30 without it.")]
 Tune = Annotated[int, _option(_ANSWER, "Trials in which each head's settings are chosen.")]
 Target = Annotated[str | None, _option(_TABLES, "Column to predict.")]
 TaskOf = Annotated[str, _option(_TABLES, "classification, regression, or auto.")]
@@ -124,7 +124,7 @@ def compare_command(
     margin: Margin = None,
     group: Group = None,
     until_decided: UntilDecided = False,
-    max_seeds: MaxSeeds = 30,
+    max_seeds: MaxSeeds = None,
     tune: Tune = 0,
     target: Target = None,
     task: TaskOf = "auto",
@@ -163,7 +163,7 @@ def compare_command(
         asked.refuse(of_tables, f"for '{asked.data}', which is no table")
         base = asked.spec(probe_epochs=probe_epochs, probe_lr=probe_lr)
         question = asking.ask(base, heads, seeds, **shared)
-    asking.check_worth_asking(question, until_decided, max_seeds)
+    most = asking.check_worth_asking(question, until_decided, max_seeds)
     if engine not in (*ENGINES, "print"):
         raise unknown_name("engine", engine, [*ENGINES, "print"])
     chosen = "local" if engine == "print" else engine
@@ -182,7 +182,6 @@ def compare_command(
     elif engine == "print":
         _print_script(question, folder, effort, load)
     else:
-        most = max_seeds if until_decided else None
         trials = 0 if question.is_of_table else tune
         _run(question, folder, effort, load, most, trials, asked.given)
 

@@ -148,6 +148,8 @@ class Summary:
         stopping: Whether the intervals allow for adding seeds after a look.
         methods: How the numbers were made and what they mean.
         tuning: What tuning found, a row each; empty without it.
+        largest_test: Number of test examples of the largest unit, where that of the smallest, which
+            is `test_size`, is another.
     """
 
     data: str
@@ -176,6 +178,21 @@ class Summary:
     stopping: bool = False
     methods: tuple[str, ...] = ()
     tuning: tuple[Tuned, ...] = ()
+    largest_test: int | None = None
+
+    @property
+    def counted(self) -> tuple[str, ...]:
+        """The units that the answer rests on: with a result of the first row and of another."""
+        columns = list(zip(*(head.values for head in self.heads), strict=True))
+        if len(columns) != len(self.units):  # of an earlier version
+            return self.units
+        least = min(2, len(self.heads))
+        found = [
+            unit
+            for unit, values in zip(self.units, columns, strict=True)
+            if values[0] is not None and sum(value is not None for value in values) >= least
+        ]
+        return tuple(found) or self.units
 
     @property
     def is_table(self) -> bool:

@@ -138,8 +138,14 @@ def _label(spec: TableSpec) -> str:
     return re.sub("[^A-Za-z0-9_.-]+", "-", named)
 
 
-def check_worth_asking(question: ComparisonSpec, until_decided: bool, max_seeds: int) -> None:
-    """Refuse what can be asked but not answered.
+MAX_SEEDS = 30
+"""Most seeds of `until_decided`, where none are given."""
+
+
+def check_worth_asking(
+    question: ComparisonSpec, until_decided: bool, max_seeds: int | None
+) -> int | None:
+    """Refuse what can be asked but not answered; return the most seeds of `until_decided`.
 
     Raises:
         InputError: If there is one head only, or seeds cannot be added until all is decided.
@@ -150,12 +156,17 @@ def check_worth_asking(question: ComparisonSpec, until_decided: bool, max_seeds:
             "head, such as heads=spinal,mlp, or train it with `spinalnet train`."
         )
     if not until_decided:
-        return
-    check_positive("max_seeds", max_seeds)
+        if max_seeds is not None:
+            raise InputError(
+                "max_seeds is the limit of until_decided: give that too, or leave it out."
+            )
+        return None
+    most = check_positive("max_seeds", MAX_SEEDS if max_seeds is None else max_seeds)
     if question.units()[0].resample is not None:
         raise InputError(
             "until_decided adds seeds, which are independent; folds and random splits share "
             "examples and are not: leave out until_decided, or the folds."
         )
-    if max_seeds < question.seeds:
-        raise InputError(f"max_seeds must be at least seeds={question.seeds}, got {max_seeds}.")
+    if most < question.seeds:
+        raise InputError(f"max_seeds must be at least seeds={question.seeds}, got {most}.")
+    return most

@@ -55,7 +55,7 @@ def compare(
     group: str | None = None,
     time: str | None = None,
     until_decided: bool = False,
-    max_seeds: int = 30,
+    max_seeds: int | None = None,
     tune: int = 0,
     jobs: int | Literal["auto"] = "auto",
     threads: int = 1,
@@ -85,7 +85,7 @@ def compare(
         group: What must not lie in two parts: a column, or a pattern over the names of images.
         time: Column of a table by which nothing is trained on the future.
         until_decided: Add seeds until every comparison is decided, or `max_seeds` are reached.
-        max_seeds: See `until_decided`.
+        max_seeds: See `until_decided`; 30 without it.
         tune: Trials by which every head's settings are chosen first, on validation data; 0 for
             none. What is asked for by name (lr, head options) is not tuned.
         jobs: Runs at a time; "auto" for as many as there are processors, and one on a GPU.
@@ -115,14 +115,14 @@ def compare(
             **{"metric": metric, "margin": margin, "group": group, "time": time, "tune": tune},
             **options,
         )
-    check_worth_asking(question, until_decided, max_seeds)
+    most = check_worth_asking(question, until_decided, max_seeds)
     folder = run_comparison(
         question,
         default_folder(question) if out is None else out,
         Effort(jobs, threads, engine, ray_address, on_event, storage),
         load=functools.partial(building.load_splits, download=download),
         command=command,
-        max_seeds=max_seeds if until_decided else None,
+        max_seeds=most,
         trials=0 if isinstance(question.base, TableSpec) else tune,
         given=options,
     )

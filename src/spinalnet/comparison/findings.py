@@ -58,13 +58,17 @@ def headline(summary: Summary) -> str:
 def _on_what(summary: Summary) -> str:
     kind = summary.unit_kind
     # Several seeds of one fold are averaged: they are one repetition.
-    drawn = summary.units if kind == "seed" else [u.rpartition("-")[0] for u in summary.units]
-    count = len(set(drawn))
-    where = f"{count} {kind}{'s' if count != 1 else ''}"
-    if len(drawn) > count:
+    every, drawn = (
+        list(units) if kind == "seed" else [unit.rpartition("-")[0] for unit in units]
+        for units in (summary.units, summary.counted)
+    )
+    count, asked = len(set(drawn)), len(set(every))
+    where = f"{count} {f'of {asked} ' if count < asked else ''}{kind}{'s' if asked != 1 else ''}"
+    if len(every) > asked:
         where += f", {len(summary.seeds)} seeds each"
     if summary.test_size:
-        where += f", {summary.test_size:,} test examples{'' if kind == 'seed' else ' each'}"
+        to = f" to {summary.largest_test:,}" if summary.largest_test else ""
+        where += f", {summary.test_size:,}{to} test examples{'' if kind == 'seed' else ' each'}"
     return where
 
 

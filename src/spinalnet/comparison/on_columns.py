@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, clone
 
 from spinalnet.tabular.encoder import Encoder
 
 
-class OnColumns(BaseEstimator):
+class OnColumns:
     """Trees and the like on what the nets know of a frame: see `Encoder.shared`.
 
     Dates and text are the numbers that nets get, rare levels are one, a column that was empty in
@@ -33,8 +32,11 @@ class OnColumns(BaseEstimator):
         Raises:
             InputError: If a column is of no use, or none holds a value.
         """
+        from sklearn.base import clone
+
         self.encoder_ = Encoder(X, None)
-        self.estimator_ = clone(self.estimator).fit(self.encoder_.shared(X), y)
+        self.estimator_: Any = clone(self.estimator)
+        self.estimator_.fit(self.encoder_.shared(X), y)
         if hasattr(self.estimator_, "classes_"):
             self.classes_ = self.estimator_.classes_
         return self

@@ -19,6 +19,8 @@ from spinalnet.comparison.units import Contestant, Unit
 from spinalnet.data import Resample
 
 DEFAULT_HEADS = ("spinal", "unchained", "matched", "mlp", "linear")
+MOST_UNITS = 10_000
+"""More seeds, folds and repeats are a slip of the finger, and the list of runs must fit memory."""
 TABLE_HEADS = (*DEFAULT_HEADS, "trees")
 """The heads of a comparison of tables, where none are named."""
 
@@ -108,8 +110,8 @@ class ComparisonSpec:
         other: What one row has of its own, by label: `head_options`, `neck`, `train`.
 
     Raises:
-        InputError: If a head is unknown or named twice, a number is out of range, or the runs
-            would not be comparable.
+        InputError: If a head is unknown or named twice, a number is out of range, there are more
+            than `MOST_UNITS`, or the runs would not be comparable.
     """
 
     base: RunSpec | TableSpec
@@ -134,6 +136,12 @@ class ComparisonSpec:
             raise InputError(
                 "a time column orders the rows, so that random splits would train on the future: "
                 "give folds, each of which is tested on what comes after."
+            )
+        count = self.seeds * max(1, self.folds) * self.repeats
+        if count > MOST_UNITS:
+            raise InputError(
+                f"a comparison has at most {MOST_UNITS:,} units, got {count:,}: give fewer seeds, "
+                "folds or repeats."
             )
         if self.metric is not None and self.metric not in METRICS:
             raise unknown_name("metric", self.metric, METRICS)

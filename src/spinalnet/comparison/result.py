@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spinalnet._checks import InputError
+from spinalnet._checks import InputError, unknown_name
 from spinalnet.comparison import outputs, wording
 from spinalnet.comparison.answer import Difference, Summary
 from spinalnet.comparison.findings import head_rows
-from spinalnet.comparison.finished import FinishedRuns, read_folder, result_of
+from spinalnet.comparison.finished import FinishedRuns, note_look, read_folder, result_of
 from spinalnet.comparison.metrics import find_metric
 from spinalnet.comparison.report import drawing, figures, tuning_figures, write_report
 from spinalnet.comparison.summary import summarize_runs
@@ -59,6 +60,9 @@ class Comparison:
         """
         read = read_folder(Path(folder))
         summary = summarize_runs(read, None, metric=metric, margin=margin)
+        if len(summary.heads) > 1:
+            with suppress(InputError):  # a folder that can only be read cannot be extended either
+                note_look(Path(folder), len(summary.counted))
         return cls(Path(folder), summary, read, metric, margin)
 
     @property
@@ -100,21 +104,58 @@ class Comparison:
         columns = {head.head: head.values for head in self.summary.heads}
         return pd.DataFrame(columns, index=pd.Index(self.summary.units, name="unit"))
 
-    def predictions(self, head: str | None = None) -> outputs.AnyOutputs:
-        """Return what was said of every example by the model of its fold, which had not seen it.
+    def predictions(
+        self,
+        head: str | None = None,
+        *,
+        unit: str | None = None,
+        seed: int | None = None,
+        repeat: int = 0,
+    ) -> outputs.AnyOutputs:
+        """Return what was said of test examples by models that had not seen them.
+
+        Of folds it is every example, said by the model of its fold; else give the unit.
 
         Args:
             head: Row of the comparison; the first by default.
+            unit: One unit, such as "seed0": what its run said of its test examples.
+            seed: Of folds with several seeds, whose models; the first by default.
+            repeat: Of repeated folds, which repetition.
 
         Raises:
-            InputError: If its units are no folds of one repeat, or kept no outputs.
+            InputError: If there is no such unit, none is named where there are no folds, a fold
+                has no finished run, or the runs kept no outputs.
         """
         label = self._row(head)
-        said = [
-            outputs.load_outputs(record.path / outputs.OUTPUTS_FILE)
-            for record in self.runs.runs[label].values()
+        found = self.runs.runs[label]
+        if unit is not None:
+            if unit not in found:
+                raise unknown_name(f"finished unit of {label}", unit, found)
+            chosen = [unit]
+        else:
+            chosen = self._folds_of(label, seed, repeat)
+        said = [outputs.load_outputs(found[name].path / outputs.OUTPUTS_FILE) for name in chosen]
+        return outputs.joined(said) if unit is None else said[0]
+
+    def _folds_of(self, label: str, seed: int | None, repeat: int) -> list[str]:
+        """Return the units of all folds of one seed and repetition."""
+        units = self.runs.units
+        if self.summary.unit_kind != "fold":
+            raise InputError(
+                f"there are no folds whose predictions could be joined: name a unit, such as "
+                f"unit='{next(iter(units))}'."
+            )
+        wanted = self.runs.seeds[0] if seed is None else seed
+        names = [
+            name
+            for name, unit in units.items()
+            if unit.seed == wanted and unit.resample and unit.resample.repeat == repeat
         ]
-        return outputs.joined(said)
+        if not names:
+            raise InputError(f"there are no folds of seed {wanted} and repeat {repeat}.")
+        if missing := [name for name in names if name not in self.runs.runs[label]]:
+            raise InputError(f"{label} has no finished run of {', '.join(missing)}.")
+        return names
 
     @property
     def failed(self) -> dict[str, str]:
@@ -216,8 +257,6 @@ class Comparison:
         if head is None:
             return known[0]
         if head not in known:
-            from spinalnet._checks import unknown_name
-
             raise unknown_name("row", head, known)
         return head
 

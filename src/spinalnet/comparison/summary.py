@@ -109,6 +109,7 @@ def summarize_runs(
         metric=row.name,
         selected_on=" and ".join(sorted(selected_on)),
         test_size=units.test_size,
+        largest_test=sizes[-1] if units.test_size and len(sizes) > 1 else None,
         heads=heads,
         verdict="",
         notes=(),
@@ -236,6 +237,10 @@ def _difference(
                     ("effect", "effect"),
                 )
             }
+        if metric.in_points:  # no two shares differ by more than all
+            for name in ("low", "high", "seeds_low", "seeds_high"):
+                if known[name] is not None:
+                    known[name] = min(1.0, max(-1.0, known[name]))
         made = replace(made, **known)
     return replace(made, verdict=verdict(made, units))
 

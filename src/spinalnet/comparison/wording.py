@@ -256,7 +256,7 @@ def _why_undecided(d: Difference, units: Units) -> str:
             f"the test set is too small to show equality (it resolves "
             f"{units.amount(d.resolution or 0.0)}, the margin is {units.amount(d.margin or 0.0)})"
         )
-        return found if not d.more else f"{found}; {_further(d, 'show a difference')}"
+        return found if not d.more else f"{found}, but {_further(d, 'show a difference')}"
     if d.reason in ("more-seeds", "more-splits") and d.more:
         return _further(d, "decide")
     if d.reason == "correction":

@@ -78,6 +78,8 @@ class RunFolder:
         """
         run = cls(path)
         wanted = _plain(config)
+        if run.path.is_dir():  # what an interruption left while it was made
+            files.remove_asides(run.path)
         if is_run(run.path):
             # A changed request is refused: the rows before and after would not belong together.
             with files.reading(run.path / "config.yaml"):
@@ -88,7 +90,6 @@ class RunFolder:
                     f"{run.path} holds a run with {name} = {old!r}, not {new!r}: repeat its "
                     "settings to go on with it, or choose another folder."
                 )
-            files.remove_asides(run.path)
         else:
             _check_empty(run.path)
             files.write_text(run.path / "config.yaml", _MARK + files.to_yaml(wanted))

@@ -83,7 +83,7 @@ def write_report(
     for name, content in contents.items():
         write_bytes(folder / name, content)
     if len(summary.heads) > 1:
-        note_look(folder, len(summary.units))
+        note_look(folder, len(summary.counted))
     return folder / "report.html"
 
 
