@@ -31,6 +31,10 @@ def notes_on(X: Any, y: Any, task: str) -> list[str]:
     y = np.asarray(y)
     if len(X) < _FEWEST or len(X) != len(y):
         return []
+    if task == "classification" and y.ndim == 1:
+        y = _codes(y)
+    if y.dtype.kind not in "iuf" or not np.isfinite(y).all():
+        return []
     notes = [note for name in X.columns for note in _on_column(str(name), X[name], y, task)]
     repeated = int(X.assign(**{"": _codes(y)}).duplicated().sum())
     if repeated:
@@ -44,17 +48,19 @@ def notes_on(X: Any, y: Any, task: str) -> list[str]:
 
 def _codes(y: np.ndarray) -> np.ndarray:
     """Return a number for every different target."""
+    import pandas as pd
+
     if y.ndim > 1:
         return np.unique(y, axis=0, return_inverse=True)[1].reshape(-1)
-    return np.unique(y, return_inverse=True)[1]
+    return pd.factorize(y)[0]
 
 
 def _on_column(name: str, column: Any, y: np.ndarray, task: str) -> list[str]:
-    if column.dtype == object or hasattr(column, "cat"):
+    if column.dtype.kind == "O":  # text and categories
         found = _identifier_of_text(name, column)
         return found or _copy_of_text(name, column, y, task)
     values = _as_numbers(column)
-    if np.isnan(values).any() or values.min() == values.max():
+    if not np.isfinite(values).all() or values.min() == values.max():
         return []
     gives_away = y.ndim == 1 and _orders(values, y, task)
     counts_rows = len(np.unique(values)) == len(values) and np.ptp(values) == len(values) - 1
@@ -73,7 +79,7 @@ def _on_column(name: str, column: Any, y: np.ndarray, task: str) -> list[str]:
     if gives_away:
         return [_gives_away(name)]
     large = whole and values.min() > 0 and np.median(values) >= 100
-    if large and _WEIGHT.search(name) and _related(values, y) < _UNRELATED:
+    if large and _WEIGHT.search(name) and _related(values, y, task) < _UNRELATED:
         return [
             f"Column '{name}' looks like a survey weight, how many people a row stands for: it "
             "describes no row; leave it out, or give it as sample_weight."
@@ -85,7 +91,7 @@ def _as_numbers(column: Any) -> np.ndarray:
     if column.dtype.kind == "M":
         values = column.to_numpy(dtype="datetime64[us]")
         return np.where(np.isnat(values), np.nan, values.astype(np.int64).astype(float))
-    return column.to_numpy(dtype=float)
+    return column.to_numpy(dtype=float, na_value=np.nan)
 
 
 def _looks_like_identifier(name: str) -> str:
@@ -151,16 +157,16 @@ def _orders(values: np.ndarray, y: np.ndarray, task: str) -> bool:
     return bool((values[order][ends] < values[order][ends + 1]).all())
 
 
-def _related(values: np.ndarray, y: np.ndarray) -> float:
+def _related(values: np.ndarray, y: np.ndarray, task: str) -> float:
     """Return the largest rank correlation of a column with the target or one of its classes."""
     import pandas as pd
 
     if y.ndim > 1:
         targets = list(y.T)
-    elif y.dtype.kind in "fc":
+    elif task == "regression":
         targets = [y]
     else:
-        targets = [y == one for one in np.unique(y)[:20]]
+        targets = [y == one for one in range(min(20, int(y.max()) + 1))]
     ranks = pd.Series(values).rank().to_numpy()
     found = [
         np.corrcoef(ranks, pd.Series(one).rank().to_numpy())[0, 1]
