@@ -84,9 +84,9 @@ def test_bad_tables_are_named(tmp_path: Path) -> None:
     write(frame(), path)
     (tmp_path / "empty.csv").write_text("a,b\n")
     (tmp_path / "broken.parquet").write_text("nonsense")
-    write(frame().assign(day=pd.date_range("2020", periods=80)), tmp_path / "day.parquet")
+    write(frame().assign(day=pd.timedelta_range("1h", periods=80)), tmp_path / "day.parquet")
     cases = [
-        (lambda: load_table(str(tmp_path / "day.parquet"), "kind"), "'day' has type datetime"),
+        (lambda: load_table(str(tmp_path / "day.parquet"), "kind"), "'day' has type timedelta"),
         (lambda: load_table(str(path)), "target=COLUMN; the columns are size, colour"),
         (lambda: load_table(str(path), "knd"), "did you mean 'kind'"),
         (lambda: load_table(str(path), "kind", "regression"), "use task=classification"),
@@ -112,7 +112,9 @@ def test_bad_tables_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("task", ["auto", "classification", "regression"])
-@pytest.mark.parametrize(("infinite", "rows"), [([3], "1 row:"), ([3, 5, 7], "3 rows:")])
+@pytest.mark.parametrize(
+    ("infinite", "rows"), [([3], "1 row .4."), ([3, 5, 7], "3 rows .4, 6, 8.:")]
+)
 def test_infinite_targets_are_counted(
     tmp_path: Path, task: str, infinite: list[int], rows: str
 ) -> None:

@@ -14,10 +14,13 @@ import numpy as np
 
 from spinalnet._checks import InputError
 from spinalnet.data import Resample, Table, draw_parts, load_table
-from spinalnet.data.columns import column_kind, is_frame
+from spinalnet.data.columns import column_kind, is_frame, rows_in_words
 
 if TYPE_CHECKING:
     from spinalnet.comparison.table_spec import TableSpec
+
+FEWEST_ROWS = 10
+"""Rows below which a test part is a row or two, whose score says nothing."""
 
 INNER_FOLDS = 3
 """Parts of the training rows, each of which scores the trials of tuning once."""
@@ -212,7 +215,7 @@ def _check_table(table: Table, resample: Resample, *, tuned: bool) -> None:
     rows = len(table.y)
     if len(table.X) != rows:
         raise InputError(f"{table.name} has {len(table.X)} rows of features but {rows} targets.")
-    fewest = max(8 if tuned else 4, resample.count)
+    fewest = max(FEWEST_ROWS, resample.count)
     part = resample.fraction if resample.kind == "split" else 1 / resample.count
     if rows < fewest or rows * min(part, 1 - part) < 1:
         divided = f"into {resample.count} folds"
@@ -222,6 +225,11 @@ def _check_table(table: Table, resample: Resample, *, tuned: bool) -> None:
         raise InputError(
             f"{table.name} has {rows} rows: too few to divide {divided}{inside}; at least "
             f"{fewest} are needed."
+        )
+    if resample.kind == "split" and resample.index >= rows:
+        raise InputError(
+            f"{table.name} must have at least as many rows as there are splits, got {rows} rows "
+            f"and split {resample.index + 1}: ask for fewer seeds, or give more rows."
         )
     _check_features(table)
     y = np.asarray(table.y)
@@ -237,7 +245,8 @@ def _check_table(table: Table, resample: Resample, *, tuned: bool) -> None:
     if not finite.all():
         lost = int(rows - finite.sum())
         raise InputError(
-            f"the target of {table.name} is not finite in {lost} row{'s' * (lost > 1)}: leave "
+            f"the target of {table.name} is not finite in "
+            f"{rows_in_words(np.flatnonzero(~finite))}: leave "
             f"{'them' if lost > 1 else 'it'} out."
         )
 
@@ -289,12 +298,11 @@ def _check_features(table: Table) -> None:
             )
         return
     for name, dtype in zip(X.columns, X.dtypes, strict=True):
-        try:
-            numeric = column_kind(str(name), dtype) == "numeric"
-        except ValueError as error:
-            raise InputError(str(error)) from error
-        if numeric and np.isinf(np.asarray(X[name], dtype=float)).any():
+        if column_kind(str(name), dtype) != "numeric":
+            continue
+        infinite = np.flatnonzero(np.isinf(np.asarray(X[name], dtype=float)))
+        if len(infinite):
             raise InputError(
-                f"column '{name}' of {table.name} holds infinite numbers: leave those rows out, or "
-                "mend their values."
+                f"column '{name}' of {table.name} holds infinite numbers in "
+                f"{rows_in_words(infinite)}: leave those rows out, or mend their values."
             )

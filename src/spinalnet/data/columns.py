@@ -180,6 +180,13 @@ def objects(column: Any) -> list[Any]:
     return [None if value != value else value for value in column.to_list()]
 
 
+def as_objects(values: list[Any]) -> Any:
+    """Return an array of objects, `(N,)`, whatever they are."""
+    made = np.empty(len(values), dtype=object)
+    made[:] = values
+    return made
+
+
 def text_of(value: Any) -> str:
     """Return a value as text, the same for 1, 1.0 and "1", as a gap makes floats of integers."""
     if isinstance(value, str):

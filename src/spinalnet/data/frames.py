@@ -5,18 +5,37 @@ Read for `spinalnet compare` on a table and for the theory's sensitivities.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from spinalnet._checks import InputError, some, unknown_name
-
-Task = Literal["classification", "regression"]
+from spinalnet.data.columns import (
+    MOST_LEVELS,
+    as_objects,
+    check_names,
+    dates,
+    is_frame,
+    kind_of,
+    numbers,
+    texts,
+)
+from spinalnet.data.table_files import FORMATS as FORMATS  # what others know formats by
+from spinalnet.data.table_files import Read, is_table_file, read_table_file, with_index_told
+from spinalnet.data.table_notes import empty_columns, notes_on, told_empty
+from spinalnet.data.table_targets import (
+    Task,
+    check_typo,
+    detect_task,
+    find_targets,
+    names_in,
+    target_values,
+    typed_targets,
+)
 
 BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "linnerud", "wine")
 """Tables that come with scikit-learn, as `sklearn:<name>`."""
-
-FORMATS = (".csv", ".tsv", ".parquet", ".arrow", ".feather")
 
 
 @dataclass(frozen=True)
@@ -31,6 +50,7 @@ class Table:
         notes: Sentences the user must see.
         groups: Group of every row, `(N,)`, where rows of one group belong into one part.
         times: Time of every row as a number, `(N,)`, where nothing may be trained on the future.
+        targets: Names of the columns that were predicted, where they have some.
     """
 
     name: str
@@ -40,6 +60,7 @@ class Table:
     notes: tuple[str, ...] = ()
     groups: Any = None
     times: Any = None
+    targets: tuple[str, ...] = ()
 
     def ready(self, group: str | None = None, time: str | None = None) -> Table:
         """Return the table as nets and trees alike know it.
@@ -66,21 +87,32 @@ class Table:
                 raise unknown_name(f"column ({what})", name, columns)
         if group is not None and group == time:
             raise InputError(f"group and time must be two columns, got '{group}' for both.")
-        groups = self.groups if group is None else _as_groups(group, self.X[group])
-        times = self.times if time is None else _as_times(time, self.X[time])
+        if not is_frame(self.X):
+            return self
+        check_names(columns, self.name)
+        X, notes = _as_pandas(self.X, self.name)
+        groups = self.groups if group is None else _as_groups(group, X[group])
+        times = self.times if time is None else _as_times(time, X[time])
         taken = [name for name in given.values() if name is not None]
-        X = self.X
-        if columns:
-            X = _as_pandas(X).drop(columns=taken)
-            if X.shape[1] == 0:
-                raise InputError(f"{self.name} has no column besides {' and '.join(taken)}.")
-            X = _with_categories(X)
-        return replace(self, X=X, groups=groups, times=times)
+        X = X.drop(columns=taken)
+        if X.shape[1] == 0:
+            raise InputError(f"{self.name} has no column besides {' and '.join(taken)}.")
+        X = _with_types(X)
+        if len(empty := empty_columns(X)) == X.shape[1]:
+            raise InputError(
+                f"{self.name} must have a column that holds a value besides its target, but all of "
+                f"them are empty: {some(empty, 5)}."
+            )
+        notes += told_empty(empty)
+        X = X.drop(columns=empty)
+        notes += notes_on(X, self.y, self.task)
+        told = tuple(dict.fromkeys([*self.notes, *notes]))
+        return replace(self, X=X, groups=groups, times=times, notes=told)
 
 
 def is_table(source: str) -> bool:
     """Return whether `source` names a bundled table or a table file."""
-    return source.startswith("sklearn:") or Path(source).suffix.lower() in FORMATS
+    return source.startswith("sklearn:") or is_table_file(source)
 
 
 def load_table(
@@ -110,21 +142,21 @@ def load_table(
         raise unknown_name("task", task, ["auto", "classification", "regression"])
     if source.startswith("sklearn:"):
         return _bundled(source.removeprefix("sklearn:")).ready(group, time)
-    frame = _read_frame(Path(source))
-    if target is None:
-        columns = some(list(frame.columns), 10)
-        raise InputError(f"name the column to predict: target=COLUMN; the columns are {columns}.")
-    names = [name.strip() for name in target.split(",")]
-    for name in names:
-        if name not in frame.columns:
-            raise unknown_name("column", name, map(str, frame.columns))
-    notes = []
+    read, names = _read_with_target(Path(source), target)
+    frame, notes = read.frame, []
+    for what, name in (("group", group), ("time", time)):
+        if name in names:
+            raise InputError(f"{what}={name} is the target: what is predicted cannot divide rows.")
     kept = frame[names].notna().all(axis=1)
+    if not kept.any():
+        raise InputError(f"the target {some([repr(n) for n in names], 3)} has no value in any row.")
     if not kept.all():
         notes.append(f"{int((~kept).sum())} rows without a target are left out.")
         frame = frame[kept]
-    _check_finite(frame[names])
-    y = frame[names[0]] if len(names) == 1 else frame[names]
+    y = typed_targets(frame[names], names)
+    for name in names:
+        check_typo(name, y[name], task if len(names) == 1 else "regression")
+    y = y[names[0]] if len(names) == 1 else y
     found = detect_task(y) if task == "auto" else task
     if task == "auto":
         other = "regression" if found == "classification" else "classification"
@@ -132,21 +164,58 @@ def load_table(
     X = frame.drop(columns=names)
     if X.shape[1] == 0:
         raise InputError(f"{source} has no column besides the target.")
-    for what, name in (("group", group), ("time", time)):
-        if name in names:
-            raise InputError(f"{what}={name} is the target: what is predicted cannot divide rows.")
-    values = _target_values(y, found)
-    table = Table(Path(source).stem, X, values, found, tuple(notes))  # type: ignore[arg-type]
+    values = target_values(y, found)
+    table = Table(
+        Path(source).stem,
+        X.reset_index(drop=True),
+        values,
+        found,  # type: ignore[arg-type]
+        (*notes, *read.notes),
+        targets=tuple(names),
+    )
     return table.ready(group, time)
 
 
-def _as_pandas(X: Any) -> Any:
-    """Return a frame of pandas; of one of polars the same values."""
+def read_frame(path: Path, *, text: Collection[str] = ()) -> tuple[Any, list[str]]:
+    """Return a table file as `load_table` reads it, without a target.
+
+    Args:
+        path: The file.
+        text: Columns of a text file that stay text, whatever they look like ('007').
+
+    Returns:
+        A data frame of pandas, and a sentence for every decision.
+
+    Raises:
+        InputError: If it is missing, broken or empty, or two columns have one name.
+    """
+    read = read_table_file(path, text=text)
+    return read.frame, read.notes
+
+
+def _read_with_target(path: Path, target: str | None) -> tuple[Read, list[str]]:
+    """Read a file, and find the columns to predict in it."""
+    if target is None:
+        read = read_table_file(path)
+        columns = some(list(read.frame.columns), 10)
+        raise InputError(f"name the column to predict: target=COLUMN; the columns are {columns}.")
+    read = read_table_file(path, targets=names_in(target))
+    return read, find_targets(target, list(read.frame.columns), read.no_header)
+
+
+def _as_pandas(X: Any, name: str) -> tuple[Any, list[str]]:
+    """Return a frame of pandas with names that are text; of one of polars the same values."""
     import pandas as pd
 
-    if hasattr(X, "iloc"):
-        return X
-    return pd.DataFrame({str(name): X[name].to_list() for name in X.columns})
+    if not hasattr(X, "iloc"):
+        made = {}
+        for one in X.columns:
+            values = as_objects(X[one].to_list())
+            category = kind_of(str(one), X[one]) == "category"
+            made[str(one)] = pd.Categorical(values) if category else pd.Series(values)
+        return pd.DataFrame(made), []
+    X, notes = with_index_told(X, name)
+    return X.rename(columns=str), notes
 
 
 def _as_groups(name: str, column: Any) -> Any:
@@ -187,100 +256,33 @@ def _as_times(name: str, column: Any) -> Any:
     return values.dt.tz_localize(None).to_numpy().astype("datetime64[ns]").astype(np.int64)
 
 
-def _with_categories(X: Any) -> Any:
-    """Give columns that are no numbers the type that nets and trees alike know categories by."""
-    from spinalnet.data.columns import column_kind
+def _with_types(X: Any) -> Any:
+    """Give every column one of the types that nets and trees alike know.
 
-    try:
-        kinds = {name: column_kind(str(name), X[name].dtype) for name in X.columns}
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    return X.astype({name: "category" for name, kind in kinds.items() if kind == "categorical"})
-
-
-def _check_finite(targets: Any) -> None:
-    """Refuse targets that are infinite."""
-    import numpy as np
-
-    for name, column in targets.select_dtypes("number").items():
-        if count := int(np.isinf(column.to_numpy(dtype=float)).sum()):
-            raise InputError(
-                f"the target column '{name}' is infinite in {count} row{'s' * (count > 1)}: "
-                "leave them out, or mend their values."
-            )
-
-
-def _target_values(y: Any, task: str) -> Any:
-    if task == "classification":
-        if y.ndim > 1:
-            raise InputError("a classification has one target column; task=regression takes many.")
-        return y.astype(str).to_numpy() if y.dtype.kind not in "iu" else y.to_numpy()
-    try:
-        return y.to_numpy(dtype=float)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            "a regression needs a target of numbers; use task=classification."
-        ) from error
-
-
-def read_frame(path: Path, *, text: Any = ()) -> Any:
-    """Return a table file as a data frame of pandas, and notes."""
-    return _read_frame(path), ()
-
-
-def _read_frame(path: Path) -> Any:
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise InputError(
-            "reading tables needs pandas (and pyarrow for parquet and arrow): "
-            "pip install 'spinalnet[tables]'."
-        ) from error
-    if not path.is_file():
-        raise InputError(f"table '{path}' does not exist.")
-    suffix = path.suffix.lower()
-    if suffix not in FORMATS:
-        raise InputError(f"'{path}' must be one of {', '.join(FORMATS)}.")
-    try:
-        if suffix in (".csv", ".tsv"):
-            frame = pd.read_csv(path, sep="\t" if suffix == ".tsv" else ",")
-        elif suffix == ".parquet":
-            frame = pd.read_parquet(path)
-        else:
-            frame = _read_arrow(path)
-    except ImportError as error:
-        raise InputError("parquet and arrow files need pyarrow: pip install pyarrow.") from error
-    except Exception as error:  # parsers raise almost anything on broken files
-        raise InputError(f"table '{path}' cannot be read: {error}") from error
-    if len(frame) == 0:
-        raise InputError(f"table '{path}' has no rows.")
-    return frame
-
-
-def _read_arrow(path: Path) -> Any:
-    import pyarrow as pa
-
-    with pa.memory_map(str(path)) as source:
-        try:
-            return pa.ipc.open_file(source).read_all().to_pandas()
-        except pa.ArrowInvalid:  # the streaming form has no footer
-            return pa.ipc.open_stream(source).read_all().to_pandas()
-
-
-def detect_task(y: Any) -> Task:
-    """Say whether a target column (or several) holds classes or numbers to predict."""
+    Numbers of NumPy, bool, datetime64, categories of text, and text as objects.
+    """
     import pandas as pd
 
-    columns = [y] if y.ndim == 1 else [y[name] for name in y.columns]
-    if len(columns) > 1:
-        return "regression"
-    column = columns[0]
-    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
-        return "classification"
-    values = column.to_numpy(dtype=float)
-    whole = bool((values == values.round()).all())
-    few = len(set(values.tolist())) <= max(2, min(20, len(values) // 10))
-    return "classification" if whole and few else "regression"
+    made = {str(name): _with_type(str(name), X[name]) for name in X.columns}
+    return pd.DataFrame(made, index=pd.RangeIndex(len(X)))
+
+
+def _with_type(name: str, column: Any) -> Any:
+    import numpy as np
+    import pandas as pd
+
+    kind = kind_of(name, column)
+    if kind == "category":
+        values = texts(column)
+        if len(set(values) - {None}) <= MOST_LEVELS:
+            return pd.Categorical(as_objects(values))
+        kind = "text"
+    if kind == "text":
+        return as_objects(texts(column))
+    if kind == "date":
+        return dates(name, column)
+    plain = isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf"
+    return column.to_numpy() if plain else numbers(name, column)
 
 
 def _bundled(name: str) -> Table:

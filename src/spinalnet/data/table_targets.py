@@ -1,0 +1,141 @@
+"""What a table is to predict: the columns by name, their values, and whether they are classes."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any, Literal
+
+import numpy as np
+
+from spinalnet._checks import InputError, unknown_name
+from spinalnet.data.columns import as_objects, check_names, kind_of, objects, rows_in_words
+from spinalnet.data.typed_columns import not_numbers
+
+Task = Literal["classification", "regression"]
+
+
+def names_in(target: str) -> set[str]:
+    """Return every name that a target may mean: itself, and what it may be a list of."""
+    pieces = target.split(",")
+    names = {target, *pieces, *(piece.strip() for piece in pieces)}
+    return names | {unicodedata.normalize(form, one) for form in ("NFC", "NFD") for one in names}
+
+
+def find_targets(target: str, columns: list[str], hint: str) -> list[str]:
+    """Return the columns that a target names: one exactly, else several with commas between."""
+
+    def find(name: str) -> str | None:
+        plain = unicodedata.normalize("NFC", name)
+        same = [one for one in columns if unicodedata.normalize("NFC", one) == plain]
+        return name if name in columns else same[0] if same else None
+
+    if (exact := find(target)) is not None:
+        return [exact]
+    found = []
+    for piece in target.split(","):
+        name = find(piece) or find(piece.strip())
+        if name is None:
+            error = unknown_name("column", piece.strip(), columns)
+            raise InputError(f"{error} {hint}") if hint else error
+        found.append(name)
+    check_names(found, "the target")
+    return found
+
+
+def check_typo(name: str, column: Any, task: str) -> None:
+    """Refuse a word among numbers, which would turn a regression into a classification."""
+    import pandas as pd
+
+    if task == "classification" or column.dtype != object:
+        return
+    held = pd.Series([str(value) for value in column], index=column.index)
+    wrong = not_numbers(held)
+    if not len(wrong) or (task == "auto" and 2 * len(wrong) > len(held)):
+        return
+    right = held.drop(wrong.index).str.replace(",", ".")
+    rest = pd.Series(pd.to_numeric(right, errors="coerce")).dropna()
+    if task == "auto" and (rest.empty or detect_task(rest) == "classification"):
+        return
+    raise InputError(
+        f"the target column '{name}' holds numbers, but {wrong.iloc[0]!r} in row "
+        f"{wrong.index[0] + 1}{_and_more(len(wrong) - 1)}: mend the cell or leave it empty; if "
+        "these are classes, use task=classification."
+    )
+
+
+def _and_more(count: int) -> str:
+    return f" (and {count} more like it)" if count > 0 else ""
+
+
+def typed_targets(y: Any, names: list[str]) -> Any:
+    """Return targets as numbers of NumPy where they are numbers; refuse dates and infinity."""
+    import pandas as pd
+
+    made = {}
+    for name in names:
+        column = y[name]
+        kind = kind_of(name, column)
+        if kind == "date":
+            raise InputError(
+                f"the target column '{name}' holds dates: turn them into a number (of days, say) "
+                "to predict."
+            )
+        plain = isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf"
+        if kind == "number":
+            values = column.to_numpy() if plain else _numbers_or_infinity(column)
+            if infinite := np.isinf(values.astype(float)).sum():
+                places = column.index[np.isinf(values.astype(float))]
+                raise InputError(
+                    f"the target column '{name}' is infinite in {rows_in_words(places)}: leave "
+                    f"{'them' if infinite > 1 else 'it'} out, or mend "
+                    f"{'their values' if infinite > 1 else 'its value'}."
+                )
+        else:
+            values = column.to_numpy() if plain else as_objects(objects(column))
+        made[name] = pd.Series(values, index=column.index)
+    return pd.DataFrame(made)
+
+
+def _numbers_or_infinity(column: Any) -> Any:
+    """Return numbers of any type as float64; whole ones stay whole."""
+    held = objects(column)
+    if all(isinstance(value, int) for value in held):
+        return np.asarray(held, dtype=np.int64)
+    return np.asarray([float(value) for value in held], dtype=np.float64)
+
+
+def target_values(y: Any, task: str) -> Any:
+    """Return classes as whole numbers or text, `(N,)`; values as float64, `(N,)` or `(N, outputs)`.
+
+    Raises:
+        InputError: If the task takes no such target.
+    """
+    if task == "classification":
+        if y.ndim > 1:
+            raise InputError("a classification has one target column; task=regression takes many.")
+        values = y.to_numpy()
+        if values.dtype.kind == "f" and (values == np.round(values)).all():
+            values = values.astype(np.int64)  # whole ones that stood beside gaps
+        return values if values.dtype.kind in "iu" else y.astype(str).to_numpy()
+    try:
+        return y.to_numpy(dtype=float)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            "a regression needs a target of numbers; use task=classification."
+        ) from error
+
+
+def detect_task(y: Any) -> Task:
+    """Say whether a target column (or several) holds classes or numbers to predict."""
+    import pandas as pd
+
+    columns = [y] if y.ndim == 1 else [y[name] for name in y.columns]
+    if len(columns) > 1:
+        return "regression"
+    column = columns[0]
+    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+        return "classification"
+    values = column.to_numpy(dtype=float)
+    whole = bool((values == values.round()).all())
+    few = len(set(values.tolist())) <= max(2, min(20, len(values) // 10))
+    return "classification" if whole and few else "regression"

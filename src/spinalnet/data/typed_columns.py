@@ -1,0 +1,245 @@
+"""Cells of text as numbers, truths, dates or text, column by column, each decision told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from spinalnet._checks import some
+from spinalnet.data.columns import rows_in_words
+
+NOTHING = frozenset(
+    {"#N/A", "#NA", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "<NA>", "NONE"}
+)
+"""Words for a missing value, in a column of features; in a target they may be classes."""
+
+PLACEHOLDERS = frozenset({"?", "-", "--", ".", "*", "…", "..."})
+"""Signs that among numbers stand for a missing value."""
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity)", re.IGNORECASE)
+_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+|[+-]?\d+|[+-]?\d{1,3}(\.\d{3})+")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?|[+-]?\d+(\.\d+)?")
+_WHOLE = re.compile(r"[+-]?\d{1,18}")
+_POINTS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+")
+_DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}([T ]\d{1,2}:\d{2}.*)?")
+_TRUTHS = {"true": True, "false": False}
+_MOSTLY = 0.5
+
+
+def is_number(cell: str) -> bool:
+    """Return whether a cell is a number, written with a point."""
+    return _NUMBER.fullmatch(cell.strip()) is not None
+
+
+@dataclass
+class _Told:
+    """Columns by what was decided about them; one sentence for each decision."""
+
+    dates: list[str] = field(default_factory=list)
+    comma: list[str] = field(default_factory=list)
+    thousands: list[str] = field(default_factory=list)
+    nothing: dict[str, list[str]] = field(default_factory=dict)
+    each: list[str] = field(default_factory=list)
+
+    def notes(self) -> list[str]:
+        made = []
+        if self.comma:
+            made.append(f"Numbers with a decimal comma: {_columns(self.comma)}.")
+        if self.thousands:
+            made.append(f"Numbers with marks between thousands: {_columns(self.thousands)}.")
+        if self.dates:
+            made.append(f"Read as dates: {_columns(self.dates)}.")
+        for word, names in self.nothing.items():
+            made.append(f"'{word}' counts as missing: {_columns(names)}.")
+        return made + self.each
+
+
+def _columns(names: list[str]) -> str:
+    return f"column{'s' * (len(names) > 1)} {some([repr(name) for name in names], 5)}"
+
+
+def typed(
+    cells: Any,
+    separator: str,
+    notes: list[str],
+    *,
+    text: Collection[str] = (),
+    targets: Collection[str] = (),
+) -> Any:
+    """Return a frame of typed columns.
+
+    Args:
+        cells: Frame of text, "" where there is none.
+        separator: What stood between them; where it is no comma, a comma may stand for a point.
+        notes: Gets a sentence for every decision.
+        text: Columns that stay text.
+        targets: Columns in which words such as 'NA' stay, since they may be classes.
+    """
+    import pandas as pd
+
+    told = _Told()
+    stripped = {name: cells[name].str.strip().astype(object) for name in cells.columns}
+    comma = separator != "," and any(
+        _all(_COMMA, held := _held(stripped[name])) and _has(",", held)
+        for name in cells.columns
+        if name not in text
+    )
+    made = {}
+    for name in cells.columns:
+        column = stripped[name]
+        if name in text:
+            made[name] = column.mask(column == "", None)
+        elif name in targets:
+            made[name] = _typed_target(column, comma, separator, name, told)
+        else:
+            made[name] = _typed_one(name, column, comma, separator, told)
+    notes += told.notes()
+    return pd.DataFrame(made)
+
+
+def _held(column: Any) -> Any:
+    """Return the cells of features that hold a value."""
+    return column[(column != "") & ~column.isin(NOTHING)]
+
+
+def _all(pattern: re.Pattern[str], held: Any) -> bool:
+    return len(held) > 0 and all(map(pattern.fullmatch, held.unique()))
+
+
+def _has(sign: str, held: Any) -> bool:
+    return any(sign in cell for cell in held.unique())
+
+
+def _typed_target(column: Any, comma: bool, separator: str, name: str, told: _Told) -> Any:
+    """Return a target: numbers if all of it is, but for gaps; else text as it stands."""
+    held = _held(column)
+    numbers = _numbers(name, held, comma, separator, told)
+    words = column[(column != "") & column.isin(NOTHING)]
+    if numbers is not None:
+        if len(words):
+            told.nothing.setdefault(words.iloc[0], []).append(name)
+        return numbers.reindex(column.index)
+    if len(words):
+        told.each.append(
+            f"'{words.iloc[0]}' in the target column '{name}' is a class "
+            f"({rows_in_words(words.index)}): leave the cells empty where nothing is known."
+        )
+    held = column[column != ""]
+    truths = held.str.lower()
+    if len(held) and truths.isin(_TRUTHS).all():
+        return truths.map(_TRUTHS).reindex(column.index)
+    return column.mask(column == "", None)
+
+
+def _typed_one(name: str, column: Any, comma: bool, separator: str, told: _Told) -> Any:
+    held = _held(column)
+    for word in column[column.isin(NOTHING)].unique():
+        told.nothing.setdefault(word, []).append(name)
+    if len(held) == 0:
+        return np.full(len(column), np.nan)
+    numbers = _numbers(name, held, comma, separator, told)
+    if numbers is None:
+        numbers = _without_placeholders(name, held, comma, separator, told)
+    if numbers is not None:
+        return numbers.reindex(column.index)
+    truths = held.str.lower()
+    if truths.isin(_TRUTHS).all():
+        made = truths.map(_TRUTHS)
+        return made.astype(bool) if len(held) == len(column) else made.reindex(column.index)
+    found = _dates(name, held, comma, told)
+    if found is not None:
+        return found.reindex(column.index)
+    return held.reindex(column.index)
+
+
+def _numbers(name: str, held: Any, comma: bool, separator: str, told: _Told) -> Any:
+    """Return numbers of cells that all are some, else None."""
+    if len(held) == 0:
+        return None
+    if comma and _all(_COMMA, held):
+        if _has(",", held):
+            told.comma.append(name)
+        if _all(_POINTS, held):
+            told.thousands.append(name)
+        plain = held.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
+        if _has(",", held) or _has(".", held):
+            return _as_numbers(plain)
+    if _all(_NUMBER, held):
+        return _as_numbers(held)
+    if separator == "," and _all(_THOUSANDS, held):
+        told.thousands.append(name)
+        return _as_numbers(held.str.replace(",", "", regex=False))
+    return None
+
+
+def _as_numbers(held: Any) -> Any:
+    import pandas as pd
+
+    whole = all(map(_WHOLE.fullmatch, held.unique()))
+    # Python's own reading of a number is exact, that of faster parsers is not always.
+    return pd.Series(list(map(int if whole else float, held)), index=held.index)
+
+
+def _without_placeholders(name: str, held: Any, comma: bool, separator: str, told: _Told) -> Any:
+    """Return numbers where all that is none stands for nothing; tell what keeps it from that."""
+    rest = held[~held.isin(PLACEHOLDERS)]
+    numbers = _numbers(name, rest, comma, separator, told) if len(rest) < len(held) else None
+    if numbers is not None:
+        for word in held[held.isin(PLACEHOLDERS)].unique():
+            told.nothing.setdefault(word, []).append(name)
+        return numbers
+    wrong = not_numbers(held)
+    if 0 < len(wrong) < _MOSTLY * len(held):
+        told.each.append(
+            f"Column '{name}' is text, since {wrong.iloc[0]!r} in row {wrong.index[0] + 1} is no "
+            f"number ({len(wrong)} of {len(held)} cells are none)."
+        )
+    return None
+
+
+def not_numbers(held: Any) -> Any:
+    """Return the cells that are no numbers, with a point or a comma in them."""
+    wrong = {
+        cell for cell in held.unique() if not (_NUMBER.fullmatch(cell) or _COMMA.fullmatch(cell))
+    }
+    return held[held.isin(wrong)]
+
+
+def _dates(name: str, held: Any, comma: bool, told: _Told) -> Any:
+    """Return dates of cells that all are some, else None."""
+    import pandas as pd
+
+    if not _all(_DATE, held):
+        return None
+    first = held.iloc[0]
+    if re.match(r"\d{4}-", first):
+        formats = ["ISO8601"]
+    else:
+        sign = next(sign for sign in "-./" if sign in first)
+        year_first = re.match(r"\d{4}", first) is not None
+        month_first, day_first = f"%m{sign}%d{sign}%Y", f"%d{sign}%m{sign}%Y"
+        both = [day_first, month_first] if sign != "/" or comma else [month_first, day_first]
+        formats = [f"%Y{sign}%m{sign}%d"] if year_first else both
+        formats = [form + time for form in formats for time in ("", " %H:%M", " %H:%M:%S")]
+    fitting = []
+    for form in formats:
+        try:
+            found = pd.to_datetime(held, format=form, errors="raise", utc=form == "ISO8601")
+        except (ValueError, TypeError, OverflowError):
+            continue
+        fitting.append((form, found))
+    if not fitting:
+        return None
+    form, found = fitting[0]
+    told.dates.append(name)
+    if len(fitting) > 1 and not fitting[0][1].equals(fitting[1][1]):
+        first = "day" if form.startswith("%d") else "month"
+        told.each.append(
+            f"Dates of column '{name}' are read with the {first} first, {held.iloc[0]!r} as "
+            f"{found.iloc[0]:%Y-%m-%d}; write {found.iloc[0]:%Y-%m-%d} to be sure."
+        )
+    return found.dt.tz_localize(None) if form == "ISO8601" else found
