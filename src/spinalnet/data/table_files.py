@@ -334,7 +334,9 @@ def _read_columns(data: bytes, path: Path, suffix: str) -> Read:
     import pyarrow.parquet
 
     if suffix == ".parquet":
-        table = pyarrow.parquet.read_table(io.BytesIO(data))
+        file = pyarrow.parquet.ParquetFile(io.BytesIO(data))
+        check_names(file.schema_arrow.names, f"'{path}'")
+        table = file.read()
     else:
         try:
             table = pa.ipc.open_file(io.BytesIO(data)).read_all()

@@ -56,7 +56,7 @@ def _codes(y: np.ndarray) -> np.ndarray:
 
 
 def _on_column(name: str, column: Any, y: np.ndarray, task: str) -> list[str]:
-    if column.dtype == object or hasattr(column, "cat"):
+    if column.dtype.kind == "O":  # text and categories
         found = _identifier_of_text(name, column)
         return found or _copy_of_text(name, column, y, task)
     values = _as_numbers(column)

@@ -9,7 +9,7 @@ import numpy as np
 
 from spinalnet._checks import InputError, unknown_name
 from spinalnet.data.columns import as_objects, check_names, kind_of, objects, rows_in_words
-from spinalnet.data.typed_columns import not_numbers
+from spinalnet.data.typed_columns import look_like_dates, not_numbers
 
 Task = Literal["classification", "regression"]
 
@@ -43,12 +43,17 @@ def find_targets(target: str, columns: list[str], hint: str) -> list[str]:
 
 
 def check_typo(name: str, column: Any, task: str) -> None:
-    """Refuse a word among numbers, which would turn a regression into a classification."""
+    """Refuse dates, and a word among numbers, which would make a regression a classification."""
     import pandas as pd
 
-    if task == "classification" or column.dtype != object:
+    if task == "classification" or column.dtype.kind != "O":
         return
     held = pd.Series([str(value) for value in column], index=column.index)
+    if look_like_dates(held):
+        raise InputError(
+            f"the target column '{name}' holds dates ({held.iloc[0]}): turn them into a number (of "
+            "days, say) to predict; if these are classes, use task=classification."
+        )
     wrong = not_numbers(held)
     if not len(wrong) or (task == "auto" and 2 * len(wrong) > len(held)):
         return

@@ -209,6 +209,11 @@ def not_numbers(held: Any) -> Any:
     return held[held.isin(wrong)]
 
 
+def look_like_dates(held: Any) -> bool:
+    """Return whether all cells are written as dates."""
+    return _all(_DATE, held)
+
+
 def _dates(name: str, held: Any, comma: bool, told: _Told) -> Any:
     """Return dates of cells that all are some, else None."""
     import pandas as pd

@@ -1,0 +1,493 @@
+"""Tables as they lie: every way they are written is read, told, or refused in one sentence."""
+
+from __future__ import annotations
+
+import datetime
+import gzip
+import zipfile
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from spinalnet._checks import InputError
+from spinalnet.cli.root import app
+from spinalnet.comparison.table_rows import rows_of
+from spinalnet.comparison.table_spec import TableSpec
+from spinalnet.data.frames import Table, is_table, load_table, read_frame
+from spinalnet.data.resampling import Resample
+
+pd = pytest.importorskip("pandas")
+
+
+def csv(path: Path, *lines: str, encoding: str = "utf-8", rows: int = 12) -> str:
+    """Write a header and lines, again and again until there are `rows`."""
+    header, *body = lines
+    body = (body * rows)[: max(rows, len(body))]
+    path.write_bytes(("\n".join([header, *body]) + "\n").encode(encoding))
+    return str(path)
+
+
+def told(table: Table, *pieces: str) -> bool:
+    return all(any(piece in note for note in table.notes) for piece in pieces)
+
+
+PLAIN = ("size,colour,price", "1.5,red,2.25", "2.5,blue,3.5", "4,red,7.125")
+
+
+@pytest.mark.parametrize("sign", [";", "\t", "|"])
+def test_separators_are_found(tmp_path: Path, sign: str) -> None:
+    expected = load_table(csv(tmp_path / "a.csv", *PLAIN), "price")
+    other = load_table(
+        csv(tmp_path / "b.csv", *(line.replace(",", sign) for line in PLAIN)), "price"
+    )
+    assert expected.X.equals(other.X)
+    assert expected.y.tolist() == other.y.tolist()
+    assert told(other, "Columns of b.csv are divided by")
+    assert not told(expected, "divided by")
+
+
+def test_a_comma_in_text_is_no_separator(tmp_path: Path) -> None:
+    path = csv(tmp_path / "a.csv", "note;y", '"a, b, c";1', "d, e, f;2", "g, h;3")
+    found = load_table(path, "y", "classification")
+    assert list(found.X.columns) == ["note"]
+    assert found.X["note"].tolist()[:3] == ["a, b, c", "d, e, f", "g, h"]
+
+
+def test_decimal_commas(tmp_path: Path) -> None:
+    path = csv(tmp_path / "a.csv", "x;big;n;y", "1,5;1.234,5;3;-0,25", "-2;2.000;4;1,75")
+    found = load_table(path, "y")
+    assert found.task == "regression"
+    assert found.X.iloc[:2].to_numpy().tolist() == [[1.5, 1234.5, 3], [-2.0, 2000.0, 4]]
+    assert found.y[:2].tolist() == [-0.25, 1.75]
+    assert told(found, "decimal comma: columns 'x', 'big'")
+    # With commas between the cells, one inside quotation marks is one between thousands.
+    path = csv(tmp_path / "b.csv", "x,y", '"1,234",0.5', '"12,345,678.5",0.25')
+    found = load_table(path, "y")
+    assert found.X["x"].tolist()[:2] == [1234, 12345678.5]
+    assert told(found, "marks between thousands: column 'x'")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "sentence"),
+    [
+        ("utf-8", ""), ("utf-8-sig", ""), ("utf-16", "read as UTF-16"),
+        ("utf-16-le", "read as UTF-16-LE"), ("utf-16-be", "read as UTF-16-BE"),
+        ("utf-32", "read as UTF-32"), ("latin-1", "read as latin-1"),
+    ],
+)  # fmt: skip
+def test_encodings(tmp_path: Path, encoding: str, sentence: str) -> None:
+    path = csv(tmp_path / "a.csv", "größe,ÿ", "à,1", "é,2", encoding=encoding)
+    found = load_table(path, "ÿ", "classification")
+    assert found.X["größe"].tolist()[:2] == ["à", "é"]
+    assert told(found, sentence) if sentence else not told(found, "read as")
+
+
+def test_packed_files(tmp_path: Path) -> None:
+    expected = load_table(csv(tmp_path / "a.csv", *PLAIN), "price")
+    content = (tmp_path / "a.csv").read_bytes()
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(content))
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as packed:
+        packed.writestr("inner.csv", content)
+    for name in ("b.csv.gz", "c.zip"):
+        assert load_table(str(tmp_path / name), "price").X.equals(expected.X)
+    assert is_table("b.csv.gz")
+    assert is_table("b.xlsx")
+    assert not is_table("photographs.zip")
+    with zipfile.ZipFile(tmp_path / "c.zip", "a") as packed:
+        packed.writestr("other.csv", content)
+    for name, message in (("c.zip", "must hold one table, got 2 files"), ("d.dat", "one of .csv")):
+        (tmp_path / "d.dat").write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            load_table(str(tmp_path / name), "price")
+    (tmp_path / "e.csv.gz").write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read"):
+        load_table(str(tmp_path / "e.csv.gz"), "price")
+
+
+def test_sheets(tmp_path: Path) -> None:
+    path = tmp_path / "a.xlsx"
+    try:
+        import openpyxl
+    except ImportError:
+        path.write_bytes(b"nothing")
+        with pytest.raises(InputError, match=r"needs openpyxl.*pip install openpyxl"):
+            load_table(str(path), "price")
+        return
+    book = openpyxl.Workbook()
+    sheet = book.active
+    for row in [["x", "y"], *[[i + 0.5, "ab"[i % 2]] for i in range(12)]]:
+        sheet.append(row)
+    book.create_sheet("more")
+    book.save(path)
+    found = load_table(str(path), "y")
+    assert found.X["x"].tolist() == [i + 0.5 for i in range(12)]
+    assert told(found, "has 2 sheets")
+
+
+def test_a_trailing_separator_shifts_nothing(tmp_path: Path) -> None:
+    path = csv(tmp_path / "a.csv", "x,colour,y", "1,red,5,", "2,blue,6,", "4,red,8,")
+    found = load_table(path, "y", "regression")
+    assert list(found.X.columns) == ["x", "colour"]
+    assert found.X["x"].tolist()[:3] == [1, 2, 4]
+    assert found.y[:3].tolist() == [5, 6, 8]
+    assert told(found, "end with a separator that its header lacks")
+    # In the header too: a column without a name or a value.
+    both = load_table(
+        csv(tmp_path / "b.csv", "x,colour,y,", "1,red,5,", "2,blue,6,", "4,red,8,"), "y",
+        "regression",
+    )  # fmt: skip
+    assert both.X.equals(found.X)
+    assert told(both, "last column of b.csv has no name and no value")
+    mixed = load_table(
+        csv(tmp_path / "c.csv", "x,colour,y", "1,red,5", "2,blue,6,", "4,red", rows=3), "y"
+    )
+    assert mixed.y.tolist() == ["5", "6"] or mixed.y.tolist() == [5, 6]
+    assert told(mixed, "1 row (2) of c.csv end", "Fewer fields than there are columns in 1 row (3)")
+    with pytest.raises(InputError, match=r"row 2 of .* has 4 fields, but its header has 3 names"):
+        load_table(csv(tmp_path / "d.csv", "x,colour,y", "1,red,5", "2,blue,6,7"), "y")
+
+
+def test_a_column_that_counts_the_rows_without_a_name_is_left_out(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"x": [0.5, 1.5] * 6, "y": ["a", "b"] * 6})
+    frame.to_csv(tmp_path / "a.csv")
+    found = load_table(str(tmp_path / "a.csv"), "y")
+    assert list(found.X.columns) == ["x"]
+    assert told(found, "has no name and counts the rows")
+    frame.assign(z=[3, 4] * 6)[["z", "x", "y"]].rename(columns={"z": ""}).to_csv(
+        tmp_path / "b.csv", index=False
+    )
+    found = load_table(str(tmp_path / "b.csv"), "y")
+    assert list(found.X.columns) == ["Unnamed: 0", "x"]
+    assert told(found, "it is called 'Unnamed: 0'")
+
+
+def test_a_file_without_a_header_is_told(tmp_path: Path) -> None:
+    path = csv(tmp_path / "a.csv", "5.1,3.5,setosa", "4.9,3.0,setosa", "6.2,2.9,virginica")
+    with pytest.raises(InputError, match=r"unknown column 'kind'.*looks like data.*line with name"):
+        load_table(path, "kind")
+    assert told(load_table(path, "setosa"), "looks like data")
+    years = csv(tmp_path / "b.csv", "2019,2020,y", "1,2,a", "3,4,b")
+    assert not told(load_table(years, "y"), "looks like data")
+
+
+def test_a_late_letter_makes_text_not_a_mixture(tmp_path: Path) -> None:
+    rows = [f"{i},{i % 7 + 0.5}" for i in range(300)] + ["A1,1.5"]
+    found = load_table(csv(tmp_path / "a.csv", "code,y", *rows), "y")
+    values = found.X["code"]
+    assert {type(value) for value in values} == {str}
+    assert told(found, "Column 'code' is text, since 'A1' in row 301 is no number (1 of 301")
+
+
+def test_signs_for_nothing_among_numbers_are_missing_and_told(tmp_path: Path) -> None:
+    path = csv(tmp_path / "a.csv", "x,z,note,y", "1.5,?,None,1", "?,3,b,2", "NA,4,b,3")
+    found = load_table(path, "y", "classification")
+    assert found.X["x"].isna().tolist()[:3] == [False, True, True]
+    assert found.X["z"].isna().tolist()[:3] == [True, False, False]
+    assert found.X["note"].isna().tolist()[:3] == [True, False, False]
+    assert told(found, "'?' counts as missing: columns 'x', 'z'", "'NA' counts as missing: column")
+    assert told(found, "'None' counts as missing: column 'note'")
+
+
+def test_targets_are_found_by_their_exact_names(tmp_path: Path) -> None:
+    header = 'x,"price, EUR", y ,café'
+    path = csv(tmp_path / "a.csv", header, "1,2.5,3.5,4.5", "2,3.25,4.5,5", "5,1.5,2,9.5")
+    for target, first in (("price, EUR", 2.5), (" y ", 3.5), ("café", 4.5), ("cafe\u0301", 4.5)):
+        found = load_table(path, target)
+        assert found.y[0] == first
+        assert len(found.targets) == 1
+    both = load_table(path, "x, y ")
+    assert both.targets == ("x", " y ")
+    assert both.y[0].tolist() == [1, 3.5]
+    assert load_table(path, "x , café").y[0].tolist() == [1, 4.5]
+    with pytest.raises(InputError, match="unknown column 'cafe'; did you mean 'café'"):
+        load_table(path, "cafe")
+    with pytest.raises(InputError, match="several are called 'x'"):
+        load_table(path, "x,x")
+
+
+@pytest.mark.parametrize("word", ["NA", "null", "None", "nan"])
+def test_a_class_that_is_a_word_for_nothing_stays_one(tmp_path: Path, word: str) -> None:
+    path = csv(tmp_path / "a.csv", "x,y", "1.5,yes", f"2.5,{word}", "3.5,no")
+    found = load_table(path, "y")
+    assert sorted(set(found.y)) == sorted({"yes", "no", word})
+    assert told(found, f"'{word}' in the target column 'y' is a class (4 rows (2, 5, 8, …))")
+    numbers = load_table(csv(tmp_path / "b.csv", "x,y", "1,0.5", f"2,{word}", "3,1.5"), "y")
+    assert numbers.task == "regression"
+    assert told(numbers, "4 rows without a target are left out", f"'{word}' counts as missing")
+
+
+def test_a_typo_among_numbers_is_named_with_its_row(tmp_path: Path) -> None:
+    rows = [f"{i},{i * 0.37:.2f}" for i in range(40)]
+    rows[16] = "16,n/k"
+    path = csv(tmp_path / "a.csv", "x,price", *rows)
+    for task in ("auto", "regression"):
+        with pytest.raises(InputError, match="'price' holds numbers, but 'n/k' in row 17: mend"):
+            load_table(path, "price", task)
+    assert load_table(path, "price", "classification").task == "classification"
+    words = csv(tmp_path / "b.csv", "x,y", "1,yes", "2,no")
+    with pytest.raises(InputError, match=r"'y' holds numbers, but 'yes' in row 1 .and 11 more"):
+        load_table(words, "y", "regression")
+    grades = csv(tmp_path / "c.csv", "x,y", "1,1", "2,2", "3,fail", "4,3", rows=60)
+    assert load_table(grades, "y").task == "classification"
+
+
+def test_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    sentence = "several are called 'x'"
+    with pytest.raises(InputError, match=sentence):
+        load_table(csv(tmp_path / "a.csv", "x,x,y", "1,2,a", "3,4,b"), "y")
+    frame = pd.DataFrame([[1, 2], [3, 4]] * 6, columns=["x", "x"])
+    with pytest.raises(InputError, match=sentence):
+        Table("t", frame, np.arange(12), "regression").ready()
+    pa = pytest.importorskip("pyarrow")
+    table = pa.table([[1, 2], [3, 4], [5, 6]], names=["x", "x", "y"])
+    with pa.ipc.new_file(str(tmp_path / "a.arrow"), table.schema) as sink:
+        sink.write_table(table)
+    with pytest.raises(InputError, match=sentence):
+        load_table(str(tmp_path / "a.arrow"), "y")
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=sentence):
+        load_table(str(tmp_path / "a.parquet"), "y")
+
+
+def arrow_types() -> dict[str, tuple[Any, list[Any], str]]:
+    pa = pytest.importorskip("pyarrow")
+    return {
+        "list": (pa.list_(pa.int64()), [[1], [2, 3]], "a list"),
+        "struct": (pa.struct([("a", pa.int64())]), [{"a": 1}, {"a": 2}], "mapping|several"),
+        "map": (pa.map_(pa.string(), pa.int64()), [[("a", 1)], [("b", 2)]], "a list|mapping"),
+        "binary": (pa.binary(), [b"a", b"b"], "bytes"),
+        "duration": (pa.duration("s"), [datetime.timedelta(1)] * 2, "a length of time"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["list", "struct", "map", "binary", "duration"])
+def test_columns_of_no_use_are_refused_by_name(tmp_path: Path, kind: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    arrow, values, message = arrow_types()[kind]
+    table = pa.table({"bad": pa.array(values * 6, arrow), "y": [1.5, 2.5] * 6})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=f"column 'bad' has .*({message})"):
+        load_table(str(tmp_path / "a.parquet"), "y")
+
+
+@pytest.mark.parametrize("library", ["pandas", "arrow", "nullable", "polars"])
+def test_frames_of_every_library_are_the_same_table(library: str) -> None:
+    values = {
+        "whole": [1, None, 3, 4] * 5,
+        "real": [0.5, 1.5, None, 2.5] * 5,
+        "flag": [True, False, None, True] * 5,
+        "word": ["a", "b", None, "a"] * 5,
+        "day": [datetime.date(2024, 1, 3), None, datetime.date(2024, 2, 1), None] * 5,
+        "price": [Decimal("1.5"), None, Decimal(2), Decimal(3)] * 5,
+    }
+    frame = pd.DataFrame(values)
+    expected = Table("t", frame, np.arange(20) / 7, "regression").ready()
+    if library == "polars":
+        frame = pytest.importorskip("polars").DataFrame(values)
+    elif library == "arrow":
+        pa = pytest.importorskip("pyarrow")
+        frame = pa.table(values).to_pandas(types_mapper=pd.ArrowDtype)
+    elif library == "nullable":
+        frame = frame.convert_dtypes()
+    found = Table("t", frame, np.arange(20) / 7, "regression").ready()
+    pd.testing.assert_frame_equal(found.X, expected.X)
+    kinds = {name: dtype.kind for name, dtype in found.X.dtypes.items()}
+    assert kinds == {"whole": "f", "real": "f", "flag": "f", "word": "O", "day": "M", "price": "f"}
+    assert found.ready().X.equals(found.X)
+
+
+def test_every_type_of_polars(tmp_path: Path) -> None:
+    pl = pytest.importorskip("polars")
+    types = [
+        pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.Int128, pl.UInt8, pl.UInt16, pl.UInt32,
+        pl.UInt64, pl.Float32, pl.Float64, pl.Decimal(10, 2),
+    ]  # fmt: skip
+    frame = pl.DataFrame({f"c{i}": [1, 2, None] * 8 for i in range(len(types))})
+    frame = frame.with_columns(pl.col(f"c{i}").cast(kind) for i, kind in enumerate(types))
+    words = ["a", "b", "a"] * 8
+    frame = frame.with_columns(
+        *(pl.Series(f"w{i}", words, dtype=kind)
+          for i, kind in enumerate((pl.String, pl.Categorical, pl.Enum(["a", "b"])))),
+        pl.Series("none", [None] * 24),
+        pl.Series("on", [True, False, None] * 8),
+        pl.Series("at", [datetime.datetime(2024, 1, 1, i) for i in range(24)]),
+    )  # fmt: skip
+    found = Table("t", frame, np.arange(24) / 7, "regression").ready()
+    for i in range(len(types)):
+        assert found.X[f"c{i}"].tolist()[:2] == [1, 2]
+        assert np.isnan(found.X[f"c{i}"][2])
+    assert all(found.X[f"w{i}"].tolist() == words for i in range(3))
+    assert "none" not in found.X
+    assert told(found, "Column 'none' has no value in any row")
+    for kind in (pl.Duration, pl.Time, pl.List(pl.Int64), pl.Binary):
+        column = pl.Series("bad", [None] * 24, dtype=kind)
+        with pytest.raises(InputError, match="column 'bad' has type"):
+            Table("t", frame.with_columns(column), np.arange(24) / 7, "regression").ready()
+
+
+def test_the_index_of_a_parquet_file_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    frame = pd.DataFrame({"x": [1.5, 2.5] * 10, "y": ["a", "b"] * 10})
+    days = pd.date_range("2026-01-01", periods=20, name="day")
+    frame.set_index(days).to_parquet(tmp_path / "a.parquet")
+    found = load_table(str(tmp_path / "a.parquet"), "y")
+    assert list(found.X.columns) == ["day", "x"]
+    assert told(found, "The index of a.parquet is taken as column 'day'")
+    frame.sample(frac=1, random_state=0).to_parquet(tmp_path / "b.parquet")
+    found = load_table(str(tmp_path / "b.parquet"), "y")
+    assert list(found.X.columns) == ["x"]
+    assert told(found, "The index of b.parquet (of int64 without a name) is left out")
+    frame.to_parquet(tmp_path / "c.parquet")
+    assert not told(load_table(str(tmp_path / "c.parquet"), "y"), "index")
+
+
+@pytest.mark.parametrize(
+    ("cells", "days"),
+    [
+        (["2024-03-01", "2024-02-29", "2023-12-31"], "2024-03-01 2024-02-29 2023-12-31"),
+        (["01.03.2024", "29.02.2024", "31.12.2023"], "2024-03-01 2024-02-29 2023-12-31"),
+        (["3/1/2024", "2/29/2024", "12/31/2023"], "2024-03-01 2024-02-29 2023-12-31"),
+        (["1/3/2024", "29/2/2024", "31/12/2023"], "2024-03-01 2024-02-29 2023-12-31"),
+        (["2024/3/1", "2024/2/29", "2023/12/31"], "2024-03-01 2024-02-29 2023-12-31"),
+        (["2024-03-01T12:30", "2024-02-29", ""], "2024-03-01T12:30 2024-02-29 NaT"),
+        (["01.03.2024 12:30", "29.02.2024 01:00", ""], "2024-03-01T12:30 2024-02-29T01:00 NaT"),
+    ],
+)
+def test_dates_in_text_are_read_and_told(tmp_path: Path, cells: list[str], days: str) -> None:
+    rows = [f"{cell},{i}.5" for i, cell in enumerate(cells)]
+    found = load_table(csv(tmp_path / "a.csv", "day,y", *rows), "y")
+    expected = np.array(days.split(), dtype="datetime64[us]")
+    assert np.array_equal(found.X["day"].to_numpy()[:3], expected, equal_nan=True)
+    assert told(found, "Read as dates: column 'day'")
+    assert not told(found, "to be sure")
+
+
+def test_dates_that_can_be_read_two_ways_say_how_they_were(tmp_path: Path) -> None:
+    found = load_table(csv(tmp_path / "a.csv", "day,y", "3/1/2024,1.5", "2/4/2024,2.5"), "y")
+    assert found.X["day"].iloc[0] == pd.Timestamp("2024-03-01")
+    assert told(found, "with the month first, '3/1/2024' as 2024-03-01")
+    numbers = load_table(csv(tmp_path / "b.csv", "v,y", "1.2.3,1.5", "1.2.4,2.5"), "y")
+    assert numbers.X["v"].tolist()[:2] == ["1.2.3", "1.2.4"]  # versions, no dates
+    with pytest.raises(InputError, match="target column 'day' holds dates"):
+        load_table(csv(tmp_path / "a.parquet.csv", "x,day", "1,2024-01-02", "2,2024-01-03"), "day")
+
+
+def test_columns_that_can_stay_text_do(tmp_path: Path) -> None:
+    path = csv(tmp_path / "a.csv", "zip,x", "00123,1", "04567,2")
+    assert read_frame(Path(path))[0]["zip"].tolist()[:2] == [123, 4567]
+    frame, notes = read_frame(Path(path), text=("zip",))
+    assert frame["zip"].tolist()[:2] == ["00123", "04567"]
+    assert frame["x"].tolist()[:2] == [1, 2]
+    assert notes == []
+
+
+def frame_of(n: int = 60) -> Any:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=n)
+    return pd.DataFrame({"x": x, "kind": np.where(x + rng.normal(size=n) > 0, "a", "b")})
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "piece"),
+    [
+        ("user", [f"u{i:03d}" for i in range(60)], "'user' looks like an identifier"),
+        ("patient_id", np.random.default_rng(1).permutation(60) * 3, "'patient_id' looks like an"),
+        ("n", np.random.default_rng(1).permutation(60), "'n' looks like an identifier"),
+        ("row", np.arange(60), "'row' counts the rows: it says nothing"),
+        ("copy", None, "'copy' gives the target away"),
+        ("words", None, "'words' gives the target away"),
+    ],
+)
+def test_columns_to_look_at_are_noted_by_name(name: str, values: Any, piece: str) -> None:
+    frame = frame_of()
+    if name == "copy":
+        values = (frame["kind"] == "a") * 2.0 + np.random.default_rng(0).random(60)
+    if name == "words":
+        values = frame["kind"].map({"a": "alpha", "b": "beta"})
+    before = Table("t", frame[["x"]], frame["kind"], "classification").ready()
+    found = Table(
+        "t", frame.assign(**{name: values})[["x", name]], frame["kind"], "classification"
+    ).ready()
+    assert told(found, piece)
+    assert len(found.notes) == len(before.notes) + 1
+
+
+def test_a_survey_weight_is_noted_where_it_is_unrelated() -> None:
+    rows = np.arange(60)
+    frame = pd.DataFrame({"fnlwgt": 10_000 + 137 * (rows // 2), "x": np.sin(rows)})
+    found = Table("t", frame, rows % 2, "classification").ready()
+    assert told(found, "'fnlwgt' looks like a survey weight")
+    heavy = Table("t", frame, rows // 30, "classification").ready()  # as the weight of a car
+    assert not told(heavy, "survey weight")
+    assert not told(Table("t", frame, rows / 7, "regression").ready(), "survey weight")
+
+
+def test_rows_sorted_by_the_target_and_copies_are_noted() -> None:
+    frame = frame_of().sort_values("kind").reset_index(drop=True).assign(row=range(60))
+    found = Table("t", frame[["x", "row"]], frame["kind"], "classification").ready()
+    assert told(found, "'row' counts the rows, which are sorted by the target")
+    y = np.arange(60) ** 2 / 7.0
+    found = Table("t", frame[["x"]].assign(copy=3 - 2 * y), y, "regression").ready()
+    assert told(found, "'copy' gives the target away")
+    again = pd.concat([frame_of(), frame_of().iloc[:4]])
+    found = Table("t", again[["x"]], again["kind"], "classification").ready()
+    assert told(found, "4 rows repeat an earlier one")
+    plain = Table("t", frame_of()[["x"]], frame_of()["kind"], "classification").ready()
+    assert plain.notes == ()
+
+
+def test_what_cannot_be_compared_on_is_refused(tmp_path: Path) -> None:
+    def refused(*lines: str, rows: int = 12, task: str = "auto", unit: Any = None) -> str:
+        path = csv(tmp_path / "t.csv", *lines, rows=rows)
+        with pytest.raises(InputError) as caught:
+            rows_of(TableSpec(path, "y", task=task, resample=unit or Resample("split", 0)))
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "constant in the training rows" in refused("x,y", "1,5", "2,5", task="regression")
+    assert "only one class, 'a'" in refused("x,y", "1,a", "2,a")
+    assert "4 rows: too few" in refused("x,y", "1,a", "2,b", rows=4)
+    assert "12 rows and split 13" in refused("x,y", "1,a", "2,b", unit=Resample("split", 12))
+    assert "column 'x' of t holds infinite numbers in 6 rows (1, 3, 5, …)" in refused(
+        "x,y", "inf,a", "2,b"
+    )
+    assert "'y' is infinite in 6 rows (2, 4, 6, …)" in refused("x,y", "1,1.5", "2,-inf")
+    assert "all of them are empty: x" in refused("x,y", ",a", ",b")
+    assert "has no value in any row" in refused("x,y", "1,", "2,")
+    assert "never closed" in refused("x,y", '1,"a', "2,b", rows=1)
+
+
+def test_everything_at_once_from_the_command_line(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    n = 80
+    x = rng.normal(size=n)
+    frame = pd.DataFrame(
+        {
+            "id": [f"A-{i:05d}" for i in range(n)],
+            "day": [f"{1 + i % 28:02d}.{1 + i % 12:02d}.2024" for i in range(n)],
+            "text": [f"{'good' if v > 0 else 'bad'} thing number {i}" for i, v in enumerate(x)],
+            "x": [f"{v:.3f}".replace(".", ",") for v in x],
+            "nothing": [""] * n,
+            "flag": rng.random(n) < 0.5,
+            "city": rng.choice(["Rome", "Oslo", "Bonn"], n),
+            "y": np.where(x + rng.normal(0, 0.3, n) > 0, "yes", "no"),
+        }
+    )
+    frame.to_csv(tmp_path / "t.csv", sep=";", index=False, encoding="utf-16")
+    options = ["--target", "y", "--heads", "spinal,linear,trees", "--seeds", "2", "--jobs", "1"]
+    out = tmp_path / "out"
+    done = CliRunner().invoke(
+        app, ["compare", str(tmp_path / "t.csv"), *options, "--out", str(out)]
+    )
+    assert done.exit_code == 0, done.output
+    assert (out / "summary.json").exists()
+    for head in ("spinal", "linear", "trees"):
+        assert list(out.glob(f"runs/*{head}*/DONE"))
