@@ -207,7 +207,7 @@ def test_a_forest_says_what_scikit_learn_says(loss: str, classes: int) -> None:
         truth = theirs.predict_proba(new) if loss == "log_loss" else theirs.predict(new)[:, None]
     assert np.allclose(forest.answers(new), truth, rtol=1e-12, atol=1e-14)
     # It is not one answer for all rows, nor blind to the categories.
-    assert len(np.unique(truth)) > 20
+    assert len(np.unique(truth)) > 10
     assert not np.allclose(forest.answers(new.assign(c=new["c"].cat.codes * 0)), truth)
 
 
@@ -304,7 +304,7 @@ def test_columns_may_lie_in_any_order_with_gaps_and_new_levels(folder, tmp_path)
     told.clear()
     assert np.isfinite(model.predict(strange)).all()
     model.aligned(strange, data="new", tell=told.append)
-    assert told == [
+    assert told == [  # of text every value may be new
         "new: column 'city' has values that the model has never seen, 'Oslo': they count as "
         "unknown."
     ]

@@ -10,12 +10,12 @@ from typing import Any
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.comparison.question import DEFAULT_HEADS, TABLE_HEADS, ComparisonSpec, read_heads
 from spinalnet.comparison.spec import RunSpec
+from spinalnet.comparison.table_heads import TABLE_MODELS
 from spinalnet.comparison.table_spec import TableSpec
 from spinalnet.data import Table, frames
 
 Source = str | Path | Table | RunSpec | TableSpec
 
-_OF_TABLES = (*TABLE_HEADS, "unchained-matched")
 _TABLE_OPTIONS = ("task", "head_options", "seed")
 
 
@@ -70,8 +70,8 @@ def ask(
     )
     if isinstance(base, TableSpec):
         for row in question.rows:
-            if row.head not in _OF_TABLES:
-                raise unknown_name("head of a table", row.head, _OF_TABLES)
+            if row.head not in TABLE_MODELS:
+                raise unknown_name("head of a table", row.head, TABLE_MODELS)
     return question
 
 

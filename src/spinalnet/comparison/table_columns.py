@@ -15,6 +15,7 @@ import numpy as np
 
 from spinalnet._checks import InputError, some
 from spinalnet.data.columns import check_names, dates, is_frame, kind_of, numbers, texts
+from spinalnet.data.typed_columns import NOTHING
 
 
 @dataclass(frozen=True)
@@ -156,9 +157,10 @@ def _typed(held: Any, column: Column, data: str, tell: Tell) -> Any:
     if column.kind == "date":
         return dates(column.name, held)
     values = np.empty(len(held), dtype=object)
-    values[:] = texts(held)
+    known = set(column.levels)
+    # A file of text says "NA" for what is not there, which the training table has as a gap.
+    values[:] = [None if one in NOTHING and one not in known else one for one in texts(held)]
     if column.levels:
-        known = set(column.levels)
         new = sorted({one for one in values if one is not None and one not in known})
         if new:
             tell(

@@ -56,13 +56,7 @@ class Description:
 
 def describe(spec: TableSpec, rows: TableRows) -> Description:
     """Return the description of a model fitted to a table."""
-    targets = tuple(name.strip() for name in (spec.target or "").split(",") if name.strip())
-    y = rows.table.y
-    if not targets:
-        names = getattr(y, "columns", [getattr(y, "name", None)])
-        targets = tuple(str(name) for name in names if name is not None)
-    if len(targets) != rows.outputs:
-        targets = (spec.target,) if spec.target and rows.outputs == 1 else ()
+    targets = rows.table.targets if len(rows.table.targets) == rows.outputs else ()
     columns = columns_of(rows.table.X)
     return Description(rows.table.name, rows.table.task, spec.head, targets, rows.outputs, columns)
 

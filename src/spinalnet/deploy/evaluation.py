@@ -61,8 +61,9 @@ def evaluate_run(
         InputError: If the other data has other classes.
     """
     if is_of_table(run):
-        if data_dir is not None or device is not None:
-            raise InputError("data_dir and device have no meaning for a table: leave them out.")
+        given = {"data_dir": data_dir, "device": device}
+        for name in [name for name, value in given.items() if value is not None]:
+            raise InputError(f"{name}={given[name]} has no meaning for a table: leave it out.")
         return evaluate_table(run, data, tell=tell)
     trained = load_trained(run_of(run, tell))
     splits = trained.load_data(data, data_dir, device)

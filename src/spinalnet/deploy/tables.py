@@ -54,6 +54,8 @@ def read_new(model: TableModel, source: str | Path, tell: Tell | None = None) ->
     if str(source).startswith("sklearn:"):
         return frames.load_table(str(source)).X
     text = [column.name for column in model.about.columns if column.kind in ("category", "text")]
+    if any(isinstance(name, str) for name in model.classes):
+        text += model.about.targets
     frame, notes = frames.read_frame(Path(source), text=text)
     if tell is not None:
         for note in notes:
