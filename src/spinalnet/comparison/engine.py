@@ -100,6 +100,7 @@ def run_cells(
     load: Load | None = None,
     bench: Bench | None = None,
     on_event: Callable[[Event], None] | None = None,
+    on_idle: Callable[[], None] | None = None,
 ) -> list[Failure | None]:
     """Run every cell that is not done; return what failed, in the order of the cells.
 
@@ -113,6 +114,7 @@ def run_cells(
             above 1 it must be a function that other processes can import.
         bench: What runs them in this process, which may have data already.
         on_event: Called in this process.
+        on_idle: Called when a worker has no more to do while others still run.
 
     Raises:
         InputError: If the engine cannot be had, or `load` cannot be sent to other processes.
@@ -149,7 +151,7 @@ def run_cells(
     elif todo:
         from spinalnet.comparison import workers
 
-        workers.run(cells, todo, jobs, threads, load, tell)
+        workers.run(cells, todo, jobs, threads, load, tell, on_idle)
     return failures
 
 
