@@ -34,7 +34,7 @@ HEADS = "spinal,matched,linear"
 @pytest.fixture(autouse=True)
 def _untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times of heads take longer than all else here, and are tested elsewhere."""
-    monkeypatch.setattr(comparing, "time_heads", lambda *_: {})
+    monkeypatch.setattr(comparing, "time_heads", lambda *_, **__: {})
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     """A comparison tuned by three trials."""
     out = tmp_path_factory.mktemp("tuned") / "cmp"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparing, "time_heads", lambda *_: {})
+        patch.setattr(comparing, "time_heads", lambda *_, **__: {})
         return compare("digits", HEADS, tune=3, out=out, **SMALL)
 
 

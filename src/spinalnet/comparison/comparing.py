@@ -7,6 +7,7 @@ seeds or heads extend the comparison.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -19,12 +20,12 @@ from spinalnet._checks import InputError, SpinalnetError, TrainingError, unknown
 from spinalnet.comparison import building, engine, running, tables
 from spinalnet.comparison.asking import Source, ask, check_worth_asking, default_folder
 from spinalnet.comparison.cells import Bench, Cell, Event, Failure, Load
-from spinalnet.comparison.cost import MeasurementError, are_equal, time_heads
+from spinalnet.comparison.cost import MeasurementError, Stopwatches, are_equal, time_heads
 from spinalnet.comparison.engine import Effort
 from spinalnet.comparison.finished import LOOKS_FILE, note_look
 from spinalnet.comparison.metrics import default_metric, find_metric
 from spinalnet.comparison.question import ComparisonSpec
-from spinalnet.comparison.report import write_report
+from spinalnet.comparison.report import draw_figures, write_report
 from spinalnet.comparison.result import Comparison
 from spinalnet.comparison.schema import check_folder, read_mapping
 from spinalnet.comparison.spec import RunSpec
@@ -176,29 +177,49 @@ def run_comparison(
     if trials:
         question = _tuned(question, trials, out, effort, load, bench, given)
     splits = prepare(question, out, load, bench)
-    failed = _run_units(question, out, effort, load, bench)
-    while max_seeds is not None and question.seeds < max_seeds:
+    watches = None
+    if timed and splits is not None and _dist.is_main() and not _is_known(question.heads, out):
+        watches = Stopwatches(device=_device(question))
+    with watches or contextlib.nullcontext():
+        failed = _run_units(question, out, effort, load, bench, watches)
+        while max_seeds is not None and question.seeds < max_seeds:
+            if _dist.is_main():
+                note_look(out, question.seeds, stopping=True)
+            if question.seeds > 1 and (decided or is_decided)(out):
+                break
+            question = replace(question, seeds=question.seeds + 1)
+            _write_question(out, question)
+            failed |= _run_units(question, out, effort, load, bench, watches)
         if _dist.is_main():
-            note_look(out, question.seeds, stopping=True)
-        if question.seeds > 1 and (decided or is_decided)(out):
-            break
-        question = replace(question, seeds=question.seeds + 1)
-        _write_question(out, question)
-        failed |= _run_units(question, out, effort, load, bench)
-    if _dist.is_main():
-        if command is not None:
-            _note(out, command=command)
-        if not any(runs.is_done(cell.folder) for cell in cells_of(question, out)):
-            name, failure = next(iter(failed.items()))
-            raise TrainingError(f"no run finished; {name}: {failure.reason}")
-        if timed and splits is not None:
-            _time(question, out, splits)
-        if max_seeds is not None:
-            note_look(out, question.seeds, stopping=True)
-        if reported:
-            write_report(out, command=command)
+            if command is not None:
+                _note(out, command=command)
+            if not any(runs.is_done(cell.folder) for cell in cells_of(question, out)):
+                name, failure = next(iter(failed.items()))
+                raise TrainingError(f"no run finished; {name}: {failure.reason}")
+            if max_seeds is not None:
+                note_look(out, question.seeds, stopping=True)
+            _conclude(question, out, splits, watches, command, reported=reported)
     _dist.barrier()
     return out
+
+
+def _conclude(
+    question: ComparisonSpec,
+    out: Path,
+    splits: Splits | None,
+    watches: Stopwatches | None,
+    command: str | None,
+    *,
+    reported: bool,
+) -> None:
+    """Time the heads and write the report, of which the figures are drawn while those load."""
+    if watches is not None:
+        watches.load()
+    drawn = draw_figures(out) if reported else None
+    if watches is not None and splits is not None:
+        _time(question, out, splits, watches)
+    if reported:
+        write_report(out, command=command, drawn=drawn)
 
 
 TIMING = "timing"
@@ -398,11 +419,16 @@ def _tuned(
 
 
 def _run_units(
-    question: ComparisonSpec, out: Path, effort: Effort, load: Load, bench: Bench
+    question: ComparisonSpec,
+    out: Path,
+    effort: Effort,
+    load: Load,
+    bench: Bench,
+    watches: Stopwatches | None = None,
 ) -> dict[str, Failure]:
     """Run what is missing; return what failed, by name."""
     cells = cells_of(question, out)
-    failures = _run_cells(question, cells, effort, load, bench)
+    failures = _run_cells(question, cells, effort, load, bench, watches)
     return {
         cell.spec.name: failure
         for cell, failure in zip(cells, failures, strict=True)
@@ -411,10 +437,14 @@ def _run_units(
 
 
 def _run_cells(
-    question: ComparisonSpec, cells: Sequence[Cell], effort: Effort, load: Load, bench: Bench
+    question: ComparisonSpec,
+    cells: Sequence[Cell],
+    effort: Effort,
+    load: Load,
+    bench: Bench,
+    watches: Stopwatches | None = None,
 ) -> list[Failure | None]:
-    base = question.base
-    device = base.train.device if isinstance(base, RunSpec) else "cpu"
+    device = _device(question)
     missing = sum(not runs.is_done(cell.folder) for cell in cells)
     return engine.run_cells(
         cells,
@@ -426,25 +456,41 @@ def _run_cells(
         load=load,
         bench=bench,
         on_event=effort.on_event,
+        on_idle=None if watches is None else functools.partial(watches.load, beside_others=True),
     )
 
 
-def _time(question: ComparisonSpec, out: Path, splits: Splits) -> None:
-    """Time the heads that have a finished run, if that is not done."""
+def _device(question: ComparisonSpec) -> str:
+    base = question.base
+    return base.train.device if isinstance(base, RunSpec) else "cpu"
+
+
+def _timed_heads(question: ComparisonSpec, out: Path) -> tuple[str, ...]:
+    """Return the heads that have a finished run."""
     finished = {
         cell.spec.label or _head(cell.spec)
         for cell in cells_of(question, out)
         if runs.is_done(cell.folder)
     }
-    heads = tuple(label for label in question.heads if label in finished)
+    return tuple(label for label in question.heads if label in finished)
+
+
+def _is_known(heads: Collection[str], out: Path) -> bool:
     timing = read_mapping(out / "timing.json") or {}
     known: Mapping[str, Any] = timing.get("heads") or {}
-    is_known = set(heads) <= set(known) and timing.get("schema") == TIMES_SCHEMA
-    if is_known or heads[0] != question.heads[0]:  # its controls follow the first
+    return set(heads) <= set(known) and timing.get("schema") == TIMES_SCHEMA
+
+
+def _time(
+    question: ComparisonSpec, out: Path, splits: Splits, watches: Stopwatches | None = None
+) -> None:
+    """Time the heads that have a finished run, if that is not done."""
+    heads = _timed_heads(question, out)
+    if _is_known(heads, out) or heads[0] != question.heads[0]:  # its controls follow the first
         return
-    other = {label: own for label, own in question.other.items() if label in finished}
+    other = {label: own for label, own in question.other.items() if label in heads}
     try:
-        measured = time_heads(replace(question, heads=heads, other=other), splits)
+        measured = time_heads(replace(question, heads=heads, other=other), splits, watches=watches)
     except (MeasurementError, MemoryError, RuntimeError):
         return  # the runs are whole without it
     files.write_mapping(out / "timing.json", measured)

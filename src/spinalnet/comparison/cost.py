@@ -14,6 +14,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Mapping
@@ -48,7 +49,11 @@ class MeasurementError(SpinalnetError, RuntimeError):
 
 
 def time_heads(
-    question: ComparisonSpec, splits: Splits, *, processes: int | None = None
+    question: ComparisonSpec,
+    splits: Splits,
+    *,
+    processes: int | None = None,
+    watches: Stopwatches | None = None,
 ) -> dict[str, Any]:
     """Measure what every row's head costs.
 
@@ -59,6 +64,7 @@ def time_heads(
         question: What is compared, on images.
         splits: Its data.
         processes: Fresh processes that measure, one after another; 5 without it, 3 on a GPU.
+        watches: Processes that may be loading already; ended here.
 
     Returns:
         What `timing.json` holds; see `times`.
@@ -75,9 +81,8 @@ def time_heads(
     }
     first = next(iter(specs.values()))
     device = placement.resolve_device(first.train.device)
-    if processes is None:
-        processes = _PROCESSES.get(device.type, _PROCESSES_ELSEWHERE)
-    with _Stopwatches(check_positive("processes", processes)) as watches:
+    with watches or Stopwatches(processes, first.train.device) as watches:
+        watches.load()
         heads, memory = _prepared(specs, splits, device)
         order = _pickled((heads, str(device), torch.get_num_threads()))
         measured = watches.measure(order)
@@ -87,7 +92,7 @@ def time_heads(
         "device": str(device),
         "threads": torch.get_num_threads(),
         "batch_size": len(next(iter(heads.values())).features),
-        "processes": processes,
+        "processes": len(measured),
         "rounds": min(len(rounds) for one in by_mode["training"] for rounds in one.values()),
         "unit": "us per batch",
         "memory_of": "head" if first.model.freeze else "network",
@@ -281,35 +286,56 @@ def _pickled(what: object) -> bytes:
         ) from error
 
 
-class _Stopwatches:
-    """Fresh processes that load at the same time, and then measure one after another."""
+class Stopwatches:
+    """Fresh processes that load at the same time, and then measure one after another.
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    Leaving the block ends them; what was loaded before is waiting for it.
+
+    Args:
+        count: How many; without it 5 on the CPU, 3 on a GPU.
+        device: Where they will measure, as in `TrainConfig`.
+    """
+
+    def __init__(self, count: int | None = None, device: str = "cpu") -> None:
+        if count is None:
+            kind = placement.resolve_device(device).type
+            count = _PROCESSES.get(kind, _PROCESSES_ELSEWHERE)
+        self._count = check_positive("processes", count)
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._ready: list[bool] = []  # of the first of them
+        self._starter: threading.Thread | None = None
+        self._in_haste = threading.Event()
 
-    def __enter__(self) -> _Stopwatches:
-        threads = dict.fromkeys(
-            ("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(torch.get_num_threads())
-        )
-        code = f"import sys; sys.path[:] = {sys.path!r}; from spinalnet.comparison import stopwatch"
-        for _ in range(self._count):
-            self._processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-c", f"{code}; stopwatch.serve()"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    env={**os.environ, **threads},
-                )
-            )
+    def __enter__(self) -> Stopwatches:
         return self
 
+    def load(self, *, beside_others: bool = False) -> None:
+        """Start them, if they are not; they load while the caller does something else.
+
+        Args:
+            beside_others: Load one after another, as others are computing: one processor is free.
+        """
+        if not beside_others:
+            self._in_haste.set()
+        if self._starter is None:
+            self._starter = threading.Thread(target=self._start_all, daemon=True)
+            self._starter.start()
+
+    def _start_all(self) -> None:
+        for number in range(self._count):
+            self._processes.append(_start_stopwatch())
+            if not self._in_haste.is_set():
+                self._ready.append(_is_ready(self._processes[number]))
+
     def __exit__(self, *error: object) -> None:
+        self._in_haste.set()
+        if self._starter is not None:
+            self._starter.join()
         for process in self._processes:
             if process.poll() is None:
                 process.kill()
             process.communicate()
+        self._processes.clear()
 
     def measure(self, order: bytes) -> list[Mapping[str, Mapping[str, list[float]]]]:
         """Give each process the order, when all have loaded, and return what they measured.
@@ -317,9 +343,12 @@ class _Stopwatches:
         Raises:
             MeasurementError: If one ends before its time.
         """
-        for process in self._processes:
-            assert process.stdout is not None
-            if not process.stdout.readline():
+        self.load()
+        assert self._starter is not None
+        self._starter.join()
+        self._ready += [_is_ready(process) for process in self._processes[len(self._ready) :]]
+        for process, ready in zip(self._processes, self._ready, strict=True):
+            if not ready:
                 raise _ended(process, process.communicate()[1])
         found = []
         for process in self._processes:
@@ -328,6 +357,24 @@ class _Stopwatches:
                 raise _ended(process, errors)
             found.append(json.loads(said))
         return found
+
+
+def _start_stopwatch() -> subprocess.Popen[bytes]:
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(torch.get_num_threads()))
+    code = f"import sys; sys.path[:] = {sys.path!r}; from spinalnet.comparison import stopwatch"
+    return subprocess.Popen(
+        [sys.executable, "-c", f"{code}; stopwatch.serve()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **threads},
+    )
+
+
+def _is_ready(process: subprocess.Popen[bytes]) -> bool:
+    """Wait until it has loaded; False if it has ended."""
+    assert process.stdout is not None
+    return bool(process.stdout.readline())
 
 
 def _ended(process: subprocess.Popen[bytes], errors: bytes) -> MeasurementError:

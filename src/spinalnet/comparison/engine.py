@@ -105,6 +105,7 @@ def run_cells(
     bench: Bench | None = None,
     on_event: Callable[[Event], None] | None = None,
     storage: str | None = None,
+    on_idle: Callable[[], None] | None = None,
 ) -> list[Failure | None]:
     """Run every cell that is not done; return what failed, in the order of the cells.
 
@@ -120,6 +121,7 @@ def run_cells(
         on_event: Called in this process.
         storage: Address of a folder (s3://bucket/folder) through which the machines of a cluster
             that share no disk pass the runs on; None where all see the folders of the cells.
+        on_idle: Called when a worker has no more to do while others still run.
 
     Raises:
         InputError: If the engine cannot be had, or `load` cannot be sent to other processes.
@@ -158,7 +160,7 @@ def run_cells(
     elif todo:
         from spinalnet.comparison import workers
 
-        workers.run(cells, todo, jobs, threads, load, tell)
+        workers.run(cells, todo, jobs, threads, load, tell, on_idle)
     return failures
 
 

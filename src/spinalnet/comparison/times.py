@@ -105,13 +105,13 @@ def paired_ratio(
     n = len(medians)
     if n < 2:
         return None
-    from scipy.stats import norm, t
+    from scipy.special import ndtri, stdtrit
 
     centre = statistics.fmean(medians)
     means = sorted(_resampled_means(medians))
     low = means[math.ceil(0.025 * len(means)) - 1]
     high = means[math.ceil(0.975 * len(means)) - 1]
-    widen = float(t.ppf(0.975, n - 1) / norm.ppf(0.975)) * math.sqrt(n / (n - 1))
+    widen = float(stdtrit(n - 1, 0.975) / ndtri(0.975)) * math.sqrt(n / (n - 1))
     return RatioInterval(
         math.exp(centre),
         math.exp(centre - widen * (centre - low)),

@@ -122,6 +122,7 @@ def run(
     threads: int,
     load: Load | None,
     tell: Callable[..., None],
+    on_idle: Callable[[], None] | None = None,
 ) -> None:
     """Run the cells with these numbers in up to `jobs` workers; see `engine.run_cells`."""
     pending = list(todo)
@@ -132,6 +133,8 @@ def run(
         worker.index = None
         if not pending:
             workers.pop(worker.number).end()
+            if workers and on_idle is not None:
+                on_idle()
             return
         index = _next(pending, cells, worker, workers.values())
         pending.remove(index)

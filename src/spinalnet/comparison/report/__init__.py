@@ -1,3 +1,3 @@
 """The page of a comparison: figures and one self-contained file."""
 
-from spinalnet.comparison.report.page import write_report
+from spinalnet.comparison.report.page import draw_figures, write_report

@@ -147,6 +147,9 @@ def _paint_reliability(
         axes.tick_params(labelsize=8)
 
 
+_SIDE, _BELOW = 1.0, 0.08  # of a picture, and the room below it, in inches
+
+
 def mistakes_figure(name: str, head: HeadQuality) -> Drawn:
     """A contact sheet of the worst mistakes of one head."""
     mistakes = head.mistakes
@@ -154,26 +157,38 @@ def mistakes_figure(name: str, head: HeadQuality) -> Drawn:
     rows = math.ceil(len(mistakes) / columns)
 
     def paint(figure: Figure, theme: Theme) -> None:
-        grid = figure.subplots(rows, columns, squeeze=False)
-        for axes in grid.flat:
-            axes.set_axis_off()
-        for axes, mistake in zip(grid.flat, mistakes, strict=False):
-            smooth = "nearest" if mistake.pixels.shape[0] < 64 else "antialiased"
-            axes.imshow(mistake.pixels, cmap="gray", vmin=0, vmax=255, interpolation=smooth)
+        # One pair of axes for all, in inches: one for each takes ten times as long to draw.
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_axis_off()
+        for i, mistake in enumerate(mistakes):
+            row, column = divmod(i, columns)
+            middle, bottom = (column + 0.5) * wide / columns, (row + 1) * tall - _BELOW
+            high, across = mistake.pixels.shape[:2]
+            scale = _SIDE / max(high, across)
+            left, top = middle - across * scale / 2, bottom - high * scale
+            axes.imshow(
+                mistake.pixels,
+                **{"cmap": "gray", "vmin": 0, "vmax": 255, "aspect": "auto"},
+                interpolation="nearest" if high < 64 else "antialiased",
+                extent=(left, left + across * scale, bottom, top),
+            )
             true, predicted = clip(mistake.true, 13), clip(mistake.predicted, 11)
             said = f"{true}{between}→ {predicted}\n{per_cent(mistake.probability, '.0f')}"
-            axes.set_title(said, color=theme.ink, fontsize=8, linespacing=1.15)
+            style = {"ha": "center", "va": "bottom", "fontsize": 8, "linespacing": 1.15}
+            axes.text(middle, bottom - _SIDE - 0.06, said, color=theme.ink, **style)
+        axes.set(xlim=(0, wide), ylim=(tall * rows, 0))
 
     longest = max(len(m.true) + len(m.predicted) for m in mistakes)
     between, lines = (" ", 2) if longest <= 12 else ("\n", 3)
-    wide = max(1.2 * columns, 4.2)
+    wide, tall = max(1.2 * columns, 4.2), 1.2 + 0.16 * lines
     return drawing.draw(
         name,
         f"Most wrong: {head.head}",
         "The test images whose true class seemed least probable, on average over "
         f"{head.n} run{'s' if head.n > 1 else ''}; worst first. True class → predicted class, and "
         "the probability given to the latter.",
-        (wide, (1.2 + 0.16 * lines) * rows),
+        (wide, tall * rows),
         paint,
         dpi=110,  # photographs take much room
+        laid_out=False,
     )

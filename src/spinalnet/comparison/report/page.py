@@ -30,6 +30,7 @@ def write_report(
     *,
     metric: str | None = None,
     margin: float | None = None,
+    drawn: Sequence[Drawn] | None = None,
 ) -> Path:
     """Write tables, plots and the report page into the folder of a comparison, or of one run.
 
@@ -42,6 +43,7 @@ def write_report(
             the report that is replaced.
         metric: See `summarize`.
         margin: See `summarize`.
+        drawn: What `draw_figures` has returned for the same runs, metric and margin.
 
     Returns:
         Path of `report.html`, one page without external parts. Beside it lie `summary.json`,
@@ -56,7 +58,8 @@ def write_report(
     comparison = read_folder(folder)
     summary = summarize_runs(comparison, command, metric=metric, margin=margin)
     judged = classes.judge(comparison, summary)
-    drawn = _figures(comparison, summary, judged)
+    if drawn is None:
+        drawn = _figures(comparison, summary, judged)
     record = summary.to_dict()
     rows = [_summary_row(head, summary.metric) for head in record["heads"]]
     by_unit = [
@@ -85,6 +88,17 @@ def write_report(
     if len(summary.heads) > 1:
         note_look(folder, len(summary.counted))
     return folder / "report.html"
+
+
+def draw_figures(folder: str | Path) -> list[Drawn]:
+    """Draw the figures of a comparison's report, none of which shows a time.
+
+    Raises:
+        InputError: As `write_report`.
+    """
+    comparison = read_folder(Path(folder))
+    summary = summarize_runs(comparison, None)
+    return _figures(comparison, summary, classes.judge(comparison, summary))
 
 
 def _figures(
