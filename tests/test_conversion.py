@@ -307,6 +307,10 @@ def not_finite(net: nn.Module) -> None:
     net[3].bias[1] = float("nan")  # type: ignore[index]
 
 
+def one_bias_for_all(net: nn.Module) -> None:
+    net[0].bias = nn.Parameter(torch.ones(1))  # type: ignore[index]
+
+
 def part_of_nothing(net: nn.Module) -> None:
     net._modules["2"] = None
 
@@ -358,6 +362,7 @@ BROKEN: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "two types": (changed(lambda net: net[3].double()), "one type on one device"),
     "no numbers": (changed(lambda net: net.to("meta")), "'meta'"),
     "not finite": (changed(not_finite), r"'3' \(Linear\) .*NaN"),
+    "bias of another shape": (changed(one_bias_for_all), "do not fit together"),
     "flattens the batch": (with_part(2, lambda: nn.Flatten(0)), r"'2' \(Flatten\) .*dimensions"),
     "no outputs": (with_part(3, lambda: nn.Linear(4, 0)), "4 to 0 features"),
     "softplus that turns": (with_part(1, lambda: nn.Softplus(-1.0)), "beta >= 0.01"),
