@@ -1,7 +1,7 @@
 """Do gradients vanish? The claim, by depth, activation and wiring, at the start and after training.
 
     OMP_NUM_THREADS=1 python studies/gradients.py           # resumes; finished cells are skipped
-    python studies/gradients.py --draw                      # the figure alone, from the result file
+    python studies/gradients.py --draw                      # answers and figure of what is there
 
 The claim, of the paper's abstract and section II: every hidden layer of a spinal net feeds the
 output row directly, so "the vanishing gradient problem does not exist".
@@ -22,7 +22,8 @@ design (spinal, depth 2, relu: 0.9752) of a start that was broken off before the
   no selection of an epoch: what stands at the end counts. The rate is chosen for every (net, depth,
   activation) of 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1 by the mean validation accuracy of two runs
   (seeds 100 and 101). Then ten runs with seeds 0 to 9, scored once on the test part. A seed draws
-  initial weights and the order of the examples; the order is the same for all nets.
+  initial weights and the order of the examples; the order is the same for all nets. Training is in
+  float32, what is measured of gradients in float64.
 * Gradients: of the mean cross-entropy over the training part by weights and bias of each hidden
   layer, their norm divided by the largest of all layers.
 * The price, of nets with a chain and direct outputs: `reach`, the number of links of the chain that
@@ -389,9 +390,13 @@ def unpacked(right: list[str], examples: int) -> Tensor:
 
 
 def answers(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the answers to the confirmatory questions, from a complete record."""
+    """Return the answers to the confirmatory questions; nothing while a cell is missing."""
     from spinalnet.comparison import inference
 
+    needed = {(*key, "relu") for pair in PAIRS for key in pair}
+    needed |= {("spinal", DEPTHS[-1], act) for act in ACTIVATIONS}
+    if not needed <= {(c["net"], c["depth"], c["activation"]) for c in record["cells"]}:
+        return {}
     by = {(c["net"], c["depth"], c["activation"]): c for c in record["cells"]}
     smallest = {
         act: min(by["spinal", DEPTHS[-1], act]["at_start"]["smallest"]) for act in ACTIVATIONS
@@ -474,10 +479,10 @@ def design() -> dict[str, Any]:
 
 
 def main() -> int:
-    """Compute what the file lacks, then the answers and the figure."""
+    """Compute what the file lacks, then its answers and the figure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=OUT, help="File of the results.")
-    parser.add_argument("--draw", action="store_true", help="Only draw what the file holds.")
+    parser.add_argument("--draw", action="store_true", help="Compute nothing anew.")
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # vanishing gradients end there, and take twice the time
@@ -487,6 +492,8 @@ def main() -> int:
             print(f"{given.out} is of another design: give another --out.", file=sys.stderr)
             return 2
         record = _completed(record, given.out)
+    record["answers"] = answers(record)
+    files.write_text(given.out, _as_text(record))
     draw(record, given.out.with_suffix(".png"))
     return 0
 
@@ -516,8 +523,6 @@ def _completed(record: dict[str, Any], out: Path) -> dict[str, Any]:
                     f"{min(row['at_start']['smallest']):.1e}, {row['seconds']:.0f} s",
                     flush=True,
                 )
-    record["answers"] = answers(record)
-    files.write_text(out, _as_text(record))
     return record
 
 
