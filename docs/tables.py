@@ -14,6 +14,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 from spinalnet.comparison.wording import as_markdown
@@ -267,6 +268,86 @@ def verdict_power() -> str:
     )
 
 
+def _ratio(values: list[float | None]) -> str:
+    """Return the median of ratios that may be as small as a float can be."""
+    middle = median(value or 0.0 for value in values)
+    return f"{middle:.2f}" if middle >= 0.01 else f"{middle:.0e}".replace("e-0", "e-")
+
+
+def gradients() -> str:
+    """Return the gradients by layer and the accuracies of results/studies/gradients.json."""
+    record = load("results/studies/gradients.json")
+    by = {(c["activation"], c["net"], c["depth"]): c for c in record["cells"]}
+    rows = []
+    for key in dict.fromkeys((act, net) for act, net, _ in by):
+        cells = {depth: by.get((*key, depth)) for depth in record["design"]["depths"]}
+        start = [_ratio(c["at_start"]["smallest"]) if c else "-" for c in map(cells.get, DEEP)]
+        after = _ratio(cells[50]["trained"]["smallest"]) if cells[50] else "-"
+        accuracy = [f"{100 * fmean(c['test']):.1f}" if c else "-" for c in cells.values()]
+        rows.append([*key, *start, after, *accuracy])
+    header = ["activation", "net", *(f"start, {depth}" for depth in DEEP), "trained, 50"]
+    header += [f"accuracy, {depth}" for depth in record["design"]["depths"]]
+    made = record["environments"]
+    return as_markdown(header, rows, left=2) + (
+        f"\n\nGradient of the layer with the smallest, as part of the largest (median of "
+        f"{len(record['design']['seeds'])} seeds), at the start and after training, and mean test "
+        f"accuracy in percent, by number of layers.\n\n{_answers(record)}\n\n"
+        f"`{record['command']}` on {made[0]['cpu']}, 1 thread, torch {made[0]['torch']}, "
+        f"commits {' and '.join(dict.fromkeys(env['commit'][:7] for env in made))}; digits, "
+        f"{record['test_examples']} test examples; design, rates and seeds at the head of the file."
+    )
+
+
+DEEP = (4, 50, 100)
+
+
+def _answers(record: dict[str, Any]) -> str:
+    """Return the answers to the questions that were asked beforehand, a line each."""
+    found = record["answers"]
+    worst = min(found["smallest_at_start"].values())
+    each = ", ".join(f"{act} {value:.2f}" for act, value in found["smallest_at_start"].items())
+    lines = [
+        f"- **Does every layer of a spinal net of {record['design']['depths'][-1]} layers start "
+        f"with at least a tenth of the largest gradient, in every seed? "
+        f"{'Yes' if worst >= 0.1 else 'No'}** (least: {each})."
+    ]
+    for pair in found["pairs"]:
+        names = [f"`{net}` of {depth} layers" for net, depth in (pair["first"], pair["second"])]
+        said = VERDICTS[pair["verdict"]].format(other=names[1])
+        numbers = "{difference:+.1f} points ({low:+.1f} to {high:+.1f})".format(
+            **{name: 100 * pair[name] for name in ("difference", "low", "high")}
+        )
+        lines.append(f"- {names[0]}, relu: {said}, {numbers}.")
+    return "\n".join(lines)
+
+
+VERDICTS = {
+    "better": "**better** than {other}",
+    "worse": "**worse** than {other}",
+    "equal": "**equal** to {other} within a point",
+    "undecided": "undecided against {other}",
+}
+
+
+def depth_that_counts() -> str:
+    """Return what the chain of spinal nets carries, from the same file."""
+    record = load("results/studies/gradients.json")
+    rows = []
+    for cell in record["cells"]:
+        if cell["net"] == "spinal" and cell["depth"] in (10, *DEEP):
+            row = [cell["activation"], f"{cell['depth']}"]
+            for key in ("reach", "through_chain", "last_half", "far"):
+                for when in ("at_start", "trained"):
+                    middle = median(value or 0.0 for value in cell[when][key])
+                    text = f"{middle:.0f}" if key == "reach" else f"{100 * middle:.1f}"
+                    row.append("<0.1" if text == "0.0" else text)
+            rows.append(row)
+    rows.sort(key=lambda row: (list(record["design"]["activations"]).index(row[0]), int(row[1])))
+    header = ["activation", "layers", "links that matter", "trained", "lost without chain, %"]
+    header += ["trained", "from the last half, %", "trained", "far gradient, %", "trained"]
+    return as_markdown(header, rows, left=1)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "digits": lambda: comparison("digits"),
     "cifar10-features": lambda: comparison("cifar10-features"),
@@ -299,6 +380,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "draft": draft,
     "many-files": many_files,
     "jacobian": jacobians,
+    "gradients": gradients,
+    "depth-that-counts": depth_that_counts,
     "verdict-errors": verdict_errors,
     "verdict-power": verdict_power,
 }

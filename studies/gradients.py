@@ -1,7 +1,7 @@
 """Do gradients vanish? The claim, by depth, activation and wiring, at the start and after training.
 
     OMP_NUM_THREADS=1 python studies/gradients.py           # resumes; finished cells are skipped
-    python studies/gradients.py --draw                      # the figure alone, from the result file
+    python studies/gradients.py --draw                      # answers and figure of what is there
 
 The claim, of the paper's abstract and section II: every hidden layer of a spinal net feeds the
 output row directly, so "the vanishing gradient problem does not exist".
@@ -22,7 +22,8 @@ design (spinal, depth 2, relu: 0.9752) of a start that was broken off before the
   no selection of an epoch: what stands at the end counts. The rate is chosen for every (net, depth,
   activation) of 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1 by the mean validation accuracy of two runs
   (seeds 100 and 101). Then ten runs with seeds 0 to 9, scored once on the test part. A seed draws
-  initial weights and the order of the examples; the order is the same for all nets.
+  initial weights and the order of the examples; the order is the same for all nets. Training is in
+  float32, what is measured of gradients in float64.
 * Gradients: of the mean cross-entropy over the training part by weights and bias of each hidden
   layer, their norm divided by the largest of all layers.
 * The price, of nets with a chain and direct outputs: `reach`, the number of links of the chain that
@@ -196,21 +197,17 @@ class Nets:
         Layers of the same slice are one product.
         """
         inner, biases = self.parameters["inner"], self.parameters["bias"]
-        rows, models = inner.shape[:2]
         slices = [x] if self.plain else list(x.split(self.seen, dim=-1))
-        terms: list[Any] = [None] * self.depth
+        terms = list(biases.unbind(0))  # of layers that see no input
         for index, part in enumerate(slices):
-            weight = inner[index :: len(slices)]  # (L / S, M, H, D / S)
-            if len(weight) == 0:
+            rows = slice(index, len(inner), len(slices))
+            if len(inner[rows]) == 0:
                 continue
-            wide = weight.transpose(0, 1).reshape(models, -1, weight.shape[-1])
-            made = part.expand(models, -1, -1) @ wide.mT
-            for place, term in enumerate(made.split(WIDTH, dim=-1)):
-                terms[index + place * len(slices)] = term
-        return [
-            bias if term is None else term + bias
-            for term, bias in zip(terms[:rows] + [None] * (self.depth - rows), biases, strict=True)
-        ]
+            wide = inner[rows].transpose(0, 1).flatten(1, 2)  # (M, L / S * H, D / S)
+            bias = biases[rows].permute(1, 2, 0, 3).flatten(2)
+            made = torch.baddbmm(bias, part.expand(len(wide), -1, -1), wide.mT)
+            terms[rows] = made.split(WIDTH, dim=-1)
+        return terms
 
     def hidden(self, x: Tensor) -> list[Tensor]:
         """Return the outputs of all layers, `(M, N, H)` each."""
@@ -393,9 +390,13 @@ def unpacked(right: list[str], examples: int) -> Tensor:
 
 
 def answers(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the answers to the confirmatory questions, from a complete record."""
+    """Return the answers to the confirmatory questions; nothing while a cell is missing."""
     from spinalnet.comparison import inference
 
+    needed = {(*key, "relu") for pair in PAIRS for key in pair}
+    needed |= {("spinal", DEPTHS[-1], act) for act in ACTIVATIONS}
+    if not needed <= {(c["net"], c["depth"], c["activation"]) for c in record["cells"]}:
+        return {}
     by = {(c["net"], c["depth"], c["activation"]): c for c in record["cells"]}
     smallest = {
         act: min(by["spinal", DEPTHS[-1], act]["at_start"]["smallest"]) for act in ACTIVATIONS
@@ -478,18 +479,21 @@ def design() -> dict[str, Any]:
 
 
 def main() -> int:
-    """Compute what the file lacks, then the answers and the figure."""
+    """Compute what the file lacks, then its answers and the figure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=OUT, help="File of the results.")
-    parser.add_argument("--draw", action="store_true", help="Only draw what the file holds.")
+    parser.add_argument("--draw", action="store_true", help="Compute nothing anew.")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # vanishing gradients end there, and take twice the time
     record = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
     if not given.draw:
         if record.get("design", design()) != design():
             print(f"{given.out} is of another design: give another --out.", file=sys.stderr)
             return 2
         record = _completed(record, given.out)
+    record["answers"] = answers(record)
+    files.write_text(given.out, _as_text(record))
     draw(record, given.out.with_suffix(".png"))
     return 0
 
@@ -504,10 +508,10 @@ def _completed(record: dict[str, Any], out: Path) -> dict[str, Any]:
         "cells": record.get("cells", []),
     }
     done = {(c["net"], c["depth"], c["activation"]) for c in record["cells"]}
-    for depth in DEPTHS:
+    for depth in (4, 50, 100, 20, 10, 2):  # what is asked first comes first
         for activation in ACTIVATIONS:
             for kind in NETS:
-                if (kind, depth, activation) in done:
+                if depth not in DEPTHS or (kind, depth, activation) in done:
                     continue
                 row = cell(kind, depth, activation, data)
                 row["environment"] = len(record["environments"]) - 1
@@ -519,8 +523,6 @@ def _completed(record: dict[str, Any], out: Path) -> dict[str, Any]:
                     f"{min(row['at_start']['smallest']):.1e}, {row['seconds']:.0f} s",
                     flush=True,
                 )
-    record["answers"] = answers(record)
-    files.write_text(out, _as_text(record))
     return record
 
 

@@ -157,7 +157,6 @@ def test_a_study_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(names, "cell", cell)
     monkeypatch.setitem(names, "load", lambda: data)
     monkeypatch.setitem(names, "DEPTHS", (2,))
-    monkeypatch.setitem(names, "answers", lambda record: {})
     with pytest.raises(KeyboardInterrupt):
         gradients._completed({}, tmp_path / "out.json")
     half = json.loads((tmp_path / "out.json").read_text())
@@ -174,3 +173,37 @@ def test_right_answers_are_packed_and_unpacked() -> None:
     row = gradients.cell("unchained", 2, "relu", small_data(), 20)
     right = gradients.unpacked(row["right"], 200)
     assert right.mean(1).tolist() == pytest.approx(row["test"], abs=1e-4)
+
+
+def test_the_answers_follow_from_the_cells(tmp_path: Path) -> None:
+    examples, seeds = 300, 10
+
+    def cell(net: str, depth: int, activation: str) -> dict:
+        wrong = {"mlp": 120, "last": 60}.get(net, 30)
+        right = (torch.arange(examples) >= wrong).int().expand(seeds, -1).clone()
+        for seed in range(seeds):  # each seed errs once more, elsewhere
+            right[seed, 150 + 7 * seed + depth % 5] = 0
+        smallest = 0.05 if activation == "tanh" else 0.8
+        look = {"smallest": [0.9, smallest], "layers": [1, depth], "profile": [1.0, smallest]}
+        return {
+            "net": net,
+            "depth": depth,
+            "activation": activation,
+            "right": [f"{int(''.join(map(str, row.tolist())), 2):x}" for row in right],
+            "test": right.double().mean(1).tolist(),
+            "at_start": look,
+        }
+
+    cells = [cell(n, d, a) for n in gradients.NETS for d in (4, 50, 100) for a in ("relu", "tanh")]
+    record = {"cells": cells, "test_examples": examples}
+    assert gradients.answers(record) == {}  # nothing is known of sigmoid
+    cells += [cell("spinal", 100, "sigmoid")]
+    found = gradients.answers(record)
+    assert found["smallest_at_start"] == {"relu": 0.8, "tanh": 0.05, "sigmoid": 0.8}
+    verdicts = {pair["second"][0]: pair["verdict"] for pair in found["pairs"][:4]}
+    assert verdicts == {
+        "last": "better", "unchained": "undecided", "mlp": "better", "mlp-scaled": "undecided",
+    }  # fmt: skip
+    assert found["pairs"][2]["difference"] == pytest.approx(90 / examples)
+    gradients.draw(record, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000

@@ -148,7 +148,9 @@ def _values(where: str, module: nn.Module, *tensors: Tensor | None) -> None:
 
 def _linear(where: str, leaf: nn.Linear, before: Dense | None) -> Dense:
     _values(where, leaf, leaf.weight, leaf.bias)
-    weight = leaf.weight.detach().double()
+    weight, given = leaf.weight.detach().double(), leaf.bias
+    if weight.ndim != 2 or (given is not None and given.shape != weight.shape[:1]):
+        raise _refused(where, leaf, "its matrix and its bias do not fit together")
     if weight.numel() == 0:
         raise _refused(where, leaf, f"it maps {leaf.in_features} to {leaf.out_features} features")
     if before is not None and weight.shape[1] != len(before.bias):
@@ -158,7 +160,6 @@ def _linear(where: str, leaf: nn.Linear, before: Dense | None) -> Dense:
             f"it takes {weight.shape[1]} features where the layer before it gives "
             f"{len(before.bias)}",
         )
-    given = leaf.bias
     bias = weight.new_zeros(len(weight)) if given is None else given.detach().double()
     return Dense(weight, bias, bias.abs())
 
