@@ -253,7 +253,8 @@ class SpinalClassifier(SpinalOptions, _Classifier):
         early_stopping: Hold out rows, stop when they are predicted no better, and keep the best
             weights. "auto": where there are rows enough.
         validation_fraction: Share of the rows held out, of all classes alike.
-        n_iter_no_change: Epochs without a new best that end the training.
+        n_iter_no_change: Epochs without a new best that end the training; None: by the number of
+            rows.
         class_weight: Mapping of class to weight, or "balanced".
         random_state: Seed or generator of every random draw.
         device: cpu, cuda, mps or auto. For small tables the CPU is the fastest.
