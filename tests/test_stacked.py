@@ -301,9 +301,10 @@ def test_each_stops_when_it_gets_no_better_and_keeps_its_best_weights() -> None:
         assert float(found) == best == done.loop.history[done.best_epoch - 1]["val_accuracy"]
 
 
+@pytest.mark.parametrize("kind", ["spinal", "unchained", "mlp", "linear"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_training_goes_on_from_the_state_of_either_learner(optimizer: str) -> None:
-    net = SpinalNet(11, 3, 5, 4, dtype=torch.float64)
+def test_training_goes_on_from_the_state_of_either_learner(optimizer: str, kind: str) -> None:
+    net = NETS[kind](dtype=torch.float64)
     rows = some_rows(net, "classification", False)
     config = TrainConfig(epochs=4, batch_size=16, optimizer=optimizer, lr=0.01)
     whole = copy.deepcopy(net)
@@ -314,8 +315,8 @@ def test_training_goes_on_from_the_state_of_either_learner(optimizer: str) -> No
         (CompiledRowsLearner, RowsLearner),
     ):
         parts, state = copy.deepcopy(net), None
-        for kind, start in ((first, 0), (second, 2)):
-            learner = kind(parts, config, "classification", rows)
+        for learns, start in ((first, 0), (second, 2)):
+            learner = learns(parts, config, "classification", rows)
             if state is not None:
                 learner.optimizer.load_state_dict(state)
             loop = Loop(learner, config)

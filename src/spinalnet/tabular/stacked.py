@@ -14,16 +14,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spinalnet._checks import InputError, TrainingError
 from spinalnet.data.order import batch_slices, epoch_order, stream_seed
 from spinalnet.nn import form_of, why_no_form
 from spinalnet.tabular.learner import Rows, RowsLearner
-from spinalnet.training import Metrics, steps
+from spinalnet.training import steps
 from spinalnet.training.loop import Loop, Progress, StepsTaken
-from spinalnet.training.updates import new_optimizer
 
 if TYPE_CHECKING:
     from spinalnet.training import TrainConfig
@@ -43,20 +41,14 @@ def why_not(net: nn.Module, config: TrainConfig, x: Tensor) -> str | None:
     return None
 
 
-class CompiledRowsLearner:
-    """What `loop.Loop` trains where `why_not` has no reason; takes what `RowsLearner` takes.
+class CompiledRowsLearner(RowsLearner):
+    """`RowsLearner` where `why_not` has no reason: steps without Python.
 
-    While it lives, all parameters are pieces of one vector; `release` gives them memory of their
-    own again. The optimizer is one of `torch.optim`, whose memory the steps write: its state dict
-    is that of `RowsLearner`.
+    The optimizer is one of `torch.optim`, whose memory the steps write: its state dict is that of
+    `RowsLearner`. Dropout draws its masks from a stream of its own, which (seed, epoch) decide.
     """
 
-    depth = 1
-    notes: list[str] = []  # noqa: RUF012 (never filled)
-    advice = "lower lr or set clip_norm"
-    several_processes = False
     steps_at_once = 64  # between two looks at the keyboard and the progress bar
-    device = torch.device("cpu")
 
     def __init__(
         self,
@@ -68,25 +60,18 @@ class CompiledRowsLearner:
     ) -> None:
         if (reason := why_not(net, config, rows[0])) is not None:
             raise InputError(f"this net is not trained by compiled steps: {reason}; use fit.")
-        self.net, self.config, self.held_out = net, config, held_out
-        self.task: Task = task
         if rows[1].is_floating_point() == (task == "classification"):
-            raise InputError(
-                f"the targets of a {task} must be {'integers' if task == 'classification' else ''}"
-                f"{'floats' if task == 'regression' else ''}, got {rows[1].dtype}."
-            )
-        self.rows = rows
+            wanted = "integers" if task == "classification" else "floats"
+            raise InputError(f"the targets of a {task} must be {wanted}, got {rows[1].dtype}.")
         form, parameters = form_of(net)
+        steps.check_rows(form, *rows)
+        super().__init__(net, config, task, rows, held_out)
         self._own = steps.VectorSteps(form, parameters, config)
         self._own.use_rows(*rows)
         self._batches = batch_slices(len(rows[0]), config.batch_size, True)
-        self.steps = len(self._batches)
+        self.closed, self.gradient = None, self._own.gradient
         self.vector = nn.Parameter(self._own.vector)
         self.restart_optimizer()
-
-    def restart_optimizer(self) -> None:
-        """Take a new optimizer, which remembers no gradients."""
-        self.optimizer = new_optimizer(self.config, [{"params": [self.vector]}])
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw the order of an epoch (from 0)."""
@@ -117,45 +102,10 @@ class CompiledRowsLearner:
             state["exp_avg_sq"] = torch.zeros_like(self._own.vector)
         return int(state["step"]), (state["exp_avg"], state["exp_avg_sq"])
 
-    def batches(self) -> Any:
-        """The loop does not ask: it calls `train_steps`."""
-        raise NotImplementedError
-
-    find_gradients = update_weights = batches
-
-    @torch.no_grad()
-    def measure(self) -> Metrics | None:
-        """Return loss and accuracy on the held-out rows, whose weights count for nothing."""
-        if self.held_out is None:
-            return None
-        self.net.eval()
-        x, targets, _ = self.held_out
-        outputs = self.net(x)
-        if self.task == "classification":
-            accuracy = float((outputs.argmax(1) == targets).double().mean())
-            return Metrics(len(x), float(F.cross_entropy(outputs, targets)), accuracy)
-        return Metrics(len(x), float((outputs - targets).square().mean()))
-
-    def copy_weights(self) -> Tensor:
-        """Return a copy of all parameters, as one vector."""
-        return self.vector.detach().clone()
-
-    def load_weights(self, weights: Tensor) -> None:
-        """Take up what `copy_weights` returned."""
-        self.vector.data.copy_(weights)
-
-    def release(self) -> dict[str, Any]:
-        """Give every parameter memory of its own again; return the optimizer's state."""
-        for parameter in self.net.parameters():
-            parameter.data = parameter.data.clone()
-            parameter.grad = None
-        self.net.eval()
-        return self.optimizer.state_dict()
-
 
 def rows_learner(
     net: nn.Module, config: TrainConfig, task: Task, rows: Rows, held_out: Rows | None = None
-) -> CompiledRowsLearner | RowsLearner:
+) -> RowsLearner:
     """Return what trains `net` alone: by compiled steps where `why_not` has no reason."""
     compiled = why_not(net, config, rows[0]) is None
     kind = CompiledRowsLearner if compiled else RowsLearner
