@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from spinalnet._checks import InputError, TrainingError
 from spinalnet.data.order import batch_slices, epoch_order, stream_seed
 from spinalnet.nn import form_of, why_no_form
+from spinalnet.randomness import own_generators
 from spinalnet.tabular.learner import Rows, RowsLearner
 from spinalnet.training import steps
 from spinalnet.training.loop import Loop, Progress, StepsTaken
@@ -140,12 +142,13 @@ def train_together(
     """Train every net with its own settings, and put the weights of its best epoch into it.
 
     Args:
-        nets: Each must be one of which `why_not` says nothing. Their shapes may differ.
+        nets: Their shapes may differ. One of which `why_not` has something to say is trained by
+            `RowsLearner`, to its end while no other such net is: the same for it, but slower.
         configs: How each is trained: seed, rate, weight decay, epochs, patience are its own.
         task: "classification" or "regression".
         rows: Inputs `(N, D)`, targets and weights `(N,)` or `None`: for all, or for each net.
         held_out: The same for choosing the best epoch; without, the last one is kept.
-        threads: How many nets are trained at the same time.
+        threads: How many nets with compiled steps are trained at the same time.
         on_progress: Told the net's number and its progress; with several threads, from them.
 
     Returns:
@@ -153,7 +156,7 @@ def train_together(
         others go on.
 
     Raises:
-        InputError: If a net cannot be trained so, or numbers or rows do not fit.
+        InputError: If numbers or rows do not fit.
     """
     if len(nets) != len(configs) or len({id(net) for net in nets}) < len(nets):
         raise InputError(
@@ -161,7 +164,7 @@ def train_together(
             f"{len(configs)} configs; copy a net that is to be trained twice (copy.deepcopy)."
         )
     learners = [
-        CompiledRowsLearner(net, config, task, *own)
+        rows_learner(net, config, task, *own)
         for net, config, *own in zip(
             nets, configs, _each(rows, len(nets)), _each(held_out, len(nets)), strict=True
         )
@@ -183,14 +186,19 @@ def _each(rows: Any, count: int) -> Sequence[Any]:
     return rows
 
 
-def _train(learner: CompiledRowsLearner, loop: Loop) -> Trained:
+def _train(learner: RowsLearner, loop: Loop) -> Trained:
     error = None
-    try:
-        while not loop.stopped:
-            row, _ = loop.run_epoch()
-            loop.tell("epoch", row=row)
-    except TrainingError as caught:
-        error = caught
+    # Compiled steps draw from no generator that others could use.
+    compiled = isinstance(learner, CompiledRowsLearner)
+    with nullcontext() if compiled else own_generators():
+        if not compiled:
+            torch.manual_seed(stream_seed("dropout", loop.config.seed))
+        try:
+            while not loop.stopped:
+                row, _ = loop.run_epoch()
+                loop.tell("epoch", row=row)
+        except TrainingError as caught:
+            error = caught
     if loop.best_weights is not None:
         learner.load_weights(loop.best_weights)
     return Trained(learner.net, loop, learner.release(), error)
