@@ -159,6 +159,25 @@ def memory() -> str:
     return f"{table}\n\n{made}{record['protocol']}."
 
 
+def stacked() -> str:
+    """Return the tables of benchmarks/results/stacked.json: seeds together, and eight nets."""
+    record = load("benchmarks/results/stacked.json")
+    tables: dict[int, list[list[str]]] = {10: [], 8: [], 1: []}
+    for row in record["rows"]:
+        us = [f"{row[key]:,.0f} µs" for key in ("ours", "theirs")]
+        entries = [row["case"], row["baseline"], *us, f"**{row['ratio']:.2f}**", row["target"]]
+        tables[row["nets"]].append(entries)
+    heads = {
+        10: ("ten seeds", "against", "together", "one after the other", "times as fast", "target"),
+        8: ("eight nets", "one", "one", "eight", "ratio", "target"),
+        1: ("head", "against", "MLP", "spinal", "of MLP", "target"),
+    }
+    parts = [as_markdown(heads[nets], rows) for nets, rows in tables.items()]
+    env = record["environment"]
+    made = f"`python benchmarks/stacked.py` on {env['cpu']}, torch {env['torch']}. "
+    return "\n\n".join([*parts, made + record["protocol"]])
+
+
 def pays() -> str:
     """Return what each piece of the fast paths gives, from benchmarks/results/pays.json."""
     path = ROOT / "benchmarks" / "results" / "pays.json"
@@ -367,6 +386,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench-heads": heads,
     "bench-memory": memory,
     "bench-pays": pays,
+    "bench-stacked": stacked,
     "bench-models": lambda: benchmark("models", command="`python benchmarks/models.py`"),
     "bench-features": lambda: benchmark(
         "features", command="`python benchmarks/features.py data/cifar10` (CIFAR-10, JPEG copies)"

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from spinalnet._checks import InputError
 from spinalnet.data.order import batch_slices, epoch_order, stream_seed
-from spinalnet.kernels import masks, native
+from spinalnet.kernels import masks, native, trainer
 from spinalnet.nn import LinearHead, MLPHead, SpinalNet, UnchainedNet, matched_unchained
 from spinalnet.tabular.learner import RowsLearner
 from spinalnet.tabular.stacked import CompiledRowsLearner, rows_learner, train_together, why_not
@@ -284,6 +284,27 @@ def test_a_net_whose_loss_is_not_finite_is_given_up_and_the_others_go_on() -> No
     assert len(last.loop.history) == 4
 
 
+@pytest.mark.parametrize("switched_off", [True, False])
+def test_what_has_no_compiled_steps_has_the_same_bits_in_any_company_too(
+    switched_off: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if switched_off:
+        monkeypatch.setattr(trainer, "extension", None)
+        monkeypatch.setattr(trainer, "UNAVAILABLE", "switched off")
+    norm = None if switched_off else "batch"
+    made = [SpinalNet(11, 3, 5, 4, dropout=0.3), SpinalNet(11, 3, 6, 4, dropout=0.3, norm=norm)]
+    alone = copy.deepcopy(made[1])
+    rows = some_rows(made[0], "classification", True)
+    assert why_not(alone, TrainConfig(), rows[0]) is not None
+    configs = [TrainConfig(epochs=2, batch_size=8, seed=seed) for seed in range(2)]
+    torch.manual_seed(1)
+    train_together(made, configs, "classification", rows, threads=2)
+    torch.manual_seed(2)
+    (done,) = train_together([alone], configs[1:], "classification", rows)
+    assert difference(made[1], alone) == 0
+    assert done.loop.history[-1]["train_loss"] < done.loop.history[0]["train_loss"]
+
+
 def test_each_stops_when_it_gets_no_better_and_keeps_its_best_weights() -> None:
     torch.manual_seed(0)
     nets = [SpinalNet(11, 3, 5, 4) for _ in range(2)]
@@ -301,9 +322,10 @@ def test_each_stops_when_it_gets_no_better_and_keeps_its_best_weights() -> None:
         assert float(found) == best == done.loop.history[done.best_epoch - 1]["val_accuracy"]
 
 
+@pytest.mark.parametrize("kind", ["spinal", "unchained", "mlp", "linear"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_training_goes_on_from_the_state_of_either_learner(optimizer: str) -> None:
-    net = SpinalNet(11, 3, 5, 4, dtype=torch.float64)
+def test_training_goes_on_from_the_state_of_either_learner(optimizer: str, kind: str) -> None:
+    net = NETS[kind](dtype=torch.float64)
     rows = some_rows(net, "classification", False)
     config = TrainConfig(epochs=4, batch_size=16, optimizer=optimizer, lr=0.01)
     whole = copy.deepcopy(net)
@@ -314,8 +336,8 @@ def test_training_goes_on_from_the_state_of_either_learner(optimizer: str) -> No
         (CompiledRowsLearner, RowsLearner),
     ):
         parts, state = copy.deepcopy(net), None
-        for kind, start in ((first, 0), (second, 2)):
-            learner = kind(parts, config, "classification", rows)
+        for learns, start in ((first, 0), (second, 2)):
+            learner = learns(parts, config, "classification", rows)
             if state is not None:
                 learner.optimizer.load_state_dict(state)
             loop = Loop(learner, config)

@@ -11,6 +11,7 @@ from spinalnet.kernels.trainer import ChainForm, Places
 from spinalnet.nn import backends
 from spinalnet.nn.dense import LinearHead, MLPHead
 from spinalnet.nn.layers import SpinalNet
+from spinalnet.nn.loss_gradient import LossGradient
 from spinalnet.nn.reading import why_called
 from spinalnet.nn.unchained import UnchainedNet
 
@@ -102,10 +103,11 @@ def form_of(net: nn.Module) -> tuple[ChainForm, list[Tensor]]:
     if (reason := why_no_form(net)) is not None:
         raise InputError(f"this net is not trained by compiled steps: {reason}; use fit.")
     maps: list[Any] = _maps(net) or []
-    # As in LossGradient, so that an optimizer's memory fits both.
-    parameters: list[Tensor] = [linear.weight for linear in maps[:-1]]
-    parameters += [linear.bias for linear in maps[:-1] if linear.bias is not None]
-    parameters += [p for p in (maps[-1].weight, maps[-1].bias) if p is not None]
+    parameters: list[Tensor] = list(net.parameters())
+    if LossGradient.why_not(net) is None:  # so that an optimizer's memory fits both
+        parameters = [linear.weight for linear in maps[:-1]]
+        parameters += [linear.bias for linear in maps[:-1] if linear.bias is not None]
+        parameters += [p for p in (maps[-1].weight, maps[-1].bias) if p is not None]
     start, at, spared = 0, {}, []
     for parameter in parameters:
         at[id(parameter)] = start

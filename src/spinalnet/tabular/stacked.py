@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spinalnet._checks import InputError, TrainingError
 from spinalnet.data.order import batch_slices, epoch_order, stream_seed
 from spinalnet.nn import form_of, why_no_form
+from spinalnet.randomness import own_generators
 from spinalnet.tabular.learner import Rows, RowsLearner
-from spinalnet.training import Metrics, steps
+from spinalnet.training import steps
 from spinalnet.training.loop import Loop, Progress, StepsTaken
-from spinalnet.training.updates import new_optimizer
 
 if TYPE_CHECKING:
     from spinalnet.training import TrainConfig
@@ -43,20 +43,14 @@ def why_not(net: nn.Module, config: TrainConfig, x: Tensor) -> str | None:
     return None
 
 
-class CompiledRowsLearner:
-    """What `loop.Loop` trains where `why_not` has no reason; takes what `RowsLearner` takes.
+class CompiledRowsLearner(RowsLearner):
+    """`RowsLearner` where `why_not` has no reason: steps without Python.
 
-    While it lives, all parameters are pieces of one vector; `release` gives them memory of their
-    own again. The optimizer is one of `torch.optim`, whose memory the steps write: its state dict
-    is that of `RowsLearner`.
+    The optimizer is one of `torch.optim`, whose memory the steps write: its state dict is that of
+    `RowsLearner`. Dropout draws its masks from a stream of its own, which (seed, epoch) decide.
     """
 
-    depth = 1
-    notes: list[str] = []  # noqa: RUF012 (never filled)
-    advice = "lower lr or set clip_norm"
-    several_processes = False
     steps_at_once = 64  # between two looks at the keyboard and the progress bar
-    device = torch.device("cpu")
 
     def __init__(
         self,
@@ -68,25 +62,18 @@ class CompiledRowsLearner:
     ) -> None:
         if (reason := why_not(net, config, rows[0])) is not None:
             raise InputError(f"this net is not trained by compiled steps: {reason}; use fit.")
-        self.net, self.config, self.held_out = net, config, held_out
-        self.task: Task = task
         if rows[1].is_floating_point() == (task == "classification"):
-            raise InputError(
-                f"the targets of a {task} must be {'integers' if task == 'classification' else ''}"
-                f"{'floats' if task == 'regression' else ''}, got {rows[1].dtype}."
-            )
-        self.rows = rows
+            wanted = "integers" if task == "classification" else "floats"
+            raise InputError(f"the targets of a {task} must be {wanted}, got {rows[1].dtype}.")
         form, parameters = form_of(net)
+        steps.check_rows(form, *rows)
+        super().__init__(net, config, task, rows, held_out)
         self._own = steps.VectorSteps(form, parameters, config)
         self._own.use_rows(*rows)
         self._batches = batch_slices(len(rows[0]), config.batch_size, True)
-        self.steps = len(self._batches)
+        self.closed, self.gradient = None, self._own.gradient
         self.vector = nn.Parameter(self._own.vector)
         self.restart_optimizer()
-
-    def restart_optimizer(self) -> None:
-        """Take a new optimizer, which remembers no gradients."""
-        self.optimizer = new_optimizer(self.config, [{"params": [self.vector]}])
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw the order of an epoch (from 0)."""
@@ -117,45 +104,10 @@ class CompiledRowsLearner:
             state["exp_avg_sq"] = torch.zeros_like(self._own.vector)
         return int(state["step"]), (state["exp_avg"], state["exp_avg_sq"])
 
-    def batches(self) -> Any:
-        """The loop does not ask: it calls `train_steps`."""
-        raise NotImplementedError
-
-    find_gradients = update_weights = batches
-
-    @torch.no_grad()
-    def measure(self) -> Metrics | None:
-        """Return loss and accuracy on the held-out rows, whose weights count for nothing."""
-        if self.held_out is None:
-            return None
-        self.net.eval()
-        x, targets, _ = self.held_out
-        outputs = self.net(x)
-        if self.task == "classification":
-            accuracy = float((outputs.argmax(1) == targets).double().mean())
-            return Metrics(len(x), float(F.cross_entropy(outputs, targets)), accuracy)
-        return Metrics(len(x), float((outputs - targets).square().mean()))
-
-    def copy_weights(self) -> Tensor:
-        """Return a copy of all parameters, as one vector."""
-        return self.vector.detach().clone()
-
-    def load_weights(self, weights: Tensor) -> None:
-        """Take up what `copy_weights` returned."""
-        self.vector.data.copy_(weights)
-
-    def release(self) -> dict[str, Any]:
-        """Give every parameter memory of its own again; return the optimizer's state."""
-        for parameter in self.net.parameters():
-            parameter.data = parameter.data.clone()
-            parameter.grad = None
-        self.net.eval()
-        return self.optimizer.state_dict()
-
 
 def rows_learner(
     net: nn.Module, config: TrainConfig, task: Task, rows: Rows, held_out: Rows | None = None
-) -> CompiledRowsLearner | RowsLearner:
+) -> RowsLearner:
     """Return what trains `net` alone: by compiled steps where `why_not` has no reason."""
     compiled = why_not(net, config, rows[0]) is None
     kind = CompiledRowsLearner if compiled else RowsLearner
@@ -190,12 +142,13 @@ def train_together(
     """Train every net with its own settings, and put the weights of its best epoch into it.
 
     Args:
-        nets: Each must be one of which `why_not` says nothing. Their shapes may differ.
+        nets: Their shapes may differ. One of which `why_not` has something to say is trained by
+            `RowsLearner`, to its end while no other such net is: the same for it, but slower.
         configs: How each is trained: seed, rate, weight decay, epochs, patience are its own.
         task: "classification" or "regression".
         rows: Inputs `(N, D)`, targets and weights `(N,)` or `None`: for all, or for each net.
         held_out: The same for choosing the best epoch; without, the last one is kept.
-        threads: How many nets are trained at the same time.
+        threads: How many nets with compiled steps are trained at the same time.
         on_progress: Told the net's number and its progress; with several threads, from them.
 
     Returns:
@@ -203,7 +156,7 @@ def train_together(
         others go on.
 
     Raises:
-        InputError: If a net cannot be trained so, or numbers or rows do not fit.
+        InputError: If numbers or rows do not fit.
     """
     if len(nets) != len(configs) or len({id(net) for net in nets}) < len(nets):
         raise InputError(
@@ -211,7 +164,7 @@ def train_together(
             f"{len(configs)} configs; copy a net that is to be trained twice (copy.deepcopy)."
         )
     learners = [
-        CompiledRowsLearner(net, config, task, *own)
+        rows_learner(net, config, task, *own)
         for net, config, *own in zip(
             nets, configs, _each(rows, len(nets)), _each(held_out, len(nets)), strict=True
         )
@@ -233,14 +186,19 @@ def _each(rows: Any, count: int) -> Sequence[Any]:
     return rows
 
 
-def _train(learner: CompiledRowsLearner, loop: Loop) -> Trained:
+def _train(learner: RowsLearner, loop: Loop) -> Trained:
     error = None
-    try:
-        while not loop.stopped:
-            row, _ = loop.run_epoch()
-            loop.tell("epoch", row=row)
-    except TrainingError as caught:
-        error = caught
+    # Compiled steps draw from no generator that others could use.
+    compiled = isinstance(learner, CompiledRowsLearner)
+    with nullcontext() if compiled else own_generators():
+        if not compiled:
+            torch.manual_seed(stream_seed("dropout", loop.config.seed))
+        try:
+            while not loop.stopped:
+                row, _ = loop.run_epoch()
+                loop.tell("epoch", row=row)
+        except TrainingError as caught:
+            error = caught
     if loop.best_weights is not None:
         learner.load_weights(loop.best_weights)
     return Trained(learner.net, loop, learner.release(), error)

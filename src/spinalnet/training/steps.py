@@ -72,17 +72,8 @@ class VectorSteps:
         )
 
     def use_rows(self, x: Tensor, targets: Tensor, weights: Tensor | None = None) -> None:
-        """Take the following steps on these rows.
-
-        Args:
-            x: Inputs `(N, D)`.
-            targets: Classes `(N,)`, or values `(N, K)`.
-            weights: Weights of the rows `(N,)`, or `None`.
-
-        Raises:
-            InputError: If they fit neither the net nor each other.
-        """
-        rows = _checked(self.form, x, targets, weights)
+        """Take the following steps on these rows; see `check_rows`."""
+        rows = check_rows(self.form, x, targets, weights)
         self._trainer = trainer.Trainer(self.form, rows, self.rule, self.vector, self.gradient)
 
     def begin_epoch(self, order: Tensor, batches: Sequence[slice], seed: int) -> None:
@@ -122,10 +113,20 @@ class VectorSteps:
         return StepsTaken(losses, self._sizes[first : first + len(losses)], correct)
 
 
-def _checked(
+def check_rows(
     form: trainer.ChainForm, x: Tensor, targets: Tensor, weights: Tensor | None
 ) -> trainer.TrainingRows:
-    """Return rows as the extension reads them, which trusts what it is given."""
+    """Return rows as the extension reads them, which trusts what it is given.
+
+    Args:
+        form: The net.
+        x: Inputs `(N, D)`.
+        targets: Classes `(N,)`, or values `(N, K)`.
+        weights: Weights of the rows `(N,)`, or `None`.
+
+    Raises:
+        InputError: If they fit neither the net nor each other.
+    """
     outputs = form.outputs or form.width
     task: Task = "regression" if targets.is_floating_point() else "classification"
     if x.dim() != 2 or x.shape[1] != form.features or not len(x):
