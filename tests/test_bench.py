@@ -70,14 +70,36 @@ def test_a_row_tells_how_many_times_faster_ours_is() -> None:
     )
 
 
-def test_augmentation_and_epochs_are_timed_against_the_classic_script() -> None:
-    for found, baseline in (
-        (images.bench_augment(count=8, seconds=0.0), "torchvision per sample"),
-        (images.bench_epoch(count=8, seconds=0.0), "classic script"),
+def test_augmentation_and_epochs_are_timed_against_what_scripts_do() -> None:
+    for found, baselines in (
+        (images.bench_augment(count=8, seconds=0.0), {"torchvision per sample"}),
+        (images.bench_epoch(count=8, seconds=0.0), {"classic script", "plain tensor loop"}),
     ):
-        assert {row.baseline for row in found} == {baseline}
+        assert {row.baseline for row in found} == baselines
         assert all(row.ours > 0 and row.theirs > 0 for row in found)
         assert "none" in found[0].case
+
+
+def test_the_plain_loop_goes_through_every_image_once_as_the_classic_script_sees_them() -> None:
+    source = images._digits(7)
+    found = list(images._Tensors(source, 3))
+    assert [len(x) for x, _ in found] == [3, 3, 1]
+    script = images._PerSample(source, [])
+    given = [script[i] for i in range(7)]
+    seen = sorted(
+        (x.sum().item(), y) for xs, ys in found for x, y in zip(xs, ys.tolist(), strict=True)
+    )
+    for mine, theirs in zip(seen, sorted((x.sum().item(), y) for x, y in given), strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4)
+
+
+def test_the_longhand_vgg_is_the_model_of_that_name() -> None:
+    net, twin = create_model("vgg5", 10, head="spinal"), images._longhand("vgg5")
+    with torch.no_grad():
+        for mine, theirs in zip(twin.parameters(), net.parameters(), strict=True):
+            mine.copy_(theirs)
+    x = torch.rand(3, 1, 28, 28)
+    torch.testing.assert_close(twin.eval()(x), net.eval()(x))
 
 
 def test_the_command_prints_and_writes_rows(

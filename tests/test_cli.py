@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
@@ -17,7 +18,20 @@ from spinalnet.cli import options as options_module
 from spinalnet.cli import root
 
 
-def spinalnet(*arguments: object, expect: int = 0) -> Any:
+def spinalnet(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command in this process, which has all loaded."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in "oe")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["spinalnet", *map(str, arguments)])
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stop:
+            root.main()
+    said, told = (stream.buffer.getvalue().decode() for stream in (out, err))
+    assert stop.value.code in (None, 0), f"exit code {stop.value.code}:\n{said}\n{told}"
+    return subprocess.CompletedProcess(arguments, 0, said, told)
+
+
+def in_a_process(*arguments: object, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does."""
     done = subprocess.run(
         [sys.executable, "-m", "spinalnet", *map(str, arguments)],
         capture_output=True,
@@ -45,7 +59,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("cli") / "cmp"
-    done = spinalnet(
+    done = in_a_process(
         *("compare", "digits", "--heads", "spinal,mlp", "--seeds", 2, "--epochs", 1),
         *("--limit", 200, "--device", "cpu", "--out", out),
     )

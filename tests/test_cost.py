@@ -246,6 +246,18 @@ def test_a_process_that_is_ended_is_one_sentence(base, started, monkeypatch):
     assert all(process.poll() is not None for process in started)
 
 
+def test_stopwatches_that_load_beside_others_load_one_after_another(base, started):
+    with cost.Stopwatches(3) as watches:
+        watches.load(beside_others=True)
+        assert len(started) <= 2  # the second begins when the first has loaded
+        watches.load()
+        found = time_heads(
+            ComparisonSpec(base, ("spinal", "linear")), load_splits(base), watches=watches
+        )
+    assert found["processes"] == len(started) == 3
+    assert all(process.poll() is not None for process in started)
+
+
 def test_ctrl_c_leaves_no_process_behind(base, started, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt

@@ -36,13 +36,19 @@ def save_weights(
     path: str | os.PathLike[str],
     state_dict: Mapping[str, Tensor],
     description: Mapping[str, Any] | None = None,
+    *,
+    durable: bool = True,
 ) -> None:
-    """Write weights and their description to one safetensors file, replacing it whole."""
+    """Write weights and their description to one safetensors file, replacing it whole.
+
+    `durable` is as in `replacing`.
+    """
     from safetensors.torch import save
 
     header = {_HEADER_KEY: json.dumps(description or {}, allow_nan=False)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
-    write_bytes(path, save(tensors, metadata=header))
+    with replacing(path, durable=durable) as file:
+        file.write(save(tensors, metadata=header))
 
 
 def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -152,10 +158,15 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+def replacing(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[IO[bytes]]:
     """Open a file that becomes `path` when the block ends, and vanishes if it fails.
 
     A reader, or a crash, finds the old content or the new. The folder is made if need be.
+
+    Args:
+        path: The file.
+        durable: Wait until it is on the disk, which takes milliseconds; without, the machine
+            losing power may lose it, while the process may end as it likes.
 
     Raises:
         InputError: If it cannot be written.
@@ -168,7 +179,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         try:
             with aside.open("xb") as file:
                 yield file
-                flush_to_disk(file)
+                if durable:
+                    flush_to_disk(file)
             aside.replace(path)
         except BaseException:
             aside.unlink(missing_ok=True)

@@ -40,7 +40,9 @@ BENCHMARKS: dict[str, Benchmark] = {
         bench_augment,
     ),
     "epoch": Benchmark(
-        "one training epoch of the spinal MNIST CNN, batch 64; both sides in turns", bench_epoch
+        "one training epoch of spinal networks, batch 64, both sides in turns; the classic script "
+        "transforms image by image, the plain loop slices a tensor; scripts compute in float32",
+        bench_epoch,
     ),
     "heads": Benchmark(
         "all ways in turns within a row, shortest round in microseconds per batch; training is "

@@ -303,6 +303,7 @@ class Stopwatches:
         self._count = check_positive("processes", count)
         self._processes: list[subprocess.Popen[bytes]] = []
         self._ready: list[bool] = []  # of the first of them
+        self._is_begun = False
         self._starter: threading.Thread | None = None
         self._in_haste = threading.Event()
 
@@ -317,9 +318,14 @@ class Stopwatches:
         """
         if not beside_others:
             self._in_haste.set()
-        if self._starter is None:
-            self._starter = threading.Thread(target=self._start_all, daemon=True)
-            self._starter.start()
+        if self._is_begun:
+            return
+        self._is_begun = True
+        if not beside_others:
+            self._start_all()
+            return
+        self._starter = threading.Thread(target=self._start_all, daemon=True)
+        self._starter.start()
 
     def _start_all(self) -> None:
         for number in range(self._count):
@@ -344,8 +350,8 @@ class Stopwatches:
             MeasurementError: If one ends before its time.
         """
         self.load()
-        assert self._starter is not None
-        self._starter.join()
+        if self._starter is not None:
+            self._starter.join()
         self._ready += [_is_ready(process) for process in self._processes[len(self._ready) :]]
         for process, ready in zip(self._processes, self._ready, strict=True):
             if not ready:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,9 @@ from spinalnet.training.placement import resolve_device
 if TYPE_CHECKING:
     from spinalnet.training.loop import FitResult, Progress
     from spinalnet.training.placement import Batch, Data
+
+
+_SAFE_EVERY = 2.0  # seconds; to wait for the disk after epochs of a tenth takes a tenth of a run
 
 
 def fit(
@@ -86,14 +90,17 @@ def fit(
         )
         loop = Loop(learner, config, on_progress)
         _take_up(run, after, loop, learner)
+        safe_since = time.monotonic()
         with learner.all_released_after():
             while not loop.stopped:
                 row, is_best = loop.run_epoch()
                 if run is not None and _dist.is_main():
-                    run.append_metrics(row)
-                    run.save_state(loop.state_dict() | learner.state_dict())
+                    durable = time.monotonic() - safe_since >= _SAFE_EVERY
+                    run.append_metrics(row, durable=durable)
+                    run.save_state(loop.state_dict() | learner.state_dict(), durable=durable)
                     if is_best:
-                        run.save_model(loop.best_weights, description)
+                        run.save_model(loop.best_weights, description, durable=durable)
+                    safe_since = time.monotonic() if durable else safe_since
                 loop.tell("epoch", row=row)
         if run is not None and _dist.is_main():
             # Again: a run killed between its state and its weights has only the state.

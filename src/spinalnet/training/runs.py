@@ -12,7 +12,8 @@
 | `DONE` | last | nothing: its presence says that the rest is complete |
 
 Files appear whole or not at all (written aside, then renamed), except `metrics.jsonl`, whose torn
-last line is dropped when the run is taken up again, as is what a killed one left aside. Nothing
+last line is dropped when the run is taken up again, as is what a killed one left aside. A process
+may end at any moment; a machine that loses power loses at most the last seconds of a run. Nothing
 here needs the code of a model.
 """
 
@@ -97,13 +98,14 @@ class RunFolder:
             files.write_mapping(run.path / "environment.json", describe_environment())
         return run
 
-    def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Add one epoch's line to `metrics.jsonl`; it is on the disk when this returns."""
+    def append_metrics(self, row: Mapping[str, Any], *, durable: bool = True) -> None:
+        """Add one epoch's line to `metrics.jsonl`; if `durable` it is on the disk after."""
         line = json.dumps(row, allow_nan=False) + "\n"
         target = self.path / "metrics.jsonl"
         with files.writing(target), target.open("a", encoding="utf-8") as file:
             file.write(line)
-            files.flush_to_disk(file)
+            if durable:
+                files.flush_to_disk(file)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the complete rows of `metrics.jsonl`, oldest first."""
@@ -126,11 +128,11 @@ class RunFolder:
             files.write_text(self.path / "metrics.jsonl", text)
         return rows
 
-    def save_state(self, state: Mapping[str, Any]) -> None:
+    def save_state(self, state: Mapping[str, Any], *, durable: bool = True) -> None:
         """Replace `state.pt`. `state` holds tensors, numbers, strings, lists and dicts only."""
         target = self.path / "state.pt"
         try:
-            with files.replacing(target) as file:
+            with files.replacing(target, durable=durable) as file:
                 torch.save(dict(state), file)
         except RuntimeError as error:  # how torch reports a full disk
             raise files.not_written(target, str(error).splitlines()[0]) from error
@@ -157,7 +159,11 @@ class RunFolder:
             ) from error
 
     def save_model(
-        self, state_dict: Mapping[str, Tensor], description: Mapping[str, Any] | None = None
+        self,
+        state_dict: Mapping[str, Tensor],
+        description: Mapping[str, Any] | None = None,
+        *,
+        durable: bool = True,
     ) -> None:
         """Replace `model.safetensors`.
 
@@ -165,8 +171,10 @@ class RunFolder:
             state_dict: The weights by name. No two may share memory.
             description: What is needed to use them (model, class names, normalisation, ...), as
                 plain values; kept as JSON in the file's header.
+            durable: As in `files.replacing`.
         """
-        files.save_weights(self.path / "model.safetensors", state_dict, description)
+        path = self.path / "model.safetensors"
+        files.save_weights(path, state_dict, description, durable=durable)
 
     def load_model(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the weights and the description of `model.safetensors`."""
