@@ -522,8 +522,8 @@ def _completed(record: dict[str, Any], out: Path) -> dict[str, Any]:
         for key in order():
             if key in keyed(rows):
                 continue
-            row: dict[str, Any] = compute(*key, data) | {"environment": len(record["environments"]) - 1}
-            rows.append(row)
+            row: dict[str, Any] = compute(*key, data)
+            rows.append(row | {"environment": len(record["environments"]) - 1})
             files.write_text(out, _as_text(record))
             found = {name: row[name] for name in ("test", "smallest") if name in row}
             print(
