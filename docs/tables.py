@@ -309,7 +309,9 @@ DEEP = (4, 50, 100)
 
 def _answers(record: dict[str, Any]) -> str:
     """Return the answers to the questions that were asked beforehand, a line each."""
-    found = record["answers"]
+    found = record.get("answers")
+    if not found:
+        return "The questions asked beforehand are not answered yet."
     worst = min(found["smallest_at_start"].values())
     each = ", ".join(f"{act} {value:.2f}" for act, value in found["smallest_at_start"].items())
     lines = [
@@ -347,17 +349,24 @@ def depth_that_counts() -> str:
         cell = cells.get((activation, depth))
         row = [activation, f"{depth}"]
         for name in ("reach", "through_chain", "last_half", "far"):
+            texts = []
             for looked in (starts[activation, depth], cell and cell["trained"]):
-                if not looked:
-                    row.append("-")
-                    continue
-                middle = median(value or 0.0 for value in looked[name])
-                text = f"{middle:.0f}" if name == "reach" else f"{100 * middle:.1f}"
-                row.append("<0.1" if text == "0.0" else text)
+                middle = median(value or 0.0 for value in looked[name]) if looked else None
+                texts.append(_share(middle) if name != "reach" or middle is None else f"{middle:g}")
+            row.append(" → ".join(texts))
         rows.append(row)
-    header = ["activation", "layers", "links that matter", "trained", "lost without chain, %"]
-    header += ["trained", "from the last half, %", "trained", "far gradient, %", "trained"]
-    return as_markdown(header, rows, left=1)
+    header = ("activation", "layers", "links that matter", "variance by the chain")
+    return as_markdown((*header, "by the last half", "gradient from afar"), rows, left=1) + (
+        f"\n\nAt the start → after training; medians of {len(record['design']['seeds'])} seeds, same "
+        "run."
+    )
+
+
+def _share(share: float | None) -> str:
+    """Return a share in percent."""
+    if share is None:
+        return "-"
+    return "<0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -447,8 +447,8 @@ def draw(record: dict[str, Any], path: Path) -> None:
         for index, net in enumerate(NETS):
             colour = f"C{index}"
             if (found := starts.get((net, 50, act))) is not None:
-                shown = [max(value or 0.0, 1e-16) for value in found["profile"]]
-                above.plot(found["layers"], shown, color=colour, label=net)
+                style = "--" if net == "unchained" else "-"  # it lies on another
+                above.plot(found["layers"], found["profile"], style, color=colour, label=net)
             cells = [by[net, d, act] for d in DEPTHS if (net, d, act) in by]
             depths = [c["depth"] for c in cells]
             below.plot(depths, [statistics.fmean(c["test"]) for c in cells], "o-", color=colour)
@@ -456,6 +456,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
             below.fill_between(depths, low, high, color=colour, alpha=0.12)
         above.set_title(act, fontsize=10)
         above.set_yscale("log")
+        above.set_ylim(1e-20, 10)
         above.set_xlabel("layer of 50")
         below.set_xscale("log")
         below.set_xticks(DEPTHS, [str(d) for d in DEPTHS])
