@@ -357,8 +357,8 @@ def depth_that_counts() -> str:
         rows.append(row)
     header = ("activation", "layers", "links that matter", "variance by the chain")
     return as_markdown((*header, "by the last half", "gradient from afar"), rows, left=1) + (
-        f"\n\nAt the start → after training; medians of {len(record['design']['seeds'])} seeds, same "
-        "run."
+        f"\n\nAt the start → after training; medians of {len(record['design']['seeds'])} seeds, "
+        "same run."
     )
 
 
