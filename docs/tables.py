@@ -8,6 +8,7 @@ Between `<!-- table:NAME -->` and `<!-- /table -->` stands what `TABLES[NAME]` m
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 import sys
@@ -296,20 +297,25 @@ def _ratio(values: list[float | None]) -> str:
 def gradients() -> str:
     """Return the gradients by layer and the accuracies of results/studies/gradients.json."""
     record = load("results/studies/gradients.json")
-    by = {(c["activation"], c["net"], c["depth"]): c for c in record["cells"]}
+    design = record["design"]
+    starts, cells = (
+        {(row["activation"], row["net"], row["depth"]): row for row in record[name]}
+        for name in ("starts", "cells")
+    )
     rows = []
-    for key in dict.fromkeys((act, net) for act, net, _ in by):
-        cells = {depth: by.get((*key, depth)) for depth in record["design"]["depths"]}
-        start = [_ratio(c["at_start"]["smallest"]) if c else "-" for c in map(cells.get, DEEP)]
-        after = _ratio(cells[50]["trained"]["smallest"]) if cells[50] else "-"
-        accuracy = [f"{100 * fmean(c['test']):.1f}" if c else "-" for c in cells.values()]
+    for key in itertools.product(design["activations"], design["nets"]):
+        start = [_ratio(starts[*key, depth]["smallest"]) for depth in DEEP]
+        trained = [cells.get((*key, depth)) for depth in design["depths"]]
+        deep = cells.get((*key, 50))
+        after = _ratio(deep["trained"]["smallest"]) if deep else "-"
+        accuracy = [f"{100 * fmean(c['test']):.1f}" if c else "-" for c in trained]
         rows.append([*key, *start, after, *accuracy])
     header = ["activation", "net", *(f"start, {depth}" for depth in DEEP), "trained, 50"]
-    header += [f"accuracy, {depth}" for depth in record["design"]["depths"]]
+    header += [f"accuracy, {depth}" for depth in design["depths"]]
     made = record["environments"]
     return as_markdown(header, rows, left=2) + (
         f"\n\nGradient of the layer with the smallest, as part of the largest (median of "
-        f"{len(record['design']['seeds'])} seeds), at the start and after training, and mean test "
+        f"{len(design['seeds'])} seeds), at the start and after training, and mean test "
         f"accuracy in percent, by number of layers.\n\n{_answers(record)}\n\n"
         f"`{record['command']}` on {made[0]['cpu']}, 1 thread, torch {made[0]['torch']}, "
         f"commits {' and '.join(dict.fromkeys(env['commit'][:7] for env in made))}; digits, "
@@ -322,7 +328,9 @@ DEEP = (4, 50, 100)
 
 def _answers(record: dict[str, Any]) -> str:
     """Return the answers to the questions that were asked beforehand, a line each."""
-    found = record["answers"]
+    found = record.get("answers")
+    if not found:
+        return "The questions asked beforehand are not answered yet."
     worst = min(found["smallest_at_start"].values())
     each = ", ".join(f"{act} {value:.2f}" for act, value in found["smallest_at_start"].items())
     lines = [
@@ -351,20 +359,33 @@ VERDICTS = {
 def depth_that_counts() -> str:
     """Return what the chain of spinal nets carries, from the same file."""
     record = load("results/studies/gradients.json")
+    starts, cells = (
+        {(row["activation"], row["depth"]): row for row in record[name] if row["net"] == "spinal"}
+        for name in ("starts", "cells")
+    )
     rows = []
-    for cell in record["cells"]:
-        if cell["net"] == "spinal" and cell["depth"] in (10, *DEEP):
-            row = [cell["activation"], f"{cell['depth']}"]
-            for key in ("reach", "through_chain", "last_half", "far"):
-                for when in ("at_start", "trained"):
-                    middle = median(value or 0.0 for value in cell[when][key])
-                    text = f"{middle:.0f}" if key == "reach" else f"{100 * middle:.1f}"
-                    row.append("<0.1" if text == "0.0" else text)
-            rows.append(row)
-    rows.sort(key=lambda row: (list(record["design"]["activations"]).index(row[0]), int(row[1])))
-    header = ["activation", "layers", "links that matter", "trained", "lost without chain, %"]
-    header += ["trained", "from the last half, %", "trained", "far gradient, %", "trained"]
-    return as_markdown(header, rows, left=1)
+    for activation, depth in itertools.product(record["design"]["activations"], DEEP):
+        cell = cells.get((activation, depth))
+        row = [activation, f"{depth}"]
+        for name in ("reach", "through_chain", "last_half", "far"):
+            texts = []
+            for looked in (starts[activation, depth], cell and cell["trained"]):
+                middle = median(value or 0.0 for value in looked[name]) if looked else None
+                texts.append(_share(middle) if name != "reach" or middle is None else f"{middle:g}")
+            row.append(" → ".join(texts))
+        rows.append(row)
+    header = ("activation", "layers", "links that matter", "variance by the chain")
+    return as_markdown((*header, "by the last half", "gradient from afar"), rows, left=1) + (
+        f"\n\nAt the start → after training; medians of {len(record['design']['seeds'])} seeds, "
+        "same run."
+    )
+
+
+def _share(share: float | None) -> str:
+    """Return a share in percent."""
+    if share is None:
+        return "-"
+    return "<0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"
 
 
 TABLES: dict[str, Callable[[], str]] = {

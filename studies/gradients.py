@@ -349,23 +349,28 @@ def look(nets: Nets, data: Data) -> dict[str, Any]:
     return found
 
 
+def made(kind: str, depth: int, activation: str, data: Data, seeds: tuple[int, ...]) -> Nets:
+    """Return fresh nets for the inputs and classes of some data."""
+    return Nets(kind, depth, activation, data.train[0].shape[1], data.classes, seeds)
+
+
+def start(kind: str, depth: int, activation: str, data: Data) -> dict[str, Any]:
+    """Look at nets before training: one row of the results."""
+    name = {"net": kind, "depth": depth, "activation": activation}
+    return name | look(made(kind, depth, activation, data, SEEDS), data)
+
+
 def cell(kind: str, depth: int, activation: str, data: Data, steps: int = STEPS) -> dict[str, Any]:
     """Choose the rate, train with the seeds, and measure: one row of the results."""
-    start = time.perf_counter()
-    features = data.train[0].shape[1]
-
-    def make(seeds: tuple[int, ...]) -> Nets:
-        return Nets(kind, depth, activation, features, data.classes, seeds)
-
+    began = time.perf_counter()
     seeds = tuple(seed for _ in RATES for seed in TUNING_SEEDS)
-    tried = make(seeds)
+    tried = made(kind, depth, activation, data, seeds)
     rates = torch.tensor(RATES).repeat_interleave(len(TUNING_SEEDS))
     adam(tried, data, rates, seeds, steps)
     by_rate = correct(tried, data.val).double().mean(1).view(len(RATES), -1).mean(1)
     rate = RATES[int(by_rate.argmax())]  # of equal ones the smallest
 
-    nets = make(SEEDS)
-    at_start = look(nets, data)
+    nets = made(kind, depth, activation, data, SEEDS)
     adam(nets, data, torch.full((len(SEEDS),), rate), SEEDS, steps)
     right = correct(nets, data.test)
     return {
@@ -377,9 +382,8 @@ def cell(kind: str, depth: int, activation: str, data: Data, steps: int = STEPS)
         "train": [round(v, 4) for v in correct(nets, data.train).double().mean(1).tolist()],
         "test": [round(v, 4) for v in right.double().mean(1).tolist()],
         "right": [f"{int(''.join(map(str, row.int().tolist())), 2):x}" for row in right],
-        "at_start": at_start,
         "trained": look(nets, data),
-        "seconds": round(time.perf_counter() - start, 1),
+        "seconds": round(time.perf_counter() - began, 1),
     }
 
 
@@ -389,18 +393,25 @@ def unpacked(right: list[str], examples: int) -> Tensor:
     return torch.tensor([[int(bit) for bit in row] for row in bits], dtype=torch.float64)
 
 
+Key = tuple[str, int, str]
+
+
+def keyed(rows: list[dict[str, Any]]) -> dict[Key, dict[str, Any]]:
+    """Return the rows by net, depth and activation."""
+    return {(row["net"], row["depth"], row["activation"]): row for row in rows}
+
+
 def answers(record: dict[str, Any]) -> dict[str, Any]:
     """Return the answers to the confirmatory questions; nothing while a cell is missing."""
     from spinalnet.comparison import inference
 
-    needed = {(*key, "relu") for pair in PAIRS for key in pair}
-    needed |= {("spinal", DEPTHS[-1], act) for act in ACTIVATIONS}
-    if not needed <= {(c["net"], c["depth"], c["activation"]) for c in record["cells"]}:
+    starts, by = keyed(record["starts"]), keyed(record["cells"])
+    of_starts = {("spinal", DEPTHS[-1], act) for act in ACTIVATIONS}
+    if not {(*key, "relu") for pair in PAIRS for key in pair} <= by.keys():
         return {}
-    by = {(c["net"], c["depth"], c["activation"]): c for c in record["cells"]}
-    smallest = {
-        act: min(by["spinal", DEPTHS[-1], act]["at_start"]["smallest"]) for act in ACTIVATIONS
-    }
+    if not of_starts <= starts.keys():
+        return {}
+    smallest = {key[2]: min(starts[key]["smallest"]) for key in sorted(of_starts)}
     estimates = []
     for one, other in PAIRS:
         first, second = (
@@ -428,17 +439,16 @@ def draw(record: dict[str, Any], path: Path) -> None:
     """Draw gradients by layer at the start, and test accuracy by depth."""
     from matplotlib.figure import Figure
 
-    by = {(c["net"], c["depth"], c["activation"]): c for c in record["cells"]}
+    starts, by = keyed(record["starts"]), keyed(record["cells"])
     figure = Figure(figsize=(11, 6.4), layout="constrained")
     panels = figure.subplots(2, len(ACTIVATIONS), sharey="row")
     for column, act in enumerate(ACTIVATIONS):
         above, below = panels[0][column], panels[1][column]
         for index, net in enumerate(NETS):
             colour = f"C{index}"
-            if (found := by.get((net, 50, act))) is not None:
-                start = found["at_start"]
-                shown = [max(value or 0.0, 1e-16) for value in start["profile"]]
-                above.plot(start["layers"], shown, color=colour, label=net)
+            if (found := starts.get((net, 50, act))) is not None:
+                style = "--" if net == "unchained" else "-"  # it lies on another
+                above.plot(found["layers"], found["profile"], style, color=colour, label=net)
             cells = [by[net, d, act] for d in DEPTHS if (net, d, act) in by]
             depths = [c["depth"] for c in cells]
             below.plot(depths, [statistics.fmean(c["test"]) for c in cells], "o-", color=colour)
@@ -446,6 +456,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
             below.fill_between(depths, low, high, color=colour, alpha=0.12)
         above.set_title(act, fontsize=10)
         above.set_yscale("log")
+        above.set_ylim(1e-20, 10)
         above.set_xlabel("layer of 50")
         below.set_xscale("log")
         below.set_xticks(DEPTHS, [str(d) for d in DEPTHS])
@@ -505,33 +516,40 @@ def _completed(record: dict[str, Any], out: Path) -> dict[str, Any]:
         "design": design(),
         "test_examples": len(data.test[1]),
         "environments": [*record.get("environments", []), describe_environment()],
+        "starts": record.get("starts", []),
         "cells": record.get("cells", []),
     }
-    done = {(c["net"], c["depth"], c["activation"]) for c in record["cells"]}
-    for depth in (4, 50, 100, 20, 10, 2):  # what is asked first comes first
-        for activation in ACTIVATIONS:
-            for kind in NETS:
-                if depth not in DEPTHS or (kind, depth, activation) in done:
-                    continue
-                row = cell(kind, depth, activation, data)
-                row["environment"] = len(record["environments"]) - 1
-                record["cells"].append(row)
-                files.write_text(out, _as_text(record))
-                print(
-                    f"{kind} {depth} {activation}: rate {row['rate']:g}, test "
-                    f"{statistics.fmean(row['test']):.4f}, smallest gradient "
-                    f"{min(row['at_start']['smallest']):.1e}, {row['seconds']:.0f} s",
-                    flush=True,
-                )
+    for rows, compute in ((record["starts"], start), (record["cells"], cell)):
+        for key in order():
+            if key in keyed(rows):
+                continue
+            row: dict[str, Any] = compute(*key, data)
+            rows.append(row | {"environment": len(record["environments"]) - 1})
+            files.write_text(out, _as_text(record))
+            found = {name: row[name] for name in ("test", "smallest") if name in row}
+            print(
+                *key, {name: round(statistics.fmean(v), 4) for name, v in found.items()}, flush=True
+            )
     return record
 
 
+def order() -> list[Key]:
+    """Return all cells: first what the questions need, then the cheap ones, the deepest last."""
+    keys = [(net, depth, act) for depth in DEPTHS for act in ACTIVATIONS for net in NETS]
+    asked = {(*key, "relu") for pair in PAIRS for key in pair}
+    return sorted(
+        keys, key=lambda key: (key not in asked, key[1] > 50, key[1] * (key[2] != "relu"))
+    )
+
+
 def _as_text(record: dict[str, Any]) -> str:
-    """Return JSON with one cell a line, so that a new one is one line of a difference."""
-    head = {key: value for key, value in record.items() if key != "cells"}
-    cells = ",\n".join("  " + json.dumps(cell) for cell in record["cells"])
+    """Return JSON with one row a line, so that a new one is one line of a difference."""
+    head = {key: value for key, value in record.items() if key not in ("starts", "cells")}
     text = json.dumps(head, indent=1).removesuffix("\n}")
-    return f'{text},\n "cells": [\n{cells}\n ]\n}}\n'
+    for name in ("starts", "cells"):
+        rows = ",\n".join("  " + json.dumps(row) for row in record[name])
+        text += f',\n "{name}": [\n{rows}\n ]'
+    return text + "\n}\n"
 
 
 if __name__ == "__main__":

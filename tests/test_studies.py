@@ -191,13 +191,12 @@ def test_the_answers_follow_from_the_cells(tmp_path: Path) -> None:
             "activation": activation,
             "right": [f"{int(''.join(map(str, row.tolist())), 2):x}" for row in right],
             "test": right.double().mean(1).tolist(),
-            "at_start": look,
-        }
+        } | look
 
     cells = [cell(n, d, a) for n in gradients.NETS for d in (4, 50, 100) for a in ("relu", "tanh")]
-    record = {"cells": cells, "test_examples": examples}
+    record = {"cells": cells, "starts": cells, "test_examples": examples}
     assert gradients.answers(record) == {}  # nothing is known of sigmoid
-    cells += [cell("spinal", 100, "sigmoid")]
+    record["starts"] = [*cells, cell("spinal", 100, "sigmoid")]
     found = gradients.answers(record)
     assert found["smallest_at_start"] == {"relu": 0.8, "tanh": 0.05, "sigmoid": 0.8}
     verdicts = {pair["second"][0]: pair["verdict"] for pair in found["pairs"][:4]}

@@ -60,6 +60,7 @@ _PARTS: dict[type[nn.Module], tuple[str, ...]] = {
     Normed: ("norm",),
 }
 _DROPOUTS = (nn.Dropout, nn.AlphaDropout)
+_LEAVES = (*_DROPOUTS, nn.Flatten, nn.BatchNorm1d, *PIECES)
 _UNDERSTOOD = (
     "Linear, Sequential, MLPHead, LinearHead, BatchNorm1d, Dropout, AlphaDropout, Flatten, "
     + ", ".join(kind.__name__ for kind in PIECES)
@@ -124,9 +125,6 @@ def _calls(module: nn.Module, where: str) -> Iterator[tuple[str, nn.Module]]:
         raise _refused(where, module, "it has a forward, or attributes, of its own; merge them")
     else:
         raise _refused(where, module, f"only these are understood: {_UNDERSTOOD}")
-
-
-_LEAVES = (*_DROPOUTS, nn.Flatten, nn.BatchNorm1d, *PIECES)
 
 
 def _values(where: str, module: nn.Module, *tensors: Tensor | None) -> None:
