@@ -29,11 +29,11 @@ TEXT_WIDTH = 30
 HASHED = 4096
 """Places that the n-grams of a text are hashed into."""
 
-GRAMS = (2, 4)
+GRAMS = (3, 4)
 """Fewest and most letters of an n-gram."""
 
 _TEXT_ROWS = 5000  # different texts that the components are found from: bounds time and memory
-_TEXT_LETTERS = 1000  # of every text, for the same reason
+_TEXT_LETTERS = 500  # of every text, for the same reason
 _CHUNK = 4096
 
 
@@ -259,8 +259,8 @@ class Text(Encoding):
 
     Attributes:
         components: `(width, HASHED)`, float32.
-        mean: Of every number, `(width,)`.
-        scale: One for all of them, so that directions that vary little stay small.
+        mean: Of every number over different texts, `(width,)`.
+        scale: Largest spread of one; the same for all, so that what varies little stays small.
     """
 
     components: np.ndarray
@@ -283,11 +283,9 @@ class Text(Encoding):
         width = min(TEXT_WIDTH, len(different))
         _, strength, found = randomized_svd(grams, width, random_state=0)
         found = found[strength > 1e-6 * max(1e-12, strength[0])].astype(np.float32)
-        plain = cls(name, place, found, np.zeros(len(found)), 1.0)
-        numbers = plain.encode(column)
-        mean = numbers.mean(axis=0)
+        numbers = np.asarray(grams @ found.T, dtype=np.float64)
         spread = numbers.std(axis=0).max(initial=0.0)
-        return cls(name, place, found, mean, float(spread) or 1.0)
+        return cls(name, place, found, numbers.mean(axis=0), float(spread) or 1.0)
 
     def names(self) -> list[str]:
         """Return a name for every input."""
@@ -295,12 +293,15 @@ class Text(Encoding):
 
     def encode(self, column: Any) -> np.ndarray:
         """Return the numbers of every text; those of a gap are those of no text."""
-        values = [value or "" for value in texts(column)]
+        held = [value or "" for value in texts(column)]
+        places = {value: place for place, value in enumerate(dict.fromkeys(held))}
+        values = list(places)
         made = np.empty((len(values), len(self.components)))
         for start in range(0, len(values), _CHUNK):
             part = slice(start, start + _CHUNK)
             made[part] = _grams(values[part]) @ self.components.T
-        return (made - self.mean) / self.scale
+        made = (made - self.mean) / self.scale
+        return made[[places[value] for value in held]]
 
     def shared(self, column: Any) -> dict[str, Any]:
         """Return the numbers, each under its name."""
