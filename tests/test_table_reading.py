@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.ensemble import HistGradientBoostingClassifier
 from typer.testing import CliRunner
 
 from spinalnet._checks import InputError
 from spinalnet.cli.root import app
+from spinalnet.comparison.on_columns import OnColumns
+from spinalnet.comparison.table_fitting import estimator_of, fit, predicted
 from spinalnet.comparison.table_rows import rows_of
 from spinalnet.comparison.table_spec import TableSpec
 from spinalnet.data.frames import Table, is_table, load_table, read_frame
@@ -417,7 +420,9 @@ def test_columns_to_look_at_are_noted_by_name(name: str, values: Any, piece: str
         "t", frame.assign(**{name: values})[["x", name]], frame["kind"], "classification"
     ).ready()
     assert told(found, piece)
-    assert len(found.notes) == len(before.notes) + 1
+    more = ["Text, not categories, for its many different values: column 'user'."]
+    assert len(found.notes) == len(before.notes) + 1 + (more[0] in found.notes)
+    assert (name == "user") == (more[0] in found.notes)
 
 
 def test_a_survey_weight_is_noted_where_it_is_unrelated() -> None:
@@ -463,6 +468,43 @@ def test_what_cannot_be_compared_on_is_refused(tmp_path: Path) -> None:
     assert "all of them are empty: x" in refused("x,y", ",a", ",b")
     assert "has no value in any row" in refused("x,y", "1,", "2,")
     assert "never closed" in refused("x,y", '1,"a', "2,b", rows=1)
+
+
+def test_a_column_that_is_empty_in_a_training_part_ends_no_model(tmp_path: Path) -> None:
+    frame = frame_of().assign(late=np.nan, word=None, day=pd.NaT)
+    fold = Resample("fold", 0, 3)
+    table = Table("t", frame[["x"]], frame["kind"].to_numpy(), "classification")
+    test = rows_of(TableSpec(table.name, frame=table, resample=fold)).test
+    frame.loc[test[:3], "late"] = 1.5
+    frame.loc[test[:3], "word"] = "new"
+    frame.loc[test[:3], "day"] = pd.Timestamp("2026-01-01")
+    table = Table("t", frame.drop(columns="kind"), frame["kind"].to_numpy(), "classification")
+    for head in ("linear", "spinal", "trees"):
+        asked = TableSpec(table.name, frame=table, resample=fold, head=head)
+        rows = rows_of(asked)
+        assert rows.table.X.shape[1] == 4
+        model = fit(estimator_of(asked, rows), rows, rows.train)
+        assert predicted(model, rows, rows.test).targets.shape == (20,)
+
+
+def test_trees_know_what_nets_know() -> None:
+    frame = frame_of().assign(
+        day=pd.date_range("2026-01-01", periods=60),
+        word=["a"] * 30 + ["b"] * 28 + ["c", "d"],
+        note=[f"thing number {i}" for i in range(60)],
+    )
+    model = OnColumns(HistGradientBoostingClassifier(categorical_features="from_dtype"))
+    model.fit(frame.drop(columns="kind"), frame["kind"])
+    shared = model.encoder_.shared(frame)
+    assert list(shared)[:5] == ["x", "day elapsed", "day month", "day day", "day weekday"]
+    assert shared["word"].cat.categories.tolist() == ["a", "b", "(rare)"]
+    assert model.estimator_.is_categorical_.sum() == 1
+    assert shared["x"].tolist() == frame["x"].tolist()
+    text = [name for name in shared if name.startswith("note text")]
+    encoded = pd.DataFrame(model.encoder_.transform(frame), columns=model.encoder_.names([]))
+    assert shared[text].equals(encoded[text])
+    assert model.score(frame, frame["kind"]) > 0.8
+    assert model.predict_proba(frame).shape == (60, 2)
 
 
 def test_everything_at_once_from_the_command_line(tmp_path: Path) -> None:

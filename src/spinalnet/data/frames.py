@@ -23,7 +23,7 @@ from spinalnet.data.columns import (
 )
 from spinalnet.data.table_files import FORMATS as FORMATS  # what others know formats by
 from spinalnet.data.table_files import Read, is_table_file, read_table_file, with_index_told
-from spinalnet.data.table_notes import empty_columns, notes_on, told_empty
+from spinalnet.data.table_notes import empty_columns, notes_on, told_empty, told_text
 from spinalnet.data.table_targets import (
     Task,
     check_typo,
@@ -105,6 +105,7 @@ class Table:
             )
         notes += told_empty(empty)
         X = X.drop(columns=empty)
+        notes += told_text(X)
         notes += notes_on(X, self.y, self.task)
         told = tuple(dict.fromkeys([*self.notes, *notes]))
         return replace(self, X=X, groups=groups, times=times, notes=told)
