@@ -359,6 +359,8 @@ def test_the_index_of_a_parquet_file_is_told(tmp_path: Path) -> None:
         (["01.03.2024", "29.02.2024", "31.12.2023"], "2024-03-01 2024-02-29 2023-12-31"),
         (["3/1/2024", "2/29/2024", "12/31/2023"], "2024-03-01 2024-02-29 2023-12-31"),
         (["1/3/2024", "29/2/2024", "31/12/2023"], "2024-03-01 2024-02-29 2023-12-31"),
+        (["3/1/24", "2/29/24", "12/31/23"], "2024-03-01 2024-02-29 2023-12-31"),
+        (["2024-03-01T01:00+02:00", "2024-02-29T00:00Z", ""], "2024-02-29T23:00 2024-02-29 NaT"),
         (["2024/3/1", "2024/2/29", "2023/12/31"], "2024-03-01 2024-02-29 2023-12-31"),
         (["2024-03-01T12:30", "2024-02-29", ""], "2024-03-01T12:30 2024-02-29 NaT"),
         (["01.03.2024 12:30", "29.02.2024 01:00", ""], "2024-03-01T12:30 2024-02-29T01:00 NaT"),
@@ -371,6 +373,7 @@ def test_dates_in_text_are_read_and_told(tmp_path: Path, cells: list[str], days:
     assert np.array_equal(found.X["day"].to_numpy()[:3], expected, equal_nan=True)
     assert told(found, "Read as dates: column 'day'")
     assert not told(found, "to be sure")
+    assert told(found, "read as UTC") == ("Z" in "".join(cells))
 
 
 def test_dates_that_can_be_read_two_ways_say_how_they_were(tmp_path: Path) -> None:

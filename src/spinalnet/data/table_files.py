@@ -146,8 +146,10 @@ def _decoded(data: bytes, path: Path, notes: list[str]) -> str:
             if encoding != "utf-8-sig":
                 notes.append(f"{path.name} is read as {encoding.upper()}.")
             return data.decode(encoding)
-    if b"\0" in data[:1000]:
-        encoding = "utf-16-le" if data[1:2] == b"\0" else "utf-16-be"
+    begin = data[:1000]
+    low, high = (begin[start::2].count(0) > len(begin) / 8 for start in (1, 0))
+    if low or high:  # half of the bytes of most letters are zero
+        encoding = "utf-16-le" if low else "utf-16-be"
         notes.append(f"{path.name} is read as {encoding.upper()}.")
         return data.decode(encoding)
     try:
@@ -234,7 +236,7 @@ def _even(rows: list[list[str]], width: int, path: Path, notes: list[str]) -> li
         if any(cell.strip() for cell in row[width:]):
             raise InputError(
                 f"row {place + 1} of '{path}' has {len(row)} fields, but its header has {width} "
-                "names: give every column a name, or mend the row."
+                f"name{'s' * (width > 1)}: give every column a name, or mend the row."
             )
         rows[place] = row[:width]
     if longer:
