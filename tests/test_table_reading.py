@@ -348,6 +348,9 @@ def test_the_index_of_a_parquet_file_is_told(tmp_path: Path) -> None:
     found = load_table(str(tmp_path / "b.parquet"), "y")
     assert list(found.X.columns) == ["x"]
     assert told(found, "The index of b.parquet (of int64 without a name) is left out")
+    held = Table("t", frame.set_index(days)[["x"]], frame["y"], "classification").ready()
+    assert list(held.X.columns) == ["x"]
+    assert told(held, "The index of t ('day') is no feature")
     frame.to_parquet(tmp_path / "c.parquet")
     assert not told(load_table(str(tmp_path / "c.parquet"), "y"), "index")
 

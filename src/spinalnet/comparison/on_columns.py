@@ -34,7 +34,8 @@ class OnColumns(BaseEstimator):
             InputError: If a column is of no use, or none holds a value.
         """
         self.encoder_ = Encoder(X, None)
-        self.estimator_ = clone(self.estimator).fit(self.encoder_.shared(X), y)
+        model: Any = clone(self.estimator)
+        self.estimator_ = model.fit(self.encoder_.shared(X), y)
         if hasattr(self.estimator_, "classes_"):
             self.classes_ = self.estimator_.classes_
         return self

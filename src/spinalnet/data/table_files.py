@@ -346,14 +346,14 @@ def _read_columns(data: bytes, path: Path, suffix: str) -> Read:
             table = pa.ipc.open_stream(io.BytesIO(data)).read_all()
     check_names(table.column_names, f"'{path}'")
     frame, notes = table.to_pandas(), []
-    frame, told = with_index_told(frame, path.name)
+    frame, told = _with_index_told(frame, path.name)
     notes += told
     frame.columns = [str(name) for name in frame.columns]
     check_names(frame.columns, f"'{path}'")
     return Read(frame, notes)
 
 
-def with_index_told(frame: Any, where: str) -> tuple[Any, list[str]]:
+def _with_index_told(frame: Any, where: str) -> tuple[Any, list[str]]:
     """Return a frame whose index counts its rows; one with names becomes columns, and is told."""
     import pandas as pd
 
