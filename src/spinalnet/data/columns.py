@@ -201,6 +201,17 @@ def texts(column: Any) -> list[str | None]:
     return [None if value is None else text_of(value) for value in objects(column)]
 
 
+def coded(column: Any) -> tuple[np.ndarray, list[str]]:
+    """Return a place in a list of texts for every value of a column, `(N,)`; -1 for a gap."""
+    if hasattr(column, "cat") and hasattr(column, "isna"):
+        return column.cat.codes.to_numpy(np.int64), list(map(text_of, column.cat.categories))
+    values = texts(column)
+    levels = [level for level in dict.fromkeys(values) if level is not None]
+    places: dict[str | None, int] = {level: place for place, level in enumerate(levels)}
+    places[None] = -1
+    return np.fromiter(map(places.__getitem__, values), np.int64, len(values)), levels
+
+
 def numbers(name: str, column: Any) -> np.ndarray:
     """Return a column of numbers or booleans as float64, missing values as NaN.
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from spinalnet.data.columns import Kind, dates, kind_of, numbers, texts
+from spinalnet.data.columns import Kind, coded, dates, kind_of, numbers
 
 MOST_INPUTS = 100
 """Most levels of a category that get an input of their own; the others share one."""
@@ -196,13 +196,19 @@ class Categories(Encoding):
     @classmethod
     def fit(cls, name: str | int, place: int, column: Any) -> Categories:
         """Learn from a column."""
-        counts = Counter(texts(column))
-        missing = counts.pop(None, 0) > 0
-        order = sorted(counts, key=lambda level: (-counts[level], str(level)))
+        codes, values = coded(column)
+        missing = bool((codes < 0).any())
+        counts: Counter[str] = Counter()
+        for level, count in zip(
+            values, np.bincount(codes[codes >= 0], minlength=len(values)), strict=True
+        ):
+            if count:
+                counts[level] += int(count)
+        order = sorted(counts, key=lambda level: (-counts[level], level))
         often = [level for level in order[:MOST_INPUTS] if counts[level] > 1]
         if len(order) - len(often) == 1 and len(order) <= MOST_INPUTS:
             often = order  # a class of one level is that level
-        levels = tuple(sorted(str(level) for level in often))
+        levels = tuple(sorted(often))
         return cls(name, place, levels, len(often) < len(order), missing)
 
     def _rare_name(self) -> str:
@@ -226,8 +232,9 @@ class Categories(Encoding):
         """
         known = {level: i for i, level in enumerate(self.levels)}
         other = len(self.levels) if self.rare else -1
-        found = (-2 if v is None else known.get(v, other) for v in texts(column))
-        return np.fromiter(found, dtype=np.int64, count=len(column))
+        codes, values = coded(column)
+        places = [*(known.get(level, other) for level in values), -2]
+        return np.asarray(places, dtype=np.int64)[codes]  # the last place is that of a gap
 
     def encode(self, column: Any) -> np.ndarray:
         """Return 1 in the place of the level of every row."""
@@ -274,8 +281,8 @@ class Text(Encoding):
         """Learn from a column: directions by a truncated singular value decomposition."""
         from sklearn.utils.extmath import randomized_svd
 
-        values = [value or "" for value in texts(column)]
-        different = sorted(set(values))
+        codes, values = coded(column)
+        different: list[str] = sorted({*values, *([""] if (codes < 0).any() else [])})
         if len(different) > _TEXT_ROWS:
             drawn = np.random.default_rng(0).choice(len(different), _TEXT_ROWS, replace=False)
             different = [different[i] for i in np.sort(drawn)]
@@ -293,15 +300,13 @@ class Text(Encoding):
 
     def encode(self, column: Any) -> np.ndarray:
         """Return the numbers of every text; those of a gap are those of no text."""
-        held = [value or "" for value in texts(column)]
-        places = {value: place for place, value in enumerate(dict.fromkeys(held))}
-        values = list(places)
+        codes, values = coded(column)
+        values = [*values, ""]  # the last place is that of a gap
         made = np.empty((len(values), len(self.components)))
         for start in range(0, len(values), _CHUNK):
             part = slice(start, start + _CHUNK)
             made[part] = _grams(values[part]) @ self.components.T
-        made = (made - self.mean) / self.scale
-        return made[[places[value] for value in held]]
+        return ((made - self.mean) / self.scale)[codes]
 
     def shared(self, column: Any) -> dict[str, Any]:
         """Return the numbers, each under its name."""
