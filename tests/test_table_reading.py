@@ -122,12 +122,16 @@ def test_sheets(tmp_path: Path) -> None:
         return
     book = openpyxl.Workbook()
     sheet = book.active
-    for row in [["x", "y"], *[[i + 0.5, "ab"[i % 2]] for i in range(12)]]:
+    day = datetime.datetime(2026, 1, 1)
+    body = [[i + 0.5, day + datetime.timedelta(i), "ab"[i % 2], None] for i in range(12)]
+    for row in [["x", "day", "y", None], *body]:
         sheet.append(row)
     book.create_sheet("more")
     book.save(path)
     found = load_table(str(path), "y")
     assert found.X["x"].tolist() == [i + 0.5 for i in range(12)]
+    assert found.X["day"].tolist() == [row[1] for row in body]
+    assert list(found.X.columns) == ["x", "day"]
     assert told(found, "has 2 sheets")
 
 
@@ -396,6 +400,27 @@ def test_columns_that_can_stay_text_do(tmp_path: Path) -> None:
     assert frame["zip"].tolist()[:2] == ["00123", "04567"]
     assert frame["x"].tolist()[:2] == [1, 2]
     assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("values", "first"),
+    [
+        (lambda pa: pa.array([1, 2, None, 4], pa.int64()), [1, 2, 4]),
+        (lambda pa: pa.array([Decimal("1.5"), Decimal(2), None, Decimal("2.25")]), [1.5, 2, 2.25]),
+        (lambda pa: pa.array([True, False, None, True]), ["True", "False", "True"]),
+        (lambda pa: pa.array(["a", "b", None, "a"]).dictionary_encode(), ["a", "b", "a"]),
+        (lambda pa: pa.array([1.5, 2, None, 4], pa.float32()), [1.5, 2, 4]),
+    ],
+)
+def test_targets_of_every_type(tmp_path: Path, values: Any, first: list[Any]) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    table = pa.table({"x": pa.array(range(40)), "y": pa.concat_arrays([values(pa)] * 10)})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    found = load_table(str(tmp_path / "a.parquet"), "y")
+    assert found.y.tolist() == first * 10
+    assert told(found, "10 rows without a target are left out")
 
 
 def frame_of(n: int = 60) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import numbers as abstract
+import re
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any, Literal
@@ -140,7 +141,7 @@ def _kind_of_type(name: str, dtype: Any) -> Kind | None:
         return None
     if base in ("null", "decimal", "decimal128", "decimal256", "double", "halffloat", "sparse"):
         return "number"
-    if base.startswith(("int", "uint", "float")):
+    if re.fullmatch(r"(u?int|float)\d*", base):
         return "number"
     return _refuse(name, f"type {dtype}", "neither numbers, categories, dates nor text")
 

@@ -1,4 +1,4 @@
-"""Tables as data frames: csv, parquet and arrow files, those of scikit-learn, and their task.
+"""Tables as data frames: files of many formats, those of scikit-learn, and their task.
 
 Read for `spinalnet compare` on a table and for the theory's sensitivities.
 """
@@ -126,12 +126,13 @@ def load_table(
     group: str | None = None,
     time: str | None = None,
 ) -> Table:
-    """Read a table.
+    """Read a table as it lies; `Table.notes` has a sentence for every decision.
 
     Args:
-        source: `sklearn:<name>` (see `BUNDLED`), or a csv, tsv, parquet, arrow or feather file.
-        target: The column to predict; several for a regression, comma separated. Bundled tables
-            know theirs.
+        source: `sklearn:<name>` (see `BUNDLED`), or a file: csv, tsv or txt, packed or not,
+            parquet, arrow, feather or xlsx.
+        target: The column to predict, by its exact name, whatever that holds; else several for a
+            regression, comma separated. Bundled tables know theirs.
         task: "classification", "regression", or "auto": numbers that are not all whole, or whole
             ones with many values, are a regression; everything else are classes.
         group: Column whose rows of one value belong into one part; it is no feature.

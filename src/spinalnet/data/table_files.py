@@ -311,12 +311,12 @@ def _looks_like_data(cells: Any, path: Path) -> str:
 def _read_sheet(data: bytes, path: Path) -> Read:
     import pandas as pd
 
-    book = pd.ExcelFile(io.BytesIO(data), engine="openpyxl")
-    names = [str(name) for name in book.sheet_names]
+    with pd.ExcelFile(io.BytesIO(data), engine="openpyxl") as book:
+        names = [str(name) for name in book.sheet_names]
+        frame: Any = pd.read_excel(book, sheet_name=names[0], header=None)
     notes = []
     if len(names) > 1:
         notes.append(f"{path.name} has {len(names)} sheets; the first, '{names[0]}', is read.")
-    frame: Any = book.parse(names[0], header=None)
     if len(frame) == 0:
         raise InputError(f"table '{path}' has no rows.")
     header = ["" if value != value else str(value) for value in frame.iloc[0]]
