@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from spinalnet.tabular.encoder import Encoder
-
 
 class OnColumns:
     """Trees and the like on what the nets know of a frame: see `Encoder.shared`.
@@ -34,9 +32,11 @@ class OnColumns:
         """
         from sklearn.base import clone
 
+        from spinalnet.tabular.encoder import Encoder
+
         self.encoder_ = Encoder(X, None)
-        self.estimator_: Any = clone(self.estimator)
-        self.estimator_.fit(self.encoder_.shared(X), y)
+        model: Any = clone(self.estimator)
+        self.estimator_ = model.fit(self.encoder_.shared(X), y)
         if hasattr(self.estimator_, "classes_"):
             self.classes_ = self.estimator_.classes_
         return self
