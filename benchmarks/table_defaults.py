@@ -268,7 +268,16 @@ def main() -> None:
         save(found)
     for name, row in found["tables"].items():  # last of all, as they choose nothing
         row |= {head: trials.mean(name, START, heads=(head,)) for head in REFERENCES}
-    save(found)
+    sizes = found["chosen"]["small"], found["chosen"]["larger"]
+    losses = {}
+    for name, table in trials.tables.items():
+        if table.task == "classification":
+            settings = sizes[not trials.is_small(name)]
+            means = {
+                head: trials.mean(name, settings, "loss", (head,)) for head in (*HEADS, *REFERENCES)
+            }
+            losses[name] = {head: None if math.isnan(x) else x for head, x in means.items()}
+    save({**found, "losses": losses})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import ConvergenceWarning
 
 from spinalnet._checks import InputError
@@ -69,7 +69,7 @@ class Encoded(BaseEstimator):
     def fit(self, X: Any, y: Any) -> Encoded:
         """Fit the encoding, then the model."""
         self.encoder_ = Encoder(X, None)
-        self.model_ = self.model
+        self.model_ = clone(self.model)
         y = np.asarray(y)
         if self.classifies:
             self.classes_, y = np.unique(y, return_inverse=True)
