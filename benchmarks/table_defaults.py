@@ -96,12 +96,8 @@ STAGES: tuple[tuple[str, bool, Mapping[str, Settings]], ...] = (
         },
     ),
     ("length", True, {"patience 40": {"n_iter_no_change": 40}, "batch 256": {"batch_size": 256}}),
-    (
-        "size",
-        True,
-        {"width x2": {"width": 2}, "width x4": {"width": 4}, "width x0.5": {"width": 0.5}},
-    ),
-    ("ensemble", False, {f"{k} nets": {"ensemble_size": k} for k in (4, 8)}),
+    ("ensemble", False, {"8 nets": {"ensemble_size": 8}}),
+    ("width", True, {"twice as wide": {"width": 2}}),
 )
 """Name, whether small and larger tables are chosen for apart, and variations by name."""
 
