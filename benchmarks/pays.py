@@ -197,7 +197,8 @@ def tables() -> Case:
     X, y = load_digits(return_X_y=True)
 
     def fit() -> None:
-        SpinalClassifier(16, epochs=5, batch_size=BATCH, random_state=0).fit(X, y)
+        options = {"ensemble_size": 1, "embedding": None, "early_stopping": False}
+        SpinalClassifier(16, epochs=5, batch_size=BATCH, random_state=0, **options).fit(X, y)
 
     def without_repeat() -> None:
         usual = Repeat.__call__

@@ -96,12 +96,8 @@ STAGES: tuple[tuple[str, bool, Mapping[str, Settings]], ...] = (
         },
     ),
     ("length", True, {"patience 40": {"n_iter_no_change": 40}, "batch 256": {"batch_size": 256}}),
-    (
-        "size",
-        True,
-        {"width x2": {"width": 2}, "width x4": {"width": 4}, "width x0.5": {"width": 0.5}},
-    ),
-    ("ensemble", False, {f"{k} nets": {"ensemble_size": k} for k in (4, 8)}),
+    ("ensemble", False, {"8 nets": {"ensemble_size": 8}}),
+    ("width", True, {"twice as wide": {"width": 2}}),
 )
 """Name, whether small and larger tables are chosen for apart, and variations by name."""
 
@@ -268,7 +264,16 @@ def main() -> None:
         save(found)
     for name, row in found["tables"].items():  # last of all, as they choose nothing
         row |= {head: trials.mean(name, START, heads=(head,)) for head in REFERENCES}
-    save(found)
+    sizes = found["chosen"]["small"], found["chosen"]["larger"]
+    losses = {}
+    for name, table in trials.tables.items():
+        if table.task == "classification":
+            settings = sizes[not trials.is_small(name)]
+            means = {
+                head: trials.mean(name, settings, "loss", (head,)) for head in (*HEADS, *REFERENCES)
+            }
+            losses[name] = {head: None if math.isnan(x) else x for head, x in means.items()}
+    save({**found, "losses": losses})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import ConvergenceWarning
 
 from spinalnet._checks import InputError
@@ -51,6 +51,9 @@ class Encoded(BaseEstimator):
     Attributes:
         encoder_: What makes numbers of the columns.
         model_: The fitted estimator.
+        classes_: Classes in the order of the model's class numbers.
+        center_: What is subtracted from a regression's targets.
+        scale_: What they are divided by then.
     """
 
     def __init__(self, model: Any, classifies: bool = True) -> None:
@@ -66,14 +69,14 @@ class Encoded(BaseEstimator):
     def fit(self, X: Any, y: Any) -> Encoded:
         """Fit the encoding, then the model."""
         self.encoder_ = Encoder(X, None)
-        self.model_ = self.model
+        self.model_ = clone(self.model)
         y = np.asarray(y)
         if self.classifies:
             self.classes_, y = np.unique(y, return_inverse=True)
         else:
             spread = y.std(axis=0)
-            self._center, self._scale = y.mean(axis=0), np.where(spread > 0, spread, 1.0)
-            y = (y - self._center) / self._scale
+            self.center_, self.scale_ = y.mean(axis=0), np.where(spread > 0, spread, 1.0)
+            y = (y - self.center_) / self.scale_
         with warnings.catch_warnings():
             # Ending after the iterations that are its default is how it comes.
             warnings.simplefilter("ignore", ConvergenceWarning)
@@ -85,7 +88,7 @@ class Encoded(BaseEstimator):
         said = np.asarray(self.model_.predict(self.encoder_.transform(X)))
         if self.classifies:
             return self.classes_[said.reshape(len(said)).astype(int)]
-        return said * self._scale + self._center
+        return said * self.scale_ + self.center_
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of every class, `(N, classes)`."""
