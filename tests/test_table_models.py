@@ -536,6 +536,21 @@ def test_an_exported_model_takes_columns_as_they_are(
     assert (labels == truth)[sure].all()
 
 
+@pytest.mark.parametrize("table", ["plain", "two"])
+def test_a_net_that_float32_cannot_follow_is_written_in_float64(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    pytest.importorskip("onnx")
+    from spinalnet.deploy import table_export
+
+    run = trained(folder, table, "mlp")
+    assert table_export.export_table(run, tmp_path / "m.onnx").precision == "float32"
+    monkeypatch.setattr(table_export, "TOLERANCE", 1e-12)
+    done = table_export.export_table(run, tmp_path / "m.onnx")
+    assert done.precision == "float64"
+    assert done.largest_difference < 1e-12
+
+
 def test_dates_and_text_come_as_numbers_and_the_command_says_so(folder, tmp_path) -> None:
     pytest.importorskip("onnx")
     from spinalnet.deploy.table_export import export_table, onnx_inputs

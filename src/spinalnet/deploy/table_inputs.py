@@ -84,7 +84,7 @@ class TableInputs:
         return cls(encoder, tuple(kinds), tuple(kinds.values()), outside, values)
 
     def feeds(self, X: Any) -> dict[str, np.ndarray]:
-        """Return what the inputs get for the rows of a table, in the types and shapes of `kinds`."""
+        """Return what the inputs get for the rows of a table, shaped and typed as `kinds` says."""
         if self.encoder is None or not self.encoder.by_name:
             rows = np.asarray(X, dtype=np.float64)
             return {name: rows[:, [place]] for place, name in enumerate(self.names)}
