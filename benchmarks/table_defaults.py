@@ -91,28 +91,13 @@ STAGES: tuple[tuple[str, bool, Mapping[str, Settings]], ...] = (
             "lr 0.001": {"lr": 1e-3},
             "lr 0.01": {"lr": 1e-2},
             "weight decay 0.1": {"weight_decay": 0.1},
-            "weight decay 1": {"weight_decay": 1.0},
             "dropout 0.1": {"dropout": 0.1},
-            "dropout 0.25": {"dropout": 0.25},
             "chosen by loss": {"select": "loss"},
         },
     ),
-    (
-        "length",
-        True,
-        {
-            "patience 40": {"n_iter_no_change": 40},
-            "50 epochs": {"epochs": 50},
-            "200 epochs": {"epochs": 200},
-            "batch 256": {"batch_size": 256},
-        },
-    ),
-    (
-        "size",
-        True,
-        {"width x2": {"width": 2}, "width x4": {"width": 4}, "width x0.5": {"width": 0.5}},
-    ),
-    ("ensemble", False, {f"{k} nets": {"ensemble_size": k} for k in (1, 4, 8)}),
+    ("length", True, {"patience 40": {"n_iter_no_change": 40}, "batch 256": {"batch_size": 256}}),
+    ("ensemble", False, {"8 nets": {"ensemble_size": 8}}),
+    ("width", True, {"twice as wide": {"width": 2}}),
 )
 """Name, whether small and larger tables are chosen for apart, and variations by name."""
 
@@ -255,13 +240,17 @@ def run(trials: Trials) -> Iterator[dict[str, Any]]:
                 for group, which in (("small", True), ("larger", False))
             },
             "tables": {
-                name: {
-                    **{head: trials.mean(name, now[name], heads=(head,)) for head in HEADS},
-                    **{head: trials.mean(name, START, heads=(head,)) for head in REFERENCES},
-                }
+                name: {head: trials.mean(name, now[name], heads=(head,)) for head in HEADS}
                 for name in now
             },
         }
+
+
+def save(found: Mapping[str, Any]) -> None:
+    """Write what is known."""
+    rule = {"small": SMALL, "least": LEAST}
+    how = {"splits": SPLITS, "sampled": SAMPLED, "rule": rule}
+    write_mapping(RESULT, {**found, **how, "environment": describe_environment()})
 
 
 def main() -> None:
@@ -270,17 +259,21 @@ def main() -> None:
     parser.add_argument("--tables", type=Path, required=True, help="folder with catalog.csv")
     torch.set_num_threads(1)
     trials = Trials(parser.parse_args().tables)
+    found: dict[str, Any] = {"tables": {}}
     for found in run(trials):
-        write_mapping(
-            RESULT,
-            {
-                **found,
-                "splits": SPLITS,
-                "sampled": SAMPLED,
-                "rule": {"small": SMALL, "least": LEAST},
-                "environment": describe_environment(),
-            },
-        )
+        save(found)
+    for name, row in found["tables"].items():  # last of all, as they choose nothing
+        row |= {head: trials.mean(name, START, heads=(head,)) for head in REFERENCES}
+    sizes = found["chosen"]["small"], found["chosen"]["larger"]
+    losses = {}
+    for name, table in trials.tables.items():
+        if table.task == "classification":
+            settings = sizes[not trials.is_small(name)]
+            means = {
+                head: trials.mean(name, settings, "loss", (head,)) for head in (*HEADS, *REFERENCES)
+            }
+            losses[name] = {head: None if math.isnan(x) else x for head, x in means.items()}
+    save({**found, "losses": losses})
 
 
 if __name__ == "__main__":

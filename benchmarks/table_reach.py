@@ -1,7 +1,7 @@
 """Judge the estimators' defaults on the deciding half of the tables, which chose nothing.
 
     python benchmarks/table_reach.py --tables FOLDER   # of the files of table_halves.py
-    python benchmarks/table_reach.py --table-only      # print the table of docs/tables.md again
+    python docs/tables.py                              # then, the table of docs/tables.md
 
 Every head with its defaults, on `SPLITS` random splits of every table of `table_halves.DECIDING`
 (three quarters train, a quarter tests; classes in equal parts where that can be), the same splits
@@ -39,7 +39,6 @@ from sklearn.model_selection import train_test_split
 
 from spinalnet._checks import SpinalnetError
 from spinalnet.comparison.table_heads import TABLE_MODELS, make_estimator
-from spinalnet.comparison.wording import as_markdown
 from spinalnet.data import load_table
 from spinalnet.files import write_mapping
 from spinalnet.training.environment import describe_environment
@@ -52,8 +51,6 @@ ROPE = 0.01
 FIRST = "spinal"
 HEADS = (FIRST, "unchained", "matched", "mlp", "linear", "ridge", "sklearn-mlp", "trees")
 WHERE_INSTALLED = ("tabm", "lightgbm", "xgboost", "catboost")
-IMBALANCED = 0.9
-"""Share of the greatest class from which on balanced accuracy and log loss are told too."""
 
 
 def signed_rank(
@@ -229,55 +226,13 @@ def summary(fits: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> dict[str
     }
 
 
-def section(result: Mapping[str, Any] | None = None) -> str:
-    """Return the result as Markdown: by table, and the test."""
-    found = json.loads(RESULT.read_text(encoding="utf-8")) if result is None else result
-    heads = found["heads"]
-    by_table = [
-        [name, *("" if row[head] is None else f"{row[head]:.3f}" for head in heads)]
-        for name, row in found["tables"].items()
-    ]
-    by_table.append(["mean rank", *(f"{found['mean_ranks'][head]:.2f}" for head in heads)])
-    test = [
-        [
-            head,
-            *(f"{row[name]:.3f}" for name in ("better", "equal", "worse")),
-            f"{row['mean_difference']:+.3f}",
-            f"{row['wins']} / {row['losses']}",
-        ]
-        for head, row in found["against"].items()
-    ]
-    environment = found["environment"]
-    header = (
-        *(f"{FIRST} against", "P(better)", f"P(within {ROPE:g})", "P(worse)"),
-        *("mean difference", f"tables above {ROPE:g} / below"),
-    )
-    return "\n".join(
-        [
-            as_markdown(("table", *heads), by_table),
-            "",
-            as_markdown(header, test),
-            "",
-            f"`python benchmarks/table_reach.py --tables FOLDER`, {SPLITS} splits, on "
-            f"{environment.get('cpu')}, {environment.get('threads')} thread(s), torch "
-            f"{environment.get('torch')}. Accuracy or R² of defaults on the deciding half.",
-        ]
-    )
-
-
 def main() -> None:
     """Fit what has not been fitted, and write what it says."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--tables", type=Path, help="folder with catalog.csv")
-    parser.add_argument("--table-only", action="store_true", help="print the results again")
+    parser.add_argument("--tables", type=Path, required=True, help="folder with catalog.csv")
     parser.add_argument("--heads", default="", help="some heads only, with commas; writes nothing")
     parser.add_argument("--only", default="", help="some tables only, with commas; writes nothing")
     given = parser.parse_args()
-    if given.table_only:
-        print(section())
-        return
-    if given.tables is None:
-        parser.error("give the folder of the tables: --tables FOLDER")
     torch.set_num_threads(1)
     heads = given.heads.split(",") if given.heads else [*HEADS, *WHERE_INSTALLED]
     names = given.only.split(",") if given.only else list(table_halves.DECIDING)
@@ -288,7 +243,7 @@ def main() -> None:
         return
     found |= {"splits": SPLITS, "rope": ROPE, "environment": describe_environment()}
     write_mapping(RESULT, found)
-    print(section(found))
+    print(json.dumps({name: found[name] for name in ("mean_ranks", "against")}, indent=1))
 
 
 if __name__ == "__main__":

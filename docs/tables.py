@@ -267,6 +267,63 @@ def verdict_power() -> str:
     )
 
 
+def table_defaults() -> str:
+    """Return what was tried to choose the estimators' defaults, and what was taken."""
+    record = load("benchmarks/results/table-defaults.json")
+    rows = [
+        [
+            stage["stage"],
+            stage["group"],
+            label,
+            f"{seen['gain']:+.4f} ± {seen['error']:.4f}",
+            "taken" if label == stage["taken"] else "",
+        ]
+        for stage in record["stages"]
+        for label, seen in stage["variations"].items()
+    ]
+    header = ("stage", "tables", "variation", "gain ± standard error", "")
+    env = record["environment"]
+    made = (
+        f"`python benchmarks/table_defaults.py --tables FOLDER` on {env['cpu']}, "
+        f"{env['threads']} thread(s), torch {env['torch']}. Accuracy or R², mean over the tables "
+        "and all four nets, against the settings chosen so far."
+    )
+    return f"{as_markdown(header, rows, left=3)}\n\n{made}"
+
+
+def table_reach() -> str:
+    """Return how the defaults did on the tables that had no part in choosing them."""
+    if not (ROOT / "benchmarks/results/table-reach.json").exists():
+        return "Not measured yet: `python benchmarks/table_reach.py --tables FOLDER`."
+    found = load("benchmarks/results/table-reach.json")
+    heads, rope, env = found["heads"], found["rope"], found["environment"]
+    by_table = [
+        [name, *("" if row[head] is None else f"{row[head]:.3f}" for head in heads)]
+        for name, row in found["tables"].items()
+    ]
+    by_table.append(["mean rank", *(f"{found['mean_ranks'][head]:.2f}" for head in heads)])
+    test = [
+        [
+            head,
+            *(f"{row[name]:.3f}" for name in ("better", "equal", "worse")),
+            f"{row['mean_difference']:+.3f}",
+            f"{row['wins']} / {row['losses']}",
+        ]
+        for head, row in found["against"].items()
+    ]
+    header = (
+        *("spinal against", "P(better)", f"P(within {rope:g})", "P(worse)", "mean difference"),
+        f"tables above {rope:g} / below",
+    )
+    made = (
+        f"`python benchmarks/table_reach.py --tables FOLDER`, {found['splits']} splits, on "
+        f"{env['cpu']}, {env['threads']} thread(s), torch {env['torch']}. Accuracy or R² with "
+        "defaults on the deciding half; probabilities of the Bayesian signed-rank test."
+    )
+    parts = as_markdown(("table", *heads), by_table), as_markdown(header, test), made
+    return "\n\n".join(parts)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "digits": lambda: comparison("digits"),
     "cifar10-features": lambda: comparison("cifar10-features"),
@@ -301,6 +358,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "jacobian": jacobians,
     "verdict-errors": verdict_errors,
     "verdict-power": verdict_power,
+    "table-defaults": table_defaults,
+    "table-reach": table_reach,
 }
 
 

@@ -80,7 +80,10 @@ HEAVY = {
     "triton",
 }
 # Classes of scikit-learn's, kernels of triton's: these are loaded when first used.
-HEAVY_AT_THE_TOP = {"tabular.estimators", "tabular.encoder", "kernels.triton"}
+HEAVY_AT_THE_TOP = {
+    *("tabular.estimators", "tabular.base", "tabular.encoder", "kernels.triton"),
+    *("comparison.table_baselines", "comparison.table_tabm"),
+}
 
 
 def module_name(path: Path) -> str:

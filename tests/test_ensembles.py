@@ -174,3 +174,65 @@ def test_a_number_of_nets_is_a_number(size: Any) -> None:
     X, y = load_wine(return_X_y=True)
     with pytest.raises(InputError, match="ensemble_size must be an integer >= 1"):
         SpinalClassifier(ensemble_size=size).fit(X, y)
+
+
+def test_outliers_among_inputs_carry_no_prediction_away() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.standard_cauchy(size=(600, 5))
+    y = np.tanh(X[:, 0]) + np.tanh(X[:, 1]) + 0.3 * rng.normal(size=600)
+    train, test = slice(0, 400), slice(400, None)
+    bare: dict[str, Any] = {"embedding": None, "early_stopping": False}
+    scores = [
+        SpinalRegressor(ensemble_size=2, random_state=0, **options)
+        .fit(X[train], y[train])
+        .score(X[test], y[test])
+        for options in ({}, bare)
+    ]
+    assert scores[0] > 0.6
+    assert scores[1] < 0.3
+    model = SpinalRegressor(ensemble_size=2, random_state=0).fit(X[train], y[train])
+    far = model.predict(X[test] * 1e6)
+    assert np.ptp(far) < 3.0 * np.ptp(y)
+
+
+@pytest.mark.parametrize(("rows", "held_out"), [(40, False), (60, True)])
+def test_rows_are_held_out_where_there_are_enough(rows: int, held_out: bool) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(rows, 3))
+    model = SpinalRegressor(ensemble_size=1, epochs=3).fit(X, X[:, 0])
+    assert hasattr(model, "validation_scores_") is held_out
+    assert not hasattr(
+        SpinalRegressor(ensemble_size=1, epochs=3, early_stopping=False).fit(X, X[:, 0]),
+        "validation_scores_",
+    )
+
+
+def test_the_number_of_rows_decides_what_is_not_given() -> None:
+    small, large = (SpinalClassifier().train_config(0, rows) for rows in (1000, 20_000))
+    assert small.batch_size < large.batch_size
+    assert small.early_stopping > large.early_stopping
+    given = SpinalClassifier(batch_size=7, epochs=3, n_iter_no_change=2).train_config(0, 20_000)
+    assert (given.batch_size, given.epochs, given.early_stopping) == (7, 3, 2)
+
+
+def test_a_class_of_one_row_is_trained_on_all_the_same() -> None:
+    X, y = load_wine(return_X_y=True)
+    y = np.r_[y[:-1], 9]
+    model = SpinalClassifier(ensemble_size=1, epochs=2, random_state=0).fit(X, y)
+    assert model.predict_proba(X).shape == (len(X), 4)
+
+
+def test_weights_decide_which_epoch_is_best() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 4))
+    y = (X[:, 0] + rng.normal(size=300) > 0).astype(int)
+    weights = rng.uniform(0.1, 3.0, 300)
+    options: dict[str, Any] = {"ensemble_size": 1, "early_stopping": True, "epochs": 4}
+    model = SpinalClassifier(random_state=0, **options).fit(X, y, weights)
+    scaled = SpinalClassifier(random_state=0, **options).fit(X, y, 1000.0 * weights)
+    assert model.validation_scores_ == pytest.approx(scaled.validation_scores_)
+    plain = SpinalClassifier(random_state=0, **options).fit(X, y)
+    assert model.validation_scores_ != plain.validation_scores_
+    counts = {score * 30 for score in plain.validation_scores_}
+    assert all(abs(count - round(count)) < 1e-9 for count in counts)
+    assert any(abs(score * 30 - round(score * 30)) > 1e-9 for score in model.validation_scores_)

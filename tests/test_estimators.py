@@ -32,10 +32,11 @@ from spinalnet.training.loop import Progress
 
 CLASSES = [SpinalClassifier, SpinalRegressor, DenseClassifier, DenseRegressor]
 CONTROLS = [ControlClassifier, ControlRegressor]
+BARE: dict[str, Any] = {"ensemble_size": 1, "embedding": None, "early_stopping": False}
 
 
-# No check is excluded. Fewer epochs than the default, to be quick.
-@parametrize_with_checks([make(epochs=50) for make in [*CLASSES, *CONTROLS]])
+# No check is excluded. Fewer epochs and nets than the default, to be quick.
+@parametrize_with_checks([make(epochs=50, ensemble_size=2) for make in [*CLASSES, *CONTROLS]])
 def test_scikit_learn_checks(estimator, check) -> None:  # type: ignore[no-untyped-def]
     check(estimator)
 
@@ -58,7 +59,8 @@ def test_an_estimator_learns_what_fit_learns_by_autograd(
     X = rng.normal(size=(150, 6))
     X = (X - X.mean(0)) / X.std(0)
     y = (X[:, 0] * X[:, 1] > 0).astype(int) if classification else X[:, 0] * X[:, 1]
-    model = make(hidden_features=5, epochs=7, batch_size=32, random_state=3, **options).fit(X, y)
+    given = BARE | options
+    model = make(hidden_features=5, epochs=7, batch_size=32, random_state=3, **given).fit(X, y)
     still = model.get_params() | {"lr": 1e-30, "epochs": 1}  # weights stay as they were drawn
     net = make(**still).fit(X, y).module_
     targets = torch.from_numpy(y if classification else ((y - y.mean()) / y.std())[:, None])
@@ -248,7 +250,8 @@ def test_partial_fit_goes_on_where_it_was() -> None:
         other = pickle.loads(pickle.dumps(other)).partial_fit(X, y)
     assert np.array_equal(other.predict_proba(X), model.predict_proba(X))
     # And it is what a fit with a constant rate does.
-    whole = SpinalClassifier(random_state=0, lr=1e-2, schedule="constant", epochs=30).fit(X, y)
+    shared = {"random_state": 0, "lr": 1e-2, "early_stopping": False}
+    whole = SpinalClassifier(schedule="constant", epochs=30, **shared).fit(X, y)
     assert whole.loss_curve_ == pytest.approx(model.loss_curve_, rel=1e-9)
 
     with pytest.raises(ValueError, match="pass the weights as sample_weight"):
@@ -357,7 +360,7 @@ def test_a_constant_target_is_repeated_with_a_warning() -> None:
 
 def test_more_splits_than_features_are_as_many_as_there_are() -> None:
     X, y = load_iris(return_X_y=True)
-    model = SpinalClassifier(num_splits=9, num_layers=12, epochs=1).fit(X, y)
+    model = SpinalClassifier(num_splits=9, num_layers=12, epochs=1, **BARE).fit(X, y)
     assert model.module_.spine.num_splits == 4
 
 

@@ -119,6 +119,33 @@ SPACES: Mapping[str, Space] = {
         "min_samples_leaf": Range(2, 50, log=True, whole=True),
         "l2_regularization": Range(1e-6, 10.0, log=True),
     },
+    "lightgbm": {
+        "learning_rate": Range(0.01, 0.3, log=True),
+        "num_leaves": Range(4, 64, log=True, whole=True),
+        "min_child_samples": Range(2, 50, log=True, whole=True),
+        "reg_lambda": Range(1e-6, 10.0, log=True),
+    },
+    "xgboost": {
+        "learning_rate": Range(0.01, 0.3, log=True),
+        "max_depth": Range(2, 10, whole=True),
+        "min_child_weight": Range(1.0, 50.0, log=True),
+        "reg_lambda": Range(1e-6, 10.0, log=True),
+    },
+    "catboost": {
+        "learning_rate": Range(0.01, 0.3, log=True),
+        "depth": Range(2, 8, whole=True),
+        "l2_leaf_reg": Range(0.1, 30.0, log=True),
+    },
+    "tabm": {
+        "lr": Range(3e-4, 1e-2, log=True),
+        "weight_decay": Range(1e-5, 0.1, log=True),
+        "dropout": Range(0.0, 0.3, least=True),
+    },
+    "sklearn-mlp": {
+        "learning_rate_init": Range(3e-4, 3e-2, log=True),
+        "alpha": Range(1e-5, 1.0, log=True),
+        "hidden_layer_sizes": Choice((25, 50, 100, 200, 400)),
+    },
 }
 """All that is tried of a head. A head that is not here has what all nets share."""
 

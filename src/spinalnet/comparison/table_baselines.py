@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from importlib import import_module
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
+from sklearn.exceptions import ConvergenceWarning
 
 from spinalnet._checks import InputError
 from spinalnet.tabular.encoder import Encoder
@@ -23,7 +25,7 @@ def find_class(place: str, head: str) -> Any:
     try:
         return getattr(import_module(module), name)
     except ImportError as error:
-        library = module.split(".")[0]
+        library = error.name or module
         raise InputError(
             f"head '{head}' needs {library}, which is not installed: pip install {library}, or "
             "leave the head out."
@@ -49,6 +51,9 @@ class Encoded(BaseEstimator):
     Attributes:
         encoder_: What makes numbers of the columns.
         model_: The fitted estimator.
+        classes_: Classes in the order of the model's class numbers.
+        center_: What is subtracted from a regression's targets.
+        scale_: What they are divided by then.
     """
 
     def __init__(self, model: Any, classifies: bool = True) -> None:
@@ -64,15 +69,18 @@ class Encoded(BaseEstimator):
     def fit(self, X: Any, y: Any) -> Encoded:
         """Fit the encoding, then the model."""
         self.encoder_ = Encoder(X, None)
-        self.model_ = self.model
+        self.model_ = clone(self.model)
         y = np.asarray(y)
         if self.classifies:
             self.classes_, y = np.unique(y, return_inverse=True)
         else:
             spread = y.std(axis=0)
-            self._center, self._scale = y.mean(axis=0), np.where(spread > 0, spread, 1.0)
-            y = (y - self._center) / self._scale
-        self.model_.fit(self.encoder_.transform(X), y)
+            self.center_, self.scale_ = y.mean(axis=0), np.where(spread > 0, spread, 1.0)
+            y = (y - self.center_) / self.scale_
+        with warnings.catch_warnings():
+            # Ending after the iterations that are its default is how it comes.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            self.model_.fit(self.encoder_.transform(X), y)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -80,7 +88,7 @@ class Encoded(BaseEstimator):
         said = np.asarray(self.model_.predict(self.encoder_.transform(X)))
         if self.classifies:
             return self.classes_[said.reshape(len(said)).astype(int)]
-        return said * self._scale + self._center
+        return said * self.scale_ + self.center_
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of every class, `(N, classes)`."""

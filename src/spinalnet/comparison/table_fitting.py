@@ -14,7 +14,7 @@ from torch import Tensor
 
 from spinalnet._checks import InputError
 from spinalnet.comparison.outputs import AnyOutputs, Outputs, RegressionOutputs
-from spinalnet.comparison.table_heads import head_row, make_estimator, option_names, tuned_options
+from spinalnet.comparison.table_heads import head_row, make_estimator, tuned_options
 from spinalnet.comparison.table_rows import TableRows
 from spinalnet.comparison.table_spec import TableSpec
 from spinalnet.data.columns import is_frame
@@ -86,8 +86,6 @@ def _fed(estimator: Any, rows: TableRows) -> Any:
     return OnColumns(estimator) if bare else estimator
 
 
-_LENGTHS = ("epochs", "max_iter", "n_estimators", "iterations")  # of a fit, in every library
-
 _warm: set[Any] = set()  # what this process has fitted before
 
 
@@ -97,8 +95,8 @@ def warm_up(spec: TableSpec, rows: TableRows, chosen: Mapping[str, Any] | None) 
     if key in _warm:
         return
     _warm.add(key)
-    known = option_names(spec.head, rows.table.task)
-    short = {name: 1 for name in _LENGTHS if name in known}
+    row = head_row(spec.head)
+    short = {"epochs": 1} if row.kind else row.brief
     briefly = replace(spec, head_options={**spec.head_options, **short})
     fit(estimator_of(briefly, rows, chosen), rows, rows.train)
 

@@ -24,6 +24,7 @@ class TableHead:
         kind: Class of the estimator in `spinalnet.tabular`, without its ending; "" for others.
         classes: Of another library: "module:Class" of the classifier and of the regressor.
         encoded: Whether such a one gets the numbers that nets get, and not the table.
+        brief: Options with which such a one is fitted in a moment.
         fixed: Options that make it this head; nobody else gives them.
         defaults: Options with other defaults than the estimator's.
         width: The hidden width it starts from, which tuning multiplies.
@@ -33,10 +34,13 @@ class TableHead:
     kind: str = ""
     classes: tuple[str, str] = ("", "")
     encoded: bool = True
+    brief: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     width: int = 0
 
+
+_HERE = "spinalnet.comparison"
 
 TABLE_MODELS: dict[str, TableHead] = {
     "spinal": TableHead("spinal net, 4 layers of 16, 2 slices", "Spinal", width=16),
@@ -79,21 +83,30 @@ TABLE_MODELS: dict[str, TableHead] = {
             "sklearn.ensemble:HistGradientBoostingRegressor",
         ),
         encoded=False,
+        brief={"max_iter": 1},
         defaults={"categorical_features": "from_dtype"},
+    ),
+    "tabm": TableHead(
+        "TabM, 32 networks that share most of their weights",
+        classes=(f"{_HERE}.table_tabm:TabMClassifier", f"{_HERE}.table_tabm:TabMRegressor"),
+        brief={"epochs": 1},
     ),
     "lightgbm": TableHead(
         "LightGBM's gradient boosting",
         classes=("lightgbm:LGBMClassifier", "lightgbm:LGBMRegressor"),
+        brief={"n_estimators": 1},
         defaults={"n_jobs": 1, "verbosity": -1},
     ),
     "xgboost": TableHead(
         "XGBoost's gradient boosting",
         classes=("xgboost:XGBClassifier", "xgboost:XGBRegressor"),
+        brief={"n_estimators": 1},
         defaults={"n_jobs": 1},
     ),
     "catboost": TableHead(
         "CatBoost's gradient boosting",
         classes=("catboost:CatBoostClassifier", "catboost:CatBoostRegressor"),
+        brief={"iterations": 1},
         defaults={"thread_count": 1, "verbose": False, "allow_writing_files": False},
     ),
 }
@@ -204,7 +217,7 @@ def make_estimator(
         if row.kind:
             estimator.train_config(seed)
             _try_net(estimator)
-        elif hasattr(estimator, "_validate_params"):
+        elif hasattr(estimator, "_parameter_constraints"):
             estimator._validate_params()  # scikit-learn's own sentence about a value
     except (TypeError, ValueError, TrainingError) as error:
         reason = str(error).splitlines()[0].rstrip(".")

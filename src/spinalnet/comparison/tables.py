@@ -311,7 +311,8 @@ def _result(
     if net is not None:
         params = count_params(net).total
         macs = count_macs(net, (net.in_features,)).total  # type: ignore[arg-type]
-        gradients = "closed form" if LossGradient.why_not(net) is None else "autograd"
+        trained: Any = getattr(net, "members", [net])[0]  # of an ensemble, all are alike
+        gradients = "closed form" if LossGradient.why_not(trained) is None else "autograd"
     return {
         "model": "table",
         "head": spec.head,

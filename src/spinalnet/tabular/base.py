@@ -35,6 +35,21 @@ if TYPE_CHECKING:
 SEEDS = 2**31 - 1
 
 
+def _numeric(encoder: Any, width: int) -> np.ndarray | None:
+    """Return which of the encoded inputs are numbers or dates; None where the encoder says nothing.
+
+    What text was turned into has many values too, but no order that is worth bins.
+    """
+    columns = getattr(encoder, "columns", None)
+    if columns is None:
+        return None
+    found = np.zeros(width, dtype=bool)
+    for column in columns:
+        if column.kind in ("number", "date"):
+            found[column.outputs] = True
+    return found
+
+
 class NetEstimator(NetOptions, TrainingOptions, BaseEstimator):
     """What all estimators share: validation, encoding, training, and prediction."""
 
@@ -117,7 +132,13 @@ class NetEstimator(NetOptions, TrainingOptions, BaseEstimator):
         device = resolve_device(self.device)
         encoded = np.ascontiguousarray(self.encoder_.transform(X), dtype=np.float64)
         if first:
-            embedding = fit_embedding(self.embedding, encoded, weights, bins=int(self.num_bins))
+            embedding = fit_embedding(
+                self.embedding,
+                encoded,
+                weights,
+                bins=int(self.num_bins),
+                numeric=_numeric(self.encoder_, encoded.shape[1]),
+            )
         else:
             embedding = getattr(self.module_, "embedding", None)
         x = torch.from_numpy(encoded)

@@ -237,29 +237,39 @@ class SpinalClassifier(SpinalOptions, _Classifier):
         activation: Name from `nn.ACTIVATIONS` or a module factory.
         norm: "batch", "layer" or None.
         dropout: Probability of dropping an input of a layer, the output row's included.
-        epochs: Passes over the data.
-        batch_size: Rows per step.
+        ensemble_size: Number of nets, each with weights, order of rows and rows held out of its
+            own; their predictions are averaged.
+        embedding: What numbers are turned into: parts joined by "+" of "clip", "quantile",
+            "piecewise", "periodic" and "linear" (see `tabular.embedding`); None for standardised
+            numbers.
+        num_bins: Largest number of bins of "piecewise".
+        epochs: Passes over the data, at most; None: by the number of rows.
+        batch_size: Rows per step; None: by the number of rows.
         optimizer: "adamw", "adam" or "sgd".
         lr: Base learning rate.
         weight_decay: Weight decay; decoupled with adamw, L2 otherwise.
         schedule: "cosine", "constant", "one-cycle" or "step", see `training.config.SCHEDULES`.
         clip_norm: Largest norm of the gradient; 0 for no limit.
         early_stopping: Hold out rows, stop when they are predicted no better, and keep the best
-            weights.
+            weights. "auto": where there are rows enough.
         validation_fraction: Share of the rows held out, of all classes alike.
-        n_iter_no_change: Epochs without a new best that end the training.
+        n_iter_no_change: Epochs without a new best that end the training; None: by the number of
+            rows.
         class_weight: Mapping of class to weight, or "balanced".
         random_state: Seed or generator of every random draw.
         device: cpu, cuda, mps or auto. For small tables the CPU is the fastest.
 
     Attributes:
-        module_: The trained network, a `torch.nn.Module` on standardised inputs (`prepare`).
+        module_: What was trained, a `torch.nn.Module` on standardised inputs (`prepare`): the
+            embedding, the nets, and their average. Of one net without an embedding, that net.
+        members_: Of every net a dict: `random_state` (a single net with it is this very one),
+            `seed`, `n_iter`, `best_epoch`, `loss_curve`, `validation_scores`.
         classes_: The classes, sorted.
         n_features_in_: Number of columns of `X`.
         feature_names_in_: Their names, if `X` had names.
-        n_iter_: Epochs run; `best_epoch_` the one whose weights were kept.
-        loss_curve_: Training loss of every epoch; `loss_` the last.
-        validation_scores_: Accuracy on the held-out rows, with early_stopping.
+        n_iter_: Epochs that the first net was trained; `best_epoch_` the one whose weights it has.
+        loss_curve_: Its training loss of every epoch; `loss_` the last.
+        validation_scores_: Its accuracy on the rows held out, if there were any.
 
     Raises:
         ValueError: At `fit`, if data or parameters cannot serve; scikit-learn's own messages where

@@ -30,26 +30,30 @@ def _plain(value: Any) -> Any:
     return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
-EARLY_STOPPING_ROWS = 50
-"""With fewer, "auto" holds none out: what they say of an epoch would be chance."""
+HELD_OUT_FROM = 50
+"""Rows from which on "auto" holds some out: what fewer say of an epoch would be chance."""
+
+LARGE = 5000
+"""Rows from which on a table has epochs of many steps."""
 
 
-def epochs_for(rows: int) -> int:
-    """Return how many epochs a table of so many rows is gone through by default."""
-    return 100
+def by_size(rows: int) -> dict[str, int]:
+    """Return what is not given of epochs, batch_size and n_iter_no_change, by the number of rows.
 
-
-def batch_size_for(rows: int) -> int:
-    """Return how many rows are a batch by default."""
-    return 64 if rows < 5000 else 256
+    `benchmarks/table_defaults.py` chose what stands here for tables of up to some thousand rows.
+    Larger ones have larger batches and less patience, so that they are done in seconds.
+    """
+    if rows < LARGE:
+        return {"epochs": 100, "batch_size": 64, "n_iter_no_change": 20}
+    return {"epochs": 100, "batch_size": 256, "n_iter_no_change": 10}
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class TrainingOptions:
     """The options of training, under the names that scikit-learn's own networks use."""
 
-    ensemble_size: int = 1
-    embedding: str | None = None
+    ensemble_size: int = 8
+    embedding: str | None = "quantile+piecewise"
     num_bins: int = 16
     epochs: int | None = None
     batch_size: int | None = None
@@ -60,7 +64,7 @@ class TrainingOptions:
     clip_norm: float = 0.0
     early_stopping: bool | str = "auto"
     validation_fraction: float = 0.1
-    n_iter_no_change: int = 20
+    n_iter_no_change: int | None = None
     random_state: Any = None
     device: str = "cpu"
 
@@ -75,7 +79,7 @@ class TrainingOptions:
     def holds_out(self, rows: int) -> bool:
         """Return whether rows are held out for early stopping."""
         if self.early_stopping == "auto":
-            return rows >= EARLY_STOPPING_ROWS
+            return rows >= HELD_OUT_FROM
         return bool(self.early_stopping)
 
     def train_config(self, seed: int, rows: int = 1000, **changes: Any) -> TrainConfig:
@@ -92,10 +96,10 @@ class TrainingOptions:
         self.count_members()
         check_positive("num_bins", _plain(self.num_bins))
         parse_embedding(self.embedding)
-        chosen = {"epochs": epochs_for(rows), "batch_size": batch_size_for(rows)}
-        for name in ("epochs", "batch_size", "n_iter_no_change"):
+        chosen = by_size(rows)
+        for name in chosen:
             value = _plain(getattr(self, name))
-            if value is None and name in chosen:
+            if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} must be an integer >= 1, got {value!r}.")
