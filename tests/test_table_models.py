@@ -536,20 +536,45 @@ def test_an_exported_model_takes_columns_as_they_are(
     assert (labels == truth)[sure].all()
 
 
+@pytest.mark.parametrize("table", ["plain", "two"])
+def test_a_net_that_float32_cannot_follow_is_written_in_float64(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    pytest.importorskip("onnx")
+    from spinalnet.deploy import table_export
+
+    run = trained(folder, table, "mlp")
+    assert table_export.export_table(run, tmp_path / "m.onnx").precision == "float32"
+    monkeypatch.setattr(table_export, "TOLERANCE", 1e-12)
+    done = table_export.export_table(run, tmp_path / "m.onnx")
+    assert done.precision == "float64"
+    assert done.largest_difference < 1e-12
+
+
 def test_dates_and_text_come_as_numbers_and_the_command_says_so(folder, tmp_path) -> None:
     pytest.importorskip("onnx")
-    from spinalnet.deploy.table_export import export_table
+    from spinalnet.deploy.table_export import export_table, onnx_inputs
 
     run = trained(folder, "all", "spinal")
     told: list[str] = []
     done = export_table(run, tmp_path / "m.onnx", tell=told.append)
     assert done.outside["built"] == "date"
     assert "text" in done.outside.values()
-    assert any("'built'" in line and "comes as its parts" in line for line in told)
+    assert any("'built'" in line and "a date comes as its parts" in line for line in told)
     assert {"built elapsed", "built month"} <= done.inputs.keys()
     about = session_of(tmp_path / "m.onnx").get_modelmeta().custom_metadata_map
     assert json.loads(about["encoded_outside"]) == done.outside
     assert json.loads(about["inputs"]) == done.inputs
+    new = pd.read_csv(folder / "new.csv")
+    feeds = onnx_inputs(run, new)
+    days = (pd.to_datetime(new["built"]) - pd.Timestamp("1970-01-01")).dt.days
+    assert np.array_equal(feeds["built elapsed"][:, 0], days, equal_nan=True)
+    assert feeds["id text"].shape == (40, 30)
+    said = session_of(tmp_path / "m.onnx").run(None, feeds)[0]
+    assert np.allclose(said[:, 0], load_table_model(run).predict(new), rtol=1e-4)
+    # Trees see the same columns, one number at a time.
+    trees = export_table(trained(folder, "all", "trees"), tmp_path / "t.onnx")
+    assert trees.inputs == done.inputs
 
 
 def test_a_file_that_would_answer_differently_is_not_written(folder, tmp_path, monkeypatch) -> None:

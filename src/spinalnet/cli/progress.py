@@ -150,6 +150,8 @@ def print_run(record: runs.RunRecord) -> None:
             epoch = result.get("best_epoch")
             chosen = f" (epoch {epoch})" if part == "val" and epoch else ""
             told.append(f"{part} {metric} {value}{chosen}")
+            if held.get("r2") is not None:  # which says more than an error in somebody's units
+                told.append(f"{part} R² {held['r2']:.4f}")
     told.append(f"{result['train_seconds']:.1f} s")
     err_console.print(f"{record.path.name}: {', '.join(told)}", highlight=False)
 

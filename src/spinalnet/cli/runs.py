@@ -73,6 +73,7 @@ _OF_IMAGES |= {"in_channels", "limit", "on_bad_image", "probe_epochs", "probe_lr
 
 def _train_on_table(asked: RunOptions, head: str, out: Path | None, **of_table: Any) -> None:
     """Fit one model to a table and leave its folder."""
+    from spinalnet import _dist
     from spinalnet.comparison import TableSpec, asking, table_rows, tables
     from spinalnet.comparison.table_spec import training_of
     from spinalnet.training import runs
@@ -86,6 +87,8 @@ def _train_on_table(asked: RunOptions, head: str, out: Path | None, **of_table: 
     shared = training_of(training, head)
     options = {**shared.pop("head_options", {}), **head_options(asked.head_option)}
     spec = TableSpec(asked.data, head=head, head_options=options, **shared, **of_table)
+    if not _dist.is_main():
+        return  # one process fits a table
     folder = out or asking.default_run_folder(spec)
     if runs.is_done(folder):
         err_console.print(f"{folder} is already done; nothing to train.", highlight=False)

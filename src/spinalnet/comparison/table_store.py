@@ -100,17 +100,13 @@ def _as_arrays(estimator: Any, encoder: Any, names: Sequence[str]) -> Any:
             estimator.encoder_,
             estimator.model_,
             classes=getattr(estimator, "classes_", None),
-            center=_learned(estimator, "center"),
-            scale=_learned(estimator, "scale"),
+            center=getattr(estimator, "center_", None),
+            scale=getattr(estimator, "scale_", None),
         )
     if type(estimator).__name__.startswith("HistGradientBoosting"):
         forest = Forest.of(estimator, names)
         return ForestEstimator(forest, getattr(estimator, "classes_", None), encoder)
     raise InputError(f"a {type(estimator).__name__} cannot be written as plain arrays.")
-
-
-def _learned(estimator: Any, name: str) -> Any:
-    return getattr(estimator, f"{name}_", getattr(estimator, f"_{name}", None))
 
 
 def _in_columns(estimator: Any, X: Any) -> Any:

@@ -42,7 +42,7 @@ class TableExported:
 
     Attributes:
         path: The file.
-        inputs: Kind of every input by name, "number" (float64) or "text"; all `(N, 1)`.
+        inputs: Kind of every input by name, see `TableInputs.kinds`.
         outputs: Names of the outputs: of classes the label and the probabilities, else the values.
         nodes: Number of operations by kind.
         outside: Columns whose encoding is not in the file, by kind; see `TableInputs`.
@@ -111,14 +111,35 @@ def export_table(
         for kind in sorted(set(outside.values())):
             names = [f"'{name}'" for name, of in outside.items() if of == kind]
             tell(
-                f"the encoding of {kind} is not in the file: column {some(names, 5)} "
-                f"{OUTSIDE[kind]}; the names of the inputs say which (docs/export.md)."
+                f"not in the file: the encoding of {some(names, 5)}; {OUTSIDE[kind]} (see "
+                "docs/export.md)."
             )
     inputs = dict(zip(built.inputs.names, built.inputs.kinds, strict=True))
     return TableExported(
         *(Path(path), inputs, built.outputs, built.nodes, dict(built.inputs.outside), rows),
         *(difference, precision),
     )
+
+
+def onnx_inputs(run: str | os.PathLike[str] | TableModel, X: Any) -> dict[str, np.ndarray]:
+    """Return what an exported model takes for the rows of a table, by name of input.
+
+    Where no date and no text is among the columns, it is the columns themselves.
+
+    Args:
+        run: As for `export_table`.
+        X: A data frame with the columns of the training.
+
+    Raises:
+        InputError: If a column is missing, or holds what it cannot hold; both named.
+    """
+    model = run if isinstance(run, TableModel) else table_model(Path(run))
+    graph = Graph(import_for_export("onnx"))
+    return TableInputs.of(graph, _encoder_of(model), _names(model)).feeds(model.aligned(X))
+
+
+def _names(model: TableModel) -> list[str]:
+    return [column.name or f"x{k + 1}" for k, column in enumerate(model.about.columns)]
 
 
 @dataclass(frozen=True)
@@ -133,8 +154,7 @@ class _Built:
 
 def _build(onnx: Any, model: TableModel, opset: int, precision: str) -> _Built:
     graph = Graph(onnx)
-    names = [column.name or f"x{k + 1}" for k, column in enumerate(model.about.columns)]
-    inputs = TableInputs.of(graph, _encoder_of(model), names)
+    inputs = TableInputs.of(graph, _encoder_of(model), _names(model))
     said = _answers(graph, model, inputs, opset, precision)
     outputs = _finish(graph, model, said, set(inputs.names))
     made = onnx.helper.make_graph(graph.nodes, "spinalnet", graph.inputs, outputs, graph.constants)

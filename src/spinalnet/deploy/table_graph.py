@@ -29,11 +29,11 @@ class Graph:
         self._made += 1
         return f":{of}{self._made}"  # no column begins so
 
-    def input(self, name: str, kind: str) -> str:
-        """Add an input `(N, 1)` of "number" or "text"; return its name."""
+    def input(self, name: str, kind: str, width: int = 1) -> str:
+        """Add an input `(N, width)`, of text if `kind` is "text", else of float64."""
         proto = self.onnx.TensorProto
         dtype = proto.STRING if kind == "text" else proto.DOUBLE
-        self.inputs.append(self.onnx.helper.make_tensor_value_info(name, dtype, ["N", 1]))
+        self.inputs.append(self.onnx.helper.make_tensor_value_info(name, dtype, ["N", width]))
         return name
 
     def constant(self, values: Any, dtype: Any = None) -> str:

@@ -18,7 +18,10 @@ from spinalnet.data.columns import column_of, texts
 from spinalnet.deploy.table_graph import Graph
 from spinalnet.tabular.encoder import Encoder
 
-OUTSIDE = {"date": "comes as its parts", "text": "comes as the numbers made of it"}
+OUTSIDE = {
+    "date": "a date comes as its parts, unscaled",
+    "text": "a text comes as the numbers that the model makes of it",
+}
 """Kinds of columns whose encoding no operator can do, and what is done."""
 
 
@@ -29,9 +32,10 @@ class TableInputs:
     Attributes:
         encoder: What they stand for; None for trees of an array.
         names: Name of every input, in order: those of the columns, and of parts of columns.
-        kinds: "number" or "text" of every input.
-        outside: Columns whose encoding is not in the graph, by kind.
-        values: Results of the graph by name of input, `(N, 1)`.
+        kinds: What every input takes: "number" (float64) or "text", `(N, 1)`; "numbers" (float64),
+            `(N, width)`.
+        outside: Kinds of the columns whose encoding is not in the graph.
+        values: Results of the graph by name of input.
     """
 
     encoder: Encoder | None
@@ -55,6 +59,7 @@ class TableInputs:
         """
         kinds: dict[str, str] = {}
         outside: dict[str, str] = {}
+        widths: dict[str, int] = {}
         if encoder is None or not encoder.by_name:
             kinds = dict.fromkeys(columns, "number")
         for one in _encodings(encoder):
@@ -68,12 +73,18 @@ class TableInputs:
             else:
                 if one.kind in OUTSIDE:
                     outside[str(one.name)] = one.kind
-                kinds |= dict.fromkeys(_parts(one), "number")
-        values = {name: graph.input(name, kind) for name, kind in kinds.items()}
+                if one.kind == "text":
+                    kinds[_text_name(one)] = "numbers"
+                    widths[_text_name(one)] = one.width
+                else:
+                    kinds |= dict.fromkeys(_parts(one), "number")
+        values = {
+            name: graph.input(name, kind, widths.get(name, 1)) for name, kind in kinds.items()
+        }
         return cls(encoder, tuple(kinds), tuple(kinds.values()), outside, values)
 
     def feeds(self, X: Any) -> dict[str, np.ndarray]:
-        """Return what the inputs get for the rows of a table: float64 or text, `(N, 1)`."""
+        """Return what the inputs get for the rows of a table, shaped and typed as `kinds` says."""
         if self.encoder is None or not self.encoder.by_name:
             rows = np.asarray(X, dtype=np.float64)
             return {name: rows[:, [place]] for place, name in enumerate(self.names)}
@@ -82,10 +93,12 @@ class TableInputs:
             column = column_of(X, one.name, one.place)
             if one.kind == "category":
                 said = ["" if text is None else text for text in texts(column)]
-                found[str(one.name)] = np.array(said, dtype=object)
+                found[str(one.name)] = np.array(said, dtype=object)[:, None]
+            elif one.kind == "text":
+                found[_text_name(one)] = one.encode(column)
             else:
-                found |= one.shared(column)
-        return {name: values.reshape(-1, 1) for name, values in found.items()}
+                found |= {name: values[:, None] for name, values in one.shared(column).items()}
+        return found
 
     def encoded(self, graph: Graph) -> str:
         """Add the encoding; return its numbers, standardised, `(N, features)` float64."""
@@ -101,9 +114,9 @@ class TableInputs:
     def _encoded_column(self, graph: Graph, one: Any) -> str:
         if one.kind == "category":
             return _one_hot(graph, self.values[str(one.name)], one)
-        parts = [self.values[name] for name in _parts(one)]
         if one.kind == "text":
-            return graph.add("Concat", *parts, axis=1)
+            return self.values[_text_name(one)]
+        parts = [self.values[name] for name in _parts(one)]
         medians = [one.median] if one.kind in ("number", "boolean") else list(one.medians)
         gone = [graph.add("IsNaN", part) for part in parts]
         filled = [
@@ -123,6 +136,10 @@ class TableInputs:
             categories: Of a category the values that the trees know, in the order of their codes;
                 everything else, and a missing value, has the code after them.
         """
+        for text in _encodings(self.encoder):
+            if text.kind == "text" and name in text.names():
+                place = graph.constant([text.names().index(name)], np.int64)
+                return graph.add("Gather", self.values[_text_name(text)], place, axis=1)
         if categories is None:
             return self.values[name]
         one = next(one for one in _encodings(self.encoder) if str(one.name) == name)
@@ -146,6 +163,10 @@ def _encodings(encoder: Encoder | None) -> list[Any]:
 def _parts(encoding: Any) -> list[str]:
     """Return the names of the numbers that stand for a column, its mark of a gap left out."""
     return [name for name in encoding.names() if name != f"missing {encoding.name}"]
+
+
+def _text_name(encoding: Any) -> str:
+    return f"{encoding.name} text"
 
 
 def _one_hot(graph: Graph, value: str, one: Any) -> str:
