@@ -153,7 +153,7 @@ def load_table(
     frame, notes = _with_targets(read.frame, names)
     y = typed_targets(frame[names], names)
     for name in names:
-        check_typo(name, y[name], task if len(names) == 1 else "regression")
+        check_typo(name, y[name], "regression" if len(names) > 1 and task == "auto" else task)
     y = y[names[0]] if len(names) == 1 else y
     found = detect_task(y) if task == "auto" else task
     if task == "auto":
