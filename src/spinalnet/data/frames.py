@@ -147,19 +147,13 @@ def load_table(
     if source.startswith("sklearn:"):
         return _bundled(source.removeprefix("sklearn:")).ready(group, time)
     read, names = _read_with_target(Path(source), target)
-    frame, notes = read.frame, []
     for what, name in (("group", group), ("time", time)):
         if name in names:
             raise InputError(f"{what}={name} is the target: what is predicted cannot divide rows.")
-    kept = frame[names].notna().all(axis=1)
-    if not kept.any():
-        raise InputError(f"the target {some([repr(n) for n in names], 3)} has no value in any row.")
-    if not kept.all():
-        notes.append(f"{int((~kept).sum())} rows without a target are left out.")
-        frame = frame[kept]
+    frame, notes = _with_targets(read.frame, names)
     y = typed_targets(frame[names], names)
     for name in names:
-        check_typo(name, y[name], task if len(names) == 1 else "regression")
+        check_typo(name, y[name], "regression" if len(names) > 1 and task == "auto" else task)
     y = y[names[0]] if len(names) == 1 else y
     found = detect_task(y) if task == "auto" else task
     if task == "auto":
@@ -178,6 +172,18 @@ def load_table(
         targets=tuple(names),
     )
     return table.ready(group, time)
+
+
+def _with_targets(frame: Any, names: list[str]) -> tuple[Any, list[str]]:
+    """Leave out rows that lack a target, and tell."""
+    kept = frame[names].notna().all(axis=1)
+    if not kept.any():
+        raise InputError(f"the target {some([repr(n) for n in names], 3)} has no value in any row.")
+    if kept.all():
+        return frame, []
+    gone = int((~kept).sum())
+    told = "1 row without a target is" if gone == 1 else f"{gone} rows without a target are"
+    return frame[kept], [f"{told} left out."]
 
 
 def read_frame(path: Path, *, text: Collection[str] = ()) -> tuple[Any, list[str]]:
