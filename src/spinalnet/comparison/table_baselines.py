@@ -69,7 +69,7 @@ class Encoded(BaseEstimator):
     def fit(self, X: Any, y: Any) -> Encoded:
         """Fit the encoding, then the model."""
         self.encoder_ = Encoder(X, None)
-        self.model_ = clone(self.model)
+        self.model_: Any = clone(self.model)
         y = np.asarray(y)
         if self.classifies:
             self.classes_, y = np.unique(y, return_inverse=True)
