@@ -23,12 +23,11 @@ from spinalnet.data import frames
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "tables"
 RESULTS = ROOT / "results" / "tables"
+PAGE = ROOT / "docs" / "tables.md"
 SPLITS = 10
 TRIALS = 20
 
-INTRODUCTION = """# Tables
-
-Made by `python benchmarks/tables.py`; do not edit.
+INTRODUCTION = """Made by `python benchmarks/tables.py` from here on; do not edit.
 
 Do spinal nets help on tables? Every row below is the mean test score of one head over repeated
 random splits, the same splits for all heads. *unchained* is the *spinal* net without its chain:
@@ -84,7 +83,7 @@ def section(place: str, summary: Summary) -> str:
 
 
 def page() -> None:
-    """Write the page from the results."""
+    """Write the results into the page, below what it says of reading and encoding."""
     found = {
         place: load_summary(RESULTS / place / "summary.json")
         for name in frames.BUNDLED
@@ -92,7 +91,7 @@ def page() -> None:
         if (RESULTS / place / "summary.json").exists()
     }
     environment = next(iter(found.values())).environment
-    path = ROOT / "docs" / "tables.md"
+    path = PAGE
     begin, end = "<!-- estimators -->", "<!-- /estimators -->"  # written by hand, and kept
     kept = path.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0]
     shown = "\n".join(f"- {key}: {value}" for key, value in environment.items())
@@ -105,7 +104,8 @@ def page() -> None:
     if speed.exists():
         parts.append(_speed(json.loads(speed.read_text(encoding="utf-8"))))
     parts += ["## Where this was measured\n", shown, ""]
-    path.write_text("\n".join(parts), encoding="utf-8")
+    before, mark, _ = path.read_text(encoding="utf-8").partition("## Results\n\n")
+    path.write_text(before + mark + "\n".join(parts), encoding="utf-8")
 
 
 def _speed(result: dict) -> str:

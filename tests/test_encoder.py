@@ -12,6 +12,7 @@ import pytest
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from spinalnet._checks import InputError
+from spinalnet.tabular import SpinalClassifier
 from spinalnet.tabular.column_encodings import MOST_INPUTS, TEXT_WIDTH
 from spinalnet.tabular.encoder import Encoder
 
@@ -303,6 +304,23 @@ def test_arrow_types_of_no_use_are_named(arrow_type: str, values: Any, message: 
     if arrow_type != "map":  # which polars does not know
         with pytest.raises(InputError, match=message):
             Encoder(polars.from_arrow(table), None)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_estimators_take_dates_and_text(library: str) -> None:
+    frame = mixed()
+    y = np.where(frame["count"] > 4, "much", "little")
+    if library == "polars":
+        polars = pytest.importorskip("polars")
+        columns = {name: frame[name].astype(object) for name in frame}
+        frame = polars.DataFrame(
+            {name: [None if pd.isna(v) else v for v in held] for name, held in columns.items()},
+            strict=False,
+        )
+    model = SpinalClassifier(epochs=40, random_state=0).fit(frame, y)
+    assert model.score(frame, y) > 0.9
+    assert model.prepare(frame).shape[1] == len(model.prepared_names())
+    assert {"note text 1", "day month", "missing size"} <= set(model.prepared_names())
 
 
 def test_what_is_not_as_in_fit_is_named() -> None:

@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.ensemble import HistGradientBoostingClassifier
 from typer.testing import CliRunner
 
 from spinalnet._checks import InputError
 from spinalnet.cli.root import app
+from spinalnet.comparison.on_columns import OnColumns
+from spinalnet.comparison.table_fitting import estimator_of, fit, predicted
 from spinalnet.comparison.table_rows import rows_of
 from spinalnet.comparison.table_spec import TableSpec
 from spinalnet.data.frames import Table, is_table, load_table, read_frame
@@ -119,12 +122,16 @@ def test_sheets(tmp_path: Path) -> None:
         return
     book = openpyxl.Workbook()
     sheet = book.active
-    for row in [["x", "y"], *[[i + 0.5, "ab"[i % 2]] for i in range(12)]]:
+    day = datetime.datetime(2026, 1, 1)
+    body = [[i + 0.5, day + datetime.timedelta(i), "ab"[i % 2], None] for i in range(12)]
+    for row in [["x", "day", "y", None], *body]:
         sheet.append(row)
     book.create_sheet("more")
     book.save(path)
     found = load_table(str(path), "y")
     assert found.X["x"].tolist() == [i + 0.5 for i in range(12)]
+    assert found.X["day"].tolist() == [row[1] for row in body]
+    assert list(found.X.columns) == ["x", "day"]
     assert told(found, "has 2 sheets")
 
 
@@ -345,6 +352,9 @@ def test_the_index_of_a_parquet_file_is_told(tmp_path: Path) -> None:
     found = load_table(str(tmp_path / "b.parquet"), "y")
     assert list(found.X.columns) == ["x"]
     assert told(found, "The index of b.parquet (of int64 without a name) is left out")
+    held = Table("t", frame.set_index(days)[["x"]], frame["y"], "classification").ready()
+    assert list(held.X.columns) == ["x"]
+    assert told(held, "The index of t ('day') is no feature")
     frame.to_parquet(tmp_path / "c.parquet")
     assert not told(load_table(str(tmp_path / "c.parquet"), "y"), "index")
 
@@ -356,6 +366,8 @@ def test_the_index_of_a_parquet_file_is_told(tmp_path: Path) -> None:
         (["01.03.2024", "29.02.2024", "31.12.2023"], "2024-03-01 2024-02-29 2023-12-31"),
         (["3/1/2024", "2/29/2024", "12/31/2023"], "2024-03-01 2024-02-29 2023-12-31"),
         (["1/3/2024", "29/2/2024", "31/12/2023"], "2024-03-01 2024-02-29 2023-12-31"),
+        (["3/1/24", "2/29/24", "12/31/23"], "2024-03-01 2024-02-29 2023-12-31"),
+        (["2024-03-01T01:00+02:00", "2024-02-29T00:00Z", ""], "2024-02-29T23:00 2024-02-29 NaT"),
         (["2024/3/1", "2024/2/29", "2023/12/31"], "2024-03-01 2024-02-29 2023-12-31"),
         (["2024-03-01T12:30", "2024-02-29", ""], "2024-03-01T12:30 2024-02-29 NaT"),
         (["01.03.2024 12:30", "29.02.2024 01:00", ""], "2024-03-01T12:30 2024-02-29T01:00 NaT"),
@@ -368,6 +380,7 @@ def test_dates_in_text_are_read_and_told(tmp_path: Path, cells: list[str], days:
     assert np.array_equal(found.X["day"].to_numpy()[:3], expected, equal_nan=True)
     assert told(found, "Read as dates: column 'day'")
     assert not told(found, "to be sure")
+    assert told(found, "read as UTC") == ("Z" in "".join(cells))
 
 
 def test_dates_that_can_be_read_two_ways_say_how_they_were(tmp_path: Path) -> None:
@@ -387,6 +400,27 @@ def test_columns_that_can_stay_text_do(tmp_path: Path) -> None:
     assert frame["zip"].tolist()[:2] == ["00123", "04567"]
     assert frame["x"].tolist()[:2] == [1, 2]
     assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("values", "first"),
+    [
+        (lambda pa: pa.array([1, 2, None, 4], pa.int64()), [1, 2, 4]),
+        (lambda pa: pa.array([Decimal("1.5"), Decimal(2), None, Decimal("2.25")]), [1.5, 2, 2.25]),
+        (lambda pa: pa.array([True, False, None, True]), ["True", "False", "True"]),
+        (lambda pa: pa.array(["a", "b", None, "a"]).dictionary_encode(), ["a", "b", "a"]),
+        (lambda pa: pa.array([1.5, 2, None, 4], pa.float32()), [1.5, 2, 4]),
+    ],
+)
+def test_targets_of_every_type(tmp_path: Path, values: Any, first: list[Any]) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    table = pa.table({"x": pa.array(range(40)), "y": pa.concat_arrays([values(pa)] * 10)})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    found = load_table(str(tmp_path / "a.parquet"), "y")
+    assert found.y.tolist() == first * 10
+    assert told(found, "10 rows without a target are left out")
 
 
 def frame_of(n: int = 60) -> Any:
@@ -417,7 +451,9 @@ def test_columns_to_look_at_are_noted_by_name(name: str, values: Any, piece: str
         "t", frame.assign(**{name: values})[["x", name]], frame["kind"], "classification"
     ).ready()
     assert told(found, piece)
-    assert len(found.notes) == len(before.notes) + 1
+    more = ["Text, not categories, for its many different values: column 'user'."]
+    assert len(found.notes) == len(before.notes) + 1 + (more[0] in found.notes)
+    assert (name == "user") == (more[0] in found.notes)
 
 
 def test_a_survey_weight_is_noted_where_it_is_unrelated() -> None:
@@ -463,6 +499,43 @@ def test_what_cannot_be_compared_on_is_refused(tmp_path: Path) -> None:
     assert "all of them are empty: x" in refused("x,y", ",a", ",b")
     assert "has no value in any row" in refused("x,y", "1,", "2,")
     assert "never closed" in refused("x,y", '1,"a', "2,b", rows=1)
+
+
+def test_a_column_that_is_empty_in_a_training_part_ends_no_model(tmp_path: Path) -> None:
+    frame = frame_of().assign(late=np.nan, word=None, day=pd.NaT)
+    fold = Resample("fold", 0, 3)
+    table = Table("t", frame[["x"]], frame["kind"].to_numpy(), "classification")
+    test = rows_of(TableSpec(table.name, frame=table, resample=fold)).test
+    frame.loc[test[:3], "late"] = 1.5
+    frame.loc[test[:3], "word"] = "new"
+    frame.loc[test[:3], "day"] = pd.Timestamp("2026-01-01")
+    table = Table("t", frame.drop(columns="kind"), frame["kind"].to_numpy(), "classification")
+    for head in ("linear", "spinal", "trees"):
+        asked = TableSpec(table.name, frame=table, resample=fold, head=head)
+        rows = rows_of(asked)
+        assert rows.table.X.shape[1] == 4
+        model = fit(estimator_of(asked, rows), rows, rows.train)
+        assert predicted(model, rows, rows.test).targets.shape == (20,)
+
+
+def test_trees_know_what_nets_know() -> None:
+    frame = frame_of().assign(
+        day=pd.date_range("2026-01-01", periods=60),
+        word=["a"] * 30 + ["b"] * 28 + ["c", "d"],
+        note=[f"thing number {i}" for i in range(60)],
+    )
+    model = OnColumns(HistGradientBoostingClassifier(categorical_features="from_dtype"))
+    model.fit(frame.drop(columns="kind"), frame["kind"])
+    shared = model.encoder_.shared(frame)
+    assert list(shared)[:5] == ["x", "day elapsed", "day month", "day day", "day weekday"]
+    assert shared["word"].cat.categories.tolist() == ["a", "b", "(rare)"]
+    assert model.estimator_.is_categorical_.sum() == 1
+    assert shared["x"].tolist() == frame["x"].tolist()
+    text = [name for name in shared if name.startswith("note text")]
+    encoded = pd.DataFrame(model.encoder_.transform(frame), columns=model.encoder_.names([]))
+    assert shared[text].equals(encoded[text])
+    assert model.score(frame, frame["kind"]) > 0.8
+    assert model.predict_proba(frame).shape == (60, 2)
 
 
 def test_everything_at_once_from_the_command_line(tmp_path: Path) -> None:

@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, clone
-
-from spinalnet.tabular.encoder import Encoder
 
 
-class OnColumns(BaseEstimator):
+class OnColumns:
     """Trees and the like on what the nets know of a frame: see `Encoder.shared`.
 
     Dates and text are the numbers that nets get, rare levels are one, a column that was empty in
@@ -33,8 +30,13 @@ class OnColumns(BaseEstimator):
         Raises:
             InputError: If a column is of no use, or none holds a value.
         """
+        from sklearn.base import clone
+
+        from spinalnet.tabular.encoder import Encoder
+
         self.encoder_ = Encoder(X, None)
-        self.estimator_ = clone(self.estimator).fit(self.encoder_.shared(X), y)
+        model: Any = clone(self.estimator)
+        self.estimator_ = model.fit(self.encoder_.shared(X), y)
         if hasattr(self.estimator_, "classes_"):
             self.classes_ = self.estimator_.classes_
         return self

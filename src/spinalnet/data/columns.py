@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import numbers as abstract
+import re
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any, Literal
@@ -140,7 +141,7 @@ def _kind_of_type(name: str, dtype: Any) -> Kind | None:
         return None
     if base in ("null", "decimal", "decimal128", "decimal256", "double", "halffloat", "sparse"):
         return "number"
-    if base.startswith(("int", "uint", "float")):
+    if re.fullmatch(r"(u?int|float)\d*", base):
         return "number"
     return _refuse(name, f"type {dtype}", "neither numbers, categories, dates nor text")
 
@@ -199,6 +200,17 @@ def text_of(value: Any) -> str:
 def texts(column: Any) -> list[str | None]:
     """Return the values of a column as text, missing ones as None."""
     return [None if value is None else text_of(value) for value in objects(column)]
+
+
+def coded(column: Any) -> tuple[np.ndarray, list[str]]:
+    """Return a place in a list of texts for every value of a column, `(N,)`; -1 for a gap."""
+    if hasattr(column, "cat") and hasattr(column, "isna"):
+        return column.cat.codes.to_numpy(np.int64), list(map(text_of, column.cat.categories))
+    values = texts(column)
+    levels = [level for level in dict.fromkeys(values) if level is not None]
+    places: dict[str | None, int] = {level: place for place, level in enumerate(levels)}
+    places[None] = -1
+    return np.fromiter(map(places.__getitem__, values), np.int64, len(values)), levels
 
 
 def numbers(name: str, column: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Tables as data frames: csv, parquet and arrow files, those of scikit-learn, and their task.
+"""Tables as data frames: files of many formats, those of scikit-learn, and their task.
 
 Read for `spinalnet compare` on a table and for the theory's sensitivities.
 """
@@ -22,8 +22,8 @@ from spinalnet.data.columns import (
     texts,
 )
 from spinalnet.data.table_files import FORMATS as FORMATS  # what others know formats by
-from spinalnet.data.table_files import Read, is_table_file, read_table_file, with_index_told
-from spinalnet.data.table_notes import empty_columns, notes_on, told_empty
+from spinalnet.data.table_files import Read, is_table_file, read_table_file
+from spinalnet.data.table_notes import empty_columns, notes_on, told_empty, told_text
 from spinalnet.data.table_targets import (
     Task,
     check_typo,
@@ -65,15 +65,17 @@ class Table:
     def ready(self, group: str | None = None, time: str | None = None) -> Table:
         """Return the table as nets and trees alike know it.
 
-        Columns that are no numbers become categories. The columns of groups and times are features
-        no more: what is tested lies outside of the times that were trained on.
+        Every column holds numbers, truths, dates, categories of text, or text; those without any
+        value are left out. `notes` gains what the user should look at. The columns of groups and
+        times are features no more: what is tested lies outside of the times that were trained on.
 
         Args:
             group: Name of a column of a data frame; None for `groups` as they are.
             time: Column of numbers or dates; None for `times` as they are.
 
         Raises:
-            InputError: If there is no such column, or it has missing values, or is no time.
+            InputError: If there is no such column, or it has missing values, or is no time; if two
+                columns have one name, one is of no use, or none holds a value.
         """
         given = {"group": group, "time": time}
         columns = list(map(str, getattr(self.X, "columns", ())))
@@ -105,6 +107,7 @@ class Table:
             )
         notes += told_empty(empty)
         X = X.drop(columns=empty)
+        notes += told_text(X)
         notes += notes_on(X, self.y, self.task)
         told = tuple(dict.fromkeys([*self.notes, *notes]))
         return replace(self, X=X, groups=groups, times=times, notes=told)
@@ -123,12 +126,13 @@ def load_table(
     group: str | None = None,
     time: str | None = None,
 ) -> Table:
-    """Read a table.
+    """Read a table as it lies; `Table.notes` has a sentence for every decision.
 
     Args:
-        source: `sklearn:<name>` (see `BUNDLED`), or a csv, tsv, parquet, arrow or feather file.
-        target: The column to predict; several for a regression, comma separated. Bundled tables
-            know theirs.
+        source: `sklearn:<name>` (see `BUNDLED`), or a file: csv, tsv or txt, packed or not,
+            parquet, arrow, feather or xlsx.
+        target: The column to predict, by its exact name, whatever that holds; else several for a
+            regression, comma separated. Bundled tables know theirs.
         task: "classification", "regression", or "auto": numbers that are not all whole, or whole
             ones with many values, are a regression; everything else are classes.
         group: Column whose rows of one value belong into one part; it is no feature.
@@ -143,19 +147,13 @@ def load_table(
     if source.startswith("sklearn:"):
         return _bundled(source.removeprefix("sklearn:")).ready(group, time)
     read, names = _read_with_target(Path(source), target)
-    frame, notes = read.frame, []
     for what, name in (("group", group), ("time", time)):
         if name in names:
             raise InputError(f"{what}={name} is the target: what is predicted cannot divide rows.")
-    kept = frame[names].notna().all(axis=1)
-    if not kept.any():
-        raise InputError(f"the target {some([repr(n) for n in names], 3)} has no value in any row.")
-    if not kept.all():
-        notes.append(f"{int((~kept).sum())} rows without a target are left out.")
-        frame = frame[kept]
+    frame, notes = _with_targets(read.frame, names)
     y = typed_targets(frame[names], names)
     for name in names:
-        check_typo(name, y[name], task if len(names) == 1 else "regression")
+        check_typo(name, y[name], "regression" if len(names) > 1 and task == "auto" else task)
     y = y[names[0]] if len(names) == 1 else y
     found = detect_task(y) if task == "auto" else task
     if task == "auto":
@@ -174,6 +172,18 @@ def load_table(
         targets=tuple(names),
     )
     return table.ready(group, time)
+
+
+def _with_targets(frame: Any, names: list[str]) -> tuple[Any, list[str]]:
+    """Leave out rows that lack a target, and tell."""
+    kept = frame[names].notna().all(axis=1)
+    if not kept.any():
+        raise InputError(f"the target {some([repr(n) for n in names], 3)} has no value in any row.")
+    if kept.all():
+        return frame, []
+    gone = int((~kept).sum())
+    told = "1 row without a target is" if gone == 1 else f"{gone} rows without a target are"
+    return frame[kept], [f"{told} left out."]
 
 
 def read_frame(path: Path, *, text: Collection[str] = ()) -> tuple[Any, list[str]]:
@@ -214,8 +224,11 @@ def _as_pandas(X: Any, name: str) -> tuple[Any, list[str]]:
             category = kind_of(str(one), X[one]) == "category"
             made[str(one)] = pd.Categorical(values) if category else pd.Series(values)
         return pd.DataFrame(made), []
-    X, notes = with_index_told(X, name)
-    return X.rename(columns=str), notes
+    named = [f"'{one}'" for one in X.index.names if one is not None]
+    told = (
+        f"The index of {name} ({some(named, 3)}) is no feature: make it a column if it says much."
+    )
+    return X.rename(columns=str), [told] if named else []
 
 
 def _as_groups(name: str, column: Any) -> Any:

@@ -146,8 +146,10 @@ def _decoded(data: bytes, path: Path, notes: list[str]) -> str:
             if encoding != "utf-8-sig":
                 notes.append(f"{path.name} is read as {encoding.upper()}.")
             return data.decode(encoding)
-    if b"\0" in data[:1000]:
-        encoding = "utf-16-le" if data[1:2] == b"\0" else "utf-16-be"
+    begin = data[:1000]
+    low, high = (begin[start::2].count(0) > len(begin) / 8 for start in (1, 0))
+    if low or high:  # half of the bytes of most letters are zero
+        encoding = "utf-16-le" if low else "utf-16-be"
         notes.append(f"{path.name} is read as {encoding.upper()}.")
         return data.decode(encoding)
     try:
@@ -234,7 +236,7 @@ def _even(rows: list[list[str]], width: int, path: Path, notes: list[str]) -> li
         if any(cell.strip() for cell in row[width:]):
             raise InputError(
                 f"row {place + 1} of '{path}' has {len(row)} fields, but its header has {width} "
-                "names: give every column a name, or mend the row."
+                f"name{'s' * (width > 1)}: give every column a name, or mend the row."
             )
         rows[place] = row[:width]
     if longer:
@@ -309,12 +311,12 @@ def _looks_like_data(cells: Any, path: Path) -> str:
 def _read_sheet(data: bytes, path: Path) -> Read:
     import pandas as pd
 
-    book = pd.ExcelFile(io.BytesIO(data), engine="openpyxl")
-    names = [str(name) for name in book.sheet_names]
+    with pd.ExcelFile(io.BytesIO(data), engine="openpyxl") as book:
+        names = [str(name) for name in book.sheet_names]
+        frame: Any = pd.read_excel(book, sheet_name=names[0], header=None)
     notes = []
     if len(names) > 1:
         notes.append(f"{path.name} has {len(names)} sheets; the first, '{names[0]}', is read.")
-    frame: Any = book.parse(names[0], header=None)
     if len(frame) == 0:
         raise InputError(f"table '{path}' has no rows.")
     header = ["" if value != value else str(value) for value in frame.iloc[0]]
@@ -344,14 +346,14 @@ def _read_columns(data: bytes, path: Path, suffix: str) -> Read:
             table = pa.ipc.open_stream(io.BytesIO(data)).read_all()
     check_names(table.column_names, f"'{path}'")
     frame, notes = table.to_pandas(), []
-    frame, told = with_index_told(frame, path.name)
+    frame, told = _with_index_told(frame, path.name)
     notes += told
     frame.columns = [str(name) for name in frame.columns]
     check_names(frame.columns, f"'{path}'")
     return Read(frame, notes)
 
 
-def with_index_told(frame: Any, where: str) -> tuple[Any, list[str]]:
+def _with_index_told(frame: Any, where: str) -> tuple[Any, list[str]]:
     """Return a frame whose index counts its rows; one with names becomes columns, and is told."""
     import pandas as pd
 

@@ -191,3 +191,15 @@ def told_empty(names: list[str]) -> list[str]:
         f"Column{'s' * several} {shown} {'have' if several else 'has'} no value in any row: "
         f"{'they are' if several else 'it is'} no feature{'s' * several}."
     ]
+
+
+def told_text(X: Any) -> list[str]:
+    """Return a sentence about columns with too many different values for categories."""
+    names = [str(c) for c in X.columns if X[c].dtype.kind == "O" and not hasattr(X[c], "cat")]
+    if not names:
+        return []
+    several = "s" * (len(names) > 1)
+    return [
+        f"Text, not categories, for its many different values: column{several} "
+        f"{some([repr(name) for name in names], 5)}."
+    ]

@@ -26,6 +26,7 @@ _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?|[+-]?\d+(\.\d+)?")
 _WHOLE = re.compile(r"[+-]?\d{1,18}")
 _POINTS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+")
 _DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}([T ]\d{1,2}:\d{2}.*)?")
+_OFFSET = re.compile(r":\d{2}.*(Z|[+-]\d{2}:?(\d{2})?)$")
 _TRUTHS = {"true": True, "false": False}
 _MOSTLY = 0.5
 
@@ -229,6 +230,8 @@ def _dates(name: str, held: Any, comma: bool, told: _Told) -> Any:
         month_first, day_first = f"%m{sign}%d{sign}%Y", f"%d{sign}%m{sign}%Y"
         both = [day_first, month_first] if sign != "/" or comma else [month_first, day_first]
         formats = [f"%Y{sign}%m{sign}%d"] if year_first else both
+        if sign == "/" and re.match(r"\d{1,2}/\d{1,2}/\d\d(\D|$)", first):
+            formats = [form.replace("%Y", "%y") for form in formats]
         formats = [form + time for form in formats for time in ("", " %H:%M", " %H:%M:%S")]
     fitting = []
     for form in formats:
@@ -247,4 +250,8 @@ def _dates(name: str, held: Any, comma: bool, told: _Told) -> Any:
             f"Dates of column '{name}' are read with the {first} first, {held.iloc[0]!r} as "
             f"{found.iloc[0]:%Y-%m-%d}; write {found.iloc[0]:%Y-%m-%d} to be sure."
         )
-    return found.dt.tz_localize(None) if form == "ISO8601" else found
+    if form == "ISO8601":
+        if any(map(_OFFSET.search, held.unique())):
+            told.each.append(f"Times of column '{name}' have offsets: they are read as UTC.")
+        return found.dt.tz_localize(None)
+    return found

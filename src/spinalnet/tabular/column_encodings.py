@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from spinalnet.data.columns import Kind, dates, kind_of, numbers, texts
+from spinalnet.data.columns import Kind, coded, dates, kind_of, numbers
 
 MOST_INPUTS = 100
 """Most levels of a category that get an input of their own; the others share one."""
@@ -29,11 +29,11 @@ TEXT_WIDTH = 30
 HASHED = 4096
 """Places that the n-grams of a text are hashed into."""
 
-GRAMS = (2, 4)
+GRAMS = (3, 4)
 """Fewest and most letters of an n-gram."""
 
 _TEXT_ROWS = 5000  # different texts that the components are found from: bounds time and memory
-_TEXT_LETTERS = 1000  # of every text, for the same reason
+_TEXT_LETTERS = 500  # of every text, for the same reason
 _CHUNK = 4096
 
 
@@ -196,13 +196,19 @@ class Categories(Encoding):
     @classmethod
     def fit(cls, name: str | int, place: int, column: Any) -> Categories:
         """Learn from a column."""
-        counts = Counter(texts(column))
-        missing = counts.pop(None, 0) > 0
-        order = sorted(counts, key=lambda level: (-counts[level], str(level)))
+        codes, values = coded(column)
+        missing = bool((codes < 0).any())
+        counts: Counter[str] = Counter()
+        for level, count in zip(
+            values, np.bincount(codes[codes >= 0], minlength=len(values)), strict=True
+        ):
+            if count:
+                counts[level] += int(count)
+        order = sorted(counts, key=lambda level: (-counts[level], level))
         often = [level for level in order[:MOST_INPUTS] if counts[level] > 1]
         if len(order) - len(often) == 1 and len(order) <= MOST_INPUTS:
             often = order  # a class of one level is that level
-        levels = tuple(sorted(str(level) for level in often))
+        levels = tuple(sorted(often))
         return cls(name, place, levels, len(often) < len(order), missing)
 
     def _rare_name(self) -> str:
@@ -226,8 +232,9 @@ class Categories(Encoding):
         """
         known = {level: i for i, level in enumerate(self.levels)}
         other = len(self.levels) if self.rare else -1
-        found = (-2 if v is None else known.get(v, other) for v in texts(column))
-        return np.fromiter(found, dtype=np.int64, count=len(column))
+        codes, values = coded(column)
+        places = [*(known.get(level, other) for level in values), -2]
+        return np.asarray(places, dtype=np.int64)[codes]  # the last place is that of a gap
 
     def encode(self, column: Any) -> np.ndarray:
         """Return 1 in the place of the level of every row."""
@@ -259,8 +266,8 @@ class Text(Encoding):
 
     Attributes:
         components: `(width, HASHED)`, float32.
-        mean: Of every number, `(width,)`.
-        scale: One for all of them, so that directions that vary little stay small.
+        mean: Of every number over different texts, `(width,)`.
+        scale: Largest spread of one; the same for all, so that what varies little stays small.
     """
 
     components: np.ndarray
@@ -274,8 +281,8 @@ class Text(Encoding):
         """Learn from a column: directions by a truncated singular value decomposition."""
         from sklearn.utils.extmath import randomized_svd
 
-        values = [value or "" for value in texts(column)]
-        different = sorted(set(values))
+        codes, values = coded(column)
+        different: list[str] = sorted({*values, *([""] if (codes < 0).any() else [])})
         if len(different) > _TEXT_ROWS:
             drawn = np.random.default_rng(0).choice(len(different), _TEXT_ROWS, replace=False)
             different = [different[i] for i in np.sort(drawn)]
@@ -283,11 +290,9 @@ class Text(Encoding):
         width = min(TEXT_WIDTH, len(different))
         _, strength, found = randomized_svd(grams, width, random_state=0)
         found = found[strength > 1e-6 * max(1e-12, strength[0])].astype(np.float32)
-        plain = cls(name, place, found, np.zeros(len(found)), 1.0)
-        numbers = plain.encode(column)
-        mean = numbers.mean(axis=0)
+        numbers = np.asarray(grams @ found.T, dtype=np.float64)
         spread = numbers.std(axis=0).max(initial=0.0)
-        return cls(name, place, found, mean, float(spread) or 1.0)
+        return cls(name, place, found, numbers.mean(axis=0), float(spread) or 1.0)
 
     def names(self) -> list[str]:
         """Return a name for every input."""
@@ -295,12 +300,13 @@ class Text(Encoding):
 
     def encode(self, column: Any) -> np.ndarray:
         """Return the numbers of every text; those of a gap are those of no text."""
-        values = [value or "" for value in texts(column)]
+        codes, values = coded(column)
+        values = [*values, ""]  # the last place is that of a gap
         made = np.empty((len(values), len(self.components)))
         for start in range(0, len(values), _CHUNK):
             part = slice(start, start + _CHUNK)
             made[part] = _grams(values[part]) @ self.components.T
-        return (made - self.mean) / self.scale
+        return ((made - self.mean) / self.scale)[codes]
 
     def shared(self, column: Any) -> dict[str, Any]:
         """Return the numbers, each under its name."""

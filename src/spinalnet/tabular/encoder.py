@@ -64,18 +64,16 @@ class Encoder:
                 encodings.append(fit_encoding(name, place, column_of(X, name, place)))
             encodings.sort(key=lambda one: list(ENCODINGS).index(one.kind))
         self._place(encodings, 0 if self.by_name else X.shape[1])
-        raw = self._raw(X)
-        if raw.shape[1] == 0:
+        kept = self._scaled()
+        if not len(kept):
             raise InputError(
                 "X must have a column that holds a value, but all of them are empty: "
                 f"{some(list(X.columns), 5)}."
             )
-        scaler = StandardScaler().fit(raw, sample_weight=weights)
-        kept = self._scaled()
-        assert scaler.mean_ is not None
-        assert scaler.scale_ is not None
-        self.mean = np.where(kept, scaler.mean_, 0.0)
-        self.scale = np.where(kept, scaler.scale_, 1.0)
+        self.mean, self.scale = np.zeros(len(kept)), np.ones(len(kept))
+        if kept.any():
+            scaler = StandardScaler().fit(self._raw(X, scaled=True), sample_weight=weights)
+            self.mean[kept], self.scale[kept] = scaler.mean_, scaler.scale_
 
     def _place(self, encodings: list[Encoding], width: int) -> None:
         """Give every column its places."""
@@ -101,15 +99,15 @@ class Encoder:
         """Whether it was fitted to more than numbers, so that no array can stand for the frame."""
         return any(column.kind not in ("number", "boolean") for column in self.columns)
 
-    def _raw(self, X: Any) -> np.ndarray:
-        """Return what the columns make, before it is standardised, `(rows, features)`."""
+    def _raw(self, X: Any, *, scaled: bool = False) -> np.ndarray:
+        """Return what the columns make, `(rows, features)`; `scaled`: what is then standardised."""
         if not self.by_name:
             return np.asarray(X)
         X = self._frame(X)
         parts = [
             column.encoding.encode(column_of(X, column.name, column.encoding.place))
             for column in self.columns
-            if column.encoding is not None
+            if column.encoding is not None and (column.encoding.scaled or not scaled)
         ]
         return np.hstack(parts)
 
