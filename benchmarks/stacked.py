@@ -30,7 +30,7 @@ from spinalnet.training import TrainConfig, describe_environment
 from spinalnet.training.learner import ModelLearner
 
 RESULT = Path(__file__).parent / "results" / "stacked.json"
-STEPS = 30  # of every net in a round
+STEPS = 10  # of every net in a round: short enough to escape other work now and then
 ROWS, SEEDS, MEMBERS = 50_000, 10, 8
 
 HEADS: dict[str, Callable[[], nn.Module]] = {
@@ -134,7 +134,7 @@ def heads(seconds: float) -> list[Row]:
                 ]
             ),
         }
-        times = timing.interleave(ways, seconds=seconds, min_rounds=10)
+        times = timing.interleave(ways, seconds=seconds, min_rounds=20)
         aim = ">= 3" if name.startswith(("spinal", "mlp")) else ""
         for baseline, target in (("fit, batch by batch", aim), ("RowsLearner", "")):
             found.append(compared(name, "ours", baseline, SEEDS, target, dict(times)))
@@ -163,7 +163,7 @@ def tables(seconds: float) -> list[Row]:
                           ArrayDataset(x[:64], targets[:64]), configs[0])]
         ),
     }  # fmt: skip
-    times = dict(timing.interleave(ways, seconds=seconds, min_rounds=20))
+    times = dict(timing.interleave(ways, seconds=seconds, min_rounds=60))
     found = []
     for baseline in list(ways)[1:]:
         target = "<= 2.5" if baseline == "one, RowsLearner" else ""
@@ -191,7 +191,7 @@ def promised(seconds: float) -> list[Row]:
             name: at_once([CompiledRowsLearner(net, config, "classification", rows)])
             for name, net in nets.items()
         }
-        times = dict(timing.interleave(ways, seconds=seconds / 10, min_rounds=10))
+        times = dict(timing.interleave(ways, seconds=seconds / 10, min_rounds=60))
         spinal, fully_connected = case.macs()
         target = f"<= {1.15 * spinal / fully_connected:.2f}"
         row = compared(f"{case.name}, batch {batch}", "MLP", "spinal", 1, target, times)
