@@ -32,7 +32,6 @@ from spinalnet import files
 from spinalnet._checks import InputError
 from spinalnet.data import ArrayDataset, FolderDataset, Splits
 from spinalnet.data.augment import STREAM
-from spinalnet.data.batches import normalize
 from spinalnet.data.images import RECIPE, usable_cpus
 from spinalnet.data.order import stream_seed
 from spinalnet.models import head_steps
@@ -84,7 +83,7 @@ class FeatureDataset:
 
     def learner(self, model: nn.Module, val: Data, config: TrainConfig) -> ModelLearner:
         """Return how `fit` trains a head on these features: by compiled steps where it can."""
-        rows = [(normalize(view.inputs, (), ()), view.targets) for view in self._views]
+        rows = [(view.inputs.float(), view.targets) for view in self._views]  # no copy, mostly
         if head_steps.why_not(model, config, rows[0]) is not None:
             return ModelLearner(model, self, val, config)
         return head_steps.HeadLearner(model, rows, self, val, config)

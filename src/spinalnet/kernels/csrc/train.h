@@ -17,8 +17,9 @@
 namespace spinalnet {
 namespace SPINAL_ARCH {
 
-// e^x for x <= 0, without branches, so that the compiler makes vectors of it; 2 ulp in float. NaN
-// stays NaN. (Cody and Waite's reduction; coefficients of Cephes' expf, by S. Moshier.)
+// e^x for x <= 0 to a few units in the last place, without branches, so that the compiler makes
+// vectors of it. NaN stays NaN. (Cody and Waite's reduction; coefficients of Cephes' expf, by S.
+// Moshier.)
 inline float exponential(float x) {
     x = x < -87.0f ? -87.0f : x;
     const float magic = 12582912.0f;  // 1.5 * 2^23: the sum's last bits are the nearest integer
