@@ -1,7 +1,7 @@
 # `make check` is what CI runs. Everything works without make too: the lines are short.
 PYTHON ?= .venv/bin/python
 
-.PHONY: setup hooks fmt lint types test test-all check tables
+.PHONY: setup hooks fmt lint types test full check tables
 
 setup:       ## Install for development (compiles the kernels if there is a C++ compiler)
 	python3 -m venv .venv && .venv/bin/pip install -q -c constraints/tested.txt -e '.[dev]'
@@ -19,11 +19,12 @@ lint:
 types:
 	$(PYTHON) -m pyright --pythonpath $(PYTHON)
 
-test:        ## The fast tests
+test:        ## The fast tests, of every commit: minutes
 	$(PYTHON) -m pytest
 
-test-all:    ## With the slow ones
-	$(PYTHON) -m pytest -m 'not network'
+full:        ## With the slow ones; what it said is committed as tests/full.log
+	bash -o pipefail -c "{ git describe --always --dirty; date -u +%F; \
+	$(PYTHON) -m pytest -m 'not network' --no-header --durations=20; } 2>&1 | tee tests/full.log"
 
 tables:      ## Rewrite the measured tables of README and docs from committed results
 	$(PYTHON) docs/tables.py

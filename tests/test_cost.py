@@ -258,6 +258,13 @@ def test_stopwatches_that_load_beside_others_load_one_after_another(base, starte
     assert all(process.poll() is not None for process in started)
 
 
+def test_stopwatches_that_are_not_needed_are_gone_at_once(started):
+    with cost.Stopwatches(3) as watches:
+        watches.load(beside_others=True)
+    assert len(started) <= 2
+    assert all(process.poll() is not None for process in started)
+
+
 def test_ctrl_c_leaves_no_process_behind(base, started, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt

@@ -269,7 +269,7 @@ def test_an_end_of_any_kind_keeps_finished_runs_and_leaves_no_worker(
     tmp_path: Path, how: signal.Signals
 ) -> None:
     out = tmp_path / "out"
-    command = [*COMMAND, "40", "--out", str(out)]
+    command = [*COMMAND, "15", "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         wait_for(lambda: list(out.rglob("DONE")) or process.poll() is not None)

@@ -248,6 +248,18 @@ def to_yaml(value: Any) -> str:
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
 
 
+def from_yaml(text: str) -> Any:
+    """Return the plain values that YAML holds.
+
+    Raises:
+        yaml.YAMLError: If it is none.
+    """
+    import yaml
+
+    # The same loader in C, where the library was built with it, takes a tenth of the time.
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return what a JSON file holds; None if there is no such file.
 

@@ -303,7 +303,7 @@ class Stopwatches:
         self._count = check_positive("processes", count)
         self._processes: list[subprocess.Popen[bytes]] = []
         self._ready: list[bool] = []  # of the first of them
-        self._is_begun = False
+        self._is_begun = self._is_over = False
         self._starter: threading.Thread | None = None
         self._in_haste = threading.Event()
 
@@ -329,13 +329,17 @@ class Stopwatches:
 
     def _start_all(self) -> None:
         for number in range(self._count):
+            if self._is_over:
+                return
             self._processes.append(_start_stopwatch())
             if not self._in_haste.is_set():
                 self._ready.append(_is_ready(self._processes[number]))
 
     def __exit__(self, *error: object) -> None:
-        self._in_haste.set()
+        self._is_over = True
         if self._starter is not None:
+            for process in self._processes:
+                process.kill()  # else its starter would wait until it has loaded
             self._starter.join()
         for process in self._processes:
             if process.poll() is None:

@@ -77,7 +77,7 @@ def read_mapping(path: Path) -> dict[str, Any] | None:
         if path.suffix == ".json":  # YAML reads 1e-05 as a string
             loaded = json.loads(text, parse_constant=lambda _: None)
         else:
-            loaded = yaml.safe_load(text)
+            loaded = files.from_yaml(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"{path} cannot be read: it is damaged; restore or delete it.") from error
     if not isinstance(loaded, dict):
