@@ -313,10 +313,12 @@ def gradients() -> str:
     header = ["activation", "net", *(f"start, {depth}" for depth in DEEP), "trained, 50"]
     header += [f"accuracy, {depth}" for depth in design["depths"]]
     made = record["environments"]
+    left = len(starts) - len(cells)
+    missing = f" ({left} of {len(starts)} cells are not trained yet: -)" if left else ""
     return as_markdown(header, rows, left=2) + (
         f"\n\nGradient of the layer with the smallest, as part of the largest (median of "
         f"{len(design['seeds'])} seeds), at the start and after training, and mean test "
-        f"accuracy in percent, by number of layers.\n\n{_answers(record)}\n\n"
+        f"accuracy in percent, by number of layers{missing}.\n\n{_answers(record)}\n\n"
         f"`{record['command']}` on {made[0]['cpu']}, 1 thread, torch {made[0]['torch']}, "
         f"commits {' and '.join(dict.fromkeys(env['commit'][:7] for env in made))}; digits, "
         f"{record['test_examples']} test examples; design, rates and seeds at the head of the file."
