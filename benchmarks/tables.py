@@ -92,20 +92,13 @@ def page() -> None:
         if (RESULTS / place / "summary.json").exists()
     }
     environment = next(iter(found.values())).environment
-    path = ROOT / "docs" / "tables.md"
-    begin, end = "<!-- estimators -->", "<!-- /estimators -->"  # written by hand, and kept
-    kept = path.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0]
     shown = "\n".join(f"- {key}: {value}" for key, value in environment.items())
-    parts = [
-        INTRODUCTION,
-        f"{begin}{kept}{end}\n",
-        *(section(place, summary) for place, summary in found.items()),
-    ]
+    parts = [INTRODUCTION, *(section(place, summary) for place, summary in found.items())]
     speed = RESULTS / "speed.json"
     if speed.exists():
         parts.append(_speed(json.loads(speed.read_text(encoding="utf-8"))))
     parts += ["## Where this was measured\n", shown, ""]
-    path.write_text("\n".join(parts), encoding="utf-8")
+    (ROOT / "docs" / "tables.md").write_text("\n".join(parts), encoding="utf-8")
 
 
 def _speed(result: dict) -> str:
