@@ -12,7 +12,7 @@ The rule: stage by stage, every variation is compared with the settings chosen s
 is its gain, the mean over tables of the difference in accuracy or R^2 (of which each is taken to be
 at least -1), itself a mean over nets and splits. The variation with the highest gain is taken if
 its gain is at least `LEAST` and above its standard error over tables, or else nothing is changed.
-A stage that is marked so looks at small tables and others apart.
+Some stages look at small tables and others apart.
 
 Results are appended one by one to `runs/table-defaults.jsonl`; the same command goes on where it
 was stopped, and writes `benchmarks/results/table-defaults.json` at the end of every stage.
@@ -27,6 +27,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -40,6 +41,7 @@ from spinalnet.comparison.table_heads import make_estimator
 from spinalnet.data import load_table
 from spinalnet.files import write_mapping
 from spinalnet.tabular.learner import RowsLearner
+from spinalnet.training import Metrics
 from spinalnet.training.environment import describe_environment
 
 ROOT = Path(__file__).parents[1]
@@ -73,10 +75,10 @@ START: Settings = {
 TENTH: Settings = {"early_stopping": "auto", "validation_fraction": 0.1}
 EMBEDDINGS = ("clip", "quantile", "piecewise", "linear+piecewise", "quantile+piecewise")
 
-STAGES: tuple[tuple[str, bool, Mapping[str, Settings]], ...] = (
+STAGES: tuple[tuple[str, tuple[str, ...], Mapping[str, Settings]], ...] = (
     (
         "embedding and early stopping",  # one for tables of every size
-        False,
+        ("all",),
         {
             "a tenth held out": TENTH,
             "a fifth held out": {"early_stopping": "auto", "validation_fraction": 0.2},
@@ -86,7 +88,7 @@ STAGES: tuple[tuple[str, bool, Mapping[str, Settings]], ...] = (
     ),
     (
         "rate and decay",
-        False,
+        ("all",),
         {
             "lr 0.001": {"lr": 1e-3},
             "lr 0.01": {"lr": 1e-2},
@@ -95,13 +97,14 @@ STAGES: tuple[tuple[str, bool, Mapping[str, Settings]], ...] = (
             "chosen by loss": {"select": "loss"},
         },
     ),
-    ("length", True, {"patience 40": {"n_iter_no_change": 40}, "batch 256": {"batch_size": 256}}),
-    ("ensemble", False, {"8 nets": {"ensemble_size": 8}}),
-    ("width", True, {"twice as wide": {"width": 2}}),
+    (
+        "length",
+        ("small", "larger"),
+        {"patience 40": {"n_iter_no_change": 40}, "batch 256": {"batch_size": 256}},
+    ),
+    ("ensemble", ("all",), {"8 nets": {"ensemble_size": 8}}),
 )
-"""Name, whether small and larger tables are chosen for apart, and variations by name."""
-
-WIDTHS = {"spinal": 16, "unchained": 16, "matched": 16, "mlp": 64}
+"""Name, for which tables each is chosen apart, and variations by name."""
 
 
 def rows_of(name: str, count: int, split: int) -> tuple[np.ndarray, np.ndarray]:
@@ -113,18 +116,32 @@ def rows_of(name: str, count: int, split: int) -> tuple[np.ndarray, np.ndarray]:
     return training[validated:], training[:validated]
 
 
+@contextmanager
+def _by_loss() -> Iterator[None]:
+    """Let epochs be compared by their loss, in a classification too."""
+    usual = RowsLearner.measure
+
+    def measure(learner: RowsLearner) -> Metrics | None:
+        found = usual(learner)
+        return None if found is None else dataclasses.replace(found, accuracy=None)
+
+    RowsLearner.measure = measure  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        RowsLearner.measure = usual  # type: ignore[method-assign]
+
+
 def score(table: Any, name: str, head: str, settings: Settings, split: int) -> dict[str, float]:
     """Fit once; return the score on the validation rows and the seconds of the fit."""
     train, val = rows_of(name, len(table.y), split)
     options = dict(settings)
     if head in REFERENCES:
         options = {}
-    elif factor := options.pop("width", None):
-        options["hidden_features"] = max(2, round(WIDTHS[head] * factor))
-    RowsLearner.select = options.pop("select", "score")
+    chosen_by_loss = options.pop("select", "score") == "loss"
     model = make_estimator(head, options, table.task, split)
     began = time.perf_counter()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _by_loss() if chosen_by_loss else nullcontext():
         warnings.simplefilter("ignore")
         model.fit(_part(table.X, train), table.y[train])
         seconds = time.perf_counter() - began
@@ -222,10 +239,11 @@ def run(trials: Trials) -> Iterator[dict[str, Any]]:
     small = {name: trials.is_small(name) for name in trials.tables}
     now: dict[str, Settings] = dict.fromkeys(trials.tables, START)
     stages: list[dict[str, Any]] = []
-    for stage, apart, variations in STAGES:
-        groups = {"small": True, "larger": False} if apart else {"all": None}
-        for group, which in groups.items():
-            names = [name for name in trials.tables if which is None or small[name] == which]
+    for stage, groups, variations in STAGES:
+        for group in groups:
+            names = [
+                n for n in trials.tables if group in ("all", "small" if small[n] else "larger")
+            ]
             print(f"{stage}, {group} tables:", flush=True)
             best, seen = choose(trials, names, now, variations)
             print(f"  taken: {best}", flush=True)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from spinalnet._checks import TrainingError
 from spinalnet.randomness import own_generators
-from spinalnet.tabular.learner import Rows, RowsLearner
+from spinalnet.tabular.learner import Rows
+from spinalnet.tabular.stacked import rows_learner
 from spinalnet.training.loop import Loop
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def _train(job: Job, rows: Rows, task: Task) -> None:
     """Go on to the last epoch and keep the best."""
     member, net, config = job.member, job.net, job.config
     held_out = None if job.held_out is None else _some(rows, job.held_out)
-    learner = RowsLearner(net, config, task, _some(rows, job.train), held_out)
+    learner = rows_learner(net, config, task, _some(rows, job.train), held_out)
     if job.optimizer is not None and job.optimizer[0] == config.optimizer:
         # Its memory of gradients goes on; its settings are those that are asked for now.
         now, kept = learner.optimizer.state_dict(), job.optimizer[1]

@@ -34,7 +34,6 @@ class RowsLearner:
     notes: list[str] = []  # noqa: RUF012 (never filled)
     advice = "lower lr or set clip_norm"
     several_processes = False
-    select = "score"
 
     def __init__(
         self,
@@ -120,7 +119,7 @@ class RowsLearner:
         shares = None if weights is None else weights / weights.mean()
         outputs = self.net(x)
         accuracy = None
-        if self.task == "classification" and self.select == "score":
+        if self.task == "classification":
             right = (outputs.argmax(1) == targets).double()
             accuracy = float((right if shares is None else right * shares).mean())
         loss = float(self._loss(outputs, targets, shares))
