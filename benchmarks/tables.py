@@ -92,10 +92,7 @@ def page() -> None:
     }
     environment = next(iter(found.values())).environment
     shown = "\n".join(f"- {key}: {value}" for key, value in environment.items())
-    parts = [
-        INTRODUCTION,
-        *(section(place, summary) for place, summary in found.items()),
-    ]
+    parts = [INTRODUCTION, *(section(place, summary) for place, summary in found.items())]
     speed = RESULTS / "speed.json"
     if speed.exists():
         parts.append(_speed(json.loads(speed.read_text(encoding="utf-8"))))

@@ -388,6 +388,8 @@ def _share(share: float | None) -> str:
     if share is None:
         return "-"
     return "<0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"
+
+
 def table_defaults() -> str:
     """Return what was tried to choose the estimators' defaults, and what was taken."""
     record = load("benchmarks/results/table-defaults.json")

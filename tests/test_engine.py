@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from spinalnet.comparison.storage import Storage
 
 from helpers import no_times
 from spinalnet import (
@@ -35,6 +34,7 @@ from spinalnet.comparison import building, comparing, engine
 from spinalnet.comparison.cells import Cell, Event, Failure, pinned
 from spinalnet.comparison.comparing import run_comparison
 from spinalnet.comparison.engine import Effort, jobs_for, run_cells
+from spinalnet.comparison.storage import Storage
 from spinalnet.training import runs
 
 BASE = RunSpec.of("digits", limit=100, epochs=2, lr=3e-3, device="cpu", seed=0)
