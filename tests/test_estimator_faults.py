@@ -176,8 +176,8 @@ def test_sensitivities_of_a_regression_are_in_the_unit_of_its_target(tmp_path: A
     found = explain_table(Table("made", X, y, "regression"), tmp_path)
     by_input = dict(zip(found.inputs, found.mean[0].tolist(), strict=True))
     # By the standardised input, of which a unit is one standard deviation.
-    assert by_input["a"] == pytest.approx(1000.0 * X["a"].std(), rel=0.1)
-    assert abs(by_input["b"]) < 100.0
+    assert by_input["a"] == pytest.approx(1000.0 * X["a"].std(), rel=0.25)
+    assert abs(by_input["b"]) < 200.0
     hundred = explain_table(Table("made", X, y / 100.0, "regression"), tmp_path)
     torch.testing.assert_close(hundred.mean * 100.0, found.mean, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(hundred.std * 100.0, found.std, rtol=1e-6, atol=1e-6)
