@@ -22,7 +22,7 @@ types:
 test:        ## The fast tests, of every commit: minutes
 	$(PYTHON) -m pytest
 
-full:        ## With the slow ones; what it said is committed as tests/full.log
+full:        ## With the slow ones; what it said is in tests/full.log
 	bash -o pipefail -c "{ git describe --always --dirty; date -u +%F; \
 	$(PYTHON) -m pytest -m 'not network' --no-header --durations=20; } 2>&1 | tee tests/full.log"
 

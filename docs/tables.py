@@ -450,6 +450,7 @@ def table_reach() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "digits": lambda: comparison("digits"),
     "cifar10-features": lambda: comparison("cifar10-features"),
+    "cifar10-features-again": lambda: comparison("cifar10-features-again"),
     "fashion-mnist": lambda: comparison("fashion-mnist"),
     "mnist": lambda: comparison("mnist"),
     "hymenoptera": lambda: comparison("hymenoptera"),

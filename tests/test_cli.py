@@ -227,7 +227,7 @@ def test_version_and_env() -> None:
         (["compare", "digits", "--metric", "acuracy"], "did you mean 'accuracy'"),
         (["compare", "digits", "--folds=3", "--until-decided"], "folds and random splits"),
         (["compare", "digits", "--jobs", "many"], "jobs must be a number"),
-        (["compare", "digits", "--out", "s3://a/b"], "mount the storage"),
+        (["compare", "digits", "--out", "s3://a/b"], "give an address as storage"),
         (["compare", "digits", "--heads=spinal,spinal:num_layers=6"], "are the same network here"),
         (["compare", "digits", "--heads=mlp,mlp:dropout=0"], "are the same network here"),
         (["compare", "digits", "--metric", "r2"], "metric r2 is not for a classification"),

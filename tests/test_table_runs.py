@@ -221,7 +221,8 @@ def size(estimator: Any) -> int:
 def test_controls_are_made_after_the_spinal_net(options: dict[str, Any]) -> None:
     X = np.random.default_rng(0).normal(size=(40, 11))
     y = X[:, 0]
-    fixed = {"epochs": 1, "random_state": 0, **options}
+    bare = {"ensemble_size": 1, "embedding": None, "early_stopping": False}
+    fixed = {"epochs": 1, "random_state": 0, **bare, **options}
     spinal = SpinalRegressor(**fixed).fit(X, y)
     plain, alike, dense = (
         ControlRegressor(control=name, **fixed).fit(X, y)
@@ -231,10 +232,11 @@ def test_controls_are_made_after_the_spinal_net(options: dict[str, Any]) -> None
     assert size(alike) == pytest.approx(size(spinal), rel=0.02)
     assert size(dense) == pytest.approx(size(spinal), rel=0.02)
     width, layers = options.get("hidden_features", 16), options.get("num_layers", 4)
-    assert plain.module_.output.in_features == spinal.module_.output.in_features == width * layers
-    assert plain.module_.split_sizes == spinal.module_.spine.split_sizes
+    chain, slices, other = (model.module_ for model in (spinal, plain, alike))
+    assert slices.output.in_features == chain.output.in_features == width * layers
+    assert slices.split_sizes == chain.spine.split_sizes
     # Logits of a net without a chain are sums of functions of one slice each.
-    cut = plain.module_.split_sizes[0]
+    cut = slices.split_sizes[0]
     a, b = torch.from_numpy(X[:20]), torch.from_numpy(X[20:])
 
     def mixed_effect(net: torch.nn.Module) -> float:
@@ -242,9 +244,9 @@ def test_controls_are_made_after_the_spinal_net(options: dict[str, Any]) -> None
         with torch.no_grad():
             return float((net(a) + net(b) - net(ab) - net(ba)).abs().max())
 
-    assert mixed_effect(plain.module_) < 1e-12
-    assert mixed_effect(alike.module_) < 1e-12
-    assert mixed_effect(spinal.module_) > 1e-4
+    assert mixed_effect(slices) < 1e-12
+    assert mixed_effect(other) < 1e-12
+    assert mixed_effect(chain) > 1e-4
     with pytest.raises(InputError, match="did you mean 'unchained'"):
         ControlClassifier(control="unchaned").fit(X, y > 0)
 
@@ -529,7 +531,7 @@ def test_the_best_trial_is_chosen_and_all_are_kept(metric: str | None, tmp_path:
         assert result["trials"][0]["score"] == pytest.approx(np.concatenate(right).mean())
     again = refit(tmp_path / "run", asked.frame)
     width = max(1, round(64 * result["chosen"]["width"]))
-    assert again.module_.hidden_features == (width,)
+    assert {net.hidden_features for net in again.module_.members} == {(width,)}
 
 
 def test_what_a_row_is_given_is_not_tuned(tmp_path: Path) -> None:
@@ -538,7 +540,7 @@ def test_what_a_row_is_given_is_not_tuned(tmp_path: Path) -> None:
     result = run_table(asked, tmp_path / "run").result
     assert set(result["chosen"]) == {"lr", "dropout"}
     again = refit(tmp_path / "run", asked.frame)
-    assert again.module_.hidden_features == (7,)
+    assert {net.hidden_features for net in again.module_.members} == {(7,)}
     assert (again.weight_decay, again.lr) == (0.5, result["chosen"]["lr"])
 
 

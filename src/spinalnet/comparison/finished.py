@@ -98,6 +98,12 @@ class FinishedRuns:
         return self.results[0].get("model") == "table"
 
     @property
+    def seen(self) -> int:
+        """Number of units of which a report can tell: the runs of two rows have ended there."""
+        ended = [{*by_unit, *self.failed.get(row, {})} for row, by_unit in self.runs.items()]
+        return max((len(ended[0] & other) for other in ended[1:]), default=0)
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         """All seeds that ran or were asked for."""
         return tuple(sorted({unit.seed for unit in self.units.values()}))

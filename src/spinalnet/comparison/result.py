@@ -62,7 +62,7 @@ class Comparison:
         summary = summarize_runs(read, None, metric=metric, margin=margin)
         if len(summary.heads) > 1:
             with suppress(InputError):  # a folder that can only be read cannot be extended either
-                note_look(Path(folder), len(summary.counted))
+                note_look(Path(folder), read.seen)
         return cls(Path(folder), summary, read, metric, margin)
 
     @property

@@ -124,7 +124,7 @@ def summarize_runs(
         prevalence=_prevalence(evidence),
         code=common_code(differences),
         cheapest=_cheapest(heads),
-        looks=tuple(look for look in comparison.looks if look < len(comparison.units)),
+        looks=tuple(look for look in comparison.looks if look < comparison.seen),
         stopping=_stopping(comparison),
         tuning=tuning,
     )
@@ -168,8 +168,7 @@ def _stopping(comparison: FinishedRuns) -> bool:
     """Return whether seeds were, or might have been, added after a look at the result."""
     if _unit_kind(comparison) != "seed":
         return False
-    count = len(comparison.units)
-    return comparison.stopping or any(1 < look < count for look in comparison.looks)
+    return comparison.stopping or any(1 < look < comparison.seen for look in comparison.looks)
 
 
 def _unit_kind(comparison: FinishedRuns) -> Literal["seed", "fold", "split"]:

@@ -139,7 +139,7 @@ def load_trained(path: str | Path) -> TrainedModel:
         raise InputError(f"{path} is not the folder of a run, nor a checkpoint: give one of them.")
     file = path if is_file else path / "model.safetensors"
     weights, header = files.load_weights(file)
-    if header.get("format") == "table":
+    if isinstance(header, Mapping) and header.get("format") == "table":
         raise InputError(f"{path} holds the model of a table: read it with spinalnet.load.")
     with files.reading(file):
         about = Description.read(header)

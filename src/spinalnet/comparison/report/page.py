@@ -86,7 +86,7 @@ def write_report(
     for name, content in contents.items():
         write_bytes(folder / name, content)
     if len(summary.heads) > 1:
-        note_look(folder, len(summary.counted))
+        note_look(folder, comparison.seen)
     return folder / "report.html"
 
 
