@@ -293,9 +293,13 @@ def head_rows(summary: Summary) -> tuple[list[str], list[list[str]]]:
 
 def short_rows(summary: Summary) -> tuple[list[str], list[list[str]]]:
     """Return what fits a terminal of 80 characters; the report holds the rest."""
-    return _as_rows([*_first_columns(summary), *_answer_columns(summary)], summary)
+    first = _first_columns(summary)
+    if max(len(head.head) for head in summary.heads) > _LONG:
+        first = first[:1]
+    return _as_rows([*first, *_answer_columns(summary)], summary)
 
 
+_LONG = 17  # letters of a name beside which no column of costs has room
 _Column = tuple[str, list[str]]
 _BASELINE = "baseline"
 

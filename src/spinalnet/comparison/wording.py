@@ -143,7 +143,7 @@ def as_markdown(header: Sequence[str], rows: Iterable[Sequence[str]], left: int 
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-_LABEL_WIDTH = 24  # the longest name of a head with an option stays on one line
+_LABEL_WIDTH = 20  # the longest name of a head with an option stays on one line
 
 
 def as_rich(
@@ -157,11 +157,14 @@ def as_rich(
     table = Table(
         title=title, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
     )
+    rows = list(rows)
+    longest = max((len(row[0]) for row in rows), default=0)
     for i, column in enumerate(header):
         table.add_column(
             escape(column),
             justify="right" if i else "left",
             overflow="fold",
+            min_width=None if i else min(longest, _LABEL_WIDTH),
             max_width=None if i else _LABEL_WIDTH,  # a head with many options takes several lines
         )
     for row in rows:
