@@ -334,6 +334,28 @@ def test_what_cannot_be_predicted_is_named_before_anything_is_written(
     assert not (tmp_path / "p.csv").exists()
 
 
+def test_times_with_offsets_are_the_same_hour_in_every_way_to_predict(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    rng = np.random.default_rng(0)
+    hours, days = rng.integers(0, 24, 200), rng.integers(1, 29, 200)
+    at = [f"2020-03-{d:02}T{h:02}:00:00+05:00" for d, h in zip(days, hours, strict=True)]
+    frame = pd.DataFrame({"at": at, "x": rng.normal(size=200)})
+    frame.assign(y=hours + frame["x"]).to_csv(tmp_path / "a.csv", index=False)
+    run_table(TableSpec(str(tmp_path / "a.csv"), "y", head="trees"), tmp_path / "run")
+    model = load_table_model(tmp_path / "run")
+    typed = frame.assign(at=pd.to_datetime(frame["at"]))
+    typed.to_parquet(tmp_path / "b.parquet")
+    notes: list[str] = []
+    said = [model.predict(one) for one in (frame, typed)]
+    for name in ("a.csv", "b.parquet"):
+        out = tmp_path / "said.csv"
+        write_table_predictions(model, tmp_path / name, out, tell=notes.append)
+        said.append(np.array([float(row["prediction"]) for row in rows_in(out)]))
+    assert all(np.allclose(one, said[0], rtol=1e-9) for one in said)
+    assert np.corrcoef(said[0], hours)[0, 1] > 0.9
+    assert sum("'at' have offsets: they are read as UTC" in note for note in notes) == 2
+
+
 def test_predictions_of_classes_are_written_with_their_probabilities(folder, tmp_path) -> None:
     run = trained(folder, "grades", "mlp")
     model = load_table_model(run)

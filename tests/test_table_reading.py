@@ -383,6 +383,28 @@ def test_dates_in_text_are_read_and_told(tmp_path: Path, cells: list[str], days:
     assert told(found, "read as UTC") == ("Z" in "".join(cells))
 
 
+@pytest.mark.parametrize("zone", ["+05:00", "Europe/Berlin", ""])
+def test_times_with_offsets_are_utc_however_they_come(tmp_path: Path, zone: str) -> None:
+    pytest.importorskip("pyarrow")
+    naive = pd.Series(pd.date_range("2024-03-30 22:30", periods=20, freq="7h"))
+    at = naive.dt.tz_localize(zone) if zone else naive
+    expected = at.dt.tz_convert("UTC").dt.tz_localize(None) if zone else naive
+    frame = pd.DataFrame({"at": at, "y": np.arange(20) / 7})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_parquet(tmp_path / "a.parquet")
+    objects = frame.assign(at=at.astype(object))
+    arrow = frame.convert_dtypes(dtype_backend="pyarrow")
+    tables = [
+        load_table(str(tmp_path / "a.csv"), "y"),
+        load_table(str(tmp_path / "a.parquet"), "y"),
+        *(Table("t", one[["at"]], frame["y"], "regression").ready() for one in (objects, arrow)),
+    ]
+    for table in tables:
+        assert table.X["at"].tolist() == expected.tolist()
+        assert told(table, "'at' have offsets: they are read as UTC") == bool(zone)
+        assert sum("UTC" in note for note in table.notes) <= 1
+
+
 def test_dates_that_can_be_read_two_ways_say_how_they_were(tmp_path: Path) -> None:
     found = load_table(csv(tmp_path / "a.csv", "day,y", "3/1/2024,1.5", "2/4/2024,2.5"), "y")
     assert found.X["day"].iloc[0] == pd.Timestamp("2024-03-01")

@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 
 from spinalnet._checks import InputError, some
-from spinalnet.data.columns import check_names, dates, is_frame, kind_of, numbers, texts
+from spinalnet.data.columns import (
+    check_names,
+    dates,
+    has_offsets,
+    is_frame,
+    kind_of,
+    numbers,
+    texts,
+    told_offsets,
+)
 from spinalnet.data.typed_columns import NOTHING
 
 
@@ -155,7 +164,10 @@ def _typed(held: Any, column: Column, data: str, tell: Tell) -> Any:
     if column.kind in ("number", "boolean"):
         return numbers(column.name, held)
     if column.kind == "date":
-        return dates(column.name, held)
+        found = dates(column.name, held)
+        if has_offsets(held):
+            tell(f"{data}: {told_offsets(column.name)}")
+        return found
     values = np.empty(len(held), dtype=object)
     known = set(column.levels)
     # A file of text says "NA" for what is not there, which the training table has as a gap.

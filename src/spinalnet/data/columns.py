@@ -17,6 +17,9 @@ import numpy as np
 
 from spinalnet._checks import InputError, some
 
+OFFSET = re.compile(r":\d{2}.*(Z|[+-]\d{2}:?(\d{2})?)$")
+"""The end of a time that is written with its offset from UTC."""
+
 Kind = Literal["number", "boolean", "date", "category", "text"]
 
 MOST_LEVELS = 100
@@ -260,15 +263,16 @@ def _each(name: str, values: Iterable[Any]) -> np.ndarray:
 
 
 def dates(name: str, column: Any) -> np.ndarray:
-    """Return a column of dates as `datetime64[us]` on its own clocks, missing ones as NaT.
+    """Return a column of dates as `datetime64[us]`, missing ones as NaT.
 
-    Text must be ISO 8601 (2026-01-31, 2026-01-31T12:00).
+    Times with an offset from UTC, or a time zone, become UTC, as they do when a file of text is
+    read; those without one stay as they are. Text must be ISO 8601 (2026-01-31, 2026-01-31T12:00).
 
     Raises:
         InputError: If a value is no date; it names the column, value and row.
     """
     if getattr(column.dtype, "tz", None) is not None and hasattr(column, "dt"):
-        column = column.dt.tz_localize(None)
+        column = column.dt.tz_convert(None)
     if isinstance(column.dtype, np.dtype) and column.dtype.kind == "M":
         return column.to_numpy(dtype="datetime64[us]")
     found = np.empty(len(column), dtype="datetime64[us]")
@@ -289,12 +293,45 @@ def _date(name: str, row: int, value: Any) -> Any:
                 "mend it, or leave it empty."
             ) from None
     if isinstance(value, datetime.datetime):
-        value = value.replace(tzinfo=None)  # the weekday is that of the place it was written at
+        value = _in_utc(name, row, value)
     if isinstance(value, np.datetime64):
         return value.astype("datetime64[us]")
     if not isinstance(value, datetime.date):
         raise InputError(f"column '{name}' must hold dates, got {value!r} in row {row + 1}.")
     return np.datetime64(value, "us")
+
+
+def _in_utc(name: str, row: int, value: datetime.datetime) -> datetime.datetime:
+    if value.utcoffset() is None:
+        return value.replace(tzinfo=None)
+    try:
+        return value.astimezone(datetime.UTC).replace(tzinfo=None)
+    except OverflowError:
+        raise InputError(
+            f"column '{name}' must hold dates that lie in the years 1 to 9999 of UTC, got "
+            f"'{value}' in row {row + 1}: mend it, or leave it empty."
+        ) from None
+
+
+def has_offsets(column: Any) -> bool:
+    """Return whether a column of dates has times with an offset from UTC, which `dates` applies."""
+    if getattr(column.dtype, "tz", None) is not None:
+        return True
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind == "M":
+        return False
+    return any(
+        OFFSET.search(value.strip()) if isinstance(value, str) else _is_aware(value)
+        for value in objects(column)
+    )
+
+
+def _is_aware(value: Any) -> bool:
+    return isinstance(value, datetime.datetime) and value.utcoffset() is not None
+
+
+def told_offsets(name: str) -> str:
+    """Return a sentence about a column that `has_offsets`."""
+    return f"Times of column '{name}' have offsets: they are read as UTC."
 
 
 def rows_in_words(places: Any, most: int = 3) -> str:

@@ -16,10 +16,12 @@ from spinalnet.data.columns import (
     as_objects,
     check_names,
     dates,
+    has_offsets,
     is_frame,
     kind_of,
     numbers,
     texts,
+    told_offsets,
 )
 from spinalnet.data.table_files import FORMATS as FORMATS  # what others know formats by
 from spinalnet.data.table_files import Read, is_table_file, read_table_file
@@ -99,7 +101,9 @@ class Table:
         X = X.drop(columns=taken)
         if X.shape[1] == 0:
             raise InputError(f"{self.name} has no column besides {' and '.join(taken)}.")
-        X = _with_types(X)
+        given, X = X, _with_types(X)
+        dated = [name for name in X.columns if X[name].dtype.kind == "M"]
+        notes += [told_offsets(name) for name in dated if has_offsets(given[name])]
         if len(empty := empty_columns(X)) == X.shape[1]:
             raise InputError(
                 f"{self.name} must have a column that holds a value besides its target, but all of "

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from spinalnet._checks import some
-from spinalnet.data.columns import rows_in_words
+from spinalnet.data.columns import has_offsets, rows_in_words, told_offsets
 
 NOTHING = frozenset(
     {"#N/A", "#NA", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "<NA>", "NONE"}
@@ -26,7 +26,6 @@ _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?|[+-]?\d+(\.\d+)?")
 _WHOLE = re.compile(r"[+-]?\d{1,18}")
 _POINTS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+")
 _DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}([T ]\d{1,2}:\d{2}.*)?")
-_OFFSET = re.compile(r":\d{2}.*(Z|[+-]\d{2}:?(\d{2})?)$")
 _TRUTHS = {"true": True, "false": False}
 _MOSTLY = 0.5
 
@@ -251,7 +250,7 @@ def _dates(name: str, held: Any, comma: bool, told: _Told) -> Any:
             f"{found.iloc[0]:%Y-%m-%d}; write {found.iloc[0]:%Y-%m-%d} to be sure."
         )
     if form == "ISO8601":
-        if any(map(_OFFSET.search, held.unique())):
-            told.each.append(f"Times of column '{name}' have offsets: they are read as UTC.")
+        if has_offsets(held):
+            told.each.append(told_offsets(name))
         return found.dt.tz_localize(None)
     return found
