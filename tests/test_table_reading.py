@@ -409,6 +409,11 @@ def test_dates_that_can_be_read_two_ways_say_how_they_were(tmp_path: Path) -> No
     found = load_table(csv(tmp_path / "a.csv", "day,y", "3/1/2024,1.5", "2/4/2024,2.5"), "y")
     assert found.X["day"].iloc[0] == pd.Timestamp("2024-03-01")
     assert told(found, "with the month first, '3/1/2024' as 2024-03-01")
+    assert found.date_orders == {"day": "month"}
+    for cells, order in ((("3/1/2024", "17/4/2024"), "day"), (("1/1/2024", "2/2/2024"), None)):
+        rows = (f"{cell},{i}.5" for i, cell in enumerate(cells))
+        again = load_table(csv(tmp_path / "c.csv", "day,y", *rows), "y")
+        assert again.date_orders.get("day") == order
     numbers = load_table(csv(tmp_path / "b.csv", "v,y", "1.2.3,1.5", "1.2.4,2.5"), "y")
     assert numbers.X["v"].tolist()[:2] == ["1.2.3", "1.2.4"]  # versions, no dates
     with pytest.raises(InputError, match="target column 'day' holds dates"):

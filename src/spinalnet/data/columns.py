@@ -28,6 +28,11 @@ MOST_LEVELS = 100
 FEW_LEVELS = 20
 """Up to so many different values are categories, however few rows there are."""
 
+NOTHING = frozenset(
+    {"#N/A", "#NA", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "<NA>", "NONE"}
+)
+"""Words for a missing value, in a column of features; in a target they may be classes."""
+
 _UNUSABLE = {
     "list": "a list",
     "large_list": "a list",
@@ -262,11 +267,17 @@ def _each(name: str, values: Iterable[Any]) -> np.ndarray:
     return np.asarray(found, dtype=np.float64)
 
 
-def dates(name: str, column: Any) -> np.ndarray:
+def dates(name: str, column: Any, order: str | None = None) -> np.ndarray:
     """Return a column of dates as `datetime64[us]`, missing ones as NaT.
 
     Times with an offset from UTC, or a time zone, become UTC, as they do when a file of text is
-    read; those without one stay as they are. Text must be ISO 8601 (2026-01-31, 2026-01-31T12:00).
+    read; those without one stay as they are.
+
+    Args:
+        name: Its name, for sentences.
+        column: Of a frame of pandas or polars.
+        order: "day" or "month": what comes first in text such as 3/4/2026. None if text must be
+            ISO 8601 (2026-01-31, 2026-01-31T12:00), which is read in any case.
 
     Raises:
         InputError: If a value is no date; it names the column, value and row.
@@ -277,19 +288,52 @@ def dates(name: str, column: Any) -> np.ndarray:
         return column.to_numpy(dtype="datetime64[us]")
     found = np.empty(len(column), dtype="datetime64[us]")
     for row, value in enumerate(objects(column)):
-        found[row] = _date(name, row, value)
+        found[row] = _date(name, row, value, order)
     return found
 
 
-def _date(name: str, row: int, value: Any) -> Any:
-    if value is None:
+_WRITTEN = re.compile(
+    r"(\d{1,4})([-./])(\d{1,2})\2(\d{1,4})"
+    r"(?:[T ](\d{1,2}):(\d{2})(?::(\d{2})(\.\d{1,6})?)?)?"
+)
+
+
+def _from_text(text: str, order: str | None) -> datetime.datetime:
+    """Return a date that is ISO 8601, or has the year first, or the day or the month as told.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    found = _WRITTEN.fullmatch(text)
+    if found is None or (len(found[1]) == 4 and found[2] == "-"):
+        return datetime.datetime.fromisoformat(text)
+    first, last = int(found[1]), int(found[4])
+    if len(found[1]) == 4:
+        year, month, day = first, int(found[3]), last
+    elif len(found[1]) > 2 or len(found[4]) not in (2, 4) or order is None:
+        raise ValueError(text)
+    else:
+        # Two digits are those of 1969 to 2068, as everywhere.
+        year = last if len(found[4]) == 4 else last + (1900 if last > 68 else 2000)
+        day, month = (first, int(found[3])) if order == "day" else (int(found[3]), first)
+    hour, minute, second = (int(part or 0) for part in found.group(5, 6, 7))
+    part = round(float(found[8] or 0) * 1e6)
+    return datetime.datetime(year, month, day, hour, minute, second, part)
+
+
+def _date(name: str, row: int, value: Any, order: str | None) -> Any:
+    if value is None or (isinstance(value, str) and value.strip() in {"", *NOTHING}):
         return np.datetime64("NaT")
     if isinstance(value, str):
         try:
-            value = datetime.datetime.fromisoformat(value.strip())
+            value = _from_text(value.strip(), order)
         except ValueError:
+            how = "2026-01-31"
+            if order is not None:
+                shown = "31/1/2026" if order == "day" else "1/31/2026"
+                how = f"{how}, or with the {order} first, as in training: {shown}"
             raise InputError(
-                f"column '{name}' must hold dates (2026-01-31), got {value!r} in row {row + 1}: "
+                f"column '{name}' must hold dates ({how}), got {value!r} in row {row + 1}: "
                 "mend it, or leave it empty."
             ) from None
     if isinstance(value, datetime.datetime):

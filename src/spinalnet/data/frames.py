@@ -5,8 +5,8 @@ Read for `spinalnet compare` on a table and for the theory's sensitivities.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class Table:
         groups: Group of every row, `(N,)`, where rows of one group belong into one part.
         times: Time of every row as a number, `(N,)`, where nothing may be trained on the future.
         targets: Names of the columns that were predicted, where they have some.
+        date_orders: Of columns of dates that were text what came first in it, "day" or "month".
     """
 
     name: str
@@ -63,6 +64,7 @@ class Table:
     groups: Any = None
     times: Any = None
     targets: tuple[str, ...] = ()
+    date_orders: Mapping[str, str] = field(default_factory=dict)
 
     def ready(self, group: str | None = None, time: str | None = None) -> Table:
         """Return the table as nets and trees alike know it.
@@ -174,6 +176,7 @@ def load_table(
         found,  # type: ignore[arg-type]
         (*notes, *read.notes),
         targets=tuple(names),
+        date_orders=read.date_orders,
     )
     return table.ready(group, time)
 

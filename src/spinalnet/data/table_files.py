@@ -49,11 +49,13 @@ class Read:
         frame: A data frame of pandas, whose columns have names that are text and differ.
         notes: A sentence for every decision.
         no_header: A sentence if the names of the columns look like a row of data, else "".
+        date_orders: What comes first, "day" or "month", in columns of dates written so.
     """
 
     frame: Any
     notes: list[str] = field(default_factory=list)
     no_header: str = ""
+    date_orders: dict[str, str] = field(default_factory=dict)
 
 
 def is_table_file(source: str) -> bool:
@@ -206,8 +208,8 @@ def _read_text(
     cells = pd.DataFrame(_even(rows, len(header), path, notes), dtype=object)
     cells = _with_names(cells, header, path, notes)
     no_header = _looks_like_data(cells, path)
-    frame = typed(cells, separator, notes, text=text, targets=targets)
-    return Read(frame, notes + ([no_header] if no_header else []), no_header)
+    frame, orders = typed(cells, separator, notes, text=text, targets=targets)
+    return Read(frame, notes + ([no_header] if no_header else []), no_header, orders)
 
 
 def _rows(content: str, separator: str, path: Path) -> list[list[str]]:

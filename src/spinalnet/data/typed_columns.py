@@ -10,12 +10,7 @@ from typing import Any
 import numpy as np
 
 from spinalnet._checks import some
-from spinalnet.data.columns import has_offsets, rows_in_words, told_offsets
-
-NOTHING = frozenset(
-    {"#N/A", "#NA", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "<NA>", "NONE"}
-)
-"""Words for a missing value, in a column of features; in a target they may be classes."""
+from spinalnet.data.columns import NOTHING, has_offsets, rows_in_words, told_offsets
 
 PLACEHOLDERS = frozenset({"?", "-", "--", ".", "*", "…", "..."})
 """Signs that among numbers stand for a missing value."""
@@ -40,6 +35,7 @@ class _Told:
     """Columns by what was decided about them; one sentence for each decision."""
 
     dates: list[str] = field(default_factory=list)
+    orders: dict[str, str] = field(default_factory=dict)
     comma: list[str] = field(default_factory=list)
     thousands: list[str] = field(default_factory=list)
     nothing: dict[str, list[str]] = field(default_factory=dict)
@@ -69,8 +65,10 @@ def typed(
     *,
     text: Collection[str] = (),
     targets: Collection[str] = (),
-) -> Any:
-    """Return a frame of typed columns.
+) -> tuple[Any, dict[str, str]]:
+    """Return a frame of typed columns, and what comes first in the dates of some.
+
+    That is "day" or "month", for every column whose dates begin with one of them.
 
     Args:
         cells: Frame of text, "" where there is none.
@@ -98,7 +96,7 @@ def typed(
         else:
             made[name] = _typed_one(name, column, comma, separator, told)
     notes += told.notes()
-    return pd.DataFrame(made)
+    return pd.DataFrame(made), told.orders
 
 
 def _held(column: Any) -> Any:
@@ -243,11 +241,15 @@ def _dates(name: str, held: Any, comma: bool, told: _Told) -> Any:
         return None
     form, found = fitting[0]
     told.dates.append(name)
-    if len(fitting) > 1 and not fitting[0][1].equals(fitting[1][1]):
-        first = "day" if form.startswith("%d") else "month"
+    doubtful = len(fitting) > 1
+    known = form.startswith(("%d", "%m")) and not (doubtful and found.equals(fitting[1][1]))
+    if known:
+        told.orders[name] = "day" if form.startswith("%d") else "month"
+    if known and doubtful:
         told.each.append(
-            f"Dates of column '{name}' are read with the {first} first, {held.iloc[0]!r} as "
-            f"{found.iloc[0]:%Y-%m-%d}; write {found.iloc[0]:%Y-%m-%d} to be sure."
+            f"Dates of column '{name}' are read with the {told.orders[name]} first, "
+            f"{held.iloc[0]!r} as {found.iloc[0]:%Y-%m-%d}; write "
+            f"{found.iloc[0]:%Y-%m-%d} to be sure."
         )
     if form == "ISO8601":
         if has_offsets(held):
