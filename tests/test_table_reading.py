@@ -405,6 +405,28 @@ def test_times_with_offsets_are_utc_however_they_come(tmp_path: Path, zone: str)
         assert sum("UTC" in note for note in table.notes) <= 1
 
 
+@pytest.mark.parametrize(
+    ("cell", "form"),
+    [("unknown", "%Y-%m-%d"), ("2020-02-30", "%Y-%m-%d"), ("30.02.2020", "%d.%m.%Y"),
+     ("?", "%m/%d/%Y"), ("2020-03", "%Y-%m-%d"),
+     ("31/2/20", "%d/%m/%y")],
+)  # fmt: skip
+def test_what_keeps_a_column_from_dates_is_named_with_its_row(
+    tmp_path: Path, cell: str, form: str
+) -> None:
+    days = pd.date_range("2020-01-05", periods=120).strftime(form).tolist()
+    for place in (0, 7):
+        cells = [*days[:place], cell, *days[place + 1 :]]
+        rows = (f"{day},{i}.5" for i, day in enumerate(cells))
+        found = load_table(csv(tmp_path / "a.csv", "day,y", *rows), "y")
+        assert {type(value) for value in found.X["day"]} == {str}
+        assert told(found, f"Column 'day' is text, since '{cell}' in row {place + 1} is no date")
+        assert told(found, "(1 of 120 cells are none)")
+    words = [*days[:7], *["later"] * 113]
+    rows = (f"{day},{i}.5" for i, day in enumerate(words))
+    assert not told(load_table(csv(tmp_path / "b.csv", "day,y", *rows), "y"), "no date")
+
+
 def test_dates_that_can_be_read_two_ways_say_how_they_were(tmp_path: Path) -> None:
     found = load_table(csv(tmp_path / "a.csv", "day,y", "3/1/2024,1.5", "2/4/2024,2.5"), "y")
     assert found.X["day"].iloc[0] == pd.Timestamp("2024-03-01")

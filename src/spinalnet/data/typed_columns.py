@@ -212,32 +212,42 @@ def look_like_dates(held: Any) -> bool:
     return _all(_DATE, held)
 
 
+def _date_formats(first: str, comma: bool) -> list[str]:
+    """Return the formats that a date may be written in, the likeliest first."""
+    if re.match(r"\d{4}-", first):
+        return ["ISO8601"]
+    sign = next(sign for sign in "-./" if sign in first)
+    year_first = re.match(r"\d{4}", first) is not None
+    month_first, day_first = f"%m{sign}%d{sign}%Y", f"%d{sign}%m{sign}%Y"
+    both = [day_first, month_first] if sign != "/" or comma else [month_first, day_first]
+    formats = [f"%Y{sign}%m{sign}%d"] if year_first else both
+    if sign == "/" and re.match(r"\d{1,2}/\d{1,2}/\d\d(\D|$)", first):
+        formats = [form.replace("%Y", "%y") for form in formats]
+    return [form + time for form in formats for time in ("", " %H:%M", " %H:%M:%S")]
+
+
 def _dates(name: str, held: Any, comma: bool, told: _Told) -> Any:
-    """Return dates of cells that all are some, else None."""
+    """Return dates of cells that all are some, else None; tell what keeps it from that."""
     import pandas as pd
 
-    if not _all(_DATE, held):
+    as_dates = held.isin({cell for cell in held.unique() if _DATE.fullmatch(cell)})
+    if as_dates.sum() <= _MOSTLY * len(held):
         return None
-    first = held.iloc[0]
-    if re.match(r"\d{4}-", first):
-        formats = ["ISO8601"]
-    else:
-        sign = next(sign for sign in "-./" if sign in first)
-        year_first = re.match(r"\d{4}", first) is not None
-        month_first, day_first = f"%m{sign}%d{sign}%Y", f"%d{sign}%m{sign}%Y"
-        both = [day_first, month_first] if sign != "/" or comma else [month_first, day_first]
-        formats = [f"%Y{sign}%m{sign}%d"] if year_first else both
-        if sign == "/" and re.match(r"\d{1,2}/\d{1,2}/\d\d(\D|$)", first):
-            formats = [form.replace("%Y", "%y") for form in formats]
-        formats = [form + time for form in formats for time in ("", " %H:%M", " %H:%M:%S")]
-    fitting = []
-    for form in formats:
-        try:
-            found = pd.to_datetime(held, format=form, errors="raise", utc=form == "ISO8601")
-        except (ValueError, TypeError, OverflowError):
-            continue
-        fitting.append((form, found))
+    fitting, fewest, example = [], held, held[as_dates].iloc[0]
+    for form in _date_formats(example, comma):
+        found = pd.to_datetime(held, format=form, errors="coerce", utc=form == "ISO8601")
+        wrong = held[found.isna() | ~as_dates]
+        if len(wrong) == 0:
+            fitting.append((form, found))
+        elif len(wrong) < len(fewest):
+            fewest = wrong
     if not fitting:
+        if len(fewest) < _MOSTLY * len(held):
+            told.each.append(
+                f"Column '{name}' is text, since {fewest.iloc[0]!r} in row {fewest.index[0] + 1} "
+                f"is no date like {example!r} ({len(fewest)} of {len(held)} cells are "
+                "none): mend the cells or leave them empty to have dates."
+            )
         return None
     form, found = fitting[0]
     told.dates.append(name)
