@@ -472,6 +472,28 @@ def test_targets_of_every_type(tmp_path: Path, values: Any, first: list[Any]) ->
     assert told(found, "10 rows without a target are left out")
 
 
+@pytest.mark.parametrize("top", [2**53, 2**60, 2**63 - 2, 2**66])
+def test_large_whole_classes_stay_apart(tmp_path: Path, top: int) -> None:
+    classes = [top, top + 1, 7, None] * 10
+    frame = pd.DataFrame({"x": np.arange(40) / 7, "y": np.array(classes, dtype=object)})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.dropna().to_csv(tmp_path / "b.csv", index=False)
+    names = ["a.csv", "b.csv"]
+    if top < 2**63:
+        pytest.importorskip("pyarrow")
+        frame.assign(y=frame["y"].astype("Int64")).to_parquet(tmp_path / "a.parquet")
+        names.append("a.parquet")
+    for name in names:
+        found = load_table(str(tmp_path / name), "y", "classification")
+        assert sorted(map(str, found.y)) == sorted(map(str, [top, top + 1, 7] * 10))
+        again = read_frame(tmp_path / name)[0]["y"].dropna()
+        assert sorted(set(map(str, again))) == sorted(map(str, {top, top + 1, 7}))
+    numbers = load_table(str(tmp_path / "a.csv"), "y", "regression")
+    assert numbers.y.dtype == np.float64
+    features = load_table(str(tmp_path / "a.csv"), "x")
+    assert features.X["y"].tolist()[:3] == [float(top), float(top + 1), 7.0]
+
+
 def frame_of(n: int = 60) -> Any:
     rng = np.random.default_rng(0)
     x = rng.normal(size=n)

@@ -17,6 +17,12 @@ import numpy as np
 
 from spinalnet._checks import InputError, some
 
+MOST_EXACT = 2**53
+"""Whole numbers up to it are the same in float64."""
+
+MOST_WHOLE = 2**63 - 1
+"""The largest whole number of int64."""
+
 OFFSET = re.compile(r":\d{2}.*(Z|[+-]\d{2}:?(\d{2})?)$")
 """The end of a time that is written with its offset from UTC."""
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from spinalnet._checks import InputError, some
-from spinalnet.data.columns import check_names, rows_in_words
+from spinalnet.data.columns import MOST_EXACT, check_names, rows_in_words
 from spinalnet.data.typed_columns import is_number, typed
 
 FORMATS = (".csv", ".tsv", ".parquet", ".arrow", ".feather")
@@ -348,6 +348,12 @@ def _read_columns(data: bytes, path: Path, suffix: str) -> Read:
             table = pa.ipc.open_stream(io.BytesIO(data)).read_all()
     check_names(table.column_names, f"'{path}'")
     frame, notes = table.to_pandas(), []
+    for name in table.column_names:
+        column = table.column(name)
+        if column.null_count and pa.types.is_integer(column.type) and name in frame:
+            exact = column.to_pandas(integer_object_nulls=True)
+            if max((abs(value) for value in exact if value is not None), default=0) > MOST_EXACT:
+                frame[name] = exact.to_numpy()  # float64 would round them
     frame, told = _with_index_told(frame, path.name)
     notes += told
     frame.columns = [str(name) for name in frame.columns]

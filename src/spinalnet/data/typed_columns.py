@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 
 from spinalnet._checks import some
-from spinalnet.data.columns import NOTHING, has_offsets, rows_in_words, told_offsets
+from spinalnet.data.columns import (
+    MOST_EXACT,
+    MOST_WHOLE,
+    NOTHING,
+    has_offsets,
+    rows_in_words,
+    told_offsets,
+)
 
 PLACEHOLDERS = frozenset({"?", "-", "--", ".", "*", "…", "..."})
 """Signs that among numbers stand for a missing value."""
@@ -18,7 +25,7 @@ PLACEHOLDERS = frozenset({"?", "-", "--", ".", "*", "…", "..."})
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity)", re.IGNORECASE)
 _COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+|[+-]?\d+|[+-]?\d{1,3}(\.\d{3})+")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?|[+-]?\d+(\.\d+)?")
-_WHOLE = re.compile(r"[+-]?\d{1,18}")
+_WHOLE = re.compile(r"[+-]?\d+")
 _POINTS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+")
 _DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}([T ]\d{1,2}:\d{2}.*)?")
 _TRUTHS = {"true": True, "false": False}
@@ -120,7 +127,7 @@ def _typed_target(column: Any, comma: bool, separator: str, name: str, told: _To
     if numbers is not None:
         if len(words):
             told.nothing.setdefault(words.iloc[0], []).append(name)
-        return numbers.reindex(column.index)
+        return _with_gaps(numbers, column.index)
     if len(words):
         told.each.append(
             f"'{words.iloc[0]}' in the target column '{name}' is a class "
@@ -143,7 +150,7 @@ def _typed_one(name: str, column: Any, comma: bool, separator: str, told: _Told)
     if numbers is None:
         numbers = _without_placeholders(name, held, comma, separator, told)
     if numbers is not None:
-        return numbers.reindex(column.index)
+        return _with_gaps(numbers, column.index)
     truths = held.str.lower()
     if truths.isin(_TRUTHS).all():
         made = truths.map(_TRUTHS)
@@ -177,9 +184,20 @@ def _numbers(name: str, held: Any, comma: bool, separator: str, told: _Told) -> 
 def _as_numbers(held: Any) -> Any:
     import pandas as pd
 
-    whole = all(map(_WHOLE.fullmatch, held.unique()))
     # Python's own reading of a number is exact, that of faster parsers is not always.
-    return pd.Series(list(map(int if whole else float, held)), index=held.index)
+    if not all(map(_WHOLE.fullmatch, held.unique())):
+        return pd.Series(list(map(float, held)), index=held.index)
+    found = list(map(int, held))
+    fits = max(map(abs, found)) <= MOST_WHOLE
+    return pd.Series(found, index=held.index, dtype=np.int64 if fits else object)
+
+
+def _with_gaps(numbers: Any, index: Any) -> Any:
+    """Return numbers with gaps; whole ones that float64 would round stay whole, as objects."""
+    gaps = len(numbers) < len(index)
+    if gaps and numbers.dtype.kind == "i" and numbers.abs().max() > MOST_EXACT:
+        numbers = numbers.astype(object)
+    return numbers.reindex(index)
 
 
 def _without_placeholders(name: str, held: Any, comma: bool, separator: str, told: _Told) -> Any:
