@@ -12,11 +12,14 @@ import pytest
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from spinalnet._checks import InputError
+from spinalnet.data.columns import dates
 from spinalnet.tabular import SpinalClassifier
 from spinalnet.tabular.column_encodings import MOST_INPUTS, TEXT_WIDTH
 from spinalnet.tabular.encoder import Encoder
 
 pd = pytest.importorskip("pandas")
+
+FIVE = datetime.timezone(datetime.timedelta(hours=5))
 
 PLAIN = (str, int, float, bool, type(None), np.ndarray)
 
@@ -165,7 +168,9 @@ def test_dates_are_their_calendar() -> None:
 @pytest.mark.parametrize(
     "days",
     [
-        pd.date_range("2020-01-01", periods=6, tz="Europe/Berlin").to_series(),
+        pd.date_range("2020-01-01 01:00", periods=6, tz="Europe/Berlin").to_series(),
+        pd.Series([datetime.datetime(2020, 1, i, 5, tzinfo=FIVE) for i in range(1, 7)], dtype="O"),
+        pd.Series([f"2020-01-0{i}T05:00:00+05:00" for i in range(1, 7)]),
         pd.Series([datetime.date(2020, 1, i) for i in range(1, 7)]),
         pd.Series([datetime.datetime(2020, 1, i) for i in range(1, 7)], dtype=object),
     ],
@@ -174,8 +179,32 @@ def test_every_type_of_date(days: Any) -> None:
     plain = Encoder(pd.DataFrame({"t": pd.date_range("2020-01-01", periods=6)}), None)
     text = pd.DataFrame({"t": [f"2020-01-0{i}" for i in range(1, 7)]})
     frame = pd.DataFrame({"t": days.to_list()}, dtype=days.dtype)
-    made = Encoder(frame, None).transform(frame)
+    made = plain.transform(frame)
+    if not isinstance(days.iloc[0], str):  # text becomes dates where a model was fitted to dates
+        made = Encoder(frame, None).transform(frame)
     assert made.tobytes() == plain.transform(frame).tobytes() == plain.transform(text).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "order", "day"),
+    [
+        ("17/1/2020", "day", "2020-01-17"), ("4/1/2020", "day", "2020-01-04"),
+        ("4/1/2020", "month", "2020-04-01"), ("4.1.69 07:30", "day", "1969-01-04T07:30"),
+        ("4-1-2020 7:30:05", "month", "2020-04-01T07:30:05"), ("2020/1/4", "month", "2020-01-04"),
+        ("2020-01-04", "day", "2020-01-04"), ("NA", "day", "NaT"), ("", None, "NaT"),
+        ("17/1/2020", "month", None), ("1/17/2020", "day", None), ("4/1/2020", None, None),
+        ("30/2/2020", "day", None), ("4/1/2020 soon", "day", None), ("123/1/2020", "day", None),
+    ],
+)  # fmt: skip
+def test_dates_in_text_keep_to_one_order(text: str, order: str | None, day: str | None) -> None:
+    column = pd.Series(["2020-05-06", text])
+    if day is not None:
+        found = dates("t", column, order)
+        assert np.array_equal(found[1:], np.array([day], "datetime64[us]"), equal_nan=True)
+        return
+    how = f"with the {order} first" if order else "2026-01-31"
+    with pytest.raises(InputError, match=rf"'t' must hold dates \(.*{how}.*got '{text}' in row 2"):
+        dates("t", column, order)
 
 
 def test_text_that_is_alike_gets_numbers_that_are_alike() -> None:

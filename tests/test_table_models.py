@@ -23,6 +23,7 @@ from spinalnet.comparison import Comparison, TableModel, TableSpec, table_store
 from spinalnet.comparison.forest import Forest, ForestEstimator
 from spinalnet.comparison.layered import LayeredEstimator
 from spinalnet.comparison.packing import pack, unpack
+from spinalnet.comparison.table_columns import Column
 from spinalnet.comparison.table_model import load_table_model
 from spinalnet.comparison.table_spec import training_of
 from spinalnet.comparison.tables import run_table
@@ -332,6 +333,66 @@ def test_what_cannot_be_predicted_is_named_before_anything_is_written(
     with pytest.raises(InputError, match=sentence):
         write_table_predictions(run, tmp_path / "new.csv", tmp_path / "p.csv")
     assert not (tmp_path / "p.csv").exists()
+
+
+def test_times_with_offsets_are_the_same_hour_in_every_way_to_predict(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    rng = np.random.default_rng(0)
+    hours, days = rng.integers(0, 24, 200), rng.integers(1, 29, 200)
+    at = [f"2020-03-{d:02}T{h:02}:00:00+05:00" for d, h in zip(days, hours, strict=True)]
+    frame = pd.DataFrame({"at": at, "x": rng.normal(size=200)})
+    frame.assign(y=hours + frame["x"]).to_csv(tmp_path / "a.csv", index=False)
+    run_table(TableSpec(str(tmp_path / "a.csv"), "y", head="trees"), tmp_path / "run")
+    model = load_table_model(tmp_path / "run")
+    typed = frame.assign(at=pd.to_datetime(frame["at"]))
+    typed.to_parquet(tmp_path / "b.parquet")
+    notes: list[str] = []
+    said = [model.predict(one) for one in (frame, typed)]
+    for name in ("a.csv", "b.parquet"):
+        out = tmp_path / "said.csv"
+        write_table_predictions(model, tmp_path / name, out, tell=notes.append)
+        said.append(np.array([float(row["prediction"]) for row in rows_in(out)]))
+    assert all(np.allclose(one, said[0], rtol=1e-9) for one in said)
+    assert np.corrcoef(said[0], hours)[0, 1] > 0.9
+    assert sum("'at' have offsets: they are read as UTC" in note for note in notes) == 2
+
+
+def test_the_order_of_day_and_month_is_that_of_the_training(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    days, months = rng.integers(1, 29, 200), rng.integers(1, 13, 200)
+    when = [f"{d}/{m}/2020" for d, m in zip(days, months, strict=True)]
+    frame = pd.DataFrame({"when": when, "x": rng.normal(size=200)})
+    frame["y"] = months + frame["x"]
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    run_table(TableSpec(str(tmp_path / "a.csv"), "y", head="ridge"), tmp_path / "run")
+    model = load_table_model(tmp_path / "run")
+    every = model.predict(frame)
+    doubtful = days <= 12  # nothing in these rows alone says what comes first
+    part = frame[doubtful].reset_index(drop=True)
+    part.to_csv(tmp_path / "b.csv", index=False)
+    assert np.allclose(model.predict(part), every[doubtful])
+    write_table_predictions(model, tmp_path / "b.csv", tmp_path / "said.csv")
+    said = [float(row["prediction"]) for row in rows_in(tmp_path / "said.csv")]
+    assert np.allclose(said, every[doubtful])
+    assert evaluate_run(tmp_path / "run", tmp_path / "b.csv").metrics["r2"] > 0.9
+    part.loc[4, "when"] = "1/17/2020"
+    part.to_csv(tmp_path / "c.csv", index=False)
+    for ask in (
+        lambda: model.predict(part),
+        lambda: write_table_predictions(model, tmp_path / "c.csv", tmp_path / "no.csv"),
+    ):
+        with pytest.raises(InputError, match=r"with the day first.*got '1/17/2020' in row 5"):
+            ask()
+    # What an earlier version kept says nothing of it, and is read as before.
+    held = [column.to_dict() for column in model.about.columns]
+    assert [one.pop("order", None) for one in held] == ["day", None]
+    old = replace(model.about, columns=tuple(map(Column.from_dict, held)))
+    earlier = replace(model, about=old)
+    write_table_predictions(earlier, tmp_path / "a.csv", tmp_path / "said.csv")
+    said = [float(row["prediction"]) for row in rows_in(tmp_path / "said.csv")]
+    assert np.allclose(said, every)
+    with pytest.raises(InputError, match=r"must hold dates \(2026-01-31\), got"):
+        earlier.predict(frame)
 
 
 def test_predictions_of_classes_are_written_with_their_probabilities(folder, tmp_path) -> None:

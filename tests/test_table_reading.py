@@ -383,10 +383,59 @@ def test_dates_in_text_are_read_and_told(tmp_path: Path, cells: list[str], days:
     assert told(found, "read as UTC") == ("Z" in "".join(cells))
 
 
+@pytest.mark.parametrize("zone", ["+05:00", "Europe/Berlin", ""])
+def test_times_with_offsets_are_utc_however_they_come(tmp_path: Path, zone: str) -> None:
+    pytest.importorskip("pyarrow")
+    naive = pd.Series(pd.date_range("2024-03-30 22:30", periods=20, freq="7h"))
+    at = naive.dt.tz_localize(zone) if zone else naive
+    expected = at.dt.tz_convert("UTC").dt.tz_localize(None) if zone else naive
+    frame = pd.DataFrame({"at": at, "y": np.arange(20) / 7})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_parquet(tmp_path / "a.parquet")
+    objects = frame.assign(at=at.astype(object))
+    arrow = frame.convert_dtypes(dtype_backend="pyarrow")
+    tables = [
+        load_table(str(tmp_path / "a.csv"), "y"),
+        load_table(str(tmp_path / "a.parquet"), "y"),
+        *(Table("t", one[["at"]], frame["y"], "regression").ready() for one in (objects, arrow)),
+    ]
+    for table in tables:
+        assert table.X["at"].tolist() == expected.tolist()
+        assert told(table, "'at' have offsets: they are read as UTC") == bool(zone)
+        assert sum("UTC" in note for note in table.notes) <= 1
+
+
+@pytest.mark.parametrize(
+    ("cell", "form"),
+    [("unknown", "%Y-%m-%d"), ("2020-02-30", "%Y-%m-%d"), ("30.02.2020", "%d.%m.%Y"),
+     ("?", "%m/%d/%Y"), ("2020-03", "%Y-%m-%d"),
+     ("31/2/20", "%d/%m/%y")],
+)  # fmt: skip
+def test_what_keeps_a_column_from_dates_is_named_with_its_row(
+    tmp_path: Path, cell: str, form: str
+) -> None:
+    days = pd.date_range("2020-01-05", periods=120).strftime(form).tolist()
+    for place in (0, 7):
+        cells = [*days[:place], cell, *days[place + 1 :]]
+        rows = (f"{day},{i}.5" for i, day in enumerate(cells))
+        found = load_table(csv(tmp_path / "a.csv", "day,y", *rows), "y")
+        assert {type(value) for value in found.X["day"]} == {str}
+        assert told(found, f"Column 'day' is text, since '{cell}' in row {place + 1} is no date")
+        assert told(found, "(1 of 120 cells are none)")
+    words = [*days[:7], *["later"] * 113]
+    rows = (f"{day},{i}.5" for i, day in enumerate(words))
+    assert not told(load_table(csv(tmp_path / "b.csv", "day,y", *rows), "y"), "no date")
+
+
 def test_dates_that_can_be_read_two_ways_say_how_they_were(tmp_path: Path) -> None:
     found = load_table(csv(tmp_path / "a.csv", "day,y", "3/1/2024,1.5", "2/4/2024,2.5"), "y")
     assert found.X["day"].iloc[0] == pd.Timestamp("2024-03-01")
     assert told(found, "with the month first, '3/1/2024' as 2024-03-01")
+    assert found.date_orders == {"day": "month"}
+    for cells, order in ((("3/1/2024", "17/4/2024"), "day"), (("1/1/2024", "2/2/2024"), None)):
+        rows = (f"{cell},{i}.5" for i, cell in enumerate(cells))
+        again = load_table(csv(tmp_path / "c.csv", "day,y", *rows), "y")
+        assert again.date_orders.get("day") == order
     numbers = load_table(csv(tmp_path / "b.csv", "v,y", "1.2.3,1.5", "1.2.4,2.5"), "y")
     assert numbers.X["v"].tolist()[:2] == ["1.2.3", "1.2.4"]  # versions, no dates
     with pytest.raises(InputError, match="target column 'day' holds dates"):
@@ -421,6 +470,28 @@ def test_targets_of_every_type(tmp_path: Path, values: Any, first: list[Any]) ->
     found = load_table(str(tmp_path / "a.parquet"), "y")
     assert found.y.tolist() == first * 10
     assert told(found, "10 rows without a target are left out")
+
+
+@pytest.mark.parametrize("top", [2**53, 2**60, 2**63 - 2, 2**66])
+def test_large_whole_classes_stay_apart(tmp_path: Path, top: int) -> None:
+    classes = [top, top + 1, 7, None] * 10
+    frame = pd.DataFrame({"x": np.arange(40) / 7, "y": np.array(classes, dtype=object)})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.dropna().to_csv(tmp_path / "b.csv", index=False)
+    names = ["a.csv", "b.csv"]
+    if top < 2**63:
+        pytest.importorskip("pyarrow")
+        frame.assign(y=frame["y"].astype("Int64")).to_parquet(tmp_path / "a.parquet")
+        names.append("a.parquet")
+    for name in names:
+        found = load_table(str(tmp_path / name), "y", "classification")
+        assert sorted(map(str, found.y)) == sorted(map(str, [top, top + 1, 7] * 10))
+        again = read_frame(tmp_path / name)[0]["y"].dropna()
+        assert sorted(set(map(str, again))) == sorted(map(str, {top, top + 1, 7}))
+    numbers = load_table(str(tmp_path / "a.csv"), "y", "regression")
+    assert numbers.y.dtype == np.float64
+    features = load_table(str(tmp_path / "a.csv"), "x")
+    assert features.X["y"].tolist()[:3] == [float(top), float(top + 1), 7.0]
 
 
 def frame_of(n: int = 60) -> Any:

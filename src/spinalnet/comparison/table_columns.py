@@ -14,8 +14,17 @@ from typing import Any
 import numpy as np
 
 from spinalnet._checks import InputError, some
-from spinalnet.data.columns import check_names, dates, is_frame, kind_of, numbers, texts
-from spinalnet.data.typed_columns import NOTHING
+from spinalnet.data.columns import (
+    NOTHING,
+    check_names,
+    dates,
+    has_offsets,
+    is_frame,
+    kind_of,
+    numbers,
+    texts,
+    told_offsets,
+)
 
 
 @dataclass(frozen=True)
@@ -26,20 +35,25 @@ class Column:
         name: Its name; "" in an array, whose columns have places only.
         kind: "number", "boolean", "date", "category" or "text".
         levels: Values of a category as text, where they are few.
+        order: What comes first in dates written as 3/4/2026, "day" or "month", as the training
+            found; None where its dates were written otherwise, or an earlier version kept it.
     """
 
     name: str
     kind: str
     levels: tuple[str, ...] = ()
+    order: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
-        return {"name": self.name, "kind": self.kind, "levels": list(self.levels)}
+        plain = {"name": self.name, "kind": self.kind, "levels": list(self.levels)}
+        return plain if self.order is None else {**plain, "order": self.order}
 
     @classmethod
     def from_dict(cls, held: Mapping[str, Any]) -> Column:
         """Read what `to_dict` gave."""
-        return cls(str(held["name"]), str(held["kind"]), tuple(map(str, held["levels"])))
+        levels, order = tuple(map(str, held["levels"])), held.get("order")
+        return cls(str(held["name"]), str(held["kind"]), levels, order and str(order))
 
 
 _FEW = 1000  # levels that a header keeps
@@ -47,8 +61,13 @@ _FEW = 1000  # levels that a header keeps
 Tell = Callable[[str], None]
 
 
-def columns_of(X: Any) -> tuple[Column, ...]:
-    """Describe the columns of a table that a model was fitted to."""
+def columns_of(X: Any, date_orders: Mapping[str, str] | None = None) -> tuple[Column, ...]:
+    """Describe the columns of a table that a model was fitted to.
+
+    Args:
+        X: Its features.
+        date_orders: As `Table` has them.
+    """
     if not is_frame(X):
         return tuple(Column("", "number") for _ in range(np.shape(X)[1]))
     found = []
@@ -57,7 +76,9 @@ def columns_of(X: Any) -> tuple[Column, ...]:
         levels: list[str] = []
         if kind == "category":
             levels = sorted({level for level in texts(X[name]) if level is not None})
-        found.append(Column(str(name), kind, tuple(levels) if len(levels) <= _FEW else ()))
+        order = (date_orders or {}).get(str(name)) if kind == "date" else None
+        few = tuple(levels) if len(levels) <= _FEW else ()
+        found.append(Column(str(name), kind, few, order))
     return tuple(found)
 
 
@@ -155,7 +176,10 @@ def _typed(held: Any, column: Column, data: str, tell: Tell) -> Any:
     if column.kind in ("number", "boolean"):
         return numbers(column.name, held)
     if column.kind == "date":
-        return dates(column.name, held)
+        found = dates(column.name, held, column.order)
+        if has_offsets(held):
+            tell(f"{data}: {told_offsets(column.name)}")
+        return found
     values = np.empty(len(held), dtype=object)
     known = set(column.levels)
     # A file of text says "NA" for what is not there, which the training table has as a gap.

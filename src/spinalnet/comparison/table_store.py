@@ -57,7 +57,7 @@ class Description:
 def describe(spec: TableSpec, rows: TableRows) -> Description:
     """Return the description of a model fitted to a table."""
     targets = rows.table.targets if len(rows.table.targets) == rows.outputs else ()
-    columns = columns_of(rows.table.X)
+    columns = columns_of(rows.table.X, rows.table.date_orders)
     return Description(rows.table.name, rows.table.task, spec.head, targets, rows.outputs, columns)
 
 

@@ -17,6 +17,15 @@ import numpy as np
 
 from spinalnet._checks import InputError, some
 
+MOST_EXACT = 2**53
+"""Whole numbers up to it are the same in float64."""
+
+MOST_WHOLE = 2**63 - 1
+"""The largest whole number of int64."""
+
+OFFSET = re.compile(r":\d{2}.*(Z|[+-]\d{2}:?(\d{2})?)$")
+"""The end of a time that is written with its offset from UTC."""
+
 Kind = Literal["number", "boolean", "date", "category", "text"]
 
 MOST_LEVELS = 100
@@ -24,6 +33,11 @@ MOST_LEVELS = 100
 
 FEW_LEVELS = 20
 """Up to so many different values are categories, however few rows there are."""
+
+NOTHING = frozenset(
+    {"#N/A", "#NA", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "<NA>", "NONE"}
+)
+"""Words for a missing value, in a column of features; in a target they may be classes."""
 
 _UNUSABLE = {
     "list": "a list",
@@ -259,42 +273,115 @@ def _each(name: str, values: Iterable[Any]) -> np.ndarray:
     return np.asarray(found, dtype=np.float64)
 
 
-def dates(name: str, column: Any) -> np.ndarray:
-    """Return a column of dates as `datetime64[us]` on its own clocks, missing ones as NaT.
+def dates(name: str, column: Any, order: str | None = None) -> np.ndarray:
+    """Return a column of dates as `datetime64[us]`, missing ones as NaT.
 
-    Text must be ISO 8601 (2026-01-31, 2026-01-31T12:00).
+    Times with an offset from UTC, or a time zone, become UTC, as they do when a file of text is
+    read; those without one stay as they are.
+
+    Args:
+        name: Its name, for sentences.
+        column: Of a frame of pandas or polars.
+        order: "day" or "month": what comes first in text such as 3/4/2026. None if text must be
+            ISO 8601 (2026-01-31, 2026-01-31T12:00), which is read in any case.
 
     Raises:
         InputError: If a value is no date; it names the column, value and row.
     """
     if getattr(column.dtype, "tz", None) is not None and hasattr(column, "dt"):
-        column = column.dt.tz_localize(None)
+        column = column.dt.tz_convert(None)
     if isinstance(column.dtype, np.dtype) and column.dtype.kind == "M":
         return column.to_numpy(dtype="datetime64[us]")
     found = np.empty(len(column), dtype="datetime64[us]")
     for row, value in enumerate(objects(column)):
-        found[row] = _date(name, row, value)
+        found[row] = _date(name, row, value, order)
     return found
 
 
-def _date(name: str, row: int, value: Any) -> Any:
-    if value is None:
+_WRITTEN = re.compile(
+    r"(\d{1,4})([-./])(\d{1,2})\2(\d{1,4})"
+    r"(?:[T ](\d{1,2}):(\d{2})(?::(\d{2})(\.\d{1,6})?)?)?"
+)
+
+
+def _from_text(text: str, order: str | None) -> datetime.datetime:
+    """Return a date that is ISO 8601, or has the year first, or the day or the month as told.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    found = _WRITTEN.fullmatch(text)
+    if found is None or (len(found[1]) == 4 and found[2] == "-"):
+        return datetime.datetime.fromisoformat(text)
+    first, last = int(found[1]), int(found[4])
+    if len(found[1]) == 4:
+        year, month, day = first, int(found[3]), last
+    elif len(found[1]) > 2 or len(found[4]) not in (2, 4) or order is None:
+        raise ValueError(text)
+    else:
+        # Two digits are those of 1969 to 2068, as everywhere.
+        year = last if len(found[4]) == 4 else last + (1900 if last > 68 else 2000)
+        day, month = (first, int(found[3])) if order == "day" else (int(found[3]), first)
+    hour, minute, second = (int(part or 0) for part in found.group(5, 6, 7))
+    part = round(float(found[8] or 0) * 1e6)
+    return datetime.datetime(year, month, day, hour, minute, second, part)
+
+
+def _date(name: str, row: int, value: Any, order: str | None) -> Any:
+    if value is None or (isinstance(value, str) and value.strip() in {"", *NOTHING}):
         return np.datetime64("NaT")
     if isinstance(value, str):
         try:
-            value = datetime.datetime.fromisoformat(value.strip())
+            value = _from_text(value.strip(), order)
         except ValueError:
+            how = "2026-01-31"
+            if order is not None:
+                shown = "31/1/2026" if order == "day" else "1/31/2026"
+                how = f"{how}, or with the {order} first, as in training: {shown}"
             raise InputError(
-                f"column '{name}' must hold dates (2026-01-31), got {value!r} in row {row + 1}: "
+                f"column '{name}' must hold dates ({how}), got {value!r} in row {row + 1}: "
                 "mend it, or leave it empty."
             ) from None
     if isinstance(value, datetime.datetime):
-        value = value.replace(tzinfo=None)  # the weekday is that of the place it was written at
+        value = _in_utc(name, row, value)
     if isinstance(value, np.datetime64):
         return value.astype("datetime64[us]")
     if not isinstance(value, datetime.date):
         raise InputError(f"column '{name}' must hold dates, got {value!r} in row {row + 1}.")
     return np.datetime64(value, "us")
+
+
+def _in_utc(name: str, row: int, value: datetime.datetime) -> datetime.datetime:
+    if value.utcoffset() is None:
+        return value.replace(tzinfo=None)
+    try:
+        return value.astimezone(datetime.UTC).replace(tzinfo=None)
+    except OverflowError:
+        raise InputError(
+            f"column '{name}' must hold dates that lie in the years 1 to 9999 of UTC, got "
+            f"'{value}' in row {row + 1}: mend it, or leave it empty."
+        ) from None
+
+
+def has_offsets(column: Any) -> bool:
+    """Return whether a column of dates has times with an offset from UTC, which `dates` applies."""
+    if getattr(column.dtype, "tz", None) is not None:
+        return True
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind == "M":
+        return False
+    return any(
+        OFFSET.search(value.strip()) if isinstance(value, str) else _is_aware(value)
+        for value in objects(column)
+    )
+
+
+def _is_aware(value: Any) -> bool:
+    return isinstance(value, datetime.datetime) and value.utcoffset() is not None
+
+
+def told_offsets(name: str) -> str:
+    """Return a sentence about a column that `has_offsets`."""
+    return f"Times of column '{name}' have offsets: they are read as UTC."
 
 
 def rows_in_words(places: Any, most: int = 3) -> str:

@@ -5,8 +5,8 @@ Read for `spinalnet compare` on a table and for the theory's sensitivities.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from spinalnet.data.columns import (
     as_objects,
     check_names,
     dates,
+    has_offsets,
     is_frame,
     kind_of,
     numbers,
     texts,
+    told_offsets,
 )
 from spinalnet.data.table_files import FORMATS as FORMATS  # what others know formats by
 from spinalnet.data.table_files import Read, is_table_file, read_table_file
@@ -51,6 +53,7 @@ class Table:
         groups: Group of every row, `(N,)`, where rows of one group belong into one part.
         times: Time of every row as a number, `(N,)`, where nothing may be trained on the future.
         targets: Names of the columns that were predicted, where they have some.
+        date_orders: Of columns of dates that were text what came first in it, "day" or "month".
     """
 
     name: str
@@ -61,6 +64,7 @@ class Table:
     groups: Any = None
     times: Any = None
     targets: tuple[str, ...] = ()
+    date_orders: Mapping[str, str] = field(default_factory=dict)
 
     def ready(self, group: str | None = None, time: str | None = None) -> Table:
         """Return the table as nets and trees alike know it.
@@ -99,7 +103,9 @@ class Table:
         X = X.drop(columns=taken)
         if X.shape[1] == 0:
             raise InputError(f"{self.name} has no column besides {' and '.join(taken)}.")
-        X = _with_types(X)
+        given, X = X, _with_types(X)
+        dated = [name for name in X.columns if X[name].dtype.kind == "M"]
+        notes += [told_offsets(name) for name in dated if has_offsets(given[name])]
         if len(empty := empty_columns(X)) == X.shape[1]:
             raise InputError(
                 f"{self.name} must have a column that holds a value besides its target, but all of "
@@ -170,6 +176,7 @@ def load_table(
         found,  # type: ignore[arg-type]
         (*notes, *read.notes),
         targets=tuple(names),
+        date_orders=read.date_orders,
     )
     return table.ready(group, time)
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from spinalnet._checks import InputError, some
-from spinalnet.data.columns import check_names, rows_in_words
+from spinalnet.data.columns import MOST_EXACT, check_names, rows_in_words
 from spinalnet.data.typed_columns import is_number, typed
 
 FORMATS = (".csv", ".tsv", ".parquet", ".arrow", ".feather")
@@ -49,11 +49,13 @@ class Read:
         frame: A data frame of pandas, whose columns have names that are text and differ.
         notes: A sentence for every decision.
         no_header: A sentence if the names of the columns look like a row of data, else "".
+        date_orders: What comes first, "day" or "month", in columns of dates written so.
     """
 
     frame: Any
     notes: list[str] = field(default_factory=list)
     no_header: str = ""
+    date_orders: dict[str, str] = field(default_factory=dict)
 
 
 def is_table_file(source: str) -> bool:
@@ -206,8 +208,8 @@ def _read_text(
     cells = pd.DataFrame(_even(rows, len(header), path, notes), dtype=object)
     cells = _with_names(cells, header, path, notes)
     no_header = _looks_like_data(cells, path)
-    frame = typed(cells, separator, notes, text=text, targets=targets)
-    return Read(frame, notes + ([no_header] if no_header else []), no_header)
+    frame, orders = typed(cells, separator, notes, text=text, targets=targets)
+    return Read(frame, notes + ([no_header] if no_header else []), no_header, orders)
 
 
 def _rows(content: str, separator: str, path: Path) -> list[list[str]]:
@@ -346,6 +348,12 @@ def _read_columns(data: bytes, path: Path, suffix: str) -> Read:
             table = pa.ipc.open_stream(io.BytesIO(data)).read_all()
     check_names(table.column_names, f"'{path}'")
     frame, notes = table.to_pandas(), []
+    for name in table.column_names:
+        column = table.column(name)
+        if column.null_count and pa.types.is_integer(column.type) and name in frame:
+            exact = column.to_pandas(integer_object_nulls=True)
+            if max((abs(value) for value in exact if value is not None), default=0) > MOST_EXACT:
+                frame[name] = exact.to_numpy()  # float64 would round them
     frame, told = _with_index_told(frame, path.name)
     notes += told
     frame.columns = [str(name) for name in frame.columns]

@@ -8,7 +8,14 @@ from typing import Any, Literal
 import numpy as np
 
 from spinalnet._checks import InputError, unknown_name
-from spinalnet.data.columns import as_objects, check_names, kind_of, objects, rows_in_words
+from spinalnet.data.columns import (
+    MOST_WHOLE,
+    as_objects,
+    check_names,
+    kind_of,
+    objects,
+    rows_in_words,
+)
 from spinalnet.data.typed_columns import look_like_dates, not_numbers
 
 Task = Literal["classification", "regression"]
@@ -102,11 +109,18 @@ def typed_targets(y: Any, names: list[str]) -> Any:
 
 
 def _numbers_or_infinity(column: Any) -> Any:
-    """Return numbers of any type as float64; whole ones stay whole."""
+    """Return numbers of any type as float64; whole ones stay whole.
+
+    Those that int64 cannot hold, and that float64 would make equal, are text, as classes are.
+    """
     held = objects(column)
-    if all(isinstance(value, int) for value in held):
+    whole = all(isinstance(value, int) for value in held)
+    if whole and max(map(abs, held)) <= MOST_WHOLE:
         return np.asarray(held, dtype=np.int64)
-    return np.asarray([float(value) for value in held], dtype=np.float64)
+    found = np.asarray([float(value) for value in held], dtype=np.float64)
+    if whole and len(np.unique(found)) < len(set(held)):
+        return as_objects(list(map(str, held)))
+    return found
 
 
 def target_values(y: Any, task: str) -> Any:

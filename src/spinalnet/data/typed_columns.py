@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from spinalnet._checks import some
-from spinalnet.data.columns import rows_in_words
-
-NOTHING = frozenset(
-    {"#N/A", "#NA", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "<NA>", "NONE"}
+from spinalnet.data.columns import (
+    MOST_EXACT,
+    MOST_WHOLE,
+    NOTHING,
+    has_offsets,
+    rows_in_words,
+    told_offsets,
 )
-"""Words for a missing value, in a column of features; in a target they may be classes."""
 
 PLACEHOLDERS = frozenset({"?", "-", "--", ".", "*", "…", "..."})
 """Signs that among numbers stand for a missing value."""
@@ -23,10 +25,9 @@ PLACEHOLDERS = frozenset({"?", "-", "--", ".", "*", "…", "..."})
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity)", re.IGNORECASE)
 _COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+|[+-]?\d+|[+-]?\d{1,3}(\.\d{3})+")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?|[+-]?\d+(\.\d+)?")
-_WHOLE = re.compile(r"[+-]?\d{1,18}")
+_WHOLE = re.compile(r"[+-]?\d+")
 _POINTS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+")
 _DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}([T ]\d{1,2}:\d{2}.*)?")
-_OFFSET = re.compile(r":\d{2}.*(Z|[+-]\d{2}:?(\d{2})?)$")
 _TRUTHS = {"true": True, "false": False}
 _MOSTLY = 0.5
 
@@ -41,6 +42,7 @@ class _Told:
     """Columns by what was decided about them; one sentence for each decision."""
 
     dates: list[str] = field(default_factory=list)
+    orders: dict[str, str] = field(default_factory=dict)
     comma: list[str] = field(default_factory=list)
     thousands: list[str] = field(default_factory=list)
     nothing: dict[str, list[str]] = field(default_factory=dict)
@@ -70,8 +72,10 @@ def typed(
     *,
     text: Collection[str] = (),
     targets: Collection[str] = (),
-) -> Any:
-    """Return a frame of typed columns.
+) -> tuple[Any, dict[str, str]]:
+    """Return a frame of typed columns, and what comes first in the dates of some.
+
+    That is "day" or "month", for every column whose dates begin with one of them.
 
     Args:
         cells: Frame of text, "" where there is none.
@@ -99,7 +103,7 @@ def typed(
         else:
             made[name] = _typed_one(name, column, comma, separator, told)
     notes += told.notes()
-    return pd.DataFrame(made)
+    return pd.DataFrame(made), told.orders
 
 
 def _held(column: Any) -> Any:
@@ -123,7 +127,7 @@ def _typed_target(column: Any, comma: bool, separator: str, name: str, told: _To
     if numbers is not None:
         if len(words):
             told.nothing.setdefault(words.iloc[0], []).append(name)
-        return numbers.reindex(column.index)
+        return _with_gaps(numbers, column.index)
     if len(words):
         told.each.append(
             f"'{words.iloc[0]}' in the target column '{name}' is a class "
@@ -146,7 +150,7 @@ def _typed_one(name: str, column: Any, comma: bool, separator: str, told: _Told)
     if numbers is None:
         numbers = _without_placeholders(name, held, comma, separator, told)
     if numbers is not None:
-        return numbers.reindex(column.index)
+        return _with_gaps(numbers, column.index)
     truths = held.str.lower()
     if truths.isin(_TRUTHS).all():
         made = truths.map(_TRUTHS)
@@ -180,9 +184,20 @@ def _numbers(name: str, held: Any, comma: bool, separator: str, told: _Told) -> 
 def _as_numbers(held: Any) -> Any:
     import pandas as pd
 
-    whole = all(map(_WHOLE.fullmatch, held.unique()))
     # Python's own reading of a number is exact, that of faster parsers is not always.
-    return pd.Series(list(map(int if whole else float, held)), index=held.index)
+    if not all(map(_WHOLE.fullmatch, held.unique())):
+        return pd.Series(list(map(float, held)), index=held.index)
+    found = list(map(int, held))
+    fits = max(map(abs, found)) <= MOST_WHOLE
+    return pd.Series(found, index=held.index, dtype=np.int64 if fits else object)
+
+
+def _with_gaps(numbers: Any, index: Any) -> Any:
+    """Return numbers with gaps; whole ones that float64 would round stay whole, as objects."""
+    gaps = len(numbers) < len(index)
+    if gaps and numbers.dtype.kind == "i" and numbers.abs().max() > MOST_EXACT:
+        numbers = numbers.astype(object)
+    return numbers.reindex(index)
 
 
 def _without_placeholders(name: str, held: Any, comma: bool, separator: str, told: _Told) -> Any:
@@ -215,43 +230,57 @@ def look_like_dates(held: Any) -> bool:
     return _all(_DATE, held)
 
 
+def _date_formats(first: str, comma: bool) -> list[str]:
+    """Return the formats that a date may be written in, the likeliest first."""
+    if re.match(r"\d{4}-", first):
+        return ["ISO8601"]
+    sign = next(sign for sign in "-./" if sign in first)
+    year_first = re.match(r"\d{4}", first) is not None
+    month_first, day_first = f"%m{sign}%d{sign}%Y", f"%d{sign}%m{sign}%Y"
+    both = [day_first, month_first] if sign != "/" or comma else [month_first, day_first]
+    formats = [f"%Y{sign}%m{sign}%d"] if year_first else both
+    if sign == "/" and re.match(r"\d{1,2}/\d{1,2}/\d\d(\D|$)", first):
+        formats = [form.replace("%Y", "%y") for form in formats]
+    return [form + time for form in formats for time in ("", " %H:%M", " %H:%M:%S")]
+
+
 def _dates(name: str, held: Any, comma: bool, told: _Told) -> Any:
-    """Return dates of cells that all are some, else None."""
+    """Return dates of cells that all are some, else None; tell what keeps it from that."""
     import pandas as pd
 
-    if not _all(_DATE, held):
+    as_dates = held.isin({cell for cell in held.unique() if _DATE.fullmatch(cell)})
+    if as_dates.sum() <= _MOSTLY * len(held):
         return None
-    first = held.iloc[0]
-    if re.match(r"\d{4}-", first):
-        formats = ["ISO8601"]
-    else:
-        sign = next(sign for sign in "-./" if sign in first)
-        year_first = re.match(r"\d{4}", first) is not None
-        month_first, day_first = f"%m{sign}%d{sign}%Y", f"%d{sign}%m{sign}%Y"
-        both = [day_first, month_first] if sign != "/" or comma else [month_first, day_first]
-        formats = [f"%Y{sign}%m{sign}%d"] if year_first else both
-        if sign == "/" and re.match(r"\d{1,2}/\d{1,2}/\d\d(\D|$)", first):
-            formats = [form.replace("%Y", "%y") for form in formats]
-        formats = [form + time for form in formats for time in ("", " %H:%M", " %H:%M:%S")]
-    fitting = []
-    for form in formats:
-        try:
-            found = pd.to_datetime(held, format=form, errors="raise", utc=form == "ISO8601")
-        except (ValueError, TypeError, OverflowError):
-            continue
-        fitting.append((form, found))
+    fitting, fewest, example = [], held, held[as_dates].iloc[0]
+    for form in _date_formats(example, comma):
+        found = pd.to_datetime(held, format=form, errors="coerce", utc=form == "ISO8601")
+        wrong = held[found.isna() | ~as_dates]
+        if len(wrong) == 0:
+            fitting.append((form, found))
+        elif len(wrong) < len(fewest):
+            fewest = wrong
     if not fitting:
+        if len(fewest) < _MOSTLY * len(held):
+            told.each.append(
+                f"Column '{name}' is text, since {fewest.iloc[0]!r} in row {fewest.index[0] + 1} "
+                f"is no date like {example!r} ({len(fewest)} of {len(held)} cells are "
+                "none): mend the cells or leave them empty to have dates."
+            )
         return None
     form, found = fitting[0]
     told.dates.append(name)
-    if len(fitting) > 1 and not fitting[0][1].equals(fitting[1][1]):
-        first = "day" if form.startswith("%d") else "month"
+    doubtful = len(fitting) > 1
+    known = form.startswith(("%d", "%m")) and not (doubtful and found.equals(fitting[1][1]))
+    if known:
+        told.orders[name] = "day" if form.startswith("%d") else "month"
+    if known and doubtful:
         told.each.append(
-            f"Dates of column '{name}' are read with the {first} first, {held.iloc[0]!r} as "
-            f"{found.iloc[0]:%Y-%m-%d}; write {found.iloc[0]:%Y-%m-%d} to be sure."
+            f"Dates of column '{name}' are read with the {told.orders[name]} first, "
+            f"{held.iloc[0]!r} as {found.iloc[0]:%Y-%m-%d}; write "
+            f"{found.iloc[0]:%Y-%m-%d} to be sure."
         )
     if form == "ISO8601":
-        if any(map(_OFFSET.search, held.unique())):
-            told.each.append(f"Times of column '{name}' have offsets: they are read as UTC.")
+        if has_offsets(held):
+            told.each.append(told_offsets(name))
         return found.dt.tz_localize(None)
     return found

@@ -44,7 +44,8 @@ def read_new(model: TableModel, source: str | Path, tell: Tell | None = None) ->
     """Return a table as a data frame, without asking for a target.
 
     Args:
-        model: Whose columns of text and categories are read as they are written: 007 stays 007.
+        model: Whose columns of text and categories are read as they are written: 007 stays 007;
+            and so are dates, if the training found out whether their day or month comes first.
         source: The table: a file, or `sklearn:NAME`.
         tell: Called with every note on how the file was read.
 
@@ -53,7 +54,8 @@ def read_new(model: TableModel, source: str | Path, tell: Tell | None = None) ->
     """
     if str(source).startswith("sklearn:"):
         return frames.load_table(str(source)).X
-    text = [column.name for column in model.about.columns if column.kind in ("category", "text")]
+    columns = model.about.columns
+    text = [one.name for one in columns if one.kind in ("category", "text") or one.order]
     if any(isinstance(name, str) for name in model.classes):
         text += model.about.targets
     frame, notes = frames.read_frame(Path(source), text=text)
