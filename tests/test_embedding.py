@@ -117,3 +117,14 @@ def test_its_state_makes_it_again(kind: str, dtype: torch.dtype) -> None:
     inputs = torch.from_numpy(x).to(dtype)
     assert again.out_features == found.out_features
     assert torch.equal(again(inputs), found(inputs))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_clip_is_bounded_however_far_a_number_lies(dtype: torch.dtype) -> None:
+    found = fit_embedding("clip", np.arange(101.0)[:, None])
+    assert found is not None
+    at = [value for value in (1e8, 1e20, 1e38, 1e155, 1e300) if value < torch.finfo(dtype).max]
+    far = torch.tensor([[sign * value] for sign in (1.0, -1.0) for value in at], dtype=dtype)
+    said = found.to(dtype)(far)[:, 0]
+    truth = torch.tensor([3.0] * len(at) + [-3.0] * len(at), dtype=dtype)
+    assert torch.allclose(said, truth, rtol=1e-6)

@@ -194,3 +194,28 @@ def test_scales_of_outputs_must_be_as_many_as_outputs() -> None:
     net = SpinalNet(6, 3, hidden_features=2)
     with pytest.raises(InputError, match="scale must have 3"):
         sensitivities(net, torch.zeros(2, 6), scale=torch.ones(2))
+
+
+@pytest.mark.parametrize("factor", [1e160, 1e300])
+@pytest.mark.parametrize("part", ["X", "y", "one cell", "a frame"])
+@pytest.mark.filterwarnings("error")
+def test_numbers_whose_squares_overflow_are_named(factor: float, part: str) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 3))
+    y = X[:, 0].copy()
+    rows: Any = X
+    if part == "y":
+        y, said = y * factor, r"y must hold numbers .* in 'output 1': divide"
+    elif part == "X":
+        rows, said = X * factor, "X must hold numbers .* in 'x1', 'x2', 'x3': divide"
+    else:
+        X[3, 1], said = factor, "X must hold numbers .* in 'x2': divide"
+        if part == "a frame":
+            frame = pytest.importorskip("pandas").DataFrame(X, columns=["a", "b", "c"])
+            rows, said = frame, "X must hold numbers .* in 'b': divide"
+    for method in ("fit", "partial_fit"):
+        with pytest.raises(InputError, match=said):
+            getattr(SpinalRegressor(epochs=2, random_state=0), method)(rows, y)
+    # What was learned from other rows says something about such a row all the same.
+    model = SpinalRegressor(epochs=2, random_state=0).fit(rng.normal(size=(40, 3)), np.arange(40.0))
+    assert np.isfinite(model.predict(np.full((1, 3), factor))).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -208,3 +209,26 @@ def test_the_inputs_of_a_table_are_ranked(tmp_path: Path) -> None:
     assert lines[0] == "output,input,mean,std,mean_absolute"
     assert [line.split(",")[1] for line in lines[1:]] == ["x2", "x1", "x3"]
     assert (tmp_path / "sensitivity.png").stat().st_size > 1000
+
+
+def test_an_estimator_or_a_list_is_refused_with_what_is_taken() -> None:
+    from spinalnet.tabular import SpinalRegressor
+
+    x = np.linspace(0.0, 1.0, 60)[:, None]
+    model = SpinalRegressor(epochs=2, random_state=0, embedding=None).fit(x, 1000.0 * x[:, 0])
+    wrong: Any = model
+    with pytest.raises(InputError, match=r"torch module, got SpinalRegressor: .*prepare\(X\)"):
+        sensitivities(wrong, torch.from_numpy(x))
+    rows: Any = [1, 2]
+    array: Any = x
+    with pytest.raises(InputError, match="x must be a tensor of rows .* got list"):
+        explain(SpinalNet(2, 2, 3, 2), rows)
+    with pytest.raises(InputError, match="x must be a tensor of rows .* got ndarray"):
+        sensitivities(model.module_, array)
+    # What the docstring says of units: a slope of the predictions, by the standardised input.
+    prepared = model.prepare(x)
+    scale = torch.from_numpy(np.asarray(model.target_scaler_.scale_))
+    found = sensitivities(model.module_, prepared, scale=scale)
+    step = 1e-6 * x.std()
+    slope = (model.predict(x + step) - model.predict(x - step)) / (2 * step) * x.std()
+    assert float(found.mean[0, 0]) == pytest.approx(slope.mean(), rel=1e-4)

@@ -641,6 +641,39 @@ def test_dates_and_text_come_as_numbers_and_the_command_says_so(folder, tmp_path
     assert trees.inputs == done.inputs
 
 
+@pytest.mark.parametrize("head", ["ridge", "trees"])
+def test_a_part_of_a_column_is_not_taken_for_a_column_of_its_name(tmp_path, head: str) -> None:
+    pytest.importorskip("onnx")
+    from spinalnet.deploy.table_export import export_table, onnx_inputs
+
+    rng = np.random.default_rng(0)
+    when = pd.Timestamp("2020-01-01") + pd.to_timedelta(rng.integers(0, 900, 120), unit="D")
+    frame = pd.DataFrame(
+        {
+            "when": when,
+            "when month": rng.normal(size=120),
+            "about": [
+                f"house {k} by the {w}" for k, w in enumerate(rng.choice(["sea", "rail"], 120))
+            ],
+            "about text": rng.choice(["a", "b"], 120),
+        }
+    )
+    frame["y"] = frame["when month"] + when.month + 3 * (frame["about text"] == "a")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    options = {"max_iter": 10} if head == "trees" else {}
+    run = tmp_path / "run"
+    run_table(TableSpec(str(tmp_path / "t.csv"), "y", head=head, head_options=options), run)
+    done = export_table(run, tmp_path / "m.onnx")
+    assert {"when month", "when month (date)", "when day"} <= done.inputs.keys()
+    assert done.inputs["about text"] == "text"
+    assert done.inputs["about text (text)"] == "numbers"
+    feeds = onnx_inputs(run, frame)
+    assert np.array_equal(feeds["when month"][:, 0], frame["when month"])
+    assert np.array_equal(feeds["when month (date)"][:, 0], when.month)
+    said = session_of(tmp_path / "m.onnx").run(None, feeds)[0]
+    assert np.allclose(said[:, 0], load_table_model(run).predict(frame), rtol=1e-6)
+
+
 def test_a_file_that_would_answer_differently_is_not_written(folder, tmp_path, monkeypatch) -> None:
     pytest.importorskip("onnx")
     from spinalnet.deploy import table_export

@@ -31,11 +31,13 @@ class TableInputs:
 
     Attributes:
         encoder: What they stand for; None for trees of an array.
-        names: Name of every input, in order: those of the columns, and of parts of columns.
+        names: Name of every input, in order: those of the columns, and of parts of columns. A part
+            whose name a column has is marked with the kind of its own: `when month (date)`.
         kinds: What every input takes: "number" (float64) or "text", `(N, 1)`; "numbers" (float64),
             `(N, width)`.
         outside: Kinds of the columns whose encoding is not in the graph.
         values: Results of the graph by name of input.
+        named: Names of inputs by column and part, for columns of a frame.
     """
 
     encoder: Encoder | None
@@ -43,6 +45,7 @@ class TableInputs:
     kinds: tuple[str, ...]
     outside: Mapping[str, str]
     values: Mapping[str, str]
+    named: Mapping[tuple[str, str], str]
 
     @classmethod
     def of(cls, graph: Graph, encoder: Encoder | None, columns: Sequence[str]) -> TableInputs:
@@ -62,26 +65,24 @@ class TableInputs:
         widths: dict[str, int] = {}
         if encoder is None or not encoder.by_name:
             kinds = dict.fromkeys(columns, "number")
-        for one in _encodings(encoder):
-            if one.kind == "category":
-                if "" in one.levels and one.missing:
-                    raise InputError(
-                        f"column '{one.name}' has both empty texts and missing values, which an "
-                        "exported model cannot tell apart: give the empty texts a name."
-                    )
-                kinds[str(one.name)] = "text"
-            else:
-                if one.kind in OUTSIDE:
-                    outside[str(one.name)] = one.kind
-                if one.kind == "text":
-                    kinds[_text_name(one)] = "numbers"
-                    widths[_text_name(one)] = one.width
-                else:
-                    kinds |= dict.fromkeys(_parts(one), "number")
+        encodings = _encodings(encoder)
+        named = _distinct(encodings)
+        for one in encodings:
+            if one.kind == "category" and "" in one.levels and one.missing:
+                raise InputError(
+                    f"column '{one.name}' has both empty texts and missing values, which an "
+                    "exported model cannot tell apart: give the empty texts a name."
+                )
+            if one.kind in OUTSIDE:
+                outside[str(one.name)] = one.kind
+            for part in _parts(one):
+                name = named[str(one.name), part]
+                kinds[name] = {"category": "text", "text": "numbers"}.get(one.kind, "number")
+                widths[name] = one.width if one.kind == "text" else 1
         values = {
             name: graph.input(name, kind, widths.get(name, 1)) for name, kind in kinds.items()
         }
-        return cls(encoder, tuple(kinds), tuple(kinds.values()), outside, values)
+        return cls(encoder, tuple(kinds), tuple(kinds.values()), outside, values, named)
 
     def feeds(self, X: Any) -> dict[str, np.ndarray]:
         """Return what the inputs get for the rows of a table, shaped and typed as `kinds` says."""
@@ -93,12 +94,17 @@ class TableInputs:
             column = column_of(X, one.name, one.place)
             if one.kind == "category":
                 said = ["" if text is None else text for text in texts(column)]
-                found[str(one.name)] = np.array(said, dtype=object)[:, None]
+                parts = {str(one.name): np.array(said, dtype=object)[:, None]}
             elif one.kind == "text":
-                found[_text_name(one)] = one.encode(column)
+                parts = {_text_name(one): one.encode(column)}
             else:
-                found |= {name: values[:, None] for name, values in one.shared(column).items()}
+                parts = {part: values[:, None] for part, values in one.shared(column).items()}
+            found |= {self.named[str(one.name), part]: values for part, values in parts.items()}
         return found
+
+    def _value(self, one: Any, part: str) -> str:
+        """Return the result of the graph for a part of a column."""
+        return self.values[self.named[str(one.name), part]]
 
     def encoded(self, graph: Graph) -> str:
         """Add the encoding; return its numbers, standardised, `(N, features)` float64."""
@@ -113,10 +119,10 @@ class TableInputs:
 
     def _encoded_column(self, graph: Graph, one: Any) -> str:
         if one.kind == "category":
-            return _one_hot(graph, self.values[str(one.name)], one)
+            return _one_hot(graph, self._value(one, str(one.name)), one)
         if one.kind == "text":
-            return self.values[_text_name(one)]
-        parts = [self.values[name] for name in _parts(one)]
+            return self._value(one, _text_name(one))
+        parts = [self._value(one, part) for part in _parts(one)]
         medians = [one.median] if one.kind in ("number", "boolean") else list(one.medians)
         gone = [graph.add("IsNaN", part) for part in parts]
         filled = [
@@ -136,20 +142,23 @@ class TableInputs:
             categories: Of a category the values that the trees know, in the order of their codes;
                 everything else, and a missing value, has the code after them.
         """
-        for text in _encodings(self.encoder):
-            if text.kind == "text" and name in text.names():
-                place = graph.constant([text.names().index(name)], np.int64)
-                return graph.add("Gather", self.values[_text_name(text)], place, axis=1)
-        if categories is None:
+        if self.encoder is None or not self.encoder.by_name:
             return self.values[name]
-        one = next(one for one in _encodings(self.encoder) if str(one.name) == name)
+        # Of columns of one name `Encoder.shared` returns the last.
+        order = sorted(_encodings(self.encoder), key=lambda one: one.place)
+        one = [one for one in order if name in _shared_names(one)][-1]
+        if one.kind == "text":
+            place = graph.constant([one.names().index(name)], np.int64)
+            return graph.add("Gather", self._value(one, _text_name(one)), place, axis=1)
+        if categories is None:
+            return self._value(one, name)
         codes = {str(value): code for code, value in enumerate(categories)}
         other = len(codes)
         rare = other
         if one.rare:
             rare = codes.get(one.names()[len(one.levels)].removeprefix(f"{one.name}_"), other)
         known = {level: codes.get(level, other) for level in one.levels}
-        return graph.lookup(self.values[name], {"": other, **known}, rare)
+        return graph.lookup(self._value(one, name), {"": other, **known}, rare)
 
 
 def _encodings(encoder: Encoder | None) -> list[Any]:
@@ -161,8 +170,32 @@ def _encodings(encoder: Encoder | None) -> list[Any]:
 
 
 def _parts(encoding: Any) -> list[str]:
-    """Return the names of the numbers that stand for a column, its mark of a gap left out."""
+    """Return the names of what is put in for a column: numbers (without its mark of a gap), text."""
+    if encoding.kind == "category":
+        return [str(encoding.name)]
+    if encoding.kind == "text":
+        return [_text_name(encoding)]
     return [name for name in encoding.names() if name != f"missing {encoding.name}"]
+
+
+def _shared_names(encoding: Any) -> list[str]:
+    """Return the names of the columns that `Encoding.shared` makes."""
+    return encoding.names() if encoding.kind == "text" else _parts(encoding)
+
+
+def _distinct(encodings: Sequence[Any]) -> dict[tuple[str, str], str]:
+    """Return a name of its own for every part of a column; a whole column keeps its own."""
+    taken = {str(one.name) for one in encodings if str(one.name) in _parts(one)}
+    named: dict[tuple[str, str], str] = {}
+    for one in encodings:
+        for part in _parts(one):
+            name = part
+            if part != str(one.name):
+                while name in taken:
+                    name = f"{name} ({one.kind})"
+                taken.add(name)
+            named[str(one.name), part] = name
+    return named
 
 
 def _text_name(encoding: Any) -> str:

@@ -20,6 +20,7 @@ from sklearn.utils.validation import (
 )
 from torch import Tensor, nn
 
+from spinalnet._checks import InputError, some
 from spinalnet.data.columns import is_frame
 from spinalnet.randomness import own_generators
 from spinalnet.tabular.embedding import embedding_like, fit_embedding
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from spinalnet.training.placement import Task
 
 SEEDS = 2**31 - 1
+
+_FAR = 1e100  # standard deviations, which no row lies from the mean
 
 
 def _numeric(encoder: Any, width: int) -> np.ndarray | None:
@@ -48,6 +51,28 @@ def _numeric(encoder: Any, width: int) -> np.ndarray | None:
         if column.kind in ("number", "date"):
             found[column.outputs] = True
     return found
+
+
+def _overflowing() -> Any:
+    """Silence NumPy where the spread of very large numbers overflows: `_check_scaled` names them."""
+    return np.errstate(over="ignore", invalid="ignore")
+
+
+def _check_scaled(what: str, names: Sequence[str], values: np.ndarray) -> None:
+    """Refuse rows `(N, columns)` that could not be standardised, since their squares overflow.
+
+    Raises:
+        InputError: It names the columns.
+    """
+    # Standardised they are small; where the spread overflowed they are as large as they came.
+    bad = ~(np.abs(values) < _FAR).all(axis=0)
+    if bad.any():
+        found = [f"'{name}'" for name, one in zip(names, bad, strict=True) if one]
+        raise InputError(
+            f"{what} must hold numbers whose squares are finite (below about 1e150), to be "
+            f"standardised, but larger ones are in {some(found, 5)}: divide them by a power of "
+            "ten, or mend them."
+        )
 
 
 class NetEstimator(NetOptions, TrainingOptions, BaseEstimator):
@@ -132,6 +157,7 @@ class NetEstimator(NetOptions, TrainingOptions, BaseEstimator):
         device = resolve_device(self.device)
         encoded = np.ascontiguousarray(self.encoder_.transform(X), dtype=np.float64)
         if first:
+            _check_scaled("X", self._names_in(), encoded)
             embedding = fit_embedding(
                 self.embedding,
                 encoded,
@@ -148,7 +174,10 @@ class NetEstimator(NetOptions, TrainingOptions, BaseEstimator):
             embedding = copy.deepcopy(embedding).cpu().to(dtype).double()
             x = torch.cat([embedding(part).to(dtype) for part in x.split(65536)])
         x = x.to(device, dtype)
-        targets = torch.from_numpy(self._encode_targets(y))
+        coded = self._encode_targets(y)
+        if first and coded.dtype.kind == "f":
+            _check_scaled("y", [f"output {k + 1}" for k in range(coded.shape[1])], coded)
+        targets = torch.from_numpy(coded)
         targets = targets.to(device, dtype if targets.is_floating_point() else None)
         if weights is None:
             return (x, targets, None), embedding
@@ -184,9 +213,10 @@ class NetEstimator(NetOptions, TrainingOptions, BaseEstimator):
         X, y, weights = self._checked(X, y, sample_weight, reset=True)
         for name in ("module_", "members_", "_optimizer_state", "validation_scores_"):
             self.__dict__.pop(name, None)
-        self._prepare_targets(y, weights)
-        self.encoder_ = Encoder(X, weights)
-        rows, embedding = self._rows(X, y, weights)
+        with _overflowing():
+            self._prepare_targets(y, weights)
+            self.encoder_ = Encoder(X, weights)
+            rows, embedding = self._rows(X, y, weights)
         jobs = self._start(states, rows[0])
         for job in jobs:
             job.train, job.held_out = self._split(rows, job.seed)
@@ -275,8 +305,9 @@ class NetEstimator(NetOptions, TrainingOptions, BaseEstimator):
         X, y, weights = self._checked(X, y, sample_weight, reset=first)
         if first:
             states = self._draw_states()
-            self._prepare_targets(y if classes is None else np.asarray(classes), weights)
-            self.encoder_ = Encoder(X, weights)
+            with _overflowing():
+                self._prepare_targets(y if classes is None else np.asarray(classes), weights)
+                self.encoder_ = Encoder(X, weights)
         rows, embedding = self._rows(X, y, weights)
         jobs = self._start(states, rows[0]) if first else self._again()
         for job in jobs:
@@ -307,6 +338,9 @@ class NetEstimator(NetOptions, TrainingOptions, BaseEstimator):
     def prepared_names(self) -> list[str]:
         """Return names for the columns of `prepare`."""
         check_is_fitted(self)
+        return self._names_in()
+
+    def _names_in(self) -> list[str]:
         columns = getattr(self, "feature_names_in_", None)
         names = [f"x{i + 1}" for i in range(self.n_features_in_)]
         return self.encoder_.names(names if columns is None else [str(name) for name in columns])

@@ -33,6 +33,8 @@ FREQUENCIES, SPREAD = 8, 0.5
 
 QUANTILE_KNOTS = 64
 
+_FAR = 1e9  # scales from the centre; (1e9 / 3) ** 2 + 1 is (1e9 / 3) ** 2 in float64
+
 
 class _Bins(nn.Module):
     """How far each number has come through each of its bins: 0 before, 1 behind, linear within.
@@ -103,7 +105,8 @@ class _Clip(nn.Module):
 
     def forward(self, numbers: Tensor) -> Tensor:
         """Map `(N, C)` to `(N, C)`."""
-        z = (numbers - self.center) / self.scale
+        # Far out the bound is reached to the last bit, and a square would overflow to a bound of 0.
+        z = ((numbers - self.center) / self.scale).clamp(-_FAR, _FAR)
         return z * torch.rsqrt(1.0 + (z / 3.0) ** 2)
 
 

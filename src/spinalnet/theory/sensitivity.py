@@ -78,6 +78,12 @@ def sensitivities(
     A `SpinalNet` is differentiated by the closed recursion, any other module automatically, and so
     is one whose layers are more than matrices (adapters, hooks).
 
+    Derivatives are in the net's units. The net of a table's estimator sees standardised inputs,
+    and that of a regressor predicts standardised targets: `sensitivities(estimator.module_,
+    estimator.prepare(X))` is in standard deviations per standard deviation, not in the units of the
+    table. `scale=torch.from_numpy(estimator.target_scaler_.scale_)` gives the target's units;
+    `deploy.table_explain` answers in the units of both.
+
     Args:
         net: Maps `(N, D)` to `(N, K)`, row by row; taken in evaluation mode.
         x: Rows, in the units the net sees. Shape `(N, D)`.
@@ -86,7 +92,17 @@ def sensitivities(
         scale: What a unit of each output is worth, `(K,)`: that of a regression's targets, where
             the net predicts standardised ones. None for the net's own units.
         batch_size: Rows whose Jacobians are in memory at once.
+
+    Raises:
+        InputError: If `net` is no module, as an estimator is none, or `x` no tensor of rows; or
+            names or scale do not fit.
     """
+    if not isinstance(net, nn.Module):
+        raise InputError(
+            f"net must be a torch module, got {type(net).__name__}: of an estimator of tables give "
+            "net=estimator.module_ and x=estimator.prepare(X)."
+        )
+    _check_tensor(x)
     if x.ndim != 2 or len(x) == 0:
         raise InputError(f"x must be (N, D) with N >= 1, got shape {tuple(x.shape)}.")
     training = net.training
@@ -126,6 +142,14 @@ def sensitivities(
     )
 
 
+def _check_tensor(x: Any) -> None:
+    if not isinstance(x, Tensor):
+        raise InputError(
+            f"x must be a tensor of rows (N, D), got {type(x).__name__}: torch.as_tensor makes one "
+            "of an array."
+        )
+
+
 def _autograd(net: nn.Module, x: Tensor) -> Tensor:
     x = x.detach().requires_grad_()
     with torch.enable_grad():
@@ -148,6 +172,9 @@ def explain(net: SpinalNet, x: Tensor) -> Tensor:
     Returns:
         Contributions `C_l h_l`, shape `(N, L, K)`. Their sum over the layers plus the output bias
         is the logits.
+
+    Raises:
+        InputError: If `net` is none, its output row is more than a matrix, or `x` does not fit.
     """
     if not isinstance(net, SpinalNet):
         raise InputError(f"net must be a SpinalNet, got {type(net).__name__}.")
@@ -157,6 +184,7 @@ def explain(net: SpinalNet, x: Tensor) -> Tensor:
             f"the matrix of the output row does not say what it computes, for {reason}; remove "
             "the hook, or merge the adapter."
         )
+    _check_tensor(x)
     if x.ndim != 2 or x.shape[1] != net.in_features:
         raise InputError(
             f"x must be (N, {net.in_features}), one row per example, got shape {tuple(x.shape)}: "
