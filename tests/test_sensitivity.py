@@ -221,9 +221,9 @@ def test_an_estimator_or_a_list_is_refused_with_what_is_taken() -> None:
         sensitivities(wrong, torch.from_numpy(x))
     rows: Any = [1, 2]
     array: Any = x
-    with pytest.raises(InputError, match="x must be a tensor of rows .* got list"):
+    with pytest.raises(InputError, match=r"x must be a tensor of rows .* got list"):
         explain(SpinalNet(2, 2, 3, 2), rows)
-    with pytest.raises(InputError, match="x must be a tensor of rows .* got ndarray"):
+    with pytest.raises(InputError, match=r"x must be a tensor of rows .* got ndarray"):
         sensitivities(model.module_, array)
     # What the docstring says of units: a slope of the predictions, by the standardised input.
     prepared = model.prepare(x)

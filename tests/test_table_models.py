@@ -641,6 +641,71 @@ def test_dates_and_text_come_as_numbers_and_the_command_says_so(folder, tmp_path
     assert trees.inputs == done.inputs
 
 
+XS = np.linspace(-1.0, 1.0, 120)
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+@pytest.mark.parametrize(("size", "offset"), [(1e-8, 0.0), (1.0, 1e9), (1e3, 0.0)])
+def test_the_check_of_a_file_is_in_the_spread_of_the_target(
+    tmp_path, monkeypatch, size: float, offset: float, wrong: bool
+) -> None:
+    pytest.importorskip("onnx")
+    from spinalnet.deploy import table_export
+
+    frame = pd.DataFrame({"x": XS, "y": offset + size * (XS + np.sin(9 * XS))})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    run = tmp_path / "run"
+    run_table(TableSpec(str(tmp_path / "t.csv"), "y", head="mlp", train={"epochs": 5}), run)
+    if wrong:  # by a hundredth of the spread
+        right = table_export._in_units
+        monkeypatch.setattr(
+            table_export,
+            "_in_units",
+            lambda graph, said, center, scale: right(graph, said, center + 0.01 * scale, scale),
+        )
+        with pytest.raises(spinalnet.SpinalnetError, match=r"by 1\.0e-02 of the target's standard"):
+            table_export.export_table(run, tmp_path / "m.onnx")
+        return
+    done = table_export.export_table(run, tmp_path / "m.onnx")
+    said = session_of(tmp_path / "m.onnx").run(None, {"x": frame[["x"]].to_numpy()})[0]
+    truth = load_table_model(run).predict(frame)
+    spread = frame["y"].std()
+    assert np.abs(said[:, 0] - truth).max() < max(1e-4 * spread, 1e-6 * (offset > 0))
+    assert done.largest_difference < 1e-4
+
+
+def test_a_file_of_classes_answers_far_outside_as_the_model_does(tmp_path) -> None:
+    pytest.importorskip("onnx")
+    from spinalnet.deploy.table_export import export_table
+
+    kinds = np.digitize(XS, [-0.3, 0.3])
+    pd.DataFrame({"x": XS, "kind": kinds}).to_csv(tmp_path / "t.csv", index=False)
+    spec = TableSpec(str(tmp_path / "t.csv"), "kind", task="classification", head="linear")
+    run_table(replace(spec, train={"epochs": 30}), tmp_path / "run")
+    assert export_table(tmp_path / "run", tmp_path / "m.onnx").precision == "float32"
+    far = pd.DataFrame({"x": [1e30, -1e39, 1e300, -1e300]})
+    said = session_of(tmp_path / "m.onnx").run(None, {"x": far.to_numpy()})[1]
+    truth = load_table_model(tmp_path / "run").predict_proba(far)
+    assert np.isfinite(truth).all()
+    assert np.allclose(said, truth)
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_kept_column_is_not_called_as_what_is_written(folder, tmp_path, form: str) -> None:
+    run = trained(folder, "kinds", "ridge")
+    new = pd.read_csv(folder / "new.csv").assign(prediction=1, row=2, p_dear=3, top=4)
+    new.to_csv(tmp_path / "new.csv", index=False)
+    out: dict[str, Any] = {"out": tmp_path / f"p.{form}"}
+    for name in ("prediction", "row", "p_dear" if form == "csv" else "top"):
+        with pytest.raises(InputError, match=f"got '{name}', the name of .*: rename it"):
+            write_table_predictions(run, tmp_path / "new.csv", **out, keep=[name], top_k=2)
+    with pytest.raises(InputError, match="every column once, got 'id' twice"):
+        write_table_predictions(run, tmp_path / "new.csv", **out, keep=["id", "id"])
+    assert not out["out"].exists()
+    free = "top" if form == "csv" else "p_dear"
+    assert write_table_predictions(run, tmp_path / "new.csv", **out, keep=["id", free]) == 40
+
+
 @pytest.mark.parametrize("head", ["ridge", "trees"])
 def test_a_part_of_a_column_is_not_taken_for_a_column_of_its_name(tmp_path, head: str) -> None:
     pytest.importorskip("onnx")

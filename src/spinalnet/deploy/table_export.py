@@ -35,6 +35,10 @@ from spinalnet.deploy.tables import rows_to_ask
 
 MOST_CHECKED = 2000  # rows
 
+_FAR = 1e15  # standard deviations
+
+_UNIT = {"classification": "a probability", "regression": "the target's standard deviation"}
+
 
 @dataclass(frozen=True)
 class TableExported:
@@ -47,8 +51,8 @@ class TableExported:
         nodes: Number of operations by kind.
         outside: Columns whose encoding is not in the file, by kind; see `TableInputs`.
         rows: Number of rows that were asked of both.
-        largest_difference: Of any answer from the model's, as a part of the largest answer (of 1,
-            if that is larger).
+        largest_difference: Of any answer from the model's: of probabilities as it is, of values as
+            a part of the standard deviation of their target.
         precision: "float32" or "float64": what the net computes in.
     """
 
@@ -101,8 +105,8 @@ def export_table(
         if difference <= TOLERANCE:
             break
         refused = (
-            f"the exported model differs from the original by {difference:.1e} of its largest "
-            f"answer on {rows} rows, {TOLERANCE:.0e} is allowed: nothing was written."
+            f"the exported model differs from the original by {difference:.1e} of "
+            f"{_UNIT[model.task]} on {rows} rows, {TOLERANCE:.0e} is allowed: nothing was written."
         )
     else:
         raise SpinalnetError(refused)
@@ -230,6 +234,10 @@ def _answers(
             said = _in_units(graph, said, estimator.center, estimator.scale)
         return said
     net = copy.deepcopy(estimator.module_).to(getattr(torch, precision)).cpu().eval()
+    if precision == "float32" and model.task == "classification":
+        # float32 ends at 3e38; far below it every class is decided.
+        bounds = [graph.constant(bound, np.float64) for bound in (-_FAR, _FAR)]
+        rows = graph.add("Clip", rows, *bounds)
     rows = graph.cast(rows, "float" if precision == "float32" else "double")
     said = graph.cast(_add_module(graph, net, rows, opset), "double")
     scaler = getattr(estimator, "target_scaler_", None)
@@ -303,18 +311,37 @@ def _finish(graph: Graph, model: TableModel, said: str, taken: set[str]) -> list
 def _check(session: Any, built: _Built, model: TableModel, X: Any) -> tuple[float, int]:
     """Return (largest difference from the model, number of rows), also of rows with gaps."""
     asked = [X, *_harder(model, X)]
-    largest, rows = 0.0, 0
-    for part in asked:
+    largest, rows, unit = 0.0, 0, np.ones(1)
+    for place, part in enumerate(asked):
         truth = model.answers(part)
+        if place == 0 and model.task == "regression":
+            unit = _units(model.estimator, truth)
         found = session.run(None, built.inputs.feeds(part))
-        scale = max(1.0, float(np.abs(truth).max()))
-        difference = float(np.abs(found[-1] - truth).max()) / scale
+        # float64 itself has no finer steps.
+        steps = 8 * np.finfo(np.float64).eps * np.abs(truth)
+        difference = float((np.abs(found[-1] - truth) / np.maximum(unit, steps / TOLERANCE)).max())
         if found[-1].shape != truth.shape or not np.isfinite(difference):
             return float("inf"), rows
         if model.task == "classification":
             difference = max(difference, _wrong_labels(found[0], truth, model))
         largest, rows = max(largest, difference), rows + len(truth)
     return largest, rows
+
+
+def _units(estimator: Any, said: np.ndarray) -> np.ndarray:
+    """Return what a difference of each value is measured by, `(outputs,)`.
+
+    Args:
+        estimator: Of a regression. Where it knows the spread of its targets, it is that.
+        said: Its values, `(N, outputs)`, whose spread serves otherwise.
+    """
+    if isinstance(estimator, Several):
+        parts = [_units(one, said[:, [k]]) for k, one in enumerate(estimator.parts)]
+        return np.concatenate(parts)
+    scaler = getattr(estimator, "target_scaler_", None)
+    found = getattr(scaler, "scale_", getattr(estimator, "scale", None))
+    spread = said.std(axis=0) if found is None else np.broadcast_to(found, said.shape[1])
+    return np.where(spread > 0, spread, np.maximum(np.abs(said).max(axis=0), 1e-300))
 
 
 def _wrong_labels(labels: np.ndarray, truth: np.ndarray, model: TableModel) -> float:

@@ -170,7 +170,7 @@ def _encodings(encoder: Encoder | None) -> list[Any]:
 
 
 def _parts(encoding: Any) -> list[str]:
-    """Return the names of what is put in for a column: numbers (without its mark of a gap), text."""
+    """Return the names of what is put in for a column: numbers without a mark of gaps, text."""
     if encoding.kind == "category":
         return [str(encoding.name)]
     if encoding.kind == "text":

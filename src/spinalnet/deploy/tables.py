@@ -136,13 +136,15 @@ def write_table_predictions(
         The number of rows.
 
     Raises:
-        InputError: If the table cannot be read or lacks a column, or `out` cannot be written.
+        InputError: If the table cannot be read or lacks a column, a column to keep has the name of
+            one that is written, or `out` cannot be written.
     """
     form = form_of(out, form)
     model = run if isinstance(run, TableModel) else table_model(run, tell)
     frame = read_new(model, source, tell)
     kept = _kept(frame, keep, str(source))
     sheet = _Sheet(model, top_k, all_probabilities)
+    _check_keep(keep, ["row", *(sheet.header() if form == "csv" else sheet.keys())], str(source))
     data = Path(str(source)).name
     _tell_of_target(model, frame, keep, data, tell)
     rows = predict_rows(model, frame, data=data, tell=tell)
@@ -175,6 +177,20 @@ def _kept(frame: Any, keep: Sequence[str], source: str) -> list[list[Any]]:
         if name not in columns:
             raise unknown_name(f"column of {source}", name, columns)
     return [[_plain(value) for value in frame[name].tolist()] for name in keep]
+
+
+def _check_keep(keep: Sequence[str], written: Sequence[str], source: str) -> None:
+    """Refuse columns that would be written twice under one name."""
+    for place, name in enumerate(keep):
+        if name in written:
+            raise InputError(
+                f"keep must name columns that are not written anyway, got '{name}', "
+                f"the name of a column of the predictions: rename it in {source}, or leave it out."
+            )
+        if name in keep[:place]:
+            raise InputError(
+                f"keep must name every column once, got '{name}' twice: leave one out."
+            )
 
 
 def _plain(value: Any) -> Any:
@@ -224,6 +240,13 @@ class _Sheet:
             return [f"{value:.10g}" for value in row.values]
         top = [cell for name, p in self._top(row) for cell in (name, f"{p:.6f}")]
         return [*top, *(f"{p:.6f}" for p in row.probabilities if self.every)]
+
+    def keys(self) -> list[str]:
+        """Return the names in `record`."""
+        if not self.names:
+            return ["prediction"]
+        top = ["top"] if self.top_k > 1 else []
+        return [*_COLUMNS, *top, *(["probabilities"] if self.every else [])]
 
     def record(self, row: RowPrediction) -> dict[str, Any]:
         if not self.names:

@@ -54,7 +54,7 @@ def _numeric(encoder: Any, width: int) -> np.ndarray | None:
 
 
 def _overflowing() -> Any:
-    """Silence NumPy where the spread of very large numbers overflows: `_check_scaled` names them."""
+    """Silence NumPy where the spread of large numbers overflows: `_check_scaled` names them."""
     return np.errstate(over="ignore", invalid="ignore")
 
 
