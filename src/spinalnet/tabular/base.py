@@ -65,7 +65,7 @@ def _check_scaled(what: str, names: Sequence[str], values: np.ndarray) -> None:
         InputError: It names the columns.
     """
     # Standardised they are small; where the spread overflowed they are as large as they came.
-    bad = ~(np.abs(values) < _FAR).all(axis=0)
+    bad = np.atleast_1d(~(np.abs(values) < _FAR).all(axis=0))
     if bad.any():
         found = [f"'{name}'" for name, one in zip(names, bad, strict=True) if one]
         raise InputError(
