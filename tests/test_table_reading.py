@@ -74,6 +74,28 @@ def test_decimal_commas(tmp_path: Path) -> None:
     assert told(found, "marks between thousands: column 'x'")
 
 
+def test_quoted_decimal_commas_between_commas(tmp_path: Path) -> None:
+    lines = ('"39,9",1.234,"1,250","0,05"', '"-7",2.500,"2,500","0,125"', '"8,25",3,"3","1,375"')
+    found = load_table(csv(tmp_path / "a.csv", "x,point,both,y", *lines), "y")
+    assert found.task == "regression"
+    assert found.y[:3].tolist() == [0.05, 0.125, 1.375]
+    assert found.X.iloc[:3].to_numpy().tolist() == [
+        [39.9, 1.234, 1.25], [-7.0, 2.5, 2.5], [8.25, 3.0, 3.0]
+    ]  # fmt: skip
+    assert told(found, "decimal comma: columns 'x', 'both', 'y'")
+    # Without a leading zero to tell, three digits after a comma are a thousand, as before.
+    zero = load_table(csv(tmp_path / "b.csv", "x,y", '"0,125",0.5', '"1,250",1.5'), "y")
+    assert zero.X["x"].tolist()[:2] == [0.125, 1.25]
+
+
+def test_classes_with_digits_stay_classes(tmp_path: Path) -> None:
+    for names in ("Q1 Q2 Q3", "1st 2nd 3rd", "10% 20% 30%", "$5 $10 $20", "v1.5 v1.6 v2"):
+        rows = [f"{i / 7},{names.split()[i % 3]}" for i in range(60)]
+        found = load_table(csv(tmp_path / "a.csv", "x,y", *rows), "y")
+        assert found.task == "classification"
+        assert sorted(set(found.y)) == sorted(names.split())
+
+
 @pytest.mark.parametrize(
     ("encoding", "sentence"),
     [

@@ -24,7 +24,7 @@ PLACEHOLDERS = frozenset({"?", "-", "--", ".", "*", "…", "..."})
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity)", re.IGNORECASE)
 _COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+|[+-]?\d+|[+-]?\d{1,3}(\.\d{3})+")
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?|[+-]?\d+(\.\d+)?")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?|[+-]?\d+(\.\d+)?")
 _WHOLE = re.compile(r"[+-]?\d+")
 _POINTS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+")
 _DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}([T ]\d{1,2}:\d{2}.*)?")
@@ -88,10 +88,8 @@ def typed(
 
     told = _Told()
     stripped = {name: cells[name].str.strip().astype(object) for name in cells.columns}
-    comma = separator != "," and any(
-        _all(_COMMA, held := _held(stripped[name])) and _has(",", held)
-        for name in cells.columns
-        if name not in text
+    comma = any(
+        _comma_in(_held(stripped[name]), separator) for name in cells.columns if name not in text
     )
     made = {}
     for name in cells.columns:
@@ -109,6 +107,12 @@ def typed(
 def _held(column: Any) -> Any:
     """Return the cells of features that hold a value."""
     return column[(column != "") & ~column.isin(NOTHING)]
+
+
+def _comma_in(held: Any, separator: str) -> bool:
+    """Return whether a comma stands for a point, and cannot be one between thousands."""
+    certain = separator != "," or not _all(_THOUSANDS, held)
+    return certain and _all(_COMMA, held) and _has(",", held)
 
 
 def _all(pattern: re.Pattern[str], held: Any) -> bool:
@@ -165,7 +169,8 @@ def _numbers(name: str, held: Any, comma: bool, separator: str, told: _Told) -> 
     """Return numbers of cells that all are some, else None."""
     if len(held) == 0:
         return None
-    if comma and _all(_COMMA, held):
+    # Between commas, a cell without one is as it is elsewhere: 1.234 is no thousand.
+    if comma and _all(_COMMA, held) and (separator != "," or _has(",", held)):
         if _has(",", held):
             told.comma.append(name)
         if _all(_POINTS, held):
