@@ -18,7 +18,7 @@ from torchvision import datasets, transforms
 
 from spinalnet import files, timing
 from spinalnet.bench.rows import Row, compare
-from spinalnet.data import images
+from spinalnet.data import folders, images
 from spinalnet.data.batches import FolderDataset
 from spinalnet.training import environment
 
@@ -38,7 +38,7 @@ def enlarge(source: Path, target: Path, factor: int, count: int) -> None:
 
     Squares, so that no half pixel is lost in finding their centre after decoding at a fraction.
     """
-    for path in itertools.islice(images.iter_images([source]), count):
+    for path in itertools.islice(folders.iter_images([source]), count):
         (target / "photographs").mkdir(parents=True, exist_ok=True)
         with Image.open(path) as image:
             square = image.convert("RGB").crop(images._centre_square(*image.size))
@@ -67,7 +67,7 @@ def measure(name: str, folder: Path, size: int, workers: int) -> Row:
         num_workers=workers,
         persistent_workers=workers > 0,
     )
-    paths = [str(path) for path in images.iter_images([folder])]
+    paths = [str(path) for path in folders.iter_images([folder])]
     ours = FolderDataset(paths, torch.zeros(len(paths)), 3, size, MEAN, STD, workers)
     baseline = "ImageFolder + DataLoader"
     timings = timing.interleave(
@@ -85,7 +85,7 @@ def measure(name: str, folder: Path, size: int, workers: int) -> Row:
 
 def differences(folder: Path, size: int) -> list[dict[str, float]]:
     """Compare draft decoding at several margins with full decoding, and time it."""
-    paths = [str(path) for path in images.iter_images([folder])][:60]
+    paths = [str(path) for path in folders.iter_images([folder])][:60]
 
     def read(margin: float) -> torch.Tensor:
         with mock.patch.object(images, "_DRAFT_MARGIN", margin):

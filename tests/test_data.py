@@ -23,7 +23,7 @@ from spinalnet.data import images, loading, order, readers
 from spinalnet.data.augment import build_augment
 from spinalnet.data.batches import ArrayDataset, DatasetInfo, FolderDataset, Splits, normalize
 from spinalnet.data.catalog import DATASETS
-from spinalnet.data.images import iter_images
+from spinalnet.data.folders import iter_images
 from spinalnet.data.loading import list_datasets, load_dataset
 from spinalnet.training import placement
 

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from helpers import write_images
 from spinalnet._checks import InputError
-from spinalnet.data import images
+from spinalnet.data import folders, images
 from spinalnet.data.batches import ArrayDataset, FolderDataset
-from spinalnet.data.images import BadImagesError, iter_images
+from spinalnet.data.folders import iter_images
+from spinalnet.data.images import BadImagesError
 from spinalnet.data.loading import load_dataset
 
 
@@ -480,7 +481,7 @@ def test_a_link_to_a_folder_above_does_not_go_round(tmp_path):
 
 
 def test_classes_of_digits_and_letters_are_in_the_order_of_text():
-    assert images._class_order(["10", "2", "a"]) == ["10", "2", "a"]
+    assert folders._class_order(["10", "2", "a"]) == ["10", "2", "a"]
 
 
 def test_a_file_more_takes_little_more_memory(tmp_path):
@@ -490,7 +491,7 @@ def test_a_file_more_takes_little_more_memory(tmp_path):
             (tmp_path / name / f"photograph-{k:06}.jpg").touch()
     tracemalloc.start()
     try:
-        found = images.index_folder(tmp_path)
+        found = folders.index_folder(tmp_path)
         paths, targets = found.parts["train"]
         source = FolderDataset(paths, targets, 3, 8)
         half = source.subset(torch.arange(0, len(source), 2))

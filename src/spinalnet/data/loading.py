@@ -25,16 +25,8 @@ from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.data import parts, readers
 from spinalnet.data.batches import MEND, ArrayDataset, DatasetInfo, FolderDataset, Splits, without
 from spinalnet.data.catalog import DATASETS, DatasetRow
-from spinalnet.data.images import (
-    BadImage,
-    BadImagesError,
-    FoundImages,
-    find_bad,
-    fit_to,
-    index_folder,
-    permission_explained,
-    read_all,
-)
+from spinalnet.data.folders import FoundImages, index_folder, permission_explained
+from spinalnet.data.images import BadImage, BadImagesError, find_bad, fit_to, read_all
 from spinalnet.data.resampling import Resample
 
 

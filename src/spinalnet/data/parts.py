@@ -17,7 +17,8 @@ from torch import Tensor
 
 from spinalnet._checks import InputError, some
 from spinalnet.data.batches import ArrayDataset, DatasetInfo, FolderDataset, Splits
-from spinalnet.data.images import BadImage, repeated, same_content
+from spinalnet.data.copies import repeated, same_content
+from spinalnet.data.images import BadImage
 from spinalnet.data.order import stratified
 from spinalnet.data.resampling import Resample, Rows, draw_parts, set_apart, validation_rows
 

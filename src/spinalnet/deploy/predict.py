@@ -25,7 +25,8 @@ import torch
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.comparison import TrainedModel, load_trained
 from spinalnet.data import normalize
-from spinalnet.data.images import BadImage, BadImagesError, iter_images, read_batches, usable_cpus
+from spinalnet.data.folders import iter_images
+from spinalnet.data.images import BadImage, BadImagesError, read_batches, usable_cpus
 from spinalnet.files import replacing
 from spinalnet.training import placement
 
