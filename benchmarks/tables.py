@@ -1,123 +1,110 @@
-"""The tables that come with scikit-learn: run the comparisons, write `docs/tables.md`.
+"""Compare on all 28 tables as a user would; write their summaries and a figure.
 
-python benchmarks/tables.py          # everything: some hours on one core, most of them for tuning
-python benchmarks/tables.py --page   # the page alone, from results/tables
+    python benchmarks/tables.py --tables FOLDER           # one to two hours on one core
+    python benchmarks/tables.py --tables FOLDER --figure  # the figure alone, from results/tables
+    python docs/tables.py                                 # then, the tables of docs/tables.md
 
-Runs are kept in `runs/tables`, so an interrupted comparison goes on; what is committed of one is
-its summary.
+Every table is compared by `spinalnet compare` with nothing but its target (see `table_halves`): ten
+random splits, a quarter of the rows for the test, all heads on the same splits, their defaults. A
+comparison is kept in `runs/tables`, so an interrupted one goes on; what is committed of it is its
+summary, `results/tables/NAME.json`.
+
+Half of the tables had a part in choosing the defaults of the nets (the development half; it is
+marked in the page): for them the rows against other programs flatter the nets, those between nets,
+which all have these defaults, do not.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import shutil
-import sys
 from pathlib import Path
+
+import table_halves
 
 import spinalnet
 from spinalnet.comparison import Summary, load_summary
-from spinalnet.comparison.findings import head_rows
-from spinalnet.comparison.wording import as_markdown, digits
-from spinalnet.data import frames
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "tables"
 RESULTS = ROOT / "results" / "tables"
-PAGE = ROOT / "docs" / "tables.md"
+FIGURE = ROOT / "docs" / "tables.svg"
 SPLITS = 10
-TRIALS = 20
-
-INTRODUCTION = """Made by `python benchmarks/tables.py` from here on; do not edit.
-
-Do spinal nets help on tables? Every row below is the mean test score of one head over repeated
-random splits, the same splits for all heads. *unchained* is the *spinal* net without its chain:
-the same slices, widths and output row. *matched* has one hidden layer and as many parameters as
-*spinal*, *mlp* has one of 64, *linear* has none; all of them are trained by the same code. *trees*
-are scikit-learn's `HistGradientBoosting`.
-
-Intervals and p-values are those of the corrected resampled t test, which allows for the splits
-sharing rows, and is an approximation. Verdicts are corrected for the number of comparisons of a
-table. With tuning, every head chooses among the same number of settings, by cross-validation inside
-the training rows, so that the test rows decide nothing.
-
-Any table of your own: `spinalnet compare table.csv --target COLUMN [--tune 20]`.
-"""
+COMMAND = "python benchmarks/tables.py --tables FOLDER"
+SHOWN = ("unchained", "mlp", "linear", "trees")
 
 
-def run() -> None:
-    """Run every comparison: default settings, and settings chosen inside the training rows."""
-    for name in frames.BUNDLED:
-        for trials in (0, TRIALS):
-            if trials and name == "digits":
-                continue  # hours of boosted trees with ten classes
-            place = f"{name}-tuned" if trials else name
-            found = spinalnet.compare(
-                f"sklearn:{name}", seeds=SPLITS, out=RUNS / place, tune=trials, jobs="auto"
-            )
-            (RESULTS / place).mkdir(parents=True, exist_ok=True)
-            shutil.copy(RUNS / place / "summary.json", RESULTS / place / "summary.json")
-            print(f"{place}: {found.verdict}", flush=True)
+def file_of(name: str) -> Path:
+    return RESULTS / f"{name.replace(':', '-')}.json"
 
 
-def section(place: str, summary: Summary) -> str:
-    """Return the result as a section of a Markdown page."""
-    tuned = place.endswith("-tuned")
-    name = place.removesuffix("-tuned")
-    settings = f"settings chosen in {TRIALS} trials" if tuned else "default settings"
-    command = f"spinalnet compare sklearn:{name} --seeds {SPLITS}"
-    lines = [
-        f"## sklearn:{name}{', tuned' if tuned else ''}",
-        "",
-        f"{summary.task.capitalize()}, {len(summary.units)} splits, a quarter of the rows for the "
-        f"test; {settings}.",
-        "",
-        as_markdown(*head_rows(summary)),
-        "",
-        summary.verdict,
-        *(f"Note: {note}" for note in summary.notes),
-        "",
-        f"Command: `{command}{f' --tune {TRIALS}' if tuned else ''}`",
-        "",
-    ]
-    return "\n".join(lines)
+def run(folder: Path, chosen: list[str], jobs: int) -> None:
+    """Run every comparison that is not yet there."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    names = (*table_halves.DEVELOPMENT, *table_halves.DECIDING)
+    for name, where in table_halves.sources(names, folder).items():
+        if chosen and name not in chosen:
+            continue
+        out = RUNS / name.replace(":", "-")
+        table = spinalnet.load_table(**where)
+        found = spinalnet.compare(table, seeds=SPLITS, out=out, jobs=jobs, command=COMMAND)
+        shutil.copy(out / "summary.json", file_of(name))
+        print(f"{name}: {found.verdict}", flush=True)
 
 
-def page() -> None:
-    """Write the results into the page, below what it says of reading and encoding."""
-    found = {
-        place: load_summary(RESULTS / place / "summary.json")
-        for name in frames.BUNDLED
-        for place in (name, f"{name}-tuned")
-        if (RESULTS / place / "summary.json").exists()
-    }
-    environment = next(iter(found.values())).environment
-    shown = "\n".join(f"- {key}: {value}" for key, value in environment.items())
-    parts = [INTRODUCTION, *(section(place, summary) for place, summary in found.items())]
-    speed = RESULTS / "speed.json"
-    if speed.exists():
-        parts.append(_speed(json.loads(speed.read_text(encoding="utf-8"))))
-    parts += ["## Where this was measured\n", shown, ""]
-    kept, mark, _ = PAGE.read_text(encoding="utf-8").partition("## Results\n\n")
-    PAGE.write_text(kept + mark + "\n".join(parts), encoding="utf-8")
+def draw() -> None:
+    """Draw the differences of all tables, a panel per rival."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.fonttype"] = "none"
+    mpl.rcParams["svg.hashsalt"] = "tables"
+    import matplotlib.pyplot as plt
+
+    names = sorted((*table_halves.DEVELOPMENT, *table_halves.DECIDING))
+    found = {name: load_summary(file_of(name)) for name in names if file_of(name).exists()}
+    figure, panels = plt.subplots(
+        1, len(SHOWN), sharey=True, figsize=(11, 0.24 * len(found) + 1.2), layout="constrained"
+    )
+    for axes, rival in zip(panels, SHOWN, strict=True):
+        _panel(axes, found, rival)
+    figure.savefig(FIGURE, metadata={"Date": None})
 
 
-def _speed(result: dict) -> str:
-    header = ("case", "baseline", "ours, ms per epoch", "baseline, ms", "baseline / ours")
-    rows = [
-        [
-            row["case"],
-            row["baseline"],
-            *digits(".1f", 1e3)(row["ours"], row["theirs"]),
-            f"{row['ratio']:.2f}",
-        ]
-        for row in result["rows"]
-    ]
-    table = as_markdown(header, rows, left=2)
-    command = "Command: `python benchmarks/estimators.py`"
-    return "\n".join(["## Speed\n", f"{result['protocol']}\n", table, "", command, ""])
+_LIMIT = 0.12  # wider than this would hide all but the few tables of some dozen rows
+
+
+def _panel(axes, found: dict[str, Summary], rival: str) -> None:
+    axes.axvline(0, color="0.6", linewidth=0.8)
+    for place, summary in enumerate(found.values()):
+        if summary.margin:
+            axes.plot([-summary.margin, summary.margin], [place] * 2, color="0.85", linewidth=6)
+        difference = next((h.difference for h in summary.heads if h.head == rival), None)
+        if difference is None or difference.mean is None:
+            continue
+        decided = difference.code in ("better", "worse", "equal")
+        style = {"color": "tab:blue" if decided else "0.45", "clip_on": True}
+        if difference.low is not None and difference.high is not None:
+            axes.plot([difference.low, difference.high], [place] * 2, linewidth=1.4, **style)
+        axes.plot(difference.mean, place, "o", markersize=4, **style)
+    axes.set(xlim=(-_LIMIT, _LIMIT), title=f"spinal minus {rival}")
+    axes.set_yticks(range(len(found)), list(found), fontsize=8)
+    axes.invert_yaxis() if not axes.yaxis_inverted() else None
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare on all 28 tables.")
+    parser.add_argument("--tables", type=Path, required=True, help="folder of the CSV files")
+    parser.add_argument("--only", nargs="*", default=[], help="names of tables; all without it")
+    parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
+    parser.add_argument("--figure", action="store_true", help="draw the figure, run nothing")
+    asked = parser.parse_args()
+    if not asked.figure:
+        run(asked.tables, asked.only, asked.jobs)
+    draw()
 
 
 if __name__ == "__main__":
-    if "--page" not in sys.argv:
-        run()
-    page()
+    main()

@@ -13,6 +13,7 @@ import json
 import re
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, median
@@ -447,6 +448,67 @@ def table_reach() -> str:
     return "\n\n".join(parts)
 
 
+def _tables_compared() -> dict[str, dict[str, Any]]:
+    found = sorted((ROOT / "results/tables").glob("*.json"))
+    of = {path.stem: load(str(path.relative_to(ROOT))) for path in found if path.stem != "speed"}
+    return {name.replace("sklearn-", "sklearn:"): summary for name, summary in of.items()}
+
+
+def tables_compared() -> str:
+    """Return the scores of all heads on every table, and what is concluded of them."""
+    tables = _tables_compared()
+    reach = load("benchmarks/results/table-reach.json")["tables"]  # of the deciding half
+    if not tables:
+        return "Not measured yet: `python benchmarks/tables.py --tables FOLDER`."
+    names = [head["head"] for head in next(iter(tables.values()))["heads"]]
+    scores, answers = [], {name: Counter() for name in names[1:]}
+    for name, summary in tables.items():
+        of = {head["head"]: head for head in summary["heads"]}
+        cells = []
+        for head in names:
+            mean = of[head]["mean"] if head in of else None
+            said = ((of.get(head) or {}).get("difference") or {}).get("code", "")
+            cells.append(("" if mean is None else f"{mean:.3f}") + SIGNS.get(said, ""))
+            if head in answers:
+                answers[head][said or "not run"] += 1
+        half = "" if name in reach else "*"
+        scores.append([name + half, *cells])
+    codes = ("better", "equal", "worse", "undecided", "nothing-learned", "not run")
+    shown = [code for code in codes if any(count[code] for count in answers.values())]
+    counted = [[head, *(str(count[code]) for code in shown)] for head, count in answers.items()]
+    env = next(iter(tables.values()))["environment"]
+    made = (
+        f"`python benchmarks/tables.py --tables FOLDER`, ten splits, {len(tables)} tables, on "
+        f"{env['cpu']}, {env['threads']} thread(s), torch {env['torch']}. Mean accuracy or R² with "
+        "defaults. Signs: the answer for spinal against that column, ▲ better, ▼ worse, = equal "
+        "within the margin, none undecided. `*`: of the development half."
+    )
+    parts = as_markdown(("spinal against", *shown), counted), as_markdown(("table", *names), scores)
+    return "\n\n".join((*parts, made))
+
+
+SIGNS = {"better": " ▲", "worse": " ▼", "equal": " ="}
+
+
+def table_speed() -> str:
+    """Return how fast the estimators train."""
+    result = load("results/tables/speed.json")
+    header = ("case", "baseline", "ours, ms per epoch", "baseline, ms", "baseline / ours")
+    rows = [
+        [
+            *(row["case"], row["baseline"], f"{1e3 * row['ours']:.1f}"),
+            *(f"{1e3 * row['theirs']:.1f}", f"{row['ratio']:.2f}"),
+        ]
+        for row in result["rows"]
+    ]
+    env = result["environment"]
+    made = (
+        f"`python benchmarks/estimators.py` on {env['cpu']}, {env['threads']} thread(s), torch "
+        f"{env['torch']}. {result['protocol']}"
+    )
+    return f"{as_markdown(header, rows, left=2)}\n\n{made}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "digits": lambda: comparison("digits"),
     "cifar10-features": lambda: comparison("cifar10-features"),
@@ -487,6 +549,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "verdict-power": verdict_power,
     "table-defaults": table_defaults,
     "table-reach": table_reach,
+    "table-compare": tables_compared,
+    "table-speed": table_speed,
 }
 
 
