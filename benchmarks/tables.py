@@ -24,6 +24,7 @@ import table_halves
 
 import spinalnet
 from spinalnet.comparison import Summary, load_summary
+from spinalnet.data import load_table
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "tables"
@@ -46,7 +47,7 @@ def run(folder: Path, chosen: list[str], jobs: int) -> None:
         if chosen and name not in chosen:
             continue
         out = RUNS / name.replace(":", "-")
-        table = spinalnet.load_table(**where)
+        table = load_table(**where)
         found = spinalnet.compare(table, seeds=SPLITS, out=out, jobs=jobs, command=COMMAND)
         shutil.copy(out / "summary.json", file_of(name))
         print(f"{name}: {found.verdict}", flush=True)
