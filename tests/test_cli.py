@@ -76,9 +76,9 @@ def test_compare_leaves_the_promised_files(comparison: Path) -> None:
         "summary.csv",
         "comparison.yaml",
         "timing.json",
-        "learning_curves.png",
-        "accuracy_vs_params.png",
-        "confusion.png",
+        "learning_curves.svg",
+        "cost.svg",
+        "confusion.svg",
         "report.html",
         "runs",
     }

@@ -267,7 +267,7 @@ def test_the_report_tells_space_choice_and_curve(done: Comparison) -> None:
     page = done.report().read_text(encoding="utf-8")
     assert 'id="tuning"' in page
     assert "(0.0003 to 0.03, by factors)" in page
-    assert (done.folder / "tuning.png").stat().st_size > 1000
+    assert (done.folder / "tuning.svg").stat().st_size > 1000
     axes = done.plot_tuning()
     lines = {line.get_label(): line for line in axes.lines}
     for row in done.summary.tuning:

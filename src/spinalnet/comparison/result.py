@@ -217,9 +217,24 @@ class Comparison:
         """Draw the metric of every unit and head; return the axes."""
         return self._plot(ax, figures.paint_scores)
 
-    def plot_cost(self, ax: Axes | None = None) -> Axes:
-        """Draw the metric against the parameters of the head; return the axes."""
-        return self._plot(ax, figures.paint_against_params)
+    def plot_cost(self, ax: Axes | None = None, by: str = "parameters") -> Axes:
+        """Draw the metric against a cost of the head; return the axes.
+
+        Args:
+            ax: Axes to draw on; new ones without them.
+            by: `parameters`, `macs` or `inference` (microseconds per batch).
+
+        Raises:
+            InputError: If there is no such cost, or it was not measured.
+        """
+        if by not in figures.COSTS:
+            raise unknown_name("cost", by, list(figures.COSTS))
+        cost = figures.COSTS[by]
+        if not any(cost.value(head) for head in self.summary.heads):
+            raise InputError(f"{cost.label} of these heads is not known.")
+        return self._plot(
+            ax, lambda axes, theme, said: figures.paint_against_cost(axes, theme, said, cost)
+        )
 
     def plot_curves(self, ax: Axes | None = None) -> Axes:
         """Draw validation curves, mean and range over units; return the axes.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from spinalnet.comparison.classes import LARGEST_MATRIX, Confusion, HeadQuality, confused_pairs
 from spinalnet.comparison.report import drawing
 from spinalnet.comparison.report.drawing import Drawn, Theme, clip, series
-from spinalnet.comparison.wording import listing, per_cent
+from spinalnet.comparison.wording import listing, per_cent, readable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,29 +58,37 @@ def _paint_pairs(figure: Figure, theme: Theme, confusions: Sequence[Confusion]) 
 
 
 def _paint_matrices(figure: Figure, theme: Theme, confusions: Sequence[Confusion]) -> None:
-    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
-
-    colours = LinearSegmentedColormap.from_list("heat", theme.heat)
-    norm = PowerNorm(0.5, vmin=0.0, vmax=1.0)
     panels = figure.subplots(1, len(confusions), squeeze=False)[0]
     for axes, confusion in zip(panels, confusions, strict=True):
-        size = range(len(confusion.names))
-        shares = [[confusion.share(i, j) for j in size] for i in size]
-        drawing.label_axes(axes, theme, "predicted", "true")
-        axes.grid(visible=False)
-        axes.imshow(shares, cmap=colours, norm=norm)
-        axes.set_title(f"{confusion.head} (n={confusion.n})", color=theme.ink, fontsize=11)
-        names = [clip(name) for name in confusion.names]
-        size_of_names, size_of_counts = (9, 8) if len(names) <= 12 else (8, 130 / len(names))
-        style = {"ha": "center", "va": "center", "fontsize": size_of_counts}
-        upright = max(map(len, names)) > 2
-        axes.set_xticks(size, names, rotation=90 if upright else 0, fontsize=size_of_names)
-        axes.set_yticks(size, names, fontsize=size_of_names)
-        for i in size:
-            for j in size:
-                if count := confusion.counts[i][j]:
-                    ink = theme.ground if norm(shares[i][j]) > 0.5 else theme.ink
-                    axes.text(j, i, f"{count}", color=ink, **style)
+        paint_confusion(axes, theme, confusion)
+
+
+def paint_confusion(axes: Axes, theme: Theme, confusion: Confusion) -> None:
+    """Draw a confusion matrix on axes: counts, shaded by the share of the true class."""
+    from matplotlib.patches import Rectangle
+
+    size = range(len(confusion.names))
+    drawing.label_axes(axes, theme, "predicted", "true")
+    axes.grid(visible=False)
+    axes.set_title(f"{confusion.head} (n={confusion.n})", color=theme.ink, fontsize=11)
+    names = [clip(name) for name in confusion.names]
+    size_of_names, size_of_counts = (9, 8) if len(names) <= 12 else (8, 130 / len(names))
+    style = {"ha": "center", "va": "center", "fontsize": size_of_counts}
+    for i in size:
+        for j in size:
+            count, share = confusion.counts[i][j], confusion.share(i, j)
+            if not count:
+                continue
+            # On a square-root scale, so that rare mistakes show.
+            cell = Rectangle((j - 0.5, i - 0.5), 1, 1, color=theme.heat, alpha=math.sqrt(share))
+            cell.set_linewidth(0)
+            said = f"{confusion.names[i]} predicted as {confusion.names[j]}"
+            drawing.tip(axes.add_patch(cell), f"{said}: {count} ({per_cent(share)})")
+            axes.text(j, i, f"{count}", color=theme.ground if share > 0.25 else theme.ink, **style)
+    upright = max(map(len, names)) > 2
+    axes.set_xticks(size, names, rotation=90 if upright else 0, fontsize=size_of_names)
+    axes.set_yticks(size, names, fontsize=size_of_names)
+    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), aspect="equal")
 
 
 def reliability_figure(heads: Sequence[HeadQuality]) -> Drawn:
@@ -147,48 +156,31 @@ def _paint_reliability(
         axes.tick_params(labelsize=8)
 
 
-_SIDE, _BELOW = 1.0, 0.08  # of a picture, and the room below it, in inches
+_SHARP = 64  # pictures of fewer pixels a side are shown as squares, and kept without loss
 
 
-def mistakes_figure(name: str, head: HeadQuality) -> Drawn:
-    """A contact sheet of the worst mistakes of one head."""
-    mistakes = head.mistakes
-    columns = min(len(mistakes), 8)
-    rows = math.ceil(len(mistakes) / columns)
+def mistakes(head: HeadQuality) -> list[dict[str, Any]]:
+    """The worst mistakes of a head for the page: picture, true class, prediction, file."""
+    import base64
+    import io
 
-    def paint(figure: Figure, theme: Theme) -> None:
-        # One pair of axes for all, in inches: one for each takes ten times as long to draw.
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.set_axis_off()
-        for i, mistake in enumerate(mistakes):
-            row, column = divmod(i, columns)
-            middle, bottom = (column + 0.5) * wide / columns, (row + 1) * tall - _BELOW
-            high, across = mistake.pixels.shape[:2]
-            scale = _SIDE / max(high, across)
-            left, top = middle - across * scale / 2, bottom - high * scale
-            axes.imshow(
-                mistake.pixels,
-                **{"cmap": "gray", "vmin": 0, "vmax": 255, "aspect": "auto"},
-                interpolation="nearest" if high < 64 else "antialiased",
-                extent=(left, left + across * scale, bottom, top),
-            )
-            true, predicted = clip(mistake.true, 13), clip(mistake.predicted, 11)
-            said = f"{true}{between}→ {predicted}\n{per_cent(mistake.probability, '.0f')}"
-            style = {"ha": "center", "va": "bottom", "fontsize": 8, "linespacing": 1.15}
-            axes.text(middle, bottom - _SIDE - 0.06, said, color=theme.ink, **style)
-        axes.set(xlim=(0, wide), ylim=(tall * rows, 0))
+    from PIL import Image
 
-    longest = max(len(m.true) + len(m.predicted) for m in mistakes)
-    between, lines = (" ", 2) if longest <= 12 else ("\n", 3)
-    wide, tall = max(1.2 * columns, 4.2), 1.2 + 0.16 * lines
-    return drawing.draw(
-        name,
-        f"Most wrong: {head.head}",
-        "The test images whose true class seemed least probable, on average over "
-        f"{head.n} run{'s' if head.n > 1 else ''}; worst first. True class → predicted class, and "
-        "the probability given to the latter.",
-        (wide, tall * rows),
-        paint,
-        dpi=110,  # photographs take much room
-        laid_out=False,
-    )
+    shown = []
+    for mistake in head.mistakes:
+        picture, buffer = Image.fromarray(mistake.pixels.squeeze()), io.BytesIO()
+        small = max(picture.size) < _SHARP
+        form = {"format": "PNG"} if small else {"format": "JPEG", "quality": 85}
+        picture.save(buffer, **form)
+        content = base64.b64encode(buffer.getvalue()).decode()
+        shown.append(
+            {
+                "source": f"data:image/{form['format'].lower()};base64,{content}",
+                "small": small,
+                "true": mistake.true,
+                "predicted": mistake.predicted,
+                "probability": per_cent(mistake.probability, ".0f"),
+                "file": mistake.path and readable(Path(mistake.path).name),
+            }
+        )
+    return shown

@@ -1,27 +1,24 @@
-"""How every figure of a report is drawn: twice, for a light and for a dark page."""
+"""How every figure of a report is drawn: once, as SVG in the colours of the page around it.
+
+Matplotlib draws in the colours of a light page. In the page these become the variables of its style
+sheet (`--ink`, `--s0`, ...), so that one drawing serves light and dark; text stays text, in the
+reader's own fonts. What `tip` was called on shows its numbers when pointed at.
+"""
 
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A plot drawn for a light and a dark page, with the text that stands for it."""
-
-    name: str
-    title: str
-    caption: str
-    light: bytes  # PNG
-    dark: bytes
 
 
 @dataclass(frozen=True)
@@ -31,64 +28,104 @@ class Theme:
     ground: str
     ink: str
     grid: str
-    heat: tuple[str, str]  # of nothing, of all
+    heat: str  # of all, in a matrix of shares; of nothing: the ground
     series: tuple[str, ...]  # Okabe and Ito's palette, brightened on the dark ground
+
+    def variables(self) -> dict[str, str]:
+        """Return the colours by their names in the page's style sheet."""
+        several = {f"s{i}": colour for i, colour in enumerate(self.series)}
+        return {"ground": self.ground, "ink": self.ink, "grid": self.grid, "heat": self.heat} | (
+            several
+        )
 
 
 LIGHT = Theme(
     ground="#ffffff",
     ink="#1f2328",
     grid="#d8dee4",
-    heat=("#ffffff", "#0b4f8a"),
+    heat="#0b4f8a",
     series=("#0072b2", "#d55e00", "#009e73", "#b65f94", "#c98500", "#3ba3dc", "#6b6b6b"),
 )
 DARK = Theme(
     ground="#14181d",
     ink="#e6edf3",
     grid="#313a44",
-    heat=("#14181d", "#6cc0ff"),
+    heat="#6cc0ff",
     series=("#4fb0e8", "#ff8a3d", "#2cc79b", "#e39ac4", "#f2bd3f", "#a4d8f5", "#b5b5b5"),
 )
 _DASHES = ("solid", "dashed", "dotted")
+_VARIABLES = {colour: name for name, colour in LIGHT.variables().items()}
+_TIP = "tip:"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A plot, with the text that stands for it.
+
+    Attributes:
+        name: Of its file, and of its place in the page.
+        title: A few words.
+        caption: What it shows, and how it is read.
+        svg: A file of its own, for a light ground.
+    """
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+
+    @cached_property
+    def inline(self) -> str:
+        """The drawing as an element of the page: its colours, its fonts, names of its own."""
+        element = self.svg[self.svg.index("<svg") :]
+        element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
+        # A style sheet inside would be one of the whole page.
+        element = re.sub(r"<style.*?</style>", "", element, flags=re.DOTALL)
+        width = re.search(r'viewBox="0 0 ([\d.]+)', element)
+        described = f'role="img" aria-labelledby="title-{self.name}"'
+        style = f"max-width: {float(width[1]) * 4 / 3:.0f}px" if width else ""
+        element = re.sub(
+            r' width="[^"]*pt" height="[^"]*pt"', f' {described} style="{style}"', element, count=1
+        )
+        # Names are of the whole page too, and the next figure has a patch_1 again.
+        element = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{self.name}-", element)
+        element = re.sub(
+            '#[0-9a-f]{6}(?=[;"])',
+            lambda found: f"var(--{_VARIABLES[found[0]]})" if found[0] in _VARIABLES else found[0],
+            element,
+        )
+        return re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 system-ui, sans-serif", element)
 
 
 def draw(
-    name: str,
-    title: str,
-    caption: str,
-    size: tuple[float, float],
-    paint: Callable[..., None],
-    dpi: int = 160,
-    *,
-    laid_out: bool = True,
+    name: str, title: str, caption: str, size: tuple[float, float], paint: Callable[..., None]
 ) -> Drawn:
-    """Run `paint(figure, theme)` on an empty figure of `size` inches, once per theme.
-
-    With `laid_out` the axes find their places by what stands beside them; else `paint` has placed
-    them.
-    """
+    """Run `paint(figure, theme)` on an empty figure of `size` inches."""
+    import matplotlib as mpl
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    images: list[bytes] = []
-    places: list[Any] = []  # of the axes
-    for theme in (LIGHT, DARK):
-        # A Figure of its own, without pyplot: no global state, no display, nothing to close.
-        figure = Figure(figsize=size, dpi=dpi, facecolor=theme.ground)
-        if laid_out and not images:
-            figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
-        buffer = io.BytesIO()
-        with warnings.catch_warnings():
-            # A class name in a script the font lacks is drawn as boxes; the page has it in full.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            paint(figure, theme)
-            for axes, place in zip(figure.axes, places, strict=bool(places)):
-                axes.set_position(place, which="original")
-            figure.savefig(buffer, format="png", metadata={"Software": None})
-        # Colours change no place, and to find the places takes half of the time of a figure.
-        places = [axes.get_position(original=True) for axes in figure.axes]
-        images.append(buffer.getvalue())
-    return Drawn(name, title, caption, *images)
+    # A Figure of its own, without pyplot: no global state, no display, nothing to close.
+    figure = Figure(figsize=size, dpi=72, facecolor=LIGHT.ground)
+    figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
+    buffer = io.StringIO()
+    # The same runs give the same bytes: names inside are hashes of what they name.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
+        # The width of a class name in a script the font lacks is a guess; its text is not.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        paint(figure, LIGHT)
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return Drawn(name, title, caption, _with_tips(buffer.getvalue()))
+
+
+def tip(artist: Artist, text: str) -> None:
+    """Show `text` when a reader points at something drawn."""
+    artist.set_gid(_TIP + text)
+
+
+def _with_tips(svg: str) -> str:
+    """Turn the marks that `tip` left into the element that viewers show."""
+    return re.sub(rf'<g id="{_TIP}([^"]*)">', r"<g><title>\1</title>", svg)
 
 
 def label_axes(axes: Axes, theme: Theme, x: str, y: str) -> None:

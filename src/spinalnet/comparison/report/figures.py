@@ -1,13 +1,13 @@
-"""The figures of what is compared: differences, learning curves, the metric against parameters."""
+"""The figures of what is compared: differences, learning curves, the metric against cost."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from spinalnet.comparison.finished import FinishedRuns
 from spinalnet.comparison.report import drawing
@@ -18,6 +18,7 @@ from spinalnet.comparison.wording import per_cent
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     from spinalnet.comparison.answer import HeadSummary, Summary
 
@@ -62,7 +63,8 @@ def paint_differences(axes: Axes, theme: Theme, summary: Summary) -> None:
             if low is not None and high is not None and math.isfinite(low + high):
                 ends = [scale * low, scale * high]
                 axes.plot(ends, [place, place], color=colour, linewidth=width, alpha=0.75)
-        axes.plot([scale * d.mean], [place], "o", color=colour, markersize=7)
+        (point,) = axes.plot([scale * d.mean], [place], "o", color=colour, markersize=7)
+        drawing.tip(point, f"{d.of} against {d.minus}: {d.verdict}")
     axes.set_yticks(range(len(known)), [f"{clip(d.minus, 28)}\n{d.code}" for d in known])
     axes.set_ylim(len(known) - 0.4, -0.6)
 
@@ -157,7 +159,8 @@ def _paint_curve(
     marker = "o" if len(xs) == 1 else None
     axes.fill_between(xs, lows, highs, color=style["color"], alpha=0.16, linewidth=0)
     axes.plot(xs, means, **style, linewidth=1, alpha=0.6)
-    axes.plot(full, means[: len(full)], **style, linewidth=2, marker=marker, label=head)
+    (line,) = axes.plot(full, means[: len(full)], **style, linewidth=2, marker=marker, label=head)
+    drawing.tip(line, f"{head}: {means[-1]:.4g} in epoch {xs[-1]}")
 
 
 def _limits(values: Sequence[float], top: float | None = None) -> tuple[float, float]:
@@ -168,30 +171,59 @@ def _limits(values: Sequence[float], top: float | None = None) -> tuple[float, f
     return low - margin, high if top is None else min(high, top + 0.1 * margin)
 
 
-def metric_against_params(summary: Summary) -> Drawn | None:
-    """Test metric against the parameters of the head: every unit, mean and its interval."""
-    if len([head for head in summary.heads if head.head_params and head.mean is not None]) < 2:
+@dataclass(frozen=True)
+class Cost:
+    """One of the costs a head is drawn against: its label, and its value and range."""
+
+    label: str
+    value: Callable[[HeadSummary], float | None]
+    spread: Callable[[HeadSummary], Sequence[float] | None] = lambda head: None
+
+
+COSTS: dict[str, Cost] = {
+    "parameters": Cost("parameters of the head", lambda head: head.head_params),
+    "macs": Cost("multiplications per example", lambda head: head.head_macs),
+    "inference": Cost(
+        "inference, µs per batch",
+        lambda head: head.inference_us,
+        lambda head: (head.cost or {}).get("inference_quartiles"),
+    ),
+}
+
+
+def metric_against_cost(summary: Summary) -> Drawn | None:
+    """Test metric against what the head costs: every unit, mean and its interval."""
+    costs = [
+        cost
+        for cost in COSTS.values()
+        if len([head for head in summary.heads if head.mean is not None and cost.value(head)]) > 1
+    ]
+    if not costs:
         return None
 
     def paint(figure: Figure, theme: Theme) -> None:
-        axes = figure.add_subplot()
-        columns = paint_against_params(axes, theme, summary)
-        _name_points(figure, axes, theme, columns)
+        panels = figure.subplots(1, len(costs), squeeze=False, sharey=True)[0]
+        for axes, cost in zip(panels, costs, strict=True):
+            paint_against_cost(axes, theme, summary, cost)
+            axes.label_outer()
+        drawing.legend(figure, panels[0], theme)
 
     units = summary.wording
-    title = f"{units.title.capitalize() if units.in_points else units.title} against parameters"
+    title = f"{units.title.capitalize() if units.in_points else units.title} against cost"
     caption = (
         f"Each faint dot is one run; the large dot is the mean over {units.repeat}s with its 95 % "
         "t interval. Runs are paired, so overlap of these intervals says nothing about a "
-        "difference: the table does. Heads of about equal size are drawn slightly apart."
+        "difference: the answers above do. Heads of about equal cost are drawn slightly apart."
     )
-    return drawing.draw("accuracy_vs_params", title, caption, (6.4, 4.2), paint)
+    if len(costs) == len(COSTS):
+        caption += " The line across a time joins its quartiles."
+    return drawing.draw("cost", title, caption, (1.4 + 3.2 * len(costs), 4.0), paint)
 
 
-def paint_against_params(axes: Axes, theme: Theme, summary: Summary) -> list[_Column]:
-    """Draw the metric of every head over its number of parameters on axes."""
-    rows = [head for head in summary.heads if head.head_params and head.mean is not None]
-    xs = [float(max(1, head.head_params or 1)) for head in rows]
+def paint_against_cost(axes: Axes, theme: Theme, summary: Summary, cost: Cost) -> None:
+    """Draw the metric of every head over one of its costs on axes."""
+    rows = [head for head in summary.heads if head.mean is not None and cost.value(head)]
+    xs = [float(cost.value(head) or 1) for head in rows]
     columns = [_Column(head, x) for head, x in zip(rows, _apart(xs), strict=True)]
     units = summary.wording
     # With two seeds an interval can be far wider than the data; it may leave the axes.
@@ -199,16 +231,20 @@ def paint_against_params(axes: Axes, theme: Theme, summary: Summary) -> list[_Co
     spread = max(values) - min(values) or abs(values[0]) or 1.0
     least, most = min(values) - spread, max(values) + spread
     ends = [min(max(end, least), most) for column in columns for end in column.interval]
-    drawing.label_axes(axes, theme, "parameters of the head", f"test {units.title}")
-    setting = f"{clip(summary.data, 32)}, {summary.model}: test {units.title} by {units.kind}"
-    axes.set_title(setting, color=theme.ink, loc="left", fontsize=10)
+    drawing.label_axes(axes, theme, cost.label, f"test {units.title}")
     _scale_by_counts(axes, xs)
     axes.set_ylim(*_limits([*values, *ends], top=1.0 if units.in_points else None))
     if units.in_points:
         axes.yaxis.set_major_formatter(lambda share, _: per_cent(share))
-    for i, column in enumerate(columns):
-        _paint_column(axes, column, series(theme, i)["color"])
-    return columns
+    places = {head.head: place for place, head in enumerate(summary.heads)}
+    for head, column in zip(rows, columns, strict=True):
+        colour = series(theme, places[head.head])["color"]
+        if quartiles := cost.spread(head):
+            shifted = [column.x * q / float(cost.value(head) or 1) for q in quartiles]
+            axes.plot(shifted, [column.mean] * 2, color=colour, linewidth=1.2)
+        point = _paint_column(axes, column, colour)
+        mean = units.value(column.mean)
+        drawing.tip(point, f"{head.head}: {mean}, {_short(float(cost.value(head) or 1))}")
 
 
 def scores(summary: Summary) -> Drawn:
@@ -254,7 +290,7 @@ def _scale_by_counts(axes: Axes, xs: Sequence[float]) -> None:
     """Give the x axis a log scale around the counts."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    ticks = (1, 2, 5) if max(xs) > 3 * min(xs) else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
+    ticks = (1, 2, 5) if max(xs) > 3 * min(xs) else (1, 1.5, 2, 3, 5, 7)
     ticks = (1,) if max(xs) > 300 * min(xs) else ticks
     axes.set_xscale("log")
     axes.set_xlim(min(xs) / 1.6, max(xs) * 1.6)
@@ -263,7 +299,8 @@ def _scale_by_counts(axes: Axes, xs: Sequence[float]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _paint_column(axes: Axes, column: _Column, colour: str) -> None:
+def _paint_column(axes: Axes, column: _Column, colour: str) -> Line2D:
+    """Draw the runs, the interval and the mean of a head; return the mean."""
     from matplotlib.transforms import ScaledTranslation
 
     scale = axes.get_figure(root=True).dpi_scale_trans  # type: ignore[union-attr]
@@ -271,7 +308,9 @@ def _paint_column(axes: Axes, column: _Column, colour: str) -> None:
     xs = [column.x] * len(column.values)
     axes.scatter(xs, column.values, s=20, color=colour, alpha=0.4, linewidth=0, transform=beside)
     error = {"yerr": column.error or None, "capsize": 4, "linewidth": 1.8}
-    axes.errorbar(column.x, column.mean, color=colour, marker="o", markersize=7, **error)
+    axes.errorbar(column.x, column.mean, color=colour, **error)
+    (point,) = axes.plot(column.x, column.mean, "o", color=colour, markersize=7, label=column.name)
+    return point
 
 
 def _apart(xs: Sequence[float]) -> list[float]:
@@ -284,49 +323,6 @@ def _apart(xs: Sequence[float]) -> list[float]:
             short = max(0.0, gap - (logs[b] - logs[a]))
             logs[a], logs[b] = logs[a] - short / 2, logs[b] + short / 2
     return [math.exp(log) for log in logs]
-
-
-def _name_points(figure: Figure, axes: Axes, theme: Theme, columns: Sequence[_Column]) -> None:
-    """Write each column's name beside its mean, at the nearest place where it covers nothing.
-
-    Args:
-        figure: The figure, with everything but the names.
-        axes: Its axes, scales and limits final.
-        theme: Colours.
-        columns: What must stay visible.
-    """
-    from matplotlib.transforms import Bbox
-
-    figure.draw_without_rendering()  # lays out, so that data can be turned into pixels
-    figure.set_layout_engine("none")
-    pixel = axes.transData.transform
-    point = figure.dpi / 72
-    taken = []
-    for column in columns:
-        low, high = (end([*column.values, *column.interval]) for end in (min, max))
-        (left, bottom), (_, top) = pixel((column.x, low)), pixel((column.x, high))
-        taken.append(Bbox.from_extents(left - 10 * point, bottom, left + 5 * point, top))
-    frame = axes.get_window_extent()
-    places: list[tuple[int, int, Literal["left", "right"]]] = [
-        (9 if side > 0 else -13, reach * direction, "left" if side > 0 else "right")
-        for reach in range(0, 120, 6)
-        for direction in (1, -1)
-        for side in (1, -1)
-    ]
-    style: dict[str, Any] = {"va": "center", "color": theme.ink, "fontweight": "bold"}
-    for column in columns:
-        label = axes.annotate(
-            column.name, (column.x, column.mean), (9, 0), textcoords="offset points", **style
-        )
-        for dx, dy, align in [*places, places[0]]:
-            label.set_position((dx, dy))
-            label.set_horizontalalignment(align)
-            box = label.get_window_extent()
-            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
-            inside = inside and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            if inside and not box.count_overlaps(taken):
-                break
-        taken.append(label.get_window_extent())
 
 
 def _short(value: float) -> str:

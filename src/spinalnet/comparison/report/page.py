@@ -6,7 +6,6 @@ What the numbers mean stands in `summary`, `classes` and `outputs`.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from spinalnet.comparison.answer import Summary
 from spinalnet.comparison.classes import ClassRow, HeadQuality
 from spinalnet.comparison.findings import head_rows, paragraphs
 from spinalnet.comparison.finished import FinishedRuns, note_look, read_folder
-from spinalnet.comparison.report import class_figures, figures, tuning_figures
+from spinalnet.comparison.next_steps import NextStep, next_steps
+from spinalnet.comparison.report import class_figures, drawing, figures, tuning_figures
 from spinalnet.comparison.report.drawing import Drawn
 from spinalnet.comparison.schema import SCHEMA
 from spinalnet.comparison.summary import summarize_runs
@@ -47,7 +47,7 @@ def write_report(
 
     Returns:
         Path of `report.html`, one page without external parts. Beside it lie `summary.json`,
-        `summary.csv` and the figures as PNG; for classification also `classification.json` and
+        `summary.csv` and the figures as SVG; for classification also `classification.json` and
         `per_class.csv`.
 
     Raises:
@@ -58,8 +58,11 @@ def write_report(
     comparison = read_folder(folder)
     summary = summarize_runs(comparison, command, metric=metric, margin=margin)
     judged = classes.judge(comparison, summary)
-    if drawn is None:
-        drawn = _figures(comparison, summary, judged)
+    drawn = list(_figures(comparison, summary, judged) if drawn is None else drawn)
+    cost = figures.metric_against_cost(summary) if len(summary.heads) > 1 else None
+    if cost is not None:  # by the differences
+        drawn.insert(1, cost)
+    steps = next_steps(comparison, summary, folder)
     record = summary.to_dict()
     rows = [_summary_row(head, summary.metric) for head in record["heads"]]
     by_unit = [
@@ -74,8 +77,8 @@ def write_report(
         "summary.json": to_json(record).encode(),
         "summary.csv": wording.as_csv(rows).encode(),
         "scores.csv": wording.as_csv(by_unit).encode(),
-        **{f"{figure.name}.png": figure.light for figure in drawn},
-        "report.html": _page(summary, drawn, judged).encode(),
+        **{f"{figure.name}.svg": figure.svg.encode() for figure in drawn},
+        "report.html": _page(summary, drawn, judged, steps).encode(),
     }
     if judged:
         heads = [head.to_dict() for head in judged]
@@ -110,7 +113,6 @@ def _figures(
         drawn = [
             figures.differences(summary),
             figures.scores(summary) if summary.is_table else None,
-            figures.metric_against_params(summary),
             *drawn,
             tuning_figures.tuning(summary),
         ]
@@ -119,9 +121,6 @@ def _figures(
         drawn.append(class_figures.confusion_figure([head.confusion for head in judged[:2]]))
     if calibrated := [head for head in judged if head.bins]:
         drawn.append(class_figures.reliability_figure(calibrated))
-    for head in judged[:2]:
-        if head.mistakes:
-            drawn.append(class_figures.mistakes_figure(f"most_wrong_{head.head}", head))
     return drawn
 
 
@@ -203,7 +202,12 @@ def _class_cells(judged: Sequence[HeadQuality]) -> tuple[list[str], list[list[st
     return header, rows
 
 
-def _page(summary: Summary, drawn: Sequence[Drawn], judged: Sequence[HeadQuality]) -> str:
+def _page(
+    summary: Summary,
+    drawn: Sequence[Drawn],
+    judged: Sequence[HeadQuality],
+    steps: Sequence[NextStep],
+) -> str:
     """Fill the template: one HTML page with everything inside."""
     from importlib.resources import files
 
@@ -213,7 +217,6 @@ def _page(summary: Summary, drawn: Sequence[Drawn], judged: Sequence[HeadQuality
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
     template = (
         files("spinalnet.comparison.report")
         .joinpath("templates/report.html.j2")
@@ -236,7 +239,11 @@ def _page(summary: Summary, drawn: Sequence[Drawn], judged: Sequence[HeadQuality
         ],
         p_value=wording.p_value,
         per_cent=wording.per_cent,
-        figures=drawn,
+        next_steps=steps,
+        main=next((figure for figure in drawn if figure.name == "differences"), None),
+        figures=[figure for figure in drawn if figure.name != "differences"],
+        colours={"light": drawing.LIGHT.variables(), "dark": drawing.DARK.variables()},
+        mistakes=[(head, class_figures.mistakes(head)) for head in judged[:2] if head.mistakes],
         tuning=tuning_figures.tuning_cells(summary),
         probabilities=_probability_cells(judged) if judged else None,
         calibrated=any(head.bins for head in judged),

@@ -1,0 +1,72 @@
+"""What to do after a comparison: commands that make sense now, with its own folder in them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+from spinalnet.comparison.answer import Summary
+from spinalnet.comparison.finished import FinishedRuns
+
+_MANY_SEEDS = 30  # beyond, the test set decides, not the seeds
+_TRIALS = 16
+
+
+class NextStep(NamedTuple):
+    """A command, and what it is good for."""
+
+    purpose: str
+    command: str
+
+
+def next_steps(comparison: FinishedRuns, summary: Summary, folder: Path) -> list[NextStep]:
+    """Return at most four commands, the one that would settle most first."""
+    found = []
+    if summary.command and len(summary.heads) > 1:
+        found += _of_comparison(summary, summary.command)
+    run = _run_to_use(comparison, summary)
+    if run is not None:
+        data = "NEW.csv" if summary.is_table else "PHOTOS/"
+        predictions = shlex.join(["spinalnet", "predict", str(run), data, "--out", "out.csv"])
+        if summary.is_table or not summary.task.startswith("regression"):
+            found.append(NextStep("Predict with one of its models", predictions))
+        model = str(folder / "model.onnx")
+        exported = shlex.join(["spinalnet", "export", str(run), model])
+        found.append(NextStep("Take it to another program", exported))
+    return found[:4]
+
+
+def _of_comparison(summary: Summary, command: str) -> list[NextStep]:
+    """More seeds while they can decide anything; equal tuning, where there was none."""
+    if not command.startswith("spinalnet compare "):
+        return []
+    found = []
+    more = [d.more for head in summary.heads if (d := head.difference) is not None and d.more]
+    if more and summary.unit_kind == "seed":
+        asked = min(len(summary.units) + max(more), _MANY_SEEDS)
+        if asked > len(summary.units):
+            bare = re.sub(r" --until-decided| --max-seeds[ =]\d+", "", command)
+            found.append(NextStep("Decide what is open", _with(bare, "seeds", asked)))
+    if not summary.tuning:
+        tuned = re.sub(r" --out[ =]\S+", "", command)  # a folder holds one question
+        found.append(NextStep("Tune every head equally", _with(tuned, "tune", _TRIALS)))
+    return found
+
+
+def _with(command: str, option: str, value: int) -> str:
+    """Return a command with an option set."""
+    given = re.compile(rf"--{option}[ =]\d+")
+    if given.search(command):
+        return given.sub(f"--{option} {value}", command)
+    return f"{command} --{option} {value}"
+
+
+def _run_to_use(comparison: FinishedRuns, summary: Summary) -> Path | None:
+    """Return a finished run of the cheapest of the best, else of the first row."""
+    for head in (summary.cheapest, summary.heads[0].head):
+        for record in comparison.runs.get(head or "", {}).values():
+            if (record.path / "model.safetensors").exists():
+                return record.path
+    return None
