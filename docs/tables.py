@@ -556,7 +556,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 WINGS = (
     *("nn", "models", "data", "training", "comparison", "tabular", "theory", "paper", "deploy"),
-    *("kernels", "cli", "bench", "files", "timing", "_checks", "_dist", "_lazy"),
+    *("kernels", "cli", "bench", "files", "timing", "wiring", "_checks", "_dist", "_lazy"),
 )
 
 

@@ -433,7 +433,10 @@ def test_many_classes_are_listed_as_pairs(tmp_path):
     table = re.search(r'<table id="confused">.*?</table>', page, re.DOTALL)
     assert table
     assert table[0].count("<tr>") == 1 + 15
-    assert '<th scope="row">class $ 0 漢</th><td>class $ 1 漢</td><td>10.0 %</td><td>10.0 %</td>' in table[0]
+    assert (
+        '<th scope="row">class $ 0 漢</th><td>class $ 1 漢</td><td>10.0 %</td><td>10.0 %</td>'
+        in table[0]
+    )
     assert (folder / "confusion.svg").is_file()
 
 

@@ -40,6 +40,7 @@ _RESULT = {
     "unit": Mapping | None,
     "test": Mapping,
     "baseline": Mapping | None,
+    "wiring": Mapping | None,
     "train_seconds": float | None,
     "epochs_run": int | None,
     "notes": tuple[str, ...] | None,

@@ -31,7 +31,7 @@ from spinalnet.comparison.trained import Description
 from spinalnet.data import batches
 from spinalnet.data.images import bad_list, fit_to, read_all
 from spinalnet.models import features, zoo
-from spinalnet.nn import count_macs, count_params
+from spinalnet.nn import count_macs, count_params, wiring_in
 from spinalnet.training import TrainConfig, evaluation, fitting, loop, lrfind, placement, runs
 
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ def _result(
     """
     info = splits.info
     params, macs = count_params(model), count_macs(model, info.input_shape)
+    wiring = wiring_in(model)
     val = fitted.val.to_dict()
     val.pop("confusion", None)
     # A regression is judged by how far its error on the data it has seen is from the rest.
@@ -157,6 +158,7 @@ def _result(
         "macs": macs.total,
         "trunk_macs": macs.trunk,
         "head_macs": macs.head,
+        "wiring": wiring and wiring.to_dict(),
         "train_size": len(splits.train),
         "baseline": Baseline.of(splits.train.targets, info.num_classes).to_dict(),
         **seen,

@@ -303,12 +303,13 @@ def _result(
     spec: TableSpec, rows: TableRows, outputs: AnyOutputs, net: torch.nn.Module | None
 ) -> dict[str, Any]:
     """Return the content of `result.json`, but for times and trials."""
-    from spinalnet.nn import LossGradient, count_macs, count_params
+    from spinalnet.nn import LossGradient, count_macs, count_params, wiring_in
 
     table = rows.table
     targets = torch.from_numpy(rows.numbers(rows.train))
-    params = macs = gradients = None
+    params = macs = gradients = wiring = None
     if net is not None:
+        wiring = wiring_in(net)
         params = count_params(net).total
         macs = count_macs(net, (net.in_features,)).total  # type: ignore[arg-type]
         trained: Any = getattr(net, "members", [net])[0]  # of an ensemble, all are alike
@@ -327,6 +328,7 @@ def _result(
         "head_params": params,
         "macs": macs,
         "head_macs": macs,
+        "wiring": wiring and wiring.to_dict(),
         "rows": len(table.y),
         "columns": table.X.shape[1],
         "outputs": rows.outputs,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from spinalnet._checks import InputError, check_positive, check_probability
 from spinalnet.nn.activations import make_activation, make_norms
+from spinalnet.wiring import WiredLayer, Wiring, wired
 
 if TYPE_CHECKING:
     from spinalnet.nn.activations import Activation
@@ -41,6 +42,10 @@ class LinearHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map features `(..., in_features)` to logits `(..., out_features)`."""
         return self.output(self.dropout(x))
+
+    def wiring(self) -> Wiring:
+        """Return what feeds what, as plain data."""
+        return wired(self, self.in_features, self.out_features, ())
 
 
 class Normed(nn.Module):
@@ -125,6 +130,14 @@ class MLPHead(nn.Module):
         """Map features `(..., in_features)` to logits `(..., out_features)`."""
         return self.output(self.output_dropout(self.layers(x)))
 
+    def wiring(self) -> Wiring:
+        """Return what feeds what, as plain data."""
+        layers = [
+            WiredLayer(width, 0, 0 if i else self.in_features, (i - 1,) if i else ())
+            for i, width in enumerate(self.hidden_features)
+        ]
+        return wired(self, self.in_features, self.out_features, layers, stacked=True)
+
 
 class ProgressiveNet(nn.Module):
     """Densely connected chain: every layer sees the whole input and all earlier layers.
@@ -205,6 +218,14 @@ class ProgressiveNet(nn.Module):
             seen = torch.cat([dropped if index == 0 else seen, hidden], dim=-1)
         logits = self.output(self.output_dropout(seen))
         return logits.reshape(*x.shape[:-1], self.out_features)
+
+    def wiring(self) -> Wiring:
+        """Return what feeds what, as plain data."""
+        layers = [
+            WiredLayer(self.hidden_features, 0, self.in_features, tuple(range(i)))
+            for i in range(self.num_layers)
+        ]
+        return wired(self, self.in_features, self.out_features, layers, sees_input=True)
 
 
 def matched_mlp(

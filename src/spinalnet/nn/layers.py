@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from spinalnet.nn.activations import make_activation, make_norms
 from spinalnet.nn.flat import FlatStorage
 from spinalnet.nn.reading import all_plain, has_bias, matrices, why_called
 from spinalnet.nn.repeat import Repeat
+from spinalnet.wiring import WiredLayer, Wiring, draw_wiring, wired
 
 if TYPE_CHECKING:
     from spinalnet.kernels.plan import Layout, Plans
@@ -352,6 +354,28 @@ class SpinalNet(FlatStorage):
     def spread(self, x: Tensor) -> Tensor:
         """Return the input as the chain sees it."""
         return x
+
+    def wiring(self) -> Wiring | None:
+        """Return what feeds what, as plain data; None if a subclass computes something else."""
+        if type(self).spread is not SpinalNet.spread or type(self.spine) is not SpinalLayer:
+            return None
+        layers = [
+            WiredLayer(self.spine.hidden_features, seen.start, seen.stop, (i - 1,) if i else ())
+            for i, seen in enumerate(self.spine.slices)
+        ]
+        return wired(self, self.in_features, self.out_features, layers)
+
+    def spine_diagram(self) -> str:
+        """Return a drawing of the net to scale, as SVG: what each layer sees, and what it feeds."""
+        wiring = self.wiring()
+        if wiring is None:
+            raise InputError(f"a {type(self).__name__} is not one chain of layers.")
+        return draw_wiring(wiring, type(self).__name__)
+
+    def _repr_html_(self) -> str:
+        """Show the drawing in a notebook, with what `repr` says below it."""
+        drawing = "" if self.wiring() is None else self.spine_diagram()
+        return f"{drawing}<pre>{escape(repr(self))}</pre>"
 
     def flatten_parameters(self) -> Self:
         """Keep the parameters of all linear maps in one, `flat`; return the net itself.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from spinalnet._checks import InputError, check_positive, check_probability
 from spinalnet.kernels.reference import split_sizes
 from spinalnet.nn.activations import Activation, make_activation, make_norms
+from spinalnet.wiring import WiredLayer, Wiring, wired
 
 
 class UnchainedNet(nn.Module):
@@ -110,6 +112,13 @@ class UnchainedNet(nn.Module):
             hidden = [norm(z) for norm, z in zip(self.norms, hidden, strict=True)]
         logits = self.output(self.output_dropout(self.activation(torch.cat(hidden, dim=-1))))
         return logits.reshape(*x.shape[:-1], self.out_features)
+
+    def wiring(self) -> Wiring:
+        """Return what feeds what, as plain data."""
+        ends = [*accumulate(self.split_sizes)]
+        slices = [(end - size, end) for end, size in zip(ends, self.split_sizes, strict=True)]
+        layers = [WiredLayer(w, *slices[i % len(slices)]) for i, w in enumerate(self.widths)]
+        return wired(self, self.in_features, self.out_features, layers)
 
     def _layers_of(
         self, linear: nn.Module, part: Tensor, widths: Sequence[int]

@@ -14,7 +14,7 @@ from spinalnet.comparison import classes, wording
 from spinalnet.comparison.answer import Summary
 from spinalnet.comparison.classes import ClassRow, HeadQuality
 from spinalnet.comparison.findings import head_rows, paragraphs
-from spinalnet.comparison.finished import FinishedRuns, note_look, read_folder
+from spinalnet.comparison.finished import FinishedRuns, note_look, read_folder, result_of
 from spinalnet.comparison.next_steps import NextStep, next_steps
 from spinalnet.comparison.report import class_figures, drawing, figures, tuning_figures
 from spinalnet.comparison.report.drawing import Drawn
@@ -22,6 +22,7 @@ from spinalnet.comparison.schema import SCHEMA
 from spinalnet.comparison.summary import summarize_runs
 from spinalnet.comparison.wording import Show, digits, interval, plus_minus
 from spinalnet.files import to_json, write_bytes
+from spinalnet.wiring import Wiring, draw_wiring
 
 
 def write_report(
@@ -78,7 +79,7 @@ def write_report(
         "summary.csv": wording.as_csv(rows).encode(),
         "scores.csv": wording.as_csv(by_unit).encode(),
         **{f"{figure.name}.svg": figure.svg.encode() for figure in drawn},
-        "report.html": _page(summary, drawn, judged, steps).encode(),
+        "report.html": _page(summary, drawn, judged, steps, _spines(comparison)).encode(),
     }
     if judged:
         heads = [head.to_dict() for head in judged]
@@ -121,6 +122,19 @@ def _figures(
         drawn.append(class_figures.confusion_figure([head.confusion for head in judged[:2]]))
     if calibrated := [head for head in judged if head.bins]:
         drawn.append(class_figures.reliability_figure(calibrated))
+    return drawn
+
+
+def _spines(comparison: FinishedRuns) -> list[str]:
+    """Draw the heads whose runs say what feeds what in them."""
+    drawn = []
+    for head, by_unit in comparison.runs.items():
+        results = map(result_of, by_unit.values())
+        result = next((one for one in results if one.get("wiring")), None)
+        if result is not None:
+            wiring = Wiring.from_dict(result["wiring"])
+            nets = round((result["head_params"] or 0) / max(wiring.params, 1))
+            drawn.append(draw_wiring(wiring, f"{head}, one of {nets} nets" if nets > 1 else head))
     return drawn
 
 
@@ -207,6 +221,7 @@ def _page(
     drawn: Sequence[Drawn],
     judged: Sequence[HeadQuality],
     steps: Sequence[NextStep],
+    spines: Sequence[str],
 ) -> str:
     """Fill the template: one HTML page with everything inside."""
     from importlib.resources import files
@@ -240,6 +255,7 @@ def _page(
         p_value=wording.p_value,
         per_cent=wording.per_cent,
         next_steps=steps,
+        spines=spines,
         main=next((figure for figure in drawn if figure.name == "differences"), None),
         figures=[figure for figure in drawn if figure.name != "differences"],
         colours={"light": drawing.LIGHT.variables(), "dark": drawing.DARK.variables()},

@@ -1,0 +1,266 @@
+"""What feeds what in a head, as plain data, and its drawing to scale.
+
+Heads say it themselves (`SpinalNet.wiring`). It is kept with a result, so that a report can draw a
+head without making it. The drawing is SVG in the colours of the page around it, or its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from itertools import pairwise
+from typing import Any
+
+from spinalnet._checks import InputError
+
+
+@dataclass(frozen=True)
+class WiredLayer:
+    """One layer, and what it sees.
+
+    Attributes:
+        width: Number of its outputs.
+        start: First input feature it sees.
+        stop: The one after the last; equal to `start` if it sees none.
+        earlier: Numbers of the layers it sees, from 0.
+    """
+
+    width: int
+    start: int
+    stop: int
+    earlier: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What feeds what in a head.
+
+    Attributes:
+        in_features: Number of input features.
+        out_features: Number of outputs.
+        layers: The hidden layers in order.
+        seen: Numbers of the layers that the output row sees.
+        sees_input: Whether it sees the input itself.
+        params: Number of parameters.
+    """
+
+    in_features: int
+    out_features: int
+    layers: tuple[WiredLayer, ...]
+    seen: tuple[int, ...]
+    sees_input: bool
+    params: int
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one input."""
+        widths = [layer.width for layer in self.layers]
+        hidden = sum(
+            layer.width * (layer.stop - layer.start + sum(widths[i] for i in layer.earlier))
+            for layer in self.layers
+        )
+        seen = sum(widths[i] for i in self.seen) + self.sees_input * self.in_features
+        return hidden + seen * self.out_features
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data; `from_dict` reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Wiring:
+        """Read what `to_dict` gave.
+
+        Raises:
+            InputError: If it is something else.
+        """
+        try:
+            layers = tuple(
+                WiredLayer(**{**row, "earlier": tuple(row["earlier"])}) for row in given["layers"]
+            )
+            found = cls(**{**given, "layers": layers, "seen": tuple(given["seen"])})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError("this is no description of a head's wiring.") from error
+        counts = [found.in_features, found.out_features, found.params]
+        for place, layer in enumerate(layers):
+            counts += [layer.width, layer.start, layer.stop]
+            if any(not isinstance(one, int) or not 0 <= one < place for one in layer.earlier):
+                raise InputError("this is no description of a head's wiring.")
+        known = all(isinstance(one, int) and 0 <= one < len(layers) for one in found.seen)
+        if not known or any(not isinstance(one, int) or one < 0 for one in counts):
+            raise InputError("this is no description of a head's wiring.")
+        return found
+
+
+def wired(
+    head: Any,
+    in_features: int,
+    out_features: int,
+    layers: Sequence[WiredLayer],
+    *,
+    stacked: bool = False,
+    sees_input: bool = False,
+) -> Wiring:
+    """Describe a module whose output row sees all layers, or, if stacked, the last alone."""
+    seen = tuple(range(len(layers)))[-1 if stacked else 0 :]
+    params = sum(parameter.numel() for parameter in head.parameters())
+    return Wiring(in_features, out_features, tuple(layers), seen, sees_input or not layers, params)
+
+
+# --- the drawing ----------------------------------------------------------------------------------
+
+_LARGEST = 10  # layers that are all drawn; of more the first and the last ones
+_FIRST, _LAST = 6, 2
+_ROW = 34  # height of a layer's place
+_TOP, _LOW = 46, 26  # room for the title, and for what stands below
+_INPUT, _LAYER, _OUTPUT, _BAR = 70, 200, 330, 14  # left edges, and the width of a bar
+_WIDTH = 420
+_COLOURS = {
+    "ink": "var(--ink, #1f2328)",
+    "soft": "var(--soft, #59636e)",
+    "grid": "var(--grid, #d8dee4)",
+    "input": "var(--s6, #6b6b6b)",
+    "layer": "var(--s0, #0072b2)",
+    "chain": "var(--s1, #d55e00)",
+    "output": "var(--s2, #009e73)",
+}
+_INK = _COLOURS["ink"]
+
+
+def draw_wiring(wiring: Wiring, title: str) -> str:
+    """Draw a head's wiring to scale, as an `<svg>` element."""
+    count = len(wiring.layers)
+    chained = count > 1 and len(wiring.seen) == count
+    parts = _chain(wiring) if chained else _stack(wiring)
+    height = _TOP + _LOW + _height(_rows(count) if chained else [])
+    said = f"{wiring.params:,} parameters, {wiring.macs:,} multiplications"
+    text = escape(title)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:.0f}" '
+        f'role="img" aria-label="{text}: {said}" style="max-width: {_WIDTH}px" '
+        'font-family="system-ui, sans-serif" font-size="11">'
+        f'<text x="0" y="14" font-size="14" font-weight="600" fill="{_INK}">{text}</text>'
+        f'<text x="0" y="30" fill="{_COLOURS["soft"]}">{said}</text>' + "".join(parts) + "</svg>"
+    )
+
+
+def _rows(count: int) -> list[int | None]:
+    """Return the layers that are drawn, and None for those between."""
+    if count <= _LARGEST:
+        return list(range(count))
+    return [*range(_FIRST), None, *range(count - _LAST, count)]
+
+
+def _height(rows: Sequence[int | None]) -> float:
+    return max(_ROW * len(rows), 3.2 * _ROW)
+
+
+def _bar(x: float, top: float, height: float, colour: str, tip: str, opacity: float = 1) -> str:
+    return (
+        f'<rect x="{x}" y="{top:.1f}" width="{_BAR}" height="{max(height, 2.5):.1f}" rx="1.5" '
+        f'fill="{_COLOURS[colour]}" fill-opacity="{opacity}"><title>{escape(tip)}</title></rect>'
+    )
+
+
+def _fan(x: float, a: tuple[float, float], to: float, b: tuple[float, float], colour: str) -> str:
+    """Everything of one bar to everything of another: from (x, a) to (to, b)."""
+    points = f"{x},{a[0]:.1f} {to},{b[0]:.1f} {to},{b[1]:.1f} {x},{a[1]:.1f}"
+    return f'<polygon points="{points}" fill="{_COLOURS[colour]}" fill-opacity="0.13"/>'
+
+
+def _label(x: float, y: float, text: str, anchor: str = "start") -> str:
+    return f'<text x="{x}" y="{y:.1f}" text-anchor="{anchor}" fill="{_INK}">{text}</text>'
+
+
+def _chain(wiring: Wiring) -> list[str]:
+    """Layers below each other between the input on the left and the output row on the right."""
+    rows = _rows(len(wiring.layers))
+    high = _height(rows)
+    scale = high / max(wiring.in_features, *(layer.width for layer in wiring.layers))
+    middles = {
+        layer: _TOP + high * (place + 0.5) / len(rows)
+        for place, layer in enumerate(rows)
+        if layer is not None
+    }
+    out_high = max(wiring.out_features * scale, 2.5)
+    out_top = _TOP + (high - out_high) / 2
+    back, front = [], []
+    edges = sorted({edge for layer in wiring.layers for edge in (layer.start, layer.stop)})
+    slices = [(a, b) for a, b in pairwise(edges) if b > a]
+    for k, (a, b) in enumerate(slices):
+        tip = f"inputs {a:,} to {b - 1:,}"
+        shade = 0.9 if k % 2 == 0 else 0.55
+        front.append(_bar(_INPUT, _TOP + a * scale, (b - a) * scale - 1, "input", tip, shade))
+    for i, middle in middles.items():
+        layer = wiring.layers[i]
+        half = max(layer.width * scale, 2.5) / 2
+        ends = middle - half, middle + half
+        if layer.stop > layer.start:
+            seen = _TOP + layer.start * scale, _TOP + layer.stop * scale
+            back.append(_fan(_INPUT + _BAR, seen, _LAYER, ends, "layer"))
+        if i in wiring.seen:
+            back.append(_fan(_LAYER + _BAR, ends, _OUTPUT, (out_top, out_top + out_high), "output"))
+        if i - 1 in layer.earlier and i - 1 in middles:
+            before = middles[i - 1] + max(wiring.layers[i - 1].width * scale, 2.5) / 2
+            back.append(_arrow(_LAYER + _BAR / 2, before, ends[0]))
+        front.append(_bar(_LAYER, ends[0], 2 * half, "layer", _tip(i, layer)))
+    if None in rows:
+        left_out = len(wiring.layers) - _FIRST - _LAST
+        y = _TOP + high * (_FIRST + 0.5) / len(rows) + 4
+        front.append(_label(_LAYER + _BAR / 2, y, f"… {left_out} more", "middle"))
+    front.append(_bar(_OUTPUT, out_top, out_high, "output", f"{wiring.out_features:,} outputs"))
+    widths = {layer.width for layer in wiring.layers}
+    each = f" of {widths.pop():,}" if len(widths) == 1 else ""
+    if wiring.sees_input:
+        each += ", each sees all before"
+    low = _TOP + high + 16
+    return [
+        *back,
+        *front,
+        _label(_INPUT + _BAR / 2, low, f"{wiring.in_features:,} inputs", "middle"),
+        _label(_LAYER + _BAR / 2, low, f"{len(wiring.layers)} layers{each}", "middle"),
+        _label(_OUTPUT + _BAR / 2, low, f"{wiring.out_features:,} outputs", "middle"),
+    ]
+
+
+def _arrow(x: float, top: float, bottom: float) -> str:
+    colour = _COLOURS["chain"]
+    return (
+        f'<path d="M{x},{top:.1f} L{x},{bottom:.1f} m-3.5,-5 l3.5,5 l3.5,-5" fill="none" '
+        f'stroke="{colour}" stroke-width="1.6"/>'
+    )
+
+
+def _tip(i: int, layer: WiredLayer) -> str:
+    seen = []
+    if layer.stop > layer.start:
+        seen.append(f"inputs {layer.start:,} to {layer.stop - 1:,}")
+    if layer.earlier:
+        numbers = [n + 1 for n in layer.earlier]
+        several = f"layers 1 to {numbers[-1]}" if len(numbers) > 1 else f"layer {numbers[0]}"
+        seen.append(several)
+    return f"layer {i + 1}: {layer.width:,} wide, sees {' and '.join(seen)}"
+
+
+def _stack(wiring: Wiring) -> list[str]:
+    """Layers beside each other, each of which sees all of the one before."""
+    sizes = [wiring.in_features, *(layer.width for layer in wiring.layers), wiring.out_features]
+    high = _height([])
+    scale = high / max(sizes)
+    places = [_INPUT + (_OUTPUT - _INPUT) * i / (len(sizes) - 1) for i in range(len(sizes))]
+    colours = ["input", *["layer"] * len(wiring.layers), "output"]
+    names = ["inputs", *["wide"] * len(wiring.layers), "outputs"]
+    ends = []
+    for size in sizes:
+        half = max(size * scale, 2.5) / 2
+        ends.append((_TOP + high / 2 - half, _TOP + high / 2 + half))
+    drawn = [
+        _fan(places[i] + _BAR, ends[i], places[i + 1], ends[i + 1], colours[i + 1])
+        for i in range(len(sizes) - 1)
+    ]
+    for x, (top, bottom), size, colour, name in zip(
+        places, ends, sizes, colours, names, strict=True
+    ):
+        drawn.append(_bar(x, top, bottom - top, colour, f"{size:,} {name}"))
+        drawn.append(_label(x + _BAR / 2, _TOP + high + 16, f"{size:,} {name}", "middle"))
+    return drawn

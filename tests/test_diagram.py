@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+from xml.etree import ElementTree as ET
+
+import pytest
+import torch
+from torch import nn
+
+from spinalnet._checks import InputError
+from spinalnet.nn import SpinalNet, count_macs, make_head, spine_diagram, wiring_in
+from spinalnet.wiring import Wiring, draw_wiring
+
+HEADS = {
+    "spinal": {"hidden_features": 8, "num_layers": 6},
+    "spinal-shared": {"hidden_features": 8, "num_layers": 5, "num_splits": 3},
+    "unchained": {"hidden_features": (3, 5, 7), "num_layers": 3},
+    "progressive": {"hidden_features": 4, "num_layers": 3},
+    "mlp": {"hidden_features": (9, 5)},
+    "linear": {},
+}
+
+
+def test_a_layer_sees_the_slice_that_is_drawn_and_what_the_one_before_saw():
+    torch.manual_seed(0)
+    spine = SpinalNet(7, 2, hidden_features=3, num_layers=3, activation="tanh").double().spine
+    wiring = wiring_in(SpinalNet(7, 2, hidden_features=3, num_layers=3))
+    assert [(layer.start, layer.stop, layer.earlier) for layer in wiring.layers] == [
+        (0, 4, ()),
+        (4, 7, (0,)),
+        (0, 4, (1,)),
+    ]
+    x = torch.rand(1, 7, dtype=torch.float64)
+    slopes = torch.autograd.functional.jacobian(spine, x)[0, :, 0]  # (9, 7)
+    seen = slopes.reshape(3, 3, 7).abs().sum(1) > 0
+    assert seen[0].tolist() == [True] * 4 + [False] * 3
+    assert seen[1:].all()
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_what_is_kept_is_what_is_read_and_drawn(name):
+    head = make_head(name, 20, 4, **HEADS[name])
+    wiring = wiring_in(head)
+    assert Wiring.from_dict(json.loads(json.dumps(wiring.to_dict()))) == wiring
+    assert wiring_in(nn.Sequential(nn.Identity(), head)) == wiring
+    assert wiring.params == sum(p.numel() for p in head.parameters())
+    drawing = draw_wiring(wiring, "<b>&")
+    root = ET.fromstring(drawing)
+    tips = [node.text for node in root.iter("{http://www.w3.org/2000/svg}title")]
+    assert sum(tip.startswith("layer ") or " wide" in tip for tip in tips) >= len(wiring.layers)
+    assert "&lt;b&gt;&amp;" in drawing
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_the_multiplications_of_a_drawing_are_those_of_the_head(name):
+    head = make_head(name, 20, 4, **HEADS[name])
+    assert wiring_in(head).macs == count_macs(head, (20,)).total
+
+
+def test_a_hundred_layers_are_not_all_drawn():
+    drawing = spine_diagram(SpinalNet(64, 3, hidden_features=2, num_layers=100))
+    assert "92 more" in drawing
+    assert len(drawing) < 20_000
+
+
+def test_a_notebook_shows_the_net():
+    net = SpinalNet(6, 2, hidden_features=2, num_layers=2)
+    shown = net._repr_html_()
+    assert shown.startswith("<svg")
+    assert "SpinalNet(" in shown
+    assert net.spine_diagram() in shown
+
+
+def test_another_module_is_refused_by_name():
+    with pytest.raises(InputError, match="a ReLU is not one chain of layers"):
+        spine_diagram(nn.ReLU())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layers": 3},
+        {"seen": [7]},
+        {"params": -1},
+        {"in_features": "20"},
+        {"more": 1},
+        {"layers": [{"width": 1, "start": 0, "stop": 1, "earlier": [5]}]},
+        {"layers": [{"width": 1}]},
+    ],
+)
+def test_a_damaged_description_is_refused(change):
+    kept = wiring_in(make_head("spinal", 20, 4, **HEADS["spinal"])).to_dict()
+    with pytest.raises(InputError, match="no description"):
+        Wiring.from_dict({**kept, **change})
