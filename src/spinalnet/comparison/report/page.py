@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spinalnet.comparison import classes, wording
-from spinalnet.comparison.answer import Summary
+from spinalnet.comparison.answer import HeadSummary, Summary
 from spinalnet.comparison.classes import ClassRow, HeadQuality
 from spinalnet.comparison.findings import head_rows, paragraphs
 from spinalnet.comparison.finished import FinishedRuns, note_look, read_folder, result_of
@@ -216,6 +216,13 @@ def _class_cells(judged: Sequence[HeadQuality]) -> tuple[list[str], list[list[st
     return header, rows
 
 
+def _of_its_cost(first: HeadSummary, other: HeadSummary) -> str:
+    """Say what part of another head's multiplications the first one takes."""
+    if not first.head_macs or not other.head_macs:
+        return ""
+    return f"{first.head_macs / other.head_macs:.2g}×"
+
+
 def _page(
     summary: Summary,
     drawn: Sequence[Drawn],
@@ -246,7 +253,11 @@ def _page(
         verdicts=wording.VERDICTS,
         header=header,
         rows=rows,
-        compared=[head.difference for head in summary.heads if head.difference],
+        compared=[
+            (head.difference, _of_its_cost(summary.heads[0], head))
+            for head in summary.heads
+            if head.difference
+        ],
         units=units,
         by_unit=[
             (unit, [units.value(head.values[i], unit=False) for head in summary.heads])
