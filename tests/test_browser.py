@@ -1,0 +1,140 @@
+"""The report page in a real browser: no error, no request, nothing cut off, and what axe finds.
+
+Needs Chromium (`apt install chromium`, or any that is called so); skipped with a word elsewhere.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spinalnet.comparison.report import write_report
+from test_report import FIRST, NOISY, OTHER, write_comparison, write_outputs
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+
+# What runs in the page: it waits for axe, clicks a column, and leaves what it saw as text.
+PROBE = """
+<script>
+const errors = [];
+addEventListener("error", (event) => errors.push(event.message));
+addEventListener("securitypolicyviolation", (event) => errors.push(event.blockedURI));
+</script>
+<script src="AXE"></script>
+<script>
+addEventListener("load", async () => {
+  const found = {errors, requests: performance.getEntriesByType("resource").map((r) => r.name)};
+  found.overflow = document.documentElement.scrollWidth - innerWidth;
+  const table = document.querySelector("#results");
+  const column = (k) => [...table.tBodies[0].rows].map((row) => row.cells[k].textContent.trim());
+  const button = table.tHead.rows[0].cells[1].querySelector("button");
+  button.focus();
+  found.focused = document.activeElement === button;
+  button.click();
+  found.descending = column(1);
+  found.sort = table.tHead.rows[0].cells[1].getAttribute("aria-sort");
+  button.click();
+  found.ascending = column(1);
+  found.stumps = [...document.querySelectorAll("tbody th")].filter(
+    (cell) => cell.scrollWidth > cell.clientWidth + 1).length;
+  found.background = getComputedStyle(document.body).backgroundColor;
+  const first = document.querySelector("figure svg text");
+  found.text = getComputedStyle(first).fill;
+  const outcome = await axe.run(document, {resultTypes: ["violations"]});
+  found.axe = outcome.violations.map((v) => [v.id, v.nodes.length, v.nodes[0].html.slice(0, 200)]);
+  const said = document.createElement("pre");
+  said.id = "probe";
+  said.textContent = JSON.stringify(found);
+  document.body.replaceChildren(said);
+});
+</script>
+"""
+
+
+def browse(page: Path, *, width: int = 1280, dark: bool = False) -> dict[str, Any]:
+    """Open a page in a browser and return what the probe saw."""
+    axe = Path(str(files("axe_core_python") / "axe.min.js"))
+    text = page.read_text(encoding="utf-8")
+    probed = page.with_name("probed.html")
+    probed.write_text(
+        text.replace("<head>", "<head>" + PROBE.replace("AXE", axe.as_uri()), 1), encoding="utf-8"
+    )
+    command = [
+        *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
+        *("--virtual-time-budget=20000", f"--window-size={width},900", "--dump-dom"),
+        *(["--blink-settings=preferredColorScheme=0"] if dark else []),
+        probed.as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    probed.unlink()
+    found = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert found, done.stdout[:2000] + done.stderr[-2000:]
+    return json.loads(html.unescape(found[1]))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A page with everything on it, and names that would like to be more than names."""
+    names = [
+        "<script>alert(1)</script>",
+        "a" * 90,
+        "犬",
+        *(f"class {k:02} of a kind" for k in range(7)),
+    ]
+    folder = write_comparison(
+        tmp_path_factory.mktemp("page"),
+        {"spinal": FIRST, "mlp": OTHER, "matched": NOISY},
+        timing={
+            "spinal": {"inference": 90.0, "training": 300.0},
+            "mlp": {"inference": 45.0, "training": 150.0},
+        },
+        class_names=names,
+    )
+    write_outputs(folder, {"spinal": 2.0, "mlp": 1.0, "matched": 1.5}, seeds=5)
+    return write_report(folder)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_shows_the_page_whole_and_axe_finds_nothing(page, width, dark):
+    found = browse(page, width=width, dark=dark)
+    assert found["errors"] == []
+    assert [name for name in found["requests"] if not name.endswith("axe.min.js")] == []
+    assert found["overflow"] <= 0
+    assert found["stumps"] == 0
+    assert found["axe"] == []
+    assert found["text"] != found["background"]
+    assert (found["background"] == "rgb(255, 255, 255)") is not dark
+
+
+def test_tables_sort_by_a_click_and_by_keyboard(page):
+    found = browse(page)
+    numbers = [float(text.replace(",", "") or 0) for text in found["descending"]]
+    assert numbers == sorted(numbers, reverse=True)
+    assert found["ascending"][-1] == found["descending"][0]
+    assert found["sort"] == "descending"
+    assert found["focused"]
+
+
+def test_a_page_of_fifty_runs_and_three_hundred_classes_stays_light(tmp_path):
+    scores = {"spinal": [0.9] * 20, "mlp": [0.8] * 15, "matched": [0.85] * 15}
+    folder = write_comparison(tmp_path, scores, classes=300, epochs=3)
+    page = write_report(folder)
+    assert page.stat().st_size < 3_000_000
+    assert browse(page, width=390)["overflow"] <= 0
+
+
+def test_axe_would_find_what_is_wrong(page):
+    text = page.read_text(encoding="utf-8").replace("--soft: #59636e", "--soft: #c9c9c9")
+    spoiled = page.with_name("spoiled.html")
+    spoiled.write_text(text.replace('<html lang="en">', "<html>"), encoding="utf-8")
+    assert {name for name, *_ in browse(spoiled)["axe"]} >= {"color-contrast", "html-has-lang"}
