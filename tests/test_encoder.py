@@ -372,3 +372,14 @@ def test_what_is_not_as_in_fit_is_named() -> None:
         Encoder(twice, None)
     with pytest.raises(InputError, match="data frame with the columns c"):
         Encoder(pd.DataFrame({"c": ["a", "a", "b"]}), None).transform(np.zeros((2, 1)))
+
+
+def test_parts_of_a_date_and_a_column_of_their_name_are_both_kept():
+    days = pd.date_range("2026-01-01", periods=40, freq="7D")
+    X = pd.DataFrame({"day": days, "day month": np.arange(40.0) + 100})
+    encoder = Encoder(X, None)
+    shared = encoder.shared(X)
+    alone = Encoder(X[["day"]], None).shared(X[["day"]])
+    assert shared.shape[1] == alone.shape[1] + 1
+    assert any((shared[name] == X["day month"]).all() for name in shared)
+    assert (shared["day month"] == alone["day month"]).all()

@@ -88,6 +88,73 @@ def test_quoted_decimal_commas_between_commas(tmp_path: Path) -> None:
     assert zero.X["x"].tolist()[:2] == [0.125, 1.25]
 
 
+@pytest.mark.parametrize(
+    ("cells", "values", "sentence"),
+    [
+        (("$2", "$3.50", "-$1"), (2, 3.5, -1), "Numbers without their '$': column 'a'"),
+        (("2 €", "1.234,5 €", "3,5 €"), (2, 1234.5, 3.5), "Numbers without their '€'"),
+        (("5 %", "7.5%", "10 %"), (5, 7.5, 10), "Numbers without their '%'"),
+        (("1'000", "12'345'678", "5"), (1000, 12345678, 5), "marks between thousands"),
+        (("1 000", "12 345,5", "5"), (1000, 12345.5, 5), "marks between thousands"),
+        (("1\u202f000", "2\u00a0500", "3"), (1000, 2500, 3), "marks between thousands"),
+        (("\u22121.5", "2", "\u22123"), (-1.5, 2, -3), ""),
+        (("$1,234.50", "$7", "$12"), (1234.5, 7, 12), "Numbers without their '$'"),
+    ],
+)
+def test_numbers_are_numbers_however_they_are_dressed(
+    tmp_path: Path, cells: tuple[str, ...], values: tuple[float, ...], sentence: str
+) -> None:
+    lines = [f"{cell}\t{i}.5" for i, cell in enumerate(cells)]
+    found = load_table(csv(tmp_path / "a.tsv", "a\ty", *lines), "y")
+    assert found.X["a"].tolist()[:3] == list(values)
+    assert found.X["a"].dtype.kind in "if"
+    if sentence:
+        assert told(found, sentence)
+
+
+def test_a_target_of_prices_is_a_regression_and_few_are_classes(tmp_path: Path) -> None:
+    many = load_table(csv(tmp_path / "a.csv", "a,y", *(f"{i},${i}.5" for i in range(30))), "y")
+    assert (many.task, many.y[3]) == ("regression", 3.5)
+    few = load_table(csv(tmp_path / "b.csv", "a,y", *(f"{i},${i % 3}" for i in range(30))), "y")
+    assert (few.task, sorted(set(few.y))) == ("classification", ["$0", "$1", "$2"])
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ("$2", "5 %", "7"),
+        ("$2", "2 €", "7"),
+        ("12 34", "1 2", "x"),
+        ("$", "$2", "$3"),
+        ("1'00", "2'000", "3"),
+        ("A 1", "B 2", "C 3"),
+    ],
+)
+def test_what_is_dressed_differently_stays_text(tmp_path: Path, cells: tuple[str, ...]) -> None:
+    lines = [f"{cell}\t{i}.5" for i, cell in enumerate(cells)]
+    found = load_table(csv(tmp_path / "a.tsv", "a\ty", *lines), "y")
+    assert found.X["a"].tolist()[:3] == list(cells)
+
+
+@pytest.mark.parametrize("line", ["sep=;", '"sep=;"', "sep=;\r"])
+def test_the_separator_that_a_spreadsheet_says_is_taken(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(f"{line}\na;y\n1,5;2,5\n2,5;3,5\n".encode())
+    found = load_table(str(path), "y")
+    assert list(found.X.columns) == ["a"]
+    assert found.X["a"].tolist() == [1.5, 2.5]
+    assert told(found, "divided by ';'")
+
+
+def test_an_empty_cell_among_numbers_of_a_frame_is_missing() -> None:
+    from spinalnet.data.columns import numbers
+
+    for cells in ([True, "", False], ["1", " ", "0"]):
+        found = numbers("a", pd.Series(cells, dtype=object))
+        assert np.isnan(found[1])
+        assert found[[0, 2]].tolist() == [1.0, 0.0]
+
+
 def test_classes_with_digits_stay_classes(tmp_path: Path) -> None:
     for names in ("Q1 Q2 Q3", "1st 2nd 3rd", "10% 20% 30%", "$5 $10 $20", "v1.5 v1.6 v2"):
         rows = [f"{i / 7},{names.split()[i % 3]}" for i in range(60)]

@@ -263,7 +263,8 @@ def _each(name: str, values: Iterable[Any]) -> np.ndarray:
         try:
             found.append(np.nan if value is None else float(value))
         except (TypeError, ValueError):
-            word = _WORDS.get(str(value).strip().lower())
+            said = str(value).strip().lower()
+            word = _WORDS.get(said) if said else np.nan  # an empty cell of a frame of objects
             if word is None:
                 raise InputError(
                     f"column '{name}' must hold numbers, got {value!r} in row {row + 1}: mend it, "

@@ -189,6 +189,12 @@ def _separator(text: str) -> str:
     return found
 
 
+def _said(content: str) -> tuple[str, str | None]:
+    """Return the text without a first line `sep=;`, as spreadsheets write it, and what it says."""
+    found = re.match(r'"?sep=([,;|\t])"?\s*?\r?\n', content)
+    return (content, None) if found is None else (content[found.end() :], found[1])
+
+
 def _read_text(
     data: bytes, path: Path, suffix: str, text: Collection[str], targets: Collection[str]
 ) -> Read:
@@ -198,7 +204,9 @@ def _read_text(
     content = _decoded(data, path, notes)
     if not content.strip():
         raise InputError(f"table '{path}' is empty: its first line must hold names of columns.")
-    separator = "\t" if suffix == ".tsv" else _separator(content)
+    content, separator = _said(content)
+    if separator is None:
+        separator = "\t" if suffix == ".tsv" else _separator(content)
     if separator != ("\t" if suffix == ".tsv" else ","):
         notes.append(f"Columns of {path.name} are divided by {_SEPARATORS[separator]}.")
     rows = _rows(content, separator, path)

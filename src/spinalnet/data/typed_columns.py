@@ -11,6 +11,7 @@ import numpy as np
 
 from spinalnet._checks import some
 from spinalnet.data.columns import (
+    FEW_LEVELS,
     MOST_EXACT,
     MOST_WHOLE,
     NOTHING,
@@ -27,6 +28,13 @@ _COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+|[+-]?\d+|[+-]?\d{1,3}(\.\
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?|[+-]?\d+(\.\d+)?")
 _WHOLE = re.compile(r"[+-]?\d+")
 _POINTS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+")
+_CURRENCIES = "$€£¥₹"
+_MINUS = str.maketrans({"\u2212": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u2019": "'"})
+_DECORATED = re.compile(
+    rf"(?P<minus>[+-]?)\s*(?P<before>[{_CURRENCIES}]?)\s*(?P<sign>[+-]?)"
+    r"(?P<digits>\d{1,3}(?:(?P<mark>[' ])\d{3}(?:(?P=mark)\d{3})*)(?:[.,]\d+)?|\d[\d.,]*|\.\d+)"
+    rf"\s*(?P<after>[%{_CURRENCIES}]?)"
+)
 _DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}([T ]\d{1,2}:\d{2}.*)?")
 _TRUTHS = {"true": True, "false": False}
 _MOSTLY = 0.5
@@ -45,6 +53,7 @@ class _Told:
     orders: dict[str, str] = field(default_factory=dict)
     comma: list[str] = field(default_factory=list)
     thousands: list[str] = field(default_factory=list)
+    signs: dict[str, list[str]] = field(default_factory=dict)
     nothing: dict[str, list[str]] = field(default_factory=dict)
     each: list[str] = field(default_factory=list)
 
@@ -54,6 +63,8 @@ class _Told:
             made.append(f"Numbers with a decimal comma: {_columns(self.comma)}.")
         if self.thousands:
             made.append(f"Numbers with marks between thousands: {_columns(self.thousands)}.")
+        for sign, names in self.signs.items():
+            made.append(f"Numbers without their '{sign}': {_columns(names)}.")
         if self.dates:
             made.append(f"Read as dates: {_columns(self.dates)}.")
         for word, names in self.nothing.items():
@@ -126,7 +137,9 @@ def _has(sign: str, held: Any) -> bool:
 def _typed_target(column: Any, comma: bool, separator: str, name: str, told: _Told) -> Any:
     """Return a target: numbers if all of it is, but for gaps; else text as it stands."""
     held = _held(column)
-    numbers = _numbers(name, held, comma, separator, told)
+    # A few of '10 %' are classes, and keep their names.
+    many = held.nunique() > FEW_LEVELS
+    numbers = _numbers(name, held, comma, separator, told, dressed=many)
     words = column[(column != "") & column.isin(NOTHING)]
     if numbers is not None:
         if len(words):
@@ -165,8 +178,10 @@ def _typed_one(name: str, column: Any, comma: bool, separator: str, told: _Told)
     return held.reindex(column.index)
 
 
-def _numbers(name: str, held: Any, comma: bool, separator: str, told: _Told) -> Any:
-    """Return numbers of cells that all are some, else None."""
+def _numbers(
+    name: str, held: Any, comma: bool, separator: str, told: _Told, *, dressed: bool = True
+) -> Any:
+    """Return numbers of cells that all are some, also with a currency and the like, else None."""
     if len(held) == 0:
         return None
     # Between commas, a cell without one is as it is elsewhere: 1.234 is no thousand.
@@ -183,7 +198,44 @@ def _numbers(name: str, held: Any, comma: bool, separator: str, told: _Told) -> 
     if separator == "," and _all(_THOUSANDS, held):
         told.thousands.append(name)
         return _as_numbers(held.str.replace(",", "", regex=False))
-    return None
+    plain = _undecorated(name, held, told) if dressed else None
+    if plain is None:
+        return None
+    return _numbers(name, plain, comma or _comma_in(plain, separator), separator, told)
+
+
+def _undecorated(name: str, held: Any, told: _Told) -> Any:
+    """Return the cells without a currency, a sign for per cent, or marks between thousands.
+
+    Only if all of them are numbers then, and all that have a sign have the same: '5 %' is 5, beside
+    '$5' it stays text. None if there is nothing to take away.
+    """
+    plain, signs, marks = {}, set(), False
+    for cell in held.unique():
+        found = _DECORATED.fullmatch(cell.translate(_MINUS))
+        if found is None or (found["minus"] and found["sign"]):
+            return None
+        if found["before"] and found["after"]:
+            return None
+        signs |= {found["before"] or found["after"]} - {""}
+        digits = found["digits"]
+        if found["mark"]:
+            marks, digits = True, digits.replace(found["mark"], "")
+        plain[cell] = (found["minus"] or found["sign"]) + digits
+    if len(signs) > 1 or all(cell == new for cell, new in plain.items()):
+        return None
+    made = held.map(plain)
+    if any("," in cell.partition(".")[0] and "." in cell for cell in plain.values()):
+        if not _all(_THOUSANDS, made):
+            return None
+        marks, made = True, made.str.replace(",", "", regex=False)  # 1,234.50 is no 1.23
+    if not (_all(_NUMBER, made) or _all(_COMMA, made) or _all(_THOUSANDS, made)):
+        return None
+    for sign in signs:
+        told.signs.setdefault(sign, []).append(name)
+    if marks:
+        told.thousands.append(name)
+    return made
 
 
 def _as_numbers(held: Any) -> Any:

@@ -152,7 +152,10 @@ class Encoder:
         frame, made = self._frame(X), {}
         for column in sorted((c for c in self.columns if c.encoding), key=_place_of):
             assert column.encoding is not None
-            made |= column.encoding.shared(column_of(frame, column.name, column.encoding.place))
+            found = column.encoding.shared(column_of(frame, column.name, column.encoding.place))
+            for name, values in found.items():
+                # A part of a date may be called as another column is: 'day month' beside 'day'.
+                made[name if name not in made else f"{name} #{len(made)}"] = values
         return pd.DataFrame(made)
 
     def names(self, columns: list[str]) -> list[str]:
