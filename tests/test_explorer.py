@@ -1,0 +1,55 @@
+"""The page of sliders, `docs/explorer.html`: its numbers are those of the package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from browser import browse, with_browser
+from spinalnet.nn import LinearHead, MLPHead, SpinalNet, count_macs, count_params
+
+pytestmark = with_browser
+PAGE = Path(__file__).parents[1] / "docs" / "explorer.html"
+
+# inputs, slices, width, layers, outputs; slices beyond the layers, and one odd size
+CASES = [
+    (320, 2, 8, 6, 10),
+    (9, 4, 5, 3, 2),
+    (1000, 7, 31, 12, 100),
+    (8, 1, 50, 1, 1),
+    (5, 9, 2, 9, 3),
+]
+SCRIPT = """
+  found.numbers = CASES.map((given) => {
+    given.forEach((value, k) => { fields[SIZES[k][0]].number.value = value; });
+    update();
+    return [...document.querySelectorAll("tbody tr")].map((row) => [...row.cells].slice(1, 3)
+      .map((cell) => Number(cell.textContent.replaceAll(",", ""))));
+  });
+  found.widths = CASES.map(([inputs, , , , outputs], k) =>
+    equalWidth(inputs, outputs, found.numbers[k][0][1]));
+  document.querySelector("button").click();
+  found.drawn = document.querySelectorAll("svg path").length;
+  found.code = document.querySelector("#code").textContent;
+"""
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_the_sliders_say_what_the_package_counts(tmp_path: Path, width: int, dark: bool) -> None:
+    script = SCRIPT.replace("CASES", json.dumps(CASES))
+    found = browse(PAGE, script, tmp_path / "explorer.html", width=width, dark=dark)
+    assert found["errors"] == found["requests"] == found["axe"] == []
+    assert found["overflow"] <= 0
+    for case, numbers, hidden in zip(CASES, found["numbers"], found["widths"], strict=True):
+        inputs, splits, size, layers, outputs = case
+        heads = (
+            SpinalNet(inputs, outputs, size, layers, num_splits=min(splits, inputs)),
+            MLPHead(inputs, outputs, hidden),
+            LinearHead(inputs, outputs),
+        )
+        for head, said in zip(heads, numbers, strict=True):
+            assert said == [count_params(head).total, count_macs(head, (inputs,)).total]
+    assert found["drawn"] == 5  # the arrows of six layers
+    assert "8480" in found["code"]
