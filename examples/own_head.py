@@ -1,0 +1,46 @@
+"""A head of your own beside the spinal one, in a comparison with paired seeds and intervals.
+
+    python own_head.py              # some minutes; --seeds 2 --epochs 2 for a first look
+
+A head is a module that maps (B, in_features) to (B, out_features). Its keyword arguments become
+its options, as in "gated:width=16".
+"""
+
+import argparse
+
+import torch
+from torch import nn
+
+import spinalnet
+from spinalnet.nn import HEADS, HeadRow
+
+
+class GatedHead(nn.Module):
+    """A narrow hidden layer, each unit of which is switched by a gate."""
+
+    def __init__(self, in_features: int, out_features: int, *, width: int = 24) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.hidden = nn.Linear(in_features, 2 * width)
+        self.output = nn.Linear(width, out_features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.output(nn.functional.glu(self.hidden(x)))
+
+
+HEADS["gated"] = HeadRow(GatedHead, GatedHead, "a hidden layer with gates")
+
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
+parser.add_argument("--seeds", type=int, default=5)
+parser.add_argument("--epochs", type=int, default=20)
+parser.add_argument("--out", default="runs/own-head")
+asked = parser.parse_args()
+
+# jobs=1: the head is known to this process, not to others.
+found = spinalnet.compare(
+    "digits", "gated,spinal,linear", seeds=asked.seeds, epochs=asked.epochs, out=asked.out, jobs=1
+)
+print(found.verdict)
+print(found.to_frame())

@@ -1,0 +1,30 @@
+"""A regression with a spinal net, and how far its eight members agree.
+
+python regression.py
+"""
+
+import numpy as np
+from sklearn.datasets import load_diabetes
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import train_test_split
+
+from spinalnet import SpinalRegressor, sensitivities
+
+X, y = load_diabetes(return_X_y=True, as_frame=True, scaled=False)
+X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
+
+model = SpinalRegressor(random_state=0).fit(X_train, y_train)
+line = Ridge().fit(X_train, y_train)
+print(f"R2: spinal {model.score(X_test, y_test):.3f}, ridge {line.score(X_test, y_test):.3f}")
+
+mean, std = model.predict(X_test, return_std=True)
+error = np.abs(mean - y_test)
+order = np.argsort(std)
+half = len(order) // 2
+print(f"mean error where the nets agree most: {error.iloc[order[:half]].mean():.1f}")
+print(f"mean error where they agree least:    {error.iloc[order[half:]].mean():.1f}")
+
+# What the first of the eight nets depends on: how far its answer moves with each of its inputs.
+found = sensitivities(model.module_, model.prepare(X_test), inputs=list(X.columns))
+for column, size in zip(found.inputs, found.mean_absolute[0], strict=True):
+    print(f"  {column}: {size:.2f}")
