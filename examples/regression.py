@@ -10,7 +10,8 @@ from sklearn.model_selection import train_test_split
 
 from spinalnet import SpinalRegressor, sensitivities
 
-X, y = load_diabetes(return_X_y=True, as_frame=True, scaled=False)
+data = load_diabetes(as_frame=True, scaled=False)
+X, y = data["data"], data["target"]
 X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
 
 model = SpinalRegressor(random_state=0).fit(X_train, y_train)
