@@ -10,8 +10,7 @@ from sklearn.model_selection import train_test_split
 
 from spinalnet import SpinalRegressor, sensitivities
 
-data = load_diabetes(as_frame=True, scaled=False)
-X, y = data["data"], data["target"]
+X, y = load_diabetes(return_X_y=True, as_frame=True, scaled=False)
 X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
 
 model = SpinalRegressor(random_state=0).fit(X_train, y_train)
@@ -26,6 +25,6 @@ print(f"mean error where the nets agree most: {error.iloc[order[:half]].mean():.
 print(f"mean error where they agree least:    {error.iloc[order[half:]].mean():.1f}")
 
 # What the first of the eight nets depends on: how far its answer moves with each of its inputs.
-found = sensitivities(model.module_, model.prepare(X_test), inputs=list(X.columns))
+found = sensitivities(model.module_, model.prepare(X_test), inputs=list(model.feature_names_in_))
 for column, size in zip(found.inputs, found.mean_absolute[0], strict=True):
     print(f"  {column}: {size:.2f}")
