@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from spinalnet.comparison import TableModel as TableModel
     from spinalnet.comparison import TableSpec as TableSpec
     from spinalnet.comparison import TrainedModel as TrainedModel
+    from spinalnet.comparison import Watcher as Watcher
     from spinalnet.comparison import compare as compare
     from spinalnet.comparison import load as load
     from spinalnet.comparison import load_summary as load_summary
@@ -100,7 +101,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "_checks": "BackendUnavailable InputError SpinalnetError SurgeryError TrainingError",
         "comparison": "Comparison ComparisonSpec RunSpec Summary TableModel TableSpec TrainedModel "
-        "compare load load_summary load_trained run_one summarize write_report",
+        "Watcher compare load load_summary load_trained run_one summarize write_report",
         "data": "ArrayDataset DataSpec DatasetInfo Splits list_datasets load_dataset",
         "deploy": "Evaluation Exported Prediction evaluate_run export_onnx export_program "
         "predict_images write_predictions",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from spinalnet.comparison.table_model import TableModel
     from spinalnet.comparison.table_spec import TableSpec
     from spinalnet.comparison.trained import TrainedModel, load_trained
+    from spinalnet.comparison.watching import Watcher
 
 # When first used: a process that times heads needs none of these.
 __getattr__, __dir__, __all__ = attach(
@@ -34,5 +35,6 @@ __getattr__, __dir__, __all__ = attach(
         "table_model": "TableModel",
         "table_spec": "TableSpec",
         "trained": "TrainedModel load_trained",
+        "watching": "Watcher",
     },
 )  # pyright: ignore[reportUnsupportedDunderAll]

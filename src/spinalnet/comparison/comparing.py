@@ -34,6 +34,7 @@ from spinalnet.comparison.table_spec import TableSpec
 from spinalnet.comparison.times import SCHEMA as TIMES_SCHEMA
 from spinalnet.comparison.tuning import check_tuning
 from spinalnet.comparison.tuning import tune as tune_heads
+from spinalnet.comparison.watching import Watcher, Watching, both
 from spinalnet.comparison.wording import listing
 from spinalnet.training import runs
 
@@ -66,6 +67,7 @@ def compare(
     download: bool | None = None,
     command: str | None = None,
     on_event: Callable[[Event], None] | None = None,
+    watch: Sequence[Watcher] = (),
     **options: Any,
 ) -> Comparison:
     """Answer "does a spinal head help on this data, and what does it cost?".
@@ -98,6 +100,7 @@ def compare(
         download: Whether missing data may be fetched.
         command: Kept with the result as what made it.
         on_event: Told of every run that begins, goes on, ends or fails.
+        watch: Told the same as plain data, and of every epoch; see `Watcher`.
         options: Fields of a run, such as epochs=20, lr=1e-3, limit=1000, seed=100.
 
     Raises:
@@ -117,17 +120,21 @@ def compare(
             **options,
         )
     most = check_worth_asking(question, until_decided, max_seeds)
+    watching = Watching(watch)
     folder = run_comparison(
         question,
         default_folder(question) if out is None else out,
-        Effort(jobs, threads, engine, ray_address, on_event, storage),
+        Effort(jobs, threads, engine, ray_address, both(on_event, watching), storage),
         load=functools.partial(building.load_splits, download=download),
         command=command,
         max_seeds=most,
         trials=0 if isinstance(question.base, TableSpec) else tune,
         given=options,
     )
-    return Comparison.load(folder)
+    found = Comparison.load(folder)
+    watching.concluded(found.summary, folder)
+    watching.close()
+    return found
 
 
 def run_comparison(

@@ -1,0 +1,182 @@
+"""What happens in runs is told to a user's watcher and to trackers, by their own clients."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import spinalnet
+from spinalnet import Watcher
+from spinalnet._checks import InputError
+from spinalnet.comparison.trackers import TRACKERS, Guarded, flat
+from spinalnet.comparison.watching import open_trackers
+
+
+class Diary(Watcher):
+    def __init__(self) -> None:
+        self.told: list[tuple] = []
+        self.rows: dict[str, list[dict[str, Any]]] = {}
+        self.best: dict[str, int] = {}
+        self.results: dict[str, Any] = {}
+
+    def run_started(self, run, config):
+        self.told.append(("started", run))
+        assert config["train"]["epochs"] == 3
+
+    def epoch_ended(self, run, row, *, best):
+        self.rows.setdefault(run, []).append(dict(row))
+        if best:
+            self.best[run] = row["epoch"]
+
+    def run_finished(self, run, result):
+        self.told.append(("finished", run))
+        self.results[run] = result
+
+    def run_failed(self, run, reason):
+        self.told.append(("failed", run, reason))
+
+    def comparison_finished(self, summary, folder):
+        self.told.append(("answer", summary.headline, folder))
+
+    def close(self):
+        self.told.append(("closed",))
+
+
+def compared(folder: Path, *watchers: Watcher, heads: str = "spinal,linear", **more: Any):
+    return spinalnet.compare(
+        "digits", heads, seeds=1, epochs=3, limit=100, out=folder, jobs=1, watch=watchers, **more
+    )
+
+
+def test_a_watcher_is_told_what_the_run_folders_hold(tmp_path):
+    diary = Diary()
+    found = compared(tmp_path / "d", diary)
+    names = ["spinal-seed0", "linear-seed0"]
+    assert [one for one in diary.told if one[0] == "started"] == [("started", n) for n in names]
+    assert diary.told[-2:] == [("answer", found.summary.headline, tmp_path / "d"), ("closed",)]
+    for name in names:
+        folder = tmp_path / "d" / "runs" / name
+        kept = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        told = [{key: row[key] for key in kept[0]} for row in diary.rows[name]]
+        assert told == kept
+        result = json.loads((folder / "result.json").read_text())
+        assert diary.results[name]["test"] == result["test"]
+        assert diary.best[name] == result["best_epoch"]
+
+
+def test_workers_tell_too(tmp_path):
+    diary = Diary()
+    spinalnet.compare(
+        *("digits", "spinal,linear"),
+        **{"seeds": 1, "epochs": 3, "limit": 100, "out": tmp_path / "d", "jobs": 2},
+        watch=[diary],
+    )
+    assert sorted(diary.results) == ["linear-seed0", "spinal-seed0"]
+    assert all(len(rows) == 3 for rows in diary.rows.values())
+
+
+def test_what_a_watcher_raises_ends_the_comparison(tmp_path):
+    class Breaks(Watcher):
+        def epoch_ended(self, run, row, *, best):
+            raise LookupError("no more")
+
+    with pytest.raises(LookupError, match="no more"):
+        compared(tmp_path / "d", Breaks())
+
+
+def test_a_tracker_that_fails_ends_nothing_and_is_told_nothing_more(tmp_path):
+    class Lost(Watcher):
+        calls = 0
+
+        def epoch_ended(self, run, row, *, best):
+            Lost.calls += 1
+            raise ConnectionError("no route\nto host")
+
+    told: list[str] = []
+    found = compared(tmp_path / "d", Guarded("mlflow", Lost(), told.append))
+    assert Lost.calls == 1
+    assert len(told) == 1
+    assert told[0].startswith("mlflow is told nothing more, for it failed (no route to host)")
+    assert all(head.n == 1 for head in found.summary.heads)
+
+
+def test_unknown_and_missing_trackers_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="did you mean 'mlflow'"):
+        open_trackers("mlfow", tmp_path, print)
+
+    def missing(folder):
+        raise ModuleNotFoundError("No module named 'mlflow'")
+
+    row = TRACKERS["mlflow"]
+    monkeypatch.setitem(TRACKERS, "mlflow", type(row)(missing, row.package, row.summary))
+    with pytest.raises(InputError, match="needs mlflow-skinny, which is not installed"):
+        open_trackers("mlflow", tmp_path, print)
+    assert open_trackers("", tmp_path, print) == []
+
+
+def test_settings_are_flat_and_plain():
+    assert flat({"a": {"b": 1, "c": {"d": None}}, "e": (1, 2), "f": {}}) == {
+        **{"a.b": 1, "a.c.d": "None"},
+        **{"e": "(1, 2)", "f": "{}"},
+    }
+
+
+def test_tensorboard_has_every_epoch_and_the_test(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    diary = Diary()
+    compared(tmp_path / "d", diary, *open_trackers("tensorboard", tmp_path / "d", print))
+    kept = EventAccumulator(str(tmp_path / "d" / "tensorboard" / "spinal-seed0"))
+    kept.Reload()
+    told = [(one.step, one.value) for one in kept.Scalars("val_accuracy")]
+    rows = diary.rows["spinal-seed0"]
+    assert told == [(row["epoch"], pytest.approx(row["val_accuracy"])) for row in rows]
+    accuracy = diary.results["spinal-seed0"]["test"]["accuracy"]
+    assert kept.Scalars("test_accuracy")[0].value == pytest.approx(accuracy)
+    answer = EventAccumulator(str(tmp_path / "d" / "tensorboard" / "answer"))
+    answer.Reload()
+    assert "answer/text_summary" in answer.Tags()["tensors"]
+
+
+def test_mlflow_has_every_epoch_and_the_test(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())
+    diary = Diary()
+    compared(tmp_path / "d", diary, *open_trackers("mlflow", tmp_path / "d", print))
+    client = mlflow.tracking.MlflowClient()
+    experiment = client.get_experiment_by_name("d")
+    assert experiment.tags["answer"] == diary.told[-2][1]
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == {"spinal-seed0", "linear-seed0"}
+    run = runs["linear-seed0"]
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model.head"] == "linear"
+    accuracy = diary.results["linear-seed0"]["test"]["accuracy"]
+    assert run.data.metrics["test_accuracy"] == pytest.approx(accuracy)
+    history = client.get_metric_history(run.info.run_id, "val_loss")
+    assert [one.step for one in history] == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_wandb_writes_its_files_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    compared(tmp_path / "d", *open_trackers("wandb", tmp_path / "d", print))
+    kept = list((tmp_path / "d" / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(kept) == 2
+    assert all(b"val_accuracy" in path.read_bytes() for path in kept)
+
+
+@pytest.mark.slow
+def test_trackio_has_every_epoch(tmp_path, monkeypatch):
+    trackio = pytest.importorskip("trackio")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "store"))
+    compared(tmp_path / "d", *open_trackers("trackio", tmp_path / "d", print))
+    assert trackio is not None
+    assert list((tmp_path / "store").rglob("*.db"))
