@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -210,10 +211,8 @@ class _Sessions(Watcher):
 
 class _Wandb(_Sessions):
     def __init__(self, folder: Path) -> None:
-        import wandb
-
         super().__init__(folder)
-        self._init = wandb.init
+        self._init = import_module("wandb").init
         self._folder = folder
 
     def _open(self, run: str, config: dict[str, Any]) -> Any:
@@ -230,10 +229,8 @@ class _Wandb(_Sessions):
 
 class _Trackio(_Sessions):
     def __init__(self, folder: Path) -> None:
-        import trackio
-
         super().__init__(folder)
-        self._init = trackio.init
+        self._init = import_module("trackio").init
 
     def _open(self, run: str, config: dict[str, Any]) -> Any:
         return self._init(project=self._group, name=run, config=config, embed=False)

@@ -1,8 +1,8 @@
 """What happens in runs, told to whoever wants to know: a function of the user's, or a tracker.
 
 A `Watcher` has a method for each thing that happens; `compare(..., watch=[...])` calls them in the
-main process. `trackers` holds those that pass everything on to TensorBoard, MLflow, Weights & Biases
-and trackio.
+main process. `trackers` holds those that pass it on to TensorBoard, MLflow, Weights & Biases and
+trackio.
 """
 
 from __future__ import annotations
