@@ -11,8 +11,7 @@ import pytest
 import spinalnet
 from spinalnet import Watcher
 from spinalnet._checks import InputError
-from spinalnet.comparison.trackers import TRACKERS, Guarded, flat
-from spinalnet.comparison.watching import open_trackers
+from spinalnet.comparison.trackers import TRACKERS, Guarded, flat, open_trackers
 
 
 class Diary(Watcher):

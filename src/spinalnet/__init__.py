@@ -73,7 +73,9 @@ if TYPE_CHECKING:
     from spinalnet.nn import matched_mlp as matched_mlp
     from spinalnet.nn import spinal as spinal
     from spinalnet.nn import spinal_reference as spinal_reference
+    from spinalnet.nn import spine_diagram as spine_diagram
     from spinalnet.nn import split_sizes as split_sizes
+    from spinalnet.nn import summary as summary
     from spinalnet.nn import use_backend as use_backend
     from spinalnet.paper import convert_checkpoint as convert_checkpoint
     from spinalnet.paper import load_original_state_dict as load_original_state_dict
@@ -109,7 +111,7 @@ __getattr__, __dir__, __all__ = attach(
         "remove_classifier_ replace_head_ replace_hidden_",
         "nn": "Count LinearHead MLPHead ProgressiveNet SpinalLayer SpinalNet UnchainedNet "
         "count_macs count_params jacobian make_head matched_mlp spinal spinal_reference "
-        "split_sizes use_backend",
+        "spine_diagram split_sizes summary use_backend",
         "paper": "convert_checkpoint load_original_state_dict run_recipe",
         "tabular": "DenseClassifier DenseRegressor SpinalClassifier SpinalRegressor",
         "theory": "approximate explain narrow sensitivities to_spinal",

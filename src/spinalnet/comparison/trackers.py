@@ -13,10 +13,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spinalnet.comparison.watching import Tell, Watcher
+from spinalnet._checks import InputError, unknown_name
+from spinalnet.comparison.watching import Watcher
 
 if TYPE_CHECKING:
     from spinalnet.comparison.answer import Summary
+
+Tell = Callable[[str], None]
 
 _PROJECT = "spinalnet"
 
@@ -244,3 +247,30 @@ TRACKERS: dict[str, TrackerRow] = {
     "wandb": TrackerRow(_Wandb, "wandb", "Weights & Biases; WANDB_MODE=offline for files alone"),
     "trackio": TrackerRow(_Trackio, "trackio", "a local database: trackio show"),
 }
+
+
+def open_trackers(names: str, folder: Path, tell: Tell) -> list[Watcher]:
+    """Start the clients of trackers.
+
+    Args:
+        names: Rows of `TRACKERS` with commas between.
+        folder: Of the comparison or run: its name groups the runs there.
+        tell: Called with a sentence if a tracker fails, which then is told nothing more: what it
+            is told stands in the run folders too, and no run ends for it.
+
+    Raises:
+        InputError: If there is no such tracker, or its package is missing.
+    """
+    found: list[Watcher] = []
+    for name in filter(None, (one.strip() for one in names.split(","))):
+        if name not in TRACKERS:
+            raise unknown_name("tracker", name, TRACKERS)
+        try:
+            client = TRACKERS[name].open(folder)
+        except ImportError as error:
+            package = TRACKERS[name].package
+            raise InputError(
+                f"logging to {name} needs {package}, which is not installed: pip install {package}."
+            ) from error
+        found.append(Guarded(name, client, tell))
+    return found

@@ -1,7 +1,7 @@
 """What happens in runs, told to whoever wants to know: a function of the user's, or a tracker.
 
 A `Watcher` has a method for each thing that happens; `compare(..., watch=[...])` calls them in the
-main process. `trackers` holds those that pass it on to TensorBoard, MLflow, Weights & Biases and
+main process. `trackers` has those that pass it on to TensorBoard, MLflow, Weights & Biases and
 trackio.
 """
 
@@ -11,16 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spinalnet._checks import InputError, unknown_name
-
 if TYPE_CHECKING:
     from spinalnet.comparison.answer import Summary
     from spinalnet.comparison.cells import Event
     from spinalnet.comparison.spec import RunSpec
     from spinalnet.comparison.table_spec import TableSpec
     from spinalnet.training import Progress
-
-Tell = Callable[[str], None]
 
 
 class Watcher:
@@ -133,32 +129,3 @@ def both(
             on_event(event)
 
     return tell
-
-
-def open_trackers(names: str, folder: Path, tell: Tell) -> list[Watcher]:
-    """Start the clients of trackers.
-
-    Args:
-        names: Rows of `trackers.TRACKERS` with commas between.
-        folder: Of the comparison or run: its name groups the runs there.
-        tell: Called with a sentence if a tracker fails, which then is told nothing more: what it
-            is told stands in the run folders too, and no run ends for it.
-
-    Raises:
-        InputError: If there is no such tracker, or its package is missing.
-    """
-    from spinalnet.comparison.trackers import TRACKERS, Guarded
-
-    found: list[Watcher] = []
-    for name in filter(None, (one.strip() for one in names.split(","))):
-        if name not in TRACKERS:
-            raise unknown_name("tracker", name, TRACKERS)
-        try:
-            client = TRACKERS[name].open(folder)
-        except ImportError as error:
-            package = TRACKERS[name].package
-            raise InputError(
-                f"logging to {name} needs {package}, which is not installed: pip install {package}."
-            ) from error
-        found.append(Guarded(name, client, tell))
-    return found

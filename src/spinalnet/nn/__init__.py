@@ -23,6 +23,7 @@ from spinalnet.nn.gradients import chain_input, hidden_influence, jacobian, line
 from spinalnet.nn.heads import HEADS, HeadRow, head_arguments, make_head
 from spinalnet.nn.layers import SpinalLayer, SpinalNet, check_read
 from spinalnet.nn.loss_gradient import LossGradient
+from spinalnet.nn.overview import ModelSummary, summary
 from spinalnet.nn.reading import why_called
 from spinalnet.nn.stacked import StackedModel, stack_models
 from spinalnet.nn.unchained import UnchainedNet, matched_unchained

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spinalnet.nn.layers import SpinalLayer
 
@@ -54,6 +54,26 @@ def count_macs(model: nn.Module, input_shape: Sequence[int]) -> Count:
         model: Any module; run once in eval mode on zeros. Its mode is restored.
         input_shape: Shape without the batch dimension, for example `(1, 28, 28)`.
     """
+    counts = macs_by_module(model, input_shape)
+    head = getattr(model, "head", None)
+    in_head = set(head.modules()) if isinstance(head, nn.Module) else set()
+    total = sum(counts.values())
+    of_head = sum(macs for module, macs in counts.items() if module in in_head)
+    return Count(total, total - of_head, of_head)
+
+
+def macs_by_module(
+    model: nn.Module,
+    input_shape: Sequence[int],
+    seen: Callable[[nn.Module, Tensor], None] | None = None,
+) -> dict[nn.Module, int]:
+    """Return the multiply-accumulates of every module that has some; see `count_macs`.
+
+    Args:
+        model: See `count_macs`.
+        input_shape: See `count_macs`.
+        seen: Called with every module that is called, and its output, if that is a tensor.
+    """
     counts: dict[nn.Module, int] = {}
 
     def add(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -64,6 +84,10 @@ def count_macs(model: nn.Module, input_shape: Sequence[int]) -> Count:
             per_output = module.weight[0].numel()  # type: ignore[union-attr, index, operator]
             counts[module] = counts.get(module, 0) + output.numel() * per_output
 
+    def tell(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if seen is not None and isinstance(output, Tensor):
+            seen(module, output)
+
     kinds = (SpinalLayer, nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     counted = [module for module in model.modules() if isinstance(module, kinds)]
     # A chain is counted as one. But where its layers are called, they may be more than a matrix
@@ -72,6 +96,9 @@ def count_macs(model: nn.Module, input_shape: Sequence[int]) -> Count:
     parts = {part for chain in chains for part in chain.modules() if part is not chain}
     skipped = {m for m in counted if isinstance(m, SpinalLayer) and m not in chains} | parts
     hooks = [m.register_forward_hook(add) for m in counted if m not in skipped]
+    if seen is not None:
+        # With a hook on one of its layers a chain would call them, which is another path.
+        hooks += [m.register_forward_hook(tell) for m in model.modules() if m not in parts]
     modes = {module: module.training for module in model.modules()}
     anchor = next(model.parameters(), torch.empty(0))
     try:
@@ -83,8 +110,4 @@ def count_macs(model: nn.Module, input_shape: Sequence[int]) -> Count:
             hook.remove()
         for module, mode in modes.items():
             module.training = mode
-    head = getattr(model, "head", None)
-    in_head = set(head.modules()) if isinstance(head, nn.Module) else set()
-    total = sum(counts.values())
-    of_head = sum(macs for module, macs in counts.items() if module in in_head)
-    return Count(total, total - of_head, of_head)
+    return counts
