@@ -38,6 +38,7 @@ from sklearn.metrics import balanced_accuracy_score, log_loss
 from sklearn.model_selection import train_test_split
 
 from spinalnet._checks import SpinalnetError
+from spinalnet.comparison.across import signed_rank
 from spinalnet.comparison.table_heads import TABLE_MODELS, make_estimator
 from spinalnet.data import load_table
 from spinalnet.files import write_mapping
@@ -51,39 +52,6 @@ ROPE = 0.01
 FIRST = "spinal"
 HEADS = (FIRST, "unchained", "matched", "mlp", "linear", "ridge", "sklearn-mlp", "trees")
 WHERE_INSTALLED = ("tabm", "lightgbm", "xgboost", "catboost")
-
-
-def signed_rank(
-    differences: Sequence[float], rope: float = ROPE, *, draws: int = 50_000, seed: int = 0
-) -> tuple[float, float, float]:
-    """Return the probabilities that the first is better, both are equal, the second is better.
-
-    The differences `z` are given random weights `w` from a Dirichlet distribution, together with
-    one more of 0 whose weight counts half (the prior). A draw is won by "better" if, of all pairs,
-    those with `(z_i + z_j) / 2 > rope` have the greatest weight `w_i w_j`; likewise by the others.
-
-    Args:
-        differences: First minus second, one number per table.
-        rope: Half the width of the region of practical equivalence.
-        draws: Number of draws.
-        seed: Of the draws.
-    """
-    z = np.array([0.0, *differences])
-    means = (z[:, None] + z[None, :]) / 2.0
-    generator = np.random.default_rng(seed)
-    weights = generator.dirichlet([0.5, *np.ones(len(differences))], size=draws)
-    shares = np.stack(
-        [
-            np.einsum("ni,ij,nj->n", weights, region, weights)
-            for region in (
-                (means > rope).astype(float),
-                (np.abs(means) <= rope).astype(float),
-                (means < -rope).astype(float),
-            )
-        ]
-    )
-    won = np.bincount(shares.argmax(0), minlength=3) / draws
-    return float(won[0]), float(won[1]), float(won[2])
 
 
 def parts(table: Any, split: int) -> tuple[np.ndarray, np.ndarray]:
@@ -201,7 +169,8 @@ def summary(fits: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> dict[str
             continue
         pairs = [(means[n][FIRST], means[n][head]) for n in names]
         differences = [a - b for a, b in pairs if a is not None and b is not None]
-        better, equal, worse = signed_rank(differences)
+        chances = signed_rank(differences, ROPE)
+        better, equal, worse = chances.better, chances.equal, chances.worse
         against[head] = {
             **{"better": better, "equal": equal, "worse": worse, "tables": len(differences)},
             "mean_difference": fmean(differences),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spinalnet.comparison import classes, wording
 from spinalnet.comparison.answer import HeadSummary, Summary
@@ -23,6 +23,9 @@ from spinalnet.comparison.summary import summarize_runs
 from spinalnet.comparison.wording import Show, digits, interval, plus_minus
 from spinalnet.files import to_json, write_bytes
 from spinalnet.wiring import Wiring, draw_wiring
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 def write_report(
@@ -216,6 +219,19 @@ def _class_cells(judged: Sequence[HeadQuality]) -> tuple[list[str], list[list[st
     return header, rows
 
 
+def environment() -> Environment:
+    """Return the templates of pages."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("spinalnet.comparison.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
 def _of_its_cost(first: HeadSummary, other: HeadSummary) -> str:
     """Say what part of another head's multiplications the first one takes."""
     if not first.head_macs or not other.head_macs:
@@ -231,51 +247,43 @@ def _page(
     spines: Sequence[str],
 ) -> str:
     """Fill the template: one HTML page with everything inside."""
-    from importlib.resources import files
-
-    from jinja2 import Environment, StrictUndefined
-
     units = summary.wording
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = (
-        files("spinalnet.comparison.report")
-        .joinpath("templates/report.html.j2")
-        .read_text(encoding="utf-8")
-    )
     header, rows = head_rows(summary)
     confusions = [head.confusion for head in judged[:2]]
     many = bool(confusions) and len(confusions[0].names) > classes.LARGEST_MATRIX
-    return environment.from_string(template).render(
-        summary=summary,
-        findings=paragraphs(summary),
-        verdicts=wording.VERDICTS,
-        header=header,
-        rows=rows,
-        compared=[
-            (head.difference, _of_its_cost(summary.heads[0], head))
-            for head in summary.heads
-            if head.difference
-        ],
-        units=units,
-        by_unit=[
-            (unit, [units.value(head.values[i], unit=False) for head in summary.heads])
-            for i, unit in enumerate(summary.units)
-        ],
-        p_value=wording.p_value,
-        per_cent=wording.per_cent,
-        next_steps=steps,
-        spines=spines,
-        main=next((figure for figure in drawn if figure.name == "differences"), None),
-        figures=[figure for figure in drawn if figure.name != "differences"],
-        colours={"light": drawing.LIGHT.variables(), "dark": drawing.DARK.variables()},
-        mistakes=[(head, class_figures.mistakes(head)) for head in judged[:2] if head.mistakes],
-        tuning=tuning_figures.tuning_cells(summary),
-        probabilities=_probability_cells(judged) if judged else None,
-        calibrated=any(head.bins for head in judged),
-        classes=_class_cells(judged) if judged else None,
-        classes_left_out=max(0, len(judged[0].classes) - _FEW_ROWS) if judged else 0,
-        confused_heads=[confusion.head for confusion in confusions],
-        pairs=classes.confused_pairs(confusions) if many else [],
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            summary=summary,
+            findings=paragraphs(summary),
+            verdicts=wording.VERDICTS,
+            header=header,
+            rows=rows,
+            compared=[
+                (head.difference, _of_its_cost(summary.heads[0], head))
+                for head in summary.heads
+                if head.difference
+            ],
+            units=units,
+            by_unit=[
+                (unit, [units.value(head.values[i], unit=False) for head in summary.heads])
+                for i, unit in enumerate(summary.units)
+            ],
+            p_value=wording.p_value,
+            per_cent=wording.per_cent,
+            next_steps=steps,
+            spines=spines,
+            main=next((figure for figure in drawn if figure.name == "differences"), None),
+            figures=[figure for figure in drawn if figure.name != "differences"],
+            colours={"light": drawing.LIGHT.variables(), "dark": drawing.DARK.variables()},
+            mistakes=[(head, class_figures.mistakes(head)) for head in judged[:2] if head.mistakes],
+            tuning=tuning_figures.tuning_cells(summary),
+            probabilities=_probability_cells(judged) if judged else None,
+            calibrated=any(head.bins for head in judged),
+            classes=_class_cells(judged) if judged else None,
+            classes_left_out=max(0, len(judged[0].classes) - _FEW_ROWS) if judged else 0,
+            confused_heads=[confusion.head for confusion in confusions],
+            pairs=classes.confused_pairs(confusions) if many else [],
+        )
     )

@@ -1,0 +1,373 @@
+"""A study: the same question on several data sets, and what the answers say together.
+
+A study file names the data and what is asked; every data set is a comparison in a folder of its
+own, so a study goes on where it was stopped, and a data set more costs that one alone. The pairs
+that the study is about (`confirmatory`) are written down before anything runs: their answers are
+corrected for their number over all data sets (Holm); everything else is told without an answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spinalnet import files
+from spinalnet._checks import InputError, some, unknown_name
+from spinalnet.comparison import across
+from spinalnet.comparison.across import Chances, Interval, Ranks
+from spinalnet.comparison.answer import Summary
+from spinalnet.comparison.metrics import METRICS
+from spinalnet.comparison.statistics import holm
+from spinalnet.comparison.summary import load_summary
+
+if TYPE_CHECKING:
+    from spinalnet.comparison.cells import Event
+
+Told = Callable[[str, Summary], None]
+
+_FIELDS = ("data", "heads", "seeds", "confirmatory", "options", "rope")
+_PER_DATA = ("data", "target", "name")
+_LEAST = -1.0
+"""R2 below it counts as it: one split of a few rows must not be the whole answer."""
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """What a study asks.
+
+    Attributes:
+        data: Arguments of `compare` by the name of the data set.
+        heads: Rows of every comparison; the first is compared with the others.
+        seeds: Paired seeds, or splits of a table.
+        confirmatory: Heads whose comparison with the first the study is about.
+        options: Further arguments of every comparison, such as epochs.
+        rope: Half the width of the region of practical equivalence across data sets.
+    """
+
+    data: Mapping[str, Mapping[str, Any]]
+    heads: tuple[str, ...]
+    seeds: int
+    confirmatory: tuple[str, ...]
+    options: Mapping[str, Any]
+    rope: float = across.ROPE
+
+    @classmethod
+    def read(cls, path: str | Path) -> StudySpec:
+        """Read a study file.
+
+        Raises:
+            InputError: If it is missing, no YAML, or says something unknown.
+        """
+        import yaml
+
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"there is no study file '{path}'.")
+        try:
+            given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"study file '{path}' is no YAML: {reason}.") from error
+        if not isinstance(given, Mapping):
+            raise InputError(f"study file '{path}' must hold names and values, such as seeds: 10.")
+        for name in given:
+            if name not in _FIELDS:
+                raise unknown_name("entry of a study", str(name), _FIELDS)
+        heads = _names(given.get("heads", "spinal,unchained,matched,mlp,linear"), "heads")
+        confirmatory = _names(given.get("confirmatory", list(heads[1:])), "confirmatory")
+        for head in confirmatory:
+            if head not in heads[1:]:
+                raise unknown_name("head of the study's confirmatory pairs", head, heads[1:])
+        seeds, rope = given.get("seeds", 10), given.get("rope", across.ROPE)
+        if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 2:
+            raise InputError(f"seeds must be a whole number of at least 2, got {seeds!r}.")
+        if not isinstance(rope, int | float) or not 0 < rope < 1:
+            raise InputError(f"rope must be a number between 0 and 1, got {rope!r}.")
+        options = given.get("options") or {}
+        if not isinstance(options, Mapping):
+            raise InputError("options must be names and values, such as epochs: 8.")
+        return cls(_data(given.get("data")), heads, seeds, confirmatory, dict(options), float(rope))
+
+
+def _names(given: Any, what: str) -> tuple[str, ...]:
+    names = given.split(",") if isinstance(given, str) else given
+    if not isinstance(names, list | tuple) or not all(isinstance(one, str) for one in names):
+        raise InputError(f"{what} must be names with commas between, got {given!r}.")
+    return tuple(one.strip() for one in names if one.strip())
+
+
+def _data(given: Any) -> dict[str, dict[str, Any]]:
+    if not isinstance(given, list) or not given:
+        raise InputError("data must be a list of data sets: names, folders, tables with a target.")
+    found: dict[str, dict[str, Any]] = {}
+    for one in given:
+        row = {"data": one} if isinstance(one, str) else one
+        if not isinstance(row, Mapping) or not isinstance(row.get("data"), str):
+            raise InputError(f"a data set is a name, or has an entry 'data'; got {one!r}.")
+        for key in row:
+            if key not in _PER_DATA:
+                raise unknown_name("entry of a data set", str(key), _PER_DATA)
+        stem = re.sub(r"[^A-Za-z0-9.]+", "-", Path(row["data"]).name).strip("-") or "data"
+        name = str(row.get("name", stem))
+        if name in found or "/" in name or name in (".", ".."):
+            raise InputError(
+                f"two data sets of a study are called '{name}', or that is no name of a folder: "
+                "give them names of their own (name: ...)."
+            )
+        found[name] = {key: value for key, value in row.items() if key != "name"}
+    return found
+
+
+def run_study(
+    spec: StudySpec,
+    out: str | Path,
+    *,
+    jobs: Any = "auto",
+    on_event: Callable[[Event], None] | None = None,
+    told: Told | None = None,
+) -> Study:
+    """Make all comparisons of a study that are not there yet, and say what they say together.
+
+    Args:
+        spec: What is asked.
+        out: Folder of the study: `NAME/` holds the comparison on a data set.
+        jobs: See `compare`.
+        on_event: See `compare`.
+        told: Called with every data set's name and its answer.
+
+    Raises:
+        InputError: If anything asked for is impossible.
+    """
+    from spinalnet.comparison.comparing import compare
+
+    out, found = Path(out), {}
+    for name, row in spec.data.items():
+        comparison = compare(
+            **row,
+            heads=",".join(spec.heads),
+            seeds=spec.seeds,
+            out=out / name,
+            jobs=jobs,
+            on_event=on_event,
+            **spec.options,
+        )
+        found[name] = comparison.summary
+        if told is not None:
+            told(name, comparison.summary)
+    return together(found, spec.confirmatory, spec.rope)
+
+
+def read_folders(folders: Sequence[str | Path]) -> dict[str, Summary]:
+    """Read finished comparisons by the names of their folders.
+
+    Raises:
+        InputError: If one is none, or two have one name.
+    """
+    found: dict[str, Summary] = {}
+    for folder in map(Path, folders):
+        path = folder / "summary.json" if folder.is_dir() else folder
+        if not path.is_file():
+            raise InputError(
+                f"'{folder}' is no finished comparison: it has no summary.json. Run "
+                "`spinalnet report` on it, or name another."
+            )
+        name = folder.name if folder.is_dir() else folder.stem
+        if name in found:
+            raise InputError(f"two comparisons are called '{name}': rename one of their folders.")
+        found[name] = load_summary(path)
+    return found
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The first head against another, over all data sets.
+
+    Attributes:
+        minus: The other.
+        confirmatory: Whether the study is about it.
+        differences: Mean difference by data set, positive where the first is better.
+        chances: Of the Bayesian signed-rank test; None without two data sets.
+        improvement: Probability that a run of the first beats one of the other.
+        answers: By data set; of a confirmatory pair corrected for all of the study's answers.
+    """
+
+    minus: str
+    confirmatory: bool
+    differences: Mapping[str, float]
+    chances: Chances | None
+    improvement: Interval | None
+    answers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What comparisons on several data sets say together.
+
+    Attributes:
+        heads: All rows that every data set has, the first one compared with the others.
+        means: Mean score by data set and head, higher is better.
+        metrics: What was measured, by data set.
+        ranks: Of the heads; None with one data set.
+        middle: Interquartile mean of every head, where all data sets have one metric.
+        pairs: The first head against each other.
+        rope: Half the width of the region of practical equivalence.
+    """
+
+    heads: tuple[str, ...]
+    means: Mapping[str, Mapping[str, float]]
+    metrics: Mapping[str, str]
+    ranks: Ranks | None
+    middle: Mapping[str, Interval]
+    pairs: tuple[Pair, ...]
+    rope: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, the content of `study.json`."""
+        return {"schema": 1, **asdict(self)}
+
+    @property
+    def headline(self) -> str:
+        """What the confirmatory pairs say, in one sentence."""
+        said = []
+        for pair in self.pairs:
+            if pair.confirmatory and pair.chances is not None:
+                code, chance = max(asdict(pair.chances).items(), key=lambda item: item[1])
+                words = {"better": "better than", "equal": "equal to", "worse": "worse than"}
+                sure = f"probability {chance:.2f}"
+                said.append(f"{words[code]} {pair.minus} ({sure})")
+        if not said:
+            return "One data set says nothing about others."
+        return (
+            f"Over data sets like these {len(self.means)}, {self.heads[0]} is most probably "
+            f"{some(said, len(said))}; equal means within {self.rope:g}."
+        )
+
+
+def together(
+    summaries: Mapping[str, Summary],
+    confirmatory: Sequence[str] | None = None,
+    rope: float = across.ROPE,
+) -> Study:
+    """Say what several comparisons say together.
+
+    Args:
+        summaries: By the name of the data set; all with the same first head.
+        confirmatory: Heads whose comparison with the first counts; all without them.
+        rope: Half the width of the region of practical equivalence.
+
+    Raises:
+        InputError: If they have no two heads in common, or differ in the first.
+    """
+    if not summaries:
+        raise InputError("a study needs a comparison.")
+    firsts = sorted({summary.heads[0].head for summary in summaries.values()})
+    if len(firsts) > 1:
+        raise InputError(
+            f"the comparisons of a study must have the same first head, got {some(firsts, 5)}."
+        )
+    rows = [[head.head for head in summary.heads] for summary in summaries.values()]
+    heads = tuple(head for head in rows[0] if all(head in others for others in rows[1:]))
+    if len(heads) < 2:
+        raise InputError("the comparisons of a study must have two heads in common.")
+    units = {name: _units(summary, heads) for name, summary in summaries.items()}
+    means = {
+        name: {head: float(np.mean(values)) for head, values in by_head.items()}
+        for name, by_head in units.items()
+    }
+    table = np.array([[row[head] for head in heads] for row in means.values()])
+    metrics = {name: summary.metric for name, summary in summaries.items()}
+    middle = {}
+    if len(set(metrics.values())) == 1:
+        for head in heads:
+            several = [by_head[head] for by_head in units.values()]
+            middle[head] = across.bootstrap(across.interquartile_mean, several)
+    chosen = heads[1:] if confirmatory is None else tuple(confirmatory)
+    answers = _answers(summaries, heads, chosen)
+    return Study(
+        heads,
+        means,
+        metrics,
+        across.ranks(table) if len(table) > 1 else None,
+        middle,
+        tuple(_pair(head, heads[0], units, means, answers, chosen, rope) for head in heads[1:]),
+        rope,
+    )
+
+
+def _units(summary: Summary, heads: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the scores of every head, higher is better, by unit."""
+    sign = 1.0 if METRICS[summary.metric].higher_is_better else -1.0
+    found = {}
+    for head in summary.heads:
+        if head.head in heads:
+            values = [sign * value for value in head.values if value is not None]
+            if not values:
+                raise InputError(f"no run of {head.head} has a result on {summary.data}.")
+            found[head.head] = np.maximum(values, _LEAST) if sign > 0 else np.array(values)
+    return found
+
+
+def _answers(
+    summaries: Mapping[str, Summary], heads: Sequence[str], chosen: Sequence[str]
+) -> dict[str, dict[str, str]]:
+    """Return the answers by head and data set, corrected over all confirmatory ones."""
+    asked = [
+        (head.head, name, head.difference)
+        for name, summary in summaries.items()
+        for head in summary.heads
+        if head.head in chosen and head.difference is not None
+    ]
+    differ = holm([d.p_value for _, _, d in asked])
+    equal = holm([d.p_equal for _, _, d in asked])
+    found: dict[str, dict[str, str]] = {head: {} for head in heads[1:]}
+    for (head, name, d), p, q in zip(asked, differ, equal, strict=True):
+        code = d.code
+        if (code in ("better", "worse") and (p is None or p > 0.05)) or (
+            code == "equal" and (q is None or q > 0.05)
+        ):
+            code = "undecided"
+        found[head][name] = code
+    return found
+
+
+def _pair(
+    head: str,
+    first: str,
+    units: Mapping[str, Mapping[str, np.ndarray]],
+    means: Mapping[str, Mapping[str, float]],
+    answers: Mapping[str, Mapping[str, str]],
+    chosen: Sequence[str],
+    rope: float,
+) -> Pair:
+    differences = {name: row[first] - row[head] for name, row in means.items()}
+    several = len(differences) > 1
+    return Pair(
+        head,
+        head in chosen,
+        differences,
+        across.signed_rank([*differences.values()], rope) if several else None,
+        across.bootstrap(
+            across.probability_of_improvement,
+            [by_head[first] for by_head in units.values()],
+            [by_head[head] for by_head in units.values()],
+        ),
+        answers[head],
+    )
+
+
+def write_study(study: Study, out: str | Path, command: str | None = None) -> Path:
+    """Write `study.json`, the critical-difference diagram and the page; return the page's path."""
+    from spinalnet.comparison.report.study_page import study_page
+
+    out = Path(out)
+    page, drawings = study_page(study, command)
+    files.write_text(out / "study.json", files.to_json(study.to_dict()))
+    for drawing in drawings:
+        files.write_text(out / f"{drawing.name}.svg", drawing.svg)
+    files.write_text(out / "study.html", page)
+    return out / "study.html"

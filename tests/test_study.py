@@ -1,0 +1,194 @@
+"""Several data sets together: ranks, chances, intervals; studies from a file and from folders."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from typer.testing import CliRunner
+
+from spinalnet._checks import InputError
+from spinalnet.cli import app
+from spinalnet.comparison import across
+from spinalnet.comparison.study import StudySpec, read_folders, together, write_study
+
+RNG = np.random.default_rng(7)
+DEMSAR = np.array(  # Demsar 2006, table 6: AUC of C4.5, with cut-off, with pruning, with both
+    [
+        *([0.763, 0.768, 0.771, 0.798], [0.599, 0.591, 0.590, 0.569]),
+        *([0.954, 0.971, 0.968, 0.967], [0.628, 0.661, 0.654, 0.657]),
+        *([0.882, 0.888, 0.886, 0.898], [0.936, 0.931, 0.916, 0.931]),
+        *([0.661, 0.668, 0.609, 0.685], [0.583, 0.583, 0.563, 0.625]),
+        *([0.775, 0.838, 0.866, 0.875], [1.000, 1.000, 1.000, 1.000]),
+        *([0.940, 0.962, 0.965, 0.962], [0.619, 0.666, 0.614, 0.669]),
+        *([0.972, 0.981, 0.9751, 0.975], [0.957, 0.978, 0.946, 0.970]),
+    ]
+)
+
+
+def test_ranks_are_those_of_demsar_s_example():
+    found = across.ranks(DEMSAR)
+    assert [round(rank, 3) for rank in found.mean] == [3.143, 2.000, 2.893, 1.964]
+    # The paper's critical difference: 2.569 sqrt(4 * 5 / (6 * 14)) = 1.25.
+    assert found.critical == pytest.approx(1.25, abs=0.005)
+    assert found.p_value == pytest.approx(stats.friedmanchisquare(*DEMSAR.T).pvalue)
+    assert found.tables == 14
+
+
+def test_a_bar_joins_what_is_not_shown_to_differ():
+    ranks = across.Ranks((1.0, 1.4, 2.6, 3.9), None, 1.25, 10)
+    assert ranks.cliques() == [(0, 1), (1, 2)]
+    assert across.Ranks((1.0, 3.0), None, 1.0, 5).cliques() == []
+
+
+@pytest.mark.parametrize(
+    "z", [[0.031, 0.023, -0.013, 0.0004, 0.043], [-0.021, 0.015, 0.002, -0.03]]
+)
+def test_the_signed_rank_test_is_that_of_the_authors(z):
+    baycomp = pytest.importorskip("baycomp")
+    left, rope, right = baycomp.SignedRankTest.probs(
+        np.array(z), np.zeros(len(z)), rope=0.01, nsamples=20_000, random_state=0
+    )
+    found = across.signed_rank(z, 0.01)
+    # Sums that lie on the edge of the region, of which there is none here, it counts half.
+    assert (found.better, found.equal, found.worse) == pytest.approx((left, rope, right), abs=0.04)
+
+
+def test_the_interquartile_mean_is_scipy_s():
+    units = [RNG.normal(size=n) for n in (5, 8, 10)]
+    expected = stats.trim_mean(np.concatenate(units), 0.25)
+    assert across.interquartile_mean(units) == pytest.approx(expected)
+
+
+def test_the_probability_of_improvement_counts_pairs():
+    first, second = [np.array([1, 2, 3.0]), np.array([5.0])], [np.array([2, 2.0]), np.array([9.0])]
+    by_hand = []
+    for a, b in zip(first, second, strict=True):
+        pairs = [(x > y) + 0.5 * (x == y) for x, y in itertools.product(a, b)]
+        by_hand.append(np.mean(pairs))
+    assert across.probability_of_improvement(first, second) == pytest.approx(np.mean(by_hand))
+
+
+def test_the_bootstrap_covers_as_it_says():
+    hits = 0
+    for seed in range(120):
+        draw = np.random.default_rng(seed)
+        units = [draw.normal(k, 1.0, 20) for k in (0.0, 1.0, 2.0)]
+        found = across.bootstrap(
+            lambda several: float(np.mean([one.mean() for one in several])),
+            units,
+            draws=300,
+            seed=seed,
+        )
+        hits += found.low <= 1.0 <= found.high
+    assert 102 <= hits <= 119  # of 120 at 95 %, a little less for small samples
+
+
+@pytest.mark.parametrize("scores", [np.ones((1, 3)), np.ones((4, 1)), np.full((4, 2), np.nan)])
+def test_too_little_to_rank_is_refused(scores):
+    with pytest.raises(InputError, match="ranks need two data sets"):
+        across.ranks(scores)
+
+
+STUDY = """
+data:
+  - digits
+  - {data: digits, name: again}
+heads: spinal,linear
+seeds: 2
+confirmatory: [linear]
+options: {epochs: 1, limit: 100}
+"""
+
+
+def test_a_study_runs_goes_on_and_says_it_in_a_page(tmp_path):
+    file = tmp_path / "two.yaml"
+    file.write_text(STUDY)
+    run = ["study", str(file), "--out", str(tmp_path / "s"), "--jobs", "1"]
+    done = CliRunner().invoke(app, run)
+    assert done.exit_code == 0, done.output
+    assert "Over data sets like these 2, spinal is most probably" in done.output
+    kept = json.loads((tmp_path / "s" / "study.json").read_text())
+    assert set(kept["means"]) == {"digits", "again"}
+    assert kept["means"]["digits"] == kept["means"]["again"]  # the same seeds
+    assert kept["pairs"][0]["confirmatory"] is True
+    page = (tmp_path / "s" / "study.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 2
+    assert "Bayesian signed-rank" in page
+    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "s").rglob("model.safetensors")}
+    assert len(times) == 8
+    assert CliRunner().invoke(app, run).exit_code == 0
+    assert all(p.stat().st_mtime_ns == time for p, time in times.items())
+    # The same from the folders of the comparisons.
+    again = CliRunner().invoke(
+        app,
+        [
+            "study",
+            str(tmp_path / "s/digits"),
+            str(tmp_path / "s/again"),
+            "--out",
+            str(tmp_path / "t"),
+        ],
+    )
+    assert again.exit_code == 0, again.output
+    assert json.loads((tmp_path / "t" / "study.json").read_text())["means"] == kept["means"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("data: [digits]\nsead: 3", "did you mean 'seeds'"),
+        ("data: digits", "data must be a list"),
+        ("data: [3]", "a data set is a name"),
+        ("data: [{data: a.csv, tarset: y}]", "did you mean 'target'"),
+        ("data: [digits, digits]", "two data sets of a study are called 'digits'"),
+        ("data: [{data: digits, name: ../x}]", "no name of a folder"),
+        ("data: [digits]\nseeds: 1", "seeds must be a whole number of at least 2"),
+        ("data: [digits]\nseeds: true", "seeds must be a whole number"),
+        ("data: [digits]\nrope: 2", "rope must be a number between 0 and 1"),
+        ("data: [digits]\noptions: 3", "options must be names and values"),
+        ("data: [digits]\nheads: spinal,mlp\nconfirmatory: [linear]", "linear"),
+        ("- digits", "must hold names and values"),
+        ("data: [", "is no YAML"),
+        ("a: &a [*a]", "unknown"),
+    ],
+)
+def test_a_study_file_that_says_something_else_is_refused(tmp_path, text, said):
+    file = tmp_path / "s.yaml"
+    file.write_text(text)
+    done = CliRunner().invoke(app, ["study", str(file), "--out", str(tmp_path / "o")])
+    assert done.exit_code == 2 or isinstance(done.exception, InputError)
+    with pytest.raises(InputError, match=re.escape(said)):
+        StudySpec.read(file)
+    assert not (tmp_path / "o").exists()
+
+
+def test_missing_files_and_folders_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no study file"):
+        StudySpec.read(tmp_path / "none.yaml")
+    with pytest.raises(InputError, match="no finished comparison"):
+        read_folders([tmp_path])
+
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def test_committed_results_can_be_put_together(tmp_path):
+    names = ("digits", "fashion-mnist", "cifar10-features-again")
+    summaries = read_folders([RESULTS / f"{name}.json" for name in names])
+    found = together(summaries, ["linear", "mlp"])
+    assert found.ranks is not None
+    assert set(found.means) == set(names)
+    exploratory = [pair.minus for pair in found.pairs if not pair.confirmatory]
+    assert set(exploratory).isdisjoint({"linear", "mlp"})
+    # Corrected over all data sets, an answer can only become weaker.
+    for pair in found.pairs:
+        for name, code in pair.answers.items():
+            alone = next(h for h in summaries[name].heads if h.head == pair.minus).difference.code
+            assert code in (alone, "undecided")
+    assert write_study(found, tmp_path).exists()
