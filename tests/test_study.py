@@ -16,6 +16,7 @@ from spinalnet._checks import InputError
 from spinalnet.cli import app
 from spinalnet.comparison import across
 from spinalnet.comparison.study import StudySpec, read_folders, together, write_study
+from spinalnet.comparison.summary import load_summary
 
 RNG = np.random.default_rng(7)
 DEMSAR = np.array(  # Demsar 2006, table 6: AUC of C4.5, with cut-off, with pruning, with both
@@ -112,7 +113,7 @@ def test_a_study_runs_goes_on_and_says_it_in_a_page(tmp_path):
     run = ["study", str(file), "--out", str(tmp_path / "s"), "--jobs", "1"]
     done = CliRunner().invoke(app, run)
     assert done.exit_code == 0, done.output
-    assert "Over data sets like these 2, spinal is most probably" in done.output
+    assert "2 data sets of at least 6: too few to say anything of others" in done.output
     kept = json.loads((tmp_path / "s" / "study.json").read_text())
     assert set(kept["means"]) == {"digits", "again"}
     assert kept["means"]["digits"] == kept["means"]["again"]  # the same seeds
@@ -137,6 +138,18 @@ def test_a_study_runs_goes_on_and_says_it_in_a_page(tmp_path):
     )
     assert again.exit_code == 0, again.output
     assert json.loads((tmp_path / "t" / "study.json").read_text())["means"] == kept["means"]
+
+
+def test_six_data_sets_are_enough_for_a_sentence():
+    one = load_summary(RESULTS / "fashion-mnist.json")
+    found = together({f"set{k}": one for k in range(6)}, ["unchained"])
+    assert found.headline.startswith(
+        "Over data sets like these 6, spinal is most probably equal to unchained (probability 1.00)"
+    )
+    assert together({f"set{k}": one for k in range(5)}).pairs[0].chances is None
+
+
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 @pytest.mark.parametrize(
@@ -173,9 +186,6 @@ def test_missing_files_and_folders_are_refused(tmp_path):
         StudySpec.read(tmp_path / "none.yaml")
     with pytest.raises(InputError, match="no finished comparison"):
         read_folders([tmp_path])
-
-
-RESULTS = Path(__file__).parents[1] / "results"
 
 
 def test_committed_results_can_be_put_together(tmp_path):

@@ -32,6 +32,9 @@ Told = Callable[[str, Summary], None]
 
 _FIELDS = ("data", "heads", "seeds", "confirmatory", "options", "rope")
 _PER_DATA = ("data", "target", "name")
+FEWEST = 6
+"""Data sets below which the signed-rank test would be sure of anything that none contradicts."""
+
 _LEAST = -1.0
 """R2 below it counts as it: one split of a few rows must not be the whole answer."""
 
@@ -191,7 +194,7 @@ class Pair:
         minus: The other.
         confirmatory: Whether the study is about it.
         differences: Mean difference by data set, positive where the first is better.
-        chances: Of the Bayesian signed-rank test; None without two data sets.
+        chances: Of the Bayesian signed-rank test; None with fewer than `FEWEST` data sets.
         improvement: Probability that a run of the first beats one of the other.
         answers: By data set; of a confirmatory pair corrected for all of the study's answers.
     """
@@ -241,7 +244,10 @@ class Study:
                 sure = f"probability {chance:.2f}"
                 said.append(f"{words[code]} {pair.minus} ({sure})")
         if not said:
-            return "One data set says nothing about others."
+            return (
+                f"{len(self.means)} data set{'s' * (len(self.means) > 1)} of at least {FEWEST}: too "
+                "few to say anything of others; the answers below are of each alone."
+            )
         return (
             f"Over data sets like these {len(self.means)}, {self.heads[0]} is most probably "
             f"{some(said, len(said))}; equal means within {self.rope:g}."
@@ -345,7 +351,7 @@ def _pair(
     rope: float,
 ) -> Pair:
     differences = {name: row[first] - row[head] for name, row in means.items()}
-    several = len(differences) > 1
+    several = len(differences) >= FEWEST
     return Pair(
         head,
         head in chosen,

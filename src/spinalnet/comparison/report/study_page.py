@@ -111,6 +111,7 @@ def paint_ranks(axes: Axes, theme: Theme, heads: tuple[str, ...], ranks: Ranks) 
 
 def by_data_set(study: Study) -> Drawn:
     """The first head minus every other, data set by data set."""
+    from matplotlib.ticker import MaxNLocator
 
     def paint(figure: Figure, theme: Theme) -> None:
         axes = figure.add_subplot()
@@ -126,6 +127,7 @@ def by_data_set(study: Study) -> Drawn:
             axes.plot(values, places, "o", color=style["color"], markersize=4.5, label=pair.minus)
         axes.set_yticks(range(len(names)), [drawing.clip(name, 28) for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         drawing.legend(figure, axes, theme)
 
     caption = (
