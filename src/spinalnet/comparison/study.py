@@ -244,9 +244,10 @@ class Study:
                 sure = f"probability {chance:.2f}"
                 said.append(f"{words[code]} {pair.minus} ({sure})")
         if not said:
+            count = f"{len(self.means)} data set{'s' * (len(self.means) > 1)}"
             return (
-                f"{len(self.means)} data set{'s' * (len(self.means) > 1)} of at least {FEWEST}: too "
-                "few to say anything of others; the answers below are of each alone."
+                f"{count} of at least {FEWEST}: too few to say anything of others; the answers "
+                "below are of each alone."
             )
         return (
             f"Over data sets like these {len(self.means)}, {self.heads[0]} is most probably "
