@@ -52,6 +52,47 @@ def comparison(name: str) -> str:
     return f"{as_markdown(*head_rows(summary))}\n\n{answer}{verdicts}\n\n{made}"
 
 
+ANSWERS = {  # results with a test part that can decide, and the command that is in each
+    "digits": "digits, small CNN",
+    "fashion-mnist": "Fashion-MNIST, small CNN",
+    "cifar10-features-again": "CIFAR-10, features of a frozen EfficientNet-Lite0",
+}
+
+
+def answers() -> str:
+    """Return one row per comparison: what the chain does, and what the layers it replaces do."""
+    rivals = ("unchained", "matched", "mlp", "linear")
+    rows = []
+    for name, words in ANSWERS.items():
+        found = load(f"results/{name}.json")
+        heads = {head["head"]: head for head in found["heads"]}
+        cells = [
+            words,
+            f"{len(found['seeds'])}",
+            f"{found['test_size']:,}",
+            f"{100 * found['heads'][0]['mean']:.1f}",
+        ]
+        for rival in rivals:
+            d = heads[rival]["difference"]
+            low, high = 100 * d["low"], 100 * d["high"]
+            cells.append(f"{low:+.1f} to {high:+.1f}: **{d['code']}**")
+        rows.append(cells)
+    header = ("data and trunk", "seeds", "test images", "spinal, %")
+    return as_markdown((*header, *(f"minus {rival}" for rival in rivals)), rows)
+
+
+def draw_answer() -> None:
+    """Draw the picture of the README: the differences of the comparison with the most seeds."""
+    from spinalnet.comparison import load_summary
+    from spinalnet.comparison.report.figures import differences
+    from spinalnet.nn import SpinalNet
+
+    drawn = differences(load_summary(ROOT / "results/cifar10-features-again.json"))
+    (ROOT / "docs/answer.svg").write_text(drawn.svg, encoding="utf-8")
+    spine = SpinalNet(320, 10, hidden_features=8, num_layers=6).spine_diagram()
+    (ROOT / "docs/spine.svg").write_text(spine + "\n", encoding="utf-8")
+
+
 def benchmark(*names: str, command: str) -> str:
     """Return the ratios of benchmarks/results/NAME.json, made by `command`."""
     rows, env = [], {}
@@ -510,6 +551,7 @@ def table_speed() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "answers": answers,
     "digits": lambda: comparison("digits"),
     "cifar10-features": lambda: comparison("cifar10-features"),
     "cifar10-features-again": lambda: comparison("cifar10-features-again"),
@@ -597,7 +639,10 @@ def rewrite(text: str) -> str:
 def main() -> int:
     """Rewrite, or with `--check` report; return the exit code."""
     stale = []
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    if "--check" not in sys.argv:
+        draw_answer()
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for path in pages:
         old = path.read_text(encoding="utf-8")
         new = rewrite(old)
         if new != old:
