@@ -1,0 +1,195 @@
+"""Models passed on: folders, the hub's own mixin on the other side, and cards."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import spinalnet
+from spinalnet import SpinalNet, from_pretrained, push_to_hub, save_pretrained
+from spinalnet._checks import InputError
+from spinalnet.deploy.hub import head_arguments
+
+hub = pytest.importorskip("huggingface_hub")
+
+HEADS = [
+    {"hidden_features": 4, "num_layers": 3},
+    {"hidden_features": 3, "num_layers": 5, "num_splits": 3, "activation": "tanh", "norm": "batch"},
+    {"hidden_features": 4, "num_layers": 2, "dropout": 0.2, "output_dropout": 0.5, "norm": "layer"},
+    {"hidden_features": 4, "num_layers": 4, "share_weights": True, "bias": False},
+    {"hidden_features": 4, "num_layers": 2, "activation": "leaky_relu"},
+]
+
+
+@pytest.mark.parametrize("options", HEADS)
+def test_a_head_comes_back(tmp_path, options):
+    torch.manual_seed(0)
+    net = SpinalNet(11, 3, **options)
+    if options.get("norm") == "batch":
+        net(torch.randn(30, 11))  # statistics of its own
+    folder = save_pretrained(net, tmp_path / "head")
+    back = from_pretrained(folder)
+    x = torch.randn(6, 11)
+    assert torch.equal(back(x), net.eval()(x))
+    assert head_arguments(back) == head_arguments(net)
+
+
+def test_the_hub_s_own_mixin_loads_a_head(tmp_path):
+    class Net(SpinalNet, hub.PyTorchModelHubMixin):
+        pass
+
+    net = SpinalNet(9, 4, 5, 6, num_splits=3, activation="gelu").eval()
+    back = Net.from_pretrained(str(save_pretrained(net, tmp_path / "head")))
+    x = torch.randn(5, 9)
+    assert torch.equal(back.eval()(x), net(x))
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hub") / "private name"
+    return spinalnet.compare(
+        "digits", "spinal,linear", seeds=1, epochs=2, limit=120, out=folder, jobs=1
+    ).folder
+
+
+def test_a_run_comes_back_with_a_card(compared, tmp_path):
+    run = compared / "runs" / "spinal-seed0"
+    folder = save_pretrained(run, tmp_path / "out")
+    back, first = from_pretrained(folder), spinalnet.load(run)
+    x = torch.rand(4, 1, 28, 28)
+    assert torch.equal(back.model.eval()(x), first.model.eval()(x))
+    assert back.info.class_names == first.info.class_names
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    result = json.loads((run / "result.json").read_text())
+    assert f"{result['test']['accuracy']:.4g}" in card
+    assert "library_name: spinalnet" in card
+    assert "Undecided" in card or "undecided" in card
+    assert hub.ModelCard(card).data.library_name == "spinalnet"
+    # Nothing says where it was made.
+    for path in folder.iterdir():
+        assert str(compared).encode() not in path.read_bytes()
+
+
+def test_a_comparison_gives_its_best_run(compared, tmp_path):
+    config = json.loads((save_pretrained(compared, tmp_path / "out") / "config.json").read_text())
+    assert config["spinalnet"] == "image"
+    assert config["head"] in ("spinal", "linear")
+
+
+def test_a_folder_of_photographs_is_named_not_told(tmp_path):
+    from helpers import write_images
+
+    write_images(tmp_path / "secret place" / "photos", {"a": 12, "b": 12}, size=(30, 30))
+    spec = spinalnet.RunSpec.of(
+        str(tmp_path / "secret place" / "photos"),
+        train=spinalnet.TrainConfig(epochs=1),
+        image_size=28,
+    )
+    spinalnet.run_one(spec, tmp_path / "run")
+    folder = save_pretrained(tmp_path / "run", tmp_path / "out")
+    for path in folder.iterdir():
+        assert b"secret place" not in path.read_bytes()
+    assert from_pretrained(folder).info.name == "photos"
+
+
+def test_a_table_s_model_comes_back(tmp_path):
+    pd = pytest.importorskip("pandas")
+    from spinalnet.comparison.tables import run_table
+
+    frame = pd.DataFrame({"size": range(40), "city": ["a", "b"] * 20})
+    frame["kind"] = ["x" if value > 20 else "y" for value in frame["size"]]
+    frame.to_csv(tmp_path / "homes.csv", index=False)
+    run_table(
+        spinalnet.TableSpec(str(tmp_path / "homes.csv"), "kind", head="spinal"), tmp_path / "r"
+    )
+    back = from_pretrained(save_pretrained(tmp_path / "r", tmp_path / "out"))
+    first = spinalnet.load(tmp_path / "r")
+    rows = frame[["size", "city"]]
+    assert (back.predict(rows) == first.predict(rows)).all()
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "`size`" in card
+    assert str(tmp_path) not in card
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "holds no model of spinalnet"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "holds no model|cannot be"),
+        (lambda folder: (folder / "config.json").write_text('{"spinalnet": "os"}'), "got 'os'"),
+        (
+            lambda folder: (folder / "config.json").write_text(
+                '{"spinalnet": "head", "in_features": 4, "evil": 1}'
+            ),
+            "describes no SpinalNet",
+        ),
+        (
+            lambda folder: (folder / "config.json").write_text(
+                json.dumps(
+                    {"spinalnet": "head", "in_features": 8, "out_features": 2, "hidden_features": 2}
+                )
+            ),
+            "do not fit its config.json",
+        ),
+    ],
+)
+def test_what_is_no_model_is_refused(tmp_path, spoil, said):
+    folder = save_pretrained(SpinalNet(6, 2, 3, 2), tmp_path / "head")
+    spoil(folder)
+    with pytest.raises(InputError, match=said):
+        from_pretrained(folder)
+
+
+def test_what_cannot_be_described_is_refused(tmp_path):
+    class Other(nn.Module):
+        pass
+
+    with pytest.raises(InputError, match="a Other is not described"):
+        save_pretrained(Other(), tmp_path / "x")
+    odd = SpinalNet(4, 2, 2, 2, activation=lambda: nn.Hardtanh(-3, 3))
+    with pytest.raises(InputError, match="has no name"):
+        save_pretrained(odd, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_pushing_sends_the_folder(compared, tmp_path, monkeypatch):
+    sent = {}
+
+    class Api:
+        def __init__(self, token=None):
+            sent["token"] = token
+
+        def create_repo(self, repo_id, *, private, exist_ok):
+            sent["made"] = (repo_id, private, exist_ok)
+
+        def upload_folder(self, *, repo_id, folder_path, commit_message):
+            sent["files"] = sorted(path.name for path in folder_path.iterdir())
+            return f"https://example.org/{repo_id}"
+
+    monkeypatch.setattr(hub, "HfApi", Api)
+    page = push_to_hub(compared / "runs" / "spinal-seed0", "me/digits", private=True, token="t")
+    assert page == "https://example.org/me/digits"
+    assert sent["made"] == ("me/digits", True, True)
+    assert sent["files"] == ["README.md", "config.json", "model.safetensors"]
+
+    def refuse(self, *args, **more):
+        raise hub.errors.HFValidationError("Repo id must be\nso and so")
+
+    monkeypatch.setattr(Api, "create_repo", refuse)
+    with pytest.raises(InputError, match="the hub did not take 'me me': Repo id must be so and so"):
+        push_to_hub(compared / "runs" / "spinal-seed0", "me me")
+
+
+def test_names_in_a_card_stay_text(compared, tmp_path):
+    from spinalnet.deploy.card import of_run
+
+    config = {
+        **{"spinalnet": "image", "task": "classification", "data": "<img src=x>|", "head": "a*b_"},
+        **{"class_names": ["[x](http://y)", "`z`"], "model": "m", "input_shape": [1, 2, 2]},
+    }
+    card = of_run(tmp_path / "a" / "b", config)
+    assert "<img" not in card
+    assert "[x](" not in card
