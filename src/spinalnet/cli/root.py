@@ -10,16 +10,44 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 from rich.console import Console
 from rich.markup import escape
 
 import spinalnet
 from spinalnet._checks import SpinalnetError
 
-app = typer.Typer(
+
+class _Command(typer.core.TyperCommand):
+    """A command whose paths may begin with `~`, which no shell expands in `--out=~/runs`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words of the command, as ever."""
+        rest = super().parse_args(ctx, args)
+        for parameter in self.params:
+            named = getattr(parameter.type, "name", "") in ("path", "file", "directory")
+            value = ctx.params.get(parameter.name or "")
+            if named and value is not None:
+                ctx.params[parameter.name] = (
+                    type(value)(map(os.path.expanduser, value))
+                    if isinstance(value, list | tuple)
+                    else os.path.expanduser(value)  # noqa: PTH111 (what was no path stays as it is)
+                )
+        return rest
+
+
+class App(typer.Typer):
+    """An application of such commands."""
+
+    def command(self, *args: Any, **options: Any) -> Any:
+        """Register a command."""
+        return super().command(*args, **{"cls": _Command, **options})
+
+
+app = App(
     help="SpinalNet: train, compare and use spinal heads. Start with: spinalnet compare digits",
     no_args_is_help=True,
     add_completion=False,

@@ -264,7 +264,7 @@ def checked_folder(out: str | Path) -> Path:
             f"out must be a folder on a disk, got '{out}': give an address as storage, through "
             "which the machines of a Ray cluster pass the runs on."
         )
-    return Path(out)
+    return files.expanded(out)
 
 
 def cells_of(question: ComparisonSpec, out: Path) -> list[Cell]:

@@ -133,7 +133,7 @@ def load_trained(path: str | Path) -> TrainedModel:
     Raises:
         InputError: If `path` is neither, or the run has no weights yet.
     """
-    path = Path(path)
+    path = files.expanded(path)
     is_file = path.is_file()
     if not is_file and not runs.is_run(path):
         raise InputError(f"{path} is not the folder of a run, nor a checkpoint: give one of them.")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from spinalnet import files
-from spinalnet._checks import InputError
+from spinalnet._checks import InputError, some
 from spinalnet.data.catalog import DatasetRow
 from spinalnet.data.folders import FoundImages, has_parts, index_folder
 from spinalnet.data.order import stratified, stream_seed
@@ -131,17 +131,16 @@ def _find_path(row: DatasetRow, roots: Sequence[Path]) -> Path | None:
     return next((r / path for r in roots for path in row.paths if (r / path).exists()), None)
 
 
-def _make_torchvision(row: DatasetRow, root: Path, train: bool, download: bool) -> Any:
+def _make_torchvision(row: DatasetRow, root: Path, train: bool) -> Any:
     """Make the torchvision object of one part; it checks the files' checksums."""
     from torchvision import datasets
 
     by_name = {"split": "train" if train else "test"}
-    asks_by_name = row.torchvision_name in ("SVHN", "STL10", "Flowers102")
-    part: dict[str, Any] = by_name if asks_by_name else {"train": train}
-    if row.torchvision_name == "Caltech101":
-        part = {}  # it has no parts
+    part: dict[str, Any] = (
+        by_name if row.torchvision_name in ("SVHN", "STL10") else {"train": train}
+    )
     make: Callable[..., Any] = getattr(datasets, str(row.torchvision_name))
-    return make(root, **part, download=download, **dict(row.torchvision_options))
+    return make(root, **part, download=False)
 
 
 def _read_torchvision(row: DatasetRow, roots: Sequence[Path]) -> Arrays | None:
@@ -153,7 +152,7 @@ def _read_torchvision(row: DatasetRow, roots: Sequence[Path]) -> Arrays | None:
     classes = row.class_names
     for part in ("train", "test"):
         try:
-            held = _make_torchvision(row, found.parent, part == "train", download=False)
+            held = _make_torchvision(row, found.parent, part == "train")
         except (OSError, RuntimeError) as error:
             raise InputError(
                 f"the files of '{row.name}' in '{found.parent}' are incomplete or damaged; delete "
@@ -241,7 +240,7 @@ MADE_HERE = frozenset(("digits", "regression"))  # readers that need no files
 
 
 def _root(data_dir: str | os.PathLike[str] | None) -> Path:
-    return Path(data_dir).expanduser() if data_dir is not None else files.cache_folder("data")
+    return files.expanded(data_dir) if data_dir is not None else files.cache_folder("data")
 
 
 def _roots(row: DatasetRow, data_dir: str | os.PathLike[str] | None) -> list[Path]:
@@ -260,7 +259,13 @@ def is_present(row: DatasetRow, data_dir: str | os.PathLike[str] | None = None) 
     if row.reader == "idx":
         return _find_idx(row, roots) is not None
     has_root = row.reader == "folder" and data_dir is not None and has_parts(roots[0])
-    return has_root or _find_path(row, roots) is not None
+    found = _find_path(row, roots)
+    return has_root or (found is not None and not _lacks(row, found))
+
+
+def _lacks(row: DatasetRow, found: Path) -> list[str]:
+    """Return what does not lie in the folder of a data set although it belongs there."""
+    return [name for name in row.contents if not (found / name).exists()]
 
 
 def ensure_present(
@@ -279,14 +284,21 @@ def ensure_present(
     if is_present(row, data_dir):
         return
     allowed = data_dir is None if download is None else download
-    if allowed and row.torchvision_name is not None:
+    if allowed and row.downloads:
         _download(row, _root(data_dir))
         return
     roots = _roots(row, data_dir)
+    partly = _find_path(row, roots)
+    if partly is not None:
+        raise InputError(
+            f"'{partly}' is there but lacks {some(_lacks(row, partly), 3)}: "
+            + ("complete it with download=True" if row.downloads else "unpack it again")
+            + ", or pass the folder that holds all of it as data_dir."
+        )
     places = ", ".join(map(str, roots if row.reader == "idx" else roots[:1]))
     them = "its IDX files" if row.reader == "idx" else "them"
     ways = f"pass the folder that holds {them} as data_dir"
-    if row.torchvision_name is not None:
+    if row.downloads:
         ways += ", or download it with download=True"
     raise InputError(
         f"no files of '{row.name}' found in {places}; "
@@ -313,15 +325,17 @@ def read(
 
 
 def _download(row: DatasetRow, root: Path) -> None:
-    """Fetch and check the files of a data set with torchvision's own downloader."""
-    for train in (True, False):
+    """Fetch, check and unpack the files of a data set."""
+    from spinalnet.data import fetching
+
+    for download in row.downloads:
         try:
-            _make_torchvision(row, root, train, download=True)
-        except (OSError, RuntimeError) as error:  # URLError is an OSError
+            fetching.get(download, root)
+        except fetching.NotFetchedError as error:
             hint = f"; {row.hint}" if row.hint else ""
-            reason = str(error).splitlines()[0]
             kind = "IDX files" if row.reader == "idx" else "files"
             raise InputError(
-                f"downloading '{row.name}' to '{root}' failed ({reason}); check the network, or "
-                f"copy its {kind} there and pass that folder as data_dir{hint}."
+                f"downloading '{row.name}' to '{root}' failed: {str(error).rstrip('.')}; check the "
+                "network and try again, which goes on where it broke off, or copy its "
+                f"{kind} there and pass that folder as data_dir{hint}."
             ) from error

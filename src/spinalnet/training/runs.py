@@ -56,7 +56,7 @@ class RunFolder:
     """One run's folder, open for writing. Make one with `RunFolder.start`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = files.expanded(path)
 
     @classmethod
     def start(
@@ -192,7 +192,8 @@ class RunFolder:
 def is_run(path: str | os.PathLike[str]) -> bool:
     """Return whether `path` is the folder of a run."""
     try:
-        with (Path(path) / "config.yaml").open(encoding="utf-8", errors="replace") as file:
+        config = files.expanded(path) / "config.yaml"
+        with config.open(encoding="utf-8", errors="replace") as file:
             return file.readline() == _MARK
     except OSError:
         return False
@@ -200,7 +201,7 @@ def is_run(path: str | os.PathLike[str]) -> bool:
 
 def is_done(path: str | os.PathLike[str]) -> bool:
     """Return whether `path` is the folder of a run that is complete."""
-    return is_run(path) and (Path(path) / DONE_FILE).exists()
+    return is_run(path) and (files.expanded(path) / DONE_FILE).exists()
 
 
 def load_runs(folder: str | os.PathLike[str]) -> list[RunRecord]:
@@ -209,7 +210,7 @@ def load_runs(folder: str | os.PathLike[str]) -> list[RunRecord]:
     Raises:
         InputError: If there is no such folder, no run in it, or a run's file is unreadable.
     """
-    root = Path(folder)
+    root = files.expanded(folder)
     if not root.is_dir():
         raise InputError(f"there is no folder {root}: give the folder of a run or of several.")
     paths = sorted(file.parent for file in root.rglob("config.yaml") if is_run(file.parent))
