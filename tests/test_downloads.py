@@ -753,3 +753,131 @@ def test_a_data_folder_that_cannot_be_written_is_one_sentence(tmp_path, served):
     (tmp_path / "file").write_text("a file")
     with pytest.raises(InputError, match="cannot write"):
         load_dataset(local_row("mnist", served), tmp_path / "file", download=True)
+
+
+# --- pre-trained weights --------------------------------------------------------------------------
+
+SMALL_NET = "shufflenet_v2_x0_5"
+
+
+@pytest.fixture
+def weights(served, tmp_path, monkeypatch) -> tuple[str, Path, torch.Tensor]:
+    """Weights of torchvision's on the local server: their path there, in the cache, and a value."""
+    import torchvision
+
+    torch.manual_seed(5)
+    net = torchvision.models.get_model(SMALL_NET)
+    file = io.BytesIO()
+    torch.save(net.state_dict(), file)
+    name = f"shufflenetv2_x0.5-{hashlib.sha256(file.getvalue()).hexdigest()[:10]}.pth"
+    served.files[f"/models/{name}"] = file.getvalue()
+    chosen: Any = torchvision.models.get_model_weights(SMALL_NET)
+    monkeypatch.setattr(chosen.DEFAULT.value, "url", f"{served.url}/models/{name}")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    cached = tmp_path / "torch" / "hub" / "checkpoints" / name
+    return f"/models/{name}", cached, net.state_dict()["conv5.0.weight"].clone()
+
+
+def pretrained(name: str = f"torchvision:{SMALL_NET}") -> dict[str, torch.Tensor]:
+    from spinalnet.models import backbones
+
+    return backbones.build_trunk(name, pretrained=True).state_dict()
+
+
+def test_published_weights_are_fetched_once(served, weights, capsys):
+    path, cached, value = weights
+    for _ in range(2):
+        assert torch.equal(pretrained()["conv5.0.weight"], value)
+    assert served.ranges(path) == [""]
+    assert [one.name for one in cached.parent.iterdir()] == [cached.name]
+    assert capsys.readouterr().out == ""
+
+
+def test_published_weights_go_on_after_a_broken_transfer(served, weights):
+    path, _, value = weights
+    served.answers[path] = [Answer(breaks_after=1_000_000)]
+    assert torch.equal(pretrained()["conv5.0.weight"], value)
+    assert served.ranges(path) == ["", "bytes=1000000-"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (Answer(body=PAGE, kind="text/html"), "answers with a web page"),
+        (Answer(body=b"PK" * 5000), "gives another file"),
+        (Answer(status=404), "answers 404"),
+    ],
+    ids=["page", "other", "gone"],
+)
+def test_published_weights_that_cannot_be_had_are_one_sentence(served, weights, answer, said):
+    path, cached, value = weights
+    served.answers[path] = [answer]
+    with pytest.raises(InputError) as caught:
+        pretrained()
+    for words in (f"published weights of 'torchvision:{SMALL_NET}' cannot be fetched", said):
+        assert words in str(caught.value)
+    assert "give a file of them with pretrained=FILE" in str(caught.value)
+    assert not cached.exists()
+    assert torch.equal(pretrained()["conv5.0.weight"], value)  # the next time it works
+
+
+@pytest.mark.parametrize("left", [b"", b"<html>", b"half"], ids=["empty", "page", "half"])
+def test_a_damaged_file_in_the_cache_is_fetched_again(served, weights, left):
+    path, cached, value = weights
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(served.files[path][:100_000] if left == b"half" else left)
+    assert torch.equal(pretrained()["conv5.0.weight"], value)
+    assert served.ranges(path) == [""]
+
+
+def test_no_room_for_weights_is_one_sentence(served, weights, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 4000})())
+    with pytest.raises(InputError, match=r"cannot write .* MB are to come, and 0 MB are free"):
+        pretrained()
+
+
+@pytest.fixture
+def hub(served, tmp_path, monkeypatch) -> tuple[str, torch.Tensor]:
+    """A timm network's weights on a local hub: their path there, and a value."""
+    timm = pytest.importorskip("timm")
+    constants = pytest.importorskip("huggingface_hub").constants
+    from safetensors.torch import save
+
+    torch.manual_seed(6)
+    net = timm.create_model("test_resnet")
+    state = {name: value.contiguous() for name, value in net.state_dict().items()}
+    path = "/timm/test_resnet.r160_in1k/resolve/main/model.safetensors"
+    served.files[path] = body = save(state)
+    etag = hashlib.sha256(body).hexdigest()
+    served.headers[path] = {"ETag": f'"{etag}"', "X-Repo-Commit": "0" * 40}
+    monkeypatch.setattr(constants, "ENDPOINT", served.url)
+    template = served.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    return path, state["conv1.0.weight"]
+
+
+def test_weights_of_timm_are_fetched_from_a_hub(served, hub, capsys):
+    path, value = hub
+    for _ in range(2):
+        assert torch.equal(pretrained("timm:test_resnet")["conv1.0.weight"], value)
+    assert len(served.ranges(path)) == 1
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("fault", ["gone", "page", "damaged"])
+def test_weights_of_timm_that_cannot_be_had_are_one_sentence(served, hub, fault):
+    path, _ = hub
+    if fault == "gone":
+        served.files.clear()
+    elif fault == "page":
+        served.files[path], served.headers[path] = PAGE, {}
+    else:
+        served.files[path] = b"\xff" * 5000
+    with pytest.raises(InputError) as caught:
+        pretrained("timm:test_resnet")
+    said = str(caught.value)
+    assert said.startswith("the published weights of 'timm:test_resnet' cannot be fetched (")
+    assert "pretrained=FILE" in said
+    assert "\n" not in said

@@ -31,12 +31,16 @@ class _Command(typer.core.TyperCommand):
             named = getattr(parameter.type, "name", "") in ("path", "file", "directory")
             value = ctx.params.get(parameter.name or "")
             if named and value is not None:
+                several = isinstance(value, list | tuple)
                 ctx.params[parameter.name] = (
-                    type(value)(map(os.path.expanduser, value))
-                    if isinstance(value, list | tuple)
-                    else os.path.expanduser(value)  # noqa: PTH111 (what was no path stays as it is)
+                    type(value)(map(_expanded, value)) if several else _expanded(value)
                 )
         return rest
+
+
+def _expanded(path: Any) -> Any:
+    """Return a path, of whatever type it is, with `~` as the home folder."""
+    return type(path)(os.path.expanduser(path))  # noqa: PTH111 (`files` needs torch)
 
 
 class App(typer.Typer):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spinalnet import _dist, files
 from spinalnet._checks import InputError, SpinalnetError, TrainingError, unknown_name
-from spinalnet.comparison import building, engine, running, tables
+from spinalnet.comparison import building, engine, moved, running, tables
 from spinalnet.comparison.asking import Source, ask, check_worth_asking, default_folder
 from spinalnet.comparison.cells import Bench, Cell, Event, Failure, Load
 from spinalnet.comparison.cost import MeasurementError, Stopwatches, are_equal, time_heads
@@ -309,6 +309,8 @@ def prepare(
     if _dist.is_main() and not (begun and only is not None):
         if splits is not None:
             running.keep_left_out(out, splits, begun=begun)
+            assert isinstance(question.base, RunSpec)
+            moved.keep_data(out, question.base.data)
         _write_question(out, question)
     _dist.barrier()
     return splits

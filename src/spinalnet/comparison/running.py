@@ -21,6 +21,7 @@ from torch import nn
 
 from spinalnet import _dist, files
 from spinalnet._checks import InputError
+from spinalnet.comparison import moved
 from spinalnet.comparison.baseline import Baseline
 from spinalnet.comparison.building import build_model, load_splits, one_after_another
 from spinalnet.comparison.calibration import quality
@@ -71,6 +72,7 @@ def run_one(
         folder = open_folder(out, spec)
         if _dist.is_main():
             keep_left_out(folder.path, splits, begun=bool(folder.metrics()))
+            moved.keep_data(folder.path, spec.data)
         trained, parts, after = model, splits, None
         if spec.model.freeze:
             parts = _features(model, splits, spec.train, tell)
@@ -90,6 +92,7 @@ def run_one(
     )
     if _dist.is_main():
         result = _result(spec, model, splits, parts, fitted)
+        result["notes"] += filter(None, [moved.moved_note(folder.path)])
         if spec.tested:
             tested, outputs = measure(fitted.model, parts.test, spec.train)
             rows = splits.test_rows
@@ -108,11 +111,13 @@ def run_one(
 
 
 def open_folder(path: str | Path, spec: RunSpec | TableSpec) -> runs.RunFolder:
-    """Open the folder of a run, or begin it.
+    """Open the folder of a run, or begin it; one whose data has moved follows it.
 
     Raises:
         InputError: If it holds another run.
     """
+    if isinstance(spec, RunSpec):
+        moved.follow(path, spec)
     return runs.RunFolder.start(
         path, spec.to_dict(), read=lambda kept: type(spec).from_dict(kept).to_dict()
     )

@@ -263,6 +263,19 @@ def is_present(row: DatasetRow, data_dir: str | os.PathLike[str] | None = None) 
     return has_root or (found is not None and not _lacks(row, found))
 
 
+def places(row: DatasetRow, data_dir: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Return the files or the folder that a data set is read from; empty if it is not there."""
+    roots = _roots(row, data_dir)
+    if row.reader in MADE_HERE:
+        return []
+    if row.reader == "idx":
+        return _find_idx(row, roots) or []
+    found = _find_path(row, roots)
+    if found is None and row.reader == "folder" and data_dir is not None and has_parts(roots[0]):
+        found = roots[0]
+    return [] if found is None else [found]
+
+
 def _lacks(row: DatasetRow, found: Path) -> list[str]:
     """Return what does not lie in the folder of a data set although it belongs there."""
     return [name for name in row.contents if not (found / name).exists()]

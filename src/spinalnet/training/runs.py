@@ -4,6 +4,7 @@
 | --- | --- | --- |
 | `config.yaml` | first | everything that was asked for; a changed request is refused |
 | `environment.json` | at the start | versions, processor, commit, start time |
+| `data-fingerprint.json` | at the start | what the files of a folder of images are, wherever it lies |
 | `metrics.jsonl` | after every epoch | one JSON object a line |
 | `model.safetensors` | at every new best epoch | the best weights, and what is needed to use them |
 | `state.pt` | after every epoch | what an interrupted run needs to go on; gone when done |
@@ -97,6 +98,10 @@ class RunFolder:
         if not (run.path / "environment.json").exists():
             files.write_mapping(run.path / "environment.json", describe_environment())
         return run
+
+    def replace_config(self, config: Mapping[str, Any]) -> None:
+        """Replace `config.yaml`, where what is asked for is the same and only written otherwise."""
+        files.write_text(self.path / "config.yaml", _MARK + files.to_yaml(_plain(config)))
 
     def append_metrics(self, row: Mapping[str, Any], *, durable: bool = True) -> None:
         """Add one epoch's line to `metrics.jsonl`; if `durable` it is on the disk after."""
