@@ -733,6 +733,7 @@ def test_a_failed_download_says_what_each_server_did_and_what_to_do(tmp_path, se
     assert said.count("answers 404") == 3
     assert "pass that folder as data_dir" in said
     assert "\n" not in said
+    assert not hidden(tmp_path)
     capsys.readouterr()
 
 

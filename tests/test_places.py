@@ -305,6 +305,22 @@ def test_an_interrupted_run_goes_on_where_the_same_files_lie_now(tmp_path):
     assert evaluate_run(out).metrics == record.result["test"]  # all that comes later knows
 
 
+def test_data_that_is_gone_is_said_before_anything_else(tmp_path, capsys):
+    old, out = pets(tmp_path / "pets"), tmp_path / "run"
+    stopped(RunSpec.of(str(old), epochs=2, **SMALL), out)
+    question: dict[str, Any] = {"epochs": 1, "jobs": 1, "out": tmp_path / "c", **SMALL}
+    compare(str(old), "spinal,linear", 1, **question)
+    shutil.move(old, tmp_path / "moved")
+    gone = rf"cannot go on: the data of this run lay in {old}, which is not there any more\. Name"
+    with pytest.raises(InputError, match=gone):
+        run_one(RunSpec.of(str(old), epochs=2, **SMALL), out)
+    with pytest.raises(InputError, match=gone):
+        compare(str(old), "spinal,linear", 1, **question)
+    code, said = call(capsys, "train", old, "--epochs=2", "--out", out)
+    assert code == 2
+    assert "cannot go on" in said
+
+
 def test_other_files_are_refused(tmp_path):
     old, out = pets(tmp_path / "pets"), tmp_path / "run"
     stopped(RunSpec.of(str(old), epochs=2, **SMALL), out)

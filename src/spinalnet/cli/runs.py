@@ -63,6 +63,7 @@ def train_command(
         err_console.print(said, highlight=False, soft_wrap=True, markup=False)
         print_run(record)
         return
+    moved.check_there(folder, spec.data)
     if note := moved.follow(folder, spec):
         print_note(note)
     splits = building.load_splits(spec, download=asked.download)

@@ -295,6 +295,8 @@ def prepare(
     check_same_question(question, out)
     cells = cells_of(question, out)
     splits = None
+    if isinstance(question.base, RunSpec):
+        moved.check_there(out, question.base.data)
     if isinstance(question.base, TableSpec):
         task = tables.check_specs([c.spec for c in cells if isinstance(c.spec, TableSpec)])
         _check_judging(question, task)

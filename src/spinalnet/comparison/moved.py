@@ -96,6 +96,20 @@ def gone_note(data: DataSpec) -> str | None:
     return f"the data of this run lay in {_place(data)}, which is not there any more"
 
 
+def check_there(folder: Path, data: DataSpec) -> None:
+    """See that the data of a run or a comparison that has begun is still there.
+
+    Raises:
+        InputError: If not.
+    """
+    begun = runs.is_run(folder) or (folder / "comparison.yaml").is_file()
+    if begun and (gone := gone_note(data)):
+        raise InputError(
+            f"{folder} cannot go on: {gone}. Name the folder where it lies now in its place; if "
+            "the files are the same, it goes on with them."
+        )
+
+
 def _place(data: DataSpec) -> str:
     """Return where data lies, as a person would say it."""
     if data.row is not None:

@@ -65,7 +65,9 @@ def run_one(
     if runs.is_done(out):
         open_folder(out, spec)  # refuses another question in the same folder
         return runs.load_runs(out)[0]
-    splits = splits or load_splits(spec)
+    if splits is None:
+        moved.check_there(files.expanded(out), spec.data)
+        splits = load_splits(spec)
     tell = None if on_progress is None else functools.partial(on_progress, spec)
     with one_after_another(spec.train):  # weights are fetched, features made once
         model = build_model(spec, splits.info)

@@ -107,7 +107,12 @@ def get(download: Download, root: Path) -> None:
     with _alone(place / "lock", download.name):
         if download.is_here(root):
             return
-        archive = fetch(download.urls, place / download.name, download.digest)
+        try:
+            archive = fetch(download.urls, place / download.name, download.digest)
+        except NotFetchedError:
+            if not any(place.glob("*.part")):  # nothing that the next try could go on with
+                shutil.rmtree(place, ignore_errors=True)
+            raise
         unpacked = place / "unpacked"
         with _unpacking(archive):
             shutil.rmtree(unpacked, ignore_errors=True)  # what a killed process left
