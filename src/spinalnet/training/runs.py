@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | `config.yaml` | first | everything that was asked for; a changed request is refused |
 | `environment.json` | at the start | versions, processor, commit, start time |
-| `data-fingerprint.json` | at the start | what the files of a folder of images are, wherever it lies |
+| `data-fingerprint.json` | at the start | by what the files of its data are known elsewhere |
 | `metrics.jsonl` | after every epoch | one JSON object a line |
 | `model.safetensors` | at every new best epoch | the best weights, and what is needed to use them |
 | `state.pt` | after every epoch | what an interrupted run needs to go on; gone when done |
