@@ -697,6 +697,15 @@ def test_a_half_folder_of_somebody_else_is_completed(tmp_path, served, small_che
     assert not hidden(tmp_path)
 
 
+def test_photographs_that_were_half_unpacked_are_completed(tmp_path, served):
+    """torchvision was stopped while it unpacked: a few photographs are there, no tables."""
+    row = local_row("flowers-102", served)
+    (tmp_path / "flowers-102" / "jpg").mkdir(parents=True)
+    (tmp_path / "flowers-102" / "jpg" / "image_00001.jpg").write_bytes(b"half")
+    splits = load_dataset(row, tmp_path, download=True, image_size=8)
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (102, 102, 102)
+
+
 def test_an_archive_that_is_none_is_one_sentence(tmp_path, served):
     """A checksum that fits and an archive that cannot be unpacked: an error of the table."""
     row = local_row("hymenoptera", served, {"hymenoptera_data.zip": b"PK\x03\x04 no archive"})

@@ -7,48 +7,49 @@ answer at once. The training options of `train` and `compare` are made from the 
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
-from typing import Annotated, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import typer
-import typer.core
 from rich.console import Console
 from rich.markup import escape
 
 import spinalnet
 from spinalnet._checks import SpinalnetError
 
-
-class _Command(typer.core.TyperCommand):
-    """A command whose paths may begin with `~`, which no shell expands in `--out=~/runs`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the words of the command, as ever."""
-        rest = super().parse_args(ctx, args)
-        for parameter in self.params:
-            named = getattr(parameter.type, "name", "") in ("path", "file", "directory")
-            value = ctx.params.get(parameter.name or "")
-            if named and value is not None:
-                several = isinstance(value, list | tuple)
-                ctx.params[parameter.name] = (
-                    type(value)(map(_expanded, value)) if several else _expanded(value)
-                )
-        return rest
-
-
-def _expanded(path: Any) -> Any:
-    """Return a path, of whatever type it is, with `~` as the home folder."""
-    return type(path)(os.path.expanduser(path))  # noqa: PTH111 (`files` needs torch)
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class App(typer.Typer):
-    """An application of such commands."""
+    """An application whose paths may begin with `~`, which no shell expands in `--out=~/runs`."""
 
-    def command(self, *args: Any, **options: Any) -> Any:
-        """Register a command."""
-        return super().command(*args, **{"cls": _Command, **options})
+    def command(self, *args: Any, **options: Any) -> Callable[[_Function], _Function]:
+        """Register a command: what it declares as a path reaches it with the home folder in it."""
+        register = super().command(*args, **options)
+
+        def decorate(function: _Function) -> _Function:
+            @functools.wraps(function)
+            def with_home(*given: Any, **values: Any) -> Any:
+                return function(*given, **{name: _expanded(v) for name, v in values.items()})
+
+            register(with_home)
+            return function
+
+        return decorate
+
+
+def _expanded(value: Any) -> Any:
+    """Return a path, or several, with `~` as the home folder, and all else as it is."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(_expanded, value))
+    if isinstance(value, Path):
+        return Path(os.path.expanduser(value))  # noqa: PTH111 (Path's raises for unknown users)
+    return value
 
 
 app = App(

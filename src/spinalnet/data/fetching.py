@@ -24,7 +24,7 @@ import urllib.parse
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
@@ -91,12 +91,14 @@ def is_whole(path: Path, digest: str = "") -> bool:
     return not begins or _checksum(path, kind).startswith(begins)
 
 
-def get(download: Download, root: Path) -> None:
+def get(download: Download, root: Path, done: Callable[[], bool] | None = None) -> None:
     """Fetch a file of a data set, unpack it, and put what belongs to the set in its place.
 
     Args:
         download: What, from where, and where it goes.
         root: The data folder.
+        done: Whether nothing is left to do; asked when no other process is at it. Without it,
+            what lies in its place is taken for whole.
 
     Raises:
         NotFetchedError: If no server gives the file.
@@ -105,7 +107,7 @@ def get(download: Download, root: Path) -> None:
     # One folder per file of the network: two data sets may come out of one archive.
     place = root / f".download-{download.digest.partition(':')[2][:12]}"
     with _alone(place / "lock", download.name):
-        if download.is_here(root):
+        if (done or functools.partial(download.is_here, root))():
             return
         try:
             archive = fetch(download.urls, place / download.name, download.digest)

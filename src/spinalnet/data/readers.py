@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import importlib.util
 import os
@@ -19,6 +20,7 @@ from spinalnet._checks import InputError, some
 from spinalnet.data.catalog import DatasetRow
 from spinalnet.data.folders import FoundImages, has_parts, index_folder
 from spinalnet.data.order import stratified, stream_seed
+from spinalnet.data.sources import Download
 
 
 @dataclass(frozen=True)
@@ -298,7 +300,7 @@ def ensure_present(
         return
     allowed = data_dir is None if download is None else download
     if allowed and row.downloads:
-        _download(row, _root(data_dir))
+        _download(row, data_dir)
         return
     roots = _roots(row, data_dir)
     partly = _find_path(row, roots)
@@ -337,13 +339,24 @@ def read(
     return found
 
 
-def _download(row: DatasetRow, root: Path) -> None:
+def _is_got(row: DatasetRow, download: Download, data_dir: str | os.PathLike[str] | None) -> bool:
+    """Return whether a part of a data set need not be fetched.
+
+    A folder counts with the whole set only: others may have been stopped while they unpacked it.
+    """
+    root = _root(data_dir)
+    files_only = all((root / place).is_file() for _, place in download.moves)
+    return files_only or is_present(row, data_dir)
+
+
+def _download(row: DatasetRow, data_dir: str | os.PathLike[str] | None) -> None:
     """Fetch, check and unpack the files of a data set."""
     from spinalnet.data import fetching
 
+    root = _root(data_dir)
     for download in row.downloads:
         try:
-            fetching.get(download, root)
+            fetching.get(download, root, functools.partial(_is_got, row, download, data_dir))
         except fetching.NotFetchedError as error:
             hint = f"; {row.hint}" if row.hint else ""
             kind = "IDX files" if row.reader == "idx" else "files"

@@ -177,6 +177,7 @@ FLOWERS102 = tuple(
     )
     for name, inside, md5 in (
         ("102flowers.tgz", "jpg", "52808999861908f626f3c1f4e79d11fa"),
+        # Behind the photographs: where these are, those are whole.
         ("imagelabels.mat", "imagelabels.mat", "e0620be6f572b9609742df49c70aed4d"),
         ("setid.mat", "setid.mat", "a5357ecc9cb78c4bef273ce3793fc85c"),
     )
