@@ -362,9 +362,13 @@ def test_a_run_of_an_earlier_version_cannot_be_followed(tmp_path):
         run_one(RunSpec.of(str(tmp_path / "moved"), epochs=2, **SMALL), out)
 
 
-def test_a_comparison_goes_on_where_the_same_files_lie_now(tmp_path):
+@pytest.mark.parametrize("on_bad_image", ["error", "skip"])
+def test_a_comparison_goes_on_where_the_same_files_lie_now(tmp_path, on_bad_image):
     old, new, out = pets(tmp_path / "pets"), tmp_path / "disk" / "pets", tmp_path / "c"
     question: dict[str, Any] = {"epochs": 1, "jobs": 1, "out": out, **SMALL}
+    question["on_bad_image"] = on_bad_image
+    if on_bad_image == "skip":
+        (old / "cat" / "000.png").write_bytes(b"none")
     compare(str(old), "spinal,linear", 1, **question)
     shutil.rmtree(out / "runs" / "linear-seed0")
     new.parent.mkdir()
@@ -372,6 +376,9 @@ def test_a_comparison_goes_on_where_the_same_files_lie_now(tmp_path):
     found = compare(str(new), "spinal,linear", 1, **question)
     assert not found.failed
     assert {record.config["data"]["name"] for record in load_runs(out)} == {str(new)}
+    for listed in out.rglob("bad-images.txt"):
+        assert str(new) in listed.read_text()
+        assert str(old) not in listed.read_text()
 
 
 def test_a_finished_run_says_so_in_one_message(tmp_path, capsys):

@@ -310,9 +310,9 @@ def prepare(
     begun = (out / "comparison.yaml").exists()
     if _dist.is_main() and not (begun and only is not None):
         if splits is not None:
-            running.keep_left_out(out, splits, begun=begun)
             assert isinstance(question.base, RunSpec)
             moved.keep_data(out, question.base.data)
+            running.keep_left_out(out, splits, begun=begun)
         _write_question(out, question)
     _dist.barrier()
     return splits

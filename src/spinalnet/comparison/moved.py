@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -24,15 +25,22 @@ _NEAR = 3  # folders between a run and its comparison, at most
 def keep_data(folder: Path, data: DataSpec) -> None:
     """Note in a folder what the files of its data are, unless that is known.
 
+    The folder of a comparison follows data that has moved; its runs do so by `follow`.
+
     Raises:
         InputError: If the data cannot be read, or the folder cannot be written.
     """
-    known = _known(folder)
-    if known is not None and known["place"] == _place(data):
+    known, place = _known(folder), _place(data)
+    if known is not None and known["place"] == place:
         return
     found = places.fingerprint(data)
-    if found is not None:
-        files.write_mapping(folder / DATA_FILE, {"place": _place(data), **asdict(found)})
+    if found is None:
+        return
+    noted: dict[str, Any] = {"place": place, **asdict(found)}
+    if known is not None and _is_same(known, found):
+        _rename_left_out(folder, known["place"], place)
+        noted["moved_from"] = known["place"]
+    files.write_mapping(folder / DATA_FILE, noted)
 
 
 def follow(folder: str | Path, spec: RunSpec) -> str | None:
@@ -61,8 +69,7 @@ def follow(folder: str | Path, spec: RunSpec) -> str | None:
     known, found = _known(folder), places.fingerprint(spec.data)
     if found is None:
         return None  # whoever loads it says that it is not there
-    is_same = known is not None and all(known.get(k) == v for k, v in asdict(found).items())
-    if not is_same:
+    if known is None or not _is_same(known, found):
         before = (
             "nobody noted what its files were"
             if known is None
@@ -73,8 +80,9 @@ def follow(folder: str | Path, spec: RunSpec) -> str | None:
             f"{folder} holds a run on the data in {old}, not in {new}; {before}: give the folder "
             "with the same files, or choose another folder for a run on these."
         )
-    _rewrite(folder, spec, old, new)
-    files.write_mapping(folder / DATA_FILE, {**(known or {}), "place": new, "moved_from": old})
+    runs.RunFolder(folder).replace_config(spec.to_dict())
+    _rename_left_out(folder, old, new)
+    files.write_mapping(folder / DATA_FILE, {**known, "place": new, "moved_from": old})
     return moved_note(folder)
 
 
@@ -139,10 +147,13 @@ def _known(folder: Path) -> Mapping[str, Any] | None:
     return None
 
 
-def _rewrite(folder: Path, spec: RunSpec, old: str, new: str) -> None:
-    """Write the settings of a run anew, and the list of the files it leaves out."""
-    runs.RunFolder(folder).replace_config(spec.to_dict())
+def _is_same(known: Mapping[str, Any], found: places.Fingerprint) -> bool:
+    return all(known.get(name) == value for name, value in asdict(found).items())
+
+
+def _rename_left_out(folder: Path, old: str, new: str) -> None:
+    """Let the list of the files that are left out name them where they lie now."""
     listed = folder / "bad-images.txt"
     if listed.exists():
         text = listed.read_text(encoding="utf-8")
-        files.write_text(listed, text.replace(f"'{old}", f"'{new}"))
+        files.write_text(listed, text.replace(f"'{old}{os.sep}", f"'{new}{os.sep}"))

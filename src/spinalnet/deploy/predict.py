@@ -15,7 +15,7 @@ import json
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -228,23 +228,37 @@ def write_predictions(
     rows = predict_images(trained, paths, **options, on_bad_image=on_bad_image)
     count = 0
     with writable(out, form) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if form == "csv":
-            more = [f"{what}_{i}" for i in range(2, top_k + 1) for what in _COLUMNS]
-            every = [f"p_{name}" for name in names] if all_probabilities else []
-            writer.writerow(["path", *_COLUMNS, *more, *every])
+        write = _writer(file, form, names, top_k, all_probabilities)
         for row in rows:
-            if form == "csv":
-                top = [cell for name, p in row.top(top_k) for cell in (name, f"{p:.6f}")]
-                every = [f"{p:.6f}" for p in row.probabilities] if all_probabilities else []
-                writer.writerow([row.path, *top, *every])
-            else:
-                record = _record(row, top_k, all_probabilities)
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            write(row)
             count += 1
             if on_row is not None:
                 on_row(row)
     return count
+
+
+def _writer(
+    file: IO[str], form: Format, names: Sequence[str], top_k: int, all_probabilities: bool
+) -> Callable[[Prediction], object]:
+    """Return what writes a row, behind the header that it writes first."""
+    if form == "jsonl":
+
+        def as_line(row: Prediction) -> object:
+            record = _record(row, top_k, all_probabilities)
+            return file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+        return as_line
+    writer = csv.writer(file, lineterminator="\n")
+    more = [f"{what}_{i}" for i in range(2, top_k + 1) for what in _COLUMNS]
+    every = [f"p_{name}" for name in names] if all_probabilities else []
+    writer.writerow(["path", *_COLUMNS, *more, *every])
+
+    def as_cells(row: Prediction) -> object:
+        top = [cell for name, p in row.top(top_k) for cell in (name, f"{p:.6f}")]
+        every = [f"{p:.6f}" for p in row.probabilities] if all_probabilities else []
+        return writer.writerow([row.path, *top, *every])
+
+    return as_cells
 
 
 _COLUMNS = ("prediction", "probability")
