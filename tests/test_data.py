@@ -399,31 +399,6 @@ def test_a_failed_download_is_explained(tmp_path, monkeypatch, name, into_cache)
     assert "\n" not in message
 
 
-def test_a_download_goes_through_torchvision_and_is_then_read(tmp_path, monkeypatch):
-    calls = []
-
-    class Fetched:
-        def __init__(self, root: Path, train: bool, download: bool, split: str) -> None:
-            calls.append((root, train, download, split))
-            write_dataset(Path(root) / "EMNIST" / "raw", "emnist-letters")
-
-    monkeypatch.setattr("torchvision.datasets.EMNIST", Fetched)
-    splits = load_dataset("emnist-letters", tmp_path, download=True)
-    assert len(splits.test) == 52
-    assert calls == [(tmp_path, True, True, "letters"), (tmp_path, False, True, "letters")]
-    load_dataset("emnist-letters", tmp_path, download=True)  # found, not fetched again
-    assert len(calls) == 2
-
-
-@pytest.mark.parametrize("spec", [s for s in DATASETS.values() if s.torchvision_name])
-def test_torchvision_has_the_classes_that_download(spec):
-    from torchvision import datasets
-
-    assert hasattr(datasets, spec.torchvision_name)
-    for key, value in spec.torchvision_options:
-        assert value in getattr(datasets, spec.torchvision_name).__dict__[f"{key}s"]
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -471,7 +446,7 @@ def test_the_table_is_consistent():
         assert spec.size
         # Whatever can be missing can be looked for, and somebody says how to get it.
         if spec.reader not in readers.MADE_HERE:
-            assert spec.torchvision_name or spec.hint
+            assert spec.downloads or spec.hint
             assert spec.paths or spec.reader == "idx"
     assert len(DATASETS["emnist-balanced"].class_names) == 47
     assert DATASETS["emnist-letters"].class_names[0] == "A"
@@ -515,6 +490,8 @@ def write_arrays(root: Path, name: str) -> dict[str, np.ndarray]:
             names = [f"class {k}" for k in range(classes)]
             meta = {"label_names" if ten else "fine_label_names": names}
             (folder / ("batches.meta" if ten else "meta")).write_bytes(pickle.dumps(meta))
+    for other in DATASETS[name].contents:  # all that belongs there, where nobody looks inside
+        (root / DATASETS[name].paths[0] / other).touch()
     return written
 
 
@@ -557,6 +534,11 @@ def test_colour_arrays_are_read_through_torchvision(tmp_path, without_checksums,
 
 def test_damaged_colour_arrays_are_one_sentence(tmp_path):
     (tmp_path / "cifar-10-batches-py").mkdir()
+    lacks = r"is there but lacks data_batch_1, .* and 4 more: complete it with download=True"
+    with pytest.raises(InputError, match=lacks):
+        load_dataset("cifar10", tmp_path)
+    for name in DATASETS["cifar10"].contents:
+        (tmp_path / "cifar-10-batches-py" / name).write_bytes(b"?")
     with pytest.raises(InputError, match=r"the files of 'cifar10' in .* are incomplete or damaged"):
         load_dataset("cifar10", tmp_path)
 
@@ -650,28 +632,9 @@ def test_what_is_missing_is_told_with_the_way_to_get_it(tmp_path, name):
     with pytest.raises(InputError, match=f"no files of '{name}' found in") as caught:
         readers.ensure_present(spec, tmp_path)
     message = str(caught.value)
-    assert ("download=True" in message) == (spec.torchvision_name is not None)
+    assert ("download=True" in message) == bool(spec.downloads)
     assert spec.hint in message
     assert "\n" not in message
-
-
-@pytest.mark.parametrize("name", ["cifar10", "svhn", "stl10", "flowers-102", "caltech-101"])
-def test_downloads_call_torchvision_for_every_part(tmp_path, monkeypatch, name):
-    asked = []
-
-    def fetched(root: Path, **options: object) -> None:
-        asked.append((root, options))
-
-    monkeypatch.setattr(f"torchvision.datasets.{DATASETS[name].torchvision_name}", fetched)
-    readers.ensure_present(DATASETS[name], tmp_path, download=True)
-    assert {root for root, _ in asked} == {tmp_path}
-    assert all(options["download"] is True for _, options in asked)
-    parts = [
-        tuple(v for k, v in options.items() if k in ("train", "split")) for _, options in asked
-    ]
-    by_name = name in ("svhn", "stl10", "flowers-102")
-    expected = [("train",), ("test",)] if by_name else [(True,), (False,)]
-    assert parts == ([(), ()] if name == "caltech-101" else expected)
 
 
 def test_regression_sets_are_the_papers_with_targets_of_the_right_shape():

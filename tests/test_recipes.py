@@ -618,7 +618,7 @@ def test_missing_weights_are_said_before_any_training(tmp_path, monkeypatch):
     def offline(*args: object, **options: object) -> None:
         raise urllib.error.URLError("no route to host")
 
-    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    monkeypatch.setattr("urllib.request.urlopen", offline)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     monkeypatch.setattr(readers, "ensure_present", lambda *args, **options: None)
     with pytest.raises(InputError, match="published weights of 'resnet18' cannot be fetched"):

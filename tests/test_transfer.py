@@ -668,13 +668,14 @@ def test_unusable_files_of_weights_are_refused(tmp_path: Path) -> None:
             backbones.build_trunk(name, pretrained=tmp_path / file)
 
 
-def test_weights_out_of_reach_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision import models
-
+def test_weights_out_of_reach_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def offline(*args: object, **kwargs: object) -> None:
         raise OSError("<urlopen error: no route>")
 
-    monkeypatch.setattr(models, "get_model", offline)
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     with pytest.raises(InputError, match=r"cannot be fetched \(.*no route.*\); .*pretrained=FILE"):
         create_model("torchvision:resnet18", 2, pretrained=True)
 

@@ -26,6 +26,14 @@ if TYPE_CHECKING:
 _HEADER_KEY = "spinalnet"  # of our JSON string among the metadata of a safetensors file
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path that a person named: `~` at its beginning is the home folder.
+
+    A shell does so for most words, but not for `--out=~/runs`, a quoted path, or one in Python.
+    """
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path's raises for an unknown user)
+
+
 def cache_folder(kind: str) -> Path:
     """Return the user's folder for what can be fetched or computed again: "data", "features"."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -59,7 +67,7 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     """
     from safetensors import SafetensorError
 
-    path = Path(path)
+    path = expanded(path)
     if not path.is_file():
         raise InputError(f"there is no file {path}: give the folder of a run that has trained.")
     try:
@@ -85,7 +93,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     import torch
 
-    path = Path(path)
+    path = expanded(path)
     if not path.is_file():
         raise InputError(f"there is no file of weights {path}.")
     try:
@@ -171,7 +179,7 @@ def replacing(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator
     Raises:
         InputError: If it cannot be written.
     """
-    path = Path(path)
+    path = expanded(path)
     # A name of its own: another process may be writing the same file right now.
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with writing(path):

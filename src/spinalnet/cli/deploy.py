@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spinalnet._checks import InputError
-from spinalnet.cli.options import DataDir, OnBadImage, RunFolder
+from spinalnet.cli.options import DataDir, OnBadImage, RunFolder, Tta
 from spinalnet.cli.progress import print_note
 from spinalnet.cli.root import app, err_console, out_console
 
@@ -29,6 +29,7 @@ def evaluate_command(
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda or mps. Default: the run's.")
     ] = None,
+    tta: Tta = "none",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Evaluate a trained model on the test part of its own or of other data, class by class.
@@ -38,7 +39,7 @@ def evaluate_command(
     from spinalnet import _dist
     from spinalnet.deploy import evaluate_run
 
-    evaluation = evaluate_run(run, data, data_dir, device=device, tell=print_note)
+    evaluation = evaluate_run(run, data, data_dir, device=device, tta=tta, tell=print_note)
     if as_json:
         if _dist.is_main():
             print(json.dumps(evaluation.to_dict()))
@@ -89,6 +90,7 @@ def predict_command(
     on_bad_image: OnBadImage = "error",
     batch_size: Annotated[int, typer.Option(help="Images per forward pass.", min=1)] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    tta: Tta = "none",
     keep: Annotated[
         str | None,
         typer.Option(
@@ -116,7 +118,7 @@ def predict_command(
     if not _dist.is_main():
         return  # there is one file to write
     if is_of_table(run):
-        _refuse(ctx, ("on_bad_image", "batch_size", "device"), "for the model of a table")
+        _refuse(ctx, ("on_bad_image", "batch_size", "device", "tta"), "for the model of a table")
         _predict_table(run, paths, out, keep, form, top_k, all_probabilities)
         return
     _refuse(ctx, ("keep",), "for the model of images")
@@ -145,6 +147,8 @@ def predict_command(
                 all_probabilities=all_probabilities,
                 batch_size=batch_size,
                 device=device,
+                tta=tta,
+                tell=print_note,
                 on_bad_image=leave_out if on_bad_image == "skip" else None,
                 on_row=lambda _: bar.advance(task),
             )

@@ -108,6 +108,13 @@ TimeColumn = Annotated[
         "--time", help="Column of time: nothing is trained on the future.", rich_help_panel="Tables"
     ),
 ]
+Tta = Annotated[
+    str,
+    typer.Option(
+        metavar="none|flip",
+        help="flip: average over every image and its mirror image (photographs, not digits).",
+    ),
+]
 RunFolder = Annotated[
     Path, typer.Argument(help="Folder of a finished run, or a checkpoint file.", metavar="RUN")
 ]

@@ -7,10 +7,13 @@ answer at once. The training options of `train` and `compare` are made from the 
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -19,7 +22,37 @@ from rich.markup import escape
 import spinalnet
 from spinalnet._checks import SpinalnetError
 
-app = typer.Typer(
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class App(typer.Typer):
+    """An application whose paths may begin with `~`, which no shell expands in `--out=~/runs`."""
+
+    def command(self, *args: Any, **options: Any) -> Callable[[_Function], _Function]:
+        """Register a command: what it declares as a path reaches it with the home folder in it."""
+        register = super().command(*args, **options)
+
+        def decorate(function: _Function) -> _Function:
+            @functools.wraps(function)
+            def with_home(*given: Any, **values: Any) -> Any:
+                return function(*given, **{name: _expanded(v) for name, v in values.items()})
+
+            register(with_home)
+            return function
+
+        return decorate
+
+
+def _expanded(value: Any) -> Any:
+    """Return a path, or several, with `~` as the home folder, and all else as it is."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(_expanded, value))
+    if isinstance(value, Path):
+        return Path(os.path.expanduser(value))  # noqa: PTH111 (Path's raises for unknown users)
+    return value
+
+
+app = App(
     help="SpinalNet: train, compare and use spinal heads. Start with: spinalnet compare digits",
     no_args_is_help=True,
     add_completion=False,

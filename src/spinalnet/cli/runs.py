@@ -47,7 +47,7 @@ def train_command(
     On images a network; on a table (csv, tsv, parquet, arrow, or sklearn:NAME) the model that
     --head names, on three quarters of the rows, with the rest as its test part.
     """
-    from spinalnet.comparison import asking, building, running
+    from spinalnet.comparison import asking, building, moved, running
     from spinalnet.training import runs
 
     if asking.names_table(asked.data, target):
@@ -56,8 +56,16 @@ def train_command(
     asked.refuse({"target", "task", "group", "time"}, f"for '{asked.data}', which is no table")
     spec = asked.spec(head=head, probe_epochs=probe_epochs, probe_lr=probe_lr)
     folder = out or Path("runs") / f"{_label(spec)}-{spec.name}"
-    if runs.is_done(folder):
-        err_console.print(f"{folder} is already done; nothing to train.", highlight=False)
+    if runs.is_done(folder):  # its data may be gone
+        note = moved.follow(folder, spec)
+        record = running.run_one(spec, folder)
+        said = f"{folder} is already done; nothing to train. {note or ''}".rstrip()
+        err_console.print(said, highlight=False, soft_wrap=True, markup=False)
+        print_run(record)
+        return
+    moved.check_there(folder, spec.data)
+    if note := moved.follow(folder, spec):
+        print_note(note)
     splits = building.load_splits(spec, download=asked.download)
     for note in splits.info.notes:
         print_note(note)

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from spinalnet.cli.options import RunFolder
-from spinalnet.cli.root import app, out_console
+from spinalnet.cli.root import App, app, out_console
 
-theory_app = typer.Typer(
+theory_app = App(
     help="The paper's theory as experiments: conversion, approximation, sensitivities.",
     no_args_is_help=True,
 )

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from spinalnet import files
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.comparison.question import DEFAULT_HEADS, TABLE_HEADS, ComparisonSpec, read_heads
 from spinalnet.comparison.spec import RunSpec
@@ -22,7 +23,7 @@ _TABLE_OPTIONS = ("task", "head_options", "seed")
 def names_table(data: object, target: str | None = None) -> bool:
     """Return whether `data` is a table or names one."""
     if isinstance(data, str | Path):
-        return frames.is_table(str(data)) or (target is not None and Path(data).is_file())
+        return frames.is_table(str(data)) or (target is not None and files.expanded(data).is_file())
     return isinstance(data, Table | TableSpec)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spinalnet import _dist, files
 from spinalnet._checks import InputError, SpinalnetError, TrainingError, unknown_name
-from spinalnet.comparison import building, engine, running, tables
+from spinalnet.comparison import building, engine, moved, running, tables
 from spinalnet.comparison.asking import Source, ask, check_worth_asking, default_folder
 from spinalnet.comparison.cells import Bench, Cell, Event, Failure, Load
 from spinalnet.comparison.cost import MeasurementError, Stopwatches, are_equal, time_heads
@@ -271,7 +271,7 @@ def checked_folder(out: str | Path) -> Path:
             f"out must be a folder on a disk, got '{out}': give an address as storage, through "
             "which the machines of a Ray cluster pass the runs on."
         )
-    return Path(out)
+    return files.expanded(out)
 
 
 def cells_of(question: ComparisonSpec, out: Path) -> list[Cell]:
@@ -302,6 +302,8 @@ def prepare(
     check_same_question(question, out)
     cells = cells_of(question, out)
     splits = None
+    if isinstance(question.base, RunSpec):
+        moved.check_there(out, question.base.data)
     if isinstance(question.base, TableSpec):
         task = tables.check_specs([c.spec for c in cells if isinstance(c.spec, TableSpec)])
         _check_judging(question, task)
@@ -315,6 +317,8 @@ def prepare(
     begun = (out / "comparison.yaml").exists()
     if _dist.is_main() and not (begun and only is not None):
         if splits is not None:
+            assert isinstance(question.base, RunSpec)
+            moved.keep_data(out, question.base.data)
             running.keep_left_out(out, splits, begun=begun)
         _write_question(out, question)
     _dist.barrier()

@@ -41,8 +41,8 @@ def explain_table(table: frames.Table, out: str | Path, *, seed: int = 0) -> Sen
         outputs=outputs,
         scale=None if scaler is None else torch.from_numpy(scaler.scale_),
     )
-    files.write_figure(Path(out) / "sensitivity.png", drawings.draw_sensitivities(found))
-    files.write_text(Path(out) / "sensitivity.csv", as_csv(found.records()))
+    files.write_figure(files.expanded(out) / "sensitivity.png", drawings.draw_sensitivities(found))
+    files.write_text(files.expanded(out) / "sensitivity.csv", as_csv(found.records()))
     return found
 
 
@@ -83,7 +83,7 @@ def explain_run(
         images=images[rows],
         targets=targets[rows].tolist(),
     )
-    path = Path(out) / "explanations.png"
+    path = files.expanded(out) / "explanations.png"
     files.write_figure(path, figure)
     return path
 
@@ -123,7 +123,7 @@ def shrink_run(
         "from scratch": [(row.macs, row.scratch) for row in found.rows],
     }
     figure = drawings.draw_trade_off(lines, (found.dense_macs, found.dense))
-    files.write_figure(Path(out) / "trade-off.png", figure)
+    files.write_figure(files.expanded(out) / "trade-off.png", figure)
     numbers = asdict(found) | {"environment": describe_environment()}
-    files.write_mapping(Path(out) / "trade-off.json", numbers)
+    files.write_mapping(files.expanded(out) / "trade-off.json", numbers)
     return found

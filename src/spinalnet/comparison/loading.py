@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from spinalnet import files
 from spinalnet.comparison.result import Comparison
 from spinalnet.comparison.table_columns import Tell
 from spinalnet.comparison.table_model import TableModel, is_table_run, load_table_model
@@ -33,7 +34,7 @@ def run_of(path: str | Path, tell: Tell | None = None) -> Path:
     Raises:
         InputError: If a comparison has no finished run.
     """
-    path = Path(path)
+    path = files.expanded(path)
     if not (path / "comparison.yaml").is_file():
         return path
     found = Comparison.load(path)

@@ -17,6 +17,7 @@ from spinalnet.comparison.finished import FinishedRuns, note_look, read_folder, 
 from spinalnet.comparison.metrics import find_metric
 from spinalnet.comparison.report import drawing, figures, tuning_figures, write_report
 from spinalnet.comparison.summary import summarize_runs
+from spinalnet.files import expanded, write_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,12 +59,13 @@ class Comparison:
         Raises:
             InputError: If there is no finished run, or the runs do not belong together.
         """
-        read = read_folder(Path(folder))
+        folder = expanded(folder)
+        read = read_folder(folder)
         summary = summarize_runs(read, None, metric=metric, margin=margin)
         if len(summary.heads) > 1:
             with suppress(InputError):  # a folder that can only be read cannot be extended either
-                note_look(Path(folder), read.seen)
-        return cls(Path(folder), summary, read, metric, margin)
+                note_look(folder, read.seen)
+        return cls(folder, summary, read, metric, margin)
 
     @property
     def verdict(self) -> str:
@@ -204,10 +206,8 @@ class Comparison:
         page = write_report(self.folder, metric=self.metric, margin=self.margin)
         if path is None:
             return page
-        from spinalnet.files import write_bytes
-
-        write_bytes(Path(path), page.read_bytes())
-        return Path(path)
+        write_bytes(path, page.read_bytes())
+        return expanded(path)
 
     def plot_differences(self, ax: Axes | None = None) -> Axes:
         """Draw the paired differences with both intervals and the margin; return the axes."""

@@ -21,6 +21,7 @@ from torch import nn
 
 from spinalnet import _dist, files
 from spinalnet._checks import InputError
+from spinalnet.comparison import moved
 from spinalnet.comparison.baseline import Baseline
 from spinalnet.comparison.building import build_model, load_splits, one_after_another
 from spinalnet.comparison.calibration import quality
@@ -64,13 +65,16 @@ def run_one(
     if runs.is_done(out):
         open_folder(out, spec)  # refuses another question in the same folder
         return runs.load_runs(out)[0]
-    splits = splits or load_splits(spec)
+    if splits is None:
+        moved.check_there(files.expanded(out), spec.data)
+        splits = load_splits(spec)
     tell = None if on_progress is None else functools.partial(on_progress, spec)
     with one_after_another(spec.train):  # weights are fetched, features made once
         model = build_model(spec, splits.info)
         folder = open_folder(out, spec)
         if _dist.is_main():
             keep_left_out(folder.path, splits, begun=bool(folder.metrics()))
+            moved.keep_data(folder.path, spec.data)
         trained, parts, after = model, splits, None
         if spec.model.freeze:
             parts = _features(model, splits, spec.train, tell)
@@ -90,6 +94,7 @@ def run_one(
     )
     if _dist.is_main():
         result = _result(spec, model, splits, parts, fitted)
+        result["notes"] += filter(None, [moved.moved_note(folder.path)])
         if spec.tested:
             tested, outputs = measure(fitted.model, parts.test, spec.train)
             rows = splits.test_rows
@@ -108,11 +113,13 @@ def run_one(
 
 
 def open_folder(path: str | Path, spec: RunSpec | TableSpec) -> runs.RunFolder:
-    """Open the folder of a run, or begin it.
+    """Open the folder of a run, or begin it; one whose data has moved follows it.
 
     Raises:
         InputError: If it holds another run.
     """
+    if isinstance(spec, RunSpec):
+        moved.follow(path, spec)
     return runs.RunFolder.start(
         path, spec.to_dict(), read=lambda kept: type(spec).from_dict(kept).to_dict()
     )

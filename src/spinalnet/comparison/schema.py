@@ -113,7 +113,7 @@ def load(path: str | Path, make: Callable[[dict[str, Any]], Loaded], what: str) 
     Raises:
         InputError: If the file is missing, damaged, or not of that kind.
     """
-    record = read_mapping(Path(path))
+    record = read_mapping(files.expanded(path))
     if record is None:
         raise InputError(f"there is no {what} '{path}': give the file that spinalnet wrote.")
     try:

@@ -39,6 +39,7 @@ from spinalnet.comparison.schema import load
 from spinalnet.comparison.statistics import deviation, finite, mean
 from spinalnet.comparison.tuned import Tuned, of_table, tuning_notes
 from spinalnet.comparison.wording import Units, listing, verdict
+from spinalnet.files import expanded
 
 __all__ = ["is_decided", "load_summary", "summarize", "summarize_runs"]
 
@@ -60,12 +61,12 @@ def summarize(
     Raises:
         InputError: If there is no finished run, or the runs do not belong together.
     """
-    return summarize_runs(read_folder(Path(folder)), None, metric=metric, margin=margin)
+    return summarize_runs(read_folder(expanded(folder)), None, metric=metric, margin=margin)
 
 
 def is_decided(folder: str | Path) -> bool:
     """Return whether every comparison has an answer, allowing for a look after every unit."""
-    read = replace(read_folder(Path(folder)), stopping=True)
+    read = replace(read_folder(expanded(folder)), stopping=True)
     summary = summarize_runs(read, None)
     found = [head.difference for head in summary.heads[1:]]
     return all(d is not None and d.code != "undecided" for d in found)

@@ -157,7 +157,7 @@ def _as_name(value: Any, names: Mapping[str, int]) -> str:
 
 def is_table_run(path: str | Path) -> bool:
     """Return whether a path is the folder of a run on a table, or the file of its model."""
-    path = Path(path)
+    path = files.expanded(path)
     if path.is_file():
         return path.suffix == ".safetensors" and table_store.is_table_model(
             files.load_weights(path)[1]
@@ -181,7 +181,7 @@ def load_table_model(path: str | Path, table: Any = None) -> TableModel:
         InputError: If there is no such model, its file is damaged, or it must be fitted again and
             its table is gone or has changed.
     """
-    path = Path(path)
+    path = files.expanded(path)
     folder = path if path.is_dir() else path.parent
     if path.is_file():
         estimator, about = table_store.load(path)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from spinalnet import files
 from spinalnet._checks import InputError, read_fields, unknown_name
 from spinalnet.comparison.metrics import find_metric
 from spinalnet.comparison.table_heads import (
@@ -64,6 +65,8 @@ class TableSpec:
     frame: Table | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self.table.startswith("~"):
+            object.__setattr__(self, "table", str(files.expanded(self.table)))
         if self.tune < 0:
             raise InputError(f"tune must be a number of trials, or 0 for none, got {self.tune}.")
         check_options(self.head, self.head_options)

@@ -109,7 +109,7 @@ def run_table(
         TrainingError: If the loss is no longer finite, with `tune` in every trial.
     """
     if runs.is_done(folder):
-        return _finished(spec, Path(folder))
+        return _finished(spec, files.expanded(folder))
     rows = rows_of(spec)
     _check(spec, rows)
     begun = _begin(spec, folder)
@@ -170,7 +170,7 @@ def refit(folder: str | Path, table: Table | None = None) -> Any:
         InputError: If there is no such run, its table is gone, or what comes out is not what the
             folder holds, because the table or a library has changed.
     """
-    folder = Path(folder)
+    folder = files.expanded(folder)
     if not runs.is_done(folder):
         raise InputError(f"{folder} holds no finished run: give the folder of one on a table.")
     record = runs.load_runs(folder)[0]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from spinalnet import files
 from spinalnet._checks import InputError, read_fields, some
 from spinalnet.comparison.building import build_model, load_splits
+from spinalnet.comparison.moved import gone_note
 from spinalnet.comparison.schema import SCHEMA, with_present_heads
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.data import DatasetInfo, DataSpec, Splits
@@ -103,6 +104,8 @@ class TrainedModel:
             InputError: If the data cannot be had, or have other classes.
         """
         own, info = self.spec.data, self.info
+        if not data and data_dir is None and (gone := gone_note(own)):
+            raise InputError(f"{gone}: name where it lies now with data=NEW.")
         if not (data or own.name):
             raise InputError(
                 "the model does not say which data it belongs to; name some with data=NAME."
@@ -133,7 +136,7 @@ def load_trained(path: str | Path) -> TrainedModel:
     Raises:
         InputError: If `path` is neither, or the run has no weights yet.
     """
-    path = Path(path)
+    path = files.expanded(path)
     is_file = path.is_file()
     if not is_file and not runs.is_run(path):
         raise InputError(f"{path} is not the folder of a run, nor a checkpoint: give one of them.")

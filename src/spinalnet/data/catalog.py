@@ -7,7 +7,10 @@ reading. Lists of data sets are made from it without loading torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from spinalnet.data import sources
+from spinalnet.data.sources import Download
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,10 @@ class DatasetRow:
         size: Roughly how much is downloaded.
         reader: How the files lie; a row of `data.readers.READERS`.
         classes: Number of classes where `class_names` is empty.
-        torchvision_name: The torchvision class that downloads it; `None` where none can.
-        torchvision_options: Further arguments of that class.
+        torchvision_name: The torchvision class whose folders its files lie in; `None` for none.
+        downloads: The files of the network it is made of; empty where nobody may fetch it.
         paths: Where the data lies below the data folder: any one of these is enough.
+        contents: What must lie in that folder, where that is known.
         exclude: Folders in it that are no classes.
         prefixes: IDX files: how the names of the training and the test files begin.
         label_suffix: IDX files: how the names of the label files end.
@@ -55,8 +59,9 @@ class DatasetRow:
     reader: Literal["digits", "idx", "torchvision", "flowers", "folder", "regression"] = "idx"
     classes: int = 0
     torchvision_name: str | None = None
-    torchvision_options: tuple[tuple[str, Any], ...] = ()
+    downloads: tuple[Download, ...] = ()
     paths: tuple[str, ...] = ()
+    contents: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     prefixes: tuple[str, str] = ("train", "t10k")
     label_suffix: str = "labels-idx1-ubyte"
@@ -99,7 +104,7 @@ def _emnist(
         licence="not stated (derived from NIST Special Database 19)",
         size="562 MB (all EMNIST parts)",
         torchvision_name="EMNIST",
-        torchvision_options=(("split", split),),
+        downloads=sources.EMNIST,
         prefixes=(f"emnist-{split}-train", f"emnist-{split}-test"),
         first_label=first_label,
         transposed=True,
@@ -117,7 +122,7 @@ def _folder(
     size: str,
     paths: tuple[str, ...],
     hint: str,
-    torchvision_name: str | None = None,
+    downloads: tuple[Download, ...] = (),
     exclude: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> DatasetRow:
@@ -135,7 +140,7 @@ def _folder(
         size=size,
         reader="folder",
         classes=classes,
-        torchvision_name=torchvision_name,
+        downloads=downloads,
         paths=paths,
         exclude=exclude,
         hint=hint,
@@ -199,6 +204,7 @@ DATASETS: dict[str, DatasetRow] = {
             licence="CC BY-SA 3.0",
             size="12 MB",
             torchvision_name="MNIST",
+            downloads=sources.MNIST,
         ),
         DatasetRow(
             name="fashion-mnist",
@@ -223,6 +229,7 @@ DATASETS: dict[str, DatasetRow] = {
             licence="MIT",
             size="31 MB",
             torchvision_name="FashionMNIST",
+            downloads=sources.FASHION_MNIST,
             system_dirs=("/usr/share/datasets/fashion-mnist",),
             hint="on Debian, the package dataset-fashion-mnist also holds it",
         ),
@@ -238,6 +245,7 @@ DATASETS: dict[str, DatasetRow] = {
             licence="CC BY-SA 4.0",
             size="21 MB",
             torchvision_name="KMNIST",
+            downloads=sources.KMNIST,
         ),
         DatasetRow(
             name="qmnist",
@@ -251,6 +259,7 @@ DATASETS: dict[str, DatasetRow] = {
             licence="BSD 3-clause",
             size="21 MB",
             torchvision_name="QMNIST",
+            downloads=sources.QMNIST,
             prefixes=("qmnist-train", "qmnist-test"),
             label_suffix="labels-idx2-int",
         ),
@@ -290,7 +299,12 @@ DATASETS: dict[str, DatasetRow] = {
             size="170 MB",
             reader="torchvision",
             torchvision_name="CIFAR10",
+            downloads=sources.CIFAR10,
             paths=("cifar-10-batches-py",),
+            contents=(
+                *("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5"),
+                *("test_batch", "batches.meta"),
+            ),
         ),
         DatasetRow(
             name="cifar100",
@@ -306,7 +320,9 @@ DATASETS: dict[str, DatasetRow] = {
             reader="torchvision",
             classes=100,
             torchvision_name="CIFAR100",
+            downloads=sources.CIFAR100,
             paths=("cifar-100-python",),
+            contents=("train", "test", "meta"),
         ),
         DatasetRow(
             name="svhn",
@@ -321,6 +337,7 @@ DATASETS: dict[str, DatasetRow] = {
             size="246 MB",
             reader="torchvision",
             torchvision_name="SVHN",
+            downloads=sources.SVHN,
             paths=("test_32x32.mat",),  # fetched after the training part
         ),
         DatasetRow(
@@ -339,7 +356,12 @@ DATASETS: dict[str, DatasetRow] = {
             size="2.6 GB",
             reader="torchvision",
             torchvision_name="STL10",
+            downloads=sources.STL10,
             paths=("stl10_binary",),
+            contents=(
+                *("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin"),
+                *("unlabeled_X.bin", "class_names.txt"),
+            ),
             notes=(
                 "STL-10 defines 10 folds of 1,000 training images; here all 5,000 are training "
                 "images and validation is split from them by the seed.",
@@ -359,7 +381,9 @@ DATASETS: dict[str, DatasetRow] = {
             size="345 MB",
             reader="flowers",
             torchvision_name="Flowers102",
+            downloads=sources.FLOWERS102,
             paths=("flowers-102",),
+            contents=("jpg", "imagelabels.mat", "setid.mat"),
             notes=(
                 "These are the authors' own parts: 1,020 training, 1,020 validation and 6,149 test "
                 "images. The paper's results are on a redistribution with 6,552 training images.",
@@ -374,7 +398,7 @@ DATASETS: dict[str, DatasetRow] = {
             licence="CC BY 4.0",
             size="137 MB",
             paths=("caltech101/101_ObjectCategories", "caltech-101", "caltech101"),
-            torchvision_name="Caltech101",
+            downloads=sources.CALTECH101,
             exclude=("BACKGROUND_Google",),
             hint="it is also at data.caltech.edu/records/mzrjq-6wc02",
             notes=("The folder BACKGROUND_Google is not one of the 101 classes.",),
@@ -387,7 +411,7 @@ DATASETS: dict[str, DatasetRow] = {
             source="Krause, Stark, Deng and Fei-Fei, 3D Object Representations (2013)",
             licence="non-commercial research",
             size="1.9 GB",
-            paths=("car_data", "stanford-cars", "stanford_cars"),
+            paths=("car_data/car_data", "car_data", "stanford-cars", "stanford_cars"),
             hint="torchvision's source is gone; "
             + _kaggle(
                 "jutrera/stanford-car-dataset-by-classes-folder",
@@ -403,6 +427,7 @@ DATASETS: dict[str, DatasetRow] = {
             licence="MIT",
             size="650 MB",
             paths=("cinic-10", "cinic10", "CINIC-10"),
+            downloads=sources.CINIC10,
             hint=_kaggle("mengcius/cinic10", "cinic-10/train, valid and test exist"),
         ),
         _folder(
@@ -454,6 +479,7 @@ DATASETS: dict[str, DatasetRow] = {
             licence="not stated",
             size="47 MB",
             paths=("hymenoptera", "hymenoptera_data"),
+            downloads=sources.HYMENOPTERA,
             hint="fetch download.pytorch.org/tutorial/hymenoptera_data.zip and unpack it so that "
             "hymenoptera_data/train and val exist",
         ),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from spinalnet import files
 from spinalnet._checks import InputError, some, unknown_name
 from spinalnet.data.columns import (
     MOST_LEVELS,
@@ -152,7 +153,7 @@ def load_table(
         raise unknown_name("task", task, ["auto", "classification", "regression"])
     if source.startswith("sklearn:"):
         return _bundled(source.removeprefix("sklearn:")).ready(group, time)
-    read, names = _read_with_target(Path(source), target)
+    read, names = _read_with_target(files.expanded(source), target)
     for what, name in (("group", group), ("time", time)):
         if name in names:
             raise InputError(f"{what}={name} is the target: what is predicted cannot divide rows.")

@@ -27,6 +27,6 @@ def describe_datasets(data_dir: str | None = None) -> list[dict[str, Any]]:
 def _how_to_get(row: DatasetRow, place: str) -> str:
     if row.reader in readers.MADE_HERE:
         return "nothing to do"
-    if row.torchvision_name is not None:
+    if row.downloads:
         return f"spinalnet datasets --get {row.name} --data-dir {place}"
     return row.hint

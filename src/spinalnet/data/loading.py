@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spinalnet import files
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.data import parts, readers
 from spinalnet.data.batches import MEND, ArrayDataset, DatasetInfo, FolderDataset, Splits, without
@@ -62,6 +63,9 @@ class DataSpec:
     group: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("name", "data_dir"):  # two ways to write a path are one request
+            if str(getattr(self, name)).startswith("~"):
+                object.__setattr__(self, name, str(files.expanded(getattr(self, name))))
         for name in ("image_size", "limit"):
             if getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))

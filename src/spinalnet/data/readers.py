@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import importlib.util
 import os
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor
 
 from spinalnet import files
-from spinalnet._checks import InputError
+from spinalnet._checks import InputError, some
 from spinalnet.data.catalog import DatasetRow
 from spinalnet.data.folders import FoundImages, has_parts, index_folder
 from spinalnet.data.order import stratified, stream_seed
+from spinalnet.data.sources import Download
 
 
 @dataclass(frozen=True)
@@ -131,17 +133,16 @@ def _find_path(row: DatasetRow, roots: Sequence[Path]) -> Path | None:
     return next((r / path for r in roots for path in row.paths if (r / path).exists()), None)
 
 
-def _make_torchvision(row: DatasetRow, root: Path, train: bool, download: bool) -> Any:
+def _make_torchvision(row: DatasetRow, root: Path, train: bool) -> Any:
     """Make the torchvision object of one part; it checks the files' checksums."""
     from torchvision import datasets
 
     by_name = {"split": "train" if train else "test"}
-    asks_by_name = row.torchvision_name in ("SVHN", "STL10", "Flowers102")
-    part: dict[str, Any] = by_name if asks_by_name else {"train": train}
-    if row.torchvision_name == "Caltech101":
-        part = {}  # it has no parts
+    part: dict[str, Any] = (
+        by_name if row.torchvision_name in ("SVHN", "STL10") else {"train": train}
+    )
     make: Callable[..., Any] = getattr(datasets, str(row.torchvision_name))
-    return make(root, **part, download=download, **dict(row.torchvision_options))
+    return make(root, **part, download=False)
 
 
 def _read_torchvision(row: DatasetRow, roots: Sequence[Path]) -> Arrays | None:
@@ -153,7 +154,7 @@ def _read_torchvision(row: DatasetRow, roots: Sequence[Path]) -> Arrays | None:
     classes = row.class_names
     for part in ("train", "test"):
         try:
-            held = _make_torchvision(row, found.parent, part == "train", download=False)
+            held = _make_torchvision(row, found.parent, part == "train")
         except (OSError, RuntimeError) as error:
             raise InputError(
                 f"the files of '{row.name}' in '{found.parent}' are incomplete or damaged; delete "
@@ -241,7 +242,7 @@ MADE_HERE = frozenset(("digits", "regression"))  # readers that need no files
 
 
 def _root(data_dir: str | os.PathLike[str] | None) -> Path:
-    return Path(data_dir).expanduser() if data_dir is not None else files.cache_folder("data")
+    return files.expanded(data_dir) if data_dir is not None else files.cache_folder("data")
 
 
 def _roots(row: DatasetRow, data_dir: str | os.PathLike[str] | None) -> list[Path]:
@@ -260,7 +261,26 @@ def is_present(row: DatasetRow, data_dir: str | os.PathLike[str] | None = None) 
     if row.reader == "idx":
         return _find_idx(row, roots) is not None
     has_root = row.reader == "folder" and data_dir is not None and has_parts(roots[0])
-    return has_root or _find_path(row, roots) is not None
+    found = _find_path(row, roots)
+    return has_root or (found is not None and not _lacks(row, found))
+
+
+def places(row: DatasetRow, data_dir: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Return the files or the folder that a data set is read from; empty if it is not there."""
+    roots = _roots(row, data_dir)
+    if row.reader in MADE_HERE:
+        return []
+    if row.reader == "idx":
+        return _find_idx(row, roots) or []
+    found = _find_path(row, roots)
+    if found is None and row.reader == "folder" and data_dir is not None and has_parts(roots[0]):
+        found = roots[0]
+    return [] if found is None else [found]
+
+
+def _lacks(row: DatasetRow, found: Path) -> list[str]:
+    """Return what does not lie in the folder of a data set although it belongs there."""
+    return [name for name in row.contents if not (found / name).exists()]
 
 
 def ensure_present(
@@ -279,14 +299,21 @@ def ensure_present(
     if is_present(row, data_dir):
         return
     allowed = data_dir is None if download is None else download
-    if allowed and row.torchvision_name is not None:
-        _download(row, _root(data_dir))
+    if allowed and row.downloads:
+        _download(row, data_dir)
         return
     roots = _roots(row, data_dir)
+    partly = _find_path(row, roots)
+    if partly is not None:
+        raise InputError(
+            f"'{partly}' is there but lacks {some(_lacks(row, partly), 3)}: "
+            + ("complete it with download=True" if row.downloads else "unpack it again")
+            + ", or pass the folder that holds all of it as data_dir."
+        )
     places = ", ".join(map(str, roots if row.reader == "idx" else roots[:1]))
     them = "its IDX files" if row.reader == "idx" else "them"
     ways = f"pass the folder that holds {them} as data_dir"
-    if row.torchvision_name is not None:
+    if row.downloads:
         ways += ", or download it with download=True"
     raise InputError(
         f"no files of '{row.name}' found in {places}; "
@@ -312,16 +339,29 @@ def read(
     return found
 
 
-def _download(row: DatasetRow, root: Path) -> None:
-    """Fetch and check the files of a data set with torchvision's own downloader."""
-    for train in (True, False):
+def _is_got(row: DatasetRow, download: Download, data_dir: str | os.PathLike[str] | None) -> bool:
+    """Return whether a part of a data set need not be fetched.
+
+    A folder counts with the whole set only: others may have been stopped while they unpacked it.
+    """
+    root = _root(data_dir)
+    files_only = all((root / place).is_file() for _, place in download.moves)
+    return files_only or is_present(row, data_dir)
+
+
+def _download(row: DatasetRow, data_dir: str | os.PathLike[str] | None) -> None:
+    """Fetch, check and unpack the files of a data set."""
+    from spinalnet.data import fetching
+
+    root = _root(data_dir)
+    for download in row.downloads:
         try:
-            _make_torchvision(row, root, train, download=True)
-        except (OSError, RuntimeError) as error:  # URLError is an OSError
+            fetching.get(download, root, functools.partial(_is_got, row, download, data_dir))
+        except fetching.NotFetchedError as error:
             hint = f"; {row.hint}" if row.hint else ""
-            reason = str(error).splitlines()[0]
             kind = "IDX files" if row.reader == "idx" else "files"
             raise InputError(
-                f"downloading '{row.name}' to '{root}' failed ({reason}); check the network, or "
-                f"copy its {kind} there and pass that folder as data_dir{hint}."
+                f"downloading '{row.name}' to '{root}' failed: {str(error).rstrip('.')}; check the "
+                "network and try again, which goes on where it broke off, or copy its "
+                f"{kind} there and pass that folder as data_dir{hint}."
             ) from error

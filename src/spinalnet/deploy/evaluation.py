@@ -15,6 +15,7 @@ from spinalnet.comparison.running import measure
 from spinalnet.comparison.table_columns import Tell
 from spinalnet.comparison.tables import scores_of
 from spinalnet.data import frames
+from spinalnet.deploy.mirrored import with_tta
 from spinalnet.deploy.saved import is_of_table, table_model
 from spinalnet.deploy.tables import read_new
 
@@ -27,16 +28,19 @@ class Evaluation:
         data: Name of the data set.
         metrics: As under "test" in a run's `result.json`.
         classes: Score of every class by name; empty for a regression.
+        tta: What answers were averaged over: "none", or "flip" (see `mirrored`).
     """
 
     data: str
     metrics: dict[str, Any]
     classes: dict[str, ClassScore]
+    tta: str = "none"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         classes = {name: asdict(row) for name, row in self.classes.items()}
-        return self.metrics | ({"classes": classes} if classes else {})
+        averaged = {"tta": self.tta} if self.tta != "none" else {}
+        return self.metrics | averaged | ({"classes": classes} if classes else {})
 
 
 def evaluate_run(
@@ -45,6 +49,7 @@ def evaluate_run(
     data_dir: str | None = None,
     *,
     device: str | None = None,
+    tta: str = "none",
     tell: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Evaluate the model of a run on the test part of its own data, or on other data.
@@ -55,23 +60,28 @@ def evaluate_run(
             is taken; for the model of a table another table, all of it.
         data_dir: Where that data set's files are.
         device: auto, cpu, cuda or mps; None for the run's.
+        tta: "flip" to average over every image and its mirror image; "none" for the answer of
+            the image alone, as in the run's own result.
         tell: Called with a sentence for everything the user should know.
 
     Raises:
         InputError: If the other data has other classes.
     """
     if is_of_table(run):
-        given = {"data_dir": data_dir, "device": device}
+        given = {"data_dir": data_dir, "device": device, "tta": None if tta == "none" else tta}
         for name in [name for name, value in given.items() if value is not None]:
             raise InputError(f"{name}={given[name]} has no meaning for a table: leave it out.")
         return evaluate_table(run, data, tell=tell)
     trained = load_trained(run_of(run, tell))
+    model, note = with_tta(trained, tta)
+    if note and tell is not None:
+        tell(note)
     splits = trained.load_data(data, data_dir, device)
     config = replace(trained.spec.train, device=device or trained.spec.train.device)
-    metrics, _ = measure(trained.model, splits.test, config)
+    metrics, _ = measure(model, splits.test, config)
     rows = per_class(metrics["confusion"]) if "confusion" in metrics else ()
     classes = dict(zip(trained.info.class_names, rows, strict=False))
-    return Evaluation(splits.info.name, metrics, classes)
+    return Evaluation(splits.info.name, metrics, classes, tta)
 
 
 def evaluate_table(

@@ -298,7 +298,7 @@ def _request(
                 "input_shape, mean, std and class_names belong to a run; give them for a module "
                 "only."
             )
-        trained = source if isinstance(source, TrainedModel) else load_trained(Path(source))
+        trained = source if isinstance(source, TrainedModel) else load_trained(source)
         model, info = trained.model, trained.info
         shape, whole = tuple(info.input_shape), (info.mean, info.std, info.class_names)
         if info.task == "regression":
@@ -396,7 +396,7 @@ def _exported(
     path: str | os.PathLike[str], request: _Request, operations: Iterator[str], difference: float
 ) -> Exported:
     return Exported(
-        Path(path),
+        files.expanded(path),
         dict(collections.Counter(operations)),
         ("N", *request.shape),
         "float32" if request.inputs == "float" else "uint8",

@@ -12,9 +12,10 @@ import csv
 import heapq
 import io
 import json
+import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -27,7 +28,8 @@ from spinalnet.comparison import TrainedModel, load_trained
 from spinalnet.data import normalize
 from spinalnet.data.folders import iter_images
 from spinalnet.data.images import BadImage, BadImagesError, read_batches, usable_cpus
-from spinalnet.files import replacing
+from spinalnet.deploy.mirrored import with_tta
+from spinalnet.files import expanded, replacing
 from spinalnet.training import placement
 
 Format = Literal["csv", "jsonl"]
@@ -42,6 +44,7 @@ class Prediction:
     path: Path
     probabilities: tuple[float, ...]
     class_names: tuple[str, ...] = field(repr=False)
+    tta: str = "none"  # what they are averaged over (see `mirrored`)
 
     @property
     def class_name(self) -> str:
@@ -61,10 +64,11 @@ class Prediction:
 
 def predict_images(
     run: str | Path | TrainedModel,
-    paths: Iterable[str | Path],
+    paths: str | Path | Iterable[str | Path],
     *,
     batch_size: int = 64,
     device: str = "auto",
+    tta: str = "none",
     on_bad_image: Callable[[BadImage], None] | None = None,
 ) -> Iterator[Prediction]:
     """Classify images as they come, some batches of them in memory at a time.
@@ -73,9 +77,11 @@ def predict_images(
 
     Args:
         run: Folder of a run, a checkpoint file, or what `load_trained` returned.
-        paths: Image files, and folders, which stand for all images below them; may be endless.
+        paths: Image files, and folders, which stand for all images below them; one, or several,
+            which may be endless.
         batch_size: Images per forward pass.
         device: auto, cpu, cuda or mps.
+        tta: "flip" for probabilities averaged over an image and its mirror image.
         on_bad_image: Called with every file that cannot be used, which is then left out. Without
             it they are an error, all in one report, after the last prediction.
 
@@ -90,8 +96,10 @@ def predict_images(
             f"this model was trained on '{info.name}', which are not images of classes: it cannot "
             "classify image files."
         )
+    with_tta(trained, tta)  # a misspelt one is told now, not with the first prediction
     where = placement.resolve_device(device)
-    return _predictions(trained, paths, batch_size, where, on_bad_image)
+    given = [paths] if isinstance(paths, str | os.PathLike) else paths
+    return _predictions(trained, given, batch_size, where, tta, on_bad_image)
 
 
 def _predictions(
@@ -99,9 +107,10 @@ def _predictions(
     paths: Iterable[str | Path],
     batch_size: int,
     device: torch.device,
+    tta: str,
     on_bad_image: Callable[[BadImage], None] | None,
 ) -> Iterator[Prediction]:
-    info, model = trained.info, trained.model.to(device).eval()
+    info, model = trained.info, with_tta(trained, tta)[0].to(device).eval()
     reading: deque[list[str]] = deque()  # the batches that threads are decoding
 
     def batches() -> Iterator[list[str]]:
@@ -129,15 +138,15 @@ def _predictions(
                 logits = model(normalize(inputs, info.mean, info.std))
                 rows = logits.float().softmax(dim=1).cpu().tolist()
             for row, probabilities in zip(good, rows, strict=True):
-                yield Prediction(Path(batch[row]), tuple(probabilities), info.class_names)
+                yield Prediction(Path(batch[row]), tuple(probabilities), info.class_names, tta)
     if bad:
         raise BadImagesError(bad, "remove {them}, or leave such files out with on_bad_image=skip")
 
 
 def _files(paths: Iterable[str | Path]) -> Iterator[str]:
     """Yield files as they are, and of folders all images below them."""
-    for path in paths:
-        if Path(path).is_dir():
+    for path in map(expanded, paths):
+        if path.is_dir():
             yield from map(str, iter_images([path]))
         else:
             yield str(path)
@@ -166,7 +175,7 @@ def _decode(path: bytes) -> str:
 
 def write_predictions(
     run: str | Path,
-    paths: Iterable[str | Path],
+    paths: str | Path | Iterable[str | Path],
     out: str | Path | None = None,
     *,
     form: Format | None = None,
@@ -174,6 +183,8 @@ def write_predictions(
     all_probabilities: bool | None = None,
     batch_size: int = 64,
     device: str = "auto",
+    tta: str = "none",
+    tell: Callable[[str], None] | None = None,
     on_bad_image: Callable[[BadImage], None] | None = None,
     on_row: Callable[[Prediction], None] | None = None,
 ) -> int:
@@ -181,7 +192,8 @@ def write_predictions(
 
     CSV has the columns path, prediction, probability, then `prediction_2`, `probability_2`, ... up
     to `top_k`, then `p_CLASS` for every class. JSONL has one object a line with path, prediction,
-    probability, `top` (pairs of class and probability) and `probabilities` (by class).
+    probability, `top` (pairs of class and probability), `probabilities` (by class), and `tta` where
+    they are averaged.
 
     Args:
         run: Folder of a run, or a checkpoint file.
@@ -192,6 +204,8 @@ def write_predictions(
         all_probabilities: Write every class's probability; by default with up to 20 classes.
         batch_size: Images per forward pass.
         device: auto, cpu, cuda or mps.
+        tta: As for `predict_images`.
+        tell: Called with a sentence for everything the user should know.
         on_bad_image: As for `predict_images`. Without it, and with bad files, `out` is not written.
         on_row: Called after every row.
 
@@ -207,28 +221,44 @@ def write_predictions(
     top_k = min(check_positive("top_k", top_k), max(len(names), 1))
     if all_probabilities is None:
         all_probabilities = len(names) <= FEW_CLASSES
-    rows = predict_images(
-        trained, paths, batch_size=batch_size, device=device, on_bad_image=on_bad_image
-    )
+    note = with_tta(trained, tta)[1]
+    if note and tell is not None:
+        tell(note)
+    options: dict[str, Any] = {"batch_size": batch_size, "device": device, "tta": tta}
+    rows = predict_images(trained, paths, **options, on_bad_image=on_bad_image)
     count = 0
     with writable(out, form) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if form == "csv":
-            more = [f"{what}_{i}" for i in range(2, top_k + 1) for what in _COLUMNS]
-            every = [f"p_{name}" for name in names] if all_probabilities else []
-            writer.writerow(["path", *_COLUMNS, *more, *every])
+        write = _writer(file, form, names, top_k, all_probabilities)
         for row in rows:
-            if form == "csv":
-                top = [cell for name, p in row.top(top_k) for cell in (name, f"{p:.6f}")]
-                every = [f"{p:.6f}" for p in row.probabilities] if all_probabilities else []
-                writer.writerow([row.path, *top, *every])
-            else:
-                record = _record(row, top_k, all_probabilities)
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            write(row)
             count += 1
             if on_row is not None:
                 on_row(row)
     return count
+
+
+def _writer(
+    file: IO[str], form: Format, names: Sequence[str], top_k: int, all_probabilities: bool
+) -> Callable[[Prediction], object]:
+    """Return what writes a row, behind the header that it writes first."""
+    if form == "jsonl":
+
+        def as_line(row: Prediction) -> object:
+            record = _record(row, top_k, all_probabilities)
+            return file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+        return as_line
+    writer = csv.writer(file, lineterminator="\n")
+    more = [f"{what}_{i}" for i in range(2, top_k + 1) for what in _COLUMNS]
+    every = [f"p_{name}" for name in names] if all_probabilities else []
+    writer.writerow(["path", *_COLUMNS, *more, *every])
+
+    def as_cells(row: Prediction) -> object:
+        top = [cell for name, p in row.top(top_k) for cell in (name, f"{p:.6f}")]
+        every = [f"{p:.6f}" for p in row.probabilities] if all_probabilities else []
+        return writer.writerow([row.path, *top, *every])
+
+    return as_cells
 
 
 _COLUMNS = ("prediction", "probability")
@@ -240,6 +270,8 @@ def _record(row: Prediction, top_k: int, all_probabilities: bool) -> dict[str, A
     record["probability"] = top[0][1]
     if top_k > 1:
         record["top"] = top
+    if row.tta != "none":
+        record["tta"] = row.tta
     if all_probabilities:
         pairs = zip(row.class_names, row.probabilities, strict=True)
         record["probabilities"] = {name: round(p, 6) for name, p in pairs}

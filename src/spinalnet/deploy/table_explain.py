@@ -135,8 +135,8 @@ def explain_table_model(
     unit = "probability" if model.task == "classification" else "units of the target"
     explanation = TableExplanation(_ordered(found, outputs), len(X), unit)
     if out is not None:
-        files.write_text(Path(out) / "effects.csv", as_csv(explanation.records()))
-        files.write_figure(Path(out) / "effects.png", draw_effects(explanation, model))
+        files.write_text(files.expanded(out) / "effects.csv", as_csv(explanation.records()))
+        files.write_figure(files.expanded(out) / "effects.png", draw_effects(explanation, model))
     return explanation
 
 

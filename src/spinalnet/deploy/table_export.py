@@ -93,7 +93,7 @@ def export_table(
         raise InputError(f"opset must be in {OPSETS[0]} to {OPSETS[-1]}, got {opset}.")
     onnx, onnxruntime = import_for_export("onnx"), import_for_export("onnxruntime")
     import_for_export("onnxscript")
-    model = run if isinstance(run, TableModel) else table_model(Path(run), tell)
+    model = run if isinstance(run, TableModel) else table_model(os.fspath(run), tell)
     X = rows_to_ask(model, data, tell)
     X = X.iloc[:MOST_CHECKED] if hasattr(X, "iloc") else X[:MOST_CHECKED]
     refused = ""
@@ -120,8 +120,8 @@ def export_table(
             )
     inputs = dict(zip(built.inputs.names, built.inputs.kinds, strict=True))
     return TableExported(
-        *(Path(path), inputs, built.outputs, built.nodes, dict(built.inputs.outside), rows),
-        *(difference, precision),
+        *(files.expanded(path), inputs, built.outputs, built.nodes),
+        *(dict(built.inputs.outside), rows, difference, precision),
     )
 
 
@@ -137,7 +137,7 @@ def onnx_inputs(run: str | os.PathLike[str] | TableModel, X: Any) -> dict[str, n
     Raises:
         InputError: If a column is missing, or holds what it cannot hold; both named.
     """
-    model = run if isinstance(run, TableModel) else table_model(Path(run))
+    model = run if isinstance(run, TableModel) else table_model(os.fspath(run))
     graph = Graph(import_for_export("onnx"))
     return TableInputs.of(graph, _encoder_of(model), _names(model)).feeds(model.aligned(X))
 

@@ -21,6 +21,7 @@ from spinalnet.comparison.table_columns import Tell
 from spinalnet.data import frames
 from spinalnet.deploy.predict import FEW_CLASSES, Format, form_of, writable
 from spinalnet.deploy.saved import table_model
+from spinalnet.files import expanded
 
 _AT_ONCE = 65536  # rows that are encoded at a time
 
@@ -58,7 +59,7 @@ def read_new(model: TableModel, source: str | Path, tell: Tell | None = None) ->
     text = [one.name for one in columns if one.kind in ("category", "text") or one.order]
     if any(isinstance(name, str) for name in model.classes):
         text += model.about.targets
-    frame, notes = frames.read_frame(Path(source), text=text)
+    frame, notes = frames.read_frame(expanded(source), text=text)
     if tell is not None:
         for note in notes:
             tell(f"{Path(source).name}: {note}")

@@ -7,18 +7,23 @@ mean, standard deviation) comes from the library's own metadata.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
+import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from spinalnet import files
 from spinalnet._checks import InputError, unknown_name
+from spinalnet.data import fetching, sources
 from spinalnet.models import finding, surgery
 
 
@@ -127,17 +132,19 @@ def build_trunk(
                 _load_packaged_(model, packaged)
         elif backbone.name.startswith("timm:"):
             plain = backbone.name.removeprefix("timm:")
-            model = _timm(name).create_model(plain, pretrained=published, in_chans=in_channels)
+            with contextlib.redirect_stdout(sys.stderr):  # what it says while it fetches
+                model = _timm(name).create_model(plain, pretrained=published, in_chans=in_channels)
         else:
             model = _build_torchvision(backbone.name.removeprefix("torchvision:"), published)
             set_input_channels_(model, in_channels)
-    except (OSError, RuntimeError) as error:  # each library has its own ways to say "offline"
-        if isinstance(error, InputError) or not published:
+    except Exception as error:  # each library has its own ways to say "offline", or "damaged"
+        kept = isinstance(error, InputError) and not isinstance(error, fetching.NotFetchedError)
+        if kept or not published:
             raise
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        reason = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
         raise InputError(
-            f"the published weights of '{backbone.name}' cannot be fetched ({reason[:160]}); check "
-            "the network, or give a file of them with pretrained=FILE."
+            f"the published weights of '{backbone.name}' cannot be fetched ({reason[:300]}); check "
+            "the network and the room on the disk, or give a file of them with pretrained=FILE."
         ) from error
     if not isinstance(pretrained, bool):
         load_weights_(model, pretrained)
@@ -287,8 +294,28 @@ def _build_torchvision(plain: str, published: bool) -> nn.Module:
     # These two warn unless told that they are to be initialised.
     untold = plain in ("googlenet", "inception_v3") and not published
     extra = {"init_weights": True} if untold else {}
-    weights = "DEFAULT" if published else None
-    return torchvision.models.get_model(plain, weights=weights, **extra)
+    if not published:
+        return torchvision.models.get_model(plain, weights=None, **extra)
+    weights = torchvision.models.get_model_weights(plain).DEFAULT  # type: ignore[attr-defined]
+    path, digest = _fetched(weights.url)
+    try:
+        return torchvision.models.get_model(plain, weights=weights)
+    except Exception:  # torch raises many kinds for a damaged file
+        if fetching.is_whole(path, digest):
+            raise
+    fetching.fetch((weights.url,), path, digest)  # somebody else's half file lay in the cache
+    return torchvision.models.get_model(plain, weights=weights)
+
+
+def _fetched(url: str) -> tuple[Path, str]:
+    """Fetch weights to where torchvision looks for them; return the file and its checksum."""
+    name = sources.file_name(url)
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    found = re.search(r"-([0-9a-f]{8,})\.", name)  # resnet18-f37072fd.pth
+    digest = f"sha256:{found[1]}" if found else ""
+    if not path.exists():  # one that is there was checked when it came, and is large
+        fetching.fetch((url,), path, digest)
+    return path, digest
 
 
 def _load_packaged_(model: nn.Module, packaged: Packaged) -> None:

@@ -128,7 +128,7 @@ def frozen_splits(
         InputError: If an image cannot be read or the cache cannot be written.
     """
     trunk = trunk.to(device).eval()
-    folder = files.cache_folder("features") if cache is None else Path(cache)
+    folder = files.cache_folder("features") if cache is None else files.expanded(cache)
     samples = _Samples((splits.train, splits.val, splits.test))
     learned, everything = (_unique(samples.keys[:count]) for count in (2, 3))
     views = range(0 if augment == "none" else AUGMENTED_VIEWS)
@@ -237,7 +237,7 @@ def keep_trunk(
     target = Path(run) / TRUNK_FILE
     if target.exists():
         return
-    folder = files.cache_folder("features") if cache is None else Path(cache)
+    folder = files.cache_folder("features") if cache is None else files.expanded(cache)
     source = folder / f"trunk-{trunk_key(trunk)}.safetensors"
     _kept(source, lambda: {f"trunk.{name}": value for name, value in trunk.state_dict().items()})
     try:

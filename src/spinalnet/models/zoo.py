@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spinalnet import files
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.data import DataSpec
 from spinalnet.models import backbones, surgery
@@ -87,6 +88,8 @@ class ModelSpec:
     freeze: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.pretrained, str) and self.pretrained.startswith("~"):
+            object.__setattr__(self, "pretrained", str(files.expanded(self.pretrained)))
         if self.head not in HEADS:
             raise unknown_name("head", self.head, HEADS)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from spinalnet import files
 from spinalnet.comparison.statistics import deviation, finite, mean
 from spinalnet.comparison.wording import (
     NONE,
@@ -50,7 +51,7 @@ def experiments_page(results: str | Path = "results/recipes") -> str:
     ]
     for name in run:
         lines += _section(RECIPES[name], [r for r in records if r.recipe == name])
-    if (Path(results) / "regression.png").exists():
+    if (files.expanded(results) / "regression.png").exists():
         lines += [
             "## The regression study in one figure",
             "",

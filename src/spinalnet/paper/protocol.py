@@ -312,7 +312,7 @@ def run_request(
     on_event: Callable[[Event], None] | None = None,
 ) -> Path:
     """Run what `prepare` has prepared; arguments and result as for `run_recipe`."""
-    folder = Path(out) / request.name
+    folder = files.expanded(out) / request.name
     listener = LastBatches(folder) if request.selected_on == "training" else None
 
     def tell(event: Event) -> None:

@@ -12,6 +12,7 @@ from spinalnet._checks import InputError, read_fields
 from spinalnet.comparison import RunSpec, Summary, summarize
 from spinalnet.comparison.schema import SCHEMA, check_version, load, with_paper_mlp
 from spinalnet.data import DATASETS, readers
+from spinalnet.files import expanded
 from spinalnet.paper.recipes import RECIPES, Recipe, find_recipes
 from spinalnet.training import loop, runs
 
@@ -136,14 +137,15 @@ class LastBatches:
 def load_records(folder: str | Path = "results/recipes", files: str = "*.json") -> list[Record]:
     """Return the records in a folder, by recipe in the order of `RECIPES`, protocol and budget."""
     order = list(RECIPES)
-    records = [load(path, Record.from_dict, "record") for path in sorted(Path(folder).glob(files))]
+    paths = sorted(expanded(folder).glob(files))
+    records = [load(path, Record.from_dict, "record") for path in paths]
     return sorted(records, key=lambda r: (order.index(r.recipe), r.protocol != "paper", r.budget))
 
 
 def keep_record(folder: str | Path, results: str | Path) -> Path:
     """Copy the record of a recipe's folder to the folder of results; return the new file."""
-    target = Path(results) / f"{Path(folder).name}.json"
-    files.write_text(target, (Path(folder) / "recipe.json").read_text(encoding="utf-8"))
+    target = expanded(results) / f"{expanded(folder).name}.json"
+    files.write_text(target, (expanded(folder) / "recipe.json").read_text(encoding="utf-8"))
     return target
 
 

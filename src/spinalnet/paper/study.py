@@ -35,7 +35,7 @@ def draw_regression_study(records: Iterable[Record], path: str | Path) -> Path |
     if not panels:
         return None
     files.write_figure(path, _draw(panels, _NOISE_VARIANCE))
-    return Path(path)
+    return files.expanded(path)
 
 
 def _draw(panels: Mapping[str, Mapping[str, Sequence[float]]], floor: float) -> Figure:

@@ -187,10 +187,10 @@ def study_approximation(
     errors = approximation_errors(TARGETS[target], in_features, num_splits=num_splits, seeds=seeds)
     rows = [Construction(w, layers, found) for w in errors for layers, found in errors[w]]
     title = f"'{target}' of {in_features} inputs on [-1, 1], {num_splits} slices: "
-    files.write_figure(Path(out) / "proof.png", drawings.draw_proof())
+    files.write_figure(files.expanded(out) / "proof.png", drawings.draw_proof())
     drawn = drawings.draw_errors(errors, title + "error by construction")
-    files.write_figure(Path(out) / "errors.png", drawn)
+    files.write_figure(files.expanded(out) / "errors.png", drawn)
     numbers = {"target": target, "features": in_features, "splits": num_splits}
     numbers |= {"errors": [asdict(row) for row in rows]}
-    files.write_mapping(Path(out) / "errors.json", numbers)
+    files.write_mapping(files.expanded(out) / "errors.json", numbers)
     return min(rows, key=lambda row: row.rms_error)

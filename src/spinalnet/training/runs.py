@@ -4,6 +4,7 @@
 | --- | --- | --- |
 | `config.yaml` | first | everything that was asked for; a changed request is refused |
 | `environment.json` | at the start | versions, processor, commit, start time |
+| `data-fingerprint.json` | at the start | by what the files of its data are known elsewhere |
 | `metrics.jsonl` | after every epoch | one JSON object a line |
 | `model.safetensors` | at every new best epoch | the best weights, and what is needed to use them |
 | `state.pt` | after every epoch | what an interrupted run needs to go on; gone when done |
@@ -56,7 +57,7 @@ class RunFolder:
     """One run's folder, open for writing. Make one with `RunFolder.start`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = files.expanded(path)
 
     @classmethod
     def start(
@@ -97,6 +98,10 @@ class RunFolder:
         if not (run.path / "environment.json").exists():
             files.write_mapping(run.path / "environment.json", describe_environment())
         return run
+
+    def replace_config(self, config: Mapping[str, Any]) -> None:
+        """Replace `config.yaml`, where what is asked for is the same and only written otherwise."""
+        files.write_text(self.path / "config.yaml", _MARK + files.to_yaml(_plain(config)))
 
     def append_metrics(self, row: Mapping[str, Any], *, durable: bool = True) -> None:
         """Add one epoch's line to `metrics.jsonl`; if `durable` it is on the disk after."""
@@ -192,7 +197,8 @@ class RunFolder:
 def is_run(path: str | os.PathLike[str]) -> bool:
     """Return whether `path` is the folder of a run."""
     try:
-        with (Path(path) / "config.yaml").open(encoding="utf-8", errors="replace") as file:
+        config = files.expanded(path) / "config.yaml"
+        with config.open(encoding="utf-8", errors="replace") as file:
             return file.readline() == _MARK
     except OSError:
         return False
@@ -200,7 +206,7 @@ def is_run(path: str | os.PathLike[str]) -> bool:
 
 def is_done(path: str | os.PathLike[str]) -> bool:
     """Return whether `path` is the folder of a run that is complete."""
-    return is_run(path) and (Path(path) / DONE_FILE).exists()
+    return is_run(path) and (files.expanded(path) / DONE_FILE).exists()
 
 
 def load_runs(folder: str | os.PathLike[str]) -> list[RunRecord]:
@@ -209,7 +215,7 @@ def load_runs(folder: str | os.PathLike[str]) -> list[RunRecord]:
     Raises:
         InputError: If there is no such folder, no run in it, or a run's file is unreadable.
     """
-    root = Path(folder)
+    root = files.expanded(folder)
     if not root.is_dir():
         raise InputError(f"there is no folder {root}: give the folder of a run or of several.")
     paths = sorted(file.parent for file in root.rglob("config.yaml") if is_run(file.parent))

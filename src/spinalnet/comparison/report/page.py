@@ -21,7 +21,7 @@ from spinalnet.comparison.report.drawing import Drawn
 from spinalnet.comparison.schema import SCHEMA
 from spinalnet.comparison.summary import summarize_runs
 from spinalnet.comparison.wording import Show, digits, interval, plus_minus
-from spinalnet.files import to_json, write_bytes
+from spinalnet.files import expanded, to_json, write_bytes
 from spinalnet.wiring import Wiring, draw_wiring
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def write_report(
         InputError: If there is no finished run, the runs do not belong together, or the folder
             cannot be written.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     comparison = read_folder(folder)
     summary = summarize_runs(comparison, command, metric=metric, margin=margin)
     judged = classes.judge(comparison, summary)
@@ -103,7 +103,7 @@ def draw_figures(folder: str | Path) -> list[Drawn]:
     Raises:
         InputError: As `write_report`.
     """
-    comparison = read_folder(Path(folder))
+    comparison = read_folder(expanded(folder))
     summary = summarize_runs(comparison, None)
     return _figures(comparison, summary, classes.judge(comparison, summary))
 
