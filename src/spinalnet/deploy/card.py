@@ -7,7 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from spinalnet import __version__, files
+import spinalnet
+from spinalnet import files
 from spinalnet._checks import some
 from spinalnet.comparison import Summary, load_summary
 from spinalnet.comparison.metrics import METRICS
@@ -37,7 +38,7 @@ def facts(run: Path, header: Mapping[str, Any]) -> dict[str, Any]:
         found["columns"] = [column["name"] for column in header["columns"]]
     numbers = ("head_params", "head_macs", "train_size", "epochs_run", "best_epoch", "selected_on")
     found |= {key: result[key] for key in numbers if result.get(key) is not None}
-    return {"version": __version__, **found, "test": test}
+    return {"version": spinalnet.__version__, **found, "test": test}
 
 
 def of_head(config: Mapping[str, Any]) -> str:
@@ -168,7 +169,7 @@ def _loading(line: str) -> list[str]:
 
 def _cited() -> list[str]:
     return [
-        f"Made with [spinalnet](https://arxiv.org/abs/2007.03347) {__version__}.",
+        f"Made with [spinalnet](https://arxiv.org/abs/2007.03347) {spinalnet.__version__}.",
         "",
         _CITATION,
         "",
