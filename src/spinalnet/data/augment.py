@@ -14,8 +14,8 @@ differ, both on purpose:
 On the CPU the compiled kernels warp, where they are installed (`kernels.warp`); elsewhere torch
 operations give the same coordinates, bit by bit, and the same values up to rounding.
 
-Images are uint8 `(B, C, H, W)`, or float on the 0..1 scale. Crops, flips and rotations keep the
-dtype; everything that computes with pixel values returns float32 on the 0..1 scale. What lies
+Images are uint8 `(B, C, H, W)`, or float on the 0..1 scale. Crops, flips, rotations and erasing keep
+the dtype; everything that computes with pixel values returns float32 on the 0..1 scale. What lies
 outside the image is 0 (black), so augment before normalising.
 """
 
@@ -39,6 +39,7 @@ from spinalnet.data.warps import (
     constant,
     draw_boxes,
     draw_corners,
+    draw_patches,
     per_image,
     quad_to_rectangle,
     rotation_about_centre,
@@ -48,6 +49,9 @@ from spinalnet.data.warps import (
 from spinalnet.randomness import own_generators
 
 Transform = Callable[[Tensor, Generator], Tensor]
+
+# How `TrainConfig.augment` begins in a repetition of the paper's procedure on photographs.
+ORIGINAL = "original:"
 
 # Raised when the same seed begins to give other images: part of the key of what is kept of them.
 STREAM = 2
@@ -216,6 +220,75 @@ def random_vertical_flip(p: float = 0.5) -> Transform:
     return _random_flip("vertical-flip", p, -2)
 
 
+def _blackened(
+    images: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Return images black in a rectangle each, from its first row and column to before its last."""
+    height, width = images.shape[2:]
+    y = torch.arange(height, device=images.device)
+    x = torch.arange(width, device=images.device)
+    inside_rows = (y >= rows[0][:, None]) & (y < rows[1][:, None])
+    inside_columns = (x >= columns[0][:, None]) & (x < columns[1][:, None])
+    return images.masked_fill((inside_rows[:, :, None] & inside_columns[:, None, :])[:, None], 0)
+
+
+def random_erasing(
+    p: float = 0.5,
+    scale_low: float = 0.02,
+    scale_high: float = 0.33,
+    ratio_low: float = 0.3,
+    ratio_high: float = 3.3,
+) -> Transform:
+    """Blacken, with probability `p`, a rectangle of random area and aspect ratio somewhere inside.
+
+    As `torchvision.transforms.RandomErasing(p, scale, ratio, value=0)` before normalisation.
+
+    Source: Zhong et al., "Random Erasing Data Augmentation", arXiv:1708.04896.
+    """
+    _require(0 <= p <= 1, "erasing: p must be in [0, 1]", p)
+    scale, ratio = (scale_low, scale_high), (ratio_low, ratio_high)
+    _require(
+        0 < scale_low <= scale_high <= 1, "erasing: scales must satisfy 0 < low <= high <= 1", scale
+    )
+    _require(0 < ratio_low <= ratio_high, "erasing: ratios must satisfy 0 < low <= high", ratio)
+    if p == 0:
+        return _is_identity
+
+    def erase(images: Tensor, generator: Generator) -> Tensor:
+        batch, _, height, width = images.shape
+        chosen = uniform(0, 1, (batch,), generator) < p
+        top, left, box_height, box_width = draw_patches(
+            batch, height, width, scale, ratio, generator
+        ).unbind(1)
+        box_height = box_height * chosen
+        return _blackened(images, (top, top + box_height), (left, left + box_width))
+
+    return erase
+
+
+def random_cutout(share: float = 0.5) -> Transform:
+    """Blacken a square of `share` of the shorter side about a random pixel; it may hang over.
+
+    Source: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with
+    Cutout", arXiv:1708.04552.
+    """
+    _require(0 <= share <= 2, "cutout: share must be in [0, 2]", share)
+    if share == 0:
+        return _is_identity
+
+    def cut(images: Tensor, generator: Generator) -> Tensor:
+        batch, _, height, width = images.shape
+        side = max(1, round(share * min(height, width)))
+        place = uniform(0, 1, (2, batch), generator)
+        top, left = (
+            (place[axis] * size).floor_().clamp_(max=size - 1) - side // 2
+            for axis, size in enumerate((height, width))
+        )
+        return _blackened(images, (top, top + side), (left, left + side))
+
+    return cut
+
+
 def random_brightness(strength: float) -> Transform:
     """Multiply all values by a factor uniform in `[max(0, 1 - strength), 1 + strength]`.
 
@@ -321,6 +394,8 @@ AUGMENTATIONS: dict[str, Callable[..., Transform]] = {
     "crop": random_crop,
     "flip": random_horizontal_flip,
     "vertical-flip": random_vertical_flip,
+    "erasing": random_erasing,
+    "cutout": random_cutout,
     "brightness": random_brightness,
     "contrast": random_contrast,
     "color-jitter": random_colors,
@@ -364,6 +439,12 @@ def build_augment(spec: str) -> Transform:
     """
     if spec == "none":
         return _is_identity
+    if spec.startswith(ORIGINAL):
+        raise InputError(
+            f"the images of this run went through the original's own transforms "
+            f"({spec.removeprefix(ORIGINAL)}), which 'spinalnet reproduce --protocol paper' alone "
+            "applies."
+        )
     steps: list[Transform | WarpChain] = []
     for text in spec.split("+"):
         step = _parse_step(text.strip())
