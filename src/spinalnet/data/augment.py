@@ -14,9 +14,9 @@ differ, both on purpose:
 On the CPU the compiled kernels warp, where they are installed (`kernels.warp`); elsewhere torch
 operations give the same coordinates, bit by bit, and the same values up to rounding.
 
-Images are uint8 `(B, C, H, W)`, or float on the 0..1 scale. Crops, flips, rotations and erasing keep
-the dtype; everything that computes with pixel values returns float32 on the 0..1 scale. What lies
-outside the image is 0 (black), so augment before normalising.
+Images are uint8 `(B, C, H, W)`, or float on the 0..1 scale. Crops, flips, rotations and erasing
+keep the dtype; everything that computes with pixel values returns float32 on the 0..1 scale. What
+lies outside the image or is erased is 0 (black), so augment before normalising.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from spinalnet._checks import InputError, unknown_name
+from spinalnet.data.erasing import random_cutout, random_erasing
 from spinalnet.data.warps import (
     Map,
     Warp,
@@ -39,9 +40,10 @@ from spinalnet.data.warps import (
     constant,
     draw_boxes,
     draw_corners,
-    draw_patches,
+    is_identity,
     per_image,
     quad_to_rectangle,
+    require,
     rotation_about_centre,
     to_float,
     uniform,
@@ -57,26 +59,15 @@ ORIGINAL = "original:"
 STREAM = 2
 
 
-def _require(condition: bool, rule: str, got: object) -> None:
-    """Raise `InputError` with `rule` unless `condition` holds."""
-    if not condition:
-        raise InputError(f"{rule}, got {got}.")
-
-
-def _is_identity(images: Tensor, generator: Generator) -> Tensor:
-    """Return the images as they are."""
-    return images
-
-
 def random_perspective(distortion: float = 0.5, p: float = 0.5) -> Transform:
     """Move the four corners inwards by up to `distortion` of half the size, with probability `p`.
 
     As `torchvision.transforms.RandomPerspective(distortion, p)`.
     """
-    _require(0 <= distortion <= 1, "perspective: distortion must be in [0, 1]", distortion)
-    _require(0 <= p <= 1, "perspective: p must be in [0, 1]", p)
+    require(0 <= distortion <= 1, "perspective: distortion must be in [0, 1]", distortion)
+    require(0 <= p <= 1, "perspective: p must be in [0, 1]", p)
     if distortion == 0 or p == 0:
-        return _is_identity
+        return is_identity
 
     def draw(batch: int, height: int, width: int, generator: Generator) -> Map:
         corners = draw_corners(batch, height, width, distortion, generator)
@@ -103,10 +94,10 @@ def random_affine(degrees: float, translate: float = 0.1) -> Transform:
     As `torchvision.transforms.RandomAffine(degrees, (translate, translate))`: pixels are copied,
     not interpolated.
     """
-    _require(0 <= degrees <= 180, "rotation: degrees must be in [0, 180]", degrees)
-    _require(0 <= translate <= 1, "affine: translate must be in [0, 1]", translate)
+    require(0 <= degrees <= 180, "rotation: degrees must be in [0, 180]", degrees)
+    require(0 <= translate <= 1, "affine: translate must be in [0, 1]", translate)
     if degrees == 0 and translate == 0:
-        return _is_identity
+        return is_identity
 
     def draw(batch: int, height: int, width: int, generator: Generator) -> Map:
         angles = uniform(-degrees, degrees, (batch,), generator)
@@ -129,12 +120,12 @@ def random_resized_crop(
 
     As `torchvision.transforms.RandomResizedCrop(size, scale, ratio)` with the image's own size.
     """
-    _require(
+    require(
         0 < scale_low <= scale_high <= 1,
         "resized-crop: scales must satisfy 0 < low <= high <= 1",
         (scale_low, scale_high),
     )
-    _require(
+    require(
         0 < ratio_low <= ratio_high,
         "resized-crop: ratios must satisfy 0 < low <= high",
         (ratio_low, ratio_high),
@@ -154,11 +145,11 @@ def random_zoom_crop(large: float, small: float) -> Transform:
     `torchvision.transforms.Resize(large)` and `RandomCrop(small)` do to larger ones.
     """
     whole = float(large).is_integer() and float(small).is_integer()
-    _require(
+    require(
         whole and 0 < small <= large, "zoom-crop: needs whole large >= small > 0", (large, small)
     )
     if small == large:
-        return _is_identity
+        return is_identity
 
     def draw(batch: int, height: int, width: int, generator: Generator) -> Map:
         room = int(large - small) + 1
@@ -180,10 +171,10 @@ def random_crop(padding: float = 4) -> Transform:
     As `torchvision.transforms.RandomCrop(size, padding=padding)` with the image's own size.
     """
     whole = float(padding).is_integer() and padding >= 0
-    _require(whole, "crop: padding must be an integer >= 0", padding)
+    require(whole, "crop: padding must be an integer >= 0", padding)
     pad = int(padding)
     if pad == 0:
-        return _is_identity
+        return is_identity
 
     def crop(images: Tensor, generator: Generator) -> Tensor:
         batch, _, height, width = images.shape
@@ -199,9 +190,9 @@ def random_crop(padding: float = 4) -> Transform:
 
 def _random_flip(name: str, p: float, dim: int) -> Transform:
     """Mirror each image along `dim` with probability `p`."""
-    _require(0 <= p <= 1, f"{name}: p must be in [0, 1]", p)
+    require(0 <= p <= 1, f"{name}: p must be in [0, 1]", p)
     if p == 0:
-        return _is_identity
+        return is_identity
 
     def flip(images: Tensor, generator: Generator) -> Tensor:
         chosen = uniform(0, 1, (len(images),), generator) < p
@@ -220,83 +211,14 @@ def random_vertical_flip(p: float = 0.5) -> Transform:
     return _random_flip("vertical-flip", p, -2)
 
 
-def _blackened(
-    images: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]
-) -> Tensor:
-    """Return images black in a rectangle each, from its first row and column to before its last."""
-    height, width = images.shape[2:]
-    y = torch.arange(height, device=images.device)
-    x = torch.arange(width, device=images.device)
-    inside_rows = (y >= rows[0][:, None]) & (y < rows[1][:, None])
-    inside_columns = (x >= columns[0][:, None]) & (x < columns[1][:, None])
-    return images.masked_fill((inside_rows[:, :, None] & inside_columns[:, None, :])[:, None], 0)
-
-
-def random_erasing(
-    p: float = 0.5,
-    scale_low: float = 0.02,
-    scale_high: float = 0.33,
-    ratio_low: float = 0.3,
-    ratio_high: float = 3.3,
-) -> Transform:
-    """Blacken, with probability `p`, a rectangle of random area and aspect ratio somewhere inside.
-
-    As `torchvision.transforms.RandomErasing(p, scale, ratio, value=0)` before normalisation.
-
-    Source: Zhong et al., "Random Erasing Data Augmentation", arXiv:1708.04896.
-    """
-    _require(0 <= p <= 1, "erasing: p must be in [0, 1]", p)
-    scale, ratio = (scale_low, scale_high), (ratio_low, ratio_high)
-    _require(
-        0 < scale_low <= scale_high <= 1, "erasing: scales must satisfy 0 < low <= high <= 1", scale
-    )
-    _require(0 < ratio_low <= ratio_high, "erasing: ratios must satisfy 0 < low <= high", ratio)
-    if p == 0:
-        return _is_identity
-
-    def erase(images: Tensor, generator: Generator) -> Tensor:
-        batch, _, height, width = images.shape
-        chosen = uniform(0, 1, (batch,), generator) < p
-        top, left, box_height, box_width = draw_patches(
-            batch, height, width, scale, ratio, generator
-        ).unbind(1)
-        box_height = box_height * chosen
-        return _blackened(images, (top, top + box_height), (left, left + box_width))
-
-    return erase
-
-
-def random_cutout(share: float = 0.5) -> Transform:
-    """Blacken a square of `share` of the shorter side about a random pixel; it may hang over.
-
-    Source: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with
-    Cutout", arXiv:1708.04552.
-    """
-    _require(0 <= share <= 2, "cutout: share must be in [0, 2]", share)
-    if share == 0:
-        return _is_identity
-
-    def cut(images: Tensor, generator: Generator) -> Tensor:
-        batch, _, height, width = images.shape
-        side = max(1, round(share * min(height, width)))
-        place = uniform(0, 1, (2, batch), generator)
-        top, left = (
-            (place[axis] * size).floor_().clamp_(max=size - 1) - side // 2
-            for axis, size in enumerate((height, width))
-        )
-        return _blackened(images, (top, top + side), (left, left + side))
-
-    return cut
-
-
 def random_brightness(strength: float) -> Transform:
     """Multiply all values by a factor uniform in `[max(0, 1 - strength), 1 + strength]`.
 
     As `torchvision.transforms.ColorJitter(brightness=strength)`.
     """
-    _require(strength >= 0, "brightness: strength must be >= 0", strength)
+    require(strength >= 0, "brightness: strength must be >= 0", strength)
     if strength == 0:
-        return _is_identity
+        return is_identity
 
     def brighten(images: Tensor, generator: Generator) -> Tensor:
         factor = uniform(max(0.0, 1 - strength), 1 + strength, (len(images),), generator)
@@ -311,9 +233,9 @@ def random_contrast(strength: float) -> Transform:
     As `torchvision.transforms.ColorJitter(contrast=strength)`. That class, given several strengths,
     also shuffles their order; here the order is that of the spec.
     """
-    _require(strength >= 0, "contrast: strength must be >= 0", strength)
+    require(strength >= 0, "contrast: strength must be >= 0", strength)
     if strength == 0:
-        return _is_identity
+        return is_identity
 
     def change(images: Tensor, generator: Generator) -> Tensor:
         images = to_float(images)
@@ -349,11 +271,11 @@ def random_colors(
     Slower than `brightness` and `contrast` alone, which take the whole batch at once.
     """
     for name, value in (("brightness", brightness), ("contrast", contrast)):
-        _require(0 <= value < math.inf, f"color-jitter: {name} must be >= 0", value)
-    _require(0 <= saturation < math.inf, "color-jitter: saturation must be >= 0", saturation)
-    _require(0 <= hue <= 0.5, "color-jitter: hue must be in [0, 0.5]", hue)
+        require(0 <= value < math.inf, f"color-jitter: {name} must be >= 0", value)
+    require(0 <= saturation < math.inf, "color-jitter: saturation must be >= 0", saturation)
+    require(0 <= hue <= 0.5, "color-jitter: hue must be in [0, 0.5]", hue)
     if brightness == contrast == saturation == hue == 0:
-        return _is_identity
+        return is_identity
     from torchvision.transforms.v2 import ColorJitter
 
     return _image_by_image(ColorJitter(brightness, contrast, saturation, hue))
@@ -364,7 +286,7 @@ def rand_augment(num_ops: float = 2, magnitude: float = 9) -> Transform:
 
     Source: Cubuk et al., "RandAugment", arXiv:1909.13719.
     """
-    _require(
+    require(
         num_ops in range(1, 15) and magnitude in range(31),
         "rand-augment: num_ops must be an integer from 1 to 14, magnitude one from 0 to 30",
         (num_ops, magnitude),
@@ -438,7 +360,7 @@ def build_augment(spec: str) -> Transform:
         InputError: If a step is unknown or its numbers are wrong.
     """
     if spec == "none":
-        return _is_identity
+        return is_identity
     if spec.startswith(ORIGINAL):
         raise InputError(
             f"the images of this run went through the original's own transforms "
@@ -448,7 +370,7 @@ def build_augment(spec: str) -> Transform:
     steps: list[Transform | WarpChain] = []
     for text in spec.split("+"):
         step = _parse_step(text.strip())
-        if step is _is_identity:
+        if step is is_identity:
             continue
         last = steps[-1] if steps else None
         if not isinstance(step, Warp):

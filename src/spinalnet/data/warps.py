@@ -14,7 +14,19 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from spinalnet._checks import InputError
 from spinalnet.kernels import warp
+
+
+def require(condition: bool, rule: str, got: object) -> None:
+    """Raise `InputError` with `rule` unless `condition` holds."""
+    if not condition:
+        raise InputError(f"{rule}, got {got}.")
+
+
+def is_identity(images: Tensor, generator: Generator) -> Tensor:
+    """Return the images as they are."""
+    return images
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -285,31 +297,4 @@ def draw_boxes(
     # min: rounding can lift the product of a number below one to the next integer.
     random_place = torch.minimum((place * (room + 1)).floor_(), room)
     corner = torch.where(any_fits[:, None], random_place, (room / 2).floor_())
-    return torch.stack([corner[:, 0], corner[:, 1], box_height, box_width], 1)
-
-
-def draw_patches(
-    batch: int,
-    height: int,
-    width: int,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-    generator: Generator,
-) -> Tensor:
-    """Draw boxes (top, left, height, width) to erase, smaller than the image. `(B, 4)`.
-
-    As torchvision: ten tries per image, the first that fits counts; if none does, no height.
-    """
-    tries = (batch, 10)
-    area = uniform(*scale, tries, generator) * (height * width)
-    aspect = uniform(math.log(ratio[0]), math.log(ratio[1]), tries, generator).exp_()
-    heights, widths = (area * aspect).sqrt_().round_(), (area / aspect).sqrt_().round_()
-    fits = (heights < height) & (widths < width)
-    first = fits.float().argmax(1, keepdim=True)  # the first of equal maxima
-    box_height = heights.gather(1, first)[:, 0] * fits.any(1)
-    box_width = widths.gather(1, first)[:, 0].clamp(max=width)
-    place = uniform(0.0, 1.0, (batch, 2), generator)
-    room = torch.stack([height - box_height, width - box_width], 1)
-    # min: rounding can lift the product of a number below one to the next integer.
-    corner = torch.minimum((place * (room + 1)).floor_(), room)
     return torch.stack([corner[:, 0], corner[:, 1], box_height, box_width], 1)
