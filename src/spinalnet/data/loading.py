@@ -406,6 +406,22 @@ def load(
     """
     if val_fraction is not None and not 0 < val_fraction < 1:
         raise InputError(f"val_fraction must be between 0 and 1, got {val_fraction!r}.")
+    pool = load_pool(
+        spec, row=row, download=download, memory_budget=memory_budget, num_workers=num_workers
+    )
+    splits = pool.split(spec.limit, seed, val_fraction)
+    return splits if constants is None else splits.normalized_by(*constants)
+
+
+def load_pool(
+    spec: DataSpec,
+    *,
+    row: DatasetRow | None = None,
+    download: bool | None = None,
+    memory_budget: int = 2 * 2**30,
+    num_workers: int = 16,
+) -> parts.Pool:
+    """Load what is asked for, without splitting validation off; arguments as for `load`."""
     row = row or spec.row
     with permission_explained():
         if row is None:
@@ -414,12 +430,9 @@ def load(
         else:
             name, found = row.name, readers.read(row, spec.data_dir, download=download)
         if isinstance(found, FoundImages):
-            pool = _load_files(name, found, spec, memory_budget, num_workers)
-        else:
-            assert row is not None
-            pool = _load_arrays(row, found, spec, memory_budget)
-    splits = pool.split(spec.limit, seed, val_fraction)
-    return splits if constants is None else splits.normalized_by(*constants)
+            return _load_files(name, found, spec, memory_budget, num_workers)
+        assert row is not None
+        return _load_arrays(row, found, spec, memory_budget)
 
 
 def load_dataset(
