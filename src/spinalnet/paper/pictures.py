@@ -13,6 +13,7 @@ in the words of `--augment`, with the sizes that only pictures of any shape need
 from __future__ import annotations
 
 import copy
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,13 +27,21 @@ from spinalnet.data import ArrayDataset, FolderDataset, normalize
 from spinalnet.data.images import usable_cpus
 from spinalnet.data.opening import opened
 from spinalnet.data.order import batch_slices, epoch_order, stream_seed
-from spinalnet.data.warps import draw_boxes, draw_corners, uniform
 
 Step = Callable[[Any, Generator], Any]
 
 
-def _one(low: float, high: float, generator: Generator) -> float:
-    return float(uniform(low, high, (1,), generator))
+# Draws are made in torchvision's order, one after the other: from one state of a generator both
+# make the same picture.
+
+
+def _between(low: float, high: float, generator: Generator) -> float:
+    return torch.empty(1).uniform_(low, high, generator=generator).item()
+
+
+def _whole(low: int, high: int, generator: Generator) -> int:
+    """Draw a whole number from `low` to before `high`."""
+    return int(torch.randint(low, high, (1,), generator=generator))
 
 
 def _resize(height: float, width: float = 0) -> Step:
@@ -42,7 +51,6 @@ def _resize(height: float, width: float = 0) -> Step:
         size = int(width), int(height)
         if not width:
             short, long = sorted(image.size)
-            # Paper: torchvision's rounding of the longer side.
             longer = int(height * long / short)
             size = (int(height), longer) if image.width <= image.height else (longer, int(height))
         return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
@@ -51,16 +59,15 @@ def _resize(height: float, width: float = 0) -> Step:
 
 
 def _window(image: Any, left: int, top: int, side: int) -> Any:
-    if min(image.size) < side:
-        raise InputError(f"a window of {side} pixels is cut from larger images, got {image.size}.")
     return image.crop((left, top, left + side, top + side))
 
 
 def _crop(side: float) -> Step:
     def crop(image: Any, generator: Generator) -> Any:
-        left, top = (
-            int(torch.randint(0, max(0, size - int(side)) + 1, (), generator=generator))
-            for size in image.size
+        if min(image.size) < side:
+            raise InputError(f"a window of {side:g} pixels needs larger images, got {image.size}.")
+        top, left = (
+            _whole(0, size - int(side) + 1, generator) for size in (image.height, image.width)
         )
         return _window(image, left, top, int(side))
 
@@ -75,12 +82,34 @@ def _centre_crop(side: float) -> Step:
     return crop
 
 
+_RATIO = (3 / 4, 4 / 3)
+
+
+def _box(
+    width: int, height: int, scale: tuple[float, float], generator: Generator
+) -> tuple[int, int, int, int]:
+    """Draw left, top, width and height of a box of random area and aspect ratio."""
+    for _ in range(10):
+        area = width * height * _between(*scale, generator)
+        low, high = torch.tensor(_RATIO).log().tolist()
+        ratio = torch.empty(1).uniform_(low, high, generator=generator).exp().item()
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top = _whole(0, height - h + 1, generator)
+            return _whole(0, width - w + 1, generator), top, w, h
+    w, h = width, height
+    if width / height < _RATIO[0]:
+        h = round(width / _RATIO[0])
+    elif width / height > _RATIO[1]:
+        w = round(height * _RATIO[1])
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
 def _resized_crop(side: float, low: float = 0.08, high: float = 1.0) -> Step:
     from PIL import Image
 
     def crop(image: Any, generator: Generator) -> Any:
-        boxes = draw_boxes(1, image.height, image.width, (low, high), (3 / 4, 4 / 3), generator)
-        top, left, height, width = map(int, boxes[0].tolist())
+        left, top, width, height = _box(*image.size, (low, high), generator)
         window = image.crop((left, top, left + width, top + height))
         return window.resize((int(side), int(side)), Image.Resampling.BILINEAR)
 
@@ -91,8 +120,7 @@ def _rotation(degrees: float) -> Step:
     from PIL import Image
 
     def rotate(image: Any, generator: Generator) -> Any:
-        angle = _one(-degrees, degrees, generator)
-        return image.rotate(angle, Image.Resampling.NEAREST)
+        return image.rotate(_between(-degrees, degrees, generator), Image.Resampling.NEAREST)
 
     return rotate
 
@@ -101,8 +129,10 @@ def _affine(degrees: float, translate: float) -> Step:
     from torchvision.transforms import functional
 
     def move(image: Any, generator: Generator) -> Any:
-        angle = _one(-degrees, degrees, generator)
-        shift = [round(_one(-1, 1, generator) * translate * size) for size in image.size]
+        angle = _between(-degrees, degrees, generator)
+        shift = [
+            round(_between(-translate * size, translate * size, generator)) for size in image.size
+        ]
         return functional.affine(image, angle, shift, 1.0, [0.0, 0.0])
 
     return move
@@ -112,12 +142,17 @@ def _perspective(distortion: float = 0.5, p: float = 0.5) -> Step:
     from torchvision.transforms import functional
 
     def tilt(image: Any, generator: Generator) -> Any:
-        right, bottom = image.width - 1, image.height - 1
-        corners = draw_corners(1, image.height, image.width, distortion, generator)
-        if _one(0, 1, generator) >= p:
+        if _between(0, 1, generator) >= p:
             return image
+        width, height = image.size
+        x, y = (int(distortion * (size // 2)) for size in image.size)
+        near = (0, x + 1), (0, y + 1)
+        far = (width - x - 1, width), (height - y - 1, height)
+        ranges = [(near[0], near[1]), (far[0], near[1]), (far[0], far[1]), (near[0], far[1])]
+        corners = [[_whole(*one, generator) for one in pair] for pair in ranges]
+        right, bottom = width - 1, height - 1
         at_rest = [[0, 0], [right, 0], [right, bottom], [0, bottom]]
-        return functional.perspective(image, at_rest, corners[0].int().tolist())
+        return functional.perspective(image, at_rest, corners)
 
     return tilt
 
@@ -129,7 +164,7 @@ def _flip(vertical: bool) -> Callable[[], Step]:
     way = ways.FLIP_TOP_BOTTOM if vertical else ways.FLIP_LEFT_RIGHT
 
     def flip(image: Any, generator: Generator) -> Any:
-        return image.transpose(way) if _one(0, 1, generator) < 0.5 else image
+        return image.transpose(way) if _between(0, 1, generator) < 0.5 else image
 
     return lambda: flip
 
