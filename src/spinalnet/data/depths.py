@@ -176,6 +176,13 @@ def _colour(image: Any, depths: Depths) -> Any:
     return Image.fromarray(np.dstack([scaled, upper[..., 3:]]))
 
 
+def _coded(tile: Any, coding: str) -> Any:
+    """Return a piece of an image for the decoder, its pixels taken to lie in another way."""
+    *rest, args = tile
+    rest.append((coding, *args[1:]) if isinstance(args, tuple) else coding)
+    return tuple(rest) if type(tile) is tuple else type(tile)(*rest)  # named since Pillow 11
+
+
 def _lower_bytes(image: Any) -> Any:
     """Decode the lower byte of each colour of an image, which stays as it is."""
     import numpy as np
@@ -194,10 +201,9 @@ def _lower_bytes(image: Any) -> Any:
             "range asks for more; save it with 8 bits"
         )
     image.fp.seek(0)
+    twin: Any
     with Image.open(io.BytesIO(image.fp.read())) as twin:
-        twin.tile = [
-            (name, box, offset, (coding, *args[1:]) if isinstance(args, tuple) else coding)
-            for name, box, offset, args in twin.tile
-        ]
+        twin.tile = [_coded(tile, coding) for tile in twin.tile]
+        twin.load()
         pixels = np.array(twin)
     return pixels[..., 1:2] if coding == "RGBA" else pixels[..., :3]

@@ -117,7 +117,7 @@ def main() -> None:
 
     session = onnxruntime.InferenceSession(Path(__file__).with_name(MODEL))
     for path in sys.argv[1:]:
-        (answers,) = session.run(None, {"inputs": preprocess(path)})
+        answers = np.asarray(session.run(None, {"inputs": preprocess(path)})[0])
         if CLASSES:
             row = probabilities(answers)[0]
             said = f"{CLASSES[row.argmax()]} ({row.max():.4f})"

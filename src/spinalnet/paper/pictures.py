@@ -109,7 +109,7 @@ def _resized_crop(side: float, low: float = 0.08, high: float = 1.0) -> Step:
     from PIL import Image
 
     def crop(image: Any, generator: Generator) -> Any:
-        left, top, width, height = _box(*image.size, (low, high), generator)
+        left, top, width, height = _box(image.width, image.height, (low, high), generator)
         window = image.crop((left, top, left + width, top + height))
         return window.resize((int(side), int(side)), Image.Resampling.BILINEAR)
 
@@ -149,7 +149,7 @@ def _perspective(distortion: float = 0.5, p: float = 0.5) -> Step:
         near = (0, x + 1), (0, y + 1)
         far = (width - x - 1, width), (height - y - 1, height)
         ranges = [(near[0], near[1]), (far[0], near[1]), (far[0], far[1]), (near[0], far[1])]
-        corners = [[_whole(*one, generator) for one in pair] for pair in ranges]
+        corners = [[_whole(low, high, generator) for low, high in pair] for pair in ranges]
         right, bottom = width - 1, height - 1
         at_rest = [[0, 0], [right, 0], [right, bottom], [0, bottom]]
         return functional.perspective(image, at_rest, corners)
