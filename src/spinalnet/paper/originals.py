@@ -67,8 +67,9 @@ def _of_sizes(pool: parts.Pool, sizes: tuple[int, ...]) -> parts.Pool:
     for number, size in enumerate(reversed(sizes)):
         picked = torch.arange(len(rest))
         if size < len(rest):
+            left = int(number + 1 < len(sizes))  # of each class, for the parts that follow
             key = "original part", number
-            picked, _ = stratified(whole.targets[rest], size, *key, keep_train=1)
+            picked, _ = stratified(whole.targets[rest], size, *key, keep_train=left)
         drawn.append(rest[picked])
         rest = rest[~torch.isin(torch.arange(len(rest)), picked)]
     test, *val, train = (whole.subset(rows) for rows in drawn)

@@ -261,6 +261,7 @@ class Pictures:
         """
         make = build_pictures(self.test if augment == "none" else self.train)
         order = epoch_order(len(self), shuffle, seed, epoch)
+        mean, std = (c * self.channels if len(c) == 1 else c for c in (self.mean, self.std))
 
         def made(row: int) -> Tensor:
             import numpy as np
@@ -273,7 +274,7 @@ class Pictures:
         for rows, pixels in _ahead(
             made, [order[s] for s in batch_slices(len(self), batch_size, shuffle)]
         ):
-            x = normalize(pixels.permute(0, 3, 1, 2).to(device), self.mean, self.std)
+            x = normalize(pixels.permute(0, 3, 1, 2).to(device), mean, std)
             yield x.contiguous(memory_format=kept), self.targets[rows].to(device)
 
 
