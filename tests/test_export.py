@@ -242,9 +242,9 @@ def photographs(folder: Path, count: int) -> list[Path]:
 def photo_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     photographs(folder / "data", 40)
-    config = TrainConfig(epochs=3, batch_size=8, lr=0.003, device="cpu")
+    config = TrainConfig(epochs=12, batch_size=8, lr=0.003, device="cpu")
     data = {"image_size": 44, "in_channels": request.param, "train": config}
-    run_one(RunSpec.of(str(folder / "data"), "vgg5", **data), folder / "run")
+    run_one(RunSpec.of(str(folder / "data"), **data), folder / "run")
     return folder / "run"
 
 
