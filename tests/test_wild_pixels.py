@@ -16,16 +16,20 @@ import pytest
 import torch
 from PIL import Image, ImageChops, ImageOps
 from torch import Tensor
+from typer.testing import CliRunner
 
 from spinalnet._checks import InputError
+from spinalnet.cli.root import app
 from spinalnet.comparison.running import run_one
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.trained import load_trained
 from spinalnet.data import images, opening
+from spinalnet.data.batches import FolderDataset
 from spinalnet.data.depths import Depths
 from spinalnet.data.images import BadImagesError
 from spinalnet.data.loading import load_dataset
 from spinalnet.deploy.predict import predict_images
+from spinalnet.models import features
 from spinalnet.training import TrainConfig
 
 SIDE = 16
@@ -675,3 +679,44 @@ def test_the_decoder_sees_no_second_copy_of_an_image_without_metadata(tmp_path):
             image.fp.seek(0)
             assert image.fp.read() == jpeg
             assert turn == (1 if whole is jpeg else 6)
+
+
+def test_the_range_is_an_option_of_the_command(tmp_path):
+    folder = str(folder_of(tmp_path, lambda k: png16(deep(12, 1, k), 0)))
+    words = ["train", folder, "--image-size", "28", "--in-channels", "1", "--epochs", "1"]
+    words += ["--device", "cpu", "--out", str(tmp_path / "run")]
+    with pytest.raises(InputError, match="--pixel-range must be two numbers LOW,HIGH, got '4095'"):
+        CliRunner().invoke(app, [*words, "--pixel-range", "4095"], catch_exceptions=False)
+    with pytest.raises(InputError, match=r"none a value above 4095.*--pixel-range"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+    assert not (tmp_path / "run").exists()
+    done = CliRunner().invoke(app, [*words, "--pixel-range", "0,4095"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert load_trained(tmp_path / "run").info.pixel_range == (0, 4095)
+
+
+def test_features_of_another_scale_are_other_features(tmp_path):
+    path = str(write(tmp_path / "x.png", png16(deep(12, 1), 0)))
+
+    def keys(scale: tuple[float, float] | None) -> list[bytes]:
+        part = FolderDataset([path], torch.tensor([0]), 1, SIDE, pixel_range=scale)
+        return features._sample_keys(part)
+
+    assert keys(None) == keys(None)
+    assert len({keys(scale)[0] for scale in (None, (0, 4095), (0, 1023))}) == 3
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (
+            b"\xff\xd8\xff\xc1\0\x0b\x0c\0\x10\0\x10\x01\x01\x11\0\xff\xd9",
+            "begins as a JPEG file does",
+        ),
+        (b"II*\0\x08\0\0\0\0\0\0\0\0\0", "begins as a TIFF file does"),
+        (b"<html>", "is not an image"),
+    ],
+)
+def test_a_file_of_a_variant_that_is_not_decoded_is_not_called_no_image(tmp_path, data, said):
+    ((_, bad),) = images.find_bad([str(write(tmp_path / "x.jpg", data))], thorough=False)
+    assert bad.reason.startswith(said)

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from spinalnet._checks import InputError
 from spinalnet.data.depths import Depths, is_deep, to_8_bits
-from spinalnet.data.opening import opened, turned
+from spinalnet.data.opening import named_by_its_start, opened, turned
 
 # Whatever is computed from pixels and kept (features of a frozen network) is kept under this name
 # too: a change of `read_pixels` that changes pixels changes it.
@@ -73,6 +73,9 @@ def _reason(error: Exception, path: str) -> str:
     if isinstance(error, PermissionError):
         return "cannot be read: permission denied"
     if isinstance(error, UnidentifiedImageError):
+        kind = named_by_its_start(path)
+        if kind is not None:
+            return f"begins as {kind} does, but cannot be decoded: damaged, or of a rare variant"
         return "is not an image" if Path(path).stat().st_size else "is empty"
     said = str(error).rstrip(".") or type(error).__name__
     if isinstance(error, Image.DecompressionBombError):

@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+
 # The decoder speaks through Python's warnings and its own logger, from any thread: of metadata, and
 # of images so large that they might be an attack (twice as large they are refused). Neither belongs
 # on the terminal of somebody who trains a network. A filter that is set and taken back around each
@@ -54,9 +56,9 @@ def opened(path: str, *, whole: bool = True) -> Iterator[tuple[Any, int]]:
         start = file.read(12)
         file.seek(0)
         content, orientation = file, None
-        if start.startswith(b"\xff\xd8\xff"):
+        if start.startswith(_JPEG):
             content, orientation = _jpeg(file, whole)
-        elif start.startswith(b"\x89PNG\r\n\x1a\n"):
+        elif start.startswith(_PNG):
             content, orientation = _png(file, whole)
         elif start[:4] in _TIFF_STARTS:
             content, orientation = _tiff(file)
@@ -66,6 +68,17 @@ def opened(path: str, *, whole: bool = True) -> Iterator[tuple[Any, int]]:
             if orientation is None:
                 orientation = _of_info(image.info)
             yield image, orientation
+
+
+def named_by_its_start(path: str) -> str | None:
+    """Return the format that the first bytes of a file promise, with its article; None if none."""
+    with Path(path).open("rb") as file:
+        start = file.read(12)
+    if start.startswith(_JPEG):
+        return "a JPEG file"
+    if start.startswith(_PNG):
+        return "a PNG file"
+    return "a TIFF file" if start[:4] in _TIFF_STARTS else None
 
 
 def turned(image: Any, orientation: int) -> Any:

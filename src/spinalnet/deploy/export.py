@@ -92,8 +92,11 @@ class _Request:
 
     def metadata(self) -> dict[str, str]:
         """Return what the file says about itself; values other than names are JSON."""
+        scale = self.info and self.info.pixel_range
+        deep = {"pixel_range": json.dumps(list(scale))} if scale else {}
         return {
             **self.about,
+            **deep,
             "spinalnet": spinalnet.__version__,
             "torch": torch.__version__,
             "class_names": json.dumps(list(self.class_names), ensure_ascii=False),
