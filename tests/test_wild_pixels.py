@@ -720,3 +720,88 @@ def test_features_of_another_scale_are_other_features(tmp_path):
 def test_a_file_of_a_variant_that_is_not_decoded_is_not_called_no_image(tmp_path, data, said):
     ((_, bad),) = images.find_bad([str(write(tmp_path / "x.jpg", data))], thorough=False)
     assert bad.reason.startswith(said)
+
+
+TIFFS = [
+    *[
+        ("RGB", how)
+        for how in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "lzma")
+    ],
+    *[("RGB", how) for how in ("zstd", "tiff_deflate")],
+    *[("L", how) for how in ("raw", "tiff_lzw", "jpeg", "packbits")],
+    *[("1", how) for how in ("raw", "group3", "group4", "tiff_ccitt", "packbits")],
+    *[(mode, "tiff_lzw") for mode in ("P", "PA", "LA", "RGBA", "CMYK", "LAB", "I;16", "I", "F")],
+    *[(mode, "raw") for mode in ("P", "PA", "LA", "RGBA", "CMYK", "LAB", "I;16", "YCbCr")],
+]
+
+
+@pytest.mark.parametrize(("mode", "how"), TIFFS)
+def test_tags_that_are_left_out_change_no_pixel_of_any_kind_of_tiff(tmp_path, mode, how):
+    image = Image.fromarray(scene(37, 53))
+    if mode == "LAB":
+        image = Image.merge("LAB", image.split())
+    elif mode in ("I;16", "I", "F"):
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+        image = (
+            image
+            if mode == "I;16"
+            else Image.fromarray(np.asarray(image).astype({"I": "i4", "F": "f4"}[mode]))
+        )
+    else:
+        image = image.convert("RGBA").convert(mode) if mode == "PA" else image.convert(mode)
+    path = tmp_path / "x.tif"
+    try:
+        image.save(path, compression=how, tiffinfo={270: "a word", 305: "a program", 274: 1})
+    except (OSError, KeyError, ValueError) as error:
+        pytest.skip(f"this Pillow does not write it: {error}")
+    with Image.open(path) as truth:
+        truth.load()
+        with opening.opened(str(path)) as (found, turn):
+            found.load()
+            assert (found.mode, found.size, turn) == (truth.mode, truth.size, 1)
+            assert found.tobytes() == truth.tobytes()
+
+
+@pytest.mark.parametrize("options", [{"tile": True}, {"big_tiff": True}, {"planar": True}])
+def test_tiled_large_and_planar_tiff_files_stay_readable(tmp_path, options):
+    """Written by hand: Pillow writes none of these."""
+    order, side = "<", SIDE
+    planes = np.ascontiguousarray(scene().transpose(2, 0, 1))
+    if "big_tiff" in options:
+        data = tiff("<", [orientation("<", 1)], packed=True, big=True)
+    else:
+        planar = "planar" in options
+        bodies = [plane.tobytes() for plane in planes] if planar else [scene().tobytes()]
+        start = 8
+        places = [start + sum(map(len, bodies[:k])) for k in range(len(bodies))]
+        end = start + sum(map(len, bodies))
+        extra = struct.pack("<3H", 8, 8, 8) + bytes(2)
+        at = {"bits": end, "places": end + 8, "sizes": end + 8 + 4 * len(bodies)}
+        extra += struct.pack(f"<{len(bodies)}I", *places)
+        extra += struct.pack(f"<{len(bodies)}I", *map(len, bodies))
+        many = len(bodies) > 1
+        where = [(324, 325)] if "tile" in options else [(273, 279)]
+        entries = [
+            (256, 3, 1, side),
+            (257, 3, 1, side),
+            (258, 3, 3, at["bits"]),
+            (259, 3, 1, 1),
+            (262, 3, 1, 2),
+            (277, 3, 1, 3),
+            (284, 3, 1, 2 if planar else 1),
+            (where[0][0], 4, len(bodies), at["places"] if many else places[0]),
+            (where[0][1], 4, len(bodies), at["sizes"] if many else len(bodies[0])),
+        ]
+        entries += (
+            [(322, 3, 1, side), (323, 3, 1, side)] if "tile" in options else [(278, 3, 1, side)]
+        )
+        rows = [(tag, kind, count, struct.pack("<I", value)) for tag, kind, count, value in entries]
+        body = b"".join(bodies) + extra
+        data = (
+            b"II"
+            + struct.pack("<HI", 42, 8 + len(body))
+            + body
+            + tags(order, [*rows, (700, 1, 9, b"abcd")])
+        )
+    path = write(tmp_path / "x.tif", data)
+    assert np.array_equal(pixels(path), scene())
