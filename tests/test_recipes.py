@@ -668,6 +668,10 @@ def test_lists_say_what_is_missing(tmp_path):
     assert rows["cifar10-vgg"]["status"] == "missing data: cifar10"
     assert rows["customizable-demo"]["status"] == "demonstration: smoke only"
     json.dumps(list(rows.values()))
+    flowers = rows["transfer-flowers102"]
+    assert flowers["pictures"][1] == "resize:448,448"
+    assert flowers["parts"] == [6552, 818]
+    assert rows["notebook-mnist"]["validation"] == (10, 4)
     sets = {row["name"]: row for row in listing.describe_datasets(str(tmp_path))}
     assert list(sets) == loading.list_datasets()
     assert sets["digits"]["present"]

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
+import stat
 import struct
 import warnings
 import zlib
@@ -52,6 +54,8 @@ def opened(path: str, *, whole: bool = True) -> Iterator[tuple[Any, int]]:
     from PIL import Image
 
     _silence()
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (a Path per file costs more)
+        raise OSError("it is no file, but a folder, pipe, socket or device")  # a pipe would wait
     with Path(path).open("rb") as file:
         start = file.read(12)
         file.seek(0)

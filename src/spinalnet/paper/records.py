@@ -185,6 +185,9 @@ def describe_recipes(
             "epochs": recipe.train.epochs,
             "batch_size": recipe.train.batch_size,
             "selection": recipe.selection,
+            "pictures": recipe.pictures,
+            "parts": list(recipe.parts),
+            "validation": recipe.validation,
             "sources": list(recipe.sources),
             "printed": [
                 {"what": p.what, "value": p.value, "where": p.where} for p in recipe.printed
