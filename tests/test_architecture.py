@@ -83,6 +83,7 @@ HEAVY = {
 HEAVY_AT_THE_TOP = {
     *("tabular.estimators", "tabular.base", "tabular.encoder", "kernels.triton"),
     *("comparison.table_baselines", "comparison.table_tabm", "comparison.on_columns"),
+    "deploy.standalone",  # never imported: a text that export writes beside its files
 }
 
 

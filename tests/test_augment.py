@@ -17,7 +17,7 @@ from torchvision.transforms import functional as tvf
 from torchvision.transforms import v2
 
 from spinalnet._checks import InputError
-from spinalnet.data import augment, warps
+from spinalnet.data import augment, erasing, warps
 from spinalnet.data.augment import AUGMENTATIONS, build_augment
 from spinalnet.kernels import native, warp
 
@@ -381,6 +381,53 @@ def test_a_box_that_never_fits_falls_back_to_the_centre(size, ratio):
     assert ours.tolist() == [list(theirs)] * 5
 
 
+@pytest.mark.parametrize("shape", [(28, 28), (20, 33), (40, 7)])
+def test_patches_are_drawn_as_torchvision_draws_them(shape):
+    torch.manual_seed(0)
+    image, scale, ratio = torch.ones(1, *shape), (0.02, 0.33), (0.3, 3.3)
+    theirs = []
+    for _ in range(DRAWS):
+        top, left, height, width, _ = transforms.RandomErasing.get_params(image, scale, ratio, [0])
+        whole = (height, width) == shape  # no box fits: nothing is erased
+        theirs.append([top, left, 0 if whole else height, 0 if whole else width])
+    ours = erasing.draw_patches(DRAWS, *shape, scale, ratio, generator())
+    ours = ours * (ours[:, 2:3] > 0)
+    theirs = torch.tensor(theirs)
+    theirs = theirs * (theirs[:, 2:3] > 0)
+    same_distribution(ours, theirs)
+    same_distribution((ours[:, 2] * ours[:, 3])[:, None], (theirs[:, 2] * theirs[:, 3])[:, None])
+    assert (ours[:, 0] + ours[:, 2] <= shape[0]).all()
+    assert (ours[:, 1] + ours[:, 3] <= shape[1]).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_erasing_blackens_one_rectangle_and_leaves_the_rest(dtype):
+    images = (torch.rand(400, 3, 20, 28, generator=generator()) * 200 + 50).to(torch.uint8)
+    images = images if dtype == torch.uint8 else images / 255
+    for spec, share in (("erasing:0.7", 0.7), ("erasing", 0.5)):
+        out = build_augment(spec)(images, generator())
+        assert out.dtype == dtype
+        black = (out == 0).all(1)
+        assert torch.equal(torch.where(black[:, None], 0, images), out)
+        assert abs(black.flatten(1).any(1).float().mean() - share) < 0.08
+        for mask in black[black.flatten(1).any(1)]:
+            rows, columns = mask.any(1), mask.any(0)
+            assert torch.equal(mask, rows[:, None] & columns[None])
+            for line in (rows, columns):  # without a gap
+                assert line.int().diff().abs().sum() <= 2
+
+
+def test_cutout_blackens_a_square_about_any_pixel_even_over_the_border():
+    images = torch.full((4000, 1, 12, 16), 9, dtype=torch.uint8)
+    black = (build_augment("cutout:0.5")(images, generator()) == 0)[:, 0]
+    assert black.sum((1, 2)).max() == 36
+    # The centre is uniform: the share of squares over each pixel, counted out.
+    truth = torch.zeros(12, 16)
+    for top, left in itertools.product(range(12), range(16)):
+        truth[max(0, top - 3) : top + 3, max(0, left - 3) : left + 3] += 1 / (12 * 16)
+    assert (black.float().mean(0) - truth).abs().max() < 5 * 0.5 / math.sqrt(4000)
+
+
 def test_crop_offsets_are_uniform():
     marked = torch.zeros(5000, 1, 9, 9, dtype=torch.uint8)
     marked[:, :, 4, 4] = 255
@@ -425,6 +472,8 @@ RANDOM_SPECS = [
     "affine:30,0.2",
     "resized-crop:0.3,1",
     "crop:4",
+    "erasing:1",
+    "cutout:0.4",
     "brightness:0.5",
     "contrast:0.5",
     "perspective+rotation:10+flip+crop:4+contrast:0.3",
@@ -488,6 +537,8 @@ def test_output_keeps_shape_and_range(spec):
             "crop:0",
             "flip:0",
             "vertical-flip:0",
+            "erasing:0",
+            "cutout:0",
             "brightness:0",
             "contrast:0",
             "rotation:0+crop:0+flip:0",
@@ -585,6 +636,12 @@ def test_every_row_of_the_table_works_by_its_name():
         ("rand-augment:1.5", "num_ops must be an integer"),
         ("trivial-augment:1", "takes numbers as"),
         ("flip:2", "flip: p must be in"),
+        ("erasing:2", "erasing: p must be in"),
+        ("erasing:1,0.5,0.1", "erasing: scales must satisfy"),
+        ("erasing:1,0.1,0.2,0,1", "erasing: ratios must satisfy"),
+        ("cutout:-1", "cutout: share must be in"),
+        ("cutout:nan", "cutout: share must be in"),
+        ("original:resize:230,230", "reproduce --protocol paper' alone applies"),
         ("brightness:-1", "must be >= 0"),
         ("flip+", "unknown augmentation ''"),
         ("none+flip", "unknown augmentation 'none'"),

@@ -925,7 +925,7 @@ def test_missing_permission_is_explained(tmp_path, monkeypatch, target):
     monkeypatch.setattr(os, "scandir", guard(os.scandir))
     monkeypatch.setattr(Path, "iterdir", guard(Path.iterdir))
     monkeypatch.setattr(Path, "read_bytes", guard(Path.read_bytes))
-    monkeypatch.setattr(Image, "open", guard(Image.open))
+    monkeypatch.setattr(Path, "open", guard(Path.open))
     with pytest.raises(InputError, match=r"cannot be read: permission denied[.;]") as caught:
         load_dataset("mnist" if target == "idx" else tmp_path, tmp_path)
     assert str(forbidden) in str(caught.value)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import builtins
 import json
+import runpy
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -30,8 +33,10 @@ from spinalnet import (
 )
 from spinalnet.cli import root
 from spinalnet.comparison import trained as trained_module
-from spinalnet.data import batches
+from spinalnet.data import batches, images
+from spinalnet.data.depths import Depths
 from spinalnet.deploy import export
+from spinalnet.deploy.predict import predict_images
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -206,6 +211,115 @@ def test_a_run_with_a_frozen_trunk_is_whole_again(
         assert_close("logits", onnx_answers(done.path, images), trained.model(x), torch.float32)
 
 
+# --- photographs ----------------------------------------------------------------------------------
+
+
+def photographs(folder: Path, count: int) -> list[Path]:
+    """Photographs of a flower and of a temple, 16:9, most from a camera held on its side."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+
+    draw = np.random.default_rng(0)
+    paths = []
+    for number in range(count):
+        name = ("flower", "china")[number % 2]
+        whole = Image.fromarray(load_sample_image(f"{name}.jpg"))
+        width = int(draw.integers(160, 400))
+        left, top = (int(draw.integers(0, size)) for size in (640 - width, 427 - width * 9 // 16))
+        photo = whole.crop((left, top, left + width, top + width * 9 // 16))
+        photo = photo.resize((960, 540) if number % 3 else (320, 180), Image.Resampling.BICUBIC)
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        options: dict[str, Any] = {"exif": exif} if number % 4 else {}
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        path = folder / name / f"{number:02}.{'png' if number % 5 == 4 else 'jpg'}"
+        photo.save(path, **options | ({"quality": 92} if path.suffix == ".jpg" else {}))
+        paths.append(path)
+    return paths
+
+
+@pytest.fixture(scope="module", params=[3, 1], ids=["colour", "grey"])
+def photo_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    photographs(folder / "data", 40)
+    config = TrainConfig(epochs=12, batch_size=8, lr=0.003, device="cpu")
+    data = {"image_size": 44, "in_channels": request.param, "train": config}
+    run_one(RunSpec.of(str(folder / "data"), **data), folder / "run")
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "normalize"),
+    [
+        ("uint8-hwc", "probabilities", True),
+        pytest.param("uint8-chw", "logits", True, marks=slow),
+        pytest.param("float", "logits", False, marks=slow),
+    ],
+)
+def test_the_program_beside_a_file_makes_of_photographs_what_predict_makes(
+    tmp_path: Path, photo_run: Path, inputs: Any, output: Any, normalize: bool
+) -> None:
+    """With Pillow, NumPy and ONNX Runtime alone; orientation 6 and sides of 16:9."""
+    options = {"inputs": inputs, "output": output, "normalize": normalize}
+    done = export_onnx(photo_run, tmp_path / "photos.onnx", **options)
+    assert done.preprocessing == tmp_path / "photos_preprocess.py"
+    text = done.preprocessing.read_text()
+    assert "python photos_preprocess.py photo.jpg" in text
+    assert "spinalnet." not in text.replace("spinalnet predict", "")
+    paths = photographs(tmp_path / "new", 30)
+    alone = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import runpy, sys\n"
+            "sys.modules.update(dict.fromkeys(('torch', 'torchvision', 'spinalnet', 'scipy')))\n"
+            "sys.argv = sys.argv[1:]\n"
+            "runpy.run_path(sys.argv[0], run_name='__main__')",
+            *map(str, [done.preprocessing, *paths]),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    said = list(predict_images(photo_run, paths))
+    equal = 0
+    for path, line, truth in zip(paths, alone, said, strict=True):
+        name, probability = line.removeprefix(f"{path}: ").rstrip(")").split(" (")
+        equal += name == truth.class_name
+        assert abs(float(probability) - truth.probability) < 0.02
+    assert equal == 30
+    assert len({truth.class_name for truth in said}) == 2
+    assert len({round(truth.probability, 3) for truth in said}) > 5, "nothing was told apart"
+
+
+def test_the_program_scales_deep_files_as_the_training_images_were(tmp_path: Path) -> None:
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    for number in range(12):
+        folder = tmp_path / "data" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        values = draw.integers(0, 4096 // (1 + number % 2), (30, 40), dtype=np.uint16)
+        Image.fromarray(values).save(folder / f"{number}.png")
+    config = TrainConfig(epochs=1, device="cpu")
+    data = {"image_size": 28, "in_channels": 1, "pixel_range": (0, 4095), "train": config}
+    run_one(RunSpec.of(str(tmp_path / "data"), **data), tmp_path / "run")
+    done = export_onnx(tmp_path / "run", tmp_path / "deep.onnx")
+    assert done.preprocessing is not None
+    program = runpy.run_path(str(done.preprocessing))
+    assert program["PIXEL_RANGE"] == (0, 4095)
+    for path in (tmp_path / "data").rglob("*.png"):
+        truth = images.read_pixels(str(path), 1, 28, Depths((0, 4095)))
+        found = torch.from_numpy(program["preprocess"](path)[0].copy())
+        assert (found.int() - truth.int()).abs().max() <= 1
+
+
+def test_a_file_of_a_module_or_of_rows_has_no_program_beside_it(tmp_path: Path) -> None:
+    done = export_onnx(SpinalNet(9, 2, 4), tmp_path / "head.onnx")
+    assert done.preprocessing is None
+    assert [path.name for path in tmp_path.iterdir()] == ["head.onnx"]
+
+
 def test_nothing_about_the_machine_is_in_the_file(tmp_path: Path) -> None:
     head = SpinalNet(9, 2, 4)
     export_onnx(head, tmp_path / "head.onnx")
@@ -289,6 +403,7 @@ def test_the_command_writes_both_kinds_and_explains_itself(tmp_path: Path, run: 
     done = command(run, path, "--output", "probabilities")
     side = trained_module.load_trained(run).info.input_shape[1]
     assert f"uint8 (N, {side}, {side}, 1)" in done
+    assert f"{tmp_path / 'model_preprocess.py'}: makes its inputs of photographs" in done
     answers = onnx_answers(path, torch.zeros(2, side, side, 1, dtype=torch.uint8))
     torch.testing.assert_close(answers.sum(1), torch.ones(2))
     for words in (["model.txt"], ["model.pt2", "--opset", "18"]):

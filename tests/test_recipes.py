@@ -25,7 +25,7 @@ from spinalnet.comparison import building
 from spinalnet.comparison.baseline import Baseline, baseline_outputs
 from spinalnet.comparison.metrics import METRICS
 from spinalnet.comparison.outputs import OUTPUTS_FILE, load_outputs
-from spinalnet.data import catalog, listing, loading, readers
+from spinalnet.data import catalog, listing, loading, parts, readers
 from spinalnet.data.augment import build_augment
 from spinalnet.data.batches import ArrayDataset, DatasetInfo, Splits
 from spinalnet.models.zoo import MODELS, build, create_model
@@ -381,9 +381,15 @@ def tiny_splits(*args: Any, **options: Any) -> Splits:
     return Splits(part(40), part(10), part(16), info)
 
 
+def tiny_pool(*args: Any, **options: Any) -> parts.Pool:
+    splits = tiny_splits()
+    return parts.Pool(splits.info, splits.train.joined(splits.val), splits.test, None, 0.2)
+
+
 @pytest.fixture
 def tiny(monkeypatch):
     monkeypatch.setattr(loading, "load", tiny_splits)
+    monkeypatch.setattr(loading, "load_pool", tiny_pool)
     monkeypatch.setattr(readers, "ensure_present", lambda *args, **options: None)
     monkeypatch.setitem(
         RECIPES,
@@ -402,9 +408,9 @@ def test_protocols_differ_in_the_data_that_choose(tiny):
     assert (len(paper.train), len(paper.test)) == (50, 16)
     assert paper.info.mean == (0.1307,)
     assert paper.test.mean == (0.1307,)
-    # Where the original chose on validation data, so does the repetition.
+    # Where the original chose on validation data, every tenth image, so does the repetition.
     kept = job("notebook-mnist", "paper").load(spec)
-    assert (len(kept.train), len(kept.val), len(kept.test)) == (40, 10, 16)
+    assert (len(kept.train), len(kept.val), len(kept.test)) == (45, 5, 16)
     # A pretrained trunk gets the constants of its weights.
     assert job("notebook-mnist").load(spec).info.mean == (0.485, 0.456, 0.406)
     # The original takes the letters as they lie in the files, and has 62 outputs for them.
@@ -461,6 +467,15 @@ def test_the_originals_procedure_is_marked_in_report_record_and_page(tiny, tmp_p
     assert record["summary"]["selected_on"] == "test"
     assert [head["head"] for head in record["summary"]["heads"]] == ["spinal"]
     assert record["train_size"] == 50
+    # What the script prints last is kept beside the best epoch.
+    courses = [run.metrics for run in runs.load_runs(folder)]
+    assert record["heads"]["spinal"]["last_epoch"] == [rows[-1]["val_accuracy"] for rows in courses]
+    assert (
+        "last_epoch"
+        not in json.loads((tmp_path / "runs" / "mnist-cnn-honest" / "recipe.json").read_text())[
+            "heads"
+        ]["spinal"]
+    )
     assert "selected on test" in (folder / "report.html").read_text().lower()
     assert str(tmp_path) not in (folder / "recipe.json").read_text()
     for name in ("mnist-cnn-paper", "mnist-cnn-honest"):
@@ -468,6 +483,7 @@ def test_the_originals_procedure_is_marked_in_report_record_and_page(tiny, tmp_p
     page = experiments_page(tmp_path / "results")
     row = next(line for line in page.splitlines() if line.startswith("| mnist-cnn | spinal"))
     assert "selected on test" in row.split("|")[4]
+    assert "after the last epoch" in row.split("|")[4]
     assert "selected on test" not in row.split("|")[5]
     assert "### Paper protocol, selected on test" in page
     assert "### Honest protocol, selected on validation data" in page
@@ -652,6 +668,10 @@ def test_lists_say_what_is_missing(tmp_path):
     assert rows["cifar10-vgg"]["status"] == "missing data: cifar10"
     assert rows["customizable-demo"]["status"] == "demonstration: smoke only"
     json.dumps(list(rows.values()))
+    flowers = rows["transfer-flowers102"]
+    assert flowers["pictures"][1] == "resize:448,448"
+    assert flowers["parts"] == [6552, 818]
+    assert rows["notebook-mnist"]["validation"] == (10, 4)
     sets = {row["name"]: row for row in listing.describe_datasets(str(tmp_path))}
     assert list(sets) == loading.list_datasets()
     assert sets["digits"]["present"]

@@ -292,6 +292,12 @@ def export_command(
         highlight=False,
         soft_wrap=True,
     )
+    if exported.preprocessing is not None:
+        out_console.print(
+            f"{exported.preprocessing}: makes its inputs of photographs, with Pillow and NumPy",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _export_table(run: Path, out: Path, data: str | None, opset: int | None) -> None:

@@ -78,6 +78,14 @@ ImageSize = Annotated[
 Channels = Annotated[
     int | None, typer.Option("--in-channels", help="1: grey images, 3: colour.", min=1, max=3)
 ]
+PixelRange = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LOW,HIGH",
+        help="Image files with more than 8 bits: the values that become black and white, such as "
+        "0,4095 for 12 bits. Default: 0,65535 for 16 bits.",
+    ),
+]
 Limit = Annotated[int | None, typer.Option(help="Use only so many training images.", min=1)]
 OnBadImage = Annotated[
     str,
@@ -159,6 +167,7 @@ class RunOptions:
     download: Download = None
     image_size: ImageSize = None
     in_channels: Channels = None
+    pixel_range: PixelRange = None
     limit: Limit = None
     on_bad_image: OnBadImage = "error"
     training: TrainConfig  # one option per field
@@ -188,6 +197,7 @@ class RunOptions:
             head_options=head_options(self.head_option),
             train=self.training,
             **{name: getattr(self, name) for name in kept},
+            pixel_range=two_numbers("--pixel-range", self.pixel_range),
             **fields,
         )
 
@@ -231,6 +241,21 @@ def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
     parameters = [context, *shared[:place], *own, *shared[place:], *training]
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return wrapper
+
+
+def two_numbers(option: str, text: str | None) -> tuple[float, float] | None:
+    """Return the numbers in a text such as "0,4095".
+
+    Raises:
+        InputError: If it holds anything else.
+    """
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError as error:
+        raise InputError(f"{option} must be two numbers LOW,HIGH, got '{text}'.") from error
+    return low, high
 
 
 def head_options(pairs: list[str] | None) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from spinalnet.comparison.outputs import OUTPUTS_FILE, AnyOutputs, Outputs, Regr
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.trained import Description
 from spinalnet.data import batches
+from spinalnet.data.depths import Depths
 from spinalnet.data.images import bad_list, fit_to, read_all
 from spinalnet.models import features, zoo
 from spinalnet.nn import count_macs, count_params, wiring_in
@@ -99,7 +100,8 @@ def run_one(
             tested, outputs = measure(fitted.model, parts.test, spec.train)
             rows = splits.test_rows
             outputs = replace(outputs, rows=None if rows is None else rows.int())
-            _with_thumbnails(outputs, splits.test).save(folder.path / OUTPUTS_FILE)
+            depths = Depths(splits.info.pixel_range)
+            _with_thumbnails(outputs, splits.test, depths).save(folder.path / OUTPUTS_FILE)
             result |= {"test": tested}
         else:
             result["val"] |= measure(fitted.model, parts.val, spec.train)[0]
@@ -276,7 +278,7 @@ _THUMBNAILS, _THUMBNAIL_SIDE = 16, 96  # of photographs; small images are kept a
 
 
 def _with_thumbnails(
-    outputs: AnyOutputs, part: batches.ArrayDataset | batches.FolderDataset
+    outputs: AnyOutputs, part: batches.ArrayDataset | batches.FolderDataset, depths: Depths
 ) -> AnyOutputs:
     """Return `outputs` with the names of the files, and pixels of the worst mistakes."""
     outputs = replace(outputs, paths=tuple(part.paths))
@@ -285,7 +287,7 @@ def _with_thumbnails(
     rows = outputs.worst(_THUMBNAILS)
     if part.paths:
         chosen = [part.paths[row] for row in rows.tolist()]
-        pixels, bad = read_all(chosen, 3, _THUMBNAIL_SIDE)
+        pixels, bad = read_all(chosen, 3, _THUMBNAIL_SIDE, depths)
         pixels[[row for row, _ in bad]] = 0  # changed since; the mistake stays
     elif isinstance(part, batches.ArrayDataset) and part.inputs.dtype == torch.uint8:
         pixels = part.inputs[rows]

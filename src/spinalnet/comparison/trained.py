@@ -29,6 +29,7 @@ class Description:
     input_shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    pixel_range: tuple[float, float] | None = None
     head_options: Mapping[str, Any] = field(default_factory=dict)
     neck: str | None = None
     freeze: bool = False
@@ -73,7 +74,15 @@ class Description:
     def info(self) -> DatasetInfo:
         """What the model knows of its data."""
         shape, mean, std = self.input_shape, self.mean, self.std
-        return DatasetInfo(self.data or "", self.task, self.class_names, shape, mean, std)
+        return DatasetInfo(
+            self.data or "",
+            self.task,
+            self.class_names,
+            shape,
+            mean,
+            std,
+            pixel_range=self.pixel_range,
+        )
 
     @property
     def spec(self) -> RunSpec:
@@ -121,6 +130,7 @@ class TrainedModel:
         if len(info.input_shape) == 3:
             channels, side, _ = info.input_shape
             spec = spec.having(in_channels=channels, image_size=side)
+            spec = spec.having(pixel_range=info.pixel_range)
         splits = load_splits(spec, constants=(info.mean, info.std))
         if splits.info.class_names != info.class_names:
             raise InputError(

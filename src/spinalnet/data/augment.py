@@ -14,9 +14,9 @@ differ, both on purpose:
 On the CPU the compiled kernels warp, where they are installed (`kernels.warp`); elsewhere torch
 operations give the same coordinates, bit by bit, and the same values up to rounding.
 
-Images are uint8 `(B, C, H, W)`, or float on the 0..1 scale. Crops, flips and rotations keep the
-dtype; everything that computes with pixel values returns float32 on the 0..1 scale. What lies
-outside the image is 0 (black), so augment before normalising.
+Images are uint8 `(B, C, H, W)`, or float on the 0..1 scale. Crops, flips, rotations and erasing
+keep the dtype; everything that computes with pixel values returns float32 on the 0..1 scale. What
+lies outside the image or is erased is 0 (black), so augment before normalising.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from spinalnet._checks import InputError, unknown_name
+from spinalnet.data.erasing import random_cutout, random_erasing
 from spinalnet.data.warps import (
     Map,
     Warp,
@@ -39,8 +40,10 @@ from spinalnet.data.warps import (
     constant,
     draw_boxes,
     draw_corners,
+    is_identity,
     per_image,
     quad_to_rectangle,
+    require,
     rotation_about_centre,
     to_float,
     uniform,
@@ -49,19 +52,11 @@ from spinalnet.randomness import own_generators
 
 Transform = Callable[[Tensor, Generator], Tensor]
 
+# How `TrainConfig.augment` begins in a repetition of the paper's procedure on photographs.
+ORIGINAL = "original:"
+
 # Raised when the same seed begins to give other images: part of the key of what is kept of them.
 STREAM = 2
-
-
-def _require(condition: bool, rule: str, got: object) -> None:
-    """Raise `InputError` with `rule` unless `condition` holds."""
-    if not condition:
-        raise InputError(f"{rule}, got {got}.")
-
-
-def _is_identity(images: Tensor, generator: Generator) -> Tensor:
-    """Return the images as they are."""
-    return images
 
 
 def random_perspective(distortion: float = 0.5, p: float = 0.5) -> Transform:
@@ -69,10 +64,10 @@ def random_perspective(distortion: float = 0.5, p: float = 0.5) -> Transform:
 
     As `torchvision.transforms.RandomPerspective(distortion, p)`.
     """
-    _require(0 <= distortion <= 1, "perspective: distortion must be in [0, 1]", distortion)
-    _require(0 <= p <= 1, "perspective: p must be in [0, 1]", p)
+    require(0 <= distortion <= 1, "perspective: distortion must be in [0, 1]", distortion)
+    require(0 <= p <= 1, "perspective: p must be in [0, 1]", p)
     if distortion == 0 or p == 0:
-        return _is_identity
+        return is_identity
 
     def draw(batch: int, height: int, width: int, generator: Generator) -> Map:
         corners = draw_corners(batch, height, width, distortion, generator)
@@ -99,10 +94,10 @@ def random_affine(degrees: float, translate: float = 0.1) -> Transform:
     As `torchvision.transforms.RandomAffine(degrees, (translate, translate))`: pixels are copied,
     not interpolated.
     """
-    _require(0 <= degrees <= 180, "rotation: degrees must be in [0, 180]", degrees)
-    _require(0 <= translate <= 1, "affine: translate must be in [0, 1]", translate)
+    require(0 <= degrees <= 180, "rotation: degrees must be in [0, 180]", degrees)
+    require(0 <= translate <= 1, "affine: translate must be in [0, 1]", translate)
     if degrees == 0 and translate == 0:
-        return _is_identity
+        return is_identity
 
     def draw(batch: int, height: int, width: int, generator: Generator) -> Map:
         angles = uniform(-degrees, degrees, (batch,), generator)
@@ -125,12 +120,12 @@ def random_resized_crop(
 
     As `torchvision.transforms.RandomResizedCrop(size, scale, ratio)` with the image's own size.
     """
-    _require(
+    require(
         0 < scale_low <= scale_high <= 1,
         "resized-crop: scales must satisfy 0 < low <= high <= 1",
         (scale_low, scale_high),
     )
-    _require(
+    require(
         0 < ratio_low <= ratio_high,
         "resized-crop: ratios must satisfy 0 < low <= high",
         (ratio_low, ratio_high),
@@ -150,11 +145,11 @@ def random_zoom_crop(large: float, small: float) -> Transform:
     `torchvision.transforms.Resize(large)` and `RandomCrop(small)` do to larger ones.
     """
     whole = float(large).is_integer() and float(small).is_integer()
-    _require(
+    require(
         whole and 0 < small <= large, "zoom-crop: needs whole large >= small > 0", (large, small)
     )
     if small == large:
-        return _is_identity
+        return is_identity
 
     def draw(batch: int, height: int, width: int, generator: Generator) -> Map:
         room = int(large - small) + 1
@@ -176,10 +171,10 @@ def random_crop(padding: float = 4) -> Transform:
     As `torchvision.transforms.RandomCrop(size, padding=padding)` with the image's own size.
     """
     whole = float(padding).is_integer() and padding >= 0
-    _require(whole, "crop: padding must be an integer >= 0", padding)
+    require(whole, "crop: padding must be an integer >= 0", padding)
     pad = int(padding)
     if pad == 0:
-        return _is_identity
+        return is_identity
 
     def crop(images: Tensor, generator: Generator) -> Tensor:
         batch, _, height, width = images.shape
@@ -195,9 +190,9 @@ def random_crop(padding: float = 4) -> Transform:
 
 def _random_flip(name: str, p: float, dim: int) -> Transform:
     """Mirror each image along `dim` with probability `p`."""
-    _require(0 <= p <= 1, f"{name}: p must be in [0, 1]", p)
+    require(0 <= p <= 1, f"{name}: p must be in [0, 1]", p)
     if p == 0:
-        return _is_identity
+        return is_identity
 
     def flip(images: Tensor, generator: Generator) -> Tensor:
         chosen = uniform(0, 1, (len(images),), generator) < p
@@ -221,9 +216,9 @@ def random_brightness(strength: float) -> Transform:
 
     As `torchvision.transforms.ColorJitter(brightness=strength)`.
     """
-    _require(strength >= 0, "brightness: strength must be >= 0", strength)
+    require(strength >= 0, "brightness: strength must be >= 0", strength)
     if strength == 0:
-        return _is_identity
+        return is_identity
 
     def brighten(images: Tensor, generator: Generator) -> Tensor:
         factor = uniform(max(0.0, 1 - strength), 1 + strength, (len(images),), generator)
@@ -238,9 +233,9 @@ def random_contrast(strength: float) -> Transform:
     As `torchvision.transforms.ColorJitter(contrast=strength)`. That class, given several strengths,
     also shuffles their order; here the order is that of the spec.
     """
-    _require(strength >= 0, "contrast: strength must be >= 0", strength)
+    require(strength >= 0, "contrast: strength must be >= 0", strength)
     if strength == 0:
-        return _is_identity
+        return is_identity
 
     def change(images: Tensor, generator: Generator) -> Tensor:
         images = to_float(images)
@@ -276,11 +271,11 @@ def random_colors(
     Slower than `brightness` and `contrast` alone, which take the whole batch at once.
     """
     for name, value in (("brightness", brightness), ("contrast", contrast)):
-        _require(0 <= value < math.inf, f"color-jitter: {name} must be >= 0", value)
-    _require(0 <= saturation < math.inf, "color-jitter: saturation must be >= 0", saturation)
-    _require(0 <= hue <= 0.5, "color-jitter: hue must be in [0, 0.5]", hue)
+        require(0 <= value < math.inf, f"color-jitter: {name} must be >= 0", value)
+    require(0 <= saturation < math.inf, "color-jitter: saturation must be >= 0", saturation)
+    require(0 <= hue <= 0.5, "color-jitter: hue must be in [0, 0.5]", hue)
     if brightness == contrast == saturation == hue == 0:
-        return _is_identity
+        return is_identity
     from torchvision.transforms.v2 import ColorJitter
 
     return _image_by_image(ColorJitter(brightness, contrast, saturation, hue))
@@ -291,7 +286,7 @@ def rand_augment(num_ops: float = 2, magnitude: float = 9) -> Transform:
 
     Source: Cubuk et al., "RandAugment", arXiv:1909.13719.
     """
-    _require(
+    require(
         num_ops in range(1, 15) and magnitude in range(31),
         "rand-augment: num_ops must be an integer from 1 to 14, magnitude one from 0 to 30",
         (num_ops, magnitude),
@@ -321,6 +316,8 @@ AUGMENTATIONS: dict[str, Callable[..., Transform]] = {
     "crop": random_crop,
     "flip": random_horizontal_flip,
     "vertical-flip": random_vertical_flip,
+    "erasing": random_erasing,
+    "cutout": random_cutout,
     "brightness": random_brightness,
     "contrast": random_contrast,
     "color-jitter": random_colors,
@@ -363,11 +360,17 @@ def build_augment(spec: str) -> Transform:
         InputError: If a step is unknown or its numbers are wrong.
     """
     if spec == "none":
-        return _is_identity
+        return is_identity
+    if spec.startswith(ORIGINAL):
+        raise InputError(
+            f"the images of this run went through the original's own transforms "
+            f"({spec.removeprefix(ORIGINAL)}), which 'spinalnet reproduce --protocol paper' alone "
+            "applies."
+        )
     steps: list[Transform | WarpChain] = []
     for text in spec.split("+"):
         step = _parse_step(text.strip())
-        if step is _is_identity:
+        if step is is_identity:
             continue
         last = steps[-1] if steps else None
         if not isinstance(step, Warp):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from spinalnet._checks import InputError
 from spinalnet.data.augment import build_augment
+from spinalnet.data.depths import Depths
 from spinalnet.data.images import BadImage, BadImagesError, fit_to, read_batches, usable_cpus
 from spinalnet.data.order import batch_slices, epoch_order, stream_seed
 
@@ -32,6 +33,8 @@ class DatasetInfo:
         mean: Mean per channel on the 0..1 scale, subtracted from every batch.
         std: Standard deviation per channel on the 0..1 scale.
         notes: Sentences the user must see, such as a limit or an unusual split.
+        pixel_range: The values that became black and white, where image files have more than 8 bits
+            per channel; None where none has.
     """
 
     name: str
@@ -41,6 +44,7 @@ class DatasetInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     notes: tuple[str, ...] = ()
+    pixel_range: tuple[float, float] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -287,6 +291,7 @@ class FolderDataset:
         mean: Mean per channel on the 0..1 scale; empty for none.
         std: Standard deviation per channel on the 0..1 scale; empty for none.
         num_workers: Threads that decode ahead, at most one per processor; 0 for none.
+        pixel_range: How files with more than 8 bits per channel are scaled; see `data.depths`.
     """
 
     def __init__(
@@ -298,6 +303,7 @@ class FolderDataset:
         mean: Sequence[float] = (),
         std: Sequence[float] = (),
         num_workers: int = 2,
+        pixel_range: tuple[float, float] | None = None,
     ) -> None:
         if len(paths) != len(targets):
             raise InputError(
@@ -310,6 +316,7 @@ class FolderDataset:
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.num_workers = num_workers
+        self.pixel_range = pixel_range
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -330,6 +337,7 @@ class FolderDataset:
             self.mean,
             self.std,
             self.num_workers,
+            self.pixel_range,
         )
 
     def joined(self, other: FolderDataset) -> FolderDataset:
@@ -366,6 +374,7 @@ class FolderDataset:
             self.size,
             min(self.num_workers, usable_cpus()),
             pinned=device.type == "cuda",
+            depths=Depths(self.pixel_range),
         )
         with contextlib.closing(read):  # threads end with the epoch, however it ends
             for number, (group, (pixels, bad)) in enumerate(zip(groups, read, strict=True)):

@@ -21,10 +21,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from spinalnet._checks import InputError
+from spinalnet.data.depths import Depths, is_deep, to_8_bits
+from spinalnet.data.opening import named_by_its_start, opened, turned
 
 # Whatever is computed from pixels and kept (features of a frozen network) is kept under this name
 # too: a change of `read_pixels` that changes pixels changes it.
-RECIPE = "draft-2,centre-square,bilinear-antialias"
+RECIPE = "draft-2,centre-square,bilinear-antialias,one-range,inks"
 
 _DRAFT_MARGIN = 2  # times the wanted size; what less costs is measured in benchmarks/images.py
 _CHUNK = 8  # images per task of a thread: the hand-over is then a small share of the work
@@ -71,6 +73,9 @@ def _reason(error: Exception, path: str) -> str:
     if isinstance(error, PermissionError):
         return "cannot be read: permission denied"
     if isinstance(error, UnidentifiedImageError):
+        kind = named_by_its_start(path)
+        if kind is not None:
+            return f"begins as {kind} does, but cannot be decoded: damaged, or of a rare variant"
         return "is not an image" if Path(path).stat().st_size else "is empty"
     said = str(error).rstrip(".") or type(error).__name__
     if isinstance(error, Image.DecompressionBombError):
@@ -114,14 +119,9 @@ def _centre_square(width: int, height: int) -> tuple[int, int, int, int]:
 
 
 def _to_mode(image: Any, channels: int) -> Any:
-    """Convert a PIL image of any mode to 8-bit grey (1 channel) or RGB (3)."""
-    import numpy as np
+    """Convert a PIL image of any mode of 8 bits to grey (1 channel) or RGB (3)."""
     from PIL import Image
 
-    if image.mode == "F":
-        raise ValueError("32-bit float pixels have no agreed range; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):  # 16 bits; PIL's own conversion would clip at 255
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
         # On white, as viewers show it; dropping alpha would reveal whatever hides beneath.
         image = image.convert("RGBA")
@@ -130,13 +130,37 @@ def _to_mode(image: Any, channels: int) -> Any:
     return image if image.mode == mode else image.convert(mode)
 
 
-def read_pixels(path: str, channels: int, size: int) -> Tensor:
+# Paper without ink, read the wrong way round, is covered with all four inks: 400 % in all. Printers
+# hold less than 340 %, so that readings with more of it than a stray pixel are no prints.
+_TOO_MUCH_INK, _STRAY = 3.5 * 255, 1e-3
+
+
+def _true_inks(image: Any) -> Any:
+    """Return a CMYK JPEG with its inks the right way round.
+
+    Photographs for print hold them inverted, which Adobe's marker says. Without it Pillow, as
+    browsers do, takes that for granted; where this cannot be and the opposite can, it is not so.
+    """
+    import numpy as np
+    from PIL import ImageChops
+
+    if image.format != "JPEG" or image.mode != "CMYK" or "adobe" in image.info:
+        return image
+    inks = np.asarray(image).sum(2, dtype=np.int32)
+    as_read, inverted = (
+        (total > _TOO_MUCH_INK).mean() > _STRAY for total in (inks, 4 * 255 - inks)
+    )
+    return ImageChops.invert(image) if as_read and not inverted else image
+
+
+def read_pixels(path: str, channels: int, size: int, depths: Depths | None = None) -> Tensor:
     """Decode one image file, the first frame if it has several, as a camera held upright sees it.
 
     Args:
         path: The file.
         channels: 1 for grey, 3 for colour.
         size: Height and width.
+        depths: How files with more than 8 bits are scaled; what is found is noted there.
 
     Returns:
         uint8, `(size, size, channels)`.
@@ -145,12 +169,13 @@ def read_pixels(path: str, channels: int, size: int) -> Tensor:
         Exception: Whatever the decoder raises; `_reason` says what it means.
     """
     import numpy as np
-    from PIL import Image, ImageOps
 
-    with Image.open(path) as image:
+    with opened(path) as (image, orientation):
         # JPEG decodes at 1/2, 1/4 or 1/8 much faster; the margin leaves something to resize.
         image.draft("L" if channels == 1 else "RGB", (_DRAFT_MARGIN * size, _DRAFT_MARGIN * size))
-        ImageOps.exif_transpose(image, in_place=True)
+        if is_deep(image):
+            image = to_8_bits(image, depths or Depths())
+        image = turned(_true_inks(image), orientation)
         square = _centre_square(*image.size)
         if square != (0, 0, *image.size):
             image = image.crop(square)
@@ -171,19 +196,24 @@ def usable_cpus() -> int:
         return os.cpu_count() or 1
 
 
-def _fill(out: Tensor, paths: Sequence[str]) -> list[tuple[int, BadImage]]:
+def _fill(out: Tensor, paths: Sequence[str], depths: Depths | None) -> list[tuple[int, BadImage]]:
     """Decode files into the rows of `out` `(n, H, W, C)`; return (row, what is wrong with it)."""
     bad = []
     for row, path in enumerate(paths):
         try:
-            out[row] = read_pixels(path, out.shape[3], out.shape[1])
+            out[row] = read_pixels(path, out.shape[3], out.shape[1], depths)
         except Exception as error:  # decoders raise almost anything on broken files
             bad.append((row, BadImage(path, _reason(error, path))))
     return bad
 
 
 def read_batches(
-    batches: Iterable[Sequence[str]], channels: int, size: int, threads: int, pinned: bool = False
+    batches: Iterable[Sequence[str]],
+    channels: int,
+    size: int,
+    threads: int,
+    pinned: bool = False,
+    depths: Depths | None = None,
 ) -> Generator[tuple[Tensor, list[tuple[int, BadImage]]], None, None]:
     """Decode batches of files, in their order, some batches ahead of who uses them.
 
@@ -196,6 +226,7 @@ def read_batches(
         size: Height and width.
         threads: Threads that decode; 0 to decode in the caller's, without reading ahead.
         pinned: Whether batches are made in page-locked memory, for CUDA.
+        depths: As for `read_pixels`.
 
     Yields:
         Pixels, uint8, `(B, C, H, W)` in channels-last memory, with rows of any content where a
@@ -208,7 +239,7 @@ def read_batches(
     if threads == 0:
         for paths in batches:
             out = empty(paths)
-            bad = _fill(out, paths)
+            bad = _fill(out, paths, depths)
             yield out.permute(0, 3, 1, 2), bad
         return
     ahead: deque[tuple[Tensor, list[tuple[int, Future[list[tuple[int, BadImage]]]]]]] = deque()
@@ -225,7 +256,7 @@ def read_batches(
             tasks = []
             for start in range(0, len(paths), _CHUNK):
                 rows = slice(start, start + _CHUNK)
-                tasks.append((start, pool.submit(_fill, out[rows], paths[rows])))
+                tasks.append((start, pool.submit(_fill, out[rows], paths[rows], depths)))
             ahead.append((out, tasks))
             if len(ahead) > _BATCHES_AHEAD:
                 yield finished()
@@ -236,9 +267,9 @@ def read_batches(
 
 
 def read_all(
-    paths: Sequence[str], channels: int, size: int
+    paths: Sequence[str], channels: int, size: int, depths: Depths | None = None
 ) -> tuple[Tensor, list[tuple[int, BadImage]]]:
-    """Decode image files to one tensor.
+    """Decode image files to one tensor; arguments as for `read_pixels`.
 
     Returns:
         Pixels, uint8, `(N, C, H, W)`, with rows of any content where a file cannot be used; and
@@ -249,7 +280,7 @@ def read_all(
     batches = (paths[start : start + 64] for start in starts)
     bad = []
     for start, (pixels, wrong) in zip(
-        starts, read_batches(batches, channels, size, usable_cpus()), strict=True
+        starts, read_batches(batches, channels, size, usable_cpus(), depths=depths), strict=True
     ):
         images[start : start + len(pixels)] = pixels
         bad += [(start + row, what) for row, what in wrong]
@@ -260,51 +291,61 @@ def read_all(
 _ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 
-def _defect(path: str, thorough: bool) -> BadImage | None:
+def _defect(path: str, thorough: bool, depths: Depths) -> BadImage | None:
     """Return what is wrong with a file as far as its beginning and its end say, or all of it."""
-    from PIL import Image
-
     try:
+        with opened(path, whole=False) as (image, _):
+            end = _ENDS.get(str(image.format), b"")
         with Path(path).open("rb") as file:
-            end = _ENDS.get(str(Image.open(file).format), b"")
             file.seek(-len(end), os.SEEK_END)
-            unsure = thorough or not end or file.read() != end
+            unsure = thorough or not end or is_deep(image) or file.read() != end
         if unsure:
-            read_pixels(path, 3, 32)
+            read_pixels(path, 3, 32, depths)
     except Exception as error:  # decoders raise almost anything on broken files
         return BadImage(path, _reason(error, path))
     return None
 
 
-_checked: dict[tuple[str, bool], list[tuple[int, BadImage]]] = {}
+_checked: dict[tuple[Any, ...], tuple[list[tuple[int, BadImage]], list[int]]] = {}
 
 
-def find_bad(paths: Sequence[str], *, thorough: bool) -> list[tuple[int, BadImage]]:
+def find_bad(
+    paths: Sequence[str], *, thorough: bool, depths: Depths | None = None
+) -> list[tuple[int, BadImage]]:
     """Find files that cannot be used without keeping any pixels.
 
     Args:
         paths: Image files.
         thorough: Whether to decode every file. Otherwise its header and its last bytes are looked
-            at, which finds what is empty, cut off or no image, at a tenth of the time.
+            at, which finds what is empty, cut off or no image, at a tenth of the time; files with
+            more than 8 bits per channel are decoded all the same, because all of them decide how
+            they are scaled.
+        depths: As for `read_pixels`.
 
     Returns:
         Places in `paths`, with what is wrong there. Files that have not changed since are not
         looked at again.
     """
+    depths = depths or Depths()
     digest = hashlib.blake2b(digest_size=16)
     for path in paths:
         with contextlib.suppress(OSError):  # the check will tell
             status = os.stat(path)  # noqa: PTH116 (a Path per file costs more than the call)
             digest.update(os.fsencode(path))
             digest.update(f"\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-    key = digest.hexdigest(), thorough
+    key = digest.hexdigest(), thorough, depths.pixel_range, depths.alone
     if key not in _checked:
         starts = range(0, len(paths), 256)
+        found_by_all = Depths(depths.pixel_range, alone=depths.alone)
 
         def look(start: int) -> list[tuple[int, BadImage]]:
-            found = ((i, _defect(paths[i], thorough)) for i in range(start, len(paths))[:256])
+            places = range(start, len(paths))[:256]
+            found = ((i, _defect(paths[i], thorough, found_by_all)) for i in places)
             return [(i, what) for i, what in found if what is not None]
 
         with ThreadPoolExecutor(usable_cpus()) as pool:
-            _checked[key] = [row for rows in pool.map(look, starts) for row in rows]
-    return _checked[key]
+            bad = [row for rows in pool.map(look, starts) for row in rows]
+        _checked[key] = bad, found_by_all.peaks
+    bad, peaks = _checked[key]
+    depths.peaks += peaks
+    return bad

@@ -26,6 +26,7 @@ from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.data import parts, readers
 from spinalnet.data.batches import MEND, ArrayDataset, DatasetInfo, FolderDataset, Splits, without
 from spinalnet.data.catalog import DATASETS, DatasetRow
+from spinalnet.data.depths import Depths, PixelRange, check_range
 from spinalnet.data.folders import FoundImages, index_folder, permission_explained
 from spinalnet.data.images import BadImage, BadImagesError, find_bad, fit_to, read_all
 from spinalnet.data.resampling import Resample
@@ -48,6 +49,8 @@ class DataSpec:
         resample: Draw the test part from all examples; None for the data's own test part.
         group: A regular expression over the paths of image files below the data's folder (see
             `parts.groups_of`): what it matches is the group, of which all lie in one part.
+        pixel_range: Values that become black and white in image files with more than 8 bits per
+            channel; None for 0 and 65535 of 16-bit files (see `data.depths`).
 
     Raises:
         InputError: If a value is impossible.
@@ -61,6 +64,7 @@ class DataSpec:
     on_bad_image: Literal["error", "skip"] = "error"
     resample: Resample | None = None
     group: str | None = None
+    pixel_range: PixelRange | None = None
 
     def __post_init__(self) -> None:
         for name in ("name", "data_dir"):  # two ways to write a path are one request
@@ -73,6 +77,7 @@ class DataSpec:
             raise InputError(f"in_channels must be 1 or 3, got {self.in_channels!r}.")
         if self.on_bad_image not in ("error", "skip"):
             raise InputError(f"on_bad_image must be error or skip, got {self.on_bad_image!r}.")
+        check_range(self.pixel_range)
         if self.group is not None:
             try:
                 re.compile(self.group)
@@ -164,7 +169,12 @@ def _check_found(found: FoundImages, spec: DataSpec) -> tuple[list[str], dict[st
 
 
 def _read_files(
-    found: FoundImages, spec: DataSpec, size: int, channels: int, streamed_by: int | None
+    found: FoundImages,
+    spec: DataSpec,
+    size: int,
+    channels: int,
+    streamed_by: int | None,
+    depths: Depths,
 ) -> tuple[FoundImages, dict[str, parts.Part], tuple[BadImage, ...]]:
     """Read the files, or see that they can be read where so many threads stream them.
 
@@ -175,16 +185,16 @@ def _read_files(
     pixels: dict[str, Tensor] = {}
     for part, (paths, _) in found.parts.items():
         if streamed_by is None:
-            pixels[part], bad[part] = read_all(paths, channels, size)
+            pixels[part], bad[part] = read_all(paths, channels, size, depths)
             pixels[part] = without(pixels[part], bad[part])
         else:
             # What is left out must be known before the first epoch, so then all is decoded once.
-            bad[part] = find_bad(paths, thorough=spec.on_bad_image == "skip")
+            bad[part] = find_bad(paths, thorough=spec.on_bad_image == "skip", depths=depths)
     found = _usable(found, bad, spec.on_bad_image)
     data: dict[str, parts.Part] = {
         part: ArrayDataset(pixels[part], targets, paths=paths)
         if streamed_by is None
-        else FolderDataset(paths, targets, channels, size, num_workers=streamed_by)
+        else FolderDataset(paths, targets, channels, size, (), (), streamed_by, spec.pixel_range)
         for part, (paths, targets) in found.parts.items()
     }
     return found, data, tuple(what for rows in bad.values() for _, what in rows)
@@ -200,7 +210,10 @@ def _load_files(
     size, channels = spec.image_size or _FOLDER_SIZE, spec.in_channels or 3
     needed = sum(len(paths) for paths, _ in found.parts.values()) * channels * size * size
     streamed = needed > memory_budget
-    found, data, files = _read_files(found, spec, size, channels, num_workers if streamed else None)
+    depths = Depths(spec.pixel_range)
+    streamed_by = num_workers if streamed else None
+    found, data, files = _read_files(found, spec, size, channels, streamed_by, depths)
+    pixel_range = depths.settled()
     checked, groups = _check_found(found, spec)
     notes, of_train, rows = [*found.notes, *checked], groups.get("train"), None
     if "test" not in data:
@@ -225,9 +238,15 @@ def _load_files(
             f"Images stream from disk: decoded they need {needed / 2**30:.1f} GiB, more than the "
             f"memory budget of {memory_budget / 2**30:.1f} GiB."
         )
+    if pixel_range is not None:
+        low, high = pixel_range
+        notes.append(
+            f"In files with more than 8 bits per channel {low:g} becomes black and {high:g} white."
+        )
     mean, std = _channel_statistics(_sample(data["train"], channels, size))
+    shape = channels, size, size
     info = DatasetInfo(
-        name, "classification", found.classes, (channels, size, size), mean, std, tuple(notes)
+        name, "classification", found.classes, shape, mean, std, tuple(notes), pixel_range
     )
     data = {part: source.normalized_by(mean, std) for part, source in data.items()}
     return parts.Pool(
@@ -240,7 +259,7 @@ def _sample(train: parts.Part, channels: int, size: int) -> Tensor:
     if isinstance(train, ArrayDataset):
         return train.inputs
     chosen = train.paths[:: max(1, len(train) // _STATISTICS_IMAGES)]
-    pixels, unreadable = read_all(chosen, channels, size)
+    pixels, unreadable = read_all(chosen, channels, size, Depths(train.pixel_range))
     if unreadable:
         raise BadImagesError([what for _, what in unreadable], MEND)
     return pixels
@@ -391,6 +410,22 @@ def load(
     """
     if val_fraction is not None and not 0 < val_fraction < 1:
         raise InputError(f"val_fraction must be between 0 and 1, got {val_fraction!r}.")
+    pool = load_pool(
+        spec, row=row, download=download, memory_budget=memory_budget, num_workers=num_workers
+    )
+    splits = pool.split(spec.limit, seed, val_fraction)
+    return splits if constants is None else splits.normalized_by(*constants)
+
+
+def load_pool(
+    spec: DataSpec,
+    *,
+    row: DatasetRow | None = None,
+    download: bool | None = None,
+    memory_budget: int = 2 * 2**30,
+    num_workers: int = 16,
+) -> parts.Pool:
+    """Load what is asked for, without splitting validation off; arguments as for `load`."""
     row = row or spec.row
     with permission_explained():
         if row is None:
@@ -399,12 +434,9 @@ def load(
         else:
             name, found = row.name, readers.read(row, spec.data_dir, download=download)
         if isinstance(found, FoundImages):
-            pool = _load_files(name, found, spec, memory_budget, num_workers)
-        else:
-            assert row is not None
-            pool = _load_arrays(row, found, spec, memory_budget)
-    splits = pool.split(spec.limit, seed, val_fraction)
-    return splits if constants is None else splits.normalized_by(*constants)
+            return _load_files(name, found, spec, memory_budget, num_workers)
+        assert row is not None
+        return _load_arrays(row, found, spec, memory_budget)
 
 
 def load_dataset(
@@ -422,6 +454,7 @@ def load_dataset(
     on_bad_image: Literal["error", "skip"] = "error",
     resample: Resample | None = None,
     group: str | None = None,
+    pixel_range: PixelRange | None = None,
 ) -> Splits:
     """Load a data set by its name, row or path: `load` with the fields of `DataSpec` as arguments.
 
@@ -434,7 +467,9 @@ def load_dataset(
     name = spec.name if isinstance(spec, DatasetRow) else os.fspath(spec)
     folder = None if data_dir is None else os.fspath(data_dir)
     return load(
-        DataSpec(name, folder, image_size, in_channels, limit, on_bad_image, resample, group),
+        DataSpec(
+            name, folder, image_size, in_channels, limit, on_bad_image, resample, group, pixel_range
+        ),
         seed,
         row=row,
         val_fraction=val_fraction,

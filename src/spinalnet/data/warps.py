@@ -14,7 +14,19 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from spinalnet._checks import InputError
 from spinalnet.kernels import warp
+
+
+def require(condition: bool, rule: str, got: object) -> None:
+    """Raise `InputError` with `rule` unless `condition` holds."""
+    if not condition:
+        raise InputError(f"{rule}, got {got}.")
+
+
+def is_identity(images: Tensor, generator: Generator) -> Tensor:
+    """Return the images as they are."""
+    return images
 
 
 def to_float(images: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +28,8 @@ import spinalnet
 from spinalnet import files
 from spinalnet._checks import InputError, SpinalnetError, unknown_name
 from spinalnet.comparison import TrainedModel, load_trained
-from spinalnet.data import batches
+from spinalnet.data import DatasetInfo, batches
+from spinalnet.deploy.preprocessing import write_preprocessing
 from spinalnet.nn import use_backend
 
 Inputs = Literal["uint8-hwc", "uint8-chw", "float"]
@@ -56,6 +57,8 @@ class Exported:
         output: "logits", "probabilities", or "values" for a regression.
         largest_difference: Of any answer from the original's, over the checked batches, as a part
             of the largest answer (of 1, if that is larger).
+        preprocessing: The program beside it that makes its inputs of photographs; None if it was
+            not made of a run on images.
     """
 
     path: Path
@@ -64,6 +67,7 @@ class Exported:
     dtype: str
     output: str
     largest_difference: float
+    preprocessing: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class _Request:
     inputs: Inputs
     output: str
     about: dict[str, str]  # which run it came from
+    info: DatasetInfo | None = None  # what that run was on
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -87,8 +92,11 @@ class _Request:
 
     def metadata(self) -> dict[str, str]:
         """Return what the file says about itself; values other than names are JSON."""
+        scale = self.info and self.info.pixel_range
+        deep = {"pixel_range": json.dumps(list(scale))} if scale else {}
         return {
             **self.about,
+            **deep,
             "spinalnet": spinalnet.__version__,
             "torch": torch.__version__,
             "class_names": json.dumps(list(self.class_names), ensure_ascii=False),
@@ -164,7 +172,9 @@ def export_onnx(
     """Write a model as an ONNX file, and compare it with the model in ONNX Runtime.
 
     The batch is dynamic. The file is written only if, for batches of 1, 2 and 7 random inputs, no
-    answer differs from the model's by more than `TOLERANCE` of the largest one.
+    answer differs from the model's by more than `TOLERANCE` of the largest one. Beside the network
+    of a run on images a program is written, `NAME_preprocess.py`, that needs Pillow and NumPy alone
+    to make its inputs of image files (see `deploy.standalone`).
 
     Args:
         model: The folder of a run, a checkpoint file, what `load_trained` returns, or any module;
@@ -219,7 +229,12 @@ def export_onnx(
 
     difference = _check(request, run)
     files.write_bytes(path, content)
-    return _exported(path, request, (node.op_type for node in graph.graph.node), difference)
+    done = _exported(path, request, (node.op_type for node in graph.graph.node), difference)
+    info = request.info
+    if info is None or len(info.input_shape) != 3:
+        return done
+    beside = write_preprocessing(path, info, request.inputs, request.output, normalized=normalize)
+    return replace(done, preprocessing=beside)
 
 
 def export_program(
@@ -280,6 +295,7 @@ def _request(
     if output not in ("logits", "probabilities"):
         raise unknown_name("output", output, ("logits", "probabilities"))
     about: dict[str, str] = {}
+    info = None
     if isinstance(source, nn.Module):
         model = source
         shape = tuple(input_shape or ())
@@ -327,7 +343,7 @@ def _request(
             f"{len(std)}."
         )
     model = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
-    request = _Request(model, shape, mean, std, class_names, inputs, output, about)
+    request = _Request(model, shape, mean, std, class_names, inputs, output, about, info)
     answers = request.answers(request.samples(_TRACED_BATCH))
     if answers.ndim != 2:
         raise InputError(f"the model must return (N, outputs), got {tuple(answers.shape)}.")

@@ -26,6 +26,7 @@ import torch
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.comparison import TrainedModel, load_trained
 from spinalnet.data import normalize
+from spinalnet.data.depths import Depths
 from spinalnet.data.folders import iter_images
 from spinalnet.data.images import BadImage, BadImagesError, read_batches, usable_cpus
 from spinalnet.deploy.mirrored import with_tta
@@ -121,7 +122,14 @@ def _predictions(
 
     bad: list[BadImage] = []
     channels, size, _ = info.input_shape
-    pixels_of = read_batches(batches(), channels, size, usable_cpus(), pinned=device.type == "cuda")
+    pixels_of = read_batches(
+        batches(),
+        channels,
+        size,
+        usable_cpus(),
+        pinned=device.type == "cuda",
+        depths=Depths(info.pixel_range, alone=True),
+    )
     with contextlib.closing(pixels_of):  # threads end, however this ends
         for pixels, wrong in pixels_of:
             batch, unusable = reading.popleft(), dict(wrong)

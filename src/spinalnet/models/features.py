@@ -297,7 +297,8 @@ def _sample_keys(part: ArrayDataset | FolderDataset) -> list[bytes]:
                 hashlib.blake2b(_bytes(row), digest_size=KEY_BYTES).digest() for row in part.inputs
             ]
         else:
-            _KNOWN[part] = [_file_key(path) for path in part.paths]
+            scale = "" if part.pixel_range is None else f"\0{part.pixel_range}"
+            _KNOWN[part] = [_file_key(path, scale) for path in part.paths]
     return _KNOWN[part]
 
 
@@ -307,10 +308,10 @@ def _real(folder: str) -> str:
     return str(Path(folder).resolve()).rstrip(os.sep)
 
 
-def _file_key(path: str) -> bytes:
+def _file_key(path: str, scale: str) -> bytes:
     """Return a key of the pixels of an image file, which changes with the file, without reading it.
 
-    Pixels depend on how files are read too, so the recipe of that is in the key.
+    Pixels depend on how files are read too, so the recipe of that and the scale are in the key.
     """
     try:
         status = os.stat(path)  # noqa: PTH116 (a Path per file costs more than the call)
@@ -319,7 +320,7 @@ def _file_key(path: str) -> bytes:
     folder, name = os.path.split(path)
     real = str(Path(path).resolve()) if os.path.islink(path) else f"{_real(folder)}{os.sep}{name}"  # noqa: PTH114
     file = f"{real}\0{status.st_size}\0{status.st_mtime_ns}"
-    text = f"{RECIPE}\0{file}"
+    text = f"{RECIPE}{scale}\0{file}"
     return hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).digest()
 
 

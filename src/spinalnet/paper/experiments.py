@@ -142,6 +142,12 @@ def _cell(record: Record | None, head: str) -> str:
         return NONE
     if minima := record.heads.get(head, {}).get("last_batch_minimum"):
         return f"{_spread(minima)} (last mini-batch of training, n={len(minima)})"
+    if last := record.heads.get(head, {}).get("last_epoch"):
+        best = _spread(own.values, summary.metric)
+        return (
+            f"{_spread(last, summary.metric)} (n={len(last)}, after the last epoch; the "
+            f"best epoch, selected on test, {best})"
+        )
     text = f"{_spread(own.values, summary.metric)} (n={own.n}"
     if summary.selected_on != "validation":
         text += f", selected on {summary.selected_on}"

@@ -28,8 +28,10 @@ from spinalnet.comparison.cells import Event
 from spinalnet.comparison.engine import Effort
 from spinalnet.comparison.finished import read_folder
 from spinalnet.data import DATASETS, ArrayDataset, DatasetInfo, DataSpec, Splits, loading, readers
+from spinalnet.data.augment import ORIGINAL
 from spinalnet.models import MODELS, ModelSpec
 from spinalnet.models.zoo import CONTROLS, flavour_of, mlp_options
+from spinalnet.paper.originals import as_pictures, load_originals
 from spinalnet.paper.recipes import CONSTANTS, RECIPES, Recipe, find_recipes
 from spinalnet.paper.records import Budget, LastBatches, Protocol, make_record
 from spinalnet.training import TrainConfig
@@ -92,6 +94,12 @@ class RecipeRequest:
         """Whether the trunk starts from published weights."""
         return self.recipe.pretrained and self.budget != "smoke"
 
+    @property
+    def _of_pictures(self) -> bool:
+        """Whether images go through the transforms of the original's script."""
+        paper = self.protocol == "paper" and self.budget != "smoke"
+        return paper and self.recipe.pictures is not None
+
     def limit(self) -> int | None:
         """Training examples of the short budget; None for all."""
         row = DATASETS[self.recipe.data]
@@ -106,6 +114,8 @@ class RecipeRequest:
         config = self.recipe.train
         if self.protocol == "honest":
             config = replace(config, amp="auto")
+        elif self._of_pictures:
+            config = replace(config, augment=ORIGINAL + "; test ".join(self.recipe.pictures or ()))
         if self.is_full:
             return config
         if self.budget == "smoke":
@@ -203,7 +213,10 @@ class RecipeRequest:
             row = DATASETS[recipe.data]
             if self.protocol == "paper":
                 row = replace(row, transposed=False)  # the original takes the files as they are
-            splits = loading.load(spec.data, spec.train.seed, row=row, download=self.download)
+            if self._of_pictures:
+                splits = load_originals(recipe, spec, row, download=self.download)
+            else:
+                splits = loading.load(spec.data, spec.train.seed, row=row, download=self.download)
         constants = self._constants(splits.info.task)
         if constants is not None:
             splits = splits.normalized_by(*constants)
@@ -220,7 +233,8 @@ class RecipeRequest:
             unused = range(info.num_classes, recipe.outputs or 0)
             names = (*info.class_names, *(f"unused output {k}" for k in unused))
             info = replace(info, class_names=names)
-        return replace(splits, info=info)
+        splits = replace(splits, info=info)
+        return as_pictures(recipe, splits) if self._of_pictures else splits
 
     def _constants(self, task: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Return those of the original, or of the published weights; None for the data's own."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from spinalnet.paper.recipes.row import TEST_MAXIMUM, Recipe, printed
+from spinalnet.paper.recipes.row import EVERY_EPOCH, TEST_MAXIMUM, Recipe, printed
 from spinalnet.paper.recipes.settings import MNIST_SGD, REDRAW, WARPS
 
 _FASHION_WARPS = "rotation:10+resized-crop:0.95,1"
@@ -21,7 +21,7 @@ def _cnn(data: str, *, suffix: str = "MNIST", **own: Any) -> tuple[Recipe, Recip
         data=data,
         model="mnist-cnn",
         train=MNIST_SGD,
-        selection=TEST_MAXIMUM,
+        selection=EVERY_EPOCH,
         original_heads=("spinal",),
         constants="mnist",
         defects=("A9", "A17", "C1", "C5"),

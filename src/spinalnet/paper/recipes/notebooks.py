@@ -16,12 +16,15 @@ from spinalnet.paper.recipes.row import (
 )
 from spinalnet.paper.recipes.settings import (
     ADAM,
+    CALTECH_PARTS,
+    FLOWER_PARTS,
     PLAIN,
     VGG_ON_MNIST,
     bare,
     cut,
     dropout_norm,
     fine_tuned,
+    standard,
     wide,
 )
 
@@ -40,6 +43,7 @@ _NOTEBOOKS = (
         sources=(f"{_FOLDER}/alexnet-spinalnet-fc-tl-10-monkey.ipynb",),
         data="monkeys",
         **wide(40, _FLIPS, 300, (0.01, 10), (0.01, 10), model="alexnet"),
+        pictures=("resize:320+rotation:15+resized-crop:300+flip+vertical-flip", "resize:300,300"),
         selection=FOLDER_MAXIMUM,
         options={"spinal": bare(20)},
         printed=printed(_LOGGED, {"spinal": 0.922794}, _SELECTED),
@@ -50,6 +54,8 @@ _NOTEBOOKS = (
         sources=(f"{_FOLDER}/spinalnet-caltech101.ipynb",),
         data="caltech-101",
         **wide(64, cut(230, 224), 224, (0.01, 5), (0.001, 5)),
+        pictures=standard(230, 224),
+        parts=CALTECH_PARTS,
         selection=BEST_VALIDATION,
         options={"spinal": bare(101)},
         printed=printed(_LOGGED, {"spinal": 0.9676}),
@@ -57,6 +63,7 @@ _NOTEBOOKS = (
     ),
     Recipe(
         name="notebook-cifar10",
+        pictures=standard(272, 256, "resize:256"),
         sources=(f"{_FOLDER}/spinalnet-cifar10-97-5+.ipynb",),
         data="cifar10",
         **wide(56, cut(272, 256), 256, (0.01, 5), (0.001, 5), (0.0001, 5)),
@@ -67,6 +74,8 @@ _NOTEBOOKS = (
     ),
     Recipe(
         name="notebook-cifar100",
+        pictures=standard(272, 256, "resize:256"),
+        validation=(10, 4),
         sources=(f"{_FOLDER}/spinalnet-cifar100.ipynb",),
         data="cifar100",
         **wide(56, cut(272, 256), 256, (0.01, 5), (0.001, 5), (0.0001, 5)),
@@ -77,6 +86,8 @@ _NOTEBOOKS = (
     ),
     Recipe(
         name="notebook-stl10",
+        pictures=standard(272, 256, "resize:256"),
+        validation=(10, 0),
         sources=(f"{_FOLDER}/stl-10-spinalnet.ipynb",),
         data="stl10",
         **wide(24, cut(272, 256), 256, (0.0005, 20)),
@@ -87,6 +98,8 @@ _NOTEBOOKS = (
     ),
     Recipe(
         name="notebook-fashion-mnist",
+        pictures=("resize:120+flip+affine:10,0.2+resized-crop:112,0.95,1", "resize:112"),
+        validation=(10, 0),
         sources=(f"{_FOLDER}/transfer-learning-on-fashion-mnist-dataset.ipynb",),
         data="fashion-mnist",
         **wide(200, _FASHION_WARPS, 112, (0.01, 5), (0.001, 5), constants="half"),
@@ -99,6 +112,7 @@ _NOTEBOOKS = (
     ),
     Recipe(
         name="notebook-mnist",
+        validation=(10, 4),
         sources=(f"{_FOLDER}/transfer-learning-on-mnist-with-vgg.ipynb",),
         **VGG_ON_MNIST,
         selection=BEST_VALIDATION,
@@ -107,6 +121,8 @@ _NOTEBOOKS = (
     ),
     Recipe(
         name="notebook-flowers102-mlp",
+        pictures=("resize:230+rotation:30+crop:224+flip+vertical-flip", "resize:224,224"),
+        parts=FLOWER_PARTS,
         sources=(f"{_VERSUS}/pytorch-transfer-learning-oxford-102-2-layer-fc.ipynb",),
         data="flowers-102",
         model="resnext50_32x4d",
@@ -121,6 +137,8 @@ _NOTEBOOKS = (
     ),
     Recipe(
         name="notebook-flowers102",
+        pictures=("resize:468+rotation:15+crop:448+flip+vertical-flip", "resize:448,448"),
+        parts=FLOWER_PARTS,
         sources=(f"{_VERSUS}/spinalnet-oxford-102-flower.ipynb",),
         data="flowers-102",
         **wide(16, _FLOWER_WARPS, 448, (0.01, 10), (0.001, 30), original_heads=("linear",)),
@@ -132,6 +150,8 @@ _NOTEBOOKS = (
     ),
     Recipe(
         name="customizable-stl10",
+        pictures=standard(272, 256, "resize:256"),
+        validation=(10, 0),
         sources=(f"{_CUSTOMIZABLE}/Customizable-SpinalNet-on-STL-10.ipynb",),
         data="stl10",
         **wide(24, cut(272, 256), 256, (0.001, 5), (0.0001, 10)),
@@ -187,6 +207,7 @@ def _shared(name: str, *, source: str, width: int, accuracy: float, **own: Any) 
         name=f"shared-stl10-{name}",
         sources=(f"Others/Other Papers/SpinalNet SW: {source}",),
         data="stl10",
+        validation=(10, 0),
         selection=BEST_VALIDATION,
         heads=("spinal-shared", "spinal", "linear"),
         original_heads=("spinal-shared",),
@@ -206,6 +227,7 @@ ROWS = (
         width=20,
         accuracy=0.9845,
         **fine_tuned(24, cut(272, 256), 256, (0.001, 5), (0.0001, 10)),
+        pictures=standard(272, 256, "resize:256"),
     ),
     *(
         _shared(
@@ -215,6 +237,7 @@ ROWS = (
             width=width,
             accuracy=accuracy,
             **fine_tuned(30, cut(244, 224), 224, (0.0005, 2)),
+            pictures=standard(244, 224),
         )
         for width, accuracy in ((10, 0.995875), (20, 0.996375), (50, 0.996375), (100, 0.996625))
     ),

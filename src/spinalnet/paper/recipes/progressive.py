@@ -6,7 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 from spinalnet.paper.recipes.row import BEST_VALIDATION, TEST_MAXIMUM, Recipe
-from spinalnet.paper.recipes.settings import MNIST_SGD, REDRAW, WARPS, cut, wide
+from spinalnet.paper.recipes.settings import (
+    CALTECH_PARTS,
+    MNIST_SGD,
+    REDRAW,
+    WARPS,
+    cut,
+    standard,
+    wide,
+)
 
 _FOLDER = "ProgressiveSpinalNet"
 _REDRAW = replace(REDRAW, lr=0.005, batch_size=64, epochs=200, augment=WARPS)
@@ -38,6 +46,7 @@ def _transfer(
         sources=(f"{_FOLDER}/Transfer_Learning_{script}",),
         data=data,
         selection=BEST_VALIDATION,
+        pictures=standard(230, 224),
         notes=("As published the script ends in an error; this is what it set out to do.",),
         **wide(batch, cut(230, 224), 224, (lr, epochs)) | heads | own,
     )
@@ -80,6 +89,7 @@ ROWS = (
         script="Caltech101",
         lr=0.001,
         epochs=16,
+        parts=CALTECH_PARTS,
         options={"progressive": {"hidden_features": 200, "input_dropout": 0.35}},
         defects=("A17", "B3", "B17"),
     ),

@@ -13,11 +13,12 @@ from spinalnet.training import TrainConfig
 SELECTION = {
     "max over epochs of the test accuracy": "test",
     "max over epochs of the accuracy on the second folder": "test",
+    "test accuracy after every epoch, none chosen": "test",
     "test accuracy at the best validation accuracy": "validation",
     "minimum over epochs of the last mini-batch's training loss": "training",
     "none": "validation",
 }
-TEST_MAXIMUM, FOLDER_MAXIMUM, BEST_VALIDATION, LAST_BATCH, NOTHING = SELECTION
+TEST_MAXIMUM, FOLDER_MAXIMUM, EVERY_EPOCH, BEST_VALIDATION, LAST_BATCH, NOTHING = SELECTION
 
 # Normalisation constants of the original, (mean, std). The honest protocol uses those of the data,
 # or of the published weights.
@@ -86,6 +87,11 @@ class Recipe:
         constants: The original's normalisation; see `CONSTANTS`.
         pretrained: Whether the trunk starts from published ImageNet weights.
         original_seeds: How the original seeded it.
+        pictures: Transforms of training and of validation and test that the original's script has
+            for photographs; see `paper.pictures`. The honest protocol has `train.augment`.
+        parts: Images of the original's parts (train and test, or train, val and test), where the
+            data set is not divided so.
+        validation: (step, first): validation is every so many-th training image.
         outputs: Outputs of the original's network, where not the number of classes.
         printed: What the original printed.
         defects: Items of docs/paper-vs-code.md that touch it.
@@ -108,6 +114,9 @@ class Recipe:
     constants: str = "none"
     pretrained: bool = False
     original_seeds: str = "none"
+    pictures: tuple[str, str] | None = None
+    parts: tuple[int, ...] = ()
+    validation: tuple[int, int] | None = None
     outputs: int | None = None
     printed: tuple[Printed, ...] = ()
     defects: tuple[str, ...] = ()

@@ -21,6 +21,11 @@ STEPS = TrainConfig(
 )
 WARPS = "perspective+rotation:10"
 
+# Parts of the redistributions that the original trained on: Caltech-101 with train, eval and test;
+# Flowers with train and valid (a third part of 819 is not used there).
+CALTECH_PARTS = (6_162, 820, 1_695)
+FLOWER_PARTS = (6_552, 818)
+
 
 def fine_tuned(
     batch: int, augment: str, side: int, *phases: tuple[float, int], **own: Any
@@ -36,8 +41,20 @@ def wide(*settings: Any, **own: Any) -> dict[str, Any]:
     return fine_tuned(*settings, **{"model": "wide_resnet101_2"} | heads | own)
 
 
+def standard(large: int, small: int, test: str | None = None) -> tuple[str, str]:
+    """Return the pictures of most scripts: stretched to `large`, rotated, cut to `small`, flipped.
+
+    Args:
+        large: Side that they are stretched to.
+        small: Side of the windows.
+        test: Transforms of validation and test; stretched to `small` without them.
+    """
+    train = f"resize:{large},{large}+rotation:15+crop:{small}+flip"
+    return train, test or f"resize:{small},{small}"
+
+
 def cut(large: int, small: int) -> str:
-    """Resize to `large`, rotate, cut `small`, flip: images are loaded at `small` here."""
+    """Return the augmentation nearest to `standard` for images that were loaded at `small`."""
     return f"rotation:15+zoom-crop:{large},{small}+flip"
 
 
@@ -60,5 +77,6 @@ VGG_ON_MNIST = fine_tuned(
     options={"spinal": dropout_norm(1024)},
     in_channels=3,
     constants="mnist",
+    pictures=("resize:120+rotation:10+crop:112+perspective", "resize:112"),
 )
 """Fields of the two rows that fine-tune VGG-19 on MNIST."""

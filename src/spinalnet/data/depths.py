@@ -1,0 +1,221 @@
+"""Images of more than 8 bits per channel: one scale for a whole data set, never one per image.
+
+The rule. Files of 8 bits are what they are. Everything deeper is scaled by one range of values for
+all files of the data set, its low end black, its high end white, what lies beyond clipped:
+
+- 0 to 65535 for unsigned 16-bit files, unless told otherwise. If no file of the set has a value in
+  the upper half (12-bit data in 16-bit files end at 4095), all would become nearly black: refused,
+  with the range that would fit.
+- signed, 32-bit and floating-point files have no agreed range: refused until one is stated.
+
+The range is part of what is known of the data (`DatasetInfo.pixel_range`), of the checkpoint, and
+so of every later prediction.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from spinalnet._checks import InputError
+
+PixelRange = tuple[float, float]
+
+FULL: PixelRange = (0.0, 65535.0)
+_UPPER_HALF = 32768
+_VISIBLE = 4096  # a sixteenth of the range: below it, an image ends as 16 of 256 greys
+_SIXTEENTHS = {"RGB;16", "RGBA;16", "RGBa;16", "RGBX;16", "LA;16"}  # decoded to their upper 8 bits
+_WAY_OUT = "say which values are black and white with pixel_range=(LOW, HIGH) (--pixel-range)"
+
+
+def check_range(pixel_range: Sequence[float] | None) -> None:
+    """Refuse a range that is none.
+
+    Raises:
+        InputError: If it is not two finite numbers, the lower one first.
+    """
+    if pixel_range is None:
+        return
+    try:
+        low, high = map(float, pixel_range)
+    except (TypeError, ValueError):
+        low, high = 0.0, 0.0
+    if not (low < high and high - low < float("inf")):
+        raise InputError(
+            "pixel_range must be the values that become black and white, the lower one first, such "
+            f"as (0, 4095), got {pixel_range!r}."
+        )
+
+
+class Depths:
+    """How deep files are scaled, and what has been found in those read so far.
+
+    Args:
+        pixel_range: What becomes black and white; None for the rule above.
+        alone: Whether files are read without the set they belong to, as in prediction by a model
+            that has seen none with more than 8 bits: then the rule above is applied to each.
+    """
+
+    def __init__(self, pixel_range: PixelRange | None = None, *, alone: bool = False) -> None:
+        self.pixel_range = pixel_range
+        self.alone = alone
+        self.peaks: list[int] = []  # largest value of every unsigned 16-bit file
+
+    @property
+    def low_high(self) -> PixelRange:
+        """What becomes black and white."""
+        return self.pixel_range or FULL
+
+    def saw(self, peak: int) -> None:
+        """Take note of the largest value of an unsigned 16-bit file.
+
+        Raises:
+            ValueError: If the file is read alone and would be nearly black.
+        """
+        if self.pixel_range is None and self.alone and 0 < peak < _VISIBLE:
+            raise ValueError(
+                f"its 16-bit values end at {peak}, nearly black on the scale of 0 to 65535, and "
+                "the model knows no other; save it with 8 bits"
+            )
+        self.peaks.append(peak)
+
+    def settled(self) -> PixelRange | None:
+        """Return the range of the set whose files have been read; None if none was deep.
+
+        Raises:
+            InputError: If 16-bit files use less than half of their range.
+        """
+        if self.pixel_range is not None or not self.peaks:
+            return self.pixel_range
+        peak = max(self.peaks)
+        if peak >= _UPPER_HALF or peak == 0:
+            return FULL
+        bits = next(bits for bits in (8, 10, 12, 14, 15) if peak < 2**bits)
+        raise InputError(
+            f"{len(self.peaks)} image files have 16 bits per channel, but none a value above "
+            f"{peak}, so that all would be too dark, or black: {_WAY_OUT}, which is "
+            f"(0, {2**bits - 1}) for data of {bits} bits, and (0, 65535) if they are so dark."
+        )
+
+
+def _coding(image: Any) -> str:
+    """Return how the pixels lie in the file, in Pillow's words, such as "RGB;16B"."""
+    if not image.tile:
+        return ""
+    coding = image.tile[0][3]
+    return str(coding[0] if isinstance(coding, tuple) and coding else coding)
+
+
+def is_deep(image: Any) -> bool:
+    """Whether an image that was opened, but not decoded, has more than 8 bits per channel."""
+    return image.mode == "F" or image.mode.startswith("I") or _coding(image)[:-1] in _SIXTEENTHS
+
+
+def to_8_bits(image: Any, depths: Depths) -> Any:
+    """Decode a deep image and scale it to 8 bits, grey or colour, with white for transparency.
+
+    Raises:
+        ValueError: If its values have no agreed range, or no part in the range that was stated.
+    """
+    import numpy as np
+    from PIL import Image
+
+    if image.mode not in ("F", "I") and not image.mode.startswith("I;"):
+        return _colour(image, depths)
+    # Earlier versions of Pillow read 16-bit PNG files, and still read PGM files, to 32 bits.
+    unsigned = image.mode.startswith("I;") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if not unsigned and depths.pixel_range is None:
+        kind = "32-bit float" if image.mode == "F" else "signed or 32-bit"
+        raise ValueError(f"{kind} pixels have no agreed range; save it with 8 bits, or {_WAY_OUT}")
+    values = np.asarray(image)
+    if unsigned:
+        depths.saw(int(values.max()))
+    grey = _scaled(values, depths)
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        grey = np.where(values == clear, np.uint8(255), grey)
+    return Image.fromarray(grey)
+
+
+def _scaled(values: Any, depths: Depths) -> Any:
+    """Scale values of any type to bytes."""
+    import numpy as np
+
+    low, high = depths.low_high
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
+        return _table(low, high)[values]
+    if not np.isfinite(values).all():
+        raise ValueError("it holds values that are no finite numbers")
+    shares = (values.astype(np.float64) - low) / (high - low)
+    return np.rint(shares.clip(0, 1) * 255).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=4)
+def _table(low: float, high: float) -> Any:
+    """Return the byte of every 16-bit value: looking it up takes a tenth of computing it."""
+    import numpy as np
+
+    shares = (np.arange(65536) - low) / (high - low)
+    return np.rint(shares.clip(0, 1) * 255).astype(np.uint8)
+
+
+def _colour(image: Any, depths: Depths) -> Any:
+    """Decode an image of several 16-bit channels.
+
+    Pillow keeps the upper byte of each, which is all that the full scale needs. For another one,
+    and to compare with the transparent colour, the lower bytes are decoded too.
+    """
+    import numpy as np
+    from PIL import Image
+
+    clear = image.info.pop("transparency", None)
+    exact = depths.low_high != FULL or clear is not None
+    lower = _lower_bytes(image) if exact else None
+    image.load()
+    upper = np.asarray(image)
+    colours = upper[..., :3]
+    if lower is None:
+        depths.saw(int(colours.max()) * 257)
+        return image
+    values = colours.astype(np.uint16) * 256 + lower
+    depths.saw(int(values.max()))
+    scaled = _scaled(values, depths)
+    if clear is not None:
+        scaled[(values == np.asarray(clear)).all(2)] = 255
+    return Image.fromarray(np.dstack([scaled, upper[..., 3:]]))
+
+
+def _coded(tile: Any, coding: str) -> Any:
+    """Return a piece of an image for the decoder, its pixels taken to lie in another way."""
+    *rest, args = tile
+    rest.append((coding, *args[1:]) if isinstance(args, tuple) else coding)
+    return tuple(rest) if type(tile) is tuple else type(tile)(*rest)  # named since Pillow 11
+
+
+def _lower_bytes(image: Any) -> Any:
+    """Decode the lower byte of each colour of an image, which stays as it is."""
+    import numpy as np
+    from PIL import Image
+
+    coding = _coding(image)
+    kind, order = coding[:-1], coding[-1]
+    other = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+    if kind == "LA;16":  # grey and alpha, two bytes each, taken as four channels
+        coding = "RGBA"
+    elif kind in ("RGB;16", "RGBA;16"):
+        coding = kind + other[order]
+    else:
+        raise ValueError(
+            f"of channels stored as {coding} only the upper 8 bits can be read, and the pixel "
+            "range asks for more; save it with 8 bits"
+        )
+    image.fp.seek(0)
+    twin: Any
+    with Image.open(io.BytesIO(image.fp.read())) as twin:
+        twin.tile = [_coded(tile, coding) for tile in twin.tile]
+        twin.load()
+        pixels = np.array(twin)
+    return pixels[..., 1:2] if coding == "RGBA" else pixels[..., :3]

@@ -1,0 +1,130 @@
+"""Bring photographs to what the network beside this file takes; needs Pillow and NumPy alone.
+
+    python THIS_FILE photo.jpg ...
+
+classifies them where onnxruntime is installed. In a program: `preprocess(path)` is the input of one
+photograph, and several are `np.concatenate([preprocess(path) for path in paths])`.
+
+The steps are those of `spinalnet predict`: upright as the camera was held, transparency on white,
+the largest centred square, resized (bilinear, antialiased). Written with the network by spinalnet;
+the numbers below are the network's.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+# --- of this network ---
+MODEL: str = "model.onnx"
+SIDE: int = 64
+CHANNELS: int = 3  # 1: grey, 3: colour
+INPUTS: str = "uint8-hwc"  # or "uint8-chw", or "float": on the 0..1 scale, channels first
+MEAN: tuple[float, ...] = ()  # of each channel, where the network does not normalise by itself
+STD: tuple[float, ...] = ()
+PIXEL_RANGE: tuple[float, float] | None = None  # black and white of files with more than 8 bits
+OUTPUT: str = "probabilities"  # or "logits", or "values"
+CLASSES: tuple[str, ...] = ()
+# --- to here ---
+
+
+def preprocess(path: str | Path) -> np.ndarray:
+    """Return the input for one photograph: a batch of one, as `INPUTS` says."""
+    with Image.open(path) as image:
+        # JPEG is decoded at a fraction of its size where twice the wanted one is left.
+        image.draft("L" if CHANNELS == 1 else "RGB", (2 * SIDE, 2 * SIDE))
+        image = _upright(_to_8_bits(image), image.info.get("exif", b""))
+        short = min(image.size)
+        left, top = ((size - short) // 2 for size in image.size)
+        image = _to_mode(image.crop((left, top, left + short, top + short)))
+        image = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+        pixels = np.asarray(image).reshape(1, SIDE, SIDE, CHANNELS)
+    if INPUTS == "uint8-hwc":
+        return pixels
+    pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    if INPUTS == "uint8-chw":
+        return pixels
+    scaled = pixels.astype(np.float32) / 255
+    if MEAN:
+        mean, std = (np.asarray(one, np.float32).reshape(1, -1, 1, 1) for one in (MEAN, STD))
+        scaled = (scaled - mean) / std
+    return scaled
+
+
+def _upright(image: Any, exif: bytes) -> Any:
+    """Turn an image as its EXIF orientation says; nothing else in EXIF is looked at."""
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    ways = Image.Transpose
+    turns = {
+        2: ways.FLIP_LEFT_RIGHT,
+        3: ways.ROTATE_180,
+        4: ways.FLIP_TOP_BOTTOM,
+        5: ways.TRANSPOSE,
+        6: ways.ROTATE_270,
+        7: ways.TRANSVERSE,
+        8: ways.ROTATE_90,
+    }
+    try:
+        (start,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, start)
+        for place in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(f"{order}HH", exif, place)
+            if tag == 0x0112 and kind == 3:
+                (value,) = struct.unpack_from(f"{order}H", exif, place + 8)
+                return image.transpose(turns[value]) if value in turns else image
+    except struct.error:  # no EXIF, or cut off before it says
+        pass
+    return image
+
+
+def _to_8_bits(image: Any) -> Any:
+    """Scale an image of more than 8 bits per channel, grey, by the range of the training images."""
+    if image.mode != "F" and not image.mode.startswith("I"):
+        coding = str(image.tile[0][3]) if image.tile else ""
+        if ";16" in coding and PIXEL_RANGE not in (None, (0.0, 65535.0)):
+            raise ValueError("16-bit colours are decoded to 8 bits here; save the file with 8 bits")
+        return image
+    low, high = PIXEL_RANGE or (0.0, 65535.0)
+    shares = (np.asarray(image).astype(np.float64) - low) / (high - low)
+    return Image.fromarray(np.rint(shares.clip(0, 1) * 255).astype(np.uint8))
+
+
+def _to_mode(image: Any) -> Any:
+    """Show transparency on white, and convert to grey or colour."""
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("L" if CHANNELS == 1 else "RGB")
+
+
+def probabilities(answers: np.ndarray) -> np.ndarray:
+    """Return the probability of each class, of the answers of the network `(N, classes)`."""
+    if OUTPUT != "logits":
+        return answers
+    powers = np.exp(answers - answers.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def main() -> None:
+    """Classify the files that stand on the command line."""
+    import onnxruntime  # pyright: ignore[reportMissingImports]
+
+    session = onnxruntime.InferenceSession(Path(__file__).with_name(MODEL))
+    for path in sys.argv[1:]:
+        answers = np.asarray(session.run(None, {"inputs": preprocess(path)})[0])
+        if CLASSES:
+            row = probabilities(answers)[0]
+            said = f"{CLASSES[row.argmax()]} ({row.max():.4f})"
+        else:
+            said = ", ".join(f"{value:g}" for value in answers[0])
+        sys.stdout.write(f"{path}: {said}\n")
+
+
+if __name__ == "__main__":
+    main()
