@@ -8,6 +8,7 @@ write into the batch they fill, and need no copies of anything.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections import deque
@@ -21,6 +22,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from spinalnet._checks import InputError
+from spinalnet.data import contents
+from spinalnet.data.walking import shown
 
 # Whatever is computed from pixels and kept (features of a frozen network) is kept under this name
 # too: a change of `read_pixels` that changes pixels changes it.
@@ -51,7 +54,7 @@ class BadImagesError(InputError):
         self.bad = tuple(bad)
         advice = advice and "; " + advice.format(them="it" if len(bad) == 1 else "them")
         if len(bad) == 1:
-            message = f"image '{bad[0].path}' {bad[0].reason}{advice}."
+            message = f"image '{shown(bad[0].path)}' {bad[0].reason}{advice}."
         else:
             message = f"{len(bad)} image files cannot be used{advice}:\n{bad_list(bad)}"
         super().__init__(message.rstrip())
@@ -59,7 +62,7 @@ class BadImagesError(InputError):
 
 def bad_list(bad: Iterable[BadImage]) -> str:
     """Return one line per file."""
-    return "".join(f"'{path}' {reason}\n" for path, reason in bad)
+    return "".join(f"'{shown(path)}' {reason}\n" for path, reason in bad)
 
 
 def _reason(error: Exception, path: str) -> str:
@@ -71,7 +74,9 @@ def _reason(error: Exception, path: str) -> str:
     if isinstance(error, PermissionError):
         return "cannot be read: permission denied"
     if isinstance(error, UnidentifiedImageError):
-        return "is not an image" if Path(path).stat().st_size else "is empty"
+        return contents.unread(path)
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        return "is a link to itself"
     said = str(error).rstrip(".") or type(error).__name__
     if isinstance(error, Image.DecompressionBombError):
         return f"is refused ({said})"

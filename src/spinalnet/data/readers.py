@@ -17,7 +17,8 @@ from torch import Tensor
 from spinalnet import files
 from spinalnet._checks import InputError
 from spinalnet.data.catalog import DatasetRow
-from spinalnet.data.folders import FoundImages, has_parts, index_folder
+from spinalnet.data.folders import FoundImages, index_folder
+from spinalnet.data.layout import has_parts
 from spinalnet.data.order import stratified, stream_seed
 
 

@@ -27,6 +27,7 @@ from spinalnet.comparison import TrainedModel, load_trained
 from spinalnet.data import normalize
 from spinalnet.data.folders import iter_images
 from spinalnet.data.images import BadImage, BadImagesError, read_batches, usable_cpus
+from spinalnet.data.walking import Tally
 from spinalnet.files import replacing
 from spinalnet.training import placement
 
@@ -66,6 +67,7 @@ def predict_images(
     batch_size: int = 64,
     device: str = "auto",
     on_bad_image: Callable[[BadImage], None] | None = None,
+    unused: Tally | None = None,
 ) -> Iterator[Prediction]:
     """Classify images as they come, some batches of them in memory at a time.
 
@@ -78,6 +80,7 @@ def predict_images(
         device: auto, cpu, cuda or mps.
         on_bad_image: Called with every file that cannot be used, which is then left out. Without
             it they are an error, all in one report, after the last prediction.
+        unused: Gets what lies in the folders and is no image.
 
     Raises:
         InputError: If a folder holds no image, or images cannot be used; they are all named.
@@ -91,12 +94,13 @@ def predict_images(
             "classify image files."
         )
     where = placement.resolve_device(device)
-    return _predictions(trained, paths, batch_size, where, on_bad_image)
+    files = _files(paths, unused)
+    return _predictions(trained, files, batch_size, where, on_bad_image)
 
 
 def _predictions(
     trained: TrainedModel,
-    paths: Iterable[str | Path],
+    files: Iterator[str],
     batch_size: int,
     device: torch.device,
     on_bad_image: Callable[[BadImage], None] | None,
@@ -105,7 +109,6 @@ def _predictions(
     reading: deque[list[str]] = deque()  # the batches that threads are decoding
 
     def batches() -> Iterator[list[str]]:
-        files = _files(paths)
         while batch := list(islice(files, batch_size)):
             reading.append(batch)
             yield batch
@@ -134,11 +137,11 @@ def _predictions(
         raise BadImagesError(bad, "remove {them}, or leave such files out with on_bad_image=skip")
 
 
-def _files(paths: Iterable[str | Path]) -> Iterator[str]:
+def _files(paths: Iterable[str | Path], unused: Tally | None) -> Iterator[str]:
     """Yield files as they are, and of folders all images below them."""
     for path in paths:
         if Path(path).is_dir():
-            yield from map(str, iter_images([path]))
+            yield from map(str, iter_images([path], unused))
         else:
             yield str(path)
 
@@ -176,6 +179,7 @@ def write_predictions(
     device: str = "auto",
     on_bad_image: Callable[[BadImage], None] | None = None,
     on_row: Callable[[Prediction], None] | None = None,
+    unused: Tally | None = None,
 ) -> int:
     """Write predictions as they are made.
 
@@ -194,6 +198,7 @@ def write_predictions(
         device: auto, cpu, cuda or mps.
         on_bad_image: As for `predict_images`. Without it, and with bad files, `out` is not written.
         on_row: Called after every row.
+        unused: As for `predict_images`.
 
     Returns:
         The number of rows.
@@ -207,9 +212,8 @@ def write_predictions(
     top_k = min(check_positive("top_k", top_k), max(len(names), 1))
     if all_probabilities is None:
         all_probabilities = len(names) <= FEW_CLASSES
-    rows = predict_images(
-        trained, paths, batch_size=batch_size, device=device, on_bad_image=on_bad_image
-    )
+    options: dict[str, Any] = {"batch_size": batch_size, "device": device}
+    rows = predict_images(trained, paths, on_bad_image=on_bad_image, unused=unused, **options)
     count = 0
     with writable(out, form) as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -174,19 +174,22 @@ def mistakes_figure(name: str, head: HeadQuality) -> Drawn:
             )
             true, predicted = clip(mistake.true, 13), clip(mistake.predicted, 11)
             said = f"{true}{between}→ {predicted}\n{per_cent(mistake.probability, '.0f')}"
+            if mistake.path is not None:
+                said += f"\n{clip(mistake.file_name, 17)}"
             style = {"ha": "center", "va": "bottom", "fontsize": 8, "linespacing": 1.15}
             axes.text(middle, bottom - _SIDE - 0.06, said, color=theme.ink, **style)
         axes.set(xlim=(0, wide), ylim=(tall * rows, 0))
 
     longest = max(len(m.true) + len(m.predicted) for m in mistakes)
     between, lines = (" ", 2) if longest <= 12 else ("\n", 3)
+    lines += any(m.path is not None for m in mistakes)
     wide, tall = max(1.2 * columns, 4.2), 1.2 + 0.16 * lines
     return drawing.draw(
         name,
         f"Most wrong: {head.head}",
         "The test images whose true class seemed least probable, on average over "
-        f"{head.n} run{'s' if head.n > 1 else ''}; worst first. True class → predicted class, and "
-        "the probability given to the latter.",
+        f"{head.n} run{'s' if head.n > 1 else ''}; worst first. True class → predicted class, "
+        "the probability given to the latter, and the file where there is one.",
         (wide, tall * rows),
         paint,
         dpi=110,  # photographs take much room

@@ -21,6 +21,7 @@ from spinalnet.comparison.report.drawing import Drawn
 from spinalnet.comparison.schema import SCHEMA
 from spinalnet.comparison.summary import summarize_runs
 from spinalnet.comparison.wording import Show, digits, interval, plus_minus
+from spinalnet.data.walking import shown
 from spinalnet.files import to_json, write_bytes
 
 
@@ -203,6 +204,15 @@ def _class_cells(judged: Sequence[HeadQuality]) -> tuple[list[str], list[list[st
     return header, rows
 
 
+def _mistake_cells(head: HeadQuality) -> list[list[str]]:
+    """The files of the most wrong images as text, with both classes and the probability."""
+    return [
+        [shown(m.path), m.true, m.predicted, wording.per_cent(m.probability, ".0f")]
+        for m in head.mistakes
+        if m.path is not None
+    ]
+
+
 def _page(summary: Summary, drawn: Sequence[Drawn], judged: Sequence[HeadQuality]) -> str:
     """Fill the template: one HTML page with everything inside."""
     from importlib.resources import files
@@ -244,4 +254,5 @@ def _page(summary: Summary, drawn: Sequence[Drawn], judged: Sequence[HeadQuality
         classes_left_out=max(0, len(judged[0].classes) - _FEW_ROWS) if judged else 0,
         confused_heads=[confusion.head for confusion in confusions],
         pairs=classes.confused_pairs(confusions) if many else [],
+        mistaken=[(head.head, _mistake_cells(head)) for head in judged[:2]],
     )
