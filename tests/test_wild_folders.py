@@ -312,7 +312,7 @@ READ: dict[str, Read] = {
         (
             "The folder has no test part: its validation folder is the untouched test set, and "
             "validation images are split from train.",
-            "The test (valid/) part has no images of c.",
+            "The test part (valid/) has no images of c.",
         ),
         ("a", "b", "c"),
     ),

@@ -153,8 +153,8 @@ def _check_classes(found: FoundImages) -> list[str]:
         missing = [name for name, n in zip(found.classes, numbers, strict=True) if n == 0]
         if missing and part != "train":
             called = found.names.get(part, part)
-            called = part if called.lower() == part else f"{part} ({called}/)"
-            notes.append(f"The {called} part has no images of {', '.join(missing)}.")
+            called = "" if called.lower() == part else f" ({called}/)"
+            notes.append(f"The {part} part{called} has no images of {', '.join(missing)}.")
     needed = 1 if "val" in counts else 2 if "test" in counts else 3
     few = [(c, n) for c, n in zip(found.classes, counts["train"], strict=True) if n < needed]
     if few:
