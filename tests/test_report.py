@@ -655,6 +655,25 @@ def test_probabilities_are_scored_and_paired_by_seed(tmp_path):
     assert page.count("<img") == 7
 
 
+def test_the_most_wrong_images_are_named_by_their_files(tmp_path):
+    folder = write_comparison(tmp_path, {"spinal": FIRST[:3], "mlp": OTHER[:3]})
+    write_outputs(folder, {"spinal": 2.0, "mlp": 1.0})
+    page = write_report(folder).read_text(encoding="utf-8")
+    heads = json.loads((folder / "classification.json").read_text())["heads"]
+    tables = re.findall(r'<table class="mistaken">.*?</table>', page, re.DOTALL)
+    assert len(tables) == 2
+    for table, head in zip(tables, heads, strict=True):
+        assert f"most wrong, {head['head']}" in table
+        rows = re.findall(
+            r"<tr><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td></tr>", table
+        )
+        assert rows == [
+            (m["path"], m["true"], m["predicted"], f"{100 * m['probability']:.0f} %")
+            for m in head["most_wrong"]
+        ]
+        assert rows[0][0] == "photos/7.jpg"
+
+
 def test_the_worst_mistakes_are_those_of_all_runs(tmp_path):
     folder = write_comparison(tmp_path, {"spinal": FIRST[:3]})
     write_outputs(folder, {"spinal": 3.0})

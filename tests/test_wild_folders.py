@@ -21,7 +21,15 @@ import pytest
 import torch
 from PIL import Image, features
 
-from spinalnet import InputError, RunSpec, TrainConfig, load_dataset, load_trained, run_one
+from spinalnet import (
+    InputError,
+    RunSpec,
+    TrainConfig,
+    load_dataset,
+    load_trained,
+    predict_images,
+    run_one,
+)
 from spinalnet.cli import root
 from spinalnet.data import contents
 from spinalnet.data.folders import iter_images
@@ -613,13 +621,14 @@ def test_heic_is_read_where_a_plugin_is_installed(tmp_path: Path, monkeypatch) -
     try:
         data = classes(tmp_path / "data")
         hidden = picture(tmp_path / "hidden.png").read_bytes()
-        text(data / "a" / "x.heic", HEIC.ljust(64, b"\0")[:64] + hidden)
+        for name in ("x.heic", "called.jpg"):
+            text(data / "a" / name, HEIC.ljust(64, b"\0")[:64] + hidden)
         splits = load_dataset(data, image_size=16)
     finally:
         contents.lacking.cache_clear()
         sys.modules.pop("pillow_heif", None)
-    assert notes_of(splits) == ()
-    assert len(splits.train) + len(splits.val) + len(splits.test) == 11
+    assert len(splits.train) + len(splits.val) + len(splits.test) == 12
+    assert not any("not used" in note for note in splits.info.notes)
 
 
 def test_files_whose_ending_says_what_they_are_are_not_opened(tmp_path: Path, monkeypatch) -> None:
@@ -710,6 +719,12 @@ def test_predict_reads_by_content_and_tells_the_rest(
         "2 files not used: .heic 1 (no reader: pip install pillow-heif); 1 pipe, socket or device; "
         "1 system folder." in said
     )
+
+
+def test_a_pipe_given_by_its_name_is_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.jpg")
+    with pytest.raises(InputError, match=r"x.jpg' is a folder, a pipe or a device; remove it"):
+        list(predict_images(trained[1], [tmp_path / "x.jpg"], device="cpu"))
 
 
 class Scored(NamedTuple):

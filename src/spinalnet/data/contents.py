@@ -156,4 +156,10 @@ def unread(path: str) -> str:
     kind = kind_of(head)
     if kind is None:
         return "is not an image"
-    return f"is {kind} ({lacking(kind) or 'which was not readable when it was opened'})"
+    return f"is {kind} ({lacking(kind) or 'which cannot be decoded here'})"
+
+
+def prepare() -> None:
+    """Make every plugin that is installed known to Pillow, whatever a file is called."""
+    for kind in _MARKS:
+        lacking(kind)

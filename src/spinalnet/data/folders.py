@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from spinalnet._checks import InputError, some
+from spinalnet.data import contents
 from spinalnet.data.layout import PARTS, Layout, base_name, images_in_words, part_of
 from spinalnet.data.walking import Tally, Walk, instead, shown
 
@@ -80,6 +81,7 @@ def iter_images(
     Raises:
         InputError: If a path does not exist, or a folder holds no images.
     """
+    contents.prepare()
     walk = Walk(tally=Tally() if unused is None else unused)
     for path in map(Path, paths):
         with permission_explained():
@@ -201,6 +203,7 @@ def _look(folder: Path, ignore: Sequence[str], *, trains: bool) -> tuple[Walk, L
         raise InputError(f"folder '{folder}' does not exist.")
     if not folder.is_dir():
         raise InputError(f"'{folder}' is a file; a data set is a folder with one folder per class.")
+    contents.prepare()
     walk = Walk(ignore, str(folder))
     layout = Layout(str(folder), walk, trains=trains)
     found = {

@@ -181,6 +181,9 @@ def _fill(out: Tensor, paths: Sequence[str]) -> list[tuple[int, BadImage]]:
     bad = []
     for row, path in enumerate(paths):
         try:
+            if not os.path.isfile(path) and os.path.exists(path):  # noqa: PTH110, PTH113 (quicker)
+                bad.append((row, BadImage(path, "is a folder, a pipe or a device")))
+                continue  # which might never end
             out[row] = read_pixels(path, out.shape[3], out.shape[1])
         except Exception as error:  # decoders raise almost anything on broken files
             bad.append((row, BadImage(path, _reason(error, path))))

@@ -24,7 +24,7 @@ import torch
 
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.comparison import TrainedModel, load_trained
-from spinalnet.data import normalize
+from spinalnet.data import contents, normalize
 from spinalnet.data.folders import iter_images
 from spinalnet.data.images import BadImage, BadImagesError, read_batches, usable_cpus
 from spinalnet.data.walking import Tally
@@ -139,6 +139,7 @@ def _predictions(
 
 def _files(paths: Iterable[str | Path], unused: Tally | None) -> Iterator[str]:
     """Yield files as they are, and of folders all images below them."""
+    contents.prepare()
     for path in paths:
         if Path(path).is_dir():
             yield from map(str, iter_images([path], unused))
