@@ -3,10 +3,20 @@
 Of every picture 64 bits are kept, whether brightness rises from each of 8 x 9 cells to the next
 (a difference hash), and a thumbnail of 16 x 16. Two are alike if few bits differ and the thumbnails
 agree: the bits make the search quick, the thumbnails make it sure.
+
+The limits below were chosen on photographs and on drawings of one kind of thing. Of 199 photographs
+of insects (64 x 64) all but 1 to 2 in 100 are found again after JPEG at quality 50 to 95 and after
+halving, 90 in 100 at a quarter of the size, 80 with a hundredth cut off every side, 6 with three;
+none is taken for another. Of CIFAR-10's 10,000 test images 7 are found in its 50,000 training
+images, all of the same class and, looked at, the same pictures; so are some 70 pairs beyond the
+limits, which are stricter than that set needs. Of 5,000 test images of Fashion-MNIST 3 are found, of
+MNIST none: there a limit of 0.2 takes every second pair of trousers for one, hence the stricter one
+for pictures without colour or on an empty ground.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import os
@@ -16,9 +26,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from spinalnet.data.images import read_batches, usable_cpus
+from spinalnet.data.images import fit_to, read_batches, usable_cpus
 
 _BITS, _BITS_STRICT = 5, 3  # that may differ
 # How far thumbnails may be apart, as a share of their contrast: pictures that are full of detail
@@ -67,16 +76,34 @@ def looks_of(pixels: Tensor) -> Looks | None:
 _SPREAD = np.arange(64) * 37 % 64
 
 
+def _shrunk(images: Tensor, height: int, width: int) -> Tensor:
+    """Return the means over `height` x `width` cells, `(N, C, height, width)`."""
+    down, across = _shares(images.shape[2], height), _shares(images.shape[3], width)
+    return down @ images @ across.mT
+
+
+@functools.cache
+def _shares(length: int, cells: int) -> Tensor:
+    """Return which share of its cell every pixel of a line has, `(cells, length)`."""
+    borders = torch.linspace(0, length, cells + 1)
+    begins = torch.arange(length)
+    ends = torch.minimum(borders[1:, None], begins + 1)
+    return (ends - torch.maximum(borders[:-1, None], begins)).clamp(min=0) * (cells / length)
+
+
 def _look(pixels: Tensor) -> Looks:
-    values = pixels.float()
-    weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-    grey = (values * weights).sum(1, keepdim=True) if pixels.shape[1] == 3 else values
-    cells = functional.adaptive_avg_pool2d(grey, (8, 9))[:, 0]
+    if min(pixels.shape[2:]) > _SIDE:
+        pixels = fit_to(pixels, _SIDE)  # bytes are resized quickly
+    values = pixels.contiguous().float()
+    grey = values
+    if pixels.shape[1] == 3:
+        grey = 0.299 * values[:, :1] + 0.587 * values[:, 1:2] + 0.114 * values[:, 2:]
+    cells = _shrunk(grey, 8, 9)[:, 0]
     rises = (cells[..., 1:] - cells[..., :-1]).flatten(1)
     # A rise of less than a level is noise of the encoder.
     bits = np.ascontiguousarray((rises > 1).numpy()[:, _SPREAD])
     codes = np.packbits(bits, axis=1).view(">u8")[:, 0]
-    small = functional.adaptive_avg_pool2d(values, 16)
+    small = _shrunk(values, 16, 16)
     colour = (small - small.mean(1, keepdim=True)).abs().mean((1, 2, 3))
     rich = ((rises.abs() > 2).float().mean(1) >= _DETAIL) & (colour >= _COLOUR)
     limits = torch.where(rich, _APART_RICH, _APART)
