@@ -10,7 +10,7 @@ at a quarter of the size, 80 with a hundredth cut off every side, 6 with three h
 taken for another. Of the 10,000 test images of CIFAR-10 7 are found among its 50,000 training
 images, all of the same class and, looked at, the same pictures. Of 5,000 test images of
 Fashion-MNIST 3 are found, the same garments indeed, and of MNIST none: with a limit of 0.2, two in
-five pairs of trousers would be, hence the stricter one for what lacks colour or has an empty ground.
+five pairs of trousers would be, hence the stricter one for what is grey or on an empty ground.
 """
 
 from __future__ import annotations
