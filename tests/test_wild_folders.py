@@ -31,7 +31,7 @@ from spinalnet import (
     run_one,
 )
 from spinalnet.cli import root
-from spinalnet.data import contents
+from spinalnet.data import Resample, contents
 from spinalnet.data.folders import iter_images
 from spinalnet.data.layout import part_of
 from spinalnet.data.likeness import alike, looks_of, looks_of_files
@@ -1036,6 +1036,45 @@ def test_the_same_picture_twice(tmp_path: Path, case: str, streamed: bool) -> No
     out = {what.path for what in skipped.left_out}
     assert len(out) == sum(map(len, (kept.train, kept.val, kept.test))) - sum(row.sizes)
     assert not out & {*skipped.train.paths, *skipped.val.paths, *skipped.test.paths}
+
+
+def test_of_very_many_files_only_the_bytes_are_compared(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("spinalnet.data.likeness._MOST_FILES", 8)
+    sets(tmp_path)
+    copy(tmp_path / "train/a/0.png", tmp_path / "test/a/x.png")
+    changed(tmp_path / "train/a/1.png", tmp_path / "test/a/y.jpg", quality=90)
+    notes = load_dataset(tmp_path, image_size=32, memory_budget=0).info.notes
+    assert any(note.startswith("1 of the 8 test images is also in train or val") for note in notes)
+    assert sum(note.startswith("Pictures that are nearly the same are not") for note in notes) == 1
+    held = load_dataset(tmp_path, image_size=32).info.notes
+    assert not any(note.startswith("Pictures that are nearly the same are not") for note in held)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_copies_in_folds_are_told_or_left_out(tmp_path: Path, skip: bool) -> None:
+    scenes(tmp_path, 12)
+    copy(tmp_path / "a/0.png", tmp_path / "a/x.png")
+    changed(tmp_path / "b/1.png", tmp_path / "b/y.jpg", quality=80)
+    copy(tmp_path / "a/2.png", tmp_path / "b/z.png")
+    found = [
+        load_dataset(
+            tmp_path,
+            image_size=32,
+            resample=Resample("fold", k, 3),
+            on_duplicate="skip" if skip else "keep",
+        )
+        for k in range(3)
+    ]
+    notes = notes_of(found[0])
+    assert all(notes_of(splits) == notes for splits in found)
+    assert sum(len(splits.test) for splits in found) == (23 if skip else 27)
+    kept = {path for splits in found for path in splits.test.paths}
+    gone = {str(tmp_path / name) for name in ("a/x.png", "b/y.jpg", "a/2.png", "b/z.png")}
+    assert not kept & gone if skip else kept > gone
+    told = any(
+        "2 of the 27 images are copies of others, 1 byte for byte, 1 re-" in n for n in notes
+    )
+    assert told != skip
 
 
 def test_copies_left_out_are_listed_in_the_run_folder(tmp_path: Path) -> None:

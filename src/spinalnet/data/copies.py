@@ -113,7 +113,7 @@ def _twins(found: dict[int, tuple[int, How]], first: Pictures, second: Pictures)
     ]
 
 
-_MOST_DECODED = 2000  # pairs that are decoded to see whether their pixels are the same
+_MOST_DECODED = 200  # pairs that are decoded to see whether their pixels are the same
 
 
 def _add_near(

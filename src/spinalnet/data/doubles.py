@@ -17,6 +17,12 @@ from spinalnet.data.likeness import looks_of, looks_of_files
 Part = ArrayDataset | FolderDataset
 
 
+_TOO_MANY = (
+    "Pictures that are nearly the same are not looked for: there are too many files that are not "
+    "in memory. Those that are the same byte for byte are."
+)
+
+
 class Settled(NamedTuple):
     """The parts of a data set after copies were looked for.
 
@@ -54,12 +60,15 @@ def settle_whole(
     """
     where = pictures(whole, near=skip or redrawn, groups=groups)
     twins = copies.within(where, near=skip or redrawn)
+    streamed = _unsearched(whole, where) if skip or redrawn else []
     if not skip:
-        notes = copies.label_notes(twins, where, "images", _BOTH)
+        notes = streamed + copies.label_notes(twins, where, "images", _BOTH)
         return Settled({"train": whole}, notes + (copies.copy_notes(twins, where) * redrawn))
     out = copies.doomed(twins, where)
-    notes = copies.label_notes(twins, where, "images") + copies.skipped_note(
-        [(f"of {len(whole)} images", len(out))]
+    notes = (
+        streamed
+        + copies.label_notes(twins, where, "images")
+        + copies.skipped_note([(f"of {len(whole)} images", len(out))])
     )
     return Settled({"train": _without(whole, out)}, notes, tuple(what for _, what in out))
 
@@ -75,11 +84,11 @@ def settle_parts(data: Mapping[str, Part], *, skip: bool, given: bool = True) ->
         skip: Whether copies are left out of the others.
         given: Whether the data came in parts, so that `settle_whole` has not looked within them.
     """
-    parts, notes = dict(data), []
-    test = pictures(data["test"])
+    parts, test = dict(data), pictures(data["test"])
     names = [name for name in data if name != "test"]
     seen = [pictures(data[name], near=test.looks is not None) for name in names]
     others = seen[0] if len(seen) == 1 else seen[0].joined(seen[1])
+    notes = _unsearched(data["test"], test) or _unsearched(data[names[0]], others)
     leaks = copies.across(test, others)
     inside = copies.within(others, near=False) if given else []
     advice = "" if skip else _BOTH
@@ -103,6 +112,11 @@ def settle_parts(data: Mapping[str, Part], *, skip: bool, given: bool = True) ->
         parts[name] = _without(data[name], rows)
         start += len(data[name])
     return Settled(parts, notes, tuple(out[row] for row in sorted(out)))
+
+
+def _unsearched(part: Part, where: Pictures) -> list[str]:
+    """Return a note if files are so many that only their bytes were compared."""
+    return [_TOO_MANY] * (isinstance(part, FolderDataset) and where.looks is None)
 
 
 def _without(part: Part, out: list[tuple[int, BadImage]]) -> Part:

@@ -265,8 +265,7 @@ def _settle_copies(
     if "test" in data:
         settled = doubles.settle_parts(data, skip=skip)
     else:
-        paths = {part: source.paths for part, source in data.items()}
-        groups = parts.grouped_by_part(paths, found.folder, spec.group).get("train")
+        groups = _check_found(found, spec)[1].get("train")
         settled = doubles.settle_whole(data["train"], skip=skip, redrawn=redrawn, groups=groups)
     left = {part: (list(source.paths), source.targets) for part, source in settled.data.items()}
     return replace(found, parts=left), settled

@@ -239,7 +239,9 @@ _IMBALANCE = 10
 
 
 def imbalance_notes(targets: Tensor, classes: Sequence[str]) -> list[str]:
-    """Return a note if a class has more than ten times the training images of another."""
+    """Return a note if a class has over ten times the training images of another; none, none."""
+    if not classes:
+        return []
     counts = torch.bincount(targets, minlength=len(classes))
     most, least = int(counts.argmax()), int(counts.argmin())
     if counts[most] <= _IMBALANCE * counts[least] or not counts[least]:
