@@ -378,6 +378,16 @@ def test_a_folder_is_read_and_the_rest_is_told(tmp_path: Path, case: str) -> Non
     assert tuple(map(len, (splits.train, splits.val, splits.test))) == row.sizes
 
 
+def test_the_folder_one_stands_in_is_called_by_no_name(tmp_path: Path, monkeypatch) -> None:
+    classes(tmp_path / "data")
+    text(tmp_path / "data" / "x.txt")
+    monkeypatch.chdir(tmp_path / "data")
+    splits = load_dataset(".", image_size=16)
+    assert min(splits.test.paths).split(os.sep)[0] == "a"
+    assert splits.unused == ".txt\tx.txt\n"
+    assert splits.info.name == "data"
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 
@@ -492,6 +502,28 @@ REFUSED: dict[str, Refused] = {
         both(image("0.png"), image("1.png")),
         "'{d}' must hold at least two class folders with images (DIR/<class>/ or "
         "DIR/train/<class>/), found 0; 2 images there lie in no class folder.",
+    ),
+    "hidden classes": Refused(
+        both(image(".a/x.png"), image("b/x.png")),
+        "'{d}' must hold at least two class folders with images (DIR/<class>/ or "
+        "DIR/train/<class>/), found 1 (not used there: 1 hidden folder).",
+    ),
+    "one class in every part": Refused(
+        lambda d: parts(d, inside="a"),
+        "'{d}' must hold at least two class folders with images (DIR/<class>/ or "
+        "DIR/train/<class>/), found 1.",
+    ),
+    "classes called like parts beside a part": Refused(
+        both(
+            lambda d: classes(d, names="bus car train"), lambda d: classes(d / "val", names="bus")
+        ),
+        "'{d}' holds the class folder bus beside val/, which has such folders too: move the "
+        "training classes into a folder train/, or leave out val/ with --ignore val.",
+    ),
+    "one folder that may be a class beside train": Refused(
+        both(lambda d: classes(d / "train"), image("other/x.png")),
+        "'{d}' can be read in two ways: train/ is the training part, with the classes a, b, or it "
+        "is a class beside other/; leave out what is no data (--ignore other), or rename train/.",
     ),
     "parts without train": Refused(
         lambda d: parts(d, "val test"), "'{d}' has test and val but no train folder."

@@ -223,7 +223,8 @@ def _hint(layout: Layout) -> str:
         below = Walk().level(inner).folders
         if len(below) > 1 or any(part_of(base_name(path)) for path in below):
             return f"; did you mean '{inner}'?"
-    return "."
+    there = layout.walk.tally
+    return f" (not used there: {there.said()})." if there else "."
 
 
 def index_folder(folder: Path, ignore: Sequence[str] = ()) -> FoundImages:

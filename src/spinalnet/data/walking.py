@@ -163,10 +163,11 @@ class Walk:
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 what = self._look(entry, folder)
+                path = entry.name if folder == "." else entry.path  # "x", not "./x"
                 if isinstance(what, bool):
-                    found.append((entry.path, what))
+                    found.append((path, what))
                 else:
-                    self.tally.add(what, entry.path, self._files(what, entry.path))
+                    self.tally.add(what, path, self._files(what, path))
         return found
 
     def _files(self, what: Reason, path: str) -> int:
