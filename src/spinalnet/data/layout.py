@@ -160,7 +160,8 @@ class Layout:
                 name = base_name(path)
                 raise InputError(
                     f"'{self.folder}' holds the class folder{'s' * (len(both) > 1)} "
-                    f"{some(both, 3)} beside {name}/, which has such folders too: move the training classes into a folder train/, "
+                    f"{some(both, 3)} beside {name}/, which has such folders too: "
+                    "move the training classes into a folder train/, "
                     f"or leave out {name}/ with ignore={name}."
                 )
 
