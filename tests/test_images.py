@@ -431,14 +431,14 @@ def test_class_folders_that_differ_in_case_alone_are_refused(tmp_path):
 def test_a_class_spelt_otherwise_in_another_part_is_pointed_out(tmp_path):
     write_images(tmp_path / "train", {"ants": 4, "bees": 4})
     write_images(tmp_path / "val", {"Ants": 2, "bees": 2})
-    with pytest.raises(InputError, match=r"'Ants' is in the test folder .*train calls it 'ants'"):
+    with pytest.raises(InputError, match=r"'Ants' is in the val folder .*train calls it 'ants'"):
         load_dataset(tmp_path)
 
 
 def test_a_class_missing_in_a_part_is_a_note(tmp_path):
     write_images(tmp_path / "train", {"a": 4, "b": 4})
     write_images(tmp_path / "val", {"a": 2})
-    assert "The test part has no images of b." in load_dataset(tmp_path).info.notes
+    assert "The test part (val/) has no images of b." in load_dataset(tmp_path).info.notes
 
 
 @pytest.mark.parametrize("with_val", [False, True])
@@ -454,12 +454,13 @@ def test_test_images_that_are_trained_on_are_a_note(tmp_path, streamed, with_val
         source = tmp_path / "val"
     for name in ("000.png", "002.png"):
         content = (source / "a" / name).read_bytes()
-        (tmp_path / "test" / "b" / f"copy-{name}").write_bytes(content)
+        (tmp_path / "test" / "a" / f"copy-{name}").write_bytes(content)
     notes = load_dataset(tmp_path, **options).info.notes
-    twin, original = tmp_path / "test" / "b" / "copy-000.png", source / "a" / "000.png"
+    twin, original = tmp_path / "test" / "a" / "copy-000.png", source / "a" / "000.png"
     assert (
         f"2 of the 10 test images are also in train or val, byte for byte ('{twin}' is "
-        f"'{original}'): the test result flatters." in notes
+        f"'{original}'): the test result flatters; on_duplicate=skip leaves the training copies "
+        "out." in notes
     )
 
 

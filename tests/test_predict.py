@@ -80,7 +80,9 @@ def test_evaluate_repeats_the_result_and_other_data_uses_the_models_constants(ru
 def test_evaluate_refuses_other_classes(run, tmp_path):
     for part in ("train", "test"):
         write_images(tmp_path / part, {"ant": 5, "bee": 5})
-    with pytest.raises(InputError, match=r"has the classes ant, bee, but the model"):
+    with pytest.raises(
+        InputError, match=r"the classes 'ant', 'bee' are in .*, but the model knows 0, 1"
+    ):
         evaluate_run(run, data=str(tmp_path))
 
 

@@ -671,6 +671,23 @@ def test_probabilities_are_scored_and_paired_by_seed(tmp_path):
     assert page.count('<img src="data:image/png') == page.count("<img") == shown
 
 
+def test_the_most_wrong_images_are_named_by_their_files(tmp_path):
+    folder = write_comparison(tmp_path, {"spinal": FIRST[:3], "mlp": OTHER[:3]})
+    write_outputs(folder, {"spinal": 2.0, "mlp": 1.0})
+    page = write_report(folder).read_text(encoding="utf-8")
+    heads = json.loads((folder / "classification.json").read_text())["heads"]
+    lists = re.findall(r'<h3>(\w+) .*?</h3>\s*<ul class="pictures">(.*?)</ul>', page, re.DOTALL)
+    assert [name for name, _ in lists] == ["spinal", "mlp"]
+    for (_, shown), head in zip(lists, heads, strict=True):
+        rows = re.findall(
+            r'alt="(.*?) taken for (.*?)">.*?, (\d+ %)<br><span class="soft">(.*?)</span>', shown
+        )
+        assert rows == [
+            (m["true"], m["predicted"], f"{100 * m['probability']:.0f} %", m["path"].split("/")[-1])
+            for m in head["most_wrong"]
+        ]
+
+
 def test_the_worst_mistakes_are_those_of_all_runs(tmp_path):
     folder = write_comparison(tmp_path, {"spinal": FIRST[:3]})
     write_outputs(folder, {"spinal": 3.0})

@@ -465,7 +465,8 @@ def test_copies_are_a_note_unless_a_group_holds_them_together(tmp_path):
     }
     assert found == {
         f"1 of the 25 images are copies of others, byte for byte ('{copy}' is '{source}'), and one "
-        "may be tested that was trained on: the test results flatter."
+        "may be tested that was trained on: the test results flatter; on_duplicate=skip leaves "
+        "copies out."
     }
     grouped_notes = fold_of(tmp_path, 0, group=r"patient(\d+)").info.notes
     assert not any("byte for byte" in note for note in grouped_notes)

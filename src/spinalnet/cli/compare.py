@@ -100,6 +100,7 @@ Only = Annotated[str | None, _option(_ENGINE, "Make this one run.", metavar="NAM
 _OF_IMAGES = {"model", "backbone", "weights", "freeze", "head_option", "data_dir", "download"}
 _OF_IMAGES |= {"image_size", "in_channels", "limit", "on_bad_image", "probe_epochs", "probe_lr"}
 _OF_IMAGES |= {"pixel_range"}
+_OF_IMAGES |= {"ignore", "on_duplicate"}
 
 
 @app.command("compare")

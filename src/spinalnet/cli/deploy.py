@@ -112,6 +112,7 @@ def predict_command(
 
     from spinalnet import _dist
     from spinalnet.comparison.loading import run_of
+    from spinalnet.data.walking import Tally
     from spinalnet.deploy import predict
     from spinalnet.deploy.saved import is_of_table
 
@@ -135,6 +136,7 @@ def predict_command(
     named = (path for path in paths if path != "-")
     piped = predict.read_paths(_standard_input()) if "-" in paths else ()
     columns = (SpinnerColumn(), TextColumn("{task.completed} images"), TimeElapsedColumn())
+    unused = Tally()
     try:
         with Progress(*columns, console=err_console, transient=True) as bar:
             task = bar.add_task("predict", total=None)
@@ -151,10 +153,13 @@ def predict_command(
                 tell=print_note,
                 on_bad_image=leave_out if on_bad_image == "skip" else None,
                 on_row=lambda _: bar.advance(task),
+                unused=unused,
             )
     except KeyboardInterrupt:
         err_console.print("stopped; nothing was written." if out else "stopped.", highlight=False)
         raise typer.Exit(130) from None
+    if unused:
+        print_note(unused.note())
     if out is not None:
         also = f", {skipped} files left out" if skipped else ""
         said = f"{count} predictions{also}: {out}"

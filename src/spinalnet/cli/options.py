@@ -94,6 +94,21 @@ OnBadImage = Annotated[
         help="Image files that cannot be used: refuse (all in one report), or leave out.",
     ),
 ]
+Ignore = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="Files and folders of an image folder that are left out, comma separated: "
+        "test,*_mask.png.",
+    ),
+]
+OnDuplicate = Annotated[
+    str,
+    typer.Option(
+        metavar="keep|skip",
+        help="Pictures that are there twice: keep and tell, or leave copies out of training.",
+    ),
+]
 HeadOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -170,6 +185,8 @@ class RunOptions:
     pixel_range: PixelRange = None
     limit: Limit = None
     on_bad_image: OnBadImage = "error"
+    ignore: Ignore = None
+    on_duplicate: OnDuplicate = "keep"
     training: TrainConfig  # one option per field
     given: frozenset[str]  # the options that stand in the command
 
@@ -190,6 +207,7 @@ class RunOptions:
         if not fields.get("probe_epochs"):
             self.refuse({"probe_lr"}, "without --probe-epochs")
         kept = ("freeze", "data_dir", "image_size", "in_channels", "limit", "on_bad_image")
+        kept += ("ignore", "on_duplicate")
         return RunSpec.of(
             self.data,
             model,

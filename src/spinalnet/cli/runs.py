@@ -77,6 +77,7 @@ def train_command(
 
 _OF_IMAGES = {"model", "backbone", "weights", "freeze", "data_dir", "download", "image_size"}
 _OF_IMAGES |= {"in_channels", "limit", "on_bad_image", "pixel_range", "probe_epochs", "probe_lr"}
+_OF_IMAGES |= {"ignore", "on_duplicate"}
 
 
 def _train_on_table(asked: RunOptions, head: str, out: Path | None, **of_table: Any) -> None:

@@ -25,6 +25,7 @@ from spinalnet.comparison.statistics import (
     mean,
     paired_difference,
 )
+from spinalnet.data.walking import shown
 from spinalnet.training import RunRecord
 
 if TYPE_CHECKING:
@@ -82,6 +83,11 @@ class Mistake:
     true_probability: float
     wrong: int
     pixels: np.ndarray
+
+    @property
+    def file_name(self) -> str:
+        """Name of its file, without the folders, as one line of text; empty without a file."""
+        return shown((self.path or "").replace("\\", "/").rsplit("/", 1)[-1])
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -14,7 +15,9 @@ from spinalnet.comparison.building import build_model, load_splits
 from spinalnet.comparison.moved import gone_note
 from spinalnet.comparison.schema import SCHEMA, with_present_heads
 from spinalnet.comparison.spec import RunSpec
-from spinalnet.data import DatasetInfo, DataSpec, Splits
+from spinalnet.data import DatasetInfo, DataSpec, Splits, find_folder, load_scored
+from spinalnet.data.doubles import Part
+from spinalnet.data.folders import same_name
 from spinalnet.models import ImageModel, ModelSpec, features
 from spinalnet.training import runs
 
@@ -132,12 +135,55 @@ class TrainedModel:
             spec = spec.having(in_channels=channels, image_size=side)
             spec = spec.having(pixel_range=info.pixel_range)
         splits = load_splits(spec, constants=(info.mean, info.std))
-        if splits.info.class_names != info.class_names:
+        if list(map(same_name, splits.info.class_names)) != list(map(same_name, info.class_names)):
             raise InputError(
                 f"{spec.data.name} has the classes {some(splits.info.class_names, 5)}, but the "
                 f"model knows {some(info.class_names, 5)}; give data with the same classes."
             )
         return splits
+
+    def load_test(
+        self, data: str | None = None, data_dir: str | None = None, device: str | None = None
+    ) -> tuple[Part, DatasetInfo]:
+        """Load what the model is to be scored on, in its size and normalised as it expects.
+
+        Args:
+            data: Nothing for the test part of its own data; a name, whose test part is taken; or a
+                folder of images, see `load_scored`.
+            data_dir: Where that data set's files are.
+            device: As for `load_data`.
+
+        Raises:
+            InputError: If the data cannot be had, or have classes that the model does not know.
+        """
+        own, info = self.spec.data, self.info
+        is_folder = data is not None and DataSpec(data).row is None
+        if not is_folder or len(info.input_shape) != 3 or info.task != "classification":
+            splits = self.load_data(data, data_dir, device)
+            return splits.test, splits.info
+        channels, side, _ = info.input_shape
+        asked = replace(
+            DataSpec(str(data), data_dir, side, on_bad_image=own.on_bad_image), in_channels=channels
+        )
+        place, home = find_folder(asked).resolve(), self._home()
+        if place == home:  # its own folder: what it was trained on tests nothing
+            splits = self.load_data(device=device)
+            return splits.test, splits.info
+        part, about = load_scored(asked, info.class_names, (info.mean, info.std))
+        if home is not None and (place.is_relative_to(home) or home.is_relative_to(place)):
+            note = (
+                f"'{place}' and the data of the run, '{home}', lie in one another: images that the "
+                "model was trained on may be among them."
+            )
+            about = replace(about, notes=(*about.notes, note))
+        return part, about
+
+    def _home(self) -> Path | None:
+        """Return the folder of images that it was trained on, if it was one and is named."""
+        own = self.spec.data
+        with contextlib.suppress(InputError):  # a checkpoint alone knows the folder's name only
+            return find_folder(own).resolve() if own.name and own.row is None else None
+        return None
 
 
 def load_trained(path: str | Path) -> TrainedModel:

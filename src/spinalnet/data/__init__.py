@@ -4,5 +4,12 @@ from spinalnet.data.augment import AUGMENTATIONS, build_augment
 from spinalnet.data.batches import ArrayDataset, DatasetInfo, FolderDataset, Splits, normalize
 from spinalnet.data.catalog import DATASETS
 from spinalnet.data.frames import Table, is_table, load_table
-from spinalnet.data.loading import DataSpec, list_datasets, load, load_dataset
+from spinalnet.data.loading import (
+    DataSpec,
+    find_folder,
+    list_datasets,
+    load,
+    load_dataset,
+    load_scored,
+)
 from spinalnet.data.resampling import Resample, draw_parts, validation_rows

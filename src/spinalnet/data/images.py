@@ -8,6 +8,7 @@ write into the batch they fill, and need no copies of anything.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections import deque
@@ -21,8 +22,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from spinalnet._checks import InputError
+from spinalnet.data import contents
 from spinalnet.data.depths import Depths, is_deep, to_8_bits
 from spinalnet.data.opening import named_by_its_start, opened, turned
+from spinalnet.data.walking import shown
 
 # Whatever is computed from pixels and kept (features of a frozen network) is kept under this name
 # too: a change of `read_pixels` that changes pixels changes it.
@@ -53,7 +56,7 @@ class BadImagesError(InputError):
         self.bad = tuple(bad)
         advice = advice and "; " + advice.format(them="it" if len(bad) == 1 else "them")
         if len(bad) == 1:
-            message = f"image '{bad[0].path}' {bad[0].reason}{advice}."
+            message = f"image '{shown(bad[0].path)}' {bad[0].reason}{advice}."
         else:
             message = f"{len(bad)} image files cannot be used{advice}:\n{bad_list(bad)}"
         super().__init__(message.rstrip())
@@ -61,7 +64,7 @@ class BadImagesError(InputError):
 
 def bad_list(bad: Iterable[BadImage]) -> str:
     """Return one line per file."""
-    return "".join(f"'{path}' {reason}\n" for path, reason in bad)
+    return "".join(f"'{shown(path)}' {reason}\n" for path, reason in bad)
 
 
 def _reason(error: Exception, path: str) -> str:
@@ -76,7 +79,9 @@ def _reason(error: Exception, path: str) -> str:
         kind = named_by_its_start(path)
         if kind is not None:
             return f"begins as {kind} does, but cannot be decoded: damaged, or of a rare variant"
-        return "is not an image" if Path(path).stat().st_size else "is empty"
+        return contents.unread(path)
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        return "is a link to itself"
     said = str(error).rstrip(".") or type(error).__name__
     if isinstance(error, Image.DecompressionBombError):
         return f"is refused ({said})"
@@ -201,6 +206,9 @@ def _fill(out: Tensor, paths: Sequence[str], depths: Depths | None) -> list[tupl
     bad = []
     for row, path in enumerate(paths):
         try:
+            if not os.path.isfile(path) and os.path.exists(path):  # noqa: PTH110, PTH113 (quicker)
+                bad.append((row, BadImage(path, "is a folder, a pipe or a device")))
+                continue  # which might never end
             out[row] = read_pixels(path, out.shape[3], out.shape[1], depths)
         except Exception as error:  # decoders raise almost anything on broken files
             bad.append((row, BadImage(path, _reason(error, path))))

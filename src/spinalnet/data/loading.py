@@ -22,14 +22,15 @@ import torch
 from torch import Tensor
 
 from spinalnet import files
-from spinalnet._checks import InputError, check_positive, unknown_name
-from spinalnet.data import parts, readers
+from spinalnet._checks import InputError, check_positive, some, unknown_name
+from spinalnet.data import doubles, parts, readers
 from spinalnet.data.batches import MEND, ArrayDataset, DatasetInfo, FolderDataset, Splits, without
 from spinalnet.data.catalog import DATASETS, DatasetRow
 from spinalnet.data.depths import Depths, PixelRange, check_range
-from spinalnet.data.folders import FoundImages, index_folder, permission_explained
+from spinalnet.data.folders import FoundImages, index_folder, index_labelled, permission_explained
 from spinalnet.data.images import BadImage, BadImagesError, find_bad, fit_to, read_all
 from spinalnet.data.resampling import Resample
+from spinalnet.data.walking import shown
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class DataSpec:
             `parts.groups_of`): what it matches is the group, of which all lie in one part.
         pixel_range: Values that become black and white in image files with more than 8 bits per
             channel; None for 0 and 65535 of 16-bit files (see `data.depths`).
+        ignore: Names of files and folders that are left out of a folder of images, comma separated;
+            "*" stands for any text: "test,*_mask.png".
+        on_duplicate: Whether pictures that are there twice are told ("keep"), or left out ("skip")
+            by the rule that stands in `copies`.
 
     Raises:
         InputError: If a value is impossible.
@@ -65,6 +70,8 @@ class DataSpec:
     resample: Resample | None = None
     group: str | None = None
     pixel_range: PixelRange | None = None
+    ignore: str | None = None
+    on_duplicate: Literal["keep", "skip"] = "keep"
 
     def __post_init__(self) -> None:
         for name in ("name", "data_dir"):  # two ways to write a path are one request
@@ -78,6 +85,8 @@ class DataSpec:
         if self.on_bad_image not in ("error", "skip"):
             raise InputError(f"on_bad_image must be error or skip, got {self.on_bad_image!r}.")
         check_range(self.pixel_range)
+        if self.on_duplicate not in ("keep", "skip"):
+            raise InputError(f"on_duplicate must be keep or skip, got {self.on_duplicate!r}.")
         if self.group is not None:
             try:
                 re.compile(self.group)
@@ -86,6 +95,11 @@ class DataSpec:
                     f"group must be a regular expression, such as 'patient(\\d+)', got "
                     f"'{self.group}': {error}."
                 ) from error
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """The patterns in `ignore`."""
+        return tuple(filter(None, map(str.strip, (self.ignore or "").split(","))))
 
     @property
     def row(self) -> DatasetRow | None:
@@ -131,7 +145,7 @@ def _usable(
         left_out = {row for row, _ in bad[part]}
         kept = [path for row, path in enumerate(paths) if row not in left_out]
         usable[part] = kept, without(targets, bad[part])
-    named = ", ".join(f"'{path}'" for path, _ in files[:3])
+    named = ", ".join(f"'{shown(path)}'" for path, _ in files[:3])
     more = f" and {len(files) - 3} more (bad-images.txt lists all)" if len(files) > 3 else ""
     note = f"{len(files)} of {total} image files cannot be used and are left out: {named}{more}."
     return replace(found, parts=usable, notes=(*found.notes, note))
@@ -147,14 +161,22 @@ def _check_classes(found: FoundImages) -> list[str]:
     for part, numbers in counts.items():
         missing = [name for name, n in zip(found.classes, numbers, strict=True) if n == 0]
         if missing and part != "train":
-            notes.append(f"The {part} part has no images of {', '.join(missing)}.")
+            called = found.names.get(part, part)
+            called = "" if called.lower() == part else f" ({called}/)"
+            notes.append(f"The {part} part{called} has no images of {', '.join(missing)}.")
     needed = 1 if "val" in counts else 2 if "test" in counts else 3
-    for name, number in zip(found.classes, counts["train"], strict=True):
-        if number < needed:
-            raise InputError(
-                f"class '{name}' has {number} training image(s), but {needed} are needed to split "
-                "it; add images or remove the class folder."
-            )
+    few = [(c, n) for c, n in zip(found.classes, counts["train"], strict=True) if n < needed]
+    if few:
+        said = some([f"'{name}' has {number}" for name, number in few], 20)
+        said = (
+            f"class {said} training image(s)"
+            if len(few) == 1
+            else (f"{len(few)} classes have too few training images ({said})")
+        )
+        raise InputError(
+            f"{said}, but {needed} are needed to split {'it' if len(few) == 1 else 'them'}; add "
+            f"images or remove the class folder{'s' * (len(few) > 1)}."
+        )
     return notes
 
 
@@ -212,8 +234,10 @@ def _load_files(
     streamed = needed > memory_budget
     depths = Depths(spec.pixel_range)
     streamed_by = num_workers if streamed else None
-    found, data, files = _read_files(found, spec, size, channels, streamed_by, depths)
+    found, data, bad = _read_files(found, spec, size, channels, streamed_by, depths)
     pixel_range = depths.settled()
+    found, settled = _settle_copies(found, data, spec)
+    data, files = settled.data, (*bad, *settled.left_out)
     checked, groups = _check_found(found, spec)
     notes, of_train, rows = [*found.notes, *checked], groups.get("train"), None
     if "test" not in data:
@@ -224,15 +248,16 @@ def _load_files(
         notes += parts.absent_notes(data["test"], found.classes)
         if spec.resample is not None:
             rows = torch.from_numpy(drawn.test)
-            notes += parts.copy_notes(whole, of_train)
+        elif spec.on_duplicate == "keep":
+            notes += doubles.settle_parts(data, skip=False, given=False).notes
         of_train = None if of_train is None else of_train[drawn.train]
-    if spec.resample is None:
-        notes += parts.leak_notes(data)
+    notes += settled.notes
     notes += parts.group_notes(spec.group, groups)
     notes.append(
         f"Images are cut to their centre square and resized to {size}x{size}"
         + ("." if spec.image_size else " (choose with image_size).")
     )
+    notes += parts.imbalance_notes(data["train"].targets, found.classes)
     if streamed:
         notes.append(
             f"Images stream from disk: decoded they need {needed / 2**30:.1f} GiB, more than the "
@@ -250,8 +275,23 @@ def _load_files(
     )
     data = {part: source.normalized_by(mean, std) for part, source in data.items()}
     return parts.Pool(
-        info, data["train"], data["test"], data.get("val"), 0.1, files, of_train, rows
+        *(info, data["train"], data["test"], data.get("val"), 0.1, files, of_train, rows),
+        unused=found.unused.listing(),
     )
+
+
+def _settle_copies(
+    found: FoundImages, data: dict[str, parts.Part], spec: DataSpec
+) -> tuple[FoundImages, doubles.Settled]:
+    """Look for pictures that are there twice; return what is left, as files and as parts."""
+    skip, redrawn = spec.on_duplicate == "skip", spec.resample is not None
+    if "test" in data:
+        settled = doubles.settle_parts(data, skip=skip)
+    else:
+        groups = _check_found(found, spec)[1].get("train")
+        settled = doubles.settle_whole(data["train"], skip=skip, redrawn=redrawn, groups=groups)
+    left = {part: (list(source.paths), source.targets) for part, source in settled.data.items()}
+    return replace(found, parts=left), settled
 
 
 def _sample(train: parts.Part, channels: int, size: int) -> Tensor:
@@ -353,7 +393,19 @@ def _drawn(pool: parts.Pool, spec: DataSpec) -> parts.Pool:
     )
 
 
-def _find_folder(spec: DataSpec) -> Path:
+def _refuse_of_files(spec: DataSpec, row: DatasetRow) -> None:
+    """Refuse what has a meaning for folders of images alone."""
+    if spec.ignored:
+        raise InputError(
+            f"ignore names files of a folder of images, not of '{row.name}': leave it out."
+        )
+    if spec.on_duplicate == "skip" and row.reader not in ("folder", "flowers"):
+        raise InputError(
+            f"on_duplicate compares image files, and '{row.name}' has none: leave it out."
+        )
+
+
+def find_folder(spec: DataSpec) -> Path:
     """Return the folder of images that is asked for, alone or below `data_dir`."""
     folder = Path(spec.name).expanduser()
     if spec.data_dir is not None and not folder.exists():
@@ -429,14 +481,55 @@ def load_pool(
     row = row or spec.row
     with permission_explained():
         if row is None:
-            folder = _find_folder(spec)
-            name, found = folder.resolve().name, index_folder(folder)
+            folder = find_folder(spec)
+            name, found = folder.resolve().name, index_folder(folder, spec.ignored)
         else:
+            _refuse_of_files(spec, row)
             name, found = row.name, readers.read(row, spec.data_dir, download=download)
         if isinstance(found, FoundImages):
             return _load_files(name, found, spec, memory_budget, num_workers)
         assert row is not None
         return _load_arrays(row, found, spec, memory_budget)
+
+
+def load_scored(
+    spec: DataSpec,
+    classes: Sequence[str],
+    constants: tuple[Sequence[float], Sequence[float]],
+    *,
+    memory_budget: int = 2 * 2**30,
+    num_workers: int = 16,
+) -> tuple[parts.Part, DatasetInfo]:
+    """Load what a model of known classes is to be scored on: a folder of images, nothing split off.
+
+    Args:
+        spec: The folder, with size and channels. Of one with parts the test part is taken, else the
+            validation part; of any other all images. Classes may be missing in it.
+        classes: Names that the model knows, in label order.
+        constants: (mean, std) per channel to normalise by.
+        memory_budget: As for `load`.
+        num_workers: As for `load`.
+
+    Returns:
+        The images with their classes, and what they are; `notes` say which images.
+
+    Raises:
+        InputError: If the folder is missing, has no classes or other ones, or files are unusable.
+    """
+    size, channels = spec.image_size or _FOLDER_SIZE, spec.in_channels or 3
+    with permission_explained():
+        folder = find_folder(spec)
+        found = index_labelled(folder, classes, spec.ignored)
+        needed = len(found.parts["test"][0]) * channels * size * size
+        threads = num_workers if needed > memory_budget else None
+        depths = Depths(spec.pixel_range)
+        found, data, _ = _read_files(found, spec, size, channels, threads, depths)
+        depths.settled()
+    shape, mean, std = (channels, size, size), tuple(constants[0]), tuple(constants[1])
+    info = DatasetInfo(
+        folder.resolve().name, "classification", tuple(classes), shape, mean, std, found.notes
+    )
+    return data["test"].normalized_by(mean, std), info
 
 
 def load_dataset(
@@ -455,6 +548,8 @@ def load_dataset(
     resample: Resample | None = None,
     group: str | None = None,
     pixel_range: PixelRange | None = None,
+    ignore: str | None = None,
+    on_duplicate: Literal["keep", "skip"] = "keep",
 ) -> Splits:
     """Load a data set by its name, row or path: `load` with the fields of `DataSpec` as arguments.
 
@@ -468,7 +563,10 @@ def load_dataset(
     folder = None if data_dir is None else os.fspath(data_dir)
     return load(
         DataSpec(
-            name, folder, image_size, in_channels, limit, on_bad_image, resample, group, pixel_range
+            *(name, folder, image_size, in_channels, limit, on_bad_image, resample, group),
+            pixel_range=pixel_range,
+            ignore=ignore,
+            on_duplicate=on_duplicate,
         ),
         seed,
         row=row,

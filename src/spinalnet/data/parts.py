@@ -17,7 +17,6 @@ from torch import Tensor
 
 from spinalnet._checks import InputError, some
 from spinalnet.data.batches import ArrayDataset, DatasetInfo, FolderDataset, Splits
-from spinalnet.data.copies import repeated, same_content
 from spinalnet.data.images import BadImage
 from spinalnet.data.order import stratified
 from spinalnet.data.resampling import Resample, Rows, draw_parts, set_apart, validation_rows
@@ -40,6 +39,7 @@ class Pool:
         left_out: Image files that cannot be used.
         groups: Group of each training example, where groups were asked for.
         test_rows: Places of the test examples among all, where they were drawn from all.
+        unused: What else lies in the folder of the data, a line each.
     """
 
     info: DatasetInfo
@@ -50,6 +50,7 @@ class Pool:
     left_out: tuple[BadImage, ...] = ()
     groups: np.ndarray | None = None
     test_rows: Tensor | None = None
+    unused: str = ""
 
     def split(self, limit: int | None, seed: int, val_fraction: float | None) -> Splits:
         """Split validation off the training part, where it has no part of its own; limit the rest.
@@ -86,7 +87,8 @@ class Pool:
                 f"Training uses {limit} of {len(train)} images; validation and test are complete."
             )
             train, info = train.subset(chosen), replace(info, notes=(*info.notes, note))
-        return Splits(train, val, self.test, info, self.left_out, self.test_rows)
+        left_out, unused = self.left_out, self.unused
+        return Splits(train, val, self.test, info, left_out, self.test_rows, unused)
 
 
 def _at(part: Part, rows: Rows) -> Part:
@@ -231,33 +233,21 @@ def group_notes(pattern: str | None, groups: Mapping[str, np.ndarray]) -> list[s
     return [f"'{pattern}' makes {count} groups of images, none of which lies in two parts."]
 
 
-# --- leaks ----------------------------------------------------------------------------------------
+# --- classes of unequal size ----------------------------------------------------------------------
+
+_IMBALANCE = 10
 
 
-def leak_notes(data: Mapping[str, Part]) -> list[str]:
-    """Return a note if test images stand among those that training and its choices see."""
-    seen = [path for part, source in data.items() if part != "test" for path in source.paths]
-    twins = same_content(seen, data["test"].paths)
-    if not twins:
+def imbalance_notes(targets: Tensor, classes: Sequence[str]) -> list[str]:
+    """Return a note if a class has over ten times the training images of another; none, none."""
+    if not classes:
+        return []
+    counts = torch.bincount(targets, minlength=len(classes))
+    most, least = int(counts.argmax()), int(counts.argmin())
+    if counts[most] <= _IMBALANCE * counts[least] or not counts[least]:
         return []
     return [
-        f"{len(twins)} of the {len(data['test'])} test images are also in train or val, byte for "
-        f"byte ('{twins[0][1]}' is '{twins[0][0]}'): the test result flatters."
-    ]
-
-
-def copy_notes(whole: Part, groups: np.ndarray | None) -> list[str]:
-    """Return a note if images are there twice, so that one is tested and the other trained on."""
-    group = {} if groups is None else dict(zip(whole.paths, groups.tolist(), strict=True))
-    twins = [
-        (one, other)
-        for one, other in repeated(whole.paths)
-        if groups is None or group[one] != group[other]
-    ]
-    if not twins:
-        return []
-    return [
-        f"{len(twins)} of the {len(whole)} images are copies of others, byte for byte "
-        f"('{twins[0][1]}' is '{twins[0][0]}'), and one may be tested that was trained on: the "
-        "test results flatter."
+        f"Classes are unequal by 1 to {counts[most] / counts[least]:.0f}: '{classes[most]}' has "
+        f"{counts[most]} training images, '{classes[least]}' {counts[least]}. Options that help: "
+        "class_weights=balanced in training, metric=balanced-accuracy in a comparison."
     ]

@@ -18,7 +18,8 @@ from torch import Tensor
 from spinalnet import files
 from spinalnet._checks import InputError, some
 from spinalnet.data.catalog import DatasetRow
-from spinalnet.data.folders import FoundImages, has_parts, index_folder
+from spinalnet.data.folders import FoundImages, index_folder
+from spinalnet.data.layout import has_parts
 from spinalnet.data.order import stratified, stream_seed
 from spinalnet.data.sources import Download
 

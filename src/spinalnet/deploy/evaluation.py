@@ -56,8 +56,9 @@ def evaluate_run(
 
     Args:
         run: Folder of a run or of a comparison, whose best run is taken, or a checkpoint file.
-        data: Another data set with the same classes: a name, or a folder of images, whose test part
-            is taken; for the model of a table another table, all of it.
+        data: Another data set with the same classes: a name, whose test part is taken; a folder of
+            images, all of it, or its test part if it has parts, where classes may be missing; for
+            the model of a table another table, all of it.
         data_dir: Where that data set's files are.
         device: auto, cpu, cuda or mps; None for the run's.
         tta: "flip" to average over every image and its mirror image; "none" for the answer of
@@ -73,15 +74,16 @@ def evaluate_run(
             raise InputError(f"{name}={given[name]} has no meaning for a table: leave it out.")
         return evaluate_table(run, data, tell=tell)
     trained = load_trained(run_of(run, tell))
-    model, note = with_tta(trained, tta)
-    if note and tell is not None:
-        tell(note)
-    splits = trained.load_data(data, data_dir, device)
+    model, said = with_tta(trained, tta)
+    part, info = trained.load_test(data, data_dir, device)
+    if tell is not None:
+        for note in [*([said] if said else []), *(info.notes if data is not None else ())]:
+            tell(note)
     config = replace(trained.spec.train, device=device or trained.spec.train.device)
-    metrics, _ = measure(model, splits.test, config)
+    metrics, _ = measure(model, part, config)
     rows = per_class(metrics["confusion"]) if "confusion" in metrics else ()
     classes = dict(zip(trained.info.class_names, rows, strict=False))
-    return Evaluation(splits.info.name, metrics, classes, tta)
+    return Evaluation(info.name, metrics, classes, tta)
 
 
 def evaluate_table(

@@ -314,7 +314,7 @@ def _request(
                 "input_shape, mean, std and class_names belong to a run; give them for a module "
                 "only."
             )
-        trained = source if isinstance(source, TrainedModel) else load_trained(source)
+        trained = source if isinstance(source, TrainedModel) else load_trained(Path(source))
         model, info = trained.model, trained.info
         shape, whole = tuple(info.input_shape), (info.mean, info.std, info.class_names)
         if info.task == "regression":

@@ -25,10 +25,11 @@ import torch
 
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.comparison import TrainedModel, load_trained
-from spinalnet.data import normalize
+from spinalnet.data import contents, normalize
 from spinalnet.data.depths import Depths
 from spinalnet.data.folders import iter_images
 from spinalnet.data.images import BadImage, BadImagesError, read_batches, usable_cpus
+from spinalnet.data.walking import Tally
 from spinalnet.deploy.mirrored import with_tta
 from spinalnet.files import expanded, replacing
 from spinalnet.training import placement
@@ -71,6 +72,7 @@ def predict_images(
     device: str = "auto",
     tta: str = "none",
     on_bad_image: Callable[[BadImage], None] | None = None,
+    unused: Tally | None = None,
 ) -> Iterator[Prediction]:
     """Classify images as they come, some batches of them in memory at a time.
 
@@ -85,6 +87,7 @@ def predict_images(
         tta: "flip" for probabilities averaged over an image and its mirror image.
         on_bad_image: Called with every file that cannot be used, which is then left out. Without
             it they are an error, all in one report, after the last prediction.
+        unused: Gets what lies in the folders and is no image.
 
     Raises:
         InputError: If a folder holds no image, or images cannot be used; they are all named.
@@ -100,12 +103,13 @@ def predict_images(
     with_tta(trained, tta)  # a misspelt one is told now, not with the first prediction
     where = placement.resolve_device(device)
     given = [paths] if isinstance(paths, str | os.PathLike) else paths
-    return _predictions(trained, given, batch_size, where, tta, on_bad_image)
+    files = _files(given, unused)
+    return _predictions(trained, files, batch_size, where, tta, on_bad_image)
 
 
 def _predictions(
     trained: TrainedModel,
-    paths: Iterable[str | Path],
+    files: Iterator[str],
     batch_size: int,
     device: torch.device,
     tta: str,
@@ -115,7 +119,6 @@ def _predictions(
     reading: deque[list[str]] = deque()  # the batches that threads are decoding
 
     def batches() -> Iterator[list[str]]:
-        files = _files(paths)
         while batch := list(islice(files, batch_size)):
             reading.append(batch)
             yield batch
@@ -151,11 +154,12 @@ def _predictions(
         raise BadImagesError(bad, "remove {them}, or leave such files out with on_bad_image=skip")
 
 
-def _files(paths: Iterable[str | Path]) -> Iterator[str]:
+def _files(paths: Iterable[str | Path], unused: Tally | None) -> Iterator[str]:
     """Yield files as they are, and of folders all images below them."""
+    contents.prepare()
     for path in map(expanded, paths):
         if path.is_dir():
-            yield from map(str, iter_images([path]))
+            yield from map(str, iter_images([path], unused))
         else:
             yield str(path)
 
@@ -195,6 +199,7 @@ def write_predictions(
     tell: Callable[[str], None] | None = None,
     on_bad_image: Callable[[BadImage], None] | None = None,
     on_row: Callable[[Prediction], None] | None = None,
+    unused: Tally | None = None,
 ) -> int:
     """Write predictions as they are made.
 
@@ -216,6 +221,7 @@ def write_predictions(
         tell: Called with a sentence for everything the user should know.
         on_bad_image: As for `predict_images`. Without it, and with bad files, `out` is not written.
         on_row: Called after every row.
+        unused: As for `predict_images`.
 
     Returns:
         The number of rows.
@@ -233,7 +239,7 @@ def write_predictions(
     if note and tell is not None:
         tell(note)
     options: dict[str, Any] = {"batch_size": batch_size, "device": device, "tta": tta}
-    rows = predict_images(trained, paths, **options, on_bad_image=on_bad_image)
+    rows = predict_images(trained, paths, on_bad_image=on_bad_image, unused=unused, **options)
     count = 0
     with writable(out, form) as file:
         write = _writer(file, form, names, top_k, all_probabilities)
