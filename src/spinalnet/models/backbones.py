@@ -124,11 +124,11 @@ def build_trunk(
         channels.check_colours(backbone.name, in_channels)
     try:
         if pretrained is False:
-            model = _build(backbone, in_channels)
+            model = build_network(backbone, in_channels)
         elif path is None:
-            model = channels.grey_or_colour(_build(backbone, published=True), in_channels)
+            model = channels.grey_or_colour(build_network(backbone, published=True), in_channels)
         else:
-            model = from_file(functools.partial(_build, backbone), path, in_channels)
+            model = from_file(functools.partial(build_network, backbone), path, in_channels)
     except (OSError, RuntimeError) as error:  # each library has its own ways to say "offline"
         if isinstance(error, InputError) or not published:
             raise
@@ -217,7 +217,8 @@ def load_weights_(
         free=tuple(f"{name}." for name in finding.find_classifier(model)),
         what=f"{path} does not fit {type(model).__name__}",
     )
-    model.load_state_dict({**wanted, **found.weights})
+    wanted.update(found.weights)  # in place: what torch notes beside it is asked by some networks
+    model.load_state_dict(wanted)
     if found.unused:
         note = f"{len(found.unused)} weights of {path} not used: {some(found.unused, 3)}."
         model.notes = (note,)  # type: ignore[assignment]
@@ -289,7 +290,7 @@ def _find_timm(name: str, plain: str) -> Backbone:
     return Backbone(name, tuple(config.input_size), tuple(config.mean), tuple(config.std))
 
 
-def _build(backbone: Backbone, in_channels: int = 3, published: bool = False) -> nn.Module:
+def build_network(backbone: Backbone, in_channels: int = 3, published: bool = False) -> nn.Module:
     """Build the network of a backbone, with its classifier; published weights are for colour."""
     name = backbone.name
     if name in PACKAGED:

@@ -103,7 +103,8 @@ def _torch_save(path: Path, start: bytes) -> Any:
                 f"{path} cannot be read as weights: it holds arrays of NumPy. Save tensors by name."
             )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # of a path torch would believe the ending
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = _scan(path)
         if found is None or not found.types:
@@ -172,13 +173,12 @@ def _scan(path: Path) -> _Pickled | None:
     except (ValueError, StopIteration, OSError, IndexError, zipfile.BadZipFile):
         return None
     outer = next((text for kind, text in events if kind in ("type", "mapping")), "")
-    # Of several places the first: a setting may be called "model" too.
-    following = dict(reversed(list(itertools.pairwise(events))))
+    # Files before torch 1.6 say "module" before the type of one.
+    pairs = itertools.pairwise(event for event in events if event != ("text", "module"))
     entries: dict[str, str] = {}
-    for name in WRAPPERS:
-        kind, text = following.get(("text", name), ("", ""))
-        if kind in ("type", "mapping"):
-            entries[name] = "" if text == _PLAIN[0] else text
+    for (kind, name), (inner, of_type) in pairs:
+        if kind == "text" and name in WRAPPERS and inner in ("type", "mapping"):
+            entries.setdefault(name, "" if of_type == _PLAIN[0] else of_type)
     types = [text for kind, text in events if kind == "type" and not _is_plain(text)]
     return _Pickled("" if outer == _PLAIN[0] else outer, tuple(dict.fromkeys(types)), entries)
 
@@ -357,6 +357,7 @@ def check_numbers(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], w
         name
         for name, value in weights.items()
         if value.is_floating_point()
+        and not value.is_meta
         and not bool(value.float().isfinite().all())
         # Masks of attention are infinite where nothing shall be seen.
         and (wanted[name].is_meta or bool(wanted[name].isfinite().all()))

@@ -14,7 +14,6 @@ from spinalnet.models.twins import (
     Trial,
     check_changeable,
     check_floating,
-    program,
     try_out,
     uncompiled,
 )
@@ -70,14 +69,20 @@ def _find(model: nn.Module, input_shape: Sequence[int] | None) -> tuple[str, ...
         return declared
 
     check_floating(model)
+    programs = [n for n, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
     try:
         trial = try_out(model, input_shape, trace=True)
     except SurgeryError as error:
-        programs = [m for m in model.modules() if isinstance(m, torch.jit.ScriptModule)]
-        raise program(programs[0]) if programs else error from None
+        if not programs or input_shape is not None:
+            raise
+        raise SurgeryError(
+            f"{programs[0]!r} in {type(model).__name__} is a scripted or traced program, which does "
+            "not say what it reads: pass input_shape= with the shape of one input."
+        ) from error
     output, found = trial.output, _last_weight_layers(trial)
     if "" in found:
         raise _is_itself(model)
+    check_changeable(model, found or programs)  # what programs own cannot be told
     # A declared container is as good as an answer, if it holds what was found.
     if declared and all(any(f"{name}.".startswith(f"{d}.") for d in declared) for name in found):
         pass

@@ -42,15 +42,10 @@ def check_changeable(model: nn.Module, paths: Sequence[str] = ("",)) -> None:
         for name in ["", *path.split(".")] if path else [""]:
             part = getattr(part, name) if name else part
             if isinstance(part, torch.jit.ScriptModule):
-                raise program(part)
-
-
-def program(part: torch.jit.ScriptModule) -> SurgeryError:
-    """Return the error for a part that was scripted or traced."""
-    return SurgeryError(
-        f"{part.original_name} is a scripted or traced program, whose parts cannot be replaced: "
-        "change the model it was made from, and script that."
-    )
+                raise SurgeryError(
+                    f"{part.original_name} is a scripted or traced program, whose parts cannot be "
+                    "replaced: change the model it was made from, and script that."
+                )
 
 
 def check_learns(model: nn.Module) -> None:
