@@ -76,8 +76,8 @@ def _find(model: nn.Module, input_shape: Sequence[int] | None) -> tuple[str, ...
         if not programs or input_shape is not None:
             raise
         raise SurgeryError(
-            f"{programs[0]!r} in {type(model).__name__} is a scripted or traced program, which does "
-            "not say what it reads: pass input_shape= with the shape of one input."
+            f"{programs[0]!r} in {type(model).__name__} is a scripted or traced program, which "
+            "does not say what it reads: pass input_shape= with the shape of one input."
         ) from error
     output, found = trial.output, _last_weight_layers(trial)
     if "" in found:
