@@ -346,7 +346,7 @@ def differences(missing: Sequence[str], additional: Sequence[str], shapes: Seque
     )
 
 
-def check_numbers(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
+def check_numbers(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], what: str) -> None:
     """Raise `InputError` for weights that are quantised, or no numbers where the network's are."""
     quantised = [name for name, value in weights.items() if value.is_quantized]
     if quantised:
@@ -359,8 +359,8 @@ def check_numbers(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], w
         if value.is_floating_point()
         and not value.is_meta
         and not bool(value.float().isfinite().all())
-        # Masks of attention are infinite where nothing shall be seen.
-        and (wanted[name].is_meta or bool(wanted[name].isfinite().all()))
+        # Masks of attention are infinite where nothing shall be seen, in the network too.
+        and (name not in own or own[name].is_meta or bool(own[name].isfinite().all()))
     ]
     if wrong:
         raise InputError(

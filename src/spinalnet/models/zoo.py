@@ -370,7 +370,8 @@ def complete(
         channels = 3
     constants = (row.mean, row.std) if uses_weights else None
     if constants and channels == 1:  # the weights see one grey value in place of three colours
-        constants = tuple((sum(values) / len(values),) for values in constants)
+        mean, std = ((sum(values) / len(values),) for values in constants)
+        constants = mean, std
     return replace(data, image_size=size, in_channels=channels), constants
 
 

@@ -167,7 +167,7 @@ def _read_stack(file: Checkpoint, shapes: _Shapes, stack: Stack) -> Reading:
         name = paper.get("activation", "relu")
         reading.assume("activation", name, f"the original's script for {file.model} uses it")
     if "dropout" not in file.options:
-        rates = stack.dropout if isinstance(stack.dropout, float) else list(stack.dropout)
+        rates = list(stack.dropout) if isinstance(stack.dropout, tuple) else stack.dropout
         reading.assume("dropout", rates, f"the scripts with these names; {_NO_MATTER}")
     return reading
 
@@ -201,9 +201,11 @@ def _read_chain(file: Checkpoint, shapes: _Shapes, chain: Chain, attribute: str)
     if chain.norm is not None and joined == first + length * width:
         reading.head, reading.in_features = "progressive", first
     else:
-        wiring = _read_wiring(file, reading, shapes, chain, attribute)
-        wiring = _read_splits(file, reading, first, wiring, is_module=chain.slope is not None)
-        reading.head = WIRINGS[wiring]
+        found = _read_wiring(file, reading, shapes, chain, attribute)
+        found = _read_splits(file, reading, first, found, is_module=chain.slope is not None)
+        reading.head = WIRINGS[found[0]]
+        if found[0] != file.wiring:
+            reading.assumed.insert(0, "wiring={}: {}".format(*found))
     if "activation" not in file.options:
         _read_activation(file, reading, chain, attribute)
     if "dropout" not in file.options:
@@ -222,23 +224,23 @@ def _read_dropout(file: Checkpoint, reading: Reading, chain: Chain) -> None:
 
 def _read_wiring(
     file: Checkpoint, reading: Reading, shapes: _Shapes, chain: Chain, attribute: str
-) -> str:
-    """Return which layers run with which weights, and complete the options it needs."""
+) -> tuple[str, str]:
+    """Return which layers run with which weights, and why; complete the options it needs."""
     length, width = reading.options["num_layers"], reading.options["hidden_features"]
     joined = shapes[chain.output][1]
-    wiring, why = file.wiring, ""
+    wiring, why = file.wiring, "it was given"
     if wiring is None and chain.slope is not None and length == 2 and joined > 2 * width:
         wiring = "shared"
         why = f"two layers in the file, {joined // width} in what the output row reads"
     elif wiring is None and chain.slope is not None and length == 6:
         wiring, why = _which_ran(file, shapes, chain, attribute)
+    elif wiring is None:
+        wiring, why = "chain", "the scripts with these names run every layer once, in order"
     if wiring == "shared":
         reading.options["num_layers"] = joined // width
     elif wiring == "reused":
         reading.options["reuse"] = _REUSE
-    if why:
-        reading.assumed.append(f"wiring={wiring}: {why}")
-    return wiring or "chain"
+    return wiring, why
 
 
 def _which_ran(file: Checkpoint, shapes: _Shapes, chain: Chain, attribute: str) -> tuple[str, str]:
@@ -277,9 +279,17 @@ def _which_ran(file: Checkpoint, shapes: _Shapes, chain: Chain, attribute: str) 
 
 
 def _read_splits(
-    file: Checkpoint, reading: Reading, first: int, wiring: str, *, is_module: bool
-) -> str:
-    """Find the number of slices from the width of the first one; return the wiring they need."""
+    file: Checkpoint, reading: Reading, first: int, wired: tuple[str, str], *, is_module: bool
+) -> tuple[str, str]:
+    """Find the number of slices from the width of the first; return the wiring they need, and why.
+
+    Args:
+        file: The checkpoint.
+        reading: What was read so far; the number of slices is added to it.
+        first: Width of the first slice.
+        wired: The wiring found so far, and why.
+        is_module: Whether it is the customizable module, which takes sizes that do not divide.
+    """
     given, features = file.options.get("num_splits"), file.features
     if features is None:  # rows of numbers: the file knows the width of a slice alone
         usual = file.row.input_shape[0]
@@ -292,15 +302,19 @@ def _read_splits(
         features = usual if given is None else given * first
         reading.in_features = features
     if given is not None:
-        return wiring
-    layers, exact = reading.options["num_layers"], features % first == 0
+        return wired
+    wiring, layers = wired[0], reading.options["num_layers"]
+    exact = features % first == 0
     candidates = [features // first] if exact else range(2, features + 1)
     splits = next((n for n in candidates if round(features / n) == first), None)
     if splits is not None and wiring == "chain" and is_module and not (exact and layers >= splits):
         wiring = "tiled"
-        reading.assumed.append(
-            f"wiring=tiled: {layers} slices of {first} do not fall evenly on {features} features; "
-            "the original's module then leaves features out or reads some twice"
+        wired = (
+            wiring,
+            (
+                f"{layers} slices of {first} do not fall evenly on {features} features; the original's "
+                "module then leaves features out or reads some twice"
+            ),
         )
     if splits is None or (wiring != "tiled" and not (exact and layers >= splits)):
         raise InputError(
@@ -310,7 +324,7 @@ def _read_splits(
         )
     why = f"the first layer reads {first} of {features} features"
     reading.assume("num_splits", splits, why)
-    return wiring
+    return wired
 
 
 def _read_activation(file: Checkpoint, reading: Reading, chain: Chain, attribute: str) -> None:

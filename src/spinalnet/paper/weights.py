@@ -22,7 +22,7 @@ from spinalnet._checks import InputError, some, unknown_name
 from spinalnet.comparison.schema import SCHEMA
 from spinalnet.models import checkpoints, zoo
 from spinalnet.nn.activations import ACTIVATIONS
-from spinalnet.nn.dense import ProgressiveNet
+from spinalnet.nn.dense import LinearHead, ProgressiveNet
 from spinalnet.nn.heads import head_arguments
 from spinalnet.nn.layers import SpinalLayer
 from spinalnet.paper.reading import WIRINGS, Checkpoint, Reading, read_head
@@ -204,8 +204,9 @@ def convert_checkpoint(
         "schema": SCHEMA,
     }
     files.save_weights(out, model.state_dict(), about)
-    for sentence in reading.assumed if on_assumption is not None else ():
-        on_assumption(sentence)
+    if on_assumption is not None:
+        for sentence in reading.assumed:
+            on_assumption(sentence)
     return model.eval()
 
 
@@ -231,6 +232,7 @@ def _build(
 ) -> tuple[Reading, zoo.ImageModel, dict[str, Any]]:
     """Return what a file says, its network with its weights, and what to keep of both."""
     weights = checkpoints.read_weights(path)
+    checkpoints.check_numbers(weights, {}, f"{path} is useless")
     usual, *size = zoo.MODELS[model_name].input_shape
     if in_channels is None and size:
         kernels = (value.shape[1] for value in weights.values() if value.dim() == 4)
@@ -285,4 +287,5 @@ def _features(model_name: str, in_channels: int | None, image_size: int | None) 
             model = build()
     except (RuntimeError, NotImplementedError):  # it needs its numbers
         model = build()
-    return model.head.in_features
+    assert isinstance(model.head, LinearHead)
+    return model.head.output.in_features
