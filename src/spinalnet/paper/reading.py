@@ -309,13 +309,8 @@ def _read_splits(
     splits = next((n for n in candidates if round(features / n) == first), None)
     if splits is not None and wiring == "chain" and is_module and not (exact and layers >= splits):
         wiring = "tiled"
-        wired = (
-            wiring,
-            (
-                f"{layers} slices of {first} do not fall evenly on {features} features; the original's "
-                "module then leaves features out or reads some twice"
-            ),
-        )
+        uneven = f"{layers} slices of {first} do not fall evenly on {features} features"
+        wired = wiring, f"{uneven}; the original's module then leaves some out or reads some twice"
     if splits is None or (wiring != "tiled" and not (exact and layers >= splits)):
         raise InputError(
             f"{file.path}: slices of {first} for {layers} layers do not fall evenly on the "
