@@ -14,10 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from spinalnet import InputError
+from spinalnet.comparison import building, running
+from spinalnet.comparison.spec import RunSpec
+from spinalnet.deploy import predict
 from spinalnet.models import backbones, zoo
 from spinalnet.models.checkpoints import read_weights
 
@@ -405,6 +409,43 @@ def test_the_packaged_weights_read_grey_images() -> None:
         lambda channels: backbones.build_trunk("efficientnet_lite0", channels, True), 64
     )
     assert float((grey - colour).abs().max()) <= 1e-4 * float(colour.abs().max())
+
+
+@needs_package
+def test_a_run_on_grey_images_sees_what_a_run_in_colour_sees(tmp_path: Path) -> None:
+    """Files, normalisation and network together; and the run can be used afterwards."""
+    draw = np.random.default_rng(0)
+    for label, brightness in (("dark", 0), ("light", 128)):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(10):
+            pixels = brightness + draw.integers(0, 128, (70, 70), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{number}.png")
+    features, specs = [], []
+    for channels in (1, 3):
+        spec = RunSpec.of(
+            str(tmp_path / "photos"),
+            "efficientnet_lite0",
+            pretrained=True,
+            freeze=True,
+            in_channels=channels,
+            image_size=64,
+            epochs=2,
+            device="cpu",
+        )
+        splits = building.load_splits(spec)
+        assert len(splits.info.mean) == len(splits.train.mean) == channels
+        trunk = building.build_model(spec, splits.info).trunk.eval()
+        images, _ = next(iter(splits.train.batches(20)))
+        assert images.shape[1] == channels
+        with torch.no_grad():
+            features.append(trunk(images))
+        specs.append(spec)
+    furthest = float((features[0] - features[1]).abs().max())
+    assert furthest <= 1e-4 * float(features[1].abs().max())
+    running.run_one(specs[0], tmp_path / "run")
+    files = sorted((tmp_path / "photos" / "dark").iterdir())
+    predict.write_predictions(tmp_path / "run", files, tmp_path / "out.csv")
+    assert len((tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()) == 11
 
 
 def test_published_weights_read_grey_images(monkeypatch: pytest.MonkeyPatch) -> None:
