@@ -187,7 +187,9 @@ def torchvision_trunk(name: str, classifier: str) -> Callable[..., nn.Module]:
     def network(in_channels: int) -> nn.Module:
         import torchvision
 
-        return channels.set_input_channels_(torchvision.models.get_model(name), in_channels)
+        return channels.set_input_channels_(
+            torchvision.models.get_model(name, weights=None), in_channels
+        )
 
     def build(in_channels: int, pretrained: bool | str = False) -> nn.Module:
         import torchvision
