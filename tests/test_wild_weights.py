@@ -365,7 +365,7 @@ GREY = {
 }
 GREY_SLOW = {
     "torchvision": "resnet18 efficientnet_b0 densenet121 regnet_y_400mf mnasnet0_5 convnext_tiny "
-    "swin_t vgg11 alexnet vit_b_16 maxvit_t resnext50_32x4d",
+    "swin_t",
     "timm": "resnet10t convnext_atto vit_tiny_patch16_224 mixer_s32_224 levit_128s ghostnet_050 "
     "tresnet_m fastvit_t8 repvgg_a0 edgenext_xx_small regnetx_002 mobileone_s0 xception41",
 }
