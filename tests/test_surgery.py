@@ -360,6 +360,14 @@ def test_other_surgery_refuses_them_too() -> None:
         replace_head_(mlp(), num_classes=3)
 
 
+@pytest.mark.parametrize("use", ["softmax", "log_softmax", "sigmoid"])
+def test_features_are_not_squashed(use: str) -> None:
+    model = Net(use)
+    with pytest.raises(SurgeryError, match="would not make features: its forward applies a"):
+        remove_classifier_(model)
+    assert isinstance(model.fc, nn.Linear)
+
+
 def test_the_number_of_classes_must_be_given() -> None:
     with pytest.raises(ValueError, match="num_classes must be given"):
         replace_head_(mlp(), "spinal")

@@ -158,12 +158,14 @@ def remove_classifier_(model: nn.Module, *, where: Where | None = None) -> nn.Mo
         The model itself.
 
     Raises:
-        SurgeryError: If the classifier cannot be told.
+        SurgeryError: If the classifier cannot be told, or a softmax behind it would stay.
     """
     if (inner := uncompiled(model)) is not model:
         remove_classifier_(inner, where=where)
         return model
     paths = _places(model, where, learning=False)
+    if problem := _would_squash(model, paths):
+        raise SurgeryError(f"{type(model).__name__} would not make features: {problem}.")
     for path in paths:
         _set(model, path, nn.Identity().train(model.get_submodule(path).training))
     auxiliary = auxiliary_classifiers(model)
@@ -171,6 +173,16 @@ def remove_classifier_(model: nn.Module, *, where: Where | None = None) -> nn.Mo
         _set(model, path, None)
     _set_counts(model, 0, bool(auxiliary))
     return model
+
+
+def _would_squash(model: nn.Module, paths: Sequence[str]) -> str | None:
+    """Return what a model does to the scores of its classifier that it would do to features."""
+    if type(model).__module__.startswith(("torchvision.", "timm.")):
+        return None  # they end in their logits, and a trial takes time
+    try:
+        return squashed(model, try_out(model, None, trace=True, watch=paths))
+    except SurgeryError:  # it does not say what it reads
+        return None
 
 
 def freeze_except_head_(model: nn.Module, *, where: Where | None = None) -> nn.Module:
