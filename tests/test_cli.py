@@ -354,6 +354,12 @@ def test_converted_weights_of_the_original_classify_images(tmp_path: Path) -> No
     out = tmp_path / "new.safetensors"
     said = spinalnet("convert", tmp_path / "old.pth", out, "--model", "mnist-cnn").stderr
     assert "13,818 parameters" in said
+    assert "--activation relu: every script with these names uses it" in said
+    assert "--num-splits 2: the first layer reads 160 of 320 features" in said
+    given = ("--activation", "tanh", "--wiring", "chain", "--num-splits", 2, "--mean", 0.13)
+    options = (*given, "--std", 0.3, "--dropout", 0.1)
+    said = spinalnet("convert", tmp_path / "old.pth", out, "--model", "mnist-cnn", *options).stderr
+    assert len(said.splitlines()) == 1  # nothing is left to assume
     Image.new("L", (28, 28), 255).save(tmp_path / "white.png")
     predicted = spinalnet("predict", out, tmp_path / "white.png").stdout.splitlines()
     assert len(predicted) == 2

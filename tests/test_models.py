@@ -290,8 +290,8 @@ def test_too_small_images_are_refused_in_one_sentence() -> None:
         ({"name": "regression-net", "image_size": 8}, "takes rows of numbers, not images"),
         ({"name": "cifar-resnet18-half", "neck": "vectr"}, "did you mean 'vector'"),
         (
-            {"name": "resnet18", "pretrained": True, "in_channels": 1},
-            "weights of model 'resnet18' are for 3 channels",
+            {"name": "resnet18", "pretrained": True, "in_channels": 2},
+            r"weights of model 'resnet18' are for images in colour \(in_channels=3\) or in grey",
         ),
     ],
 )

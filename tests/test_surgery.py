@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+import io
+import pickle
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -258,6 +261,277 @@ def test_a_given_input_shape_is_used() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 26 * 26, 5))
     replace_head_(model, num_classes=3, input_shape=(1, 28, 28))
     assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 3)
+
+
+class Net(nn.Module):
+    """A body and a classifier that is used in some way."""
+
+    def __init__(self, use: str, classes: int = 5) -> None:
+        super().__init__()
+        self.use, self.body, self.fc = use, nn.Linear(8, 16), nn.Linear(16, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.body(x).relu()
+        if self.use == "on its own output":
+            return self.fc(self.fc(hidden))
+        if self.use == "on two halves":
+            return torch.cat([self.fc(hidden), self.fc(-hidden)], 1)
+        if self.use == "twice, added":
+            return self.fc(hidden) + self.fc(-hidden)
+        squash = {"log_softmax": torch.log_softmax, "softmax": torch.softmax}.get(self.use)
+        return torch.sigmoid(self.fc(hidden)) if squash is None else squash(self.fc(hidden), 1)
+
+
+def made_in_inference_mode() -> nn.Module:
+    with torch.inference_mode():
+        return mlp()
+
+
+def scripted() -> nn.Module:
+    return torch.jit.script(mlp())
+
+
+def traced() -> nn.Module:
+    return torch.jit.trace(mlp(), torch.zeros(1, 8))  # type: ignore[return-value]
+
+
+def quantised() -> nn.Module:
+    return torch.ao.quantization.quantize_dynamic(mlp(), {nn.Linear})
+
+
+class Scripted(nn.Module):
+    """A program as the trunk, a classifier of Python's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.fc = torch.jit.script(nn.Linear(8, 16)), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.trunk(x))
+
+
+REFUSED: list[tuple[str, Callable[[], nn.Module], str]] = [
+    ("a linear map", lambda: nn.Linear(8, 3), "Linear is the classifier itself"),
+    ("a convolution", lambda: nn.Conv2d(8, 3, 1), "Conv2d is the classifier itself"),
+    ("a head", lambda: make_head("spinal", 8, 3, hidden_features=4), "SpinalNet is the classifier"),
+    ("a dense head", lambda: make_head("mlp", 8, 3), "MLPHead is the classifier itself"),
+    ("softmax", lambda: nn.Sequential(*mlp(), nn.Softmax(1)), "its part '3' applies a Softmax"),
+    ("logsoftmax", lambda: nn.Sequential(*mlp(), nn.LogSoftmax(1)), "part '3' applies a LogSoft"),
+    ("sigmoid", lambda: nn.Sequential(*mlp(), nn.Sigmoid()), "its part '3' applies a Sigmoid"),
+    ("softmax in forward", lambda: Net("softmax"), "its forward applies a Softmax to what"),
+    ("log softmax there", lambda: Net("log_softmax"), "its forward applies a LogSoftmax to what"),
+    ("sigmoid there", lambda: Net("sigmoid"), "its forward applies a Sigmoid to what"),
+    ("scripted", scripted, "Sequential is a scripted or traced program"),
+    ("traced", traced, "Sequential is a scripted or traced program"),
+    ("scripted inside", lambda: nn.Sequential(scripted()), "'0' in .* program, .* input_shape="),
+    ("quantised", quantised, r"is quantised \('0' is a torch.*Linear\).* from before that"),
+    ("inference", made_in_inference_mode, r"4 tensors of Sequential .* made in inference mode"),
+    ("twice", lambda: Net("on its own output", 16), "'fc' is called 2 times in one pass"),
+    ("halves", lambda: Net("on two halves"), "'fc' is called 2 times in one pass"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*(torch.jit|quantiz)")
+@pytest.mark.parametrize(("make", "message"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
+def test_a_model_that_cannot_be_changed_is_told_why(
+    make: Callable[[], nn.Module], message: str
+) -> None:
+    model = make()
+    parts = dict(model.named_modules())
+    with pytest.raises(SurgeryError, match=message):
+        replace_head_(model, num_classes=3)
+    assert dict(model.named_modules()) == parts
+
+
+@pytest.mark.filterwarnings("ignore:.*(torch.jit|quantiz)")
+def test_other_surgery_refuses_them_too() -> None:
+    for change in (freeze_except_head_, remove_classifier_, replace_hidden_, find_classifier):
+        for model, message in (
+            (nn.Linear(8, 3), "is the classifier itself"),
+            (scripted(), "scripted or traced program"),
+        ):
+            with pytest.raises(SurgeryError, match=message):
+                change(model)
+    with pytest.raises(SurgeryError, match="made in inference mode"):
+        freeze_except_head_(made_in_inference_mode())
+    with pytest.raises(SurgeryError, match="Sequential is a scripted or traced program"):
+        replace_head_(nn.Sequential(scripted()), num_classes=3, input_shape=(8,))
+    with torch.inference_mode(), pytest.raises(SurgeryError, match="could never learn"):
+        replace_head_(mlp(), num_classes=3)
+
+
+@pytest.mark.parametrize("use", ["softmax", "log_softmax", "sigmoid"])
+def test_features_are_not_squashed(use: str) -> None:
+    model = Net(use)
+    with pytest.raises(SurgeryError, match="would not make features: its forward applies a"):
+        remove_classifier_(model)
+    assert isinstance(model.fc, nn.Linear)
+
+
+def test_the_number_of_classes_must_be_given() -> None:
+    with pytest.raises(ValueError, match="num_classes must be given"):
+        replace_head_(mlp(), "spinal")
+
+
+@pytest.mark.filterwarnings("ignore:.*(torch.jit|quantiz|weight_norm)")
+def test_what_can_be_changed_is() -> None:
+    """A copy outside inference mode, a part beside a program, a place in a quantised model."""
+    model = replace_head_(copy.deepcopy(made_in_inference_mode()), num_classes=3)
+    model(torch.zeros(2, 8)).sum().backward()
+    for other, place in (
+        (Scripted(), None),
+        (quantised(), "2"),
+        (Net("twice, added"), None),
+        (nn.DataParallel(mlp()), None),
+    ):
+        replace_head_(other, num_classes=3, where=place, input_shape=(8,))
+        assert other(torch.zeros(2, 8)).shape == (2, 3)
+
+
+NORMED: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "weight norm": nn.utils.parametrizations.weight_norm,
+    "spectral norm": nn.utils.parametrizations.spectral_norm,
+    "old weight norm": nn.utils.weight_norm,
+    "old spectral norm": nn.utils.spectral_norm,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+@pytest.mark.parametrize("normed", NORMED)
+def test_a_normed_classifier_is_found_and_what_is_normed_stays(normed: str) -> None:
+    model = build_torchvision("resnet18")
+    model.fc = NORMED[normed](model.fc)  # type: ignore[arg-type]
+    model.conv1 = NORMED[normed](model.conv1)  # type: ignore[arg-type]
+    x = torch.randn(2, 3, 64, 64)
+    features = remove_classifier_(copy.deepcopy(model.eval())) if "old" not in normed else None
+    assert find_classifier(model) == ("fc",)
+    replace_head_(model, "linear", num_classes=3)
+    with torch.no_grad():
+        made = model(x)
+        assert made.shape == (2, 3)
+        if features is not None:  # the norm of the first convolution computes what it did
+            torch.testing.assert_close(made, model.fc(features(x)))
+
+
+def test_a_compiled_model_is_changed_where_it_is() -> None:
+    inner = mlp()
+    compiled = torch.compile(inner, backend="eager")
+    assert find_classifier(compiled) == ("_orig_mod.2",)  # type: ignore[arg-type]
+    assert replace_head_(compiled, num_classes=3) is compiled  # type: ignore[arg-type]
+    assert isinstance(inner[2], SpinalNet)
+    assert compiled(torch.zeros(2, 8)).shape == (2, 3)
+
+
+# --- frozen statistics ----------------------------------------------------------------------------
+
+
+def frozen() -> nn.Module:
+    """A network with norms of several kinds in its trunk and one in its head."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.InstanceNorm2d(4, track_running_stats=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.BatchNorm1d(4, affine=False),
+        nn.Linear(4, 5),
+    )
+    replace_head_(model, "spinal", num_classes=2, norm="batch", hidden_features=4)
+    return freeze_except_head_(model)
+
+
+def epoch_of_theirs(model: nn.Module) -> None:
+    """A training loop of somebody's own, which wakes everything."""
+    model.train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(8, 3, 9, 9)).square().sum().backward()
+        optimizer.step()
+
+
+def kept_and_moved(model: nn.Module, before: dict[str, Tensor]) -> tuple[set[str], set[str]]:
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    moved = {name for name, value in before.items() if not torch.equal(after[name], value)}
+    return {n for n in before if n not in moved}, moved
+
+
+def by_pickle(model: nn.Module) -> nn.Module:
+    return pickle.loads(pickle.dumps(model))
+
+
+def by_torch(model: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("through", [lambda model: model, copy.deepcopy, by_pickle, by_torch])
+def test_statistics_of_a_frozen_trunk_stay_in_a_loop_of_ones_own(
+    through: Callable[[nn.Module], nn.Module],
+) -> None:
+    model = through(frozen())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    x = torch.randn(4, 3, 9, 9)
+    features = model[:7].eval()(x)  # type: ignore[index]
+    epoch_of_theirs(model)
+    kept, moved = kept_and_moved(model, before)
+    assert all(name.startswith("7.") for name in moved)
+    assert "7.spine.norms.0.running_mean" in moved
+    assert "1.running_mean" in kept
+    model.train()
+    torch.testing.assert_close(model[:7](x), features)  # type: ignore[index]
+
+
+def test_names_classes_and_prints_of_a_frozen_trunk_stay() -> None:
+    plain, model = nn.BatchNorm2d(4), frozen()
+    norm = model.get_submodule("1")
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert repr(norm) == repr(plain)
+    assert norm.state_dict().keys() == plain.state_dict().keys()
+    assert isinstance(model.get_submodule("7.spine.norms.0"), nn.BatchNorm1d)
+    assert type(plain).__name__ == type(norm).__name__
+    plain.train()
+    assert plain.training  # no other norm is changed
+
+
+def test_a_trunk_that_is_released_learns_again() -> None:
+    model = frozen().requires_grad_(True)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    epoch_of_theirs(model)
+    _, moved = kept_and_moved(model, before)
+    assert "1.running_mean" in moved
+    freeze_except_head_(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    epoch_of_theirs(model)
+    assert "1.running_mean" in kept_and_moved(model, before)[0]
+
+
+def test_a_frozen_trunk_is_compiled_and_exported() -> None:
+    model = frozen()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    x = torch.randn(4, 3, 9, 9)
+    compiled = torch.compile(model, backend="eager")
+    for _ in range(2):
+        compiled.train()
+        compiled(x).sum().backward()
+    assert "1.running_mean" in kept_and_moved(model, before)[0]
+    program = torch.export.export(model.eval(), (x,))
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(x), model(x))
+
+
+@needs_timm
+def test_the_norms_of_timm_rest_too() -> None:
+    model = freeze_except_head_(replace_head_(build_timm("mobilenetv3_small_050"), num_classes=2))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()
+    model(torch.randn(2, 3, 64, 64)).sum().backward()
+    assert not kept_and_moved(model, before)[1]
+    assert kept_and_moved(by_pickle(model), before)[1] == set()
 
 
 # --- a trial leaves no trace ----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, weights that are read without running code, the cache.
+"""Files that appear whole or not at all, weights with their description, the cache.
 
 Several processes may write one file at once: each writes aside under a name of its own, and the
 last one's content stays.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import pickle
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -79,46 +78,6 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
             "give a model.safetensors that a run has written."
         ) from error
     return tensors, description
-
-
-def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Return named tensors of anybody's file, on the CPU; no code in it is run.
-
-    Args:
-        path: A `.safetensors` file, or one of `torch.save`. It may hold the weights under
-            "state_dict" or "model", and their names may start with "module.".
-
-    Raises:
-        InputError: If the file is missing, damaged, or holds anything but tensors by name.
-    """
-    import torch
-
-    path = expanded(path)
-    if not path.is_file():
-        raise InputError(f"there is no file of weights {path}.")
-    try:
-        if path.suffix == ".safetensors":
-            held: Any = _read_safetensors(path)[0]
-        else:
-            held = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} cannot be read as weights: it holds a pickled module or other objects, which "
-            "are not opened because they can run code. Load it where it was made and save "
-            "model.state_dict() instead."
-        ) from error
-    except Exception as error:  # torch and safetensors raise many kinds for a damaged file
-        raise InputError(
-            f"{path} cannot be read as weights ({type(error).__name__}): it is damaged, or neither "
-            "a .safetensors file nor one saved by torch.save(model.state_dict())."
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
-            held = held[key]
-    whole = isinstance(held, Mapping) and all(isinstance(v, Tensor) for v in held.values())
-    if not whole or not held:
-        raise InputError(f"{path} holds no weights by name: save model.state_dict().")
-    return {str(name).removeprefix("module."): value for name, value in held.items()}
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from spinalnet._checks import unknown_name
-from spinalnet.cli.options import Channels, DataDir, Download, HeadOption, ImageSize, head_options
+from spinalnet._checks import InputError, unknown_name
+from spinalnet.cli.options import DataDir, Download, HeadOption, ImageSize, head_options
 from spinalnet.cli.progress import print_answer, show_progress
-from spinalnet.cli.root import app, err_console, out_console
+from spinalnet.cli.root import app, as_options, err_console, out_console
 
 
 @app.command("convert")
@@ -20,26 +20,66 @@ def convert_command(
     out: Annotated[Path, typer.Argument(help="Checkpoint to write (.safetensors).")],
     model: Annotated[str, typer.Option(help="Network (see 'spinalnet list').")],
     head: Annotated[str | None, typer.Option(help="Head, if not the one in the file.")] = None,
+    wiring: Annotated[
+        str | None,
+        typer.Option(
+            metavar="chain|reused|shared|tiled",
+            help="How the layers of a spinal head run, where the file leaves it open.",
+        ),
+    ] = None,
+    activation: Annotated[
+        str | None, typer.Option(help="Activation: relu, leaky_relu, ...; the scripts' own.")
+    ] = None,
+    num_splits: Annotated[
+        int | None, typer.Option(help="Slices of the features; read from the shapes.", min=1)
+    ] = None,
+    dropout: Annotated[
+        float | None, typer.Option(help="Dropout of the head; the scripts' own.")
+    ] = None,
     classes: Annotated[str | None, typer.Option(help="Class names, comma separated.")] = None,
-    in_channels: Channels = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Means it normalised pixels (0 to 1) with, as 0.48,0.45,0.4.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="The deviations.")] = None,
+    in_channels: Annotated[
+        int | None,
+        typer.Option(help="1: grey images, 3: colour; of rows of numbers their length.", min=1),
+    ] = None,
     image_size: ImageSize = None,
     head_option: HeadOption = None,
 ) -> None:
     """Turn weights trained by the original's scripts into a checkpoint of ours."""
     from spinalnet.paper import convert_checkpoint
 
+    given = {"activation": activation, "num_splits": num_splits, "dropout": dropout}
+    assumed: list[str] = []
     converted = convert_checkpoint(
         old,
         model,
         out,
         head=head,
+        wiring=wiring,
         in_channels=in_channels,
         image_size=image_size,
         class_names=None if classes is None else [name.strip() for name in classes.split(",")],
-        **head_options(head_option),
+        mean=_numbers("--mean", mean),
+        std=_numbers("--std", std),
+        on_assumption=assumed.append,
+        **head_options(head_option) | {k: v for k, v in given.items() if v is not None},
     )
     params = sum(parameter.numel() for parameter in converted.parameters())
     err_console.print(f"{out}: {model}, {params:,} parameters", highlight=False, soft_wrap=True)
+    for sentence in assumed:
+        told = as_options(sentence)
+        err_console.print(f"  {told}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _numbers(option: str, text: str | None) -> list[float] | None:
+    """Return the numbers of an option, separated by commas."""
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"{option} must be numbers with commas between, got '{text}'.") from error
 
 
 @app.command("recipes")

@@ -177,7 +177,7 @@ def _result(
         "train_seconds": fitted.seconds,
         "selected_on": spec.selected_on,
         "stopped": fitted.stopped,
-        "notes": [*info.notes, *fitted.notes],
+        "notes": [*info.notes, *model.notes, *fitted.notes],
     }
 
 

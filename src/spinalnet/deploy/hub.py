@@ -111,7 +111,7 @@ def from_pretrained(
         net = SpinalNet(**given)
     except TypeError as error:
         raise InputError(f"'{source}' describes no SpinalNet: {error}.") from error
-    weights = files.read_weights(folder / MODEL_FILE)
+    weights, _ = files.load_weights(folder / MODEL_FILE)
     try:
         net.load_state_dict(weights)
     except RuntimeError as error:

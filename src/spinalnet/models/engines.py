@@ -165,7 +165,7 @@ def _after_norm(norm: nn.BatchNorm2d) -> nn.Module | None:
     """Return what is left of a batch norm when it is folded; None if that is not known."""
     if norm.running_mean is None or norm.running_var is None:
         return None
-    if type(norm) is nn.BatchNorm2d:
+    if type(norm).forward is nn.BatchNorm2d.forward:  # one that rests (`frozen`) is one too
         return nn.Identity()
     drop, act = getattr(norm, "drop", None), getattr(norm, "act", None)
     if isinstance(drop, nn.Module) and isinstance(act, nn.Module):  # timm's BatchNormAct2d

@@ -254,7 +254,7 @@ def load_trunk(run: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     path = Path(run) / TRUNK_FILE
     try:
-        return files.read_weights(path)
+        return files.load_weights(path)[0]
     except InputError as error:
         raise InputError(
             f"{path} is missing or damaged: it holds the frozen trunk of the run; copy the whole "
@@ -339,7 +339,7 @@ def _first(place: tuple[int, int]) -> int:
 def _kept(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """Return the tensors of a file of the cache; compute and write them if need be."""
     with contextlib.suppress(InputError):  # missing or damaged
-        return files.read_weights(path)
+        return files.load_weights(path)[0]
     made = {name: value.detach().cpu().contiguous() for name, value in compute().items()}
     try:
         files.save_weights(path, made)

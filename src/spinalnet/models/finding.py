@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spinalnet._checks import SurgeryError
+from spinalnet.models.twins import (
+    OURS,
+    Trial,
+    check_changeable,
+    check_floating,
+    try_out,
+    uncompiled,
+)
 from spinalnet.models.wrappers import PooledHead, PositionHead
-from spinalnet.nn.dense import LinearHead, MLPHead, ProgressiveNet
-from spinalnet.nn.layers import SpinalLayer, SpinalNet
-from spinalnet.nn.unchained import UnchainedNet
-from spinalnet.nn.variants import MultiTapSpinalNet
 
 # Where a classifier is: its dotted path, the module, or a function that picks it (or several).
 Where = str | Sequence[str] | Callable[[Any], nn.Module | Sequence[nn.Module]]
-
-_OURS = (SpinalNet, MLPHead, LinearHead, ProgressiveNet, MultiTapSpinalNet, UnchainedNet)
 
 
 def find_classifier(
@@ -38,22 +37,52 @@ def find_classifier(
             declares, or 224 x 224 pixels.
 
     Raises:
-        SurgeryError: If there is none, or there are several to choose from; they are named.
+        SurgeryError: If there is none, or there are several to choose from; they are named. If the
+            model itself is the classifier, or its parts cannot be told (scripted, quantised).
 
     Example:
         >>> find_classifier(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)))
         ('2',)
     """
-    ours = [name for name, _ in _own_heads(model)]
-    if ours:
-        return tuple(ours)
+    if (inner := uncompiled(model)) is not model:
+        return tuple(
+            f"_orig_mod.{path}" for path in find_classifier(inner, input_shape=input_shape)
+        )
+    check_changeable(model)
+    if isinstance(model, (*OURS, PositionHead, PooledHead)):
+        raise _is_itself(model)
+    return tuple(name for name, _ in _own_heads(model)) or _find(model, input_shape)
+
+
+def _is_itself(model: nn.Module) -> SurgeryError:
+    return SurgeryError(
+        f"{type(model).__name__} is the classifier itself, and nothing can be put in its own "
+        "place: make a head with spinalnet.make_head, or wrap the model, nn.Sequential(model)."
+    )
+
+
+def _find(model: nn.Module, input_shape: Sequence[int] | None) -> tuple[str, ...]:
+    """Return the paths of the classifier that a model declares, or that its output comes from."""
     declared = _declared(model)
     kinds = [classifier_kind(model.get_submodule(path)) for path in declared]
     if declared and all(kinds):
         return declared
 
-    trial = try_out(model, input_shape, trace=True)
+    check_floating(model)
+    programs = [n for n, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
+    try:
+        trial = try_out(model, input_shape, trace=True)
+    except SurgeryError as error:
+        if not programs or input_shape is not None:
+            raise
+        raise SurgeryError(
+            f"{programs[0]!r} in {type(model).__name__} is a scripted or traced program, which "
+            "does not say what it reads: pass input_shape= with the shape of one input."
+        ) from error
     output, found = trial.output, _last_weight_layers(trial)
+    if "" in found:
+        raise _is_itself(model)
+    check_changeable(model, found or programs)  # what programs own cannot be told
     # A declared container is as good as an answer, if it holds what was found.
     if declared and all(any(f"{name}.".startswith(f"{d}.") for d in declared) for name in found):
         pass
@@ -71,9 +100,10 @@ def find_classifier(
     ]
     if not fitting or len(fitting) < len(found) or output.ndim != 2:
         last = f"; the last layer with weights is {found[0]!r}" if found else ""
+        again = called_again(model, found, input_shape)
         raise SurgeryError(
-            f"{type(model).__name__} does not end in a linear map to its {columns} outputs{last}. "
-            "Pass where= to say which module to replace."
+            f"{type(model).__name__} does not end in a linear map to its {columns} outputs{last}"
+            f"{again and f'; {again}'}. Pass where= to say which module to replace."
         )
     return tuple(fitting)
 
@@ -82,7 +112,7 @@ def _own_heads(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Mod
     """Yield the outermost heads of ours, with what adapts them to maps."""
     for name, child in model.named_children():
         path = f"{prefix}{name}"
-        if isinstance(child, (*_OURS, PositionHead, PooledHead)):
+        if isinstance(child, (*OURS, PositionHead, PooledHead)):
             yield path, child
         else:
             yield from _own_heads(child, f"{path}.")
@@ -154,111 +184,6 @@ def auxiliary_classifiers(model: nn.Module) -> tuple[str, ...]:
     )
 
 
-def _twin(model: nn.Module, *, trace: bool, shapes_only: bool) -> nn.Module:
-    """Copy the modules but not the numbers: what a forward pass remembers stays in the copy."""
-    stand_ins: dict[int, Any] = {}  # what `deepcopy` takes for an object instead of a copy
-    for tensor in (*model.parameters(), *model.buffers()):
-        shown: Tensor = tensor.detach()
-        if shapes_only:
-            shown = torch.empty_like(shown, device="meta")
-        if isinstance(tensor, nn.Parameter):
-            shown = nn.Parameter(shown, requires_grad=trace and tensor.is_floating_point())
-        stand_ins[id(tensor)] = shown
-    try:
-        return copy.deepcopy(model, stand_ins).eval()
-    except Exception as error:  # modules of users may hold anything
-        raise SurgeryError(
-            f"{type(model).__name__} cannot be copied for a trial ({error})."
-        ) from error
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """What came of running a twin of a model on two inputs."""
-
-    output: Tensor
-    owners: dict[Tensor, str]  # the path of the module that owns each parameter of the twin
-    watched: tuple[torch.Size, torch.Size] | None  # what the module to watch read and made
-
-
-def try_out(
-    model: nn.Module,
-    input_shape: Sequence[int] | None,
-    *,
-    trace: bool = False,
-    watch: str | None = None,
-) -> _Trial:
-    """Run a twin of the model on two inputs: shapes only, or, where it cannot, with its numbers.
-
-    Args:
-        model: The model.
-        input_shape: Shape of one input; `None` to try what is likely.
-        trace: Whether the output must remember the operations that made it.
-        watch: Path of a module whose shapes are wanted.
-    """
-    shapes = [tuple(input_shape)] if input_shape is not None else _likely_shapes(model)
-    reason: Exception | None = None
-    for shape, shapes_only in itertools.product(shapes, (True, False)):
-        twin = _twin(model, trace=trace, shapes_only=shapes_only)
-        owners: dict[Tensor, str] = {
-            parameter: path
-            for path, module in twin.named_modules()
-            for parameter in module.parameters(recurse=False)
-        }
-        seen: list[tuple[torch.Size, torch.Size]] = []
-        if watch is not None:
-            twin.get_submodule(watch).register_forward_hook(
-                lambda _, read, made, seen=seen: seen.append((read[0].shape, made.shape))  # type: ignore[union-attr]
-            )
-        anchor = next((t for t in owners if t.is_floating_point()), torch.empty(0))
-        try:
-            with torch.set_grad_enabled(trace):
-                output = twin(torch.zeros(2, *shape, dtype=anchor.dtype, device=anchor.device))
-        except Exception as error:  # whatever a network says to a size it cannot take
-            reason = error
-            continue
-        output = getattr(output, "logits", output)  # Hugging Face models return a record
-        if not isinstance(output, Tensor):
-            raise SurgeryError(
-                f"{type(model).__name__} must return one tensor in evaluation, or a record with "
-                f"logits, got {type(output).__name__}."
-            )
-        return _Trial(output, owners, seen[-1] if seen else None)
-    first = (str(reason).strip() or repr(reason)).splitlines()[0]
-    raise SurgeryError(
-        f"{type(model).__name__} does not run on inputs of shape {shapes[-1]} ({first[:200]}). "
-        "Pass input_shape= with the shape of one input."
-    ) from reason
-
-
-def _likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
-    """Return shapes of one input that the model may take, the likeliest first."""
-    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
-    declared = tuple(config.get("input_size") or () if hasattr(config, "get") else ())
-    transformers = getattr(model, "config", None)  # of a Hugging Face model
-    weighted = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, SpinalLayer, *_OURS)
-    first = next((m for m in model.modules() if isinstance(m, weighted)), None)
-    reads_rows: Any = first if isinstance(first, (nn.Linear, SpinalLayer, *_OURS)) else None
-    if reads_rows is not None and not declared:
-        return [(reads_rows.in_features,)]
-    channels = [first.in_channels] if isinstance(first, nn.Conv2d) else []
-    channels += declared[:1] or [3]
-    sides: list[tuple[int, ...]] = []
-    for holder, name in (
-        (getattr(model, "patch_embed", None), "img_size"),
-        (model, "image_size"),
-        (transformers, "image_size"),
-    ):
-        side = getattr(holder, name, None)
-        if isinstance(side, int):
-            sides.append((side, side))
-        elif isinstance(side, Sequence) and len(side) == 2:
-            sides.append(tuple(side))
-    sides += [declared[1:]] if len(declared) == 3 else []
-    sides.append((224, 224))
-    return list(dict.fromkeys((c, *side) for side in sides for c in channels))
-
-
 # Operations that only look at a weight in another way, on its path into a product.
 _VIEWS = ("T", "Transpose", "Permute", "View", "UnsafeView", "Reshape", "ToCopy", "Clone")
 
@@ -274,7 +199,7 @@ def _weight(node: Any) -> Tensor | None:
     return node.variable if node.variable.ndim >= 2 else None
 
 
-def _last_weight_layers(trial: _Trial) -> list[str]:
+def _last_weight_layers(trial: Trial) -> list[str]:
     """Follow the output back to the first layer with weights on every way, and name them."""
     found: dict[str, None] = {}
     seen: set[Any] = set()
@@ -291,3 +216,43 @@ def _last_weight_layers(trial: _Trial) -> list[str]:
         if not weights:
             queue += inputs
     return list(found)
+
+
+# What squashes logits into probabilities, in the graph of operations and as modules.
+_SQUASHING = ("Softmax", "LogSoftmax", "Sigmoid", "LogSigmoid")
+
+
+def squashed(model: nn.Module, trial: Trial) -> str | None:
+    """Return what a model does to the logits of its classifier that makes them none, if anything.
+
+    Args:
+        model: The model.
+        trial: Of the model, traced, that watched the classifier.
+    """
+    met, queue = set(), [trial.output.grad_fn]
+    for node in queue:  # grows as it goes
+        if node is not None and node not in met and node not in trial.makers:
+            met.add(node)
+            queue += [before for before, _ in node.next_functions]
+    names = {node.name().rstrip("0").removesuffix("Backward") for node in met}
+    kind = next((kind for kind in _SQUASHING if kind in names), None)
+    if kind is None:
+        return None
+    modules = [path for path, module in model.named_modules() if type(module).__name__ == kind]
+    if modules:
+        where, how = f"its part {modules[-1]!r}", "put nn.Identity() in its place"
+    else:
+        where, how = "its forward", "take that out"
+    return (
+        f"{where} applies a {kind} to what the classifier makes, but a head makes logits, which "
+        f"losses and predictions take as they are; {how} first"
+    )
+
+
+def called_again(model: nn.Module, paths: Sequence[str], input_shape: Sequence[int] | None) -> str:
+    """Return a clause that says which of some modules run more than once in a pass; "" if none."""
+    for path in paths:
+        calls = len(try_out(model, input_shape, watch=[path]).makers)
+        if calls > 1:
+            return f"{path!r} is called {calls} times in one pass"
+    return ""

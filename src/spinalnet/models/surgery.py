@@ -19,15 +19,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from spinalnet._checks import SurgeryError, check_positive
+from spinalnet._checks import InputError, SurgeryError, check_positive
 from spinalnet.models.finding import (
     auxiliary_classifiers,
+    called_again,
     classifier_kind,
     find_classifier,
     resolve,
-    try_out,
+    squashed,
     width,
 )
+from spinalnet.models.frozen import rest_
+from spinalnet.models.twins import check_changeable, check_learns, try_out, uncompiled
 from spinalnet.models.wrappers import PooledHead, PositionHead
 from spinalnet.nn import SpinalLayer, head_arguments, make_head
 
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 def replace_head_(
     model: nn.Module,
     head: str = "spinal",
-    num_classes: int = 2,
+    num_classes: int | None = None,
     *,
     where: Where | None = None,
     input_shape: Sequence[int] | None = None,
@@ -54,7 +57,7 @@ def replace_head_(
         model: Any torchvision, timm or Hugging Face classifier of images, or a module of your own
             (that returns its logits, or a record with `logits`).
         head: Row of `spinalnet.nn.HEADS`.
-        num_classes: Number of outputs.
+        num_classes: Number of outputs; it must be given.
         where: What to replace, if not the classifier that `find_classifier` finds: a dotted path,
             or a function such as `lambda m: m.classifier`. A module of any kind may be named; the
             head reads what it reads. For VGG the whole of "classifier" makes the head read the
@@ -70,21 +73,24 @@ def replace_head_(
         The model itself.
 
     Raises:
-        SurgeryError: If the classifier cannot be told, or the model's output would not have
-            `num_classes` columns; the model is then as it was.
-        InputError: If there is no such head, or it has no such option.
+        SurgeryError: If the classifier cannot be told or is the whole model, the model cannot be
+            changed (scripted, quantised, made in inference mode), squashes what its classifier
+            makes, or its output would not have `num_classes` columns; the model is then as it was.
+        InputError: If there is no such head, or it has no such option, or `num_classes` is missing.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 10))
         >>> replace_head_(model, "spinal", num_classes=3)(torch.randn(2, 8)).shape
         torch.Size([2, 3])
     """
+    if num_classes is None:
+        raise InputError("num_classes must be given: the number of outputs of the new head.")
     check_positive("num_classes", num_classes)
     head_arguments(head)  # an unknown head is told before anything else
-    if where is None:
-        paths = find_classifier(model, input_shape=input_shape)
-    else:
-        paths = resolve(model, where)
+    if (inner := uncompiled(model)) is not model:
+        replace_head_(inner, head, num_classes, where=where, input_shape=input_shape, **options)
+        return model
+    paths = _places(model, where, input_shape)
     built = [_build(model, path, head, num_classes, input_shape, options) for path in paths]
     auxiliary = auxiliary_classifiers(model)
     before = {path: model.get_submodule(path) for path in (*paths, *auxiliary)}
@@ -92,23 +98,51 @@ def replace_head_(
         _set(model, path, new)
     for path in auxiliary:
         _set(model, path, None)
-    problem = ""
-    try:
-        output = try_out(model, input_shape).output
-        if output.ndim != 2 or output.shape[1] != num_classes:
-            problem = f"the output has shape {tuple(output.shape)} for a batch of {len(output)}"
-    except SurgeryError as error:
-        problem = str(error)
-    if problem:
+    if problem := _why_not_usable(model, paths, num_classes, input_shape):
         for path, old in before.items():
             _set(model, path, old)
+        if calls := called_again(model, paths, input_shape):
+            problem = f"{calls}, and the head does not fit each time; pass where= to choose another"
         raise SurgeryError(
             f"a head with {num_classes} outputs in place of {', '.join(map(repr, paths))} does not "
-            f"fit {type(model).__name__} ({problem.rstrip('.')}). Pass where= to choose another "
-            "module."
+            f"fit {type(model).__name__}: {problem.rstrip('.')}."
         )
     _set_counts(model, num_classes, bool(auxiliary))
     return model
+
+
+def _places(
+    model: nn.Module,
+    where: Where | None,
+    input_shape: Sequence[int] | None = None,
+    *,
+    learning: bool = True,
+) -> tuple[str, ...]:
+    """Return the paths of what is to be replaced, or to learn alone, in a model that allows it."""
+    check_changeable(model)
+    if learning:
+        check_learns(model)
+    if where is None:
+        paths = find_classifier(model, input_shape=input_shape)
+    else:
+        paths = resolve(model, where)
+    check_changeable(model, paths)
+    return paths
+
+
+def _why_not_usable(
+    model: nn.Module, paths: Sequence[str], num_classes: int, input_shape: Sequence[int] | None
+) -> str | None:
+    """Return why a model with its new head does not make logits of so many classes."""
+    choose = "pass where= to choose another module"
+    try:
+        trial = try_out(model, input_shape, trace=True, watch=paths)
+    except SurgeryError as error:
+        return f"{str(error).rstrip('.')}; {choose}"
+    output = trial.output
+    if output.ndim != 2 or output.shape[1] != num_classes:
+        return f"the output has shape {tuple(output.shape)} for a batch of {len(output)}; {choose}"
+    return squashed(model, trial)
 
 
 def remove_classifier_(model: nn.Module, *, where: Where | None = None) -> nn.Module:
@@ -124,9 +158,14 @@ def remove_classifier_(model: nn.Module, *, where: Where | None = None) -> nn.Mo
         The model itself.
 
     Raises:
-        SurgeryError: If the classifier cannot be told.
+        SurgeryError: If the classifier cannot be told, or a softmax behind it would stay.
     """
-    paths = find_classifier(model) if where is None else resolve(model, where)
+    if (inner := uncompiled(model)) is not model:
+        remove_classifier_(inner, where=where)
+        return model
+    paths = _places(model, where, learning=False)
+    if problem := _would_squash(model, paths):
+        raise SurgeryError(f"{type(model).__name__} would not make features: {problem}.")
     for path in paths:
         _set(model, path, nn.Identity().train(model.get_submodule(path).training))
     auxiliary = auxiliary_classifiers(model)
@@ -136,11 +175,22 @@ def remove_classifier_(model: nn.Module, *, where: Where | None = None) -> nn.Mo
     return model
 
 
-def freeze_except_head_(model: nn.Module, *, where: Where | None = None) -> nn.Module:
-    """Let only the head learn: no other parameter gets a gradient.
+def _would_squash(model: nn.Module, paths: Sequence[str]) -> str | None:
+    """Return what a model does to the scores of its classifier that it would do to features."""
+    if type(model).__module__.startswith(("torchvision.", "timm.")):
+        return None  # they end in their logits, and a trial takes time
+    try:
+        return squashed(model, try_out(model, None, trace=True, watch=paths))
+    except SurgeryError:  # it does not say what it reads
+        return None
 
-    `fit` runs a part whose parameters are all frozen as in evaluation, so that the statistics
-    of its batch normalisation stay and nothing in it is dropped.
+
+def freeze_except_head_(model: nn.Module, *, where: Where | None = None) -> nn.Module:
+    """Let only the head learn: no other parameter gets a gradient, and no statistic moves.
+
+    Batch norms outside the head stay in evaluation mode when `model.train()` is called, in a loop
+    of your own too, until their parameters learn again. `fit` also drops nothing in a part whose
+    parameters are all frozen.
 
     Args:
         model: Any model, with a head of ours or not.
@@ -152,10 +202,12 @@ def freeze_except_head_(model: nn.Module, *, where: Where | None = None) -> nn.M
     Raises:
         SurgeryError: If the head cannot be told.
     """
-    paths = find_classifier(model) if where is None else resolve(model, where)
+    paths = _places(uncompiled(model), where)
+    heads = [uncompiled(model).get_submodule(path) for path in paths]
     model.requires_grad_(False)
-    for path in paths:
-        model.get_submodule(path).requires_grad_(True)
+    for head in heads:
+        head.requires_grad_(True)
+    rest_(model, besides=heads)
     return model
 
 
@@ -187,12 +239,18 @@ def replace_hidden_(
         SurgeryError: If there are no hidden layers, or their widths do not divide by `num_layers`.
     """
     check_positive("num_layers", num_layers)
-    if where is None:
-        paths = tuple(
-            path.rpartition(".")[0] for path in find_classifier(model, input_shape=input_shape)
+    if (inner := uncompiled(model)) is not model:
+        replace_hidden_(
+            inner,
+            num_layers=num_layers,
+            num_splits=num_splits,
+            where=where,
+            input_shape=input_shape,
         )
-    else:
-        paths = resolve(model, where)
+        return model
+    paths = _places(model, where, input_shape)
+    if where is None:
+        paths = tuple(path.rpartition(".")[0] for path in paths)
     stack = model.get_submodule(paths[0])
     name = type(model).__name__
     layers = list(stack.children()) if isinstance(stack, nn.Sequential) else []
@@ -281,7 +339,7 @@ def _build(
     elif kind == "conv":
         in_features, adapt = width(old)[0], PositionHead
     else:
-        watched = try_out(model, input_shape, watch=path).watched
+        watched = try_out(model, input_shape, watch=[path]).watched
         if watched is None:
             raise SurgeryError(
                 f"'{path}' of {type(model).__name__} takes no part in its output. Pass where= to "

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spinalnet._checks import InputError
-from spinalnet.models import backbones
+from spinalnet.models import backbones, channels
 
 
 class MultiTapTrunk(nn.Module):
@@ -184,16 +184,25 @@ def half_resnet_trunk(*blocks: int) -> Callable[[int], nn.Module]:
 def torchvision_trunk(name: str, classifier: str) -> Callable[..., nn.Module]:
     """Trunk of a torchvision network: everything but its `classifier`."""
 
+    def network(in_channels: int) -> nn.Module:
+        import torchvision
+
+        return channels.set_input_channels_(
+            torchvision.models.get_model(name, weights=None), in_channels
+        )
+
     def build(in_channels: int, pretrained: bool | str = False) -> nn.Module:
         import torchvision
 
-        # Paper: the ImageNet weights of 2020, which torchvision now calls V1.
-        weights = "IMAGENET1K_V1" if pretrained is True else None
-        body = torchvision.models.get_model(name, weights=weights)
         if isinstance(pretrained, str):
-            backbones.load_weights_(body, pretrained)
+            body = backbones.from_file(network, pretrained, in_channels)
+        elif pretrained:
+            # Paper: the ImageNet weights of 2020, which torchvision now calls V1.
+            body = torchvision.models.get_model(name, weights="IMAGENET1K_V1")
+            body = channels.grey_or_colour(body, in_channels)
+        else:
+            body = network(in_channels)
         setattr(body, classifier, nn.Identity())
-        backbones.set_input_channels_(body, in_channels)
         return body
 
     return build
@@ -202,7 +211,7 @@ def torchvision_trunk(name: str, classifier: str) -> Callable[..., nn.Module]:
 def vit_trunk(name: str) -> Callable[..., nn.Module]:
     """Trunk of one of timm's vision transformers."""
 
-    def build(in_channels: int, pretrained: bool | str = False) -> nn.Module:
+    def network(in_channels: int, pretrained: bool = False) -> nn.Module:
         try:
             import timm
         except ImportError as error:
@@ -210,16 +219,20 @@ def vit_trunk(name: str) -> Callable[..., nn.Module]:
                 "the vision transformer needs the package timm: install it with 'pip install timm'."
             ) from error
         # Dynamic: images of any size, the position embedding is resampled to it.
-        body = timm.create_model(
+        return timm.create_model(
             name,
-            pretrained=pretrained is True,
+            pretrained=pretrained,
             num_classes=0,
             in_chans=in_channels,
             dynamic_img_size=True,
             dynamic_img_pad=True,
         )
+
+    def build(in_channels: int, pretrained: bool | str = False) -> nn.Module:
         if isinstance(pretrained, str):
-            backbones.load_weights_(body, pretrained)
-        return body
+            return backbones.from_file(network, pretrained, in_channels)
+        if pretrained:
+            return channels.grey_or_colour(network(3, pretrained=True), in_channels)
+        return network(in_channels)
 
     return build

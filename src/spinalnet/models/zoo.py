@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from spinalnet import files
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.data import DataSpec
-from spinalnet.models import backbones, surgery
+from spinalnet.models import backbones, channels, surgery
 from spinalnet.models.trunks import (
     MultiTapTrunk,
     PooledPositions,
@@ -43,7 +43,10 @@ class ImageModel(nn.Module):
 
     Attributes:
         name: The row of `MODELS` it was built from.
+        notes: Sentences the user must see, such as what of a file of weights was not used.
     """
+
+    notes: tuple[str, ...] = ()
 
     def __init__(self, trunk: nn.Module, head: nn.Module, name: str = "") -> None:
         super().__init__()
@@ -369,6 +372,9 @@ def complete(
     if channels is None and uses_weights:
         channels = 3
     constants = (row.mean, row.std) if uses_weights else None
+    if constants and channels == 1:  # the weights see one grey value in place of three colours
+        mean, std = ((sum(values) / len(values),) for values in constants)
+        constants = mean, std
     return replace(data, image_size=size, in_channels=channels), constants
 
 
@@ -495,12 +501,9 @@ def _build_trunk(spec: ModelSpec, row: ModelRow, in_channels: int) -> nn.Module:
             f"model '{spec.name}' starts neither from published weights nor from a file of them: "
             "leave them out, or take a backbone."
         )
-    elif in_channels != row.input_shape[0]:
-        raise InputError(
-            f"the published weights of model '{spec.name}' are for {row.input_shape[0]} channels, "
-            f"got in_channels={in_channels}: repeat the channels of the images instead."
-        )
     else:
+        if spec.pretrained is True:
+            channels.check_colours(f"model '{spec.name}'", in_channels)
         trunk = row.trunk(in_channels, pretrained=spec.pretrained)
     if row.necks:
         trunk = nn.Sequential(trunk, row.necks[spec.neck or next(iter(row.necks))]())
@@ -595,6 +598,7 @@ def build(
         kind, options = _choose_head(row, spec.head, num_classes, tap_features, spec.head_options)
         head = make_head(kind, sum(tap_features), num_classes, **options)
     model = ImageModel(trunk, head, spec.name)
+    model.notes = getattr(trunk, "notes", ())
     if row.zero_head_bias:
         for module in model.head.modules():
             if isinstance(module, nn.Linear) and module.bias is not None:
