@@ -461,6 +461,7 @@ def test_published_weights_read_grey_images(monkeypatch: pytest.MonkeyPatch) -> 
 
     build = models.get_model
     monkeypatch.setattr(models, "get_model", download)
+    monkeypatch.setattr(backbones, "_fetched", lambda url: (Path("weights.pth"), ""))
     grey, colour = grey_and_colour(lambda channels: backbones.build_trunk(NET, channels, True), 64)
     assert float((grey - colour).abs().max()) <= 1e-4 * float(colour.abs().max())
     with pytest.raises(InputError, match=r"in colour \(in_channels=3\) or in grey \(1\), got 2"):
