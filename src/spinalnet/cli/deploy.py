@@ -112,6 +112,7 @@ def predict_command(
     from spinalnet.comparison.loading import run_of
     from spinalnet.deploy import predict
     from spinalnet.deploy.saved import is_of_table
+    from spinalnet.training import stopping
 
     if not _dist.is_main():
         return  # there is one file to write
@@ -148,9 +149,9 @@ def predict_command(
                 on_bad_image=leave_out if on_bad_image == "skip" else None,
                 on_row=lambda _: bar.advance(task),
             )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, stopping.Interrupted) as error:
         err_console.print("stopped; nothing was written." if out else "stopped.", highlight=False)
-        raise typer.Exit(130) from None
+        raise typer.Exit(stopping.exit_code(error)) from None
     if out is not None:
         also = f", {skipped} files left out" if skipped else ""
         said = f"{count} predictions{also}: {out}"

@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from spinalnet.kernels import warp
+from spinalnet.randomness import draw_rows
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -23,8 +24,11 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def uniform(low: float, high: float, shape: tuple[int, ...], generator: Generator) -> Tensor:
-    """Draw uniformly from [low, high)."""
-    draw = torch.rand(shape, generator=generator, device=generator.device)
+    """Draw uniformly from [low, high), for images along the first dimension."""
+    device = generator.device
+    draw = draw_rows(
+        lambda rows: torch.rand((rows, *shape[1:]), generator=generator, device=device), shape[0]
+    )
     return draw if (low, high) == (0, 1) else draw.mul_(high - low).add_(low)
 
 

@@ -134,6 +134,15 @@ class HeadLearner(ModelLearner):
             group["lr"] = rates[-1] * group["factor"]
         return taken
 
+    def _last_gradients(self) -> tuple[list[str], list[Tensor]]:
+        """Return the gradients of the last step, with the names of their parameters."""
+        assert self._own is not None
+        known = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        pieces = self._own.gradient.split(self._own.parts)
+        pairs = zip(self._parameters, pieces, strict=True)
+        names = [known.get(id(parameter), "a layer") for parameter in self._parameters]
+        return names, [piece.view_as(parameter) for parameter, piece in pairs]
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` returned, here or of a `ModelLearner`."""
         super().load_state_dict(state)

@@ -27,6 +27,7 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "class_weights": ("none",),
     "ema_decay": (0.0,),
     "mix": ("none",),
+    "on_nonfinite": ("stop",),
     "amp": ("auto", "off"),
     "device": ("auto", "cpu"),
 }
