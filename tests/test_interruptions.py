@@ -74,7 +74,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("how", "code", "at"), [("SIGTERM", 143, 3), ("SIGHUP", 129, 8), ("SIGINT", 130, 10)]
+    ("how", "code", "at"), [("SIGTERM", 143, 3), ("SIGHUP", 129, 10), ("SIGINT", 130, 14)]
 )
 def test_a_signal_finishes_the_step_and_the_same_command_goes_on_bit_for_bit(
     tmp_path: Path, straight: Path, how: str, code: int, at: int
@@ -85,12 +85,10 @@ def test_a_signal_finishes_the_step_and_the_same_command_goes_on_bit_for_bit(
     stopped = command(*words, code=AT_STEP.format(number=number, at=at))
     assert stopped.returncode == code, stopped.stderr
     said = stopped.stderr.splitlines()[-1]
-    steps = 5  # of an epoch: 400 less its validation part, by 64
-    epochs = at // steps
-    if epochs:
-        assert f"{epochs} finished epoch" in said
-    if at % steps:
-        assert f"{at % steps} of {steps} steps of epoch {epochs + 1} are saved in {out}" in said
+    steps = 7  # of an epoch: 400 images, by 64
+    epochs, before = divmod(at - 1, steps)
+    assert f"{before + 1} of {steps} steps of epoch {epochs + 1} are saved in {out}" in said
+    assert (f"{epochs} finished epoch" in said) == (epochs > 0)
     assert f"'{shlex.join(['spinalnet', *words])}' continues." in said
     assert "Traceback" not in stopped.stderr
     again = command(*words)

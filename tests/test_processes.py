@@ -81,8 +81,10 @@ class Noisy(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.drop(F.relu(self.norm(self.conv(x))))
         x = F.max_pool2d(x, 2).flatten(1)
-        kept = x.new_empty(len(x), 1).bernoulli_(0.9)  # as timm's DropPath
-        return self.head(F.dropout(x * kept, 0.1, self.training) + 0.01 * torch.randn_like(x))
+        if self.training:
+            kept = x.new_empty(len(x), 1).bernoulli_(0.9)  # as timm's DropPath
+            x = F.dropout(x * kept, 0.1) + 0.01 * torch.randn_like(x)
+        return self.head(x)
 
 
 def images(n: int, seed: int = 0) -> ArrayDataset:

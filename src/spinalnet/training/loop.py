@@ -273,10 +273,9 @@ class Loop:
     def tell(self, phase: Phase, **more: Any) -> None:
         """Say where the training is: in its running epoch, or after the one that has ended."""
         if self.on_progress is not None:
-            epoch = self.epochs_done + (phase != "epoch")
-            self.on_progress(
-                Progress(phase, epoch, self.epochs_before + self.config.epochs, **more)
-            )
+            epochs = self.epochs_before + self.config.epochs
+            epoch = min(epochs, self.epochs_done + (phase != "epoch"))
+            self.on_progress(Progress(phase, epoch, epochs, **more))
 
     def rate(self, step: int) -> float:
         """Return the learning rate of `step` (from 0) of the running epoch."""

@@ -78,12 +78,14 @@ def of_answers(answers: Answers) -> str:
     never = ((answers.given == 0) & (answers.present >= _FEWEST)).nonzero().flatten().tolist()
     if not never or int((answers.present > 0).sum()) < 2:
         return ""
-    examples = int(answers.present[never].sum())
-    which = "class" if len(never) == 1 else "classes"
+    examples, among = int(answers.present[never].sum()), f"of {len(answers.present)}"
+    which, them = f"Class {never[0]} ({among}) was", "it"
+    if len(never) > 1:
+        which, them = f"Classes {some(never, 5)} ({among}) were", "them"
     return (
-        f"{len(never)} of {len(answers.present)} classes ({which} {some(never, 5)}) were never "
-        f"predicted in the best epoch, though the validation data hold {examples} examples of "
-        "that: train longer, lower lr, or set class_weights=balanced if they are rare."
+        f"{which} never predicted in the best epoch, though the validation data hold {examples} "
+        f"examples of {them}: train longer, lower lr, or set class_weights=balanced if they are "
+        "rare."
     )
 
 
