@@ -131,7 +131,7 @@ class _Normalise(torch.autograd.Function):
         own_mean = wide.mean(dims)
         squares = (wide - own_mean.view(shape)).square().sum(dims)
         count = torch.full_like(own_mean[:1], wide.numel() // wide.shape[1] if real else 0)
-        own = torch.cat([count, own_mean, squares])
+        own = torch.cat([count, own_mean, squares if real else torch.zeros_like(squares)])
         all_own = [torch.empty_like(own) for _ in range(_dist.world_size())]
         dist.all_gather(all_own, own)
         # Merged about the common mean (Chan, 1979): sums of squares alone lose digits.
