@@ -135,6 +135,18 @@ def main() -> None:
             f"[red]error[/] {escape(as_options(str(error)))}", highlight=False, soft_wrap=True
         )
         sys.exit(getattr(error, "exit_code", 2))
+    except (MemoryError, RuntimeError) as error:
+        from spinalnet.training import trouble
+
+        if not trouble.is_of_memory(error):
+            raise
+        err_console.print(
+            f"[red]error[/] out of memory{trouble.asked_for(error)}: lower --batch-size or "
+            "--eval-batch-size, or run fewer at a time (--jobs 1).",
+            highlight=False,
+            soft_wrap=True,
+        )
+        sys.exit(2)
     except (KeyboardInterrupt, stopping.Interrupted) as error:
         say_stopped(error)
         sys.exit(stopping.exit_code(error))

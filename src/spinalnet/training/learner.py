@@ -97,14 +97,16 @@ class ModelLearner:
         self._fewest = 1  # rows of a part
 
     def _probe(self) -> tuple[Task, int]:
-        """Run one batch through the model without training it: do data and model fit?"""
+        """Run two examples through the model without training it: do data and model fit?"""
         batches = batches_of(self.train, self.config.batch_size, self.placement)
         inputs, targets = next(iter(batches), (None, None))
         if inputs is None or targets is None or len(inputs) == 0:
             raise InputError("the training data is empty: fit needs at least one example.")
         with evaluating(self.model), self.placement.autocast():
-            outputs = self.model(inputs)
-        check_fit(outputs, targets, values=True)
+            outputs = self.model(inputs[:2])  # a whole batch may need memory that comes in parts
+        check_fit(outputs, targets[:2], values=True)
+        if not targets.is_floating_point():
+            check_classes(targets, outputs.shape[1])
         if self.config.mix != "none" and (targets.is_floating_point() or inputs.ndim != 4):
             raise InputError(
                 f"mix={self.config.mix} mixes images and their classes, got inputs of shape "
