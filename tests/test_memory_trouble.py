@@ -104,7 +104,7 @@ def test_memory_that_does_not_do_is_one_sentence_with_the_batch_size() -> None:
         trained(16)
     with pytest.raises(MemoryShort, match=r"at batch_size=32 in 2 parts \(16 GiB at once\)"):
         trained(8, accumulate=2)
-    with pytest.raises(MemoryShort, match="not even single examples fit") as error:
+    with pytest.raises(MemoryShort, match="not even the smallest parts fit") as error:
         trained(0, accumulate=0)
     failure = explained(error.value)
     assert (failure.kind, failure.reason) == ("memory", str(error.value))
@@ -271,7 +271,8 @@ def test_units_that_are_all_dead_are_explained() -> None:
 
 def test_units_of_a_head_on_features_that_are_all_dead_are_explained() -> None:
     from spinalnet.models.features import FeatureDataset
-    from spinalnet.training.loop import Loop, StepsLearner
+    from spinalnet.training.learning import StepsLearner
+    from spinalnet.training.loop import Loop
 
     data = rows()
     head = SpinalNet(12, 4, hidden_features=4, num_layers=2, activation="relu")

@@ -72,11 +72,12 @@ def generator_states(device: torch.device) -> dict[str, Any]:
     import torch
 
     version, words, gauss = random.getstate()
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
+    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
+    words_of_numpy = torch.from_numpy(np.asarray(keys).astype("int64"))
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return {
         "python": [version, list(words), gauss],
-        "numpy": [kind, torch.from_numpy(keys.astype("int64")), *rest],
+        "numpy": [kind, words_of_numpy, *rest],
         "torch": torch.get_rng_state(),
         "cuda": cuda,
     }

@@ -19,7 +19,7 @@ from spinalnet.training.placement import resolve_device
 
 if TYPE_CHECKING:
     from spinalnet.training.config import TrainConfig
-    from spinalnet.training.loop import StepsTaken
+    from spinalnet.training.learning import StepsTaken
     from spinalnet.training.placement import Data
 
 Rows = tuple[Tensor, Tensor]  # features (N, F), targets (N,) or (N, K)
@@ -122,7 +122,7 @@ class HeadLearner(ModelLearner):
         self.model.train()
 
     def train_steps(self, first: int, rates: Sequence[float]) -> StepsTaken:
-        """Make steps of the epoch; see `loop.StepsLearner`."""
+        """Make steps of the epoch; see `learning.StepsLearner`."""
         assert self._own is not None
         square = None if self.config.optimizer == "sgd" else self._square
         taken = self._own.take(first, rates, self._before, (self._mean, square))

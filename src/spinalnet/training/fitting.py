@@ -155,8 +155,11 @@ def _kept(run: runs.RunFolder | None, loop: Loop, learner: ModelLearner) -> Iter
     if _dist.is_main():
         loop.save = lambda: run.save_state(loop.state_dict() | learner.state_dict())
         circumstances.keep(run.path, learner.circumstances)
-    with stopping.deferred(lambda: loop.saved_in(run.path)):
-        yield
+    try:
+        with stopping.deferred(lambda: loop.saved_in(run.path)):
+            yield
+    finally:
+        loop.save = None  # it holds the loop
 
 
 @contextmanager

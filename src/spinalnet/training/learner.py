@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from spinalnet import _dist
 from spinalnet._checks import InputError
-from spinalnet.randomness import BatchPart, generator_states, set_generator_states
+from spinalnet.randomness import generator_states, set_generator_states
 from spinalnet.training import circumstances, trouble
 from spinalnet.training.evaluation import Answers, Metrics, count_correct, measure
 from spinalnet.training.objective import criterion_for, mixer_for
+from spinalnet.training.parts import Parts
 from spinalnet.training.placement import (
     BatchSource,
     HasDepth,
@@ -28,7 +29,6 @@ from spinalnet.training.placement import (
     evaluating,
     place,
 )
-from spinalnet.training.together import in_part
 from spinalnet.training.updates import MovingAverage, clip_gradients, new_optimizer
 
 if TYPE_CHECKING:
@@ -36,10 +36,6 @@ if TYPE_CHECKING:
     from spinalnet.training.placement import Batch, Data, Task
 
 
-_NORMS_OF_PARTS = (
-    "Batch normalisation takes its statistics from each part of a batch alone, so that the result "
-    "with accumulate is not that of whole batches; other norms, or keep_statistics, give the same."
-)
 _Parallel = nn.parallel.DistributedDataParallel
 
 
@@ -78,35 +74,34 @@ class ModelLearner:
         self.groups = _depth_groups(self.model, config)
         self.depth = self.groups_trained = len(self.groups)
         self.net = self._for_processes()
-        self.parts = max(1, config.accumulate)  # of a batch, computed one after another
-        self._divided = _dist.world_size() > 1 or config.accumulate != 1
-        if config.accumulate == 0 and _dist.world_size() > 1:
-            raise InputError(
-                "of several processes each may find memory short for itself, so that accumulate=0 "
-                "cannot choose: give a number of parts, such as accumulate=2."
-            )
+        self.notes: list[str] = []
+        self._parts = Parts(config, self.device, self.notes)
         self.restart_optimizer()
         half = self.placement.amp_dtype is torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.ema = MovingAverage(self.model, config.ema_decay) if config.ema_decay else None
         self.epoch = 0
-        self.notes: list[str] = []
         self.answers = Answers()  # of the last validation
         self._silent: set[str] = set()  # what got no gradient at the end of the epoch before
         self._draws: Mapping[str, Any] | None = None  # generators to take up in this epoch
-        self._fewest = 1  # rows of a part
 
     def _probe(self) -> tuple[Task, int]:
-        """Run two examples through the model without training it: do data and model fit?"""
+        """Run one batch through the model without training it: do data and model fit?"""
         batches = batches_of(self.train, self.config.batch_size, self.placement)
         inputs, targets = next(iter(batches), (None, None))
         if inputs is None or targets is None or len(inputs) == 0:
             raise InputError("the training data is empty: fit needs at least one example.")
         with evaluating(self.model), self.placement.autocast():
-            outputs = self.model(inputs[:2])  # a whole batch may need memory that comes in parts
-        check_fit(outputs, targets[:2], values=True)
-        if not targets.is_floating_point():
-            check_classes(targets, outputs.shape[1])
+            try:
+                outputs = self.model(inputs)
+            except Exception as error:
+                if not trouble.is_of_memory(error):
+                    raise
+                outputs = None
+            if outputs is None:  # it may fit in parts, which training decides
+                inputs, targets = inputs[:1], targets[:1]
+                outputs = self.model(inputs)
+        check_fit(outputs, targets, values=True)
         if self.config.mix != "none" and (targets.is_floating_point() or inputs.ndim != 4):
             raise InputError(
                 f"mix={self.config.mix} mixes images and their classes, got inputs of shape "
@@ -176,9 +171,7 @@ class ModelLearner:
             of_head = set(self.groups[0])
             for norm in norms:
                 norm.train(not of_head.isdisjoint(norm.parameters()))
-        self._fewest = 2 if any(norm.training for norm in norms) else 1
-        if self._fewest == 2 and config.accumulate > 1:
-            self._note(_NORMS_OF_PARTS)
+        self._parts.prepare(normed=any(norm.training for norm in norms))
         batches = batches_of(
             self.train,
             config.batch_size,
@@ -195,17 +188,13 @@ class ModelLearner:
             set_generator_states(self._draws, self.device)
             self._draws = None
         for inputs, targets in batches:
-            if len(targets) < self._fewest:
-                self._note(
+            if len(targets) < self._parts.fewest:
+                self._parts.note(
                     f"The last batch of an epoch ({len(targets)}) is left out of training: batch "
                     "normalisation cannot be trained on a single example."
                 )
             else:
                 yield inputs, targets
-
-    def _note(self, sentence: str) -> None:
-        if sentence not in self.notes:
-            self.notes.append(sentence)
 
     def find_gradients(self, step: int, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Return (mean loss, right answers) of a batch, its gradients being in the parameters.
@@ -225,14 +214,14 @@ class ModelLearner:
             inputs = _dist.gather_rows(inputs, len(targets))  # images are mixed with each other
             inputs, wanted = self.mix(key, inputs, targets)
             inputs = _dist.shard(inputs)
-        if self._divided:
-            return self._find_as_memory_allows(inputs, targets, wanted)
+        if self._parts.divides:
+            return self._parts.find(self._find_part, self.model, inputs, targets, wanted)
         try:
             return self._find_at_once(inputs, targets, wanted, wanted)
         except Exception as error:
             if not trouble.is_of_memory(error):
                 raise
-            raise self._too_large(error, 1) from error
+            raise self._parts.too_large(error, 1) from error
 
     def _find_at_once(
         self, inputs: Tensor, targets: Tensor, part: Tensor, wanted: Tensor, *, first: bool = True
@@ -262,77 +251,13 @@ class ModelLearner:
         is_class = self.task == "classification"
         return loss.detach(), counted if is_class else None
 
-    def _find_as_memory_allows(
-        self, inputs: Tensor, targets: Tensor, wanted: Tensor
+    def _find_part(
+        self, inputs: Tensor, targets: Tensor, part: Tensor, wanted: Tensor, first: bool, last: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Compute a batch in parts, in more of them if memory is short and may decide."""
-        automatic = self.config.accumulate == 0
-        most = max(1, len(targets) // (_dist.world_size() * self._fewest))
-        before = generator_states(self.device) if automatic else None
-        statistics = [b.clone() for b in self.model.buffers()] if automatic else []
-        while True:
-            count = min(self.parts, most)
-            try:
-                return self._find_in_parts(inputs, targets, wanted, count)
-            except Exception as error:
-                if not trouble.is_of_memory(error):
-                    raise
-                if before is None or count == most:
-                    raise self._too_large(error, count) from error
-                size = trouble.asked_for(error)
-            # Here nothing holds the tensors of the attempt any more.
-            self.optimizer.zero_grad()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            set_generator_states(before, self.device)
-            for buffer, kept in zip(self.model.buffers(), statistics, strict=True):
-                buffer.copy_(kept)
-            self.parts = min(2 * count, most)
-            self._note(
-                f"Memory is short{size}: batches of {self.config.batch_size} are computed in "
-                f"{self.parts} parts, one after another, to the same gradients. accumulate="
-                f"{self.parts} begins so."
-            )
-            if self._fewest == 2:
-                self._note(_NORMS_OF_PARTS)
-
-    def _find_in_parts(
-        self, inputs: Tensor, targets: Tensor, wanted: Tensor, count: int
-    ) -> tuple[Tensor, Tensor | None]:
-        """Compute this process's rows of a batch in so many parts; gradients add up."""
-        own = torch.tensor(_dist.own_rows(len(targets), _dist.rank(), _dist.world_size()))
-        targets_here, wanted_here = _dist.shard(targets), _dist.shard(wanted)
-        real = not _dist.is_filler(len(targets))
-        loss, correct = torch.zeros((), device=self.device), None
-        states = generator_states(self.device) if count > 1 else None
-        for number, rows in enumerate(torch.arange(len(own)).tensor_split(count)):
-            if number and states is not None:  # each part draws for the whole batch
-                set_generator_states(states, self.device)
-            here = slice(int(rows[0]), int(rows[-1]) + 1)
-            waits = number < count - 1 and isinstance(self.net, _Parallel)
-            with (
-                self.net.no_sync() if waits else nullcontext(),
-                in_part(BatchPart(len(targets), own[here]), real),
-            ):
-                part_loss, right = self._find_at_once(
-                    inputs[here], targets_here[here], wanted_here[here], wanted, first=number == 0
-                )
-            loss = loss + part_loss
-            if right is not None:
-                correct = right if correct is None else correct + right
-        return loss, correct
-
-    def _too_large(self, error: Exception, count: int) -> trouble.MemoryShort:
-        config, size = self.config, trouble.asked_for(error)
-        half = f"set accumulate={2 * count}, which computes a batch in {2 * count} parts to the "
-        half += "same gradients, or batch_size=auto, which finds how many; or "
-        if count > 1 and config.accumulate == 0:
-            half = "not even single examples fit: take a smaller model or smaller images, or "
-        among = f" in {count} parts" if count > 1 else ""
-        return trouble.MemoryShort(
-            f"out of memory in training at batch_size={config.batch_size}{among}{size}: {half}"
-            "lower batch_size, or run fewer at a time (jobs=1)."
-        )
+        """Compute a part of a batch; with the last one the processes add up their gradients."""
+        net = self.net
+        with nullcontext() if last or not isinstance(net, _Parallel) else net.no_sync():
+            return self._find_at_once(inputs, targets, part, wanted, first=first)
 
     def is_finite(self, loss: Tensor) -> bool:
         """Return whether a step can be made: every process of a job comes to the same answer."""
@@ -447,7 +372,7 @@ class ModelLearner:
         for sentence in circumstances.check_same(
             state.get("circumstances", {}), self.circumstances
         ):
-            self._note(sentence)
+            self._parts.note(sentence)
         try:
             self.model.load_state_dict(state["model"])
             if self.ema is not None:

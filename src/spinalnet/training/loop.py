@@ -10,113 +10,24 @@ import dataclasses
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from spinalnet import _dist
 from spinalnet._checks import InputError, TrainingError
 from spinalnet.training import stopping
 from spinalnet.training.config import SCHEDULES, Outcome, TrainConfig
 from spinalnet.training.evaluation import Metrics
+from spinalnet.training.learning import StepsLearner, Watched
+from spinalnet.training.tally import Agreement, Tally
 
 if TYPE_CHECKING:
+    from spinalnet.training.learning import Learner
     from spinalnet.training.placement import Phase, Task
-
-
-class Learner(Protocol):
-    """What a loop trains. Batches are tuples of tensors, of which the second are the targets."""
-
-    task: Task
-    device: torch.device
-    steps: int  # of an epoch
-    depth: int  # groups of parameters that may be released in turn; 1 where all learn at once
-    notes: list[str]  # what the user should know of the epoch
-    advice: str  # what to do if the loss is not finite
-    several_processes: bool  # whether every process of a job trains its rows of each batch
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Prepare an epoch (from 0): all that is drawn in it is decided here."""
-        ...
-
-    def batches(self, first: int = 0) -> Iterator[tuple[Any, ...]]:
-        """Yield the batches of the epoch, from number `first` on."""
-        ...
-
-    def find_gradients(self, step: int, batch: tuple[Any, ...]) -> tuple[Tensor, Tensor | None]:
-        """Return (mean loss, right answers if counted) of a batch; its gradients are in place."""
-        ...
-
-    def is_finite(self, loss: Tensor) -> bool:
-        """Return whether the loss and all gradients are numbers a step can be made with."""
-        ...
-
-    def update_weights(self, lr: float) -> None:
-        """Make a step of the optimizer at the rate `lr`."""
-        ...
-
-    def restart_optimizer(self) -> None:
-        """Take a new optimizer, which remembers no gradients."""
-        ...
-
-    def measure(self) -> Metrics | None:
-        """Return the metrics on held-out data; `None` without such data."""
-        ...
-
-    def copy_weights(self) -> Any:
-        """Return a copy of the weights that `measure` has measured."""
-        ...
-
-
-@runtime_checkable
-class Watched(Protocol):
-    """A `Learner` that can be left within an epoch, and says what goes wrong in it."""
-
-    def draws(self) -> dict[str, Any]:
-        """Return what the rest of the running epoch will be drawn from."""
-        ...
-
-    def resume_draws(self, states: Mapping[str, Any]) -> None:
-        """Take up what `draws` returned, when the next batches are made."""
-        ...
-
-    def are_finite(self) -> bool:
-        """Return whether all weights are numbers that training can go on from."""
-        ...
-
-    def find_trouble(self, losses: Sequence[float]) -> list[str]:
-        """Return what the user should know after an epoch, given the losses of all so far."""
-        ...
-
-    def find_trouble_of_best(self) -> str:
-        """Return what the user should know of the epoch just measured, if it is kept."""
-        ...
-
-
-class StepsTaken(NamedTuple):
-    """What some steps found before they moved the weights.
-
-    A loss that is not finite is the last one; then the weights are those before its step.
-    """
-
-    losses: list[float]  # mean of each step
-    sizes: list[int]  # rows of each step
-    correct: int  # right answers in all of them; of a classification
-
-
-@runtime_checkable
-class StepsLearner(Protocol):
-    """A `Learner` that makes many steps in one call; then the loop asks it for no batches."""
-
-    steps: int
-    steps_at_once: int
-
-    def train_steps(self, first: int, rates: Sequence[float]) -> StepsTaken:
-        """Make steps from `first` (from 0) of the running epoch on, at these rates."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -165,54 +76,10 @@ class FitResult:
         return sum(row["seconds"] for row in self.history)
 
 
-class Tally:
-    """Sums over the steps of an epoch, fetched from the device once in `fetch_every` steps."""
-
-    def __init__(self, fetch_every: int) -> None:
-        self.fetch_every = fetch_every
-        self.loss = self.correct = 0.0  # fetched so far
-        self.n = self.n_fetched = 0
-        self.counts = False  # whether right answers are counted
-        self.pending: list[tuple[Tensor, Tensor | None, int]] = []
-
-    def add(self, loss: Tensor, correct: Tensor | None, n: int) -> None:
-        """Add a step: its mean loss, its number of right answers, its examples."""
-        self.pending.append((loss, correct, n))
-        self.n += n
-        if len(self.pending) >= self.fetch_every:
-            self.fetch()
-
-    def fetch(self) -> None:
-        """Bring the sums up to date."""
-        for loss, correct, n in self.pending:
-            self.loss += loss.item() * n
-            if correct is not None:
-                self.counts = True
-                self.correct += correct.item()
-            self.n_fetched += n
-        self.pending.clear()
-
-    @property
-    def mean(self) -> float | None:
-        """The mean loss as far as it has been fetched."""
-        return self.loss / self.n_fetched if self.n_fetched else None
-
-    def state(self) -> list[Any]:
-        """Return the sums so far."""
-        self.fetch()
-        return [self.loss, self.correct, self.n, self.counts]
-
-    def load(self, state: Sequence[Any]) -> None:
-        """Count on from what `state` returned."""
-        self.loss, self.correct, self.n, self.counts = state
-        self.n_fetched = self.n
-
-
 _STATE = ("epochs_before", "epoch", "held_lr", "best_key", "best_epoch", "best_weights", "notes")
 _STATE_SINCE = {"within": None, "skipped": 0, "best_trouble": ""}  # of later versions
 _now = time.monotonic
 _MOST_SKIPPED = 50  # steps on end
-_AGREE_EVERY = 0.5  # seconds between two times that processes ask each other
 
 
 class Loop:
@@ -246,7 +113,7 @@ class Loop:
         self.is_kept = False  # whether some process keeps it
         self._save_at = math.inf
         self._together = learner.several_processes and _dist.world_size() > 1
-        self._agree = _Agreement(learner.device)
+        self._agree = Agreement(learner.device)
 
     @property
     def epochs_done(self) -> int:
@@ -561,33 +428,6 @@ class Loop:
             stopped=self.stopped or "epochs",
             notes=tuple(self.notes),
         )
-
-
-class _Agreement:
-    """What processes that make the same steps tell each other, every half second or so."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._left = 1  # steps until they ask
-        self._steps, self._since = 0, 0.0
-
-    def at_once(self, values: list[float]) -> list[float]:
-        """Return the largest of each value over all processes, which all must ask for."""
-        return _dist.most_of_all(values, self.device)
-
-    def __call__(self, values: Sequence[float], now: float) -> list[float] | None:
-        """Return the largest of each value, if it is time for that; called after every step."""
-        self._left -= 1
-        self._steps += 1
-        if self._left > 0:
-            return None
-        # The main process, whose clock counts, says after how many steps they ask again.
-        each = (now - self._since) / self._steps if self._since else _AGREE_EVERY
-        following = max(1, min(100, round(_AGREE_EVERY / max(each, 1e-6))))
-        own = float(following if _dist.is_main() else 0)
-        heard = self.at_once([*map(float, values), own])
-        self._left, self._steps, self._since = int(heard[-1]), 0, now
-        return heard
 
 
 def nothing_to_train_on() -> InputError:

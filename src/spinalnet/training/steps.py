@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spinalnet._checks import InputError
 from spinalnet.kernels import trainer
-from spinalnet.training.loop import StepsTaken
+from spinalnet.training.learning import StepsTaken
 
 if TYPE_CHECKING:
     from spinalnet.training.config import TrainConfig

@@ -78,6 +78,8 @@ def deferred(what: Callable[[], str] | None) -> Iterator[None]:
         yield
     finally:
         _deferring -= 1
+        said = what()
+        saved = lambda: said  # noqa: E731 (what was trained must not be held in memory)
     end_if_asked()  # one that came after the last step
 
 
