@@ -63,7 +63,10 @@ def keep(folder: Path, now: Mapping[str, Any]) -> None:
     except InputError:
         return  # it is damaged, and needed by nobody who trains
     if "precision" not in environment:
-        files.write_mapping(folder / _FILE, {**environment, **now})
+        environment |= now
     elif any(environment.get(name) != value for name, value in now.items()):
-        others = [*environment.get("continued", []), dict(now)]
-        files.write_mapping(folder / _FILE, {**environment, "continued": others})
+        environment["continued"] = [*environment.get("continued", []), dict(now)]
+    else:
+        return
+    with files.replacing(folder / _FILE, durable=False) as file:  # the run needs it not
+        file.write(files.to_json(environment).encode())

@@ -130,21 +130,28 @@ class Answers:
 
     present: Tensor | None = None  # examples of each class
     given: Tensor | None = None  # answers of each class
+    is_known: bool = False  # what classes there are; then only answers are counted
 
-    def add(self, targets: Tensor, outputs: Tensor) -> None:
+    def afresh(self) -> Answers:
+        """Return what counts other answers to the same examples."""
+        return Answers(self.present, None, self.present is not None)
+
+    def add(self, targets: Tensor, answers: Tensor, classes: int) -> None:
         """Count the answers to some examples."""
-        classes = outputs.shape[1]
-        present = torch.bincount(targets, minlength=classes)
-        given = torch.bincount(outputs.argmax(1), minlength=classes)
-        self.present = present if self.present is None else self.present + present
+        given = torch.bincount(answers, minlength=classes)
         self.given = given if self.given is None else self.given + given
+        if not self.is_known:
+            present = torch.bincount(targets, minlength=classes)
+            self.present = present if self.present is None else self.present + present
 
     def sum_over_processes(self, classes: int, device: torch.device) -> None:
         """Add up what the processes have counted; to one alone it does nothing."""
         if _dist.world_size() > 1:
             none = torch.zeros(classes, dtype=torch.int64, device=device)
-            counts = [none if c is None else c for c in (self.present, self.given)]
-            self.present, self.given = _dist.sum_over_processes(torch.stack(counts), device)
+            counts = [none if c is None else c.to(device) for c in (self.present, self.given)]
+            summed = _dist.sum_over_processes(torch.stack(counts), device)
+            self.given = summed[1]
+            self.present = self.present if self.is_known else summed[0]
 
 
 @torch.no_grad()
@@ -193,13 +200,14 @@ def measure(
             if regression:
                 batch_sums = _regression_sums(outputs, targets, shift)
             else:
-                batch_sums = _classification_sums(outputs, targets)
+                chosen = outputs.argmax(1)
+                batch_sums = _classification_sums(outputs, targets, chosen)
                 if confusion:
-                    cells = targets * classes + outputs.argmax(1)
+                    cells = targets * classes + chosen
                     counts = torch.bincount(cells, minlength=classes**2).view(classes, classes)
                     table = counts if table is None else table + counts
                 if answers is not None:
-                    answers.add(targets, outputs)
+                    answers.add(targets, chosen, classes)
             batch_sums = batch_sums.cpu().double()
             sums = batch_sums if sums is None else sums + batch_sums
     if sums is None:
@@ -218,11 +226,11 @@ def measure(
     )
 
 
-def _classification_sums(logits: Tensor, targets: Tensor) -> Tensor:
+def _classification_sums(logits: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
     """Return (summed cross entropy, right answers, right answers among the first five)."""
     top5 = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
     loss = F.cross_entropy(logits, targets, reduction="sum")
-    return torch.stack((loss, count_correct(logits, targets), top5.sum()))
+    return torch.stack((loss, (chosen == targets).sum(), top5.sum()))
 
 
 def count_correct(logits: Tensor, targets: Tensor) -> Tensor:

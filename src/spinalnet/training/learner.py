@@ -69,6 +69,10 @@ class ModelLearner:
         self.model = self.placement.move(model)
         self.task: Task
         self.task, self.outputs = self._probe()
+        # What the last digits of a result depend on here.
+        self.circumstances = circumstances.present(
+            self.placement, next(self.model.parameters()).dtype
+        )
         self.criterion = criterion_for(config, self.task, train, self.outputs, self.placement)
         self.mix = mixer_for(config, self.outputs, self.placement)
         self.groups = _depth_groups(self.model, config)
@@ -292,7 +296,7 @@ class ModelLearner:
             MemoryShort: If there is not enough memory.
         """
         _dist.copy_from_main(self.evaluated.buffers())
-        self.answers = Answers()
+        self.answers = self.answers.afresh()
         try:
             return measure(
                 self.evaluated, self.val, self.placement, sharded=True, answers=self.answers
@@ -323,9 +327,14 @@ class ModelLearner:
         ]
         return [sentence for sentence in found if sentence]
 
-    def find_trouble_of_best(self) -> str:
-        """Return what the user should know of the epoch that was just measured, if it is kept."""
-        return trouble.of_answers(self.answers) if self.task == "classification" else ""
+    def answered(self) -> Tensor | None:
+        """Return examples and answers of each class in the last validation, `(2, K)`, if any."""
+        present, given = self.answers.present, self.answers.given
+        return None if present is None or given is None else torch.stack([present, given]).cpu()
+
+    def find_trouble_of_best(self, answered: Tensor) -> str:
+        """Return what the user should know of the epoch that is kept, given its `answered`."""
+        return trouble.of_answers(Answers(answered[0], answered[1]))
 
     def _last_gradients(self) -> tuple[list[str], list[Tensor]]:
         """Return the gradients of the last step, with the names of their parameters."""
@@ -356,11 +365,6 @@ class ModelLearner:
             "scaler": self.scaler.state_dict(),
             "circumstances": self.circumstances,
         }
-
-    @property
-    def circumstances(self) -> dict[str, Any]:
-        """What the last digits of a result depend on here."""
-        return circumstances.present(self.placement, next(self.model.parameters()).dtype)
 
     def are_finite(self) -> bool:
         """Return whether all weights are numbers that training can go on from."""

@@ -78,8 +78,12 @@ class Watched(Protocol):
         """Return what the user should know after an epoch, given the losses of all so far."""
         ...
 
-    def find_trouble_of_best(self) -> str:
-        """Return what the user should know of the epoch just measured, if it is kept."""
+    def answered(self) -> Tensor | None:
+        """Return examples and answers of each class in the last validation, `(2, K)`, if any."""
+        ...
+
+    def find_trouble_of_best(self, answered: Tensor) -> str:
+        """Return what the user should know of the epoch that is kept, given its `answered`."""
         ...
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spinalnet import _dist
 from spinalnet._checks import InputError, TrainingError
@@ -77,7 +77,7 @@ class FitResult:
 
 
 _STATE = ("epochs_before", "epoch", "held_lr", "best_key", "best_epoch", "best_weights", "notes")
-_STATE_SINCE = {"within": None, "skipped": 0, "best_trouble": ""}  # of later versions
+_STATE_SINCE = {"within": None, "skipped": 0, "best_answered": None}  # of later versions
 _now = time.monotonic
 _MOST_SKIPPED = 50  # steps on end
 
@@ -108,10 +108,11 @@ class Loop:
         self.notes: list[str] = []
         self.within: dict[str, Any] | None = None  # how far a running epoch has come, as it is kept
         self.skipped = 0  # steps left out as they were not finite
-        self.best_trouble = ""  # what is to be said of the best epoch
+        self.best_answered: Tensor | None = None  # in the best epoch, see `Watched.answered`
         self.save: Callable[[], None] | None = None  # keeps the state; None where nothing is kept
         self.is_kept = False  # whether some process keeps it
         self._save_at = math.inf
+        self._watched = learner if isinstance(learner, Watched) else None
         self._together = learner.several_processes and _dist.world_size() > 1
         self._agree = Agreement(learner.device)
 
@@ -217,9 +218,9 @@ class Loop:
             self.tell("note", note=sentence)
 
     def _tell_trouble(self, row: Mapping[str, Any]) -> None:
-        if isinstance(self.learner, Watched):
+        if self._watched is not None:
             losses = [*(r["train_loss"] for r in self.history), row["train_loss"]]
-            for sentence in self.learner.find_trouble(losses):
+            for sentence in self._watched.find_trouble(losses):
                 self.note(sentence)
 
     def _train_epoch(self) -> dict[str, Any]:
@@ -299,7 +300,7 @@ class Loop:
 
     def _keep(self, step: int, lr: float, tally: Tally) -> None:
         """Save how far the running epoch has come."""
-        assert isinstance(self.learner, Watched)
+        assert self._watched is not None
         sums = tally.state()
         if self._together:
             # The main process, whose state is kept, takes the sums of all.
@@ -308,11 +309,11 @@ class Loop:
             own = total if _dist.is_main() else [0.0, 0.0]
             tally.load([*own, *sums[2:]])
             sums = tally.state()
-        if not self.learner.are_finite():
+        if not self._watched.are_finite():
             raise self._not_finite("training loss, or a weight,", lr)
         seconds = time.perf_counter() - self._began
         self.within = {"step": step, "lr": lr, "tally": sums, "seconds": seconds}
-        self.within["draws"] = self.learner.draws()
+        self.within["draws"] = self._watched.draws()
         if self.save is not None:
             self.save()
         self._save_at = _now() + self.config.save_seconds
@@ -363,8 +364,8 @@ class Loop:
         if is_best:
             self.best_key, self.best_epoch, self.best_metrics = key, self.epochs_done + 1, metrics
             self.best_weights = self.learner.copy_weights()
-            if isinstance(self.learner, Watched):
-                self.best_trouble = self.learner.find_trouble_of_best()
+            if self._watched is not None:
+                self.best_answered = self._watched.answered()
         self._set_next_rate(metrics.score, best_before)
         return is_best
 
@@ -405,8 +406,8 @@ class Loop:
             setattr(self, name, state.get(name, value))
         metrics = state["best_metrics"]
         self.best_metrics = None if metrics is None else Metrics(**metrics)
-        if self.within is not None and isinstance(self.learner, Watched):
-            self.learner.resume_draws(self.within["draws"])
+        if self.within is not None and self._watched is not None:
+            self._watched.resume_draws(self.within["draws"])
 
     def result(self, model: nn.Module) -> FitResult:
         """Put the best weights into the model and return it with its history."""
@@ -417,7 +418,8 @@ class Loop:
                 f"{self.skipped} {times} left out, as the loss or a gradient was not finite: "
                 f"{self.learner.advice}, and look for extreme values in the data."
             )
-        self.note(self.best_trouble)
+        if self._watched is not None and self.best_answered is not None:
+            self.note(self._watched.find_trouble_of_best(self.best_answered))
         model.load_state_dict(self.best_weights)
         return FitResult(
             model=model.eval(),

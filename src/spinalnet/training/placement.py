@@ -161,7 +161,7 @@ def batches_of(
         if shuffled_by is not None:
             options |= {"shuffle": True, "seed": shuffled_by.seed, "epoch": epoch}
             options["augment"] = shuffled_by.augment
-        known = inspect.signature(data.batches).parameters
+        known = inspect.signature(data.batches).parameters if first or made_whole else ()
         if first and "first" in known:
             options["first"], first = first, 0
         if made_whole and "share" in known:
