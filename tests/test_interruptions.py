@@ -18,7 +18,8 @@ from torch import nn
 
 from spinalnet import SpinalNet
 from spinalnet.data import ArrayDataset
-from spinalnet.training import RunFolder, TrainConfig, fit
+from spinalnet.models.features import FeatureDataset
+from spinalnet.training import RunFolder, TrainConfig, fit, stopping
 from spinalnet.training.loop import Progress
 
 # A command that gets a signal after a step of training, as if it had come just then.
@@ -262,6 +263,44 @@ def test_a_killed_run_goes_on_within_its_epoch_bit_for_bit(
     last, expected = (state["model"] if state else {} for state in states)
     assert list(last) == list(expected)
     assert all(torch.equal(last[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("where", [("train", 1, 2), ("train", 2, 5), ("validate", 2, 0)])
+@pytest.mark.parametrize("kind", ["network", "head"])
+def test_a_signal_that_was_put_off_ends_after_the_step_or_in_validation(
+    tmp_path: Path, kind: str, where: tuple[str, int, int]
+) -> None:
+    def train(out: Path, on_progress: Any = None) -> Any:
+        config = TrainConfig(epochs=3, batch_size=1 if kind == "head" else 16, device="cpu")
+        if kind == "network":
+            return fit(network(), images(), images(20, 1), config, out=out, on_progress=on_progress)
+        torch.manual_seed(2)
+        x, y = torch.randn(160, 12), torch.arange(160) % 4
+        head = SpinalNet(12, 4, hidden_features=5, num_layers=3, dropout=0.2)
+        data = FeatureDataset([x], y)
+        return fit(head, data, data, config, out=out, on_progress=on_progress)
+
+    def ask(progress: Progress) -> None:
+        at_head = {("train", 1, 2): ("train", 1, 64), ("train", 2, 5): ("train", 2, 160)}
+        place = (progress.phase, progress.epoch, progress.step)
+        if place == (at_head.get(where, where) if kind == "head" else where):
+            stopping.asked = int(signal.SIGTERM)
+
+    one = train(tmp_path / "straight")
+    with pytest.raises(stopping.Interrupted) as ended:
+        train(tmp_path / "stopped", ask)
+    assert stopping.exit_code(ended.value) == 143
+    assert stopping.asked == 0
+    assert stopping.saved is not None
+    last = 160 if kind == "head" else 5
+    done = {1: last, 2: 64 if kind == "head" else 2}[1 if where[1] == 2 else 2]
+    finished = "1 finished epoch is saved and " if where[1] == 2 else ""
+    said = f"{finished}{done} of {last} steps of epoch {where[1]} are saved in "
+    assert stopping.saved() == f"{said}{tmp_path / 'stopped'}"
+    two = train(tmp_path / "stopped")
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(value, two.model.state_dict()[name]), name
+    assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "straight")
 
 
 def test_epochs_are_saved_within_by_time_and_not_at_every_step(
