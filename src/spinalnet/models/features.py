@@ -80,9 +80,15 @@ class FeatureDataset:
         share: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield features `(B, F)` and targets `(B,)`; `augment` is in the features already."""
-        view, of_epoch = self._views[epoch % len(self._views)], {"seed": seed, "epoch": epoch}
+        view = self._views[epoch % len(self._views)]
         return view.batches(
-            batch_size, device=device, shuffle=shuffle, first=first, share=share, **of_epoch
+            batch_size,
+            device=device,
+            shuffle=shuffle,
+            seed=seed,
+            epoch=epoch,
+            first=first,
+            share=share,
         )
 
     def learner(self, model: nn.Module, val: Data, config: TrainConfig) -> ModelLearner:
