@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from spinalnet import _dist
 from spinalnet.kernels import native
 
 
@@ -30,7 +29,6 @@ def describe_environment() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "processes": _dist.world_size(),
         "kernels": native.instruction_set() or f"none: {native.UNAVAILABLE}",
         "cuda_device": cuda,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
