@@ -370,9 +370,14 @@ class Loop:
         return is_best
 
     def _not_finite(self, what: str, lr: float) -> TrainingError:
+        skipping = kept = ""
+        if self._watched is not None and self.config.on_nonfinite == "stop":
+            skipping = "; on_nonfinite=skip leaves such steps out"
+        if self.is_kept and (self.epochs_done or self.within is not None):
+            kept = " The last good state is saved."
         return TrainingError(
             f"the {what} is not finite in epoch {self.epochs_done + 1} at learning rate {lr:g}: "
-            f"check the data for extreme values, {self.learner.advice}."
+            f"check the data for extreme values, {self.learner.advice}{skipping}.{kept}"
         )
 
     def _set_next_rate(self, score: float, best_before: float) -> None:
