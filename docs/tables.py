@@ -202,6 +202,28 @@ def memory() -> str:
     return f"{table}\n\n{made}{record['protocol']}."
 
 
+def scale() -> str:
+    """Return the table of benchmarks/results/scale.json: several processes against one."""
+    record = load("benchmarks/results/scale.json")
+    rows = [
+        [
+            row["case"],
+            f"{row['processes']}",
+            f"{row['speedup']:.2f}",
+            f"**{row['efficiency']:.2f}**",
+        ]
+        for row in record["rows"]
+        if row["processes"] > 1
+    ]
+    header = ("case", "processes", "times as fast", "efficiency")
+    env = record["environment"]
+    made = (
+        f"`python benchmarks/scale.py` on {env['cpu']} ({env['cores']} cores, load average "
+        f"{record['load_average']:.1f} at the end), torch {env['torch']}: {record['protocol']}."
+    )
+    return f"{as_markdown(header, rows)}\n\n{made}"
+
+
 def stacked() -> str:
     """Return the tables of benchmarks/results/stacked.json: seeds together, and eight nets."""
     record = load("benchmarks/results/stacked.json")
@@ -572,6 +594,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench-memory": memory,
     "bench-pays": pays,
     "bench-stacked": stacked,
+    "bench-scale": scale,
     "bench-models": lambda: benchmark("models", command="`python benchmarks/models.py`"),
     "bench-features": lambda: benchmark(
         "features", command="`python benchmarks/features.py data/cifar10` (CIFAR-10, JPEG copies)"

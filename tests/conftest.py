@@ -19,6 +19,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 # Files that start jobs of several processes, or compilers on all cores, never run at once.
 PROCESSES = ("test_builds.py", "test_dist.py", "test_engine.py", "test_train.py")
+PROCESSES += ("test_interruptions.py", "test_processes.py")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:

@@ -846,7 +846,7 @@ def test_a_batch_of_one_is_left_out_where_batch_norm_trains_and_said_once():
     assert [note for note in said if note] == list(result.notes)
     assert "batch normalisation" in result.notes[0]
     assert int(result.model[1].num_batches_tracked) == 2 * result.best_epoch
-    assert fit(mlp(), data, data, config).notes == ()
+    assert not any("left out" in note for note in fit(mlp(), data, data, config).notes)
 
 
 def test_one_example_alone_with_batch_norm_is_refused():
@@ -1027,7 +1027,7 @@ def test_progress_is_told_at_every_step_and_epoch():
     data = classes_source(40)
     result = fit(mlp(), data, data, TrainConfig(epochs=2, batch_size=16), on_progress=told.append)
     assert all(isinstance(progress, Progress) for progress in told)
-    assert [(p.phase, p.epoch, p.step) for p in told] == [
+    assert [(p.phase, p.epoch, p.step) for p in told if p.phase != "note"] == [
         (phase, epoch, step)
         for epoch in (1, 2)
         for phase, step in [("train", 1), ("train", 2), ("train", 3), ("validate", 0), ("epoch", 0)]

@@ -2,18 +2,34 @@
 
 Under `torchrun` all processes run the same program. Each takes its rows of every global batch
 (`shard`), gradients are averaged by DistributedDataParallel, and only the main process writes.
+Batches may have fewer rows than there are processes: one without rows computes the first row and
+counts it for nothing (`is_filler`), so that all take part in what all must take part in.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from spinalnet._checks import SpinalnetError
+
+# The others wait while the main process measures on test data or makes features. A process that
+# dies is noticed by its closed connections, long before.
+_PATIENCE = timedelta(hours=12)
+
+
+class ProcessLost(SpinalnetError, RuntimeError):
+    """Another process of the job has ended, so that this one cannot go on."""
+
+    exit_code = 1
 
 
 def world_size() -> int:
@@ -39,7 +55,8 @@ def is_main() -> bool:
 def connect(device: torch.device) -> None:
     """Join the job's process group once: NCCL between GPUs, gloo otherwise."""
     if world_size() > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=_PATIENCE)
         atexit.register(_disconnect)
 
 
@@ -67,9 +84,55 @@ def main_first() -> Iterator[None]:
         barrier()
 
 
+def own_rows(total: int, number: int, processes: int) -> range:
+    """Return which rows of a global batch a process computes: every `processes`-th.
+
+    Args:
+        total: Rows of the batch, one at least.
+        number: Of the process, from 0.
+        processes: How many there are. One beyond the rows gets the first row, see `is_filler`.
+    """
+    return range(number, total, processes) if number < total else range(1)
+
+
+def is_filler(total: int) -> bool:
+    """Return whether this process has no rows of its own in a batch of so many."""
+    return rank() >= total
+
+
 def shard(batch: Tensor) -> Tensor:
-    """Return this process's rows of a global batch: every `world_size()`-th, from `rank()` on."""
-    return batch if world_size() == 1 else batch[rank() :: world_size()]
+    """Return this process's rows of a global batch, see `own_rows`."""
+    if world_size() == 1:
+        return batch
+    rows = own_rows(len(batch), rank(), world_size())
+    return batch[rows.start : rows.stop : rows.step]
+
+
+def gather_rows(own: Tensor, total: int) -> Tensor:
+    """Return the global batch of which every process has its rows.
+
+    Args:
+        own: This process's rows, see `own_rows`.
+        total: Rows of the batch.
+    """
+    world = world_size()
+    if world == 1:
+        return own
+    most = -(-total // world)
+    padded = own.new_zeros(most, *own.shape[1:])
+    padded[: len(own)] = own
+    pieces = [torch.empty_like(padded) for _ in range(world)]
+    dist.all_gather(pieces, padded)
+    return torch.stack(pieces, 1).flatten(0, 1)[:total]
+
+
+def most_of_all(values: list[float], device: torch.device) -> list[float]:
+    """Return the largest of each value over all processes."""
+    if world_size() == 1:
+        return values
+    largest = torch.tensor(values, dtype=torch.float32, device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return largest.tolist()
 
 
 def copy_from_main(tensors: Iterable[Tensor]) -> None:
@@ -91,3 +154,31 @@ def sum_over_processes(values: Tensor, device: torch.device) -> Tensor:
     total = values.to(device)
     dist.all_reduce(total)
     return total.cpu()
+
+
+_OF_LOST = re.compile(
+    r"connection (reset|closed|refused)|broken pipe|socket|peer|NCCL|timed out|gloo", re.IGNORECASE
+)
+
+
+@contextmanager
+def telling_of_lost() -> Iterator[None]:
+    """Say in a sentence that another process has ended, where torch says which socket has closed.
+
+    Raises:
+        ProcessLost: If an operation of all processes fails.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch has no common class for it
+        if (
+            world_size() == 1
+            or isinstance(error, SpinalnetError)
+            or not _OF_LOST.search(str(error))
+        ):
+            raise
+        raise ProcessLost(
+            f"process {rank()} of {world_size()} stops, as another has ended (what it said stands "
+            "above, if anything; a process that was killed says nothing). Finished epochs are "
+            "saved: the same command goes on from there, also with another number of processes."
+        ) from error

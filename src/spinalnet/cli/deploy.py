@@ -115,6 +115,7 @@ def predict_command(
     from spinalnet.data.walking import Tally
     from spinalnet.deploy import predict
     from spinalnet.deploy.saved import is_of_table
+    from spinalnet.training import stopping
 
     if not _dist.is_main():
         return  # there is one file to write
@@ -155,9 +156,9 @@ def predict_command(
                 on_row=lambda _: bar.advance(task),
                 unused=unused,
             )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, stopping.Interrupted) as error:
         err_console.print("stopped; nothing was written." if out else "stopped.", highlight=False)
-        raise typer.Exit(130) from None
+        raise typer.Exit(stopping.exit_code(error)) from None
     if unused:
         print_note(unused.note())
     if out is not None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spinalnet._checks import InputError
-from spinalnet.cli.root import err_console
+from spinalnet.cli.root import say_stopped
 from spinalnet.training import TrainConfig
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def train_parameters() -> list[inspect.Parameter]:
         about = option.metadata
         if option.name == "phases":
             continue  # a list of pairs: for recipes and Python
-        kind = type(option.default)
+        kind = str if about["also"] else type(option.default)
         choices = about["choices"]
         help_text = about["help"] + (f" One of: {', '.join(choices)}." if choices else "")
         flag = "--" + option.name.replace("_", "-")
@@ -247,10 +247,8 @@ def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
         asked = RunOptions(training=TrainConfig(**take(training)), given=given, **take(shared))
         try:
             command(asked, **values)
-        except KeyboardInterrupt:
-            err_console.print(
-                "stopped; the same command continues from the last finished epoch.", highlight=False
-            )
+        except KeyboardInterrupt as error:  # a signal as `stopping` knows it goes on to `main`
+            say_stopped(error)
             raise typer.Exit(130) from None
 
     # In the help, a command's own options come behind those of the network.

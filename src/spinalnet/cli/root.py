@@ -10,8 +10,11 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shlex
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -72,6 +75,18 @@ def _root(
         raise typer.Exit
 
 
+@contextmanager
+def _of_processes() -> Iterator[None]:
+    """Explain errors of a job of several processes, one of which has ended."""
+    if "RANK" not in os.environ:
+        yield
+        return
+    from spinalnet import _dist
+
+    with _dist.telling_of_lost():
+        yield
+
+
 def _hush_other_processes() -> None:
     """Let the main process alone speak, where `torchrun` has started several."""
     if "RANK" in os.environ:  # `_dist` needs torch, which takes its time
@@ -103,14 +118,67 @@ def as_options(sentence: str) -> str:
     return re.sub(pattern, in_words, sentence)
 
 
+# What is left of a command that was stopped where it trained nothing into a folder of its own.
+_KEPT = {
+    "compare": "finished runs are kept",
+    "reproduce": "finished runs are kept",
+    "train": "nothing is saved yet; the same command begins anew",
+}
+
+
+def say_stopped(error: BaseException) -> None:
+    """Say in one sentence what a stopped command leaves, and what continues it."""
+    from spinalnet.training import stopping
+
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    number = getattr(error, "number", signal.SIGINT)
+    why = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+    saved = stopping.saved() if stopping.saved is not None and command != "lr-find" else ""
+    again = "the same command"
+    if "RANK" not in os.environ:  # else it is the command that started all processes
+        again = f"'{shlex.join(['spinalnet', *sys.argv[1:]])}'"
+    if command in ("compare", "reproduce"):
+        kept = f"{_KEPT[command]}{', and ' + saved if saved else ''}"
+        sentence = f"stopped{why}; the same command continues: {kept}."
+    elif saved:
+        sentence = f"stopped{why}; {saved}; {again} continues."
+    else:
+        kept = _KEPT.get(command, "nothing is kept of it; the same command begins anew")
+        sentence = f"stopped{why}; {kept}."
+    err_console.print(escape(sentence), highlight=False, soft_wrap=True)
+
+
 def main() -> None:
-    """Run the command; a mistake of the user ends in one sentence and exit code 2."""
+    """Run the command.
+
+    A mistake of the user ends in one sentence and exit code 2; a signal in one sentence and 128
+    more than its number.
+    """
+    from spinalnet.training import stopping
+
     _hush_other_processes()
+    stopping.install()
     try:
-        app()
+        with _of_processes():
+            app()
     except SpinalnetError as error:
         err_console.quiet = False  # it may be the mistake of one process alone
         err_console.print(
             f"[red]error[/] {escape(as_options(str(error)))}", highlight=False, soft_wrap=True
         )
+        sys.exit(getattr(error, "exit_code", 2))
+    except (MemoryError, RuntimeError) as error:
+        from spinalnet.training import trouble
+
+        if not trouble.is_of_memory(error):
+            raise
+        err_console.print(
+            f"[red]error[/] out of memory{trouble.asked_for(error)}: lower --batch-size or "
+            "--eval-batch-size, or run fewer at a time (--jobs 1).",
+            highlight=False,
+            soft_wrap=True,
+        )
         sys.exit(2)
+    except (KeyboardInterrupt, stopping.Interrupted) as error:
+        say_stopped(error)
+        sys.exit(stopping.exit_code(error))

@@ -114,6 +114,7 @@ def _train_on_table(asked: RunOptions, head: str, out: Path | None, **of_table: 
 # What decides how long training goes on, and at which rate.
 _NOT_OF_STEPS = {"epochs", "lr", "schedule", "warmup_epochs", "step_size", "gamma", "divide_by"}
 _NOT_OF_STEPS |= {"redraw_power", "ties_improve", "restart_from", "early_stopping", "ema_decay"}
+_NOT_OF_STEPS |= {"on_nonfinite", "save_every"}
 
 
 @app.command("lr-find")

@@ -6,7 +6,6 @@ What starts several, here or elsewhere, is `engine`.
 from __future__ import annotations
 
 import os
-import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from spinalnet.comparison import building, running, tables
 from spinalnet.comparison.finished import FAILED_FILE
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.table_spec import TableSpec
-from spinalnet.training import runs
+from spinalnet.training import runs, trouble
 
 if TYPE_CHECKING:
     from spinalnet.data import Splits
@@ -112,33 +111,18 @@ class Bench:
             return failure
 
 
-_NO_MEMORY = re.compile("(can't allocate|not enough|out of) memory")  # torch's words
-
-
-_BYTES = re.compile(r"tried to allocate (\d+) bytes", re.IGNORECASE)
-_SIZE = re.compile(r"tried to allocate ([\d.]+ [KMGT]i?B)", re.IGNORECASE)
-
-
-def _asked_for(sentence: str) -> str:
-    """Return what an allocator says was asked for at once, without its own words."""
-    if found := _BYTES.search(sentence):
-        return f" ({int(found[1]) / 2**30:,.3g} GiB at once)"
-    found = _SIZE.search(sentence)
-    return f" ({found[1]} at once)" if found else ""
-
-
 def explained(error: BaseException) -> Failure:
     """Say in one sentence why a run ended."""
     sentence = " ".join(str(error).split())
     if isinstance(error, TrainingError):
         return Failure("diverged", sentence)
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and _NO_MEMORY.search(sentence)
-    ):
+    if isinstance(error, trouble.MemoryShort):
+        return Failure("memory", sentence)
+    if trouble.is_of_memory(error):
         return Failure(
             "memory",
-            f"it does not fit in memory{_asked_for(sentence)}: lower batch_size, or run fewer at a "
-            "time (jobs=1).",
+            f"it does not fit in memory{trouble.asked_for(error)}: lower batch_size, or run fewer "
+            "at a time (jobs=1).",
         )
     if isinstance(error, InputError):
         return Failure("input", sentence)

@@ -74,7 +74,7 @@ def run_one(
         model = build_model(spec, splits.info)
         folder = open_folder(out, spec)
         if _dist.is_main():
-            keep_left_out(folder.path, splits, begun=bool(folder.metrics()))
+            keep_left_out(folder.path, splits, begun=folder.has_state() or bool(folder.metrics()))
             moved.keep_data(folder.path, spec.data)
         trained, parts, after = model, splits, None
         if spec.model.freeze:

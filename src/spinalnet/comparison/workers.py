@@ -17,14 +17,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
 from spinalnet._checks import InputError
 from spinalnet.comparison.cells import Bench, Cell, Failure, Load, keep_failure, thread_variables
+from spinalnet.training import stopping
 
 _TELL_EVERY = 0.2  # seconds between two steps that the caller is told of
+_SAVING = 20.0  # seconds that a worker has to finish a step and save, when all is to end
 _POLL = 0.5  # seconds after which a waiting caller listens to Ctrl-C, where the system needs that
 
 
@@ -101,6 +103,15 @@ class _Worker:
         self.index, self.data_key = index, cell.data_key
         self._send(order)
 
+    def ask_to_end(self) -> None:
+        """Ask it to save what it does, and to end."""
+        self._process.terminate()
+
+    def wait_for_end(self, seconds: float) -> None:
+        """Wait until it has ended, so long at most."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(max(0.0, seconds))
+
     def end(self) -> int:
         """End it, whatever it does; return its exit code, below 0 if a signal had ended it."""
         code = self._process.poll()
@@ -170,9 +181,21 @@ def run(
             tell(index, kind, worker.number, outcome)
             if kind != "progress":
                 give(worker)
+    except (KeyboardInterrupt, stopping.Interrupted):
+        _let_save(workers.values())
+        raise
     finally:
         for worker in workers.values():
             worker.end()
+
+
+def _let_save(workers: Iterable[_Worker]) -> None:
+    """Let workers finish their steps and save them, within reason."""
+    until = time.monotonic() + _SAVING
+    for worker in workers:
+        worker.ask_to_end()
+    for worker in workers:
+        worker.wait_for_end(until - time.monotonic())
 
 
 def _next(pending: Sequence[int], cells: Sequence[Cell], worker: _Worker, workers: Any) -> int:
@@ -202,7 +225,15 @@ def _death(code: int) -> Failure:
 
 
 def serve() -> None:
-    """Be a worker: run the cells that come in until no more can come."""
+    """Be a worker: run the cells that come in until no more can come, or a signal ends it."""
+    stopping.install()
+    try:
+        _serve()
+    except stopping.Interrupted as error:
+        os._exit(stopping.exit_code(error))
+
+
+def _serve() -> None:
     orders, answers = pipes()
     waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(orders, waiting), daemon=True).start()

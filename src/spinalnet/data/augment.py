@@ -48,7 +48,7 @@ from spinalnet.data.warps import (
     to_float,
     uniform,
 )
-from spinalnet.randomness import own_generators
+from spinalnet.randomness import draw_rows, own_generators
 
 Transform = Callable[[Tensor, Generator], Tensor]
 
@@ -153,7 +153,8 @@ def random_zoom_crop(large: float, small: float) -> Transform:
 
     def draw(batch: int, height: int, width: int, generator: Generator) -> Map:
         room = int(large - small) + 1
-        place = torch.randint(0, room, (batch, 2), generator=generator, device=generator.device)
+        on = {"generator": generator, "device": generator.device}
+        place = draw_rows(lambda rows: torch.randint(0, room, (rows, 2), **on), batch)
         scale = place.new_tensor([height, width]) / large  # pixels of the image per enlarged one
         corner = place * scale
         size = (scale * small).expand(batch, 2)
@@ -180,9 +181,8 @@ def random_crop(padding: float = 4) -> Transform:
         batch, _, height, width = images.shape
         padded = functional.pad(images, (pad, pad, pad, pad))
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, C, 2P+1, 2P+1, H, W)
-        place = torch.randint(
-            0, 2 * pad + 1, (2, batch), generator=generator, device=generator.device
-        )
+        on = {"generator": generator, "device": generator.device}
+        place = draw_rows(lambda rows: torch.randint(0, 2 * pad + 1, (2, rows), **on), batch, dim=1)
         return windows[torch.arange(batch, device=images.device), :, place[0], place[1]]
 
     return crop
@@ -324,6 +324,14 @@ AUGMENTATIONS: dict[str, Callable[..., Transform]] = {
     "rand-augment": rand_augment,
     "trivial-augment": trivial_augment,
 }
+
+
+_ONE_BY_ONE = ("color-jitter", "rand-augment", "trivial-augment")
+
+
+def draws_in_turn(spec: str) -> bool:
+    """Return whether what a spec draws for an image depends on the images before it in a batch."""
+    return any(step.split(":")[0].strip() in _ONE_BY_ONE for step in spec.split("+"))
 
 
 def _parse_step(text: str) -> Transform:

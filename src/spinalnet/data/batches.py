@@ -14,11 +14,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from spinalnet import _dist
 from spinalnet._checks import InputError
-from spinalnet.data.augment import build_augment
+from spinalnet.data.augment import build_augment, draws_in_turn
 from spinalnet.data.depths import Depths
 from spinalnet.data.images import BadImage, BadImagesError, fit_to, read_batches, usable_cpus
 from spinalnet.data.order import batch_slices, epoch_order, stream_seed
+from spinalnet.randomness import BatchPart, part_of_batch
 
 
 @dataclass(frozen=True)
@@ -86,20 +88,70 @@ class Splits:
 _AUGMENT_TOGETHER = 256 * 28 * 28
 
 
-def _groups(batches: list[slice], values_per_sample: int, augment: str) -> list[list[slice]]:
-    """Group neighbouring batches that are made in one go."""
+Share = tuple[int, int]  # this process's number, and the number of processes
+_ALL: Share = (0, 1)
+
+
+class _Group:
+    """Neighbouring batches that are made in one go.
+
+    Args:
+        number: Its number in the epoch: what is drawn depends on it.
+        batches: Where its batches lie in the epoch.
+        skipped: Its first batches that are not asked for.
+        share: Whose rows of the batches are made.
+        whole: Whether all rows must be made all the same, as their draws hang together.
+    """
+
+    def __init__(
+        self, number: int, batches: list[slice], skipped: int, share: Share, whole: bool
+    ) -> None:
+        self.number, self.batches, self.skipped = number, batches, skipped
+        first = batches[0].start
+        self.rows = slice(first, batches[-1].stop)
+        self.made = self.part = None  # all
+        self._own = (
+            None
+            if share == _ALL
+            else [
+                [rows.start - first + row for row in _dist.own_rows(rows.stop - rows.start, *share)]
+                for rows in batches
+            ]
+        )
+        if self._own is not None and not whole:
+            self.made = torch.tensor([row for rows in self._own for row in rows])
+            self.part = BatchPart(self.rows.stop - first, self.made)
+
+    def cut(self, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Cut what was made back into batches: own rows of `x`, all rows of `y`."""
+        at = 0
+        for number, rows in enumerate(self.batches):
+            start, stop = rows.start - self.rows.start, rows.stop - self.rows.start
+            if self._own is None:
+                mine = x[start:stop]
+            elif self.made is None:
+                mine = x[self._own[number]]
+            else:
+                mine = x[at : at + len(self._own[number])]
+                at += len(mine)
+            if number >= self.skipped:
+                yield mine, y[start:stop]
+
+
+def _groups(
+    batches: list[slice], values_per_sample: int, augment: str, first: int, share: Share
+) -> list[_Group]:
+    """Return the groups that hold the batches from number `first` on."""
     together = 1
     if augment != "none" and batches:
         values = (batches[0].stop - batches[0].start) * values_per_sample
         together = max(1, _AUGMENT_TOGETHER // values)
-    return [batches[start : start + together] for start in range(0, len(batches), together)]
-
-
-def _cut(x: Tensor, y: Tensor, group: list[slice]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cut a group of batches, made in one go, back into its batches."""
-    first = group[0].start
-    for rows in group:
-        yield x[rows.start - first : rows.stop - first], y[rows.start - first : rows.stop - first]
+    whole = draws_in_turn(augment)
+    return [
+        _Group(number, batches[start : start + together], max(0, first - start), share, whole)
+        for number, start in enumerate(range(0, len(batches), together))
+        if start + together > first
+    ]
 
 
 @functools.lru_cache(maxsize=64)
@@ -238,6 +290,8 @@ class ArrayDataset:
         epoch: int = 0,
         augment: str = "none",
         channels_last: bool = False,
+        first: int = 0,
+        share: Share = _ALL,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every sample once; order and augmentation depend on (seed, epoch) alone.
 
@@ -250,21 +304,28 @@ class ArrayDataset:
             epoch: Epoch number, part of both streams.
             augment: Augmentation spec, see `data.augment.build_augment`.
             channels_last: Whether image batches get the channels-last memory format.
+            first: Number of the batch to begin with, from 0.
+            share: (k, n): make the inputs that process k of n computes, see `_dist.own_rows`.
 
         Yields:
-            Inputs, float32, normalised, `(B, C, H, W)` or `(B, F)`; targets, `(B,)`.
+            Inputs, float32, normalised, `(B, C, H, W)` or `(B, F)`; targets, `(B,)`, with `share`
+            those of all processes.
         """
         inputs, targets = self._resident(torch.device(device))
         order = epoch_order(len(self), shuffle, seed, epoch).to(inputs.device) if shuffle else None
         batches = batch_slices(len(self), batch_size, shuffle)
         shape = inputs.shape[1:] if self.size is None else (inputs.shape[1], self.size, self.size)
-        for number, group in enumerate(_groups(batches, math.prod(shape), augment)):
-            rows = slice(group[0].start, group[-1].stop)
-            index = rows if order is None else order[rows]
-            key = (seed, epoch, number)
-            x = inputs[index] if self.size is None else fit_to(inputs[index], self.size)
-            x = _finish(x, self.mean, self.std, augment, key, channels_last)
-            yield from _cut(x, targets[index], group)
+        for group in _groups(batches, math.prod(shape), augment, first, share):
+            index = group.rows if order is None else order[group.rows]
+            made = index
+            if group.made is not None:
+                rows = group.made.to(inputs.device)
+                made = rows + group.rows.start if order is None else order[group.rows][rows]
+            key = (seed, epoch, group.number)
+            x = inputs[made] if self.size is None else fit_to(inputs[made], self.size)
+            with part_of_batch(group.part):
+                x = _finish(x, self.mean, self.std, augment, key, channels_last)
+            yield from group.cut(x, targets[index])
 
 
 MEND = "remove or replace {them}"
@@ -359,6 +420,8 @@ class FolderDataset:
         epoch: int = 0,
         augment: str = "none",
         channels_last: bool = False,
+        first: int = 0,
+        share: Share = _ALL,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every sample once; arguments and results as in `ArrayDataset.batches`.
 
@@ -368,10 +431,14 @@ class FolderDataset:
         device = torch.device(device)
         order = epoch_order(len(self), shuffle, seed, epoch)
         batches = batch_slices(len(self), batch_size, shuffle)
-        groups = _groups(batches, self.channels * self.size**2, augment)
-        rows = [order[group[0].start : group[-1].stop] for group in groups]
+        groups = _groups(batches, self.channels * self.size**2, augment, first, share)
+        rows = [order[group.rows] for group in groups]
+        made = [
+            chosen if group.made is None else chosen[group.made]
+            for chosen, group in zip(rows, groups, strict=True)
+        ]
         read = read_batches(
-            ([self.paths[i] for i in chosen.tolist()] for chosen in rows),
+            ([self.paths[i] for i in chosen.tolist()] for chosen in made),
             self.channels,
             self.size,
             min(self.num_workers, usable_cpus()),
@@ -379,11 +446,12 @@ class FolderDataset:
             depths=Depths(self.pixel_range),
         )
         with contextlib.closing(read):  # threads end with the epoch, however it ends
-            for number, (group, (pixels, bad)) in enumerate(zip(groups, read, strict=True)):
+            for group, chosen, (pixels, bad) in zip(groups, rows, read, strict=True):
                 if bad:
                     raise BadImagesError([what for _, what in bad], MEND)
-                key = (seed, epoch, number)
+                key = (seed, epoch, group.number)
                 x = pixels.to(device, non_blocking=True)
-                x = _finish(x, self.mean, self.std, augment, key, channels_last)
-                y = self.targets[rows[number]].to(device, non_blocking=True)
-                yield from _cut(x, y, group)
+                with part_of_batch(group.part):
+                    x = _finish(x, self.mean, self.std, augment, key, channels_last)
+                y = self.targets[chosen].to(device, non_blocking=True)
+                yield from group.cut(x, y)

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from spinalnet._checks import InputError
 from spinalnet.kernels import warp
+from spinalnet.randomness import draw_rows
 
 
 def require(condition: bool, rule: str, got: object) -> None:
@@ -35,8 +36,11 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def uniform(low: float, high: float, shape: tuple[int, ...], generator: Generator) -> Tensor:
-    """Draw uniformly from [low, high)."""
-    draw = torch.rand(shape, generator=generator, device=generator.device)
+    """Draw uniformly from [low, high), for images along the first dimension."""
+    device = generator.device
+    draw = draw_rows(
+        lambda rows: torch.rand((rows, *shape[1:]), generator=generator, device=device), shape[0]
+    )
     return draw if (low, high) == (0, 1) else draw.mul_(high - low).add_(low)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from spinalnet.kernels.native import extension
+from spinalnet.randomness import draw_rows
 
 
 class Masks(Sequence[Tensor]):
@@ -31,9 +32,14 @@ class Masks(Sequence[Tensor]):
         self.scale = 1.0 / (1.0 - dropout)
         self.dtype = dtype
         self.words_per_row = sum(_words(width) for mask in segments for width in mask)
-        self.words = torch.empty(rows, self.words_per_row, dtype=torch.int32)
         seed = torch.empty((), dtype=torch.int64).random_().item()
-        extension.draw(seed, 1.0 - dropout, self.words.data_ptr(), self.words.numel())
+
+        def draw(rows: int) -> Tensor:
+            words = torch.empty(rows, self.words_per_row, dtype=torch.int32)
+            extension.draw(seed, 1.0 - dropout, words.data_ptr(), words.numel())
+            return words
+
+        self.words = draw_rows(draw, rows)
 
     def __len__(self) -> int:
         return len(self.segments)

@@ -76,10 +76,20 @@ class FeatureDataset:
         epoch: int = 0,
         augment: str = "none",
         channels_last: bool = False,
+        first: int = 0,
+        share: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield features `(B, F)` and targets `(B,)`; `augment` is in the features already."""
         view = self._views[epoch % len(self._views)]
-        return view.batches(batch_size, device=device, shuffle=shuffle, seed=seed, epoch=epoch)
+        return view.batches(
+            batch_size,
+            device=device,
+            shuffle=shuffle,
+            seed=seed,
+            epoch=epoch,
+            first=first,
+            share=share,
+        )
 
     def learner(self, model: nn.Module, val: Data, config: TrainConfig) -> ModelLearner:
         """Return how `fit` trains a head on these features: by compiled steps where it can."""

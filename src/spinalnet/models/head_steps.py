@@ -19,7 +19,7 @@ from spinalnet.training.placement import resolve_device
 
 if TYPE_CHECKING:
     from spinalnet.training.config import TrainConfig
-    from spinalnet.training.loop import StepsTaken
+    from spinalnet.training.learning import StepsTaken
     from spinalnet.training.placement import Data
 
 Rows = tuple[Tensor, Tensor]  # features (N, F), targets (N,) or (N, K)
@@ -122,7 +122,7 @@ class HeadLearner(ModelLearner):
         self.model.train()
 
     def train_steps(self, first: int, rates: Sequence[float]) -> StepsTaken:
-        """Make steps of the epoch; see `loop.StepsLearner`."""
+        """Make steps of the epoch; see `learning.StepsLearner`."""
         assert self._own is not None
         square = None if self.config.optimizer == "sgd" else self._square
         taken = self._own.take(first, rates, self._before, (self._mean, square))
@@ -133,6 +133,15 @@ class HeadLearner(ModelLearner):
         for group in self.optimizer.param_groups:
             group["lr"] = rates[-1] * group["factor"]
         return taken
+
+    def _last_gradients(self) -> tuple[list[str], list[Tensor]]:
+        """Return the gradients of the last step, with the names of their parameters."""
+        assert self._own is not None
+        known = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        pieces = self._own.gradient.split(self._own.parts)
+        pairs = zip(self._parameters, pieces, strict=True)
+        names = [known.get(id(parameter), "a layer") for parameter in self._parameters]
+        return names, [piece.view_as(parameter) for parameter, piece in pairs]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` returned, here or of a `ModelLearner`."""

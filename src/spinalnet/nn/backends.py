@@ -33,6 +33,7 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor
 
+from spinalnet import randomness
 from spinalnet._checks import BackendUnavailable, unknown_name
 from spinalnet.kernels import native
 from spinalnet.kernels.backend import spinal_cpp
@@ -228,7 +229,12 @@ def eager(x: Tensor) -> bool:
 
 
 def is_free(x: Tensor) -> bool:
-    """Return whether a call may be repeated: in eager mode, no autocast, no backend asked for."""
+    """Return whether a call may be repeated: in eager mode, no autocast, no backend asked for.
+
+    Nor part of a batch: what is drawn for it depends on the others.
+    """
+    if randomness.batch_part is not None:
+        return False
     if torch.compiler.is_compiling() or _forced.get() is not None or not eager(x):
         return False
     return not torch._C._is_any_autocast_enabled()
@@ -244,6 +250,7 @@ def _batch_normed(norms: Sequence[Any] | None, rows: int) -> bool:
     """Return whether these are batch norms whose calls nobody would miss."""
     return (
         norms is not None
+        and randomness.batch_part is None  # else the statistics are those of more rows
         and not torch.compiler.is_compiling()
         and all(type(norm) is torch.nn.BatchNorm1d and not hooked(norm) for norm in norms)
         # Of a single row torch refuses to take the statistics, and says so.

@@ -23,6 +23,7 @@ from spinalnet.nn.backends import (
     eager,
     slope_of,
 )
+from spinalnet.randomness import draw_rows
 
 if TYPE_CHECKING:
     from spinalnet.kernels.plan import Layout, Plans
@@ -293,4 +294,5 @@ def keep_mask(like: Tensor, width: int, dropout: float) -> Tensor:
     """
     keep = 1.0 - dropout
     # In float32: half precision has too few values for a probability.
-    return (torch.rand(like.shape[0], width, device=like.device) < keep).to(like.dtype).div_(keep)
+    drawn = draw_rows(lambda rows: torch.rand(rows, width, device=like.device), like.shape[0])
+    return (drawn < keep).to(like.dtype).div_(keep)

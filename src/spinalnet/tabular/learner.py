@@ -74,14 +74,18 @@ class RowsLearner:
         self.order = epoch_order(len(self.rows[0]), True, self.config.seed, epoch).to(self.device)
         self.net.train()
 
-    def batches(self) -> Iterator[Rows]:
-        """Yield the batches of the epoch."""
+    def batches(self, first: int = 0) -> Iterator[Rows]:
+        """Yield the batches of the epoch, from number `first` on."""
         # Once per epoch, not once per batch; index_select is several times faster than x[order].
         x, targets, weights = (
             itertools.repeat(None) if t is None else t.index_select(0, self.order).split(self.sizes)
             for t in self.rows
         )
-        return zip(x, targets, weights, strict=False)  # type: ignore[return-value]
+        return itertools.islice(zip(x, targets, weights, strict=False), first, None)  # type: ignore[return-value]
+
+    def is_finite(self, loss: Tensor) -> bool:
+        """Return whether a step can be made."""
+        return bool(torch.isfinite(loss) & torch.isfinite(self.gradient).all())
 
     def find_gradients(self, step: int, batch: Rows) -> tuple[Tensor, None]:
         """Return (mean loss, `None`) of a batch, its gradients being in the parameters."""

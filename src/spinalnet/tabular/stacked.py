@@ -23,7 +23,8 @@ from spinalnet.nn import form_of, why_no_form
 from spinalnet.randomness import own_generators
 from spinalnet.tabular.learner import Rows, RowsLearner
 from spinalnet.training import steps
-from spinalnet.training.loop import Loop, Progress, StepsTaken
+from spinalnet.training.learning import StepsTaken
+from spinalnet.training.loop import Loop, Progress
 
 if TYPE_CHECKING:
     from spinalnet.training import TrainConfig
@@ -83,7 +84,7 @@ class CompiledRowsLearner(RowsLearner):
         self.net.train()
 
     def train_steps(self, first: int, rates: Sequence[float]) -> StepsTaken:
-        """Make steps of the epoch; see `loop.StepsLearner`."""
+        """Make steps of the epoch; see `learning.StepsLearner`."""
         before, memory = self._memory()
         taken = self._own.take(first, rates, before, memory)
         if (number := self.optimizer.state[self.vector].get("step")) is not None:

@@ -15,22 +15,35 @@ from typing import Any
 from spinalnet._checks import InputError, check_positive, read_fields, unknown_name
 
 
-def _option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
-    return field(default=default, metadata={"help": help, "choices": choices})
+def _option(
+    default: Any, help: str, choices: tuple[str, ...] = (), *, also: str = "", neutral: bool = False
+) -> Any:
+    metadata = {"help": help, "choices": choices, "also": also, "neutral": neutral}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """How to train. Flat and plain, so it is a YAML mapping and a row of command-line options.
 
-    Each field's `metadata` holds its "help" sentence and its "choices" (empty when free).
+    Each field's `metadata` holds its "help" sentence, its "choices" (empty when free), a word that
+    may stand for its number ("also"), and whether it is "neutral": a way to the same result, which
+    is no part of what a run is asked for.
 
     Raises:
         InputError: If a value is impossible; the sentence names the field.
     """
 
     epochs: int = _option(20, "Passes over the training data.")
-    batch_size: int = _option(64, "Examples per step, over all processes.")
+    batch_size: int = _option(
+        64, "Examples per step, over all processes; auto: 64 with --accumulate 0.", also="auto"
+    )
+    accumulate: int = _option(
+        1,
+        "Parts in which a batch is computed, one after another, to need less memory; 0: as many as "
+        "the memory asks for.",
+        neutral=True,
+    )
     eval_batch_size: int = _option(512, "Examples per batch where nothing is trained.")
     optimizer: str = _option("adamw", "Update rule.", ("adamw", "adam", "sgd"))
     lr: float = _option(1e-2, "Base learning rate.")
@@ -83,6 +96,17 @@ class TrainConfig:
         "random (mixup:ALPHA+cutmix:ALPHA), or both, which is mixup:0.2+cutmix:1.",
     )
     seed: int = _option(0, "Seed of every random draw.")
+    on_nonfinite: str = _option(
+        "stop",
+        "A step whose loss or gradient is not finite: end the run with its last good state, or "
+        "leave the step out and count it.",
+        ("stop", "skip"),
+    )
+    save_every: str = _option(
+        "5m",
+        "Time after which a running epoch is saved: 90s, 5m, 2h; 0: at its end only.",
+        neutral=True,
+    )
     deterministic: bool = _option(False, "Use deterministic kernels only (slower on CUDA).")
     device: str = _option("auto", "Where to train.", ("auto", "cpu", "cuda", "mps"))
 
@@ -99,6 +123,14 @@ class TrainConfig:
                 check_positive("the epochs of a phase", epochs)
             object.__setattr__(self, "lr", phases[0][0])
             object.__setattr__(self, "epochs", sum(epochs for _, epochs in phases))
+        if isinstance(self.batch_size, str):  # from a command line
+            automatic = self.batch_size == "auto"
+            size = TrainConfig.batch_size if automatic else _as_integer(self.batch_size)
+            object.__setattr__(self, "batch_size", size)
+            object.__setattr__(self, "accumulate", 0 if automatic else self.accumulate)
+        if self.accumulate != 0:
+            check_positive("accumulate", self.accumulate)
+        _ = self.save_seconds
         for name in ("epochs", "batch_size", "eval_batch_size", "step_size"):
             check_positive(name, getattr(self, name))
         for option in dataclasses.fields(self):
@@ -143,9 +175,26 @@ class TrainConfig:
             return groups
         return min(groups, 2 + (epoch - alone) // self.unfreeze_every)
 
+    @property
+    def save_seconds(self) -> float:
+        """Seconds after which a running epoch is saved; infinity for never."""
+        number, unit = self.save_every[:-1], self.save_every[-1:]
+        if unit not in _SECONDS:
+            number, unit = self.save_every, "s"
+        try:
+            seconds = float(number) * _SECONDS[unit]
+        except ValueError:
+            seconds = -1.0
+        if not 0.0 <= seconds < math.inf:
+            raise InputError(
+                f"save_every must be a time such as 90s, 5m or 2h, or 0, got {self.save_every!r}."
+            )
+        return seconds or math.inf
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values that YAML and JSON hold."""
-        values = {option.name: getattr(self, option.name) for option in dataclasses.fields(self)}
+        """Return what decides the result, as plain values that YAML and JSON hold."""
+        options = [option for option in dataclasses.fields(self) if not option.metadata["neutral"]]
+        values = {option.name: getattr(self, option.name) for option in options}
         return values | {"phases": [list(phase) for phase in self.phases]}
 
     @classmethod
@@ -165,6 +214,15 @@ class TrainConfig:
                 return lr, first, epochs
             first += epochs
         return self.lr, 0, self.epochs
+
+
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _as_integer(text: str) -> int:
+    if not text.strip().isdecimal():
+        raise InputError(f"batch_size must be an integer >= 1, or auto, got {text!r}.")
+    return int(text)
 
 
 def parse_mix(text: str) -> tuple[tuple[str, float], ...]:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from spinalnet import _dist
 from spinalnet._checks import InputError
+from spinalnet.training import stopping
 from spinalnet.training.placement import (
     at_least_float32,
     batches_of,
@@ -123,6 +124,36 @@ def predict_logits(
     return torch.cat(outputs)
 
 
+@dataclass
+class Answers:
+    """What classes there were in some data, and what classes a model answered."""
+
+    present: Tensor | None = None  # examples of each class
+    given: Tensor | None = None  # answers of each class
+    is_known: bool = False  # what classes there are; then only answers are counted
+
+    def afresh(self) -> Answers:
+        """Return what counts other answers to the same examples."""
+        return Answers(self.present, None, self.present is not None)
+
+    def add(self, targets: Tensor, answers: Tensor, classes: int) -> None:
+        """Count the answers to some examples."""
+        given = torch.bincount(answers, minlength=classes)
+        self.given = given if self.given is None else self.given + given
+        if not self.is_known:
+            present = torch.bincount(targets, minlength=classes)
+            self.present = present if self.present is None else self.present + present
+
+    def sum_over_processes(self, classes: int, device: torch.device) -> None:
+        """Add up what the processes have counted; to one alone it does nothing."""
+        if _dist.world_size() > 1:
+            none = torch.zeros(classes, dtype=torch.int64, device=device)
+            counts = [none if c is None else c.to(device) for c in (self.present, self.given)]
+            summed = _dist.sum_over_processes(torch.stack(counts), device)
+            self.given = summed[1]
+            self.present = self.present if self.is_known else summed[0]
+
+
 @torch.no_grad()
 def measure(
     model: nn.Module,
@@ -131,14 +162,27 @@ def measure(
     *,
     confusion: bool = False,
     sharded: bool = False,
+    answers: Answers | None = None,
 ) -> Metrics:
-    """Measure; with `sharded`, every process does its rows and all get the whole's metrics."""
+    """Measure the model.
+
+    Args:
+        model: As for `fit`.
+        data: As for `evaluate`.
+        placement: Where and how to compute.
+        confusion: Whether to count every pair of classes.
+        sharded: Whether every process does its rows, so that all get the metrics of the whole;
+            and whether the caller takes up what a signal interrupts (`stopping.Paused`).
+        answers: Counts of classes to fill, those of this process.
+    """
     n, classes, regression = 0, 0, False
     sums: Tensor | None = None
     table: Tensor | None = None
     shift = torch.zeros(())  # near the targets, against cancellation in their variance
     with evaluating(model):
-        for inputs, all_targets in batches_of(data, placement.batch_size, placement):
+        for inputs, all_targets in batches_of(data, placement.batch_size, placement, own=sharded):
+            if sharded and _dist.world_size() == 1:  # else all must come to the sums
+                stopping.pause_if_asked()
             regression = all_targets.is_floating_point()
             if n == 0 and regression:
                 shift = (
@@ -147,18 +191,23 @@ def measure(
             n += len(all_targets)
             targets = _dist.shard(all_targets) if sharded else all_targets
             with placement.autocast():
-                outputs = model(_dist.shard(inputs) if sharded else inputs)
+                outputs = model(inputs)
             check_fit(outputs, targets, values=True)
             outputs = at_least_float32(outputs)
             classes = outputs.shape[-1]
+            if sharded and _dist.is_filler(len(all_targets)):
+                outputs, targets = outputs[:0], targets[:0]
             if regression:
                 batch_sums = _regression_sums(outputs, targets, shift)
             else:
-                batch_sums = _classification_sums(outputs, targets)
+                chosen = outputs.argmax(1)
+                batch_sums = _classification_sums(outputs, targets, chosen)
                 if confusion:
-                    cells = targets * classes + outputs.argmax(1)
+                    cells = targets * classes + chosen
                     counts = torch.bincount(cells, minlength=classes**2).view(classes, classes)
                     table = counts if table is None else table + counts
+                if answers is not None:
+                    answers.add(targets, chosen, classes)
             batch_sums = batch_sums.cpu().double()
             sums = batch_sums if sums is None else sums + batch_sums
     if sums is None:
@@ -177,11 +226,11 @@ def measure(
     )
 
 
-def _classification_sums(logits: Tensor, targets: Tensor) -> Tensor:
+def _classification_sums(logits: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
     """Return (summed cross entropy, right answers, right answers among the first five)."""
     top5 = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
     loss = F.cross_entropy(logits, targets, reduction="sum")
-    return torch.stack((loss, count_correct(logits, targets), top5.sum()))
+    return torch.stack((loss, (chosen == targets).sum(), top5.sum()))
 
 
 def count_correct(logits: Tensor, targets: Tensor) -> Tensor:
@@ -194,11 +243,14 @@ def count_correct(logits: Tensor, targets: Tensor) -> Tensor:
 
 def _regression_sums(outputs: Tensor, targets: Tensor, shift: Tensor) -> Tensor:
     """Return `(4, outputs)`: sums of squared and absolute errors, targets, squared targets."""
-    error = (outputs - targets).reshape(len(targets), -1)
-    moved = targets.reshape(len(targets), -1) - shift
+    error, moved = _columns(outputs - targets), _columns(targets) - shift
     return torch.stack(
         (error.square().sum(0), error.abs().sum(0), moved.sum(0), moved.square().sum(0))
     )
+
+
+def _columns(values: Tensor) -> Tensor:
+    return values.flatten(1) if values.ndim > 1 else values[:, None]
 
 
 def _regression_metrics(n: int, sums: Tensor) -> Metrics:

@@ -23,7 +23,7 @@ from torch import nn
 from spinalnet import _dist
 from spinalnet._checks import InputError
 from spinalnet.randomness import own_generators
-from spinalnet.training import runs
+from spinalnet.training import circumstances, runs, stopping
 from spinalnet.training.config import TrainConfig
 from spinalnet.training.learner import BringsLearner, ModelLearner
 from spinalnet.training.loop import Loop, nothing_to_train_on
@@ -78,7 +78,7 @@ def fit(
     device = resolve_device(config.device)
     _dist.connect(device)
     if _dist.is_main() and out is not None and not isinstance(out, runs.RunFolder):
-        out = runs.RunFolder.start(out, config.to_dict())
+        out = runs.RunFolder.start(out, config.to_dict(), read=_as_now)
     _dist.barrier()
     run = runs.RunFolder(out) if isinstance(out, str | os.PathLike) else out
     if run is not None and runs.is_done(run.path):
@@ -91,7 +91,7 @@ def fit(
         loop = Loop(learner, config, on_progress)
         _take_up(run, after, loop, learner)
         safe_since = time.monotonic()
-        with learner.all_released_after():
+        with learner.all_released_after(), _kept(run, loop, learner):
             while not loop.stopped:
                 row, is_best = loop.run_epoch()
                 if run is not None and _dist.is_main():
@@ -102,6 +102,7 @@ def fit(
                         run.save_model(loop.best_weights, description, durable=durable)
                     safe_since = time.monotonic() if durable else safe_since
                 loop.tell("epoch", row=row)
+                loop.end_if_asked()
         if run is not None and _dist.is_main():
             # Again: a run killed between its state and its weights has only the state.
             run.save_model(loop.best_weights, description)
@@ -113,8 +114,14 @@ def _take_up(
 ) -> None:
     """Go on where the run was interrupted, else where the stage before has ended."""
     state = None if run is None else run.load_state()
+    seen = _dist.most_of_all([float(state is None), float(state is not None)], learner.device)
+    if min(seen) > 0:
+        raise InputError(
+            f"some of the {_dist.world_size()} processes do not see what is saved in "
+            f"{run and run.path}: all machines need the same folder, such as one of a shared disk."
+        )
     if state is not None:
-        if field := runs.first_difference(state["config"], loop.config.to_dict()):
+        if field := runs.first_difference(_as_now(state["config"]), loop.config.to_dict()):
             name, old, new = field
             raise InputError(
                 f"the interrupted run was trained with {name} = {old!r}, not {new!r}: repeat its "
@@ -131,6 +138,28 @@ def _take_up(
                 run.append_metrics(row)
         if state is not None:
             loop.history = run.metrics()[: loop.epochs_done]
+
+
+def _as_now(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings that an older version may have written as they would be written now."""
+    return TrainConfig.from_dict(config).to_dict()
+
+
+@contextmanager
+def _kept(run: runs.RunFolder | None, loop: Loop, learner: ModelLearner) -> Iterator[None]:
+    """Let the loop save within an epoch, and a signal wait until it has."""
+    if run is None:
+        yield
+        return
+    loop.is_kept = True
+    if _dist.is_main():
+        loop.save = lambda: run.save_state(loop.state_dict() | learner.state_dict())
+        circumstances.keep(run.path, learner.circumstances)
+    try:
+        with stopping.deferred(lambda: loop.saved_in(run.path)):
+            yield
+    finally:
+        loop.save = None  # it holds the loop
 
 
 @contextmanager

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from spinalnet import _dist
 from spinalnet._checks import InputError
-from spinalnet.training.evaluation import Metrics, count_correct, measure
+from spinalnet.randomness import generator_states, set_generator_states
+from spinalnet.training import circumstances, trouble
+from spinalnet.training.evaluation import Answers, Metrics, count_correct, measure
 from spinalnet.training.objective import criterion_for, mixer_for
+from spinalnet.training.parts import Parts
 from spinalnet.training.placement import (
     BatchSource,
     HasDepth,
@@ -31,6 +34,9 @@ from spinalnet.training.updates import MovingAverage, clip_gradients, new_optimi
 if TYPE_CHECKING:
     from spinalnet.training.config import TrainConfig
     from spinalnet.training.placement import Batch, Data, Task
+
+
+_Parallel = nn.parallel.DistributedDataParallel
 
 
 @runtime_checkable
@@ -63,17 +69,25 @@ class ModelLearner:
         self.model = self.placement.move(model)
         self.task: Task
         self.task, self.outputs = self._probe()
+        # What the last digits of a result depend on here.
+        self.circumstances = circumstances.present(
+            self.placement, next(self.model.parameters()).dtype
+        )
         self.criterion = criterion_for(config, self.task, train, self.outputs, self.placement)
         self.mix = mixer_for(config, self.outputs, self.placement)
         self.groups = _depth_groups(self.model, config)
         self.depth = self.groups_trained = len(self.groups)
         self.net = self._for_processes()
+        self.notes: list[str] = []
+        self._parts = Parts(config, self.device, self.notes)
         self.restart_optimizer()
         half = self.placement.amp_dtype is torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.ema = MovingAverage(self.model, config.ema_decay) if config.ema_decay else None
         self.epoch = 0
-        self.notes: list[str] = []
+        self.answers = Answers()  # of the last validation
+        self._silent: set[str] = set()  # what got no gradient at the end of the epoch before
+        self._draws: Mapping[str, Any] | None = None  # generators to take up in this epoch
 
     def _probe(self) -> tuple[Task, int]:
         """Run one batch through the model without training it: do data and model fit?"""
@@ -82,7 +96,15 @@ class ModelLearner:
         if inputs is None or targets is None or len(inputs) == 0:
             raise InputError("the training data is empty: fit needs at least one example.")
         with evaluating(self.model), self.placement.autocast():
-            outputs = self.model(inputs)
+            try:
+                outputs = self.model(inputs)
+            except Exception as error:
+                if not trouble.is_of_memory(error):
+                    raise
+                outputs = None
+            if outputs is None:  # it may fit in parts, which training decides
+                inputs, targets = inputs[:1], targets[:1]
+                outputs = self.model(inputs)
         check_fit(outputs, targets, values=True)
         if self.config.mix != "none" and (targets.is_floating_point() or inputs.ndim != 4):
             raise InputError(
@@ -99,7 +121,7 @@ class ModelLearner:
         if _dist.world_size() == 1:
             return self.model
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(self.model, device_ids=ids)
+        return _Parallel(self.model, device_ids=ids)
 
     def restart_optimizer(self) -> None:
         """Take a new optimizer, which remembers no gradients."""
@@ -137,8 +159,14 @@ class ModelLearner:
             self.groups_trained = trained
             self.net = self._for_processes()
 
-    def batches(self) -> Iterator[Batch]:
-        """Put the model in training mode and yield the batches of the epoch that can be used."""
+    def batches(self, first: int = 0) -> Iterator[Batch]:
+        """Put the model in training mode and yield the batches of the epoch that can be used.
+
+        Of several processes, each gets the inputs of its rows, and all targets.
+
+        Args:
+            first: Number of the first batch to yield, from 0.
+        """
         config = self.config
         self.model.train()
         _rest_frozen(self.model)
@@ -147,18 +175,28 @@ class ModelLearner:
             of_head = set(self.groups[0])
             for norm in norms:
                 norm.train(not of_head.isdisjoint(norm.parameters()))
-        has_batch_norm = any(norm.training for norm in norms)
-        fewest = _dist.world_size() * (2 if has_batch_norm else 1)
-        reason = "it has fewer examples than there are processes"
-        if has_batch_norm:
-            reason = "batch normalisation cannot be trained on a single example"
-        for inputs, targets in batches_of(
-            self.train, config.batch_size, self.placement, shuffled_by=config, epoch=self.epoch
-        ):
-            if len(inputs) < fewest:
-                self.notes = [
-                    f"The last batch of an epoch ({len(inputs)}) is left out of training: {reason}."
-                ]
+        self._parts.prepare(normed=any(norm.training for norm in norms))
+        batches = batches_of(
+            self.train,
+            config.batch_size,
+            self.placement,
+            shuffled_by=config,
+            epoch=self.epoch,
+            first=first,
+            own=True,
+        )
+        if self._draws is not None:
+            # What skips batches may have drawn: it is at its first now, where the states were kept.
+            start = next(batches, None)
+            batches = itertools.chain([] if start is None else [start], batches)
+            set_generator_states(self._draws, self.device)
+            self._draws = None
+        for inputs, targets in batches:
+            if len(targets) < self._parts.fewest:
+                self._parts.note(
+                    f"The last batch of an epoch ({len(targets)}) is left out of training: batch "
+                    "normalisation cannot be trained on a single example."
+                )
             else:
                 yield inputs, targets
 
@@ -167,26 +205,72 @@ class ModelLearner:
 
         Of several processes, each returns its share of both. Where images are mixed, an answer is
         right by as much as its class is in the mixture.
+
+        Raises:
+            MemoryShort: If there is not enough memory.
         """
-        on_cpu = self.device.type == "cpu"
         inputs, targets = batch
         wanted = targets
         if self.mix is not None:
-            if on_cpu:
+            if self.device.type == "cpu":
                 check_classes(targets, self.outputs)
             key = f"mix/{self.config.seed}/{self.epoch}/{step}"
+            inputs = _dist.gather_rows(inputs, len(targets))  # images are mixed with each other
             inputs, wanted = self.mix(key, inputs, targets)
-        part = _dist.shard(wanted)
+            inputs = _dist.shard(inputs)
+        if self._parts.divides:
+            return self._parts.find(self._find_part, self.model, inputs, targets, wanted)
+        try:
+            return self._find_at_once(inputs, targets, wanted, wanted)
+        except Exception as error:
+            if not trouble.is_of_memory(error):
+                raise
+            raise self._parts.too_large(error, 1) from error
+
+    def _find_at_once(
+        self, inputs: Tensor, targets: Tensor, part: Tensor, wanted: Tensor, *, first: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """Compute some rows of a batch.
+
+        Args:
+            inputs: Of these rows.
+            targets: Theirs.
+            part: What is wanted of them.
+            wanted: What is wanted of the whole batch.
+            first: Whether older gradients are dropped, and not added to.
+        """
         with self.placement.autocast():
-            outputs = self.net(_dist.shard(inputs))
-        check_fit(outputs, _dist.shard(targets), values=on_cpu)
+            outputs = self.net(inputs)
+        check_fit(outputs, targets, values=self.device.type == "cpu")
         outputs = at_least_float32(outputs)
         loss = self.criterion(outputs, part, wanted)
-        self.optimizer.zero_grad()
+        if not _dist.is_filler(len(wanted)):
+            counted = count_correct(outputs, part)
+        else:
+            loss, counted = loss * 0.0, torch.zeros((), device=self.device)
+        if first:
+            self.optimizer.zero_grad()
         # The gradients of the processes will be averaged.
         self.scaler.scale(loss * _dist.world_size()).backward()
         is_class = self.task == "classification"
-        return loss.detach(), count_correct(outputs, part) if is_class else None
+        return loss.detach(), counted if is_class else None
+
+    def _find_part(
+        self, inputs: Tensor, targets: Tensor, part: Tensor, wanted: Tensor, first: bool, last: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Compute a part of a batch; with the last one the processes add up their gradients."""
+        net = self.net
+        with nullcontext() if last or not isinstance(net, _Parallel) else net.no_sync():
+            return self._find_at_once(inputs, targets, part, wanted, first=first)
+
+    def is_finite(self, loss: Tensor) -> bool:
+        """Return whether a step can be made: every process of a job comes to the same answer."""
+        here = _dist.world_size() > 1 or bool(torch.isfinite(loss))
+        if self.scaler.is_enabled():  # it looks at the gradients itself
+            return here
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norms = torch.stack([norm.float() for norm in torch._foreach_norm(gradients)])
+        return here and bool(torch.isfinite(norms).all())
 
     def update_weights(self, lr: float) -> None:
         """Make a step of the optimizer at the rate `lr` (of the head, where rates differ)."""
@@ -206,9 +290,64 @@ class ModelLearner:
         return self.model if self.ema is None else self.ema.model
 
     def measure(self) -> Metrics:
-        """Return the metrics on the validation data."""
+        """Return the metrics on the validation data.
+
+        Raises:
+            MemoryShort: If there is not enough memory.
+        """
         _dist.copy_from_main(self.evaluated.buffers())
-        return measure(self.evaluated, self.val, self.placement, sharded=True)
+        self.answers = self.answers.afresh()
+        try:
+            return measure(
+                self.evaluated, self.val, self.placement, sharded=True, answers=self.answers
+            )
+        except Exception as error:
+            if not trouble.is_of_memory(error):
+                raise
+            raise trouble.MemoryShort(
+                f"out of memory in validation{trouble.asked_for(error)}: lower eval_batch_size="
+                f"{self.config.eval_batch_size}, or run fewer at a time (jobs=1)."
+            ) from error
+
+    def find_trouble(self, losses: Sequence[float]) -> list[str]:
+        """Return what the user should know after an epoch.
+
+        Args:
+            losses: Mean loss of every epoch so far.
+        """
+        names, gradients = self._last_gradients()
+        silent = trouble.silent(names, gradients) if gradients else set()
+        both, self._silent = self._silent & silent, silent
+        classes = self.outputs if self.task == "classification" else None
+        self.answers.sum_over_processes(self.outputs, self.device)
+        found = [
+            trouble.of_silent(both) if both else "",
+            trouble.of_losses(losses, classes),
+            trouble.of_validation(self.answers) if classes else "",
+        ]
+        return [sentence for sentence in found if sentence]
+
+    def answered(self) -> Tensor | None:
+        """Return examples and answers of each class in the last validation, `(2, K)`, if any."""
+        present, given = self.answers.present, self.answers.given
+        return None if present is None or given is None else torch.stack([present, given]).cpu()
+
+    def find_trouble_of_best(self, answered: Tensor) -> str:
+        """Return what the user should know of the epoch that is kept, given its `answered`."""
+        return trouble.of_answers(Answers(answered[0], answered[1]))
+
+    def _last_gradients(self) -> tuple[list[str], list[Tensor]]:
+        """Return the gradients of the last step, with the names of their parameters."""
+        named = [(n, p.grad) for n, p in self.model.named_parameters() if p.grad is not None]
+        return [name for name, _ in named], [gradient for _, gradient in named]
+
+    def draws(self) -> dict[str, Any]:
+        """Return what the rest of the running epoch will be drawn from."""
+        return generator_states(self.device)
+
+    def resume_draws(self, states: Mapping[str, Any]) -> None:
+        """Take up what `draws` returned, when the next batches are made."""
+        self._draws = states
 
     def copy_weights(self) -> dict[str, Tensor]:
         """Return a copy on the CPU that shares no memory, with the model or within itself."""
@@ -224,10 +363,20 @@ class ModelLearner:
             "ema": None if self.ema is None else self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "circumstances": self.circumstances,
         }
+
+    def are_finite(self) -> bool:
+        """Return whether all weights are numbers that training can go on from."""
+        weights = [p.detach() for p in self.model.parameters()]
+        return all(bool(torch.isfinite(weight).all()) for weight in weights)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` returned, for the same model and settings."""
+        for sentence in circumstances.check_same(
+            state.get("circumstances", {}), self.circumstances
+        ):
+            self._parts.note(sentence)
         try:
             self.model.load_state_dict(state["model"])
             if self.ema is not None:
@@ -291,10 +440,13 @@ def _rest_frozen(module: nn.Module) -> None:
 
 
 def _seed_everything(seed: int, epoch: int) -> None:
-    """Make what the global generators draw in an epoch a function of (seed, epoch, process)."""
+    """Make what the global generators draw in an epoch a function of (seed, epoch).
+
+    Every process draws the same: for all rows of a batch, of which it takes its own.
+    """
     import numpy as np
 
-    value = random.Random(f"{seed}/{epoch}/{_dist.rank()}").getrandbits(63)
+    value = random.Random(f"{seed}/{epoch}/0").getrandbits(63)
     random.seed(value)
     np.random.seed(value % 2**32)  # noqa: NPY002 (for augmentations of users that draw from it)
     torch.manual_seed(value)

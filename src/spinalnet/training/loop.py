@@ -10,83 +10,24 @@ import dataclasses
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from spinalnet import _dist
 from spinalnet._checks import InputError, TrainingError
+from spinalnet.training import stopping
 from spinalnet.training.config import SCHEDULES, Outcome, TrainConfig
 from spinalnet.training.evaluation import Metrics
+from spinalnet.training.learning import StepsLearner, Watched
+from spinalnet.training.tally import Agreement, Tally
 
 if TYPE_CHECKING:
+    from spinalnet.training.learning import Learner
     from spinalnet.training.placement import Phase, Task
-
-
-class Learner(Protocol):
-    """What a loop trains. Batches are tuples of tensors, of which the second are the targets."""
-
-    task: Task
-    device: torch.device
-    steps: int  # of an epoch
-    depth: int  # groups of parameters that may be released in turn; 1 where all learn at once
-    notes: list[str]  # what the user should know of the epoch
-    advice: str  # what to do if the loss is not finite
-    several_processes: bool  # whether every process of a job trains its rows of each batch
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Prepare an epoch (from 0): all that is drawn in it is decided here."""
-        ...
-
-    def batches(self) -> Iterator[tuple[Any, ...]]:
-        """Yield the batches of the epoch."""
-        ...
-
-    def find_gradients(self, step: int, batch: tuple[Any, ...]) -> tuple[Tensor, Tensor | None]:
-        """Return (mean loss, right answers if counted) of a batch; its gradients are in place."""
-        ...
-
-    def update_weights(self, lr: float) -> None:
-        """Make a step of the optimizer at the rate `lr`."""
-        ...
-
-    def restart_optimizer(self) -> None:
-        """Take a new optimizer, which remembers no gradients."""
-        ...
-
-    def measure(self) -> Metrics | None:
-        """Return the metrics on held-out data; `None` without such data."""
-        ...
-
-    def copy_weights(self) -> Any:
-        """Return a copy of the weights that `measure` has measured."""
-        ...
-
-
-class StepsTaken(NamedTuple):
-    """What some steps found before they moved the weights.
-
-    A loss that is not finite is the last one; then the weights are those before its step.
-    """
-
-    losses: list[float]  # mean of each step
-    sizes: list[int]  # rows of each step
-    correct: int  # right answers in all of them; of a classification
-
-
-@runtime_checkable
-class StepsLearner(Protocol):
-    """A `Learner` that makes many steps in one call; then the loop asks it for no batches."""
-
-    steps: int
-    steps_at_once: int
-
-    def train_steps(self, first: int, rates: Sequence[float]) -> StepsTaken:
-        """Make steps from `first` (from 0) of the running epoch on, at these rates."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -135,40 +76,10 @@ class FitResult:
         return sum(row["seconds"] for row in self.history)
 
 
-class Tally:
-    """Sums over the steps of an epoch, fetched from the device once in `fetch_every` steps."""
-
-    def __init__(self, fetch_every: int) -> None:
-        self.fetch_every = fetch_every
-        self.loss = self.correct = 0.0  # fetched so far
-        self.n = self.n_fetched = 0
-        self.counts = False  # whether right answers are counted
-        self.pending: list[tuple[Tensor, Tensor | None, int]] = []
-
-    def add(self, loss: Tensor, correct: Tensor | None, n: int) -> None:
-        """Add a step: its mean loss, its number of right answers, its examples."""
-        self.pending.append((loss, correct, n))
-        self.n += n
-        if len(self.pending) >= self.fetch_every:
-            self.fetch()
-
-    def fetch(self) -> None:
-        """Bring the sums up to date."""
-        for loss, correct, n in self.pending:
-            self.loss += loss.item() * n
-            if correct is not None:
-                self.counts = True
-                self.correct += correct.item()
-            self.n_fetched += n
-        self.pending.clear()
-
-    @property
-    def mean(self) -> float | None:
-        """The mean loss as far as it has been fetched."""
-        return self.loss / self.n_fetched if self.n_fetched else None
-
-
 _STATE = ("epochs_before", "epoch", "held_lr", "best_key", "best_epoch", "best_weights", "notes")
+_STATE_SINCE = {"within": None, "skipped": 0, "best_answered": None}  # of later versions
+_now = time.monotonic
+_MOST_SKIPPED = 50  # steps on end
 
 
 class Loop:
@@ -195,6 +106,15 @@ class Loop:
         self.best_weights: Any = None
         self.history: list[dict[str, Any]] = []
         self.notes: list[str] = []
+        self.within: dict[str, Any] | None = None  # how far a running epoch has come, as it is kept
+        self.skipped = 0  # steps left out as they were not finite
+        self.best_answered: Tensor | None = None  # in the best epoch, see `Watched.answered`
+        self.save: Callable[[], None] | None = None  # keeps the state; None where nothing is kept
+        self.is_kept = False  # whether some process keeps it
+        self._save_at = math.inf
+        self._watched = learner if isinstance(learner, Watched) else None
+        self._together = learner.several_processes and _dist.world_size() > 1
+        self._agree = Agreement(learner.device)
 
     @property
     def epochs_done(self) -> int:
@@ -221,10 +141,9 @@ class Loop:
     def tell(self, phase: Phase, **more: Any) -> None:
         """Say where the training is: in its running epoch, or after the one that has ended."""
         if self.on_progress is not None:
-            epoch = self.epochs_done + (phase != "epoch")
-            self.on_progress(
-                Progress(phase, epoch, self.epochs_before + self.config.epochs, **more)
-            )
+            epochs = self.epochs_before + self.config.epochs
+            epoch = min(epochs, self.epochs_done + (phase != "epoch"))
+            self.on_progress(Progress(phase, epoch, epochs, **more))
 
     def rate(self, step: int) -> float:
         """Return the learning rate of `step` (from 0) of the running epoch."""
@@ -240,19 +159,69 @@ class Loop:
         return lr
 
     def run_epoch(self) -> tuple[dict[str, Any], bool]:
-        """Train and measure one epoch; return its row of metrics and whether it is the best."""
+        """Train and measure one epoch; return its row of metrics and whether it is the best.
+
+        Raises:
+            TrainingError: If the loss is not finite.
+            Interrupted: If a signal was put off; the state is saved.
+        """
         began = time.perf_counter()
+        self._save_at = _now() + self.config.save_seconds
+        if self.within is not None:
+            began -= self.within["seconds"]
+        self._began = began
         self.learner.begin_epoch(self.epoch)
         row: dict[str, Any] = {"epoch": self.epochs_done + 1} | self._train_epoch()
         if self.config.head_epochs or self.config.unfreeze_every:
             row["groups_trained"] = self.config.groups_trained(self.epoch, self.learner.depth)
         self.tell("validate")
-        metrics = self.learner.measure()
+        try:
+            metrics = self.learner.measure()
+        except stopping.Paused:
+            self._keep(*self._trained)
+            stopping.end_if_asked()
+            raise
+        self._tell_trouble(row)
         is_best = metrics is not None and self._judge(metrics, row)
         self.epoch += 1
+        self.within = None
         row["seconds"] = time.perf_counter() - began
         self.history.append(row)
         return row, is_best
+
+    def end_if_asked(self) -> None:
+        """End the training between two epochs, the last of which is saved, if a signal came.
+
+        Raises:
+            Interrupted: If so.
+        """
+        if self.is_kept and (number := self._agree.at_once([float(stopping.asked)])[0]):
+            stopping.asked = int(number)
+            _dist.barrier()  # until it is saved: a process that ends takes the others along
+            stopping.end_if_asked()
+
+    def saved_in(self, folder: object) -> str:
+        """Say in words what is saved; empty for nothing."""
+        said = []
+        if self.epoch:
+            epochs = "epoch is" if self.epochs_done == 1 else "epochs are"
+            said.append(f"{self.epochs_done} finished {epochs} saved")
+        if self.within is not None:
+            steps = f"{self.within['step']} of {self.learner.steps} steps"
+            said.append(f"{steps} of epoch {self.epochs_done + 1} are saved")
+        return f"{' and '.join(said)} in {folder}" if said else ""
+
+    def note(self, sentence: str) -> None:
+        """Tell the user something, once in a run."""
+        if sentence and sentence not in self.notes:
+            self.notes.append(sentence)
+            self.tell("note", note=sentence)
+
+    def _tell_trouble(self, row: Mapping[str, Any]) -> None:
+        if self._watched is not None:
+            losses = [*(r["train_loss"] for r in self.history), row["train_loss"]]
+            for sentence in self._watched.find_trouble(losses):
+                self.note(sentence)
 
     def _train_epoch(self) -> dict[str, Any]:
         learner = self.learner
@@ -260,15 +229,28 @@ class Loop:
             return self._train_at_once(learner)
         # Asking a GPU for a number makes it wait; on the CPU the number is already there.
         tally = Tally(fetch_every=1 if learner.device.type == "cpu" else 50)
-        lr = self.rate(0)
-        for step, batch in enumerate(learner.batches()):
+        first, lr = self._take_up(tally)
+        step, on_end = first - 1, 0
+        skips = self.config.on_nonfinite == "skip"
+        for step, batch in enumerate(learner.batches(first), first):
             lr = self.rate(step)
-            tally.add(*learner.find_gradients(step, batch), len(batch[1]))
-            if not math.isfinite(tally.loss):
-                raise self._not_finite("training loss", lr)
-            learner.update_weights(lr)
+            loss, correct = learner.find_gradients(step, batch)
+            if skips and not learner.is_finite(loss):
+                self.skipped, on_end = self.skipped + 1, on_end + 1
+                if on_end >= min(_MOST_SKIPPED, learner.steps):
+                    raise self._not_finite(f"training loss (for {on_end} steps on end)", lr)
+            else:
+                on_end = 0
+                tally.add(loss, correct, len(batch[1]))
+                # What one of several processes sees, the others hear of in `_look_up`.
+                if not math.isfinite(tally.loss) and not self._together:
+                    raise self._not_finite("training loss", lr)
+                learner.update_weights(lr)
             if self.on_progress is not None:
                 self.tell("train", step=step + 1, steps=learner.steps, loss=tally.mean)
+            if self.is_kept and (self._together or stopping.asked or _now() >= self._save_at):
+                self._look_up(step + 1, lr, tally)
+        self._trained = step + 1, lr, tally
         tally.fetch()
         sums = tally.loss, tally.correct
         if learner.several_processes:
@@ -278,16 +260,73 @@ class Loop:
             raise self._not_finite("training loss", lr)
         if tally.n == 0:
             raise nothing_to_train_on()
-        for sentence in learner.notes:  # once in a run
-            if sentence not in self.notes:
-                self.notes.append(sentence)
-                self.tell("note", note=sentence)
+        for sentence in learner.notes:
+            self.note(sentence)
         row = {"lr": lr, "train_loss": sums[0] / tally.n}
         return row | ({"train_accuracy": sums[1] / tally.n} if tally.counts else {})
 
+    def _take_up(self, tally: Tally) -> tuple[int, float]:
+        """Return (steps done, rate of the last) of an epoch that goes on, with its sums."""
+        if self.within is None:
+            return 0, self.rate(0)
+        loss, correct, *counts = self.within["tally"]
+        mine = _dist.is_main() or not self._together  # the sums kept are those of all processes
+        tally.load([loss if mine else 0.0, correct if mine else 0.0, *counts])
+        return self.within["step"], self.within["lr"]
+
+    def _look_up(self, step: int, lr: float, tally: Tally) -> None:
+        """Look, between two steps, whether it is time to save, or to end.
+
+        Args:
+            step: Steps done in this epoch.
+            lr: Of the last of them.
+            tally: Sums over them, in this process.
+        """
+        number, is_time = stopping.asked, True
+        if self._together:
+            # What one process sees all must hear of, as none can make a step without the others.
+            is_time = _dist.is_main() and _now() >= self._save_at
+            heard = self._agree([number, is_time, not math.isfinite(tally.loss)], _now())
+            if heard is None:
+                return
+            number, is_time, bad = int(heard[0]), bool(heard[1]), bool(heard[2])
+            if bad:
+                raise self._not_finite("training loss", lr)
+        if number or is_time:
+            self._keep(step, lr, tally)
+        if number:
+            stopping.asked = number
+            self._leave()
+
+    def _keep(self, step: int, lr: float, tally: Tally) -> None:
+        """Save how far the running epoch has come."""
+        assert self._watched is not None
+        sums = tally.state()
+        if self._together:
+            # The main process, whose state is kept, takes the sums of all.
+            local = torch.tensor(sums[:2], dtype=torch.float64)
+            total = _dist.sum_over_processes(local, self.learner.device).tolist()
+            own = total if _dist.is_main() else [0.0, 0.0]
+            tally.load([*own, *sums[2:]])
+            sums = tally.state()
+        if not self._watched.are_finite():
+            raise self._not_finite("training loss, or a weight,", lr)
+        seconds = time.perf_counter() - self._began
+        self.within = {"step": step, "lr": lr, "tally": sums, "seconds": seconds}
+        self.within["draws"] = self._watched.draws()
+        if self.save is not None:
+            self.save()
+        self._save_at = _now() + self.config.save_seconds
+
+    def _leave(self) -> None:
+        """End the training as a signal has asked; everything is saved."""
+        _dist.barrier()
+        stopping.end_if_asked()
+
     def _train_at_once(self, learner: StepsLearner) -> dict[str, Any]:
-        total, correct, seen, lr = 0.0, 0, 0, self.rate(0)
-        for first in range(0, learner.steps, learner.steps_at_once):
+        tally = Tally(fetch_every=1)
+        start, lr = self._take_up(tally)
+        for first in range(start, learner.steps, learner.steps_at_once):
             rates = [
                 self.rate(step)
                 for step in range(first, min(first + learner.steps_at_once, learner.steps))
@@ -296,14 +335,19 @@ class Loop:
             lr = rates[len(losses) - 1]
             if not math.isfinite(losses[-1]):
                 raise self._not_finite("training loss", lr)
-            total += sum(loss * size for loss, size in zip(losses, sizes, strict=True))
-            seen, correct = seen + sum(sizes), correct + right
+            tally.loss += sum(loss * size for loss, size in zip(losses, sizes, strict=True))
+            tally.n += sum(sizes)
+            tally.correct += right
+            tally.n_fetched = tally.n
             if self.on_progress is not None:
-                step, mean = first + len(losses), total / seen
-                self.tell("train", step=step, steps=learner.steps, loss=mean)
-        row = {"lr": lr, "train_loss": total / seen}
+                step = first + len(losses)
+                self.tell("train", step=step, steps=learner.steps, loss=tally.mean)
+            if self.is_kept and (stopping.asked or _now() >= self._save_at):
+                self._look_up(first + len(losses), lr, tally)
+        self._trained = learner.steps, lr, tally
+        row = {"lr": lr, "train_loss": tally.loss / tally.n}
         by_class = self.learner.task == "classification"
-        return row | ({"train_accuracy": correct / seen} if by_class else {})
+        return row | ({"train_accuracy": tally.correct / tally.n} if by_class else {})
 
     def _judge(self, metrics: Metrics, row: dict[str, Any]) -> bool:
         """Enter the metrics of an epoch and decide what follows; return whether it is the best."""
@@ -320,13 +364,20 @@ class Loop:
         if is_best:
             self.best_key, self.best_epoch, self.best_metrics = key, self.epochs_done + 1, metrics
             self.best_weights = self.learner.copy_weights()
+            if self._watched is not None:
+                self.best_answered = self._watched.answered()
         self._set_next_rate(metrics.score, best_before)
         return is_best
 
     def _not_finite(self, what: str, lr: float) -> TrainingError:
+        skipping = kept = ""
+        if self._watched is not None and self.config.on_nonfinite == "stop":
+            skipping = "; on_nonfinite=skip leaves such steps out"
+        if self.is_kept and (self.epochs_done or self.within is not None):
+            kept = " The last good state is saved."
         return TrainingError(
             f"the {what} is not finite in epoch {self.epochs_done + 1} at learning rate {lr:g}: "
-            f"check the data for extreme values, {self.learner.advice}."
+            f"check the data for extreme values, {self.learner.advice}{skipping}.{kept}"
         )
 
     def _set_next_rate(self, score: float, best_before: float) -> None:
@@ -348,20 +399,32 @@ class Loop:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the remaining epochs depend on beside the learner's own state."""
-        assert self.best_metrics is not None
-        state = {name: getattr(self, name) for name in _STATE}
-        metrics = dataclasses.asdict(self.best_metrics)
+        state = {name: getattr(self, name) for name in (*_STATE, *_STATE_SINCE)}
+        metrics = None if self.best_metrics is None else dataclasses.asdict(self.best_metrics)
         return state | {"config": self.config.to_dict(), "best_metrics": metrics}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the state of an interrupted run."""
         for name in _STATE:
             setattr(self, name, state[name])
-        self.best_metrics = Metrics(**state["best_metrics"])
+        for name, value in _STATE_SINCE.items():
+            setattr(self, name, state.get(name, value))
+        metrics = state["best_metrics"]
+        self.best_metrics = None if metrics is None else Metrics(**metrics)
+        if self.within is not None and self._watched is not None:
+            self._watched.resume_draws(self.within["draws"])
 
     def result(self, model: nn.Module) -> FitResult:
         """Put the best weights into the model and return it with its history."""
         assert self.best_metrics is not None
+        if self.skipped:
+            times = "step was" if self.skipped == 1 else "steps were"
+            self.note(
+                f"{self.skipped} {times} left out, as the loss or a gradient was not finite: "
+                f"{self.learner.advice}, and look for extreme values in the data."
+            )
+        if self._watched is not None and self.best_answered is not None:
+            self.note(self._watched.find_trouble_of_best(self.best_answered))
         model.load_state_dict(self.best_weights)
         return FitResult(
             model=model.eval(),

@@ -6,6 +6,8 @@ shaped like the targets (float targets).
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -136,8 +138,22 @@ def batches_of(
     *,
     shuffled_by: TrainConfig | None = None,
     epoch: int = 0,
+    first: int = 0,
+    own: bool = False,
 ) -> Iterator[Batch]:
-    """Yield batches on the device; for training, in the order of `shuffled_by` and `epoch`."""
+    """Yield batches on the device; for training, in the order of `shuffled_by` and `epoch`.
+
+    Args:
+        data: A source, or batches.
+        batch_size: Examples per batch of a source.
+        placement: Where they go.
+        shuffled_by: Whose seed and augmentation are those of the batches.
+        epoch: From 0.
+        first: Number of the first batch to yield. What makes no source of its own skip batches
+            makes them, and they are dropped.
+        own: Whether to yield the inputs of this process's rows only, with the targets of all.
+    """
+    made_whole = own and _dist.world_size() > 1
     if isinstance(data, BatchSource):
         options: dict[str, Any] = {"device": placement.device}
         if placement.channels_last:
@@ -145,9 +161,16 @@ def batches_of(
         if shuffled_by is not None:
             options |= {"shuffle": True, "seed": shuffled_by.seed, "epoch": epoch}
             options["augment"] = shuffled_by.augment
+        known = inspect.signature(data.batches).parameters if first or made_whole else ()
+        if first and "first" in known:
+            options["first"], first = first, 0
+        if made_whole and "share" in known:
+            options["share"], made_whole = (_dist.rank(), _dist.world_size()), False
         data = data.batches(batch_size, **options)
-    for batch in data:
+    for batch in itertools.islice(data, first, None) if first else data:
         inputs, targets = (batch, batch) if isinstance(batch, Tensor) else batch
+        if made_whole:
+            inputs = _dist.shard(inputs)
         inputs = inputs.to(placement.device, non_blocking=True)
         if placement.channels_last and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)

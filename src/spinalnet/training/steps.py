@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spinalnet._checks import InputError
 from spinalnet.kernels import trainer
-from spinalnet.training.loop import StepsTaken
+from spinalnet.training.learning import StepsTaken
 
 if TYPE_CHECKING:
     from spinalnet.training.config import TrainConfig
@@ -27,6 +27,7 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "class_weights": ("none",),
     "ema_decay": (0.0,),
     "mix": ("none",),
+    "on_nonfinite": ("stop",),
     "amp": ("auto", "off"),
     "device": ("auto", "cpu"),
 }

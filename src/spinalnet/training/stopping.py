@@ -1,0 +1,140 @@
+"""Signals that end a run: where there is something to save, it is saved first.
+
+The library leaves signals alone; `install` is called by the command. What trains into a folder
+finishes its step when one comes and saves (`deferred`); everything else is ended where it is. A
+second signal ends the process at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_ENDING = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+# torchrun passes Ctrl-C on to processes that the terminal has told already.
+_SAME_SECONDS = 2.0
+
+asked = 0
+"""The signal that asked for an end which is put off to the end of a step; 0 without one."""
+
+saved: Callable[[], str] | None = None
+"""Says what the last run that was trained into a folder has saved there."""
+
+_deferring = 0
+_first: float | None = None  # when the first signal came
+
+
+class Interrupted(BaseException):
+    """A signal has ended the work. No `Exception`, so that nobody takes it for a run's failure.
+
+    Nor a `KeyboardInterrupt`, for which libraries of command lines have a way of their own.
+
+    Args:
+        number: The signal's.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class Paused(BaseException):
+    """Ends what is not a step, such as validation, so that its caller saves and ends."""
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the exit code of a command that an `Interrupted` or a `KeyboardInterrupt` ended."""
+    return 128 + getattr(error, "number", signal.SIGINT)
+
+
+def install() -> None:
+    """Let signals that end a process end its work in order; those that are ignored stay so."""
+    for number in _ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _on_signal)
+
+
+@contextmanager
+def deferred(what: Callable[[], str] | None) -> Iterator[None]:
+    """Put signals off inside: whoever makes steps looks at `asked` after each, saves and ends.
+
+    Args:
+        what: Says in a sentence what is saved; None to put nothing off.
+    """
+    global _deferring, saved
+    if what is None:
+        yield
+        return
+    saved = what
+    _deferring += 1
+    try:
+        yield
+    finally:
+        _deferring -= 1
+        said = what()
+        saved = lambda: said  # noqa: E731 (what was trained must not be held in memory)
+    end_if_asked()  # one that came after the last step
+
+
+def end_if_asked() -> None:
+    """End the work if a signal was put off. Everything is saved.
+
+    Raises:
+        Interrupted: If so.
+    """
+    global asked
+    if number := asked:
+        asked = 0
+        raise Interrupted(number)
+
+
+def pause_if_asked() -> None:
+    """Leave work that repeats itself, such as validation, if a signal was put off.
+
+    Raises:
+        Paused: If so.
+    """
+    if asked:
+        raise Paused
+
+
+def leave(number: int, sentence: str = "") -> None:
+    """End the process now, as the signal would have; a terminal gets its cursor back."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        sentence = f"\x1b[?25h{sentence}"
+    if sentence:
+        os.write(2, sentence.encode())
+    os._exit(128 + number)
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    global asked, _first
+    now = time.monotonic()
+    if _first is not None:
+        if "RANK" in os.environ and now - _first < _SAME_SECONDS:
+            return
+        leave(number)
+    _first = now
+    if _deferring:
+        asked = number
+    elif _imports(frame):
+        # Half a library is of no use, and an exception in it comes out as something else.
+        leave(number, "stopped.\n")
+    else:
+        raise Interrupted(number)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Return whether a module is being imported where a signal has come."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

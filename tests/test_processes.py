@@ -1,0 +1,369 @@
+"""Several processes train as one does: the same draws, losses and metrics, and what if one dies.
+
+The processes are real, on this machine, and talk through gloo.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from spinalnet import InputError, SpinalNet, _dist, randomness
+from spinalnet.data import ArrayDataset, FolderDataset
+from spinalnet.randomness import BatchPart, draw_rows, part_of_batch
+from spinalnet.training import TrainConfig, fit, runs
+from spinalnet.training.together import in_part
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HERE = Path(__file__).parent
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@contextmanager
+def job(size: int, *words: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """Start the processes of a job, without an agent that would end the others with one."""
+    shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    path = f"{HERE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    started = [
+        subprocess.Popen(
+            [sys.executable, *words],
+            env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank, "PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in map(str, range(size))
+    ]
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+# --- the same training ----------------------------------------------------------------------------
+
+
+class Noisy(nn.Module):
+    """Draws in ways of torch, of its own, and of this package; takes statistics of batches."""
+
+    def __init__(self, norm: bool) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.conv = nn.Conv2d(1, 6, 3)
+        self.norm = nn.BatchNorm2d(6) if norm else nn.GroupNorm(2, 6)
+        self.drop = nn.Dropout2d(0.2)
+        options = {"hidden_features": 8, "num_layers": 3, "dropout": 0.3}
+        self.head = SpinalNet(6 * 16, 4, norm="batch" if norm else None, **options)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.to(self.conv.weight)
+        x = self.drop(F.relu(self.norm(self.conv(x))))
+        x = F.max_pool2d(x, 2).flatten(1)
+        if self.training:
+            kept = x.new_empty(len(x), 1).bernoulli_(0.9)  # as timm's DropPath
+            x = F.dropout(x * kept, 0.1) + 0.01 * torch.randn_like(x)
+        return self.head(x)
+
+
+def images(n: int, seed: int = 0) -> ArrayDataset:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (n, 1, 10, 10), generator=generator).to(torch.uint8)
+    targets = torch.arange(n) % 4
+    pixels[:, 0] += (targets[:, None, None] * 20).to(torch.uint8)
+    return ArrayDataset(pixels, targets, (0.5,), (0.25,))
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    # 50 = 3 * 16 + 2: the last batch has fewer rows than four processes.
+    "norm": {"norm": True, "augment": "rotation:10+crop:1+flip", "ema_decay": 0.5},
+    "mixed": {"norm": False, "mix": "both", "augment": "trivial-augment", "clip_norm": 1.0},
+    "parts": {"norm": False, "accumulate": 3, "class_weights": "balanced", "on_nonfinite": "skip"},
+}
+
+
+def train(name: str, out: str | None) -> Any:
+    """Train as one of the processes that the environment describes."""
+    torch.set_num_threads(1)
+    options = dict(SETTINGS[name])
+    # In float64: what a norm takes away again gets no gradient, and Adam makes steps of rounding.
+    norm = options.pop("norm")
+    model = Noisy(norm).double() if norm else Noisy(norm)
+    config = TrainConfig(epochs=3, batch_size=16, lr=5e-3, device="cpu", **options)
+    return fit(model, images(50), images(3, 1), config, out=out)  # fewer rows than processes
+
+
+def train_all(out: str) -> None:
+    for name in SETTINGS:
+        train(name, f"{out}/{name}")
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    return {name: train(name, None) for name in SETTINGS}
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_any_number_of_processes_finds_the_losses_of_one(
+    tmp_path: Path, alone: dict[str, Any], size: int
+) -> None:
+    code = f"import test_processes as t; t.train_all({str(tmp_path)!r})"
+    with job(size, "-c", code) as processes:
+        said = [process.communicate(timeout=200)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0] * size, said
+    for name, one in alone.items():
+        together = runs.RunFolder(tmp_path / name)
+        for row, expected in zip(together.metrics(), one.history, strict=True):
+            for field in row.keys() - {"seconds"}:
+                close = pytest.approx(expected[field], rel=1e-6 if name == "norm" else 2e-4)
+                assert row[field] == close, (name, field)
+        for field, tensor in together.load_model()[0].items():
+            expected = one.model.state_dict()[field]
+            torch.testing.assert_close(
+                tensor, expected, rtol=1e-5, atol=1e-7, msg=f"{name} {field}"
+            )
+        environment = json.loads((tmp_path / name / "environment.json").read_text())
+        assert environment["processes"] == size
+        assert environment["precision"] == ("float64" if name == "norm" else "float32")
+
+
+def test_draws_for_parts_are_those_for_the_whole() -> None:
+    """With the longhand: draw for all rows, and take some."""
+    rows = torch.tensor([1, 4, 7])
+
+    def draw(n: int) -> torch.Tensor:
+        return torch.rand(n, 5)
+
+    torch.manual_seed(0)
+    whole, after = draw(9), torch.rand(1)
+    torch.manual_seed(0)
+    with part_of_batch(BatchPart(9, rows)):
+        part = draw_rows(draw, 3)
+    assert torch.equal(part, whole[rows])
+    assert torch.equal(torch.rand(1), after)
+    torch.manual_seed(0)
+    twice = draw(18).view(9, 2, 5)[rows].flatten(0, 1)
+    torch.manual_seed(0)
+    with part_of_batch(BatchPart(9, rows)):
+        assert torch.equal(draw_rows(draw, 6), twice)
+    assert randomness.batch_part is None
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("layer", [nn.Dropout(0.4), nn.Dropout1d(0.4), nn.Dropout2d(0.4)])
+def test_torchs_dropout_of_a_part_is_its_rows_of_the_whole(
+    layer: nn.Module, layout: torch.memory_format
+) -> None:
+    x = torch.randn(10, 3, 4, 5).contiguous(memory_format=layout)
+    x = x.flatten(2) if isinstance(layer, nn.Dropout1d) else x
+    rows = torch.tensor([0, 3, 6, 9])
+    torch.manual_seed(1)
+    whole = layer(x)[rows]
+    torch.manual_seed(1)
+    with in_part(BatchPart(10, rows), real=True):
+        part = layer(x[rows])
+    assert torch.equal(part, whole)
+
+
+# --- shares ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    root = tmp_path_factory.mktemp("images")
+    paths = []
+    for number in range(11):
+        paths.append(root / f"{number:02}.png")
+        Image.new("L", (12, 12), number * 20).save(paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize("augment", ["none", "rotation:20+crop:2+resized-crop", "trivial-augment"])
+@pytest.mark.parametrize("kind", ["memory", "files"])
+@pytest.mark.parametrize("of", [1, 2, 3, 5])
+def test_shares_of_batches_are_their_rows(
+    folder: list[Path], kind: str, augment: str, of: int
+) -> None:
+    targets = torch.arange(11) % 3
+    source: Any = FolderDataset(folder, targets, 1, 12)
+    if kind == "memory":
+        pixels = torch.cat([x for x, _ in source.batches(11)]).mul(255).round().to(torch.uint8)
+        source = ArrayDataset(pixels, targets)
+    options = {"shuffle": True, "seed": 3, "epoch": 2, "augment": augment}
+    whole = list(source.batches(4, **options))
+    for number in range(of):
+        for first in range(len(whole) + 1):
+            shares = list(source.batches(4, share=(number, of), first=first, **options))
+            assert len(shares) == len(whole) - first
+            for (x, y), (all_x, all_y) in zip(shares, whole[first:], strict=True):
+                rows = list(_dist.own_rows(len(all_y), number, of))
+                torch.testing.assert_close(x, all_x[rows])
+                assert torch.equal(y, all_y)
+
+
+def test_each_process_decodes_only_its_share(
+    folder: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spinalnet.data import images as reading
+
+    seen: list[str] = []
+    fill = reading._fill
+
+    def watch(out: torch.Tensor, paths: list[str]) -> Any:
+        seen.extend(paths)
+        return fill(out, paths)
+
+    monkeypatch.setattr(reading, "_fill", watch)
+    source = FolderDataset(folder, torch.arange(11) % 3, 1, 12)
+    by_process = []
+    for number in range(2):
+        seen.clear()
+        list(source.batches(4, share=(number, 2), shuffle=True, augment="rotation:5"))
+        by_process.append(set(seen))
+    assert by_process[0] | by_process[1] == set(map(str, folder))
+    assert not by_process[0] & by_process[1]
+    seen.clear()
+    list(source.batches(4, first=2, shuffle=True))  # what was trained on is not read again
+    assert len(seen) == 3
+
+
+# --- what ends a job, and what goes on ------------------------------------------------------------
+
+
+COMMAND = ["-m", "spinalnet", "train", "digits", "--limit", "600", "--device", "cpu", "--out"]
+
+
+def wait_for(run: Path, epochs: int) -> None:
+    until = time.monotonic() + 90
+    while time.monotonic() < until:
+        path = run / "metrics.jsonl"
+        if path.exists() and len(path.read_text().splitlines()) >= epochs:
+            return
+        time.sleep(0.05)
+    raise AssertionError("nothing was trained")
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_others_with_a_sentence_and_the_run_goes_on(
+    tmp_path: Path, victim: int
+) -> None:
+    run, epochs = tmp_path / "run", ["--epochs", "200", "--early-stopping", "3"]
+    with job(2, *COMMAND, str(run), *epochs) as processes:
+        wait_for(run, 2)
+        processes[victim].kill()
+        killed = time.monotonic()
+        said = processes[1 - victim].communicate(timeout=60)[1]
+        assert time.monotonic() - killed < 30
+        assert processes[1 - victim].returncode == 1
+    assert "as another has ended" in said
+    assert "also with another number of processes" in said
+    assert "Traceback" not in said
+    done = len(runs.RunFolder(run).metrics())
+    again = subprocess.run(
+        [sys.executable, *COMMAND, str(run), *epochs],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert again.returncode == 0, again.stderr
+    said = " ".join(again.stderr.split())
+    assert "other circumstances than it was begun (processes 1, not 2)" in said
+    assert len(runs.RunFolder(run).metrics()) > done
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["processes"] == 2
+    assert environment["continued"][0]["processes"] == 1
+
+
+def test_a_signal_to_one_process_saves_and_ends_all(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with job(2, *COMMAND, str(run), "--epochs", "500") as processes:
+        wait_for(run, 2)
+        processes[1].send_signal(signal.SIGTERM)
+        said = [process.communicate(timeout=60)[1] for process in processes]
+        assert [process.returncode for process in processes] == [143, 143], said
+    assert "Traceback" not in said[0] + said[1]
+    assert "the same command continues" in said[0]
+    state = runs.RunFolder(run).load_state()
+    assert state is not None
+    assert state["epoch"] == len(runs.RunFolder(run).metrics())
+
+
+def test_another_precision_is_refused_when_a_run_goes_on(tmp_path: Path) -> None:
+    class End(Exception):
+        pass
+
+    def end(progress: Any) -> None:
+        if progress.phase == "train" and progress.epoch == 2:
+            raise End
+
+    def model(dtype: torch.dtype) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(100, 4)).to(dtype)
+
+    config = TrainConfig(epochs=2, device="cpu")
+    with pytest.raises(End):
+        fit(model(torch.float32), images(50), images(9), config, out=tmp_path, on_progress=end)
+    state = runs.RunFolder(tmp_path).load_state()
+    assert state is not None
+    assert state["circumstances"]["precision"] == "float32"
+    state["circumstances"]["precision"] = "bfloat16"
+    runs.RunFolder(tmp_path).save_state(state)
+    with pytest.raises(InputError, match=r"was trained in bfloat16 .* would go on in float32"):
+        fit(model(torch.float32), images(50), images(9), config, out=tmp_path)
+
+
+@pytest.mark.slow
+def test_two_hosts_train_together(tmp_path: Path) -> None:
+    """Two agents, as on two machines, that meet at an address; here both are this machine."""
+    run, port = tmp_path / "run", free_port()
+    agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node"]
+    agent += ["1", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}"]
+    agent += ["--rdzv-id", "test", "--local-addr", "127.0.0.1"]
+    words = ["--epochs", "3", "--lr", "1e-3"]
+    hosts = [
+        subprocess.Popen(
+            [*agent, *COMMAND, str(run), *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    try:
+        said = [host.communicate(timeout=200) for host in hosts]
+    finally:
+        for host in hosts:
+            host.kill()
+    assert [host.returncode for host in hosts] == [0, 0], said
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["processes"] == 2
+    alone = tmp_path / "alone"
+    subprocess.run([sys.executable, *COMMAND, str(alone), *words], check=True, timeout=120)
+    for one, two in zip(
+        runs.RunFolder(alone).metrics(), runs.RunFolder(run).metrics(), strict=True
+    ):
+        assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
+        assert two["val_accuracy"] == one["val_accuracy"]
