@@ -48,8 +48,8 @@ Group = Annotated[
     str | None,
     _option(
         _ANSWER,
-        "What must not lie in two parts: a column of a table, or a pattern over the names of "
-        "image files.",
+        "What must not lie in two parts: a column of a table or of --labels, or a pattern over "
+        "the names of image files.",
     ),
 ]
 UntilDecided = Annotated[
@@ -58,7 +58,9 @@ UntilDecided = Annotated[
 MaxSeeds = Annotated[int | None, _option(_ANSWER, "Most seeds of --until-decided; 30 without it.")]
 Tune = Annotated[int, _option(_ANSWER, "Trials in which each head's settings are chosen.")]
 Target = Annotated[str | None, _option(_TABLES, "Column to predict.")]
-TaskOf = Annotated[str, _option(_TABLES, "classification, regression, or auto.")]
+TaskOf = Annotated[
+    str, _option(_TABLES, "classification, regression, or auto; of a table, or of --labels.")
+]
 TimeColumn = Annotated[
     str | None, _option(_TABLES, "Column of time: nothing is trained on the future.", "--time")
 ]
@@ -99,6 +101,7 @@ Only = Annotated[str | None, _option(_ENGINE, "Make this one run.", metavar="NAM
 
 _OF_IMAGES = {"model", "backbone", "weights", "freeze", "head_option", "data_dir", "download"}
 _OF_IMAGES |= {"image_size", "in_channels", "limit", "on_bad_image", "probe_epochs", "probe_lr"}
+_OF_IMAGES |= {"labels", "image_column", "label_column", "split_column"}
 
 
 @app.command("compare")
@@ -153,15 +156,15 @@ def compare_command(
 
     shared = {"folds": folds, "repeats": repeats, "metric": metric, "margin": margin}
     shared |= {"group": group, "time": time, "tune": tune}
-    if asking.names_table(asked.data, target):
+    asked.check_labels(is_table := asking.names_table(asked.data, target))
+    if is_table:
         of_images = _OF_IMAGES | {field.name for field in fields(TrainConfig)} - {"seed"}
         asked.refuse(of_images, f"for a table ('{asked.data}')")
         own = {"target": target, "task": task, "seed": asked.training.seed}
         question = asking.ask(asked.data, heads, seeds, **own, **shared)
     else:
-        of_tables = {"target", "task", "time"}
-        asked.refuse(of_tables, f"for '{asked.data}', which is no table")
-        base = asked.spec(probe_epochs=probe_epochs, probe_lr=probe_lr)
+        asked.refuse({"target", "time"}, f"for '{asked.data}', which is no table")
+        base = asked.spec(task=task, probe_epochs=probe_epochs, probe_lr=probe_lr)
         question = asking.ask(base, heads, seeds, **shared)
     most = asking.check_worth_asking(question, until_decided, max_seeds)
     if engine not in (*ENGINES, "print"):

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spinalnet._checks import InputError
-from spinalnet.cli.options import DataDir, OnBadImage, RunFolder
+from spinalnet.cli.options import (
+    DataDir,
+    ImageColumn,
+    LabelColumn,
+    LabelsOf,
+    OnBadImage,
+    RunFolder,
+    SplitColumn,
+)
 from spinalnet.cli.progress import print_note
 from spinalnet.cli.root import app, err_console, out_console
 
@@ -26,6 +34,10 @@ def evaluate_command(
     run: RunFolder,
     data: Annotated[str | None, typer.Option(help="Other data with the same classes.")] = None,
     data_dir: DataDir = None,
+    labels: LabelsOf = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda or mps. Default: the run's.")
     ] = None,
@@ -33,12 +45,22 @@ def evaluate_command(
 ) -> None:
     """Evaluate a trained model on the test part of its own or of other data, class by class.
 
+    Images with a table of labels (--labels): all that it names, or those it calls test.
+
     The model of a table: on the test rows of its run, or on all rows of another table (--data).
     """
     from spinalnet import _dist
     from spinalnet.deploy import evaluate_run
 
-    evaluation = evaluate_run(run, data, data_dir, device=device, tell=print_note)
+    columns = {"image_column": image_column, "label_column": label_column}
+    evaluation = evaluate_run(
+        *(run, data, data_dir),
+        device=device,
+        labels=labels,
+        **columns,
+        split_column=split_column,
+        tell=print_note,
+    )
     if as_json:
         if _dist.is_main():
             print(json.dumps(evaluation.to_dict()))
@@ -96,8 +118,17 @@ def predict_command(
             metavar="COLUMNS",
         ),
     ] = None,
+    id_column: Annotated[
+        str | None,
+        typer.Option(
+            help="PATHS are a table that names images, and their folder: column that is written "
+            "beside the predictions, such as an id.",
+            rich_help_panel="Labels",
+        ),
+    ] = None,
+    image_column: ImageColumn = None,
 ) -> None:
-    """Classify images, any number of them, or predict the rows of a table.
+    """Classify images or predict their values, any number of them, or the rows of a table.
 
     Rows are written as they are made. RUN may be a comparison, whose best run is taken. A table has
     its columns by name, in any order; missing values and new levels are allowed, a missing column
@@ -116,7 +147,8 @@ def predict_command(
     if not _dist.is_main():
         return  # there is one file to write
     if is_of_table(run):
-        _refuse(ctx, ("on_bad_image", "batch_size", "device"), "for the model of a table")
+        of_images = ("on_bad_image", "batch_size", "device", "id_column", "image_column")
+        _refuse(ctx, of_images, "for the model of a table")
         _predict_table(run, paths, out, keep, form, top_k, all_probabilities)
         return
     _refuse(ctx, ("keep",), "for the model of images")
@@ -130,6 +162,10 @@ def predict_command(
         skipped += 1
         print_note(f"left out: '{bad.path}' {bad.reason}.")
 
+    ids = None
+    if id_column is not None or image_column is not None:
+        skip = on_bad_image == "skip"
+        ids = predict.named_by_table(paths, id_column, image_column, keep_missing=skip)
     named = (path for path in paths if path != "-")
     piped = predict.read_paths(_standard_input()) if "-" in paths else ()
     columns = (SpinnerColumn(), TextColumn("{task.completed} images"), TimeElapsedColumn())
@@ -147,6 +183,7 @@ def predict_command(
                 device=device,
                 on_bad_image=leave_out if on_bad_image == "skip" else None,
                 on_row=lambda _: bar.advance(task),
+                ids=ids,
             )
     except KeyboardInterrupt:
         err_console.print("stopped; nothing was written." if out else "stopped.", highlight=False)

@@ -86,6 +86,37 @@ OnBadImage = Annotated[
         help="Image files that cannot be used: refuse (all in one report), or leave out.",
     ),
 ]
+LabelsOf = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        help="Table (csv, tsv, xlsx, parquet) that says what to predict of which image of the "
+        "folder; paths as in it, with or without their endings.",
+        rich_help_panel="Labels",
+    ),
+]
+ImageColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Its column that names the images. Default: the one whose cells are files.",
+        rich_help_panel="Labels",
+    ),
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Its column of labels. Default: the only other one, or one called label, class, "
+        "target or category.",
+        rich_help_panel="Labels",
+    ),
+]
+SplitColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Its column that says train, val or test. Default: parts are drawn.",
+        rich_help_panel="Labels",
+    ),
+]
 HeadOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -96,11 +127,19 @@ HeadOption = Annotated[
 ]
 Target = Annotated[str | None, typer.Option(help="Column to predict.", rich_help_panel="Tables")]
 TaskOf = Annotated[
-    str, typer.Option(help="classification, regression, or auto.", rich_help_panel="Tables")
+    str,
+    typer.Option(
+        help="classification, regression, or auto; of a table, or of --labels.",
+        rich_help_panel="Tables",
+    ),
 ]
 Group = Annotated[
     str | None,
-    typer.Option(help="Column whose rows of one value lie in one part.", rich_help_panel="Tables"),
+    typer.Option(
+        help="What must not lie in two parts: a column of a table or of --labels, or a pattern "
+        "over the names of image files.",
+        rich_help_panel="Tables",
+    ),
 ]
 TimeColumn = Annotated[
     str | None,
@@ -154,6 +193,10 @@ class RunOptions:
     in_channels: Channels = None
     limit: Limit = None
     on_bad_image: OnBadImage = "error"
+    labels: LabelsOf = None
+    image_column: ImageColumn = None
+    label_column: LabelColumn = None
+    split_column: SplitColumn = None
     training: TrainConfig  # one option per field
     given: frozenset[str]  # the options that stand in the command
 
@@ -174,6 +217,9 @@ class RunOptions:
         if not fields.get("probe_epochs"):
             self.refuse({"probe_lr"}, "without --probe-epochs")
         kept = ("freeze", "data_dir", "image_size", "in_channels", "limit", "on_bad_image")
+        kept += ("image_column", "label_column", "split_column")
+        if self.labels is not None:
+            fields["labels"] = str(self.labels)
         return RunSpec.of(
             self.data,
             model,
@@ -183,6 +229,14 @@ class RunOptions:
             **{name: getattr(self, name) for name in kept},
             **fields,
         )
+
+    def check_labels(self, is_table: bool) -> None:
+        """Refuse a table in place of the folder that its labels belong to."""
+        if self.labels is not None and is_table:
+            raise InputError(
+                f"--labels says what the images of a folder are, and '{self.data}' is a table: "
+                f"give the folder first (spinalnet ... FOLDER --labels {self.labels})."
+            )
 
     def refuse(self, options: Set[str], why: str) -> None:
         """Refuse options that stand in the command but have no meaning here."""

@@ -50,11 +50,13 @@ def train_command(
     from spinalnet.comparison import asking, building, running
     from spinalnet.training import runs
 
-    if asking.names_table(asked.data, target):
+    asked.check_labels(is_table := asking.names_table(asked.data, target))
+    if is_table:
         _train_on_table(asked, head, out, target=target, task=task, group=group, time=time)
         return
-    asked.refuse({"target", "task", "group", "time"}, f"for '{asked.data}', which is no table")
-    spec = asked.spec(head=head, probe_epochs=probe_epochs, probe_lr=probe_lr)
+    asked.refuse({"target", "time"}, f"for '{asked.data}', which is no table")
+    of_data = {"task": task, "group": group}
+    spec = asked.spec(head=head, probe_epochs=probe_epochs, probe_lr=probe_lr, **of_data)
     folder = out or Path("runs") / f"{_label(spec)}-{spec.name}"
     if runs.is_done(folder):
         err_console.print(f"{folder} is already done; nothing to train.", highlight=False)
@@ -69,6 +71,7 @@ def train_command(
 
 _OF_IMAGES = {"model", "backbone", "weights", "freeze", "data_dir", "download", "image_size"}
 _OF_IMAGES |= {"in_channels", "limit", "on_bad_image", "probe_epochs", "probe_lr"}
+_OF_IMAGES |= {"labels", "image_column", "label_column", "split_column"}
 
 
 def _train_on_table(asked: RunOptions, head: str, out: Path | None, **of_table: Any) -> None:

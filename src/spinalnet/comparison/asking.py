@@ -106,7 +106,7 @@ def _images(
     time: str | None,
     options: dict[str, Any],
 ) -> RunSpec:
-    of_tables = {"target": target, "time": time, "task": options.get("task")}
+    of_tables = {"target": target, "time": time}
     if unused := sorted(name for name, value in of_tables.items() if value is not None):
         named = data.data.name if isinstance(data, RunSpec) else data
         raise InputError(

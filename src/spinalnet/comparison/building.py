@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from spinalnet import _dist
 from spinalnet.data import build_augment, load
+from spinalnet.data.batches import Units
 from spinalnet.models import zoo
 from spinalnet.training import placement
 
@@ -22,6 +23,7 @@ def load_splits(
     *,
     constants: tuple[Sequence[float], Sequence[float]] | None = None,
     download: bool | None = None,
+    units: Units | None = None,
 ) -> Splits:
     """Load the data of a run as its network takes them.
 
@@ -29,6 +31,7 @@ def load_splits(
         spec: The run.
         constants: (mean, std) to normalise by, if not those the network's weights expect.
         download: Whether missing data may be fetched.
+        units: (mean, std) of the values of a regression, if not those of its training part.
 
     Raises:
         InputError: If a name is unknown, the data is missing or unusable.
@@ -36,7 +39,8 @@ def load_splits(
     build_augment(spec.train.augment)  # a misspelt step is told now, not in the first epoch
     data, expected = zoo.complete(spec.model, spec.data)
     with one_after_another(spec.train):  # a download is for one
-        return load(data, spec.train.seed, constants=constants or expected, download=download)
+        constants = constants or expected
+        return load(data, spec.train.seed, constants=constants, download=download, units=units)
 
 
 def one_after_another(config: TrainConfig) -> AbstractContextManager[None]:

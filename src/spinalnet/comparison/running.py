@@ -91,13 +91,13 @@ def run_one(
     if _dist.is_main():
         result = _result(spec, model, splits, parts, fitted)
         if spec.tested:
-            tested, outputs = measure(fitted.model, parts.test, spec.train)
+            tested, outputs = measure(fitted.model, parts.test, spec.train, splits.info)
             rows = splits.test_rows
             outputs = replace(outputs, rows=None if rows is None else rows.int())
             _with_thumbnails(outputs, splits.test).save(folder.path / OUTPUTS_FILE)
             result |= {"test": tested}
         else:
-            result["val"] |= measure(fitted.model, parts.val, spec.train)[0]
+            result["val"] |= measure(fitted.model, parts.val, spec.train, splits.info)[0]
             result["val"].pop("confusion", None)
         folder.finish(result)
         if not spec.tested:  # of a trial only the numbers are of use
@@ -140,8 +140,14 @@ def _result(
     val.pop("confusion", None)
     # A regression is judged by how far its error on the data it has seen is from the rest.
     seen = {}
-    if info.task == "regression":
+    if info.task == "regression" and info.units is None:
         seen = {"train": evaluation.evaluate(fitted.model, parts.train).to_dict()}
+    elif info.task == "regression":  # trained in units of the values' spread
+        val, seen = (
+            {name: measure(fitted.model, part, spec.train, info)[0][name] for name in val}
+            for part in (parts.val, parts.train)
+        )
+        seen = {"train": seen}
     return {
         "model": spec.model.name,
         "head": spec.model.head,
@@ -158,7 +164,7 @@ def _result(
         "trunk_macs": macs.trunk,
         "head_macs": macs.head,
         "train_size": len(splits.train),
-        "baseline": Baseline.of(splits.train.targets, info.num_classes).to_dict(),
+        "baseline": Baseline.of(info.in_units(splits.train.targets), info.num_classes).to_dict(),
         **seen,
         "val": val,
         "best_epoch": fitted.best_epoch,
@@ -239,8 +245,15 @@ def measure(
     model: nn.Module,
     part: batches.ArrayDataset | batches.FolderDataset | features.FeatureDataset,
     config: TrainConfig,
+    info: batches.DatasetInfo,
 ) -> tuple[dict[str, Any], AnyOutputs]:
     """Measure a model in full precision, with the memory format of training.
+
+    Args:
+        model: The model.
+        part: Images, rows or features, with targets as the model was trained on them.
+        config: How it was trained.
+        info: On which data; it says in which units the values of a regression are.
 
     Returns:
         The numbers for `result.json`, and what the model said about every example.
@@ -252,10 +265,12 @@ def measure(
         device=config.device,
         channels_last=config.channels_last,
     )
-    given = batches.ArrayDataset(logits, part.targets)
+    targets = info.in_units(part.targets)
+    logits = info.in_units(logits)
+    given = batches.ArrayDataset(logits, targets)
     metrics = evaluation.evaluate(nn.Identity(), given, batch_size=config.eval_batch_size).to_dict()
     if part.targets.is_floating_point():
-        said = RegressionOutputs.of(logits, part.targets)
+        said = RegressionOutputs.of(logits, targets)
         return measured(said) | metrics, said
     said = Outputs.of(logits, part.targets)
     scores = quality(said)

@@ -13,7 +13,8 @@ from spinalnet._checks import InputError, read_fields, some
 from spinalnet.comparison.building import build_model, load_splits
 from spinalnet.comparison.schema import SCHEMA, with_present_heads
 from spinalnet.comparison.spec import RunSpec
-from spinalnet.data import DatasetInfo, DataSpec, Splits
+from spinalnet.data import ArrayDataset, DatasetInfo, DataSpec, FolderDataset, Splits
+from spinalnet.data.loading import load_labelled
 from spinalnet.models import ImageModel, ModelSpec, features
 from spinalnet.training import runs
 
@@ -35,6 +36,7 @@ class Description:
     data: str | None = None
     seed: int | None = None
     converted_from: str | None = None
+    units: tuple[float, float] | None = None
     schema: int = SCHEMA
 
     @classmethod
@@ -72,7 +74,8 @@ class Description:
     def info(self) -> DatasetInfo:
         """What the model knows of its data."""
         shape, mean, std = self.input_shape, self.mean, self.std
-        return DatasetInfo(self.data or "", self.task, self.class_names, shape, mean, std)
+        about = self.task, self.class_names, shape, mean, std
+        return DatasetInfo(self.data or "", *about, units=self.units)
 
     @property
     def spec(self) -> RunSpec:
@@ -102,29 +105,61 @@ class TrainedModel:
         Raises:
             InputError: If the data cannot be had, or have other classes.
         """
-        own, info = self.spec.data, self.info
-        if not (data or own.name):
-            raise InputError(
-                "the model does not say which data it belongs to; name some with data=NAME."
-            )
-        spec = self.spec.having(
-            data=replace(
-                own,
-                name=data or own.name,
-                data_dir=data_dir or (own.data_dir if not data else None),
-            ),
-            device=device or self.spec.train.device,
-        )
+        info = self.info
+        spec = self._asked_of(data, data_dir, device)
         if len(info.input_shape) == 3:
             channels, side, _ = info.input_shape
             spec = spec.having(in_channels=channels, image_size=side)
-        splits = load_splits(spec, constants=(info.mean, info.std))
+        splits = load_splits(spec, constants=(info.mean, info.std), units=info.units)
         if splits.info.class_names != info.class_names:
             raise InputError(
                 f"{spec.data.name} has the classes {some(splits.info.class_names, 5)}, but the "
                 f"model knows {some(info.class_names, 5)}; give data with the same classes."
             )
         return splits
+
+    def load_labelled(
+        self, labels: Mapping[str, str | None], data: str | None, data_dir: str | None = None
+    ) -> tuple[ArrayDataset | FolderDataset, tuple[str, ...]]:
+        """Load all images that a table of labels names, or those of its test part.
+
+        Args:
+            labels: "labels", the table, and what else `DataSpec` has to say of it; the columns of
+                images and labels are those of training, if none are named.
+            data: Folder of the images; None for that of the run.
+            data_dir: Where that folder is.
+
+        Returns:
+            The images, and sentences for the user.
+
+        Raises:
+            InputError: If files are missing or cannot be used, or a class is unknown to the model.
+        """
+        if len(self.info.input_shape) != 3:
+            raise InputError(
+                "a table of labels names images, and this model was trained on rows: leave it out."
+            )
+        own, spec = self.spec.data, self._asked_of(data, data_dir, None).data
+        named = {"image_column": own.image_column, "label_column": own.label_column}
+        given = {name: value for name, value in labels.items() if value is not None}
+        columns = {"split_column": None, **named, **given, "task": self.info.task}
+        return load_labelled(replace(spec, **columns), self.info)
+
+    def _asked_of(self, data: str | None, data_dir: str | None, device: str | None) -> RunSpec:
+        """Return the run on other data, which are not labelled by the table of its own."""
+        own = self.spec.data
+        if not (data or own.name):
+            raise InputError(
+                "the model does not say which data it belongs to; name some with data=NAME."
+            )
+        if data:
+            unlabelled = dict.fromkeys(("labels", "image_column", "label_column", "split_column"))
+            group = own.group if own.labels is None else None  # it may be a column of theirs
+            own = replace(own, name=data, data_dir=None, task="auto", group=group, **unlabelled)
+        return self.spec.having(
+            data=replace(own, data_dir=data_dir or own.data_dir),
+            device=device or self.spec.train.device,
+        )
 
 
 def load_trained(path: str | Path) -> TrainedModel:

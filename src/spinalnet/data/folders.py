@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -37,12 +37,14 @@ class FoundImages:
         parts: (Paths, class indices) of "train" and, where they exist, "val" and "test".
         notes: Sentences the user must see.
         folder: Where they lie.
+        groups: Group of every path, where a table of labels has a column of them.
     """
 
     classes: tuple[str, ...]
     parts: dict[str, tuple[list[str], Tensor]]
     notes: tuple[str, ...] = ()
     folder: str = ""
+    groups: Mapping[str, str] | None = None
 
     def pooled(self) -> FoundImages:
         """Return the same images as one part, "train": those of train, of val, of test."""
@@ -50,7 +52,7 @@ class FoundImages:
         paths = [path for paths, _ in brought for path in paths]
         targets = torch.cat([targets for _, targets in brought])
         notes = tuple(note for note in self.notes if note != _VAL_IS_TEST)
-        return FoundImages(self.classes, {"train": (paths, targets)}, notes, self.folder)
+        return replace(self, parts={"train": (paths, targets)}, notes=notes)
 
 
 _VAL_IS_TEST = (

@@ -23,10 +23,19 @@ from torch import Tensor
 
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.data import parts, readers
-from spinalnet.data.batches import MEND, ArrayDataset, DatasetInfo, FolderDataset, Splits, without
+from spinalnet.data.batches import (
+    MEND,
+    ArrayDataset,
+    DatasetInfo,
+    FolderDataset,
+    Splits,
+    Units,
+    without,
+)
 from spinalnet.data.catalog import DATASETS, DatasetRow
 from spinalnet.data.folders import FoundImages, index_folder, permission_explained
 from spinalnet.data.images import BadImage, BadImagesError, find_bad, fit_to, read_all
+from spinalnet.data.labels import TASKS, Labels, Task, find_labelled
 from spinalnet.data.resampling import Resample
 
 
@@ -46,7 +55,14 @@ class DataSpec:
             report, or left out as if they were not there ("skip").
         resample: Draw the test part from all examples; None for the data's own test part.
         group: A regular expression over the paths of image files below the data's folder (see
-            `parts.groups_of`): what it matches is the group, of which all lie in one part.
+            `parts.groups_of`): what it matches is the group, of which all lie in one part. With
+            `labels` it may be a column of theirs.
+        labels: A table that says what is to be predicted of which image of the folder; see
+            `labels.Labels` for this and the following.
+        image_column: Its column that names the files.
+        label_column: Its column of labels.
+        split_column: Its column of parts: train, val, test.
+        task: "classification", "regression", or "auto".
 
     Raises:
         InputError: If a value is impossible.
@@ -60,8 +76,14 @@ class DataSpec:
     on_bad_image: Literal["error", "skip"] = "error"
     resample: Resample | None = None
     group: str | None = None
+    labels: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    task: Task = "auto"
 
     def __post_init__(self) -> None:
+        self._check_labels()
         for name in ("image_size", "limit"):
             if getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
@@ -69,7 +91,7 @@ class DataSpec:
             raise InputError(f"in_channels must be 1 or 3, got {self.in_channels!r}.")
         if self.on_bad_image not in ("error", "skip"):
             raise InputError(f"on_bad_image must be error or skip, got {self.on_bad_image!r}.")
-        if self.group is not None:
+        if self.group is not None and self.labels is None:
             try:
                 re.compile(self.group)
             except re.error as error:
@@ -78,10 +100,32 @@ class DataSpec:
                     f"'{self.group}': {error}."
                 ) from error
 
+    def _check_labels(self) -> None:
+        if self.task not in TASKS:
+            raise unknown_name("task", self.task, TASKS)
+        if self.labels is not None:
+            if self.row is not None:
+                raise InputError(
+                    f"labels belong to a folder of images, and '{self.name}' is a data set with "
+                    "its own: leave them out, or give the folder."
+                )
+            return
+        given = [f"{name}={getattr(self, name)}" for name in _OF_LABELS if getattr(self, name)]
+        if self.task != "auto":
+            given.append(f"task={self.task}")
+        if given:
+            raise InputError(
+                f"{given[0]} says how labels=TABLE is read, which is not given: name the table, or "
+                f"leave out {given[0].partition('=')[0]}."
+            )
+
     @property
     def row(self) -> DatasetRow | None:
         """The row of `DATASETS`; None if this is a folder."""
         return DATASETS.get(self.name)
+
+
+_OF_LABELS = ("image_column", "label_column", "split_column")
 
 
 def list_datasets() -> list[str]:
@@ -152,8 +196,8 @@ def _check_classes(found: FoundImages) -> list[str]:
 def _check_found(found: FoundImages, spec: DataSpec) -> tuple[list[str], dict[str, np.ndarray]]:
     """See that the files can be divided; return notes, and the groups of every part if any."""
     paths = {part: paths for part, (paths, _) in found.parts.items()}
-    groups = parts.grouped_by_part(paths, found.folder, spec.group)
-    notes = _check_classes(found)
+    groups = parts.grouped_by_part(paths, found.folder, spec.group, found.groups)
+    notes = _check_classes(found) if found.classes else []
     if "test" not in found.parts:
         parts.divide(found.parts["train"][1], found.classes, spec.resample, groups.get("train"))
     return notes, groups
@@ -204,7 +248,7 @@ def _load_files(
         drawn = parts.divide(whole.targets, found.classes, spec.resample, of_train)
         data = drawn.of(whole)
         notes.append(parts.divided_note(spec.resample, brought, len(whole), len(drawn.test)))
-        notes += parts.absent_notes(data["test"], found.classes)
+        notes += parts.absent_notes(data["test"], found.classes) if found.classes else []
         if spec.resample is not None:
             rows = torch.from_numpy(drawn.test)
             notes += parts.copy_notes(whole, of_train)
@@ -222,9 +266,8 @@ def _load_files(
             f"memory budget of {memory_budget / 2**30:.1f} GiB."
         )
     mean, std = _channel_statistics(_sample(data["train"], channels, size))
-    info = DatasetInfo(
-        name, "classification", found.classes, (channels, size, size), mean, std, tuple(notes)
-    )
+    task = "classification" if found.classes else "regression"
+    info = DatasetInfo(name, task, found.classes, (channels, size, size), mean, std, tuple(notes))
     data = {part: source.normalized_by(mean, std) for part, source in data.items()}
     return parts.Pool(
         info, data["train"], data["test"], data.get("val"), 0.1, files, of_train, rows
@@ -346,6 +389,64 @@ def _find_folder(spec: DataSpec) -> Path:
     return folder
 
 
+def _index(folder: Path, spec: DataSpec) -> FoundImages:
+    """Find the images of a folder, with the labels that folders or a table give them."""
+    if spec.labels is None:
+        return index_folder(folder)
+    found = find_labelled(folder, labels_of(spec), keep_missing=spec.on_bad_image == "skip")
+    if "val" not in found.parts or "test" in found.parts or spec.resample is not None:
+        return found
+    by_part = {"train": found.parts["train"], "test": found.parts["val"]}
+    note = (
+        f"{spec.labels} has no test part: its validation rows are the untouched test set, and "
+        "validation images are split from train."
+    )
+    return replace(found, parts=by_part, notes=(*found.notes, note))
+
+
+def labels_of(spec: DataSpec) -> Labels:
+    """Return the labels that are asked for; `spec.labels` is given."""
+    columns = (getattr(spec, name) for name in _OF_LABELS)
+    return Labels(spec.labels or "", *columns, group=spec.group, task=spec.task)
+
+
+def load_labelled(
+    spec: DataSpec, known: DatasetInfo, *, num_workers: int = 16
+) -> tuple[parts.Part, tuple[str, ...]]:
+    """Load all images that a table names, to evaluate a model on them.
+
+    Of a table with a column of parts (`spec.split_column`) it is the rows of its test part.
+
+    Args:
+        spec: The folder and its labels.
+        known: What the model was trained on: it says classes or units, size and normalisation.
+        num_workers: As for `load`.
+
+    Returns:
+        The images in the order of the table, with targets as the model knows them, and sentences
+        for the user.
+
+    Raises:
+        InputError: If files are missing or cannot be used, or a class is unknown to the model.
+    """
+    channels, size, _ = known.input_shape
+    skip = spec.on_bad_image == "skip"
+    with permission_explained():
+        found = find_labelled(
+            _find_folder(spec),
+            labels_of(replace(spec, group=None)),
+            classes=known.class_names,
+            task=known.task,
+            keep_missing=skip,
+        )
+        found, data, _ = _read_files(found, spec, size, channels, num_workers)
+    part = data["test"].normalized_by(known.mean, known.std)
+    if known.units is not None:
+        mean, std = known.units
+        part = part.with_targets(((part.targets.double() - mean) / std).float())
+    return part, found.notes
+
+
 def load(
     spec: DataSpec,
     seed: int = 0,
@@ -356,6 +457,7 @@ def load(
     download: bool | None = None,
     memory_budget: int = 2 * 2**30,
     num_workers: int = 16,
+    units: Units | None = None,
 ) -> Splits:
     """Load what is asked for and split it into a training, a validation and a test part.
 
@@ -378,6 +480,7 @@ def load(
             stream from disk, on_bad_image "error" looks at the beginning and the end of every file,
             and a fault in between is met in training; "skip" decodes every file once.
         num_workers: Threads that decode a folder that is not; at most one per processor.
+        units: Of a regression on images: (mean, std) of the values, instead of the data's own.
 
     Returns:
         The splits. `info.notes` says in sentences what a reader of results must know.
@@ -391,7 +494,7 @@ def load(
     with permission_explained():
         if row is None:
             folder = _find_folder(spec)
-            name, found = folder.resolve().name, index_folder(folder)
+            name, found = folder.resolve().name, _index(folder, spec)
         else:
             name, found = row.name, readers.read(row, spec.data_dir, download=download)
         if isinstance(found, FoundImages):
@@ -399,7 +502,7 @@ def load(
         else:
             assert row is not None
             pool = _load_arrays(row, found, spec, memory_budget)
-    splits = pool.split(spec.limit, seed, val_fraction)
+    splits = pool.split(spec.limit, seed, val_fraction, units)
     return splits if constants is None else splits.normalized_by(*constants)
 
 
@@ -418,6 +521,11 @@ def load_dataset(
     on_bad_image: Literal["error", "skip"] = "error",
     resample: Resample | None = None,
     group: str | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
+    task: Task = "auto",
 ) -> Splits:
     """Load a data set by its name, row or path: `load` with the fields of `DataSpec` as arguments.
 
@@ -430,7 +538,11 @@ def load_dataset(
     name = spec.name if isinstance(spec, DatasetRow) else os.fspath(spec)
     folder = None if data_dir is None else os.fspath(data_dir)
     return load(
-        DataSpec(name, folder, image_size, in_channels, limit, on_bad_image, resample, group),
+        DataSpec(
+            *(name, folder, image_size, in_channels, limit, on_bad_image, resample, group),
+            None if labels is None else os.fspath(labels),
+            *(image_column, label_column, split_column, task),
+        ),
         seed,
         row=row,
         val_fraction=val_fraction,
