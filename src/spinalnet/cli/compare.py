@@ -155,17 +155,18 @@ def compare_command(
     from spinalnet.training import TrainConfig
 
     shared = {"folds": folds, "repeats": repeats, "metric": metric, "margin": margin}
-    shared |= {"group": group, "time": time, "tune": tune}
+    shared |= {"group": group, "time": time, "tune": tune, "preset": asked.preset}
+    units = seeds if "seeds" in asked.given else None  # None: those of the preset
     asked.check_labels(is_table := asking.names_table(asked.data, target))
     if is_table:
         of_images = _OF_IMAGES | {field.name for field in fields(TrainConfig)} - {"seed"}
         asked.refuse(of_images, f"for a table ('{asked.data}')")
         own = {"target": target, "task": task, "seed": asked.training.seed}
-        question = asking.ask(asked.data, heads, seeds, **own, **shared)
+        question = asking.ask(asked.data, heads, units, **own, **shared)
     else:
-        asked.refuse({"target", "time"}, f"for '{asked.data}', which is no table")
+        asked.refuse_of_tables({"target", "time"})
         base = asked.spec(task=task, probe_epochs=probe_epochs, probe_lr=probe_lr)
-        question = asking.ask(base, heads, seeds, **shared)
+        question = asking.ask(base, heads, units, **shared)
     most = asking.check_worth_asking(question, until_decided, max_seeds)
     if engine not in (*ENGINES, "print"):
         raise unknown_name("engine", engine, [*ENGINES, "print"])

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spinalnet._checks import InputError
+from spinalnet.cli.progress import print_note
 from spinalnet.cli.root import err_console
 from spinalnet.training import TrainConfig
+from spinalnet.training.presets import PRESETS, of_images
 
 if TYPE_CHECKING:
     from spinalnet.comparison import RunSpec
@@ -37,7 +39,23 @@ Download = Annotated[
     bool | None,
     typer.Option("--download/--no-download", help="Fetch missing data. Default: into the cache."),
 ]
-Model = Annotated[str, typer.Option(help="Network (see 'spinalnet list').")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Network (see 'spinalnet list'). Default: mnist-cnn; for a folder of colour "
+        "photographs of more than 64 pixels a pre-trained one, frozen, if one can be had.",
+        show_default=False,
+    ),
+]
+PresetOf = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        metavar="|".join(PRESETS),
+        help="Settings by one name, those that are given apart. "
+        + " ".join(f"{name}: {row.in_words()}." for name, row in PRESETS.items()),
+    ),
+]
 Backbone = Annotated[
     str | None,
     typer.Option(
@@ -182,7 +200,8 @@ class RunOptions:
     """What `train`, `compare` and `lr-find` all ask of a run."""
 
     data: Data
-    model: Model = "mnist-cnn"
+    model: Model = None
+    preset: PresetOf = None
     backbone: Backbone = None
     weights: Weights = None
     freeze: Freeze = False
@@ -204,31 +223,50 @@ class RunOptions:
         """Return the run asked for; `fields` are those that one command alone knows."""
         from spinalnet.comparison import RunSpec
 
-        model = self.model
-        if self.backbone is not None:
-            from spinalnet.models import find_backbone
-
-            self.refuse({"model"}, "beside --backbone, which takes its place")
-            model = find_backbone(self.backbone).name
-        if self.freeze and self.backbone is None and self.weights is None:
+        network = self._network(fields.get("probe_epochs", 0))
+        if self.freeze and not network["pretrained"]:
             raise InputError(
                 "--freeze keeps what a network has learned: give --backbone or --weights."
             )
         if not fields.get("probe_epochs"):
             self.refuse({"probe_lr"}, "without --probe-epochs")
-        kept = ("freeze", "data_dir", "image_size", "in_channels", "limit", "on_bad_image")
+        kept = ("data_dir", "image_size", "in_channels", "limit", "on_bad_image")
         kept += ("image_column", "label_column", "split_column")
-        if self.labels is not None:
-            fields["labels"] = str(self.labels)
         return RunSpec.of(
             self.data,
-            model,
-            pretrained=self.backbone is not None if self.weights is None else str(self.weights),
             head_options=head_options(self.head_option),
             train=self.training,
+            labels=None if self.labels is None else str(self.labels),
             **{name: getattr(self, name) for name in kept},
+            **of_images(self.preset, self.given),
+            **network,
             **fields,
         )
+
+    def _network(self, probe_epochs: int) -> dict[str, Any]:
+        """Return the network that is asked for, or a default, which is told."""
+        from spinalnet.comparison.defaults import SMALL, default_network
+        from spinalnet.data import DataSpec
+
+        if self.backbone is not None:
+            from spinalnet.models import find_backbone
+
+            self.refuse({"model"}, "beside --backbone, which takes its place")
+            named: dict[str, Any] = {"model": find_backbone(self.backbone).name}
+            pretrained = True if self.weights is None else str(self.weights)
+            return {**named, "pretrained": pretrained, "freeze": self.freeze}
+        if self.model is not None or self.weights is not None:
+            pretrained = False if self.weights is None else str(self.weights)
+            return {"model": self.model or SMALL, "pretrained": pretrained, "freeze": self.freeze}
+        channels: Any = self.in_channels
+        data = DataSpec(self.data, self.data_dir, self.image_size, channels)
+        taken = default_network(
+            data, self.training, probe_epochs=probe_epochs, download=self.download
+        )
+        if taken.why:
+            print_note(" ".join(filter(None, (taken.why, taken.told))))
+        found = {"pretrained": False, "freeze": self.freeze, **taken.options}
+        return {**found, "chosen": taken.why}
 
     def check_labels(self, is_table: bool) -> None:
         """Refuse a table in place of the folder that its labels belong to."""
@@ -237,6 +275,11 @@ class RunOptions:
                 f"--labels says what the images of a folder are, and '{self.data}' is a table: "
                 f"give the folder first (spinalnet ... FOLDER --labels {self.labels})."
             )
+
+    def refuse_of_tables(self, options: Set[str]) -> None:
+        """Refuse options of tables, for images; a task they have where a table labels them."""
+        unused = options | (set() if self.labels is not None else {"task"})
+        self.refuse(unused, f"for '{self.data}', which is no table")
 
     def refuse(self, options: Set[str], why: str) -> None:
         """Refuse options that stand in the command but have no meaning here."""

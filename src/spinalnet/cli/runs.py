@@ -23,6 +23,7 @@ from spinalnet.cli.options import (
 )
 from spinalnet.cli.progress import print_note, print_report, print_run, show_run
 from spinalnet.cli.root import app, err_console, out_console
+from spinalnet.training.presets import of_tables
 
 if TYPE_CHECKING:
     from spinalnet.comparison import RunSpec
@@ -54,7 +55,7 @@ def train_command(
     if is_table:
         _train_on_table(asked, head, out, target=target, task=task, group=group, time=time)
         return
-    asked.refuse({"target", "time"}, f"for '{asked.data}', which is no table")
+    asked.refuse_of_tables({"target", "time"})
     of_data = {"task": task, "group": group}
     spec = asked.spec(head=head, probe_epochs=probe_epochs, probe_lr=probe_lr, **of_data)
     folder = out or Path("runs") / f"{_label(spec)}-{spec.name}"
@@ -89,6 +90,8 @@ def _train_on_table(asked: RunOptions, head: str, out: Path | None, **of_table: 
     }
     shared = training_of(training, head)
     options = {**shared.pop("head_options", {}), **head_options(asked.head_option)}
+    shared["train"] |= of_tables(asked.preset, {*shared["train"], *options})
+    of_table["preset"] = asked.preset or ""
     spec = TableSpec(asked.data, head=head, head_options=options, **shared, **of_table)
     if not _dist.is_main():
         return  # one process fits a table
@@ -132,7 +135,7 @@ def lr_find_command(
     from spinalnet.comparison.question import read_heads
     from spinalnet.training import environment, lrfind
 
-    asked.refuse(_NOT_OF_STEPS, "for single steps at rising rates")
+    asked.refuse({"preset", *_NOT_OF_STEPS}, "for single steps at rising rates")
     base = asked.spec()
     question = ComparisonSpec(base, tuple(row.label for row in read_heads(heads)), seeds=1)
     with Progress(console=err_console, transient=True) as bars:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from spinalnet import _dist
+from spinalnet._checks import InputError
 from spinalnet.data import build_augment, load
 from spinalnet.data.batches import Units
 from spinalnet.models import zoo
@@ -40,7 +41,25 @@ def load_splits(
     data, expected = zoo.complete(spec.model, spec.data)
     with one_after_another(spec.train):  # a download is for one
         constants = constants or expected
-        return load(data, spec.train.seed, constants=constants, download=download, units=units)
+        splits = load(data, spec.train.seed, constants=constants, download=download, units=units)
+    if splits.info.task == "regression":
+        _refuse_classes(spec.train)
+    return splits
+
+
+# What has a meaning for classes alone, and its value that asks for nothing.
+_OF_CLASSES = {"label_smoothing": 0.0, "class_weights": "none", "mix": "none"}
+
+
+def _refuse_classes(config: TrainConfig) -> None:
+    asked = [
+        f"{n}={getattr(config, n)}" for n, off in _OF_CLASSES.items() if getattr(config, n) != off
+    ]
+    if asked:
+        raise InputError(
+            f"{' and '.join(asked)} needs classes, but the targets are numbers: leave it out, or "
+            "use task=classification."
+        )
 
 
 def one_after_another(config: TrainConfig) -> AbstractContextManager[None]:

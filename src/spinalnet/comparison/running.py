@@ -11,7 +11,7 @@ Under `torchrun` every process goes through all of this, and the main one writes
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,9 +113,13 @@ def open_folder(path: str | Path, spec: RunSpec | TableSpec) -> runs.RunFolder:
     Raises:
         InputError: If it holds another run.
     """
-    return runs.RunFolder.start(
-        path, spec.to_dict(), read=lambda kept: type(spec).from_dict(kept).to_dict()
-    )
+    told = {name: getattr(spec, name) for name in ("preset", "chosen") if hasattr(spec, name)}
+
+    def read(kept: Mapping[str, Any]) -> dict[str, Any]:
+        # Where settings come from is noted; whether two runs are alike the settings say.
+        return type(spec).from_dict(kept).to_dict() | told
+
+    return runs.RunFolder.start(path, spec.to_dict(), read)
 
 
 def _result(
@@ -172,7 +176,7 @@ def _result(
         "train_seconds": fitted.seconds,
         "selected_on": spec.selected_on,
         "stopped": fitted.stopped,
-        "notes": [*info.notes, *fitted.notes],
+        "notes": [*filter(None, [spec.chosen]), *info.notes, *fitted.notes],
     }
 
 

@@ -373,8 +373,12 @@ def _drawn(pool: parts.Pool, spec: DataSpec) -> parts.Pool:
     )
 
 
-def _find_folder(spec: DataSpec) -> Path:
-    """Return the folder of images that is asked for, alone or below `data_dir`."""
+def find_folder(spec: DataSpec) -> Path:
+    """Return the folder of images that is asked for, alone or below `data_dir`.
+
+    Raises:
+        InputError: If a bare name is neither a data set nor a folder.
+    """
     folder = Path(spec.name).expanduser()
     if spec.data_dir is not None and not folder.exists():
         below = Path(spec.data_dir).expanduser() / spec.name
@@ -433,7 +437,7 @@ def load_labelled(
     skip = spec.on_bad_image == "skip"
     with permission_explained():
         found = find_labelled(
-            _find_folder(spec),
+            find_folder(spec),
             labels_of(replace(spec, group=None)),
             classes=known.class_names,
             task=known.task,
@@ -493,7 +497,7 @@ def load(
     row = row or spec.row
     with permission_explained():
         if row is None:
-            folder = _find_folder(spec)
+            folder = find_folder(spec)
             name, found = folder.resolve().name, _index(folder, spec)
         else:
             name, found = row.name, readers.read(row, spec.data_dir, download=download)
