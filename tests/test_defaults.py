@@ -200,7 +200,7 @@ def test_photographs_from_the_command_to_predictions(tmp_path: Path) -> None:
         assert len(list(csv.DictReader(file))) == 16
     # The same run with the network named, and continued without.
     named = ("--backbone", "efficientnet_lite0", "--freeze", "--epochs", 2)
-    assert "already done" in command("train", folder, *named, "--out", out).stderr
+    assert "nothing to train" in command("train", folder, *named, "--out", out).stderr
 
 
 @needs_package
@@ -264,7 +264,7 @@ def test_presets_are_options_told_in_help_and_kept(tmp_path: Path) -> None:
     assert "epochs: 1\n" in config
     # The preset is where settings came from, not a setting: the same run without it is this one.
     same = ("train", "digits", "--limit", 100, "--epochs", 1, "--out", tmp_path / "run")
-    assert "already done" in command(*same).stderr
+    assert "nothing to train" in command(*same).stderr
     table = ("train", "sklearn:iris", "--preset", "quick", "--out", tmp_path / "iris")
     command(*table)
     assert "ensemble_size: 2" in (tmp_path / "iris" / "config.yaml").read_text()

@@ -162,7 +162,7 @@ def test_columns_are_found_or_asked_for(cats: Path) -> None:
         ([("000", "cat"), ("001", "cat")], "at least two classes, got only 'cat'"),
         ([("000", "cat"), ("001", "dog"), ("000", "dog")], "several labels per image: 1 rows"),
         ([("000", "cat dog"), ("001", "dog"), ("002", "cat")], "('cat dog', in 1 rows)"),
-        ([("000", "a;b"), ("001", "b;c"), ("002", "a;c"), ("003", "a;b;c")], "'a;b', in 1 rows"),
+        ([("000", "a;b"), ("001", "b;c"), ("002", "a;c"), ("003", "a;b;c")], "'a;b', in 4 rows"),
         ([("000", "['a']"), ("001", "['a' 'b']"), ("002", "['c']")], "several labels per image"),
         ([(f"{i:03}", f"w{i}") for i in range(9)], "9 different labels in 9 rows"),
     ],
