@@ -75,12 +75,17 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Here:
 
 def test_photographs_get_a_pretrained_network(tmp_path: Path, here: Here) -> None:
     taken = defaults.default_network(DataSpec(str(photographs(tmp_path / "p"))))
-    assert taken.options == {"model": "efficientnet_lite0", "pretrained": True, "freeze": True}
+    wanted = {"model": "efficientnet_lite0", "pretrained": True, "freeze": True, "lr": 3e-3}
+    assert taken.options == wanted
     assert "efficientnet_lite0, pre-trained and frozen" in taken.why
     assert taken.told == "It is efficientnet_lite0, which is here."
     assert here.asked == [True]
     defaults.default_network(DataSpec(str(tmp_path / "p")), download=False)
     assert here.asked == [True, False]
+    for options, rate in (({}, 3e-3), ({"lr": 0.02}, 0.02), ({"train": TrainConfig()}, 1e-2)):
+        base = asking.ask(tmp_path / "p", **options).base
+        assert isinstance(base, RunSpec)
+        assert base.train.lr == rate
 
 
 @pytest.mark.parametrize(
@@ -199,7 +204,7 @@ def test_photographs_from_the_command_to_predictions(tmp_path: Path) -> None:
     with (tmp_path / "o.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 16
     # The same run with the network named, and continued without.
-    named = ("--backbone", "efficientnet_lite0", "--freeze", "--epochs", 2)
+    named = ("--backbone", "efficientnet_lite0", "--freeze", "--lr", 0.003, "--epochs", 2)
     assert "nothing to train" in command("train", folder, *named, "--out", out).stderr
 
 

@@ -265,8 +265,8 @@ class RunOptions:
         )
         if taken.why:
             print_note(" ".join(filter(None, (taken.why, taken.told))))
-        found = {"pretrained": False, "freeze": self.freeze, **taken.options}
-        return {**found, "chosen": taken.why}
+        found = {k: v for k, v in taken.options.items() if k not in self.given}
+        return {"pretrained": False, "freeze": self.freeze, **found, "chosen": taken.why}
 
     def check_labels(self, is_table: bool) -> None:
         """Refuse a table in place of the folder that its labels belong to."""

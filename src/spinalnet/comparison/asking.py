@@ -133,7 +133,8 @@ def _images(
         taken = default_network(
             plain.data, plain.train, probe_epochs=plain.probe_epochs, download=download
         )
-        options = {"chosen": taken.why, **taken.options, **options}
+        found = {k: v for k, v in taken.options.items() if k != "lr" or "train" not in options}
+        options = {"chosen": taken.why, **found, **options}
         model = options.pop("model")
     return RunSpec.of(str(data), model or SMALL, **own, **options)
 

@@ -16,6 +16,14 @@ from spinalnet.training import TrainConfig
 SMALL = "mnist-cnn"
 """The network of named data sets and of small or grey images."""
 
+RATE = 3e-3
+"""Learning rate of heads on features of the pre-trained network.
+
+Of 245 photographs, cross-validated among themselves (20 epochs, ten folds), the mean of four heads
+was 95.2 % at 1e-3, 95.1 at 3e-3, 94.4 at the usual 1e-2 and 94.1 at 3e-2: of the two that are level
+it is the one nearer to the usual.
+"""
+
 LARGE_FROM = 65
 """Pixels of the shorter side from which on a photograph is more than the small network sees."""
 
@@ -25,7 +33,8 @@ class Network:
     """A network that was chosen for somebody.
 
     Attributes:
-        options: Fields of a run: model, and with a pre-trained one pretrained and freeze.
+        options: Fields of a run: model, and with a pre-trained one pretrained, freeze and lr, which
+            a rate that was asked for replaces.
         why: A sentence that a run keeps; the same wherever the weights come from. Empty where
             there was nothing to choose.
         told: A sentence more for who asked now.
@@ -75,10 +84,11 @@ def default_network(
             "'spinalnet[transfer]' brings one.",
         )
     return Network(
-        {"model": found.name, "pretrained": True, "freeze": True},
+        {"model": found.name, "pretrained": True, "freeze": True, "lr": RATE},
         "No network was named, and these are colour photographs of more than "
         f"{LARGE_FROM - 1} pixels: heads are trained on features of {found.name}, pre-trained and "
-        f"frozen (--model {SMALL} for a small one from scratch, --backbone for others).",
+        f"frozen (what --backbone {found.name} --freeze --lr {RATE} asks for; --model {SMALL} "
+        "trains a small one from scratch).",
         f"It is {found.name}, {found.reason}.",
     )
 
