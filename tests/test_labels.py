@@ -16,6 +16,9 @@ from PIL import Image
 
 import spinalnet
 from spinalnet import InputError
+from spinalnet.comparison import asking, comparing
+from spinalnet.comparison.engine import Effort
+from spinalnet.comparison.outputs import OUTPUTS_FILE, RegressionOutputs, joined, load_outputs
 from spinalnet.comparison.running import run_one
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.data.images import BadImagesError
@@ -276,7 +279,7 @@ def test_labels_belong_to_a_folder(cats: Path, capsys: pytest.CaptureFixture[str
 
 def test_a_table_beside_the_images_is_found_by_its_name(cats: Path) -> None:
     (cats / "train.csv").rename(cats / "images" / "inside.csv")
-    splits = load_dataset(cats / "images", labels="inside.csv")
+    splits = load_dataset(cats / "images", labels=Path("inside.csv"))
     assert splits.info.class_names == ("cat", "dog")
 
 
@@ -285,7 +288,9 @@ def test_a_table_beside_the_images_is_found_by_its_name(cats: Path) -> None:
 SMALL = ("--epochs", 2, "--image-size", 16, "--model", "mnist-cnn")
 
 
-def test_classes_from_a_table_to_predictions(cats: Path) -> None:
+def test_classes_from_a_table_to_predictions(
+    cats: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = cats / "run"
     command("train", cats / "images", "--labels", cats / "train.csv", *SMALL, "--out", out)
     result = json.loads((out / "result.json").read_text())
@@ -302,6 +307,8 @@ def test_classes_from_a_table_to_predictions(cats: Path) -> None:
     sheet = table(cats / "sub.csv", ("image_id", "label"), [(f"{i:03}", 0) for i in (5, 2, 9)])
     pred = cats / "pred.csv"
     command("predict", out, sheet, cats / "images", "--id-column", "image_id", "--out", pred)
+    said = refusal(capsys, "predict", out, sheet)
+    assert "is a table, not an image: with --id-column COLUMN the images that it names" in said
     with pred.open() as file:
         lines = list(csv.DictReader(file))
     assert [line["image_id"] for line in lines] == ["005", "002", "009"]
@@ -459,11 +466,17 @@ def test_heads_are_compared_on_values(ages: Path) -> None:
     assert not (ages / "no").exists()
 
 
-def test_folds_of_values_are_compared(ages: Path) -> None:
-    folds = spinalnet.compare(
-        of_ages(ages, epochs=2), "spinal,mlp", seeds=1, folds=3, jobs=1, out=ages / "folds"
-    )
-    assert len(folds.summary.heads[0].values) == 3
+def test_folds_of_values_test_every_image_once(ages: Path) -> None:
+    question = asking.ask(of_ages(ages, epochs=1), "spinal", 1, folds=3)
+    effort = Effort(jobs=1)
+    out = comparing.run_comparison(question, ages / "f", effort, timed=False, reported=False)
+    parts = [load_outputs(path / OUTPUTS_FILE) for path in sorted((out / "runs").iterdir())]
+    whole = joined(parts)
+    assert isinstance(whole, RegressionOutputs)
+    assert len(parts) == 3
+    assert sorted(Path(path).stem for path in whole.paths) == [f"{i:03}" for i in range(60)]
+    truth = torch.tensor([[20.0 + int(Path(path).stem)] for path in whole.paths])
+    torch.testing.assert_close(whole.targets, truth)
 
 
 @pytest.mark.parametrize(

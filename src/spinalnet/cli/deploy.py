@@ -141,6 +141,7 @@ def predict_command(
 
     from spinalnet import _dist
     from spinalnet.comparison.loading import run_of
+    from spinalnet.data.table_files import is_table_file
     from spinalnet.deploy import predict
     from spinalnet.deploy.saved import is_of_table
 
@@ -166,6 +167,11 @@ def predict_command(
     if id_column is not None or image_column is not None:
         skip = on_bad_image == "skip"
         ids = predict.named_by_table(paths, id_column, image_column, keep_missing=skip)
+    elif tables := [path for path in paths if is_table_file(path)]:
+        raise InputError(
+            f"'{tables[0]}' is a table, not an image: with id_column=COLUMN the images that it "
+            "names are predicted, with that column beside them."
+        )
     named = (path for path in paths if path != "-")
     piped = predict.read_paths(_standard_input()) if "-" in paths else ()
     columns = (SpinnerColumn(), TextColumn("{task.completed} images"), TimeElapsedColumn())

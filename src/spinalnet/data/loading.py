@@ -104,6 +104,7 @@ class DataSpec:
         if self.task not in TASKS:
             raise unknown_name("task", self.task, TASKS)
         if self.labels is not None:
+            object.__setattr__(self, "labels", os.fspath(self.labels))  # as a file holds it
             if self.row is not None:
                 raise InputError(
                     f"labels belong to a folder of images, and '{self.name}' is a data set with "
