@@ -23,6 +23,7 @@ from spinalnet.data.named_files import (
     image_column_of,
     resolved,
     table_path,
+    true_path,
     unused,
 )
 from spinalnet.data.table_files import read_table_file
@@ -327,7 +328,7 @@ def _each_once(
     first: dict[str, int] = {}
     repeated, torn, split = [], [], []
     for i, path in enumerate(rows.paths):
-        before = first.setdefault(path, i)
+        before = first.setdefault(true_path(path), i)
         if before == i:
             continue
         repeated.append(i)

@@ -5,6 +5,7 @@ The table is read as every other one (`table_files`), but its cells stay text: '
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import unicodedata
@@ -174,6 +175,17 @@ def _plain(path: str) -> str:
     return unicodedata.normalize("NFC", path.replace(os.sep, "/")).casefold()
 
 
+@functools.lru_cache(maxsize=4096)
+def _true_folder(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def true_path(path: str) -> str:
+    """Return the same text for all paths of a file, but for links to the file itself."""
+    folder, name = os.path.split(path)
+    return f"{_true_folder(folder)}{os.sep}{name}"
+
+
 def _stem(path: str) -> str:
     return os.path.splitext(path)[0]  # noqa: PTH122 (a Path per file costs more)
 
@@ -235,8 +247,8 @@ def resolved(
 
 def unused(index: Index, used: Collection[str], table: str) -> list[str]:
     """Return a note on the images that the table does not name."""
-    known = {os.path.realpath(path) for path in used}
-    left = [path for path in index.files if os.path.realpath(path) not in known]
+    known = {true_path(path) for path in used}
+    left = [path for path in index.files if true_path(path) not in known]
     if not left:
         return []
     shown = some([repr(os.path.relpath(path, index.folder)) for path in left], 3)
