@@ -9,7 +9,7 @@ from typing import Any
 from spinalnet._checks import InputError
 from spinalnet.data import DataSpec
 from spinalnet.data.loading import find_folder
-from spinalnet.data.looks import looks_of
+from spinalnet.data.photographs import look_at
 from spinalnet.models.available import available_backbone
 from spinalnet.training import TrainConfig
 
@@ -67,7 +67,7 @@ def default_network(
     if data.row is not None:
         return Network()
     try:
-        looks = looks_of(find_folder(data))
+        looks = look_at(find_folder(data))
     except InputError:
         return Network()  # whoever loads it tells
     if looks is None:

@@ -141,7 +141,7 @@ def _predictions(
             if info.task == "regression":
                 values = info.in_units(logits)[:, 0].tolist()
                 for row, value in zip(good, values, strict=True):
-                    yield Prediction(Path(batch[row]), (), (), value)
+                    yield Prediction(Path(batch[row]), (), (), value=value)
                 continue
             for row, probabilities in zip(good, logits.softmax(dim=1).tolist(), strict=True):
                 yield Prediction(Path(batch[row]), tuple(probabilities), info.class_names)

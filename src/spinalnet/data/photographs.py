@@ -27,7 +27,7 @@ class Looks:
     is_colour: bool
 
 
-def looks_of(folder: Path) -> Looks | None:
+def look_at(folder: Path) -> Looks | None:
     """Return what the images below a folder look like; None if none can be read."""
     try:
         files = [str(path) for path in iter_images([folder])]
