@@ -336,6 +336,15 @@ def test_one_evaluates_on_some_of_the_classes_and_refuses_new_ones(cats: Path) -
         cats / "run", labels=cats / "parts.csv", label_column="label", split_column="part"
     )
     assert evaluation.metrics["n"] == 2
+    for words, count in ((["train", "val"], 1), (["train", "train"], 0)):
+        parts = [("001", "cat", words[0]), ("004", "dog", words[1])]
+        table(cats / "parts.csv", ("image", "label", "part"), parts)
+        asked = {"labels": cats / "parts.csv", "label_column": "label", "split_column": "part"}
+        if count:
+            assert evaluate_run(cats / "run", **asked).metrics["n"] == count
+        else:
+            with pytest.raises(InputError, match=r"'part' of parts.csv has no test row"):
+                evaluate_run(cats / "run", **asked)
 
 
 def test_ids_beside_predictions(cats: Path) -> None:

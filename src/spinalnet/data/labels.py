@@ -81,7 +81,7 @@ def find_labelled(
         labels: The table and its columns.
         classes: To evaluate a trained model: names of its classes, in its order, of which the table
             may hold a part; empty for a regression. All rows then are the part "test", or those
-            that are called so. None to train one.
+            that are called so, or else "val". None to train one.
         task: What is known already; None for `labels.task`.
         keep_missing: Return the paths of missing files too: whoever reads them tells.
 
@@ -102,7 +102,9 @@ def find_labelled(
     if classes is not None and labels.split_column is None:
         rows = replace(rows, parts=["test"] * len(rows.parts))
     elif classes is not None:
-        rows = rows.at([i for i, part in enumerate(rows.parts) if part == "test"])
+        tested = "test" if "test" in rows.parts else "val"  # as in training
+        rows = rows.at([i for i, part in enumerate(rows.parts) if part == tested])
+        rows = replace(rows, parts=["test"] * len(rows.parts))
     found, by_name = resolved(index, rows.images, image, sheet, keep_missing=keep_missing)
     values = _values(sheet, label, rows, task or labels.task)
     rows, repeated = _each_once(replace(rows, paths=found), sheet, image, label, values.told)
@@ -230,9 +232,9 @@ def _part_of_rows(sheet: Sheet, labels: Labels, *, train: bool) -> list[str]:
             f"split_column '{column}' of {sheet.path.name} must say train, val or test, got "
             f"{some([repr(word) for word in words], _WORST)} in {rows_in_words(wrong)}."
         )
-    needed = "train" if train else "test"
-    if needed not in parts:
-        raise InputError(f"split_column '{column}' of {sheet.path.name} has no row of {needed}.")
+    needed = ("train",) if train else ("test", "val")
+    if not set(needed) & set(parts):
+        raise InputError(f"split_column '{column}' of {sheet.path.name} has no {needed[0]} row.")
     return [part or "" for part in parts]
 
 
