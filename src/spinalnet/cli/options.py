@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spinalnet._checks import InputError
-from spinalnet.cli.progress import print_note
 from spinalnet.cli.root import err_console
 from spinalnet.training import TrainConfig
 from spinalnet.training.presets import PRESETS, of_images
@@ -244,7 +243,7 @@ class RunOptions:
         )
 
     def _network(self, probe_epochs: int) -> dict[str, Any]:
-        """Return the network that is asked for, or a default, which is told."""
+        """Return the network that is asked for, or a default with why it is this one."""
         from spinalnet.comparison.defaults import SMALL, default_network
         from spinalnet.data import DataSpec
 
@@ -263,8 +262,6 @@ class RunOptions:
         taken = default_network(
             data, self.training, probe_epochs=probe_epochs, download=self.download
         )
-        if taken.why:
-            print_note(" ".join(filter(None, (taken.why, taken.told))))
         found = {k: v for k, v in taken.options.items() if k not in self.given}
         return {"pretrained": False, "freeze": self.freeze, **found, "chosen": taken.why}
 

@@ -62,7 +62,7 @@ def train_command(
     if runs.is_done(folder):
         err_console.print(f"{folder} is already done; nothing to train.", highlight=False)
     splits = building.load_splits(spec, download=asked.download)
-    for note in splits.info.notes:
+    for note in filter(None, (spec.chosen, *splits.info.notes)):
         print_note(note)
     with show_run(spec.name) as on_progress:
         record = running.run_one(spec, folder, splits=splits, on_progress=on_progress)
@@ -150,6 +150,8 @@ def lr_find_command(
         )
     if not _dist.is_main():
         return
+    if base.chosen:
+        print_note(base.chosen)
     folder = out or Path("runs") / f"lr-find-{_label(base)}"
     title = f"{Path(base.data.name).name}, {base.model.name}: rates rising over {steps} steps"
     files.write_figure(folder / "lr-find.png", lrfind.draw_range_tests(found, title))

@@ -35,14 +35,11 @@ class Network:
     Attributes:
         options: Fields of a run: model, and with a pre-trained one pretrained, freeze and lr, which
             a rate that was asked for replaces.
-        why: A sentence that a run keeps; the same wherever the weights come from. Empty where
-            there was nothing to choose.
-        told: A sentence more for who asked now.
+        why: A sentence that is told and that a run keeps; empty where there was nothing to choose.
     """
 
     options: Mapping[str, Any] = field(default_factory=lambda: {"model": SMALL})
     why: str = ""
-    told: str = ""
 
 
 def default_network(
@@ -79,17 +76,15 @@ def default_network(
     if found is None:
         return Network(
             why=f"No network was named, and no pre-trained one is here: {SMALL} is trained from "
-            "scratch.",
-            told="On photographs a pre-trained one is usually far better: pip install "
-            "'spinalnet[transfer]' brings one.",
+            "scratch. On photographs a pre-trained one is usually far better: pip install "
+            "'spinalnet[transfer]' brings one."
         )
     return Network(
         {"model": found.name, "pretrained": True, "freeze": True, "lr": RATE},
         "No network was named, and these are colour photographs of more than "
         f"{LARGE_FROM - 1} pixels: heads are trained on features of {found.name}, pre-trained and "
         f"frozen (what --backbone {found.name} --freeze --lr {RATE} asks for; --model {SMALL} "
-        "trains a small one from scratch).",
-        f"It is {found.name}, {found.reason}.",
+        f"trains a small one from scratch). It is this one, {found.reason}.",
     )
 
 

@@ -76,7 +76,7 @@ def _of_torchvision() -> Available | None:
     for name in _PREFERRED if folder.is_dir() else ():
         url: str = get_model_weights(name).DEFAULT.url  # type: ignore[attr-defined]
         if (folder / url.rpartition("/")[2]).is_file():
-            return Available(f"torchvision:{name}", f"whose weights are in the cache ({folder})")
+            return Available(f"torchvision:{name}", "whose weights are in torchvision's cache")
     return None
 
 
@@ -94,7 +94,7 @@ def _of_timm() -> Available | None:
         config = timm.get_pretrained_cfg(plain) if timm.is_model(plain) else None
         # Under the bare name timm fetches the weights with the tag that it prefers.
         if config is not None and config.num_classes == 1000 and tag in ("", config.tag):
-            return Available(f"timm:{plain}", f"whose weights are in the cache ({folder.parent})")
+            return Available(f"timm:{plain}", "whose weights are in timm's cache")
     return None
 
 
