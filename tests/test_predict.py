@@ -94,7 +94,7 @@ def test_evaluate_and_predict_on_numbers(tmp_path):
     evaluation = evaluate_run(tmp_path)
     assert record.result is not None
     assert evaluation.to_dict() == record.result["test"]
-    with pytest.raises(InputError, match="cannot classify image files"):
+    with pytest.raises(InputError, match="cannot predict image files"):
         predict_images(tmp_path, ["x.png"])
 
 

@@ -231,9 +231,9 @@ def test_each_process_decodes_only_its_share(
     seen: list[str] = []
     fill = reading._fill
 
-    def watch(out: torch.Tensor, paths: list[str]) -> Any:
+    def watch(out: torch.Tensor, paths: list[str], depths: Any) -> Any:
         seen.extend(paths)
-        return fill(out, paths)
+        return fill(out, paths, depths)
 
     monkeypatch.setattr(reading, "_fill", watch)
     source = FolderDataset(folder, torch.arange(11) % 3, 1, 12)

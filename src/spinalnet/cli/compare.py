@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import shlex
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -15,12 +15,12 @@ import typer
 
 from spinalnet._checks import InputError, TrainingError, unknown_name
 from spinalnet.cli.options import ProbeEpochs, ProbeLr, RunOptions, with_run_options
-from spinalnet.cli.progress import print_answer, print_plan, show_progress
+from spinalnet.cli.progress import print_answer, print_note, print_plan, show_progress
 from spinalnet.cli.root import app, as_options, err_console
 
 if TYPE_CHECKING:
     from spinalnet.comparison import ComparisonSpec
-    from spinalnet.comparison.cells import Load
+    from spinalnet.comparison.cells import Event, Load
     from spinalnet.comparison.engine import Effort
 
 
@@ -48,8 +48,8 @@ Group = Annotated[
     str | None,
     _option(
         _ANSWER,
-        "What must not lie in two parts: a column of a table, or a pattern over the names of "
-        "image files.",
+        "What must not lie in two parts: a column of a table or of --labels, or a pattern over "
+        "the names of image files.",
     ),
 ]
 UntilDecided = Annotated[
@@ -58,7 +58,9 @@ UntilDecided = Annotated[
 MaxSeeds = Annotated[int | None, _option(_ANSWER, "Most seeds of --until-decided; 30 without it.")]
 Tune = Annotated[int, _option(_ANSWER, "Trials in which each head's settings are chosen.")]
 Target = Annotated[str | None, _option(_TABLES, "Column to predict.")]
-TaskOf = Annotated[str, _option(_TABLES, "classification, regression, or auto.")]
+TaskOf = Annotated[
+    str, _option(_TABLES, "classification, regression, or auto; of a table, or of --labels.")
+]
 TimeColumn = Annotated[
     str | None, _option(_TABLES, "Column of time: nothing is trained on the future.", "--time")
 ]
@@ -99,8 +101,9 @@ Only = Annotated[str | None, _option(_ENGINE, "Make this one run.", metavar="NAM
 
 _OF_IMAGES = {"model", "backbone", "weights", "freeze", "head_option", "data_dir", "download"}
 _OF_IMAGES |= {"image_size", "in_channels", "limit", "on_bad_image", "probe_epochs", "probe_lr"}
-_OF_IMAGES |= {"pixel_range"}
 _OF_IMAGES |= {"ignore", "on_duplicate"}
+_OF_IMAGES |= {"labels", "image_column", "label_column", "split_column"}
+_OF_IMAGES |= {"pixel_range"}
 
 
 @app.command("compare")
@@ -154,17 +157,18 @@ def compare_command(
     from spinalnet.training import TrainConfig
 
     shared = {"folds": folds, "repeats": repeats, "metric": metric, "margin": margin}
-    shared |= {"group": group, "time": time, "tune": tune}
-    if asking.names_table(asked.data, target):
+    shared |= {"group": group, "time": time, "tune": tune, "preset": asked.preset}
+    units = seeds if "seeds" in asked.given else None  # None: those of the preset
+    asked.check_labels(is_table := asking.names_table(asked.data, target))
+    if is_table:
         of_images = _OF_IMAGES | {field.name for field in fields(TrainConfig)} - {"seed"}
         asked.refuse(of_images, f"for a table ('{asked.data}')")
         own = {"target": target, "task": task, "seed": asked.training.seed}
-        question = asking.ask(asked.data, heads, seeds, **own, **shared)
+        question = asking.ask(asked.data, heads, units, **own, **shared)
     else:
-        of_tables = {"target", "task", "time"}
-        asked.refuse(of_tables, f"for '{asked.data}', which is no table")
-        base = asked.spec(probe_epochs=probe_epochs, probe_lr=probe_lr)
-        question = asking.ask(base, heads, seeds, **shared)
+        asked.refuse_of_tables({"target", "time"})
+        base = asked.spec(task=task, probe_epochs=probe_epochs, probe_lr=probe_lr)
+        question = asking.ask(base, heads, units, **shared)
     most = asking.check_worth_asking(question, until_decided, max_seeds)
     if engine not in (*ENGINES, "print"):
         raise unknown_name("engine", engine, [*ENGINES, "print"])
@@ -178,7 +182,9 @@ def compare_command(
             "only or engine print. --jobs and --engine ray run trials side by side."
         )
     if dry_run:
-        print_plan(planning.plan(question, folder, effort, load))
+        plan = planning.plan(question, folder, effort, load)
+        print_plan(plan)
+        _tell_chosen(question)
     elif only is not None:
         _run_only(only, question, folder, effort, load)
     elif engine == "print":
@@ -218,7 +224,7 @@ def _run(
         comparing.run_comparison(
             question,
             folder,
-            replace(effort, on_event=on_event),
+            replace(effort, on_event=_after_telling(question, on_event)),
             load=load,
             command="spinalnet " + shlex.join(sys.argv[1:]),
             max_seeds=max_seeds,
@@ -228,6 +234,31 @@ def _run(
     print_answer(folder)
     if Comparison.load(folder).failed:
         raise typer.Exit(1)
+
+
+def _tell_chosen(question: ComparisonSpec) -> None:
+    """Say which network was taken, if nobody has named one."""
+    if chosen := getattr(question.base, "chosen", ""):
+        print_note(chosen)
+
+
+def _after_telling(
+    question: ComparisonSpec, on_event: Callable[[Event], None]
+) -> Callable[[Event], None]:
+    """Return what hears of events, and says before the first one which network was taken.
+
+    By then all has been refused that can be, and a refusal is one sentence.
+    """
+    told = False
+
+    def hear(event: Event) -> None:
+        nonlocal told
+        if not told:
+            told = True
+            _tell_chosen(question)
+        on_event(event)
+
+    return hear
 
 
 def _run_only(

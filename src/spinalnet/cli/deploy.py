@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spinalnet._checks import InputError
-from spinalnet.cli.options import DataDir, OnBadImage, RunFolder, Tta
+from spinalnet.cli.options import (
+    DataDir,
+    ImageColumn,
+    LabelColumn,
+    LabelsOf,
+    OnBadImage,
+    RunFolder,
+    SplitColumn,
+    Tta,
+)
 from spinalnet.cli.progress import print_note
 from spinalnet.cli.root import app, err_console, out_console
 
@@ -26,6 +35,10 @@ def evaluate_command(
     run: RunFolder,
     data: Annotated[str | None, typer.Option(help="Other data with the same classes.")] = None,
     data_dir: DataDir = None,
+    labels: LabelsOf = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda or mps. Default: the run's.")
     ] = None,
@@ -34,12 +47,23 @@ def evaluate_command(
 ) -> None:
     """Evaluate a trained model on the test part of its own or of other data, class by class.
 
+    Images with a table of labels (--labels): all that it names, or those it calls test.
+
     The model of a table: on the test rows of its run, or on all rows of another table (--data).
     """
     from spinalnet import _dist
     from spinalnet.deploy import evaluate_run
 
-    evaluation = evaluate_run(run, data, data_dir, device=device, tta=tta, tell=print_note)
+    columns = {"image_column": image_column, "label_column": label_column}
+    evaluation = evaluate_run(
+        *(run, data, data_dir),
+        device=device,
+        labels=labels,
+        **columns,
+        split_column=split_column,
+        tta=tta,
+        tell=print_note,
+    )
     if as_json:
         if _dist.is_main():
             print(json.dumps(evaluation.to_dict()))
@@ -98,8 +122,17 @@ def predict_command(
             metavar="COLUMNS",
         ),
     ] = None,
+    id_column: Annotated[
+        str | None,
+        typer.Option(
+            help="PATHS are a table that names images, and their folder: column that is written "
+            "beside the predictions, such as an id.",
+            rich_help_panel="Labels",
+        ),
+    ] = None,
+    image_column: ImageColumn = None,
 ) -> None:
-    """Classify images, any number of them, or predict the rows of a table.
+    """Classify images or predict their values, any number of them, or the rows of a table.
 
     Rows are written as they are made. RUN may be a comparison, whose best run is taken. A table has
     its columns by name, in any order; missing values and new levels are allowed, a missing column
@@ -112,6 +145,7 @@ def predict_command(
 
     from spinalnet import _dist
     from spinalnet.comparison.loading import run_of
+    from spinalnet.data.table_files import is_table_file
     from spinalnet.data.walking import Tally
     from spinalnet.deploy import predict
     from spinalnet.deploy.saved import is_of_table
@@ -120,7 +154,8 @@ def predict_command(
     if not _dist.is_main():
         return  # there is one file to write
     if is_of_table(run):
-        _refuse(ctx, ("on_bad_image", "batch_size", "device", "tta"), "for the model of a table")
+        of_images = ("on_bad_image", "batch_size", "device", "tta", "id_column", "image_column")
+        _refuse(ctx, of_images, "for the model of a table")
         _predict_table(run, paths, out, keep, form, top_k, all_probabilities)
         return
     _refuse(ctx, ("keep",), "for the model of images")
@@ -134,6 +169,15 @@ def predict_command(
         skipped += 1
         print_note(f"left out: '{bad.path}' {bad.reason}.")
 
+    ids = None
+    if id_column is not None or image_column is not None:
+        skip = on_bad_image == "skip"
+        ids = predict.named_by_table(paths, id_column, image_column, keep_missing=skip)
+    elif tables := [path for path in paths if is_table_file(path)]:
+        raise InputError(
+            f"'{tables[0]}' is a table, not an image: with id_column=COLUMN the images that it "
+            "names are predicted, with that column beside them."
+        )
     named = (path for path in paths if path != "-")
     piped = predict.read_paths(_standard_input()) if "-" in paths else ()
     columns = (SpinnerColumn(), TextColumn("{task.completed} images"), TimeElapsedColumn())
@@ -155,6 +199,7 @@ def predict_command(
                 on_bad_image=leave_out if on_bad_image == "skip" else None,
                 on_row=lambda _: bar.advance(task),
                 unused=unused,
+                ids=ids,
             )
     except (KeyboardInterrupt, stopping.Interrupted) as error:
         err_console.print("stopped; nothing was written." if out else "stopped.", highlight=False)

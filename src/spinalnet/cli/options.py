@@ -19,6 +19,7 @@ import typer
 from spinalnet._checks import InputError
 from spinalnet.cli.root import say_stopped
 from spinalnet.training import TrainConfig
+from spinalnet.training.presets import PRESETS, of_images
 
 if TYPE_CHECKING:
     from spinalnet.comparison import RunSpec
@@ -37,7 +38,23 @@ Download = Annotated[
     bool | None,
     typer.Option("--download/--no-download", help="Fetch missing data. Default: into the cache."),
 ]
-Model = Annotated[str, typer.Option(help="Network (see 'spinalnet list').")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Network (see 'spinalnet list'). Default: mnist-cnn; for a folder of colour "
+        "photographs of more than 64 pixels a pre-trained one, frozen, if one can be had.",
+        show_default=False,
+    ),
+]
+PresetOf = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        metavar="|".join(PRESETS),
+        help="Settings by one name, those that are given apart. "
+        + " ".join(f"{name}: {row.in_words()}." for name, row in PRESETS.items()),
+    ),
+]
 Backbone = Annotated[
     str | None,
     typer.Option(
@@ -109,6 +126,37 @@ OnDuplicate = Annotated[
         help="Pictures that are there twice: keep and tell, or leave copies out of training.",
     ),
 ]
+LabelsOf = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        help="Table (csv, tsv, xlsx, parquet) that says what to predict of which image of the "
+        "folder; paths as in it, with or without their endings.",
+        rich_help_panel="Labels",
+    ),
+]
+ImageColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Its column that names the images. Default: the one whose cells are files.",
+        rich_help_panel="Labels",
+    ),
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Its column of labels. Default: the only other one, or one called label, class, "
+        "target or category.",
+        rich_help_panel="Labels",
+    ),
+]
+SplitColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Its column that says train, val or test. Default: parts are drawn.",
+        rich_help_panel="Labels",
+    ),
+]
 HeadOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -119,11 +167,19 @@ HeadOption = Annotated[
 ]
 Target = Annotated[str | None, typer.Option(help="Column to predict.", rich_help_panel="Tables")]
 TaskOf = Annotated[
-    str, typer.Option(help="classification, regression, or auto.", rich_help_panel="Tables")
+    str,
+    typer.Option(
+        help="classification, regression, or auto; of a table, or of --labels.",
+        rich_help_panel="Tables",
+    ),
 ]
 Group = Annotated[
     str | None,
-    typer.Option(help="Column whose rows of one value lie in one part.", rich_help_panel="Tables"),
+    typer.Option(
+        help="What must not lie in two parts: a column of a table or of --labels, or a pattern "
+        "over the names of image files.",
+        rich_help_panel="Tables",
+    ),
 ]
 TimeColumn = Annotated[
     str | None,
@@ -173,7 +229,8 @@ class RunOptions:
     """What `train`, `compare` and `lr-find` all ask of a run."""
 
     data: Data
-    model: Model = "mnist-cnn"
+    model: Model = None
+    preset: PresetOf = None
     backbone: Backbone = None
     weights: Weights = None
     freeze: Freeze = False
@@ -187,6 +244,10 @@ class RunOptions:
     on_bad_image: OnBadImage = "error"
     ignore: Ignore = None
     on_duplicate: OnDuplicate = "keep"
+    labels: LabelsOf = None
+    image_column: ImageColumn = None
+    label_column: LabelColumn = None
+    split_column: SplitColumn = None
     training: TrainConfig  # one option per field
     given: frozenset[str]  # the options that stand in the command
 
@@ -194,30 +255,62 @@ class RunOptions:
         """Return the run asked for; `fields` are those that one command alone knows."""
         from spinalnet.comparison import RunSpec
 
-        model = self.model
-        if self.backbone is not None:
-            from spinalnet.models import find_backbone
-
-            self.refuse({"model"}, "beside --backbone, which takes its place")
-            model = find_backbone(self.backbone).name
-        if self.freeze and self.backbone is None and self.weights is None:
+        network = self._network(fields.get("probe_epochs", 0))
+        if self.freeze and not network["pretrained"]:
             raise InputError(
                 "--freeze keeps what a network has learned: give --backbone or --weights."
             )
         if not fields.get("probe_epochs"):
             self.refuse({"probe_lr"}, "without --probe-epochs")
-        kept = ("freeze", "data_dir", "image_size", "in_channels", "limit", "on_bad_image")
-        kept += ("ignore", "on_duplicate")
+        kept = ("data_dir", "image_size", "in_channels", "limit", "on_bad_image")
+        kept += ("ignore", "on_duplicate", "image_column", "label_column", "split_column")
         return RunSpec.of(
             self.data,
-            model,
-            pretrained=self.backbone is not None if self.weights is None else str(self.weights),
             head_options=head_options(self.head_option),
             train=self.training,
+            labels=None if self.labels is None else str(self.labels),
             **{name: getattr(self, name) for name in kept},
             pixel_range=two_numbers("--pixel-range", self.pixel_range),
+            **of_images(self.preset, self.given),
+            **network,
             **fields,
         )
+
+    def _network(self, probe_epochs: int) -> dict[str, Any]:
+        """Return the network that is asked for, or a default with why it is this one."""
+        from spinalnet.comparison.defaults import SMALL, default_network
+        from spinalnet.data import DataSpec
+
+        if self.backbone is not None:
+            from spinalnet.models import find_backbone
+
+            self.refuse({"model"}, "beside --backbone, which takes its place")
+            named: dict[str, Any] = {"model": find_backbone(self.backbone).name}
+            pretrained = True if self.weights is None else str(self.weights)
+            return {**named, "pretrained": pretrained, "freeze": self.freeze}
+        if self.model is not None or self.weights is not None:
+            pretrained = False if self.weights is None else str(self.weights)
+            return {"model": self.model or SMALL, "pretrained": pretrained, "freeze": self.freeze}
+        channels: Any = self.in_channels
+        data = DataSpec(self.data, self.data_dir, self.image_size, channels)
+        taken = default_network(
+            data, self.training, probe_epochs=probe_epochs, download=self.download
+        )
+        found = {k: v for k, v in taken.options.items() if k not in self.given}
+        return {"pretrained": False, "freeze": self.freeze, **found, "chosen": taken.why}
+
+    def check_labels(self, is_table: bool) -> None:
+        """Refuse a table in place of the folder that its labels belong to."""
+        if self.labels is not None and is_table:
+            raise InputError(
+                f"--labels says what the images of a folder are, and '{self.data}' is a table: "
+                f"give the folder first (spinalnet ... FOLDER --labels {self.labels})."
+            )
+
+    def refuse_of_tables(self, options: Set[str]) -> None:
+        """Refuse options of tables, for images; a task they have where a table labels them."""
+        unused = options | (set() if self.labels is not None else {"task"})
+        self.refuse(unused, f"for '{self.data}', which is no table")
 
     def refuse(self, options: Set[str], why: str) -> None:
         """Refuse options that stand in the command but have no meaning here."""

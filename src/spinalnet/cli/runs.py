@@ -23,6 +23,7 @@ from spinalnet.cli.options import (
 )
 from spinalnet.cli.progress import print_note, print_report, print_run, show_run
 from spinalnet.cli.root import app, err_console, out_console
+from spinalnet.training.presets import of_tables
 
 if TYPE_CHECKING:
     from spinalnet.comparison import RunSpec
@@ -50,11 +51,13 @@ def train_command(
     from spinalnet.comparison import asking, building, moved, running
     from spinalnet.training import runs
 
-    if asking.names_table(asked.data, target):
+    asked.check_labels(is_table := asking.names_table(asked.data, target))
+    if is_table:
         _train_on_table(asked, head, out, target=target, task=task, group=group, time=time)
         return
-    asked.refuse({"target", "task", "group", "time"}, f"for '{asked.data}', which is no table")
-    spec = asked.spec(head=head, probe_epochs=probe_epochs, probe_lr=probe_lr)
+    asked.refuse_of_tables({"target", "time"})
+    of_data = {"task": task, "group": group}
+    spec = asked.spec(head=head, probe_epochs=probe_epochs, probe_lr=probe_lr, **of_data)
     folder = out or Path("runs") / f"{_label(spec)}-{spec.name}"
     if runs.is_done(folder):  # its data may be gone
         note = moved.follow(folder, spec)
@@ -67,7 +70,7 @@ def train_command(
     if note := moved.follow(folder, spec):
         print_note(note)
     splits = building.load_splits(spec, download=asked.download)
-    for note in splits.info.notes:
+    for note in filter(None, (spec.chosen, *splits.info.notes)):
         print_note(note)
     with show_run(spec.name) as on_progress:
         record = running.run_one(spec, folder, splits=splits, on_progress=on_progress)
@@ -78,6 +81,7 @@ def train_command(
 _OF_IMAGES = {"model", "backbone", "weights", "freeze", "data_dir", "download", "image_size"}
 _OF_IMAGES |= {"in_channels", "limit", "on_bad_image", "pixel_range", "probe_epochs", "probe_lr"}
 _OF_IMAGES |= {"ignore", "on_duplicate"}
+_OF_IMAGES |= {"labels", "image_column", "label_column", "split_column"}
 
 
 def _train_on_table(asked: RunOptions, head: str, out: Path | None, **of_table: Any) -> None:
@@ -95,6 +99,8 @@ def _train_on_table(asked: RunOptions, head: str, out: Path | None, **of_table: 
     }
     shared = training_of(training, head)
     options = {**shared.pop("head_options", {}), **head_options(asked.head_option)}
+    shared["train"] |= of_tables(asked.preset, {*shared["train"], *options})
+    of_table["preset"] = asked.preset or ""
     spec = TableSpec(asked.data, head=head, head_options=options, **shared, **of_table)
     if not _dist.is_main():
         return  # one process fits a table
@@ -139,7 +145,7 @@ def lr_find_command(
     from spinalnet.comparison.question import read_heads
     from spinalnet.training import environment, lrfind
 
-    asked.refuse(_NOT_OF_STEPS, "for single steps at rising rates")
+    asked.refuse({"preset", *_NOT_OF_STEPS}, "for single steps at rising rates")
     base = asked.spec()
     question = ComparisonSpec(base, tuple(row.label for row in read_heads(heads)), seeds=1)
     with Progress(console=err_console, transient=True) as bars:
@@ -154,6 +160,8 @@ def lr_find_command(
         )
     if not _dist.is_main():
         return
+    if base.chosen:
+        print_note(base.chosen)
     folder = out or Path("runs") / f"lr-find-{_label(base)}"
     title = f"{Path(base.data.name).name}, {base.model.name}: rates rising over {steps} steps"
     files.write_figure(folder / "lr-find.png", lrfind.draw_range_tests(found, title))

@@ -9,11 +9,13 @@ from typing import Any
 
 from spinalnet import files
 from spinalnet._checks import InputError, check_positive, unknown_name
+from spinalnet.comparison.defaults import SMALL, default_network
 from spinalnet.comparison.question import DEFAULT_HEADS, TABLE_HEADS, ComparisonSpec, read_heads
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.table_heads import TABLE_MODELS
 from spinalnet.comparison.table_spec import TableSpec
 from spinalnet.data import Table, frames
+from spinalnet.training import presets
 
 Source = str | Path | Table | RunSpec | TableSpec
 
@@ -30,7 +32,7 @@ def names_table(data: object, target: str | None = None) -> bool:
 def ask(
     data: Source,
     heads: str | Iterable[str] | None = None,
-    seeds: int = 5,
+    seeds: int | None = None,
     *,
     model: str | None = None,
     target: str | None = None,
@@ -41,6 +43,8 @@ def ask(
     tune: int = 0,
     group: str | None = None,
     time: str | None = None,
+    preset: str | None = None,
+    download: bool | None = None,
     **options: Any,
 ) -> ComparisonSpec:
     """Return the question; arguments as for `compare`.
@@ -52,11 +56,13 @@ def ask(
     if isinstance(tune, bool) or not isinstance(tune, int) or tune < 0:
         raise InputError(f"tune must be a number of trials, or 0 for none, got {tune!r}.")
     if names_table(data, target):
-        base: RunSpec | TableSpec = _table(data, target, model, tune, group, time, options)
+        base: RunSpec | TableSpec = _table(data, target, model, tune, group, time, preset, options)
         default = TABLE_HEADS
     else:
-        base = _images(data, model, target, tune, group, time, options)
+        base = _images(data, model, target, group, time, preset, download, options)
         default = DEFAULT_HEADS
+    if seeds is None:
+        seeds = presets.count_units(preset, is_table=isinstance(base, TableSpec))
     rows = heads if heads is None or isinstance(heads, str) else tuple(heads)
     if isinstance(rows, str):
         rows = tuple(row.label for row in read_heads(rows))
@@ -83,6 +89,7 @@ def _table(
     tune: int,
     group: str | None,
     time: str | None,
+    preset: str | None,
     options: dict[str, Any],
 ) -> TableSpec:
     own = {"model": model} if model is not None else {}
@@ -95,19 +102,22 @@ def _table(
             raise InputError("a Table knows its target: leave out target.")
         options = {"task": data.task, **options, "frame": data}
     name = data.name if isinstance(data, Table) else str(data)
-    return TableSpec(name, target, group=group, time=time, tune=tune, **options)
+    train = presets.of_tables(preset, options.get("head_options", ()))
+    set_by = {"train": train, "preset": preset or ""}
+    return TableSpec(name, target, group=group, time=time, tune=tune, **set_by, **options)
 
 
 def _images(
     data: Any,
     model: str | None,
     target: str | None,
-    tune: int,
     group: str | None,
     time: str | None,
+    preset: str | None,
+    download: bool | None,
     options: dict[str, Any],
 ) -> RunSpec:
-    of_tables = {"target": target, "time": time, "task": options.get("task")}
+    of_tables = {"target": target, "time": time}
     if unused := sorted(name for name, value in of_tables.items() if value is not None):
         named = data.data.name if isinstance(data, RunSpec) else data
         raise InputError(
@@ -118,7 +128,16 @@ def _images(
         if model is not None or options:
             raise InputError("a RunSpec knows its model and options: leave them out.")
         return data.having(**own) if own else data
-    return RunSpec.of(str(data), model or "mnist-cnn", **own, **options)
+    options = {**presets.of_images(preset, options), **options}
+    if model is None and not options.get("pretrained"):
+        plain = RunSpec.of(str(data), **own, **options)
+        taken = default_network(
+            plain.data, plain.train, probe_epochs=plain.probe_epochs, download=download
+        )
+        found = {k: v for k, v in taken.options.items() if k != "lr" or "train" not in options}
+        options = {"chosen": taken.why, **found, **options}
+        model = options.pop("model")
+    return RunSpec.of(str(data), model or SMALL, **own, **options)
 
 
 def default_folder(question: ComparisonSpec) -> Path:

@@ -7,7 +7,9 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from spinalnet import _dist
+from spinalnet._checks import InputError
 from spinalnet.data import build_augment, load
+from spinalnet.data.batches import Units
 from spinalnet.models import zoo
 from spinalnet.training import placement
 
@@ -22,6 +24,7 @@ def load_splits(
     *,
     constants: tuple[Sequence[float], Sequence[float]] | None = None,
     download: bool | None = None,
+    units: Units | None = None,
 ) -> Splits:
     """Load the data of a run as its network takes them.
 
@@ -29,6 +32,7 @@ def load_splits(
         spec: The run.
         constants: (mean, std) to normalise by, if not those the network's weights expect.
         download: Whether missing data may be fetched.
+        units: (mean, std) of the values of a regression, if not those of its training part.
 
     Raises:
         InputError: If a name is unknown, the data is missing or unusable.
@@ -36,7 +40,26 @@ def load_splits(
     build_augment(spec.train.augment)  # a misspelt step is told now, not in the first epoch
     data, expected = zoo.complete(spec.model, spec.data)
     with one_after_another(spec.train):  # a download is for one
-        return load(data, spec.train.seed, constants=constants or expected, download=download)
+        constants = constants or expected
+        splits = load(data, spec.train.seed, constants=constants, download=download, units=units)
+    if splits.info.task == "regression":
+        _refuse_classes(spec.train)
+    return splits
+
+
+# What has a meaning for classes alone, and its value that asks for nothing.
+_OF_CLASSES = {"label_smoothing": 0.0, "class_weights": "none", "mix": "none"}
+
+
+def _refuse_classes(config: TrainConfig) -> None:
+    asked = [
+        f"{n}={getattr(config, n)}" for n, off in _OF_CLASSES.items() if getattr(config, n) != off
+    ]
+    if asked:
+        raise InputError(
+            f"{' and '.join(asked)} needs classes, but the targets are numbers: leave it out, or "
+            "use task=classification."
+        )
 
 
 def one_after_another(config: TrainConfig) -> AbstractContextManager[None]:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 def compare(
     data: Source | ComparisonSpec,
     heads: str | Iterable[str] | None = None,
-    seeds: int = 5,
+    seeds: int | None = None,
     *,
     model: str | None = None,
     target: str | None = None,
@@ -65,6 +65,7 @@ def compare(
     ray_address: str | None = None,
     storage: str | None = None,
     download: bool | None = None,
+    preset: str | None = None,
     command: str | None = None,
     on_event: Callable[[Event], None] | None = None,
     watch: Sequence[Watcher] = (),
@@ -77,8 +78,11 @@ def compare(
             `RunSpec` or `TableSpec` that all runs share, or the whole question.
         heads: Rows, such as "spinal,mlp,spinal:num_layers=8"; the first is compared with each of
             the others.
-        seeds: Number of paired seeds; of a table without folds the number of random splits.
-        model: The network, for images: a name of `list_models()`; "mnist-cnn" without one.
+        seeds: Number of paired seeds; of a table without folds the number of random splits; 5
+            without it, or what `preset` says.
+        model: The network, for images: a name of `list_models()`. Without one "mnist-cnn", and for
+            a folder of colour photographs of more than 64 pixels a pre-trained one, frozen, if
+            there is one; the notes say which.
         target: The column to predict, for tables.
         out: Folder of the comparison; `runs/compare-<data>-<model>` without one.
         folds: Draw the test part from all examples, in so many folds.
@@ -98,17 +102,20 @@ def compare(
         storage: Address of a folder (s3://bucket/folder) that passes runs between the machines of a
             cluster that share no disk.
         download: Whether missing data may be fetched.
+        preset: Settings by one name, those that are given apart: "quick", "standard", "thorough"
+            (see `training.presets.PRESETS`).
         command: Kept with the result as what made it.
         on_event: Told of every run that begins, goes on, ends or fails.
         watch: Told the same as plain data, and of every epoch; see `Watcher`.
-        options: Fields of a run, such as epochs=20, lr=1e-3, limit=1000, seed=100.
+        options: Fields of a run, such as epochs=20, lr=1e-3, limit=1000, seed=100; for images with
+            a table of labels labels=TABLE, label_column=..., task="regression" (see `DataSpec`).
 
     Raises:
         InputError: If anything asked for is impossible, before anything is written.
         TrainingError: If no run finished.
     """
     if isinstance(data, ComparisonSpec):
-        given = {"model": model, "target": target, "heads": heads, **options}
+        given = {"model": model, "target": target, "heads": heads, "preset": preset, **options}
         if unused := sorted(name for name, value in given.items() if value is not None):
             raise InputError(f"the question knows {', '.join(unused)}: leave them out.")
         question = data
@@ -117,6 +124,7 @@ def compare(
             *(data, heads, seeds),
             **{"model": model, "target": target, "folds": folds, "repeats": repeats},
             **{"metric": metric, "margin": margin, "group": group, "time": time, "tune": tune},
+            **{"preset": preset, "download": download},
             **options,
         )
     most = check_worth_asking(question, until_decided, max_seeds)

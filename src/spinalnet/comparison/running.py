@@ -11,7 +11,7 @@ Under `torchrun` every process goes through all of this, and the main one writes
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,14 +97,14 @@ def run_one(
         result = _result(spec, model, splits, parts, fitted)
         result["notes"] += filter(None, [moved.moved_note(folder.path)])
         if spec.tested:
-            tested, outputs = measure(fitted.model, parts.test, spec.train)
+            tested, outputs = measure(fitted.model, parts.test, spec.train, splits.info)
             rows = splits.test_rows
             outputs = replace(outputs, rows=None if rows is None else rows.int())
             depths = Depths(splits.info.pixel_range)
             _with_thumbnails(outputs, splits.test, depths).save(folder.path / OUTPUTS_FILE)
             result |= {"test": tested}
         else:
-            result["val"] |= measure(fitted.model, parts.val, spec.train)[0]
+            result["val"] |= measure(fitted.model, parts.val, spec.train, splits.info)[0]
             result["val"].pop("confusion", None)
         folder.finish(result)
         if not spec.tested:  # of a trial only the numbers are of use
@@ -122,9 +122,13 @@ def open_folder(path: str | Path, spec: RunSpec | TableSpec) -> runs.RunFolder:
     """
     if isinstance(spec, RunSpec):
         moved.follow(path, spec)
-    return runs.RunFolder.start(
-        path, spec.to_dict(), read=lambda kept: type(spec).from_dict(kept).to_dict()
-    )
+    told = {name: getattr(spec, name) for name in ("preset", "chosen") if hasattr(spec, name)}
+
+    def read(kept: Mapping[str, Any]) -> dict[str, Any]:
+        # Where settings come from is noted; whether two runs are alike the settings say.
+        return type(spec).from_dict(kept).to_dict() | told
+
+    return runs.RunFolder.start(path, spec.to_dict(), read)
 
 
 def _result(
@@ -150,8 +154,14 @@ def _result(
     val.pop("confusion", None)
     # A regression is judged by how far its error on the data it has seen is from the rest.
     seen = {}
-    if info.task == "regression":
+    if info.task == "regression" and info.units is None:
         seen = {"train": evaluation.evaluate(fitted.model, parts.train).to_dict()}
+    elif info.task == "regression":  # trained in units of the values' spread
+        val, seen = (
+            {name: measure(fitted.model, part, spec.train, info)[0][name] for name in val}
+            for part in (parts.val, parts.train)
+        )
+        seen = {"train": seen}
     return {
         "model": spec.model.name,
         "head": spec.model.head,
@@ -169,7 +179,7 @@ def _result(
         "head_macs": macs.head,
         "wiring": wiring and wiring.to_dict(),
         "train_size": len(splits.train),
-        "baseline": Baseline.of(splits.train.targets, info.num_classes).to_dict(),
+        "baseline": Baseline.of(info.in_units(splits.train.targets), info.num_classes).to_dict(),
         **seen,
         "val": val,
         "best_epoch": fitted.best_epoch,
@@ -177,7 +187,7 @@ def _result(
         "train_seconds": fitted.seconds,
         "selected_on": spec.selected_on,
         "stopped": fitted.stopped,
-        "notes": [*info.notes, *model.notes, *fitted.notes],
+        "notes": [*filter(None, [spec.chosen]), *info.notes, *model.notes, *fitted.notes],
     }
 
 
@@ -252,8 +262,15 @@ def measure(
     model: nn.Module,
     part: batches.ArrayDataset | batches.FolderDataset | features.FeatureDataset,
     config: TrainConfig,
+    info: batches.DatasetInfo,
 ) -> tuple[dict[str, Any], AnyOutputs]:
     """Measure a model in full precision, with the memory format of training.
+
+    Args:
+        model: The model.
+        part: Images, rows or features, with targets as the model was trained on them.
+        config: How it was trained.
+        info: On which data; it says in which units the values of a regression are.
 
     Returns:
         The numbers for `result.json`, and what the model said about every example.
@@ -265,10 +282,12 @@ def measure(
         device=config.device,
         channels_last=config.channels_last,
     )
-    given = batches.ArrayDataset(logits, part.targets)
+    targets = info.in_units(part.targets)
+    logits = info.in_units(logits)
+    given = batches.ArrayDataset(logits, targets)
     metrics = evaluation.evaluate(nn.Identity(), given, batch_size=config.eval_batch_size).to_dict()
     if part.targets.is_floating_point():
-        said = RegressionOutputs.of(logits, part.targets)
+        said = RegressionOutputs.of(logits, targets)
         return measured(said) | metrics, said
     said = Outputs.of(logits, part.targets)
     scores = quality(said)

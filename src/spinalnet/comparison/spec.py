@@ -38,6 +38,8 @@ class RunSpec:
         probe_lr: Learning rate of that first stage; all else is as in `train`.
         label: What its row in a comparison is called; empty for the head's name.
         tested: Whether the test part is touched at the end; False for a trial in tuning.
+        preset: Row of `training.presets.PRESETS` that settings come from; they stand here.
+        chosen: Why the network was taken, where nobody has named one.
 
     Raises:
         InputError: If the parts do not go together.
@@ -51,6 +53,8 @@ class RunSpec:
     probe_lr: float = 3e-3
     label: str = ""
     tested: bool = True
+    preset: str = ""
+    chosen: str = ""
 
     def __post_init__(self) -> None:
         if self.model.freeze and self.train.mix != "none":

@@ -22,7 +22,8 @@ from spinalnet.data.columns import is_frame
 
 def options_of(spec: TableSpec, chosen: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return all options of the estimator: shared, the row's own, and those of a trial."""
-    shared = dict(spec.train) if head_row(spec.head).kind else {}
+    row = head_row(spec.head)
+    shared = {name: v for name, v in spec.train.items() if row.kind and name not in row.fixed}
     return tuned_options(spec.head, {**shared, **spec.head_options}, chosen or {})
 
 

@@ -43,6 +43,7 @@ class TableSpec:
         resample: Which rows are the test part.
         seed: Of the estimator.
         label: What its row in a comparison is called; empty for the head's name.
+        preset: Row of `training.presets.PRESETS` that settings come from; they stand here.
         frame: The table itself, where it lies in memory and not in a file; not written.
 
     Raises:
@@ -62,6 +63,7 @@ class TableSpec:
     resample: Resample = field(default_factory=lambda: Resample("split", 0))
     seed: int = 0
     label: str = ""
+    preset: str = ""
     frame: Table | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -15,9 +15,18 @@ from spinalnet.comparison.building import build_model, load_splits
 from spinalnet.comparison.moved import gone_note
 from spinalnet.comparison.schema import SCHEMA, with_present_heads
 from spinalnet.comparison.spec import RunSpec
-from spinalnet.data import DatasetInfo, DataSpec, Splits, find_folder, load_scored
+from spinalnet.data import (
+    ArrayDataset,
+    DatasetInfo,
+    DataSpec,
+    FolderDataset,
+    Splits,
+    find_folder,
+    load_scored,
+)
 from spinalnet.data.doubles import Part
 from spinalnet.data.folders import same_name
+from spinalnet.data.loading import load_labelled
 from spinalnet.models import ImageModel, ModelSpec, features
 from spinalnet.training import runs
 
@@ -40,6 +49,7 @@ class Description:
     data: str | None = None
     seed: int | None = None
     converted_from: str | None = None
+    units: tuple[float, float] | None = None
     schema: int = SCHEMA
 
     @classmethod
@@ -77,15 +87,9 @@ class Description:
     def info(self) -> DatasetInfo:
         """What the model knows of its data."""
         shape, mean, std = self.input_shape, self.mean, self.std
-        return DatasetInfo(
-            self.data or "",
-            self.task,
-            self.class_names,
-            shape,
-            mean,
-            std,
-            pixel_range=self.pixel_range,
-        )
+        about = self.task, self.class_names, shape, mean, std
+        units, pixel_range = self.units, self.pixel_range
+        return DatasetInfo(self.data or "", *about, units=units, pixel_range=pixel_range)
 
     @property
     def spec(self) -> RunSpec:
@@ -115,26 +119,15 @@ class TrainedModel:
         Raises:
             InputError: If the data cannot be had, or have other classes.
         """
-        own, info = self.spec.data, self.info
-        if not data and data_dir is None and (gone := gone_note(own)):
+        info = self.info
+        if not data and data_dir is None and (gone := gone_note(self.spec.data)):
             raise InputError(f"{gone}: name where it lies now with data=NEW.")
-        if not (data or own.name):
-            raise InputError(
-                "the model does not say which data it belongs to; name some with data=NAME."
-            )
-        spec = self.spec.having(
-            data=replace(
-                own,
-                name=data or own.name,
-                data_dir=data_dir or (own.data_dir if not data else None),
-            ),
-            device=device or self.spec.train.device,
-        )
+        spec = self._asked_of(data, data_dir, device)
         if len(info.input_shape) == 3:
             channels, side, _ = info.input_shape
             spec = spec.having(in_channels=channels, image_size=side)
             spec = spec.having(pixel_range=info.pixel_range)
-        splits = load_splits(spec, constants=(info.mean, info.std))
+        splits = load_splits(spec, constants=(info.mean, info.std), units=info.units)
         if list(map(same_name, splits.info.class_names)) != list(map(same_name, info.class_names)):
             raise InputError(
                 f"{spec.data.name} has the classes {some(splits.info.class_names, 5)}, but the "
@@ -163,7 +156,9 @@ class TrainedModel:
             return splits.test, splits.info
         channels, side, _ = info.input_shape
         asked = replace(
-            DataSpec(str(data), data_dir, side, on_bad_image=own.on_bad_image), in_channels=channels
+            DataSpec(str(data), data_dir, side, on_bad_image=own.on_bad_image),
+            in_channels=channels,
+            pixel_range=info.pixel_range,
         )
         place, home = find_folder(asked).resolve(), self._home()
         if place == home:  # its own folder: what it was trained on tests nothing
@@ -184,6 +179,49 @@ class TrainedModel:
         with contextlib.suppress(InputError):  # a checkpoint alone knows the folder's name only
             return find_folder(own).resolve() if own.name and own.row is None else None
         return None
+
+    def load_labelled(
+        self, labels: Mapping[str, str | None], data: str | None, data_dir: str | None = None
+    ) -> tuple[ArrayDataset | FolderDataset, tuple[str, ...]]:
+        """Load all images that a table of labels names, or those of its test part.
+
+        Args:
+            labels: "labels", the table, and what else `DataSpec` has to say of it; the columns of
+                images and labels are those of training, if none are named.
+            data: Folder of the images; None for that of the run.
+            data_dir: Where that folder is.
+
+        Returns:
+            The images, and sentences for the user.
+
+        Raises:
+            InputError: If files are missing or cannot be used, or a class is unknown to the model.
+        """
+        if len(self.info.input_shape) != 3:
+            raise InputError(
+                "a table of labels names images, and this model was trained on rows: leave it out."
+            )
+        own, spec = self.spec.data, self._asked_of(data, data_dir, None).data
+        named = {"image_column": own.image_column, "label_column": own.label_column}
+        given = {name: value for name, value in labels.items() if value is not None}
+        columns = {"split_column": None, **named, **given, "task": self.info.task}
+        return load_labelled(replace(spec, **columns), self.info)
+
+    def _asked_of(self, data: str | None, data_dir: str | None, device: str | None) -> RunSpec:
+        """Return the run on other data, which are not labelled by the table of its own."""
+        own = self.spec.data
+        if not (data or own.name):
+            raise InputError(
+                "the model does not say which data it belongs to; name some with data=NAME."
+            )
+        if data:
+            unlabelled = dict.fromkeys(("labels", "image_column", "label_column", "split_column"))
+            group = own.group if own.labels is None else None  # it may be a column of theirs
+            own = replace(own, name=data, data_dir=None, task="auto", group=group, **unlabelled)
+        return self.spec.having(
+            data=replace(own, data_dir=data_dir or own.data_dir),
+            device=device or self.spec.train.device,
+        )
 
 
 def load_trained(path: str | Path) -> TrainedModel:

@@ -22,6 +22,9 @@ from spinalnet.data.images import BadImage, BadImagesError, fit_to, read_batches
 from spinalnet.data.order import batch_slices, epoch_order, stream_seed
 from spinalnet.randomness import BatchPart, part_of_batch
 
+Units = tuple[float, float]
+"""Mean and standard deviation of the values of a regression on images."""
+
 
 @dataclass(frozen=True)
 class DatasetInfo:
@@ -35,6 +38,8 @@ class DatasetInfo:
         mean: Mean per channel on the 0..1 scale, subtracted from every batch.
         std: Standard deviation per channel on the 0..1 scale.
         notes: Sentences the user must see, such as a limit or an unusual split.
+        units: Of a regression on images: (mean, standard deviation) of the values, in which the
+            model is trained and answers; None where it does so in the values themselves.
         pixel_range: The values that became black and white, where image files have more than 8 bits
             per channel; None where none has.
     """
@@ -46,12 +51,20 @@ class DatasetInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     notes: tuple[str, ...] = ()
+    units: Units | None = None
     pixel_range: tuple[float, float] | None = None
 
     @property
     def num_classes(self) -> int:
         """Number of classes (0 for regression)."""
         return len(self.class_names)
+
+    def in_units(self, values: Tensor) -> Tensor:
+        """Return answers or targets `(N, 1)` of a regression in the units of the data."""
+        if self.units is None:
+            return values
+        mean, std = self.units
+        return (values.double() * std + mean).float()
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,29 @@ class Splits:
             val=self.val.normalized_by(mean, std),
             test=self.test.normalized_by(mean, std),
             info=replace(self.info, mean=tuple(mean), std=tuple(std)),
+        )
+
+    def standardized(self, units: Units | None = None) -> Splits:
+        """Return the samples of a regression with their values less `mean`, over `std`.
+
+        Args:
+            units: (mean, std); None for those of the training part.
+        """
+        if units is None:
+            values = self.train.targets.double()
+            # Of equal values any unit does.
+            units = float(values.mean()), float(values.std(correction=0)) or 1.0
+        mean, std = units
+
+        def moved(part: ArrayDataset | FolderDataset) -> ArrayDataset | FolderDataset:
+            return part.with_targets(((part.targets.double() - mean) / std).float())
+
+        return replace(
+            self,
+            train=moved(self.train),
+            val=moved(self.val),
+            test=moved(self.test),
+            info=replace(self.info, units=units),
         )
 
 
@@ -259,6 +295,12 @@ class ArrayDataset:
         twin.mean, twin.std = tuple(mean), tuple(std)
         return twin
 
+    def with_targets(self, targets: Tensor) -> ArrayDataset:
+        """Return the same samples with other targets, one for each."""
+        twin = copy.copy(self)
+        twin.targets, twin._on_device = targets, None
+        return twin
+
     def subset(self, indices: Tensor) -> ArrayDataset:
         """Return the samples at `indices` as a data set of their own."""
         paths = [self.paths[i] for i in indices.tolist()] if self.paths else ()
@@ -348,7 +390,7 @@ class FolderDataset:
 
     Args:
         paths: Image files.
-        targets: Class indices, `(N,)`.
+        targets: Class indices, `(N,)`, or values, float, `(N, 1)`.
         channels: 1 (grey) or 3 (RGB).
         size: Height and width of the decoded images.
         mean: Mean per channel on the 0..1 scale; empty for none.
@@ -373,7 +415,7 @@ class FolderDataset:
                 f"paths and targets must have the same length, got {len(paths)} and {len(targets)}."
             )
         self.paths = [os.fspath(path) for path in paths]  # a Path takes several times the memory
-        self.targets = targets.long()
+        self.targets = targets if targets.is_floating_point() else targets.long()
         self.channels = channels
         self.size = size
         self.mean = tuple(mean)
@@ -388,6 +430,12 @@ class FolderDataset:
         """Return the same samples normalised by other constants (those of a trained model)."""
         twin = copy.copy(self)
         twin.mean, twin.std = tuple(mean), tuple(std)
+        return twin
+
+    def with_targets(self, targets: Tensor) -> FolderDataset:
+        """Return the same samples with other targets, one for each."""
+        twin = copy.copy(self)
+        twin.targets = targets
         return twin
 
     def subset(self, indices: Tensor) -> FolderDataset:

@@ -33,6 +33,7 @@ class FoundImages:
         folder: Where they lie.
         names: What the folder of a part is called, where the part has one.
         unused: What else lies there.
+        groups: Group of every path, where a table of labels has a column of them.
     """
 
     classes: tuple[str, ...]
@@ -41,6 +42,7 @@ class FoundImages:
     folder: str = ""
     names: Mapping[str, str] = field(default_factory=dict)
     unused: Tally = field(default_factory=Tally)
+    groups: Mapping[str, str] | None = None
 
     def pooled(self) -> FoundImages:
         """Return the same images as one part, "train": those of train, of val, of test."""

@@ -24,11 +24,20 @@ from torch import Tensor
 from spinalnet import files
 from spinalnet._checks import InputError, check_positive, some, unknown_name
 from spinalnet.data import doubles, parts, readers
-from spinalnet.data.batches import MEND, ArrayDataset, DatasetInfo, FolderDataset, Splits, without
+from spinalnet.data.batches import (
+    MEND,
+    ArrayDataset,
+    DatasetInfo,
+    FolderDataset,
+    Splits,
+    Units,
+    without,
+)
 from spinalnet.data.catalog import DATASETS, DatasetRow
 from spinalnet.data.depths import Depths, PixelRange, check_range
 from spinalnet.data.folders import FoundImages, index_folder, index_labelled, permission_explained
 from spinalnet.data.images import BadImage, BadImagesError, find_bad, fit_to, read_all
+from spinalnet.data.labels import TASKS, Labels, Task, find_labelled
 from spinalnet.data.resampling import Resample
 from spinalnet.data.walking import shown
 
@@ -49,13 +58,20 @@ class DataSpec:
             report, or left out as if they were not there ("skip").
         resample: Draw the test part from all examples; None for the data's own test part.
         group: A regular expression over the paths of image files below the data's folder (see
-            `parts.groups_of`): what it matches is the group, of which all lie in one part.
-        pixel_range: Values that become black and white in image files with more than 8 bits per
-            channel; None for 0 and 65535 of 16-bit files (see `data.depths`).
+            `parts.groups_of`): what it matches is the group, of which all lie in one part. With
+            `labels` it may be a column of theirs.
         ignore: Names of files and folders that are left out of a folder of images, comma separated;
             "*" stands for any text: "test,*_mask.png".
         on_duplicate: Whether pictures that are there twice are told ("keep"), or left out ("skip")
             by the rule that stands in `copies`.
+        labels: A table that says what is to be predicted of which image of the folder; see
+            `labels.Labels` for this and the following.
+        image_column: Its column that names the files.
+        label_column: Its column of labels.
+        split_column: Its column of parts: train, val, test.
+        task: "classification", "regression", or "auto".
+        pixel_range: Values that become black and white in image files with more than 8 bits per
+            channel; None for 0 and 65535 of 16-bit files (see `data.depths`).
 
     Raises:
         InputError: If a value is impossible.
@@ -69,14 +85,20 @@ class DataSpec:
     on_bad_image: Literal["error", "skip"] = "error"
     resample: Resample | None = None
     group: str | None = None
-    pixel_range: PixelRange | None = None
     ignore: str | None = None
     on_duplicate: Literal["keep", "skip"] = "keep"
+    labels: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    task: Task = "auto"
+    pixel_range: PixelRange | None = None
 
     def __post_init__(self) -> None:
         for name in ("name", "data_dir"):  # two ways to write a path are one request
             if str(getattr(self, name)).startswith("~"):
                 object.__setattr__(self, name, str(files.expanded(getattr(self, name))))
+        self._check_labels()
         for name in ("image_size", "limit"):
             if getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
@@ -84,10 +106,10 @@ class DataSpec:
             raise InputError(f"in_channels must be 1 or 3, got {self.in_channels!r}.")
         if self.on_bad_image not in ("error", "skip"):
             raise InputError(f"on_bad_image must be error or skip, got {self.on_bad_image!r}.")
-        check_range(self.pixel_range)
         if self.on_duplicate not in ("keep", "skip"):
             raise InputError(f"on_duplicate must be keep or skip, got {self.on_duplicate!r}.")
-        if self.group is not None:
+        check_range(self.pixel_range)
+        if self.group is not None and self.labels is None:
             try:
                 re.compile(self.group)
             except re.error as error:
@@ -95,6 +117,26 @@ class DataSpec:
                     f"group must be a regular expression, such as 'patient(\\d+)', got "
                     f"'{self.group}': {error}."
                 ) from error
+
+    def _check_labels(self) -> None:
+        if self.task not in TASKS:
+            raise unknown_name("task", self.task, TASKS)
+        if self.labels is not None:
+            object.__setattr__(self, "labels", os.fspath(self.labels))  # as a file holds it
+            if self.row is not None:
+                raise InputError(
+                    f"labels belong to a folder of images, and '{self.name}' is a data set with "
+                    "its own: leave them out, or give the folder."
+                )
+            return
+        given = [f"{name}={getattr(self, name)}" for name in _OF_LABELS if getattr(self, name)]
+        if self.task != "auto":
+            given.append(f"task={self.task}")
+        if given:
+            raise InputError(
+                f"{given[0]} says how labels=TABLE is read, which is not given: name the table, or "
+                f"leave out {given[0].partition('=')[0]}."
+            )
 
     @property
     def ignored(self) -> tuple[str, ...]:
@@ -105,6 +147,9 @@ class DataSpec:
     def row(self) -> DatasetRow | None:
         """The row of `DATASETS`; None if this is a folder."""
         return DATASETS.get(self.name)
+
+
+_OF_LABELS = ("image_column", "label_column", "split_column")
 
 
 def list_datasets() -> list[str]:
@@ -183,8 +228,8 @@ def _check_classes(found: FoundImages) -> list[str]:
 def _check_found(found: FoundImages, spec: DataSpec) -> tuple[list[str], dict[str, np.ndarray]]:
     """See that the files can be divided; return notes, and the groups of every part if any."""
     paths = {part: paths for part, (paths, _) in found.parts.items()}
-    groups = parts.grouped_by_part(paths, found.folder, spec.group)
-    notes = _check_classes(found)
+    groups = parts.grouped_by_part(paths, found.folder, spec.group, found.groups)
+    notes = _check_classes(found) if found.classes else []
     if "test" not in found.parts:
         parts.divide(found.parts["train"][1], found.classes, spec.resample, groups.get("train"))
     return notes, groups
@@ -234,10 +279,10 @@ def _load_files(
     streamed = needed > memory_budget
     depths = Depths(spec.pixel_range)
     streamed_by = num_workers if streamed else None
-    found, data, bad = _read_files(found, spec, size, channels, streamed_by, depths)
+    found, data, files = _read_files(found, spec, size, channels, streamed_by, depths)
     pixel_range = depths.settled()
     found, settled = _settle_copies(found, data, spec)
-    data, files = settled.data, (*bad, *settled.left_out)
+    data, files = settled.data, (*files, *settled.left_out)
     checked, groups = _check_found(found, spec)
     notes, of_train, rows = [*found.notes, *checked], groups.get("train"), None
     if "test" not in data:
@@ -245,7 +290,7 @@ def _load_files(
         drawn = parts.divide(whole.targets, found.classes, spec.resample, of_train)
         data = drawn.of(whole)
         notes.append(parts.divided_note(spec.resample, brought, len(whole), len(drawn.test)))
-        notes += parts.absent_notes(data["test"], found.classes)
+        notes += parts.absent_notes(data["test"], found.classes) if found.classes else []
         if spec.resample is not None:
             rows = torch.from_numpy(drawn.test)
         elif spec.on_duplicate == "keep":
@@ -257,7 +302,8 @@ def _load_files(
         f"Images are cut to their centre square and resized to {size}x{size}"
         + ("." if spec.image_size else " (choose with image_size).")
     )
-    notes += parts.imbalance_notes(data["train"].targets, found.classes)
+    if found.classes:
+        notes += parts.imbalance_notes(data["train"].targets, found.classes)
     if streamed:
         notes.append(
             f"Images stream from disk: decoded they need {needed / 2**30:.1f} GiB, more than the "
@@ -269,10 +315,10 @@ def _load_files(
             f"In files with more than 8 bits per channel {low:g} becomes black and {high:g} white."
         )
     mean, std = _channel_statistics(_sample(data["train"], channels, size))
+    task = "classification" if found.classes else "regression"
     shape = channels, size, size
-    info = DatasetInfo(
-        name, "classification", found.classes, shape, mean, std, tuple(notes), pixel_range
-    )
+    more = {"notes": tuple(notes), "pixel_range": pixel_range}
+    info = DatasetInfo(name, task, found.classes, shape, mean, std, **more)
     data = {part: source.normalized_by(mean, std) for part, source in data.items()}
     return parts.Pool(
         *(info, data["train"], data["test"], data.get("val"), 0.1, files, of_train, rows),
@@ -406,7 +452,11 @@ def _refuse_of_files(spec: DataSpec, row: DatasetRow) -> None:
 
 
 def find_folder(spec: DataSpec) -> Path:
-    """Return the folder of images that is asked for, alone or below `data_dir`."""
+    """Return the folder of images that is asked for, alone or below `data_dir`.
+
+    Raises:
+        InputError: If a bare name is neither a data set nor a folder.
+    """
     folder = Path(spec.name).expanduser()
     if spec.data_dir is not None and not folder.exists():
         below = Path(spec.data_dir).expanduser() / spec.name
@@ -421,6 +471,66 @@ def find_folder(spec: DataSpec) -> Path:
     return folder
 
 
+def _index(folder: Path, spec: DataSpec) -> FoundImages:
+    """Find the images of a folder, with the labels that folders or a table give them."""
+    if spec.labels is None:
+        return index_folder(folder, spec.ignored)
+    found = find_labelled(folder, labels_of(spec), keep_missing=spec.on_bad_image == "skip")
+    if "val" not in found.parts or "test" in found.parts or spec.resample is not None:
+        return found
+    by_part = {"train": found.parts["train"], "test": found.parts["val"]}
+    note = (
+        f"{spec.labels} has no test part: its validation rows are the untouched test set, and "
+        "validation images are split from train."
+    )
+    return replace(found, parts=by_part, notes=(*found.notes, note))
+
+
+def labels_of(spec: DataSpec) -> Labels:
+    """Return the labels that are asked for; `spec.labels` is given."""
+    columns = (getattr(spec, name) for name in _OF_LABELS)
+    return Labels(spec.labels or "", *columns, group=spec.group, task=spec.task)
+
+
+def load_labelled(
+    spec: DataSpec, known: DatasetInfo, *, num_workers: int = 16
+) -> tuple[parts.Part, tuple[str, ...]]:
+    """Load all images that a table names, to evaluate a model on them.
+
+    Of a table with a column of parts (`spec.split_column`) it is the rows of its test part.
+
+    Args:
+        spec: The folder and its labels.
+        known: What the model was trained on: it says classes or units, size and normalisation.
+        num_workers: As for `load`.
+
+    Returns:
+        The images in the order of the table, with targets as the model knows them, and sentences
+        for the user.
+
+    Raises:
+        InputError: If files are missing or cannot be used, or a class is unknown to the model.
+    """
+    channels, size, _ = known.input_shape
+    skip = spec.on_bad_image == "skip"
+    with permission_explained():
+        found = find_labelled(
+            find_folder(spec),
+            labels_of(replace(spec, group=None)),
+            classes=known.class_names,
+            task=known.task,
+            keep_missing=skip,
+        )
+        found, data, _ = _read_files(
+            found, spec, size, channels, num_workers, Depths(known.pixel_range)
+        )
+    part = data["test"].normalized_by(known.mean, known.std)
+    if known.units is not None:
+        mean, std = known.units
+        part = part.with_targets(((part.targets.double() - mean) / std).float())
+    return part, found.notes
+
+
 def load(
     spec: DataSpec,
     seed: int = 0,
@@ -431,6 +541,7 @@ def load(
     download: bool | None = None,
     memory_budget: int = 2 * 2**30,
     num_workers: int = 16,
+    units: Units | None = None,
 ) -> Splits:
     """Load what is asked for and split it into a training, a validation and a test part.
 
@@ -453,6 +564,7 @@ def load(
             stream from disk, on_bad_image "error" looks at the beginning and the end of every file,
             and a fault in between is met in training; "skip" decodes every file once.
         num_workers: Threads that decode a folder that is not; at most one per processor.
+        units: Of a regression on images: (mean, std) of the values, instead of the data's own.
 
     Returns:
         The splits. `info.notes` says in sentences what a reader of results must know.
@@ -465,7 +577,7 @@ def load(
     pool = load_pool(
         spec, row=row, download=download, memory_budget=memory_budget, num_workers=num_workers
     )
-    splits = pool.split(spec.limit, seed, val_fraction)
+    splits = pool.split(spec.limit, seed, val_fraction, units)
     return splits if constants is None else splits.normalized_by(*constants)
 
 
@@ -482,7 +594,7 @@ def load_pool(
     with permission_explained():
         if row is None:
             folder = find_folder(spec)
-            name, found = folder.resolve().name, index_folder(folder, spec.ignored)
+            name, found = folder.resolve().name, _index(folder, spec)
         else:
             _refuse_of_files(spec, row)
             name, found = row.name, readers.read(row, spec.data_dir, download=download)
@@ -522,9 +634,7 @@ def load_scored(
         found = index_labelled(folder, classes, spec.ignored)
         needed = len(found.parts["test"][0]) * channels * size * size
         threads = num_workers if needed > memory_budget else None
-        depths = Depths(spec.pixel_range)
-        found, data, _ = _read_files(found, spec, size, channels, threads, depths)
-        depths.settled()
+        found, data, _ = _read_files(found, spec, size, channels, threads, Depths(spec.pixel_range))
     shape, mean, std = (channels, size, size), tuple(constants[0]), tuple(constants[1])
     info = DatasetInfo(
         folder.resolve().name, "classification", tuple(classes), shape, mean, std, found.notes
@@ -547,9 +657,14 @@ def load_dataset(
     on_bad_image: Literal["error", "skip"] = "error",
     resample: Resample | None = None,
     group: str | None = None,
-    pixel_range: PixelRange | None = None,
     ignore: str | None = None,
     on_duplicate: Literal["keep", "skip"] = "keep",
+    labels: str | os.PathLike[str] | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
+    task: Task = "auto",
+    pixel_range: PixelRange | None = None,
 ) -> Splits:
     """Load a data set by its name, row or path: `load` with the fields of `DataSpec` as arguments.
 
@@ -564,9 +679,14 @@ def load_dataset(
     return load(
         DataSpec(
             *(name, folder, image_size, in_channels, limit, on_bad_image, resample, group),
-            pixel_range=pixel_range,
             ignore=ignore,
             on_duplicate=on_duplicate,
+            labels=None if labels is None else os.fspath(labels),
+            image_column=image_column,
+            label_column=label_column,
+            split_column=split_column,
+            task=task,
+            pixel_range=pixel_range,
         ),
         seed,
         row=row,

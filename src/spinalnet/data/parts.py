@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from spinalnet._checks import InputError, some
-from spinalnet.data.batches import ArrayDataset, DatasetInfo, FolderDataset, Splits
+from spinalnet.data.batches import ArrayDataset, DatasetInfo, FolderDataset, Splits, Units
 from spinalnet.data.images import BadImage
 from spinalnet.data.order import stratified
 from spinalnet.data.resampling import Resample, Rows, draw_parts, set_apart, validation_rows
@@ -52,13 +52,17 @@ class Pool:
     test_rows: Tensor | None = None
     unused: str = ""
 
-    def split(self, limit: int | None, seed: int, val_fraction: float | None) -> Splits:
+    def split(
+        self, limit: int | None, seed: int, val_fraction: float | None, units: Units | None = None
+    ) -> Splits:
         """Split validation off the training part, where it has no part of its own; limit the rest.
 
         Args:
             limit: Training examples to keep, or None for all.
             seed: Seed of both draws.
             val_fraction: Share of the training part to validate on; None for the data's own.
+            units: Of a regression on images: mean and standard deviation of the values; None for
+                those of the training part.
 
         Raises:
             InputError: If `limit` leaves a class without examples, or no group can be spared.
@@ -88,7 +92,9 @@ class Pool:
             )
             train, info = train.subset(chosen), replace(info, notes=(*info.notes, note))
         left_out, unused = self.left_out, self.unused
-        return Splits(train, val, self.test, info, left_out, self.test_rows, unused)
+        splits = Splits(train, val, self.test, info, left_out, self.test_rows, unused)
+        # Values of images are learned in units of their spread, as those of tables are.
+        return splits.standardized(units) if regression and len(info.input_shape) == 3 else splits
 
 
 def _at(part: Part, rows: Rows) -> Part:
@@ -126,8 +132,9 @@ def divide(
     """
     n = len(targets)
     if resample is None:
+        of_class = targets.numpy() if classes else np.zeros(n, dtype=np.int64)
         test, train = set_apart(
-            targets.numpy(), round(_TEST_FRACTION * n), "test", groups=groups, keep_train=2
+            of_class, round(_TEST_FRACTION * n), "test", groups=groups, keep_train=2
         )
         return Division(train, test)
     strata = np.asarray(classes)[targets.numpy()] if classes else None
@@ -201,16 +208,28 @@ def groups_of(paths: Sequence[str], folder: str, pattern: str) -> np.ndarray:
 
 
 def grouped_by_part(
-    parts: Mapping[str, Sequence[str]], folder: str, pattern: str | None
+    parts: Mapping[str, Sequence[str]],
+    folder: str,
+    pattern: str | None,
+    column: Mapping[str, str] | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the group of every image of every part; nothing without a pattern.
+
+    Args:
+        parts: The files of every part.
+        folder: As for `groups_of`, as the pattern.
+        pattern: Where `column` says the groups, the name of that column.
+        column: Group of every path.
 
     Raises:
         InputError: If a file has no group, or a group lies in two parts.
     """
     if pattern is None:
         return {}
-    found = {part: groups_of(paths, folder, pattern) for part, paths in parts.items()}
+    if column is None:
+        found = {part: groups_of(paths, folder, pattern) for part, paths in parts.items()}
+    else:
+        found = {part: np.array([column[p] for p in paths]) for part, paths in parts.items()}
     names = list(found)
     for i, first in enumerate(names):
         for second in names[i + 1 :]:

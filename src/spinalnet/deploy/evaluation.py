@@ -49,6 +49,10 @@ def evaluate_run(
     data_dir: str | None = None,
     *,
     device: str | None = None,
+    labels: str | Path | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
     tta: str = "none",
     tell: Callable[[str], None] | None = None,
 ) -> Evaluation:
@@ -61,29 +65,46 @@ def evaluate_run(
             the model of a table another table, all of it.
         data_dir: Where that data set's files are.
         device: auto, cpu, cuda or mps; None for the run's.
+        labels: A table of labels of the images in the folder (`data`, or that of the run): all
+            that it names are taken.
+        image_column: Its column that names the files; that of training without it.
+        label_column: Its column of labels; that of training without it.
+        split_column: Its column of parts, of which the test part is taken.
         tta: "flip" to average over every image and its mirror image; "none" for the answer of
             the image alone, as in the run's own result.
         tell: Called with a sentence for everything the user should know.
 
     Raises:
-        InputError: If the other data has other classes.
+        InputError: If the other data has other classes, or files that `labels` names are missing.
     """
     if is_of_table(run):
-        given = {"data_dir": data_dir, "device": device, "tta": None if tta == "none" else tta}
+        given: dict[str, Any] = {"data_dir": data_dir, "device": device, "labels": labels}
+        given |= {"tta": None if tta == "none" else tta}
+        given |= {"image_column": image_column, "label_column": label_column}
+        given |= {"split_column": split_column}
         for name in [name for name, value in given.items() if value is not None]:
             raise InputError(f"{name}={given[name]} has no meaning for a table: leave it out.")
         return evaluate_table(run, data, tell=tell)
     trained = load_trained(run_of(run, tell))
-    model, said = with_tta(trained, tta)
-    part, info = trained.load_test(data, data_dir, device)
+    model, note = with_tta(trained, tta)
+    if note and tell is not None:
+        tell(note)
+    if labels is None:
+        part, info = trained.load_test(data, data_dir, device)
+        name, notes = info.name, info.notes if data is not None else ()
+    else:
+        columns = {"image_column": image_column, "label_column": label_column}
+        asked = {"labels": str(labels), **columns, "split_column": split_column}
+        part, notes = trained.load_labelled(asked, data, data_dir)
+        name = Path(labels).name
     if tell is not None:
-        for note in [*([said] if said else []), *(info.notes if data is not None else ())]:
-            tell(note)
+        for told in notes:
+            tell(told)
     config = replace(trained.spec.train, device=device or trained.spec.train.device)
-    metrics, _ = measure(model, part, config)
+    metrics, _ = measure(model, part, config, trained.info)
     rows = per_class(metrics["confusion"]) if "confusion" in metrics else ()
     classes = dict(zip(trained.info.class_names, rows, strict=False))
-    return Evaluation(info.name, metrics, classes, tta)
+    return Evaluation(name, metrics, classes, tta)
 
 
 def evaluate_table(

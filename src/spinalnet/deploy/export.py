@@ -123,6 +123,18 @@ class _Request:
         return answers.softmax(1) if self.output == "probabilities" else answers
 
 
+class _InUnits(nn.Module):
+    """A regression that answers in the units of its labels."""
+
+    def __init__(self, model: nn.Module, mean: float, std: float) -> None:
+        super().__init__()
+        self.model, self.mean, self.std = model, mean, std
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return values, `(N, 1)`."""
+        return self.model(inputs) * self.std + self.mean
+
+
 class _Deployed(nn.Module):
     """Raw inputs to answers, in operations that any runtime has."""
 
@@ -295,6 +307,7 @@ def _request(
     if output not in ("logits", "probabilities"):
         raise unknown_name("output", output, ("logits", "probabilities"))
     about: dict[str, str] = {}
+    units = None
     info = None
     if isinstance(source, nn.Module):
         model = source
@@ -320,7 +333,7 @@ def _request(
         if info.task == "regression":
             if output == "probabilities":
                 raise InputError("a regression has no probabilities; export its values ('logits').")
-            output = "values"
+            output, units = "values", info.units
         if len(shape) == 3 and inputs is None:
             inputs = "uint8-hwc"
         about = {
@@ -343,6 +356,8 @@ def _request(
             f"{len(std)}."
         )
     model = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
+    if units is not None:
+        model = _InUnits(model, *units).eval()
     request = _Request(model, shape, mean, std, class_names, inputs, output, about, info)
     answers = request.answers(request.samples(_TRACED_BATCH))
     if answers.ndim != 2:

@@ -13,6 +13,7 @@ import heapq
 import io
 import json
 import os
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,12 +24,14 @@ from typing import IO, Any, Literal
 
 import torch
 
-from spinalnet._checks import InputError, check_positive, unknown_name
+from spinalnet._checks import InputError, check_positive, some, unknown_name
 from spinalnet.comparison import TrainedModel, load_trained
 from spinalnet.data import contents, normalize
 from spinalnet.data.depths import Depths
 from spinalnet.data.folders import iter_images
 from spinalnet.data.images import BadImage, BadImagesError, read_batches, usable_cpus
+from spinalnet.data.named_files import find_named
+from spinalnet.data.table_files import is_table_file
 from spinalnet.data.walking import Tally
 from spinalnet.deploy.mirrored import with_tta
 from spinalnet.files import expanded, replacing
@@ -41,11 +44,19 @@ FEW_CLASSES = 20  # up to so many, every probability is written unless told othe
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says about one image: a probability for every class."""
+    """What a model says about one image: a probability for every class, or a value.
+
+    Attributes:
+        path: The file.
+        probabilities: Of every class; of a regression none.
+        class_names: In the same order.
+        value: Of a regression what it predicts, in the units of its labels; else None.
+    """
 
     path: Path
     probabilities: tuple[float, ...]
     class_names: tuple[str, ...] = field(repr=False)
+    value: float | None = None
     tta: str = "none"  # what they are averaged over (see `mirrored`)
 
     @property
@@ -74,7 +85,7 @@ def predict_images(
     on_bad_image: Callable[[BadImage], None] | None = None,
     unused: Tally | None = None,
 ) -> Iterator[Prediction]:
-    """Classify images as they come, some batches of them in memory at a time.
+    """Classify images as they come, or predict their values; some batches in memory at a time.
 
     Images are read as the training images were (size, channels, normalisation), by threads.
 
@@ -95,10 +106,10 @@ def predict_images(
     check_positive("batch_size", batch_size)
     trained = run if isinstance(run, TrainedModel) else load_trained(run)
     info = trained.info
-    if info.task != "classification" or len(info.input_shape) != 3:
+    if len(info.input_shape) != 3:
         raise InputError(
-            f"this model was trained on '{info.name}', which are not images of classes: it cannot "
-            "classify image files."
+            f"this model was trained on '{info.name}', which are not images: it cannot predict "
+            "image files."
         )
     with_tta(trained, tta)  # a misspelt one is told now, not with the first prediction
     where = placement.resolve_device(device)
@@ -146,10 +157,14 @@ def _predictions(
                 continue
             inputs = pixels[good].to(device, non_blocking=True)
             with torch.no_grad():
-                logits = model(normalize(inputs, info.mean, info.std))
-                rows = logits.float().softmax(dim=1).cpu().tolist()
-            for row, probabilities in zip(good, rows, strict=True):
-                yield Prediction(Path(batch[row]), tuple(probabilities), info.class_names, tta)
+                logits = model(normalize(inputs, info.mean, info.std)).float().cpu()
+            if info.task == "regression":
+                values = info.in_units(logits)[:, 0].tolist()
+                for row, value in zip(good, values, strict=True):
+                    yield Prediction(Path(batch[row]), (), (), value=value, tta=tta)
+                continue
+            for row, probabilities in zip(good, logits.softmax(dim=1).tolist(), strict=True):
+                yield Prediction(Path(batch[row]), tuple(probabilities), info.class_names, tta=tta)
     if bad:
         raise BadImagesError(bad, "remove {them}, or leave such files out with on_bad_image=skip")
 
@@ -200,13 +215,15 @@ def write_predictions(
     on_bad_image: Callable[[BadImage], None] | None = None,
     on_row: Callable[[Prediction], None] | None = None,
     unused: Tally | None = None,
+    ids: NamedRows | None = None,
 ) -> int:
     """Write predictions as they are made.
 
     CSV has the columns path, prediction, probability, then `prediction_2`, `probability_2`, ... up
     to `top_k`, then `p_CLASS` for every class. JSONL has one object a line with path, prediction,
     probability, `top` (pairs of class and probability), `probabilities` (by class), and `tta` where
-    they are averaged.
+    they are averaged. Of a regression there is the prediction alone. With `ids` what a table calls
+    an image comes first.
 
     Args:
         run: Folder of a run, or a checkpoint file.
@@ -222,19 +239,26 @@ def write_predictions(
         on_bad_image: As for `predict_images`. Without it, and with bad files, `out` is not written.
         on_row: Called after every row.
         unused: As for `predict_images`.
+        ids: In place of `paths`: the images that a table names (see `named_by_table`).
 
     Returns:
         The number of rows.
 
     Raises:
-        InputError: If images cannot be used, or `out` cannot be written.
+        InputError: If images cannot be used, or `out` cannot be written; if classes are asked for
+            of a regression.
     """
     form = form_of(out, form)
     trained = load_trained(run)
     names = trained.info.class_names
+    if trained.info.task == "regression" and (top_k > 1 or all_probabilities):
+        raise InputError(
+            "a regression predicts values, not classes: leave out top_k and all_probabilities."
+        )
     top_k = min(check_positive("top_k", top_k), max(len(names), 1))
     if all_probabilities is None:
         all_probabilities = len(names) <= FEW_CLASSES
+    paths = paths if ids is None else ids.paths
     note = with_tta(trained, tta)[1]
     if note and tell is not None:
         tell(note)
@@ -242,7 +266,7 @@ def write_predictions(
     rows = predict_images(trained, paths, on_bad_image=on_bad_image, unused=unused, **options)
     count = 0
     with writable(out, form) as file:
-        write = _writer(file, form, names, top_k, all_probabilities)
+        write = _writer(file, form, names, top_k, all_probabilities, ids)
         for row in rows:
             write(row)
             count += 1
@@ -252,25 +276,39 @@ def write_predictions(
 
 
 def _writer(
-    file: IO[str], form: Format, names: Sequence[str], top_k: int, all_probabilities: bool
+    file: IO[str],
+    form: Format,
+    names: Sequence[str],
+    top_k: int,
+    all_probabilities: bool,
+    ids: NamedRows | None,
 ) -> Callable[[Prediction], object]:
     """Return what writes a row, behind the header that it writes first."""
+    first = () if ids is None else ids.columns()
+
+    def called(row: Prediction) -> tuple[str, ...]:
+        return () if ids is None else ids.of_next(row.path)
+
     if form == "jsonl":
 
         def as_line(row: Prediction) -> object:
-            record = _record(row, top_k, all_probabilities)
+            record = dict(zip(first, called(row), strict=True))
+            record |= _record(row, top_k, all_probabilities)
             return file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
         return as_line
     writer = csv.writer(file, lineterminator="\n")
-    more = [f"{what}_{i}" for i in range(2, top_k + 1) for what in _COLUMNS]
+    columns = _COLUMNS if names else _COLUMNS[:1]
+    more = [f"{what}_{i}" for i in range(2, top_k + 1) for what in columns]
     every = [f"p_{name}" for name in names] if all_probabilities else []
-    writer.writerow(["path", *_COLUMNS, *more, *every])
+    writer.writerow([*first, "path", *columns, *more, *every])
 
     def as_cells(row: Prediction) -> object:
+        if row.value is not None:
+            return writer.writerow([*called(row), row.path, f"{row.value:.10g}"])
         top = [cell for name, p in row.top(top_k) for cell in (name, f"{p:.6f}")]
         every = [f"{p:.6f}" for p in row.probabilities] if all_probabilities else []
-        return writer.writerow([row.path, *top, *every])
+        return writer.writerow([*called(row), row.path, *top, *every])
 
     return as_cells
 
@@ -278,7 +316,69 @@ def _writer(
 _COLUMNS = ("prediction", "probability")
 
 
+class NamedRows:
+    """Images with what a table calls them, in its order.
+
+    Args:
+        named: The files, and the cells of their rows.
+        column: Name of the column of those cells.
+    """
+
+    def __init__(self, named: Sequence[tuple[str, str]], column: str) -> None:
+        written = ("path", "top", "probabilities")
+        if column in (*written, *_COLUMNS) or re.fullmatch(r"p_.*|(prediction|prob.*)_\d+", column):
+            raise InputError(
+                f"id_column must not have the name of a column of the predictions, got '{column}': "
+                "rename it in the table."
+            )
+        self.paths = [path for path, _ in named]
+        self._column, self._next = column, iter(named)
+
+    def columns(self) -> tuple[str]:
+        """Return the name of the column."""
+        return (self._column,)
+
+    def of_next(self, path: Path) -> tuple[str]:
+        """Return what the next row is called that has this file; others were left out."""
+        return (next(cell for file, cell in self._next if Path(file) == path),)
+
+
+def named_by_table(
+    paths: Sequence[str | Path],
+    id_column: str | None,
+    image_column: str | None = None,
+    *,
+    keep_missing: bool = False,
+) -> NamedRows:
+    """Return the images that a table names, with what it calls them.
+
+    Args:
+        paths: The table, and the folder that its paths are relative to, in any order; without a
+            folder it is the table's own.
+        id_column: Column that is written beside the predictions; that of the images without it.
+        image_column: Column that names the files; None: `id_column`, if its cells are files, or the
+            column whose cells are.
+        keep_missing: Leave it to the prediction to tell what is missing.
+
+    Raises:
+        InputError: If it is not one table and at most one folder, a column is missing, or files
+            are missing, all at once.
+    """
+    folders = [Path(path) for path in paths if Path(path).is_dir()]
+    tables = [Path(path) for path in paths if not Path(path).is_dir()]
+    if len(tables) != 1 or len(folders) > 1 or not is_table_file(str(tables[0])):
+        raise InputError(
+            "id_column is a column of a table that names images: give one table, and the folder "
+            f"that its paths are relative to, got {some([repr(str(path)) for path in paths], 3)}."
+        )
+    folder = folders[0] if folders else tables[0].parent
+    named = find_named(folder, str(tables[0]), image_column, id_column, keep_missing=keep_missing)
+    return NamedRows(named.rows, named.column)
+
+
 def _record(row: Prediction, top_k: int, all_probabilities: bool) -> dict[str, Any]:
+    if row.value is not None:
+        return {"path": str(row.path), "prediction": row.value}
     top = [[name, round(p, 6)] for name, p in row.top(top_k)]
     record: dict[str, Any] = {"path": str(row.path), "prediction": top[0][0]}
     record["probability"] = top[0][1]
