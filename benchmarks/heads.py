@@ -1,22 +1,27 @@
-"""Time the heads, write benchmarks/results/{heads,steps}.json and the table in docs/kernels.md.
+"""Time the heads, write benchmarks/results/{heads,heads-fit,steps}.json and docs/kernels.md.
 
-python benchmarks/heads.py [--table-only]
+python benchmarks/heads.py [--table-only | --fit-only]
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import statistics
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from spinalnet import bench
 from spinalnet.kernels import native
+from spinalnet.nn import LinearHead, MLPHead
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 RESULT = RESULTS / "heads.json"
+FIT_RESULT = RESULTS / "heads-fit.json"
 PAGE = ROOT / "docs" / "kernels.md"
 BEGIN, END = "<!-- table: heads -->", "<!-- end of table -->"
 
@@ -48,6 +53,104 @@ def measure() -> None:
     found = steps.run()
     print(steps.show(found), flush=True)
     bench.write_result(RESULTS / "steps.json", "steps", f"one thread; {steps.protocol}", found)
+
+
+@dataclass(frozen=True)
+class FitTimes:
+    """A head and its MLP, each trained as `fit` trains heads on features in memory.
+
+    Microseconds of processor time for a whole step: rows gathered, forward, loss, backward without
+    a gradient for x, AdamW. Shortest rounds, and the medians beside them.
+    """
+
+    head: str
+    batch: int
+    mac_ratio: float
+    spinal: float
+    mlp: float
+    of_mlp: float
+    medians: tuple[float, float]
+    ways: tuple[str, str]  # "compiled" or "batch by batch"
+    rounds: int
+
+    @property
+    def kept(self) -> bool:
+        """Whether the head takes at most 1.15 times what its multiplications say."""
+        return self.of_mlp <= 1.15 * self.mac_ratio
+
+
+def measure_fit(seconds: float = 2.0) -> None:
+    """Time every head against its MLP as `fit` runs both."""
+    import stacked  # beside this file; not needed to make the table
+
+    torch.set_num_threads(1)
+    rows: list[FitTimes] = []
+    for case, batch in itertools.product(bench.HEAD_CASES, (1, 28, 64, 100, 1024, 4096)):
+        steps = 64 if batch <= 100 else 8 if batch <= 1024 else 2  # `fit` makes 64 per call
+        examples = max(2 * steps * batch, 2000)
+        x = torch.randn(examples, case.in_features)
+        targets = torch.randn(examples, 1)
+        if case.out_features > 1:
+            targets = torch.randint(0, case.out_features, (examples,))
+        sizes = case.in_features, case.out_features
+        mlp = MLPHead(*sizes, case.mlp) if case.mlp else LinearHead(*sizes)
+        made = [stacked.as_fit(net, x, targets, batch, steps) for net in (case.spinal(), mlp)]
+        calls = {"spinal": made[0][0], "mlp": made[1][0]}
+        times = stacked.in_turns(calls, seconds, min_rounds=3 if case.hidden_features >= 512 else 8)
+        best, middle = (
+            [1e6 * of(times[name]) / steps for name in calls] for of in (min, statistics.median)
+        )
+        spinal_macs, mlp_macs = case.macs()
+        rows.append(
+            FitTimes(
+                head=case.name,
+                batch=batch,
+                mac_ratio=spinal_macs / mlp_macs,
+                spinal=best[0],
+                mlp=best[1],
+                of_mlp=best[0] / best[1],
+                medians=(middle[0], middle[1]),
+                ways=(made[0][1], made[1][1]),
+                rounds=len(times["spinal"]),
+            )
+        )
+        print(fit_table(rows[-1:]).splitlines()[-1], flush=True)
+        protocol = (
+            "one thread; whole steps as `fit` makes them of features in memory, the head and its "
+            "MLP in turns; shortest round, microseconds of processor time per step; kernels for "
+            f"{native.instruction_set()}, inner loop at {native.peak_gflops():.0f} GFLOP/s"
+        )
+        bench.write_result(FIT_RESULT, "heads-fit", protocol, rows)
+
+
+def fit_table(rows: list[FitTimes]) -> str:
+    lines = [
+        "| head, as `fit` trains it | batch | µs a step | its MLP | of MLP | at most | kept |",
+        "|---|--:|--:|--:|--:|--:|---|",
+    ]
+    for row in rows:
+        slow = " (batch by batch)"
+        spinal, mlp = (slow if way != "compiled" else "" for way in row.ways)
+        lines.append(
+            f"| {row.head} | {row.batch} | {row.spinal:,.0f}{spinal} | {row.mlp:,.0f}{mlp} "
+            f"| {row.of_mlp:.2f} | {1.15 * row.mac_ratio:.2f} | {'yes' if row.kept else '**no**'} |"
+        )
+    return "\n".join(lines)
+
+
+def fit_section() -> str:
+    """The table of steps as `fit` makes them, if it was measured."""
+    if not FIT_RESULT.exists():
+        return ""
+    entries = json.loads(FIT_RESULT.read_text(encoding="utf-8"))["rows"]
+    rows = [FitTimes(**entry) for entry in entries]
+    missed = [f"{row.head}: {row.batch}" for row in rows if not row.kept]
+    return (
+        f"{fit_table(rows)}\n\n- training, as `fit` runs it: at most 1.15 times what the "
+        f"multiplications say in {len(rows) - len(missed)} of {len(rows)} rows"
+        + (f"; missed (head: batch) {', '.join(missed)}" if missed else "")
+        + ".\n\n"
+    )
 
 
 def kept(row: bench.HeadTimes, over_mlp: float) -> bool:
@@ -119,7 +222,7 @@ def section() -> str:
     """The part of the page that is made from the result file."""
     result = json.loads(RESULT.read_text(encoding="utf-8"))
     rows = [bench.HeadTimes(**row) for row in result["rows"]]
-    return f"{BEGIN}\n\n{bench.heads_table(rows)}\n\n{summary(rows)}\n\n{END}"
+    return f"{BEGIN}\n\n{bench.heads_table(rows)}\n\n{summary(rows)}\n\n{fit_section()}{END}"
 
 
 def write_table() -> None:
@@ -129,6 +232,8 @@ def write_table() -> None:
 
 if __name__ == "__main__":
     if "--table-only" not in sys.argv:
-        measure()
+        if "--fit-only" not in sys.argv:
+            measure()
+        measure_fit()
     if PAGE.exists():
         write_table()

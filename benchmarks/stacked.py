@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spinalnet import files
 from spinalnet.bench.heads import HEAD_CASES
@@ -29,7 +29,7 @@ from spinalnet.data.batches import ArrayDataset
 from spinalnet.kernels import native
 from spinalnet.nn import LinearHead, MLPHead, SpinalNet, UnchainedNet, matched_mlp
 from spinalnet.tabular.learner import RowsLearner
-from spinalnet.tabular.stacked import CompiledRowsLearner, train_together
+from spinalnet.tabular.stacked import CompiledRowsLearner, train_together, why_not
 from spinalnet.training import TrainConfig, describe_environment
 from spinalnet.training.learner import ModelLearner
 
@@ -61,8 +61,8 @@ class Row:
     rounds: int
 
 
-def batch_by_batch(learners: list[Any]) -> Callable[[], None]:
-    """Return a call that makes STEPS steps of one net after the other, as `loop.Loop` does."""
+def batch_by_batch(learners: list[Any], count: int = STEPS) -> Callable[[], None]:
+    """Return a call that makes `count` steps of one net after the other, as `loop.Loop` does."""
 
     def endless(learner: Any) -> Iterator[Any]:
         for epoch in itertools.count():
@@ -73,7 +73,7 @@ def batch_by_batch(learners: list[Any]) -> Callable[[], None]:
 
     def steps() -> None:
         for learner, stream in zip(learners, streams, strict=True):
-            for step in range(STEPS):
+            for step in range(count):
                 loss, correct = learner.find_gradients(step, next(stream))
                 float(loss)
                 if correct is not None:
@@ -83,18 +83,34 @@ def batch_by_batch(learners: list[Any]) -> Callable[[], None]:
     return steps
 
 
-def at_once(learners: list[CompiledRowsLearner]) -> Callable[[], None]:
-    """Return a call that makes STEPS compiled steps of one net after the other."""
+def at_once(learners: list[CompiledRowsLearner], count: int = STEPS) -> Callable[[], None]:
+    """Return a call that makes `count` compiled steps of one net after the other."""
     for learner in learners:
         learner.begin_epoch(0)
-    starts = itertools.cycle(range(0, learners[0].steps - STEPS, STEPS))
+    starts = itertools.cycle(range(0, learners[0].steps - count + 1, count))
 
     def steps() -> None:
         first = next(starts)
         for learner in learners:
-            learner.train_steps(first, [1e-3] * STEPS)
+            learner.train_steps(first, [1e-3] * count)
 
     return steps
+
+
+def as_fit(
+    net: nn.Module, x: Tensor, targets: Tensor, batch: int, count: int
+) -> tuple[Callable[[], None], str]:
+    """Return a call that makes `count` steps of a head as `fit` makes them, and which way that is.
+
+    `fit` trains heads on features in memory by compiled steps where there are any.
+    """
+    task = "regression" if targets.is_floating_point() else "classification"
+    config, rows = TrainConfig(batch_size=batch, lr=1e-4), (x, targets, None)
+    if why_not(net, config, x) is None:
+        return at_once([CompiledRowsLearner(net, config, task, rows)], count), "compiled"
+    held_out = ArrayDataset(x[:64], targets[:64])
+    learner = ModelLearner(net, ArrayDataset(x, targets), held_out, config)
+    return batch_by_batch([learner], count), "batch by batch"
 
 
 def in_turns(

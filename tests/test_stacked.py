@@ -362,6 +362,50 @@ def test_how_many_steps_are_made_at_once_changes_nothing(monkeypatch: pytest.Mon
     assert [number for number, _ in told] == [0] * len(told)
 
 
+@pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.parametrize("kind", ["spinal", "shared", "mlp", "linear"])
+def test_a_large_batch_is_taken_in_parts(kind: str, task: str) -> None:
+    net = NETS[kind](dtype=torch.float64)
+    twin, rows = copy.deepcopy(net), some_rows(net, task, weighted=True, count=620)
+    config = TrainConfig(epochs=2, batch_size=300, lr=0.02, schedule="constant")
+    expected = longhand(twin, config, rows)
+    (done,) = train_together([net], [config], task, rows)  # type: ignore[arg-type]
+    assert [row["train_loss"] for row in done.loop.history] == pytest.approx(expected, abs=1e-12)
+    assert difference(net, twin) < 1e-12
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_several_threads_add_up_the_same_bits(task: str) -> None:
+    net = SpinalNet(400, 3, 30, 4)
+    rows, before = some_rows(net, task, weighted=True, count=620), torch.get_num_threads()
+    config = TrainConfig(epochs=2, batch_size=300, lr=0.01)
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            (done,) = train_together([copy.deepcopy(net)], [config], task, rows)  # type: ignore[arg-type]
+            found.append((done.net, [row["train_loss"] for row in done.loop.history]))
+    finally:
+        torch.set_num_threads(before)
+    for other, losses in found[1:]:
+        assert difference(found[0][0], other) == 0
+        assert losses == found[0][1]
+
+
+def test_numbers_too_small_to_be_normal_are_zero_in_the_steps_and_nowhere_else() -> None:
+    net = SpinalNet(11, 3, 5, 4)
+    x, targets, _ = some_rows(net, "classification", False)
+    config = TrainConfig(batch_size=16, optimizer="sgd", momentum=0.9, lr=0.1, weight_decay=0.0)
+    learner = CompiledRowsLearner(net, config, "classification", (x, targets, torch.zeros(len(x))))
+    learner.begin_epoch(0)
+    learner.train_steps(0, [0.1])
+    velocity = learner.optimizer.state[learner.vector]["momentum_buffer"]
+    velocity.fill_(1e-39)
+    learner.train_steps(1, [0.1])
+    assert velocity.count_nonzero() == 0
+    assert torch.tensor(1e-39).mul(0.9) > 0
+
+
 @pytest.mark.parametrize("name", ["baseline", "x86_64_v3", "x86_64_v4"])
 def test_every_instruction_set_makes_the_same_steps(name: str) -> None:
     best = native.instruction_set()

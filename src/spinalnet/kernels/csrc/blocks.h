@@ -11,6 +11,11 @@ namespace SPINAL_ARCH {
 // joining it takes (19 us).
 constexpr double kWorkPerThread = 8e6;
 
+// Rows per block of a backward pass: the panel of x or hidden outputs that a weight gradient
+// multiplies, 128 rows x 3 vectors = 24 KiB, has to stay in the L1 cache. Of fewer rows as many
+// panels do, and a gradient is written in longer pieces.
+constexpr index kBackwardRows = 128;
+
 template <class F>
 void run(int threads, index parts, const F& body) {
     if (threads <= 1 || parts <= 1) {

@@ -89,7 +89,7 @@ std::string check_tile(int height, int vectors, index length, int count) {
     }
     for (int t = 0; t < count; ++t) {
         terms.push_back({a[t].data(), a[t].stride, b[t].data(), b[t].stride, a[t].columns});
-        high.push_back({strips[t].data(), 0, b[t].data(), b[t].stride, a[t].columns});
+        high.push_back({strips[t].data(), height, b[t].data(), b[t].stride, a[t].columns});
     }
     tile<T, Lanes, false>(height, vectors, terms.data(), count, plain.data());
     tile<T, Lanes, true>(height, vectors, high.data(), count, interleaved.data());
@@ -152,8 +152,8 @@ std::string check_columns_product(index rows, index a_columns, index columns) {
     for (const bool add : {false, true}) {
         Matrix<T> c = before, wanted = before;
         std::vector<T> totals(a_columns, 5);
-        columns_product<T, Lanes>(strips.data(), a_columns, panels.packed.data(), rows, columns,
-                                  c.data(), c.stride, add);
+        columns_product<T, Lanes>(strips.data(), a_columns, {panels.packed.data(), 0}, rows,
+                                  columns, c.data(), c.stride, add);
         columns_sum(strips.data(), a_columns, rows, totals.data(), add);
         for (index i = 0; i < a_columns; ++i) {
             if (totals[i] != sums.at(0, i) + (add ? 5 : 0)) return name("columns_sum", {rows, i});
@@ -217,6 +217,73 @@ std::string check_batchwise(index batch, index length, index neurons) {
     return "";
 }
 
+// The gradients of a layer with the batch along the vectors, from those of the logits and of the
+// next layer, with and without a start; and the weight gradients and sums that follow from them.
+template <class T, int BatchLanes, int Lanes>
+std::string check_batchwise_gradients(index batch, index columns, index neurons) {
+    const Matrix<T> start(batch, neurons, 1), gate(batch, neurons, 2), next(batch, 3, 3);
+    const Matrix<T> logits(batch, 2, 4), out(2, neurons, 5), chain(3, neurons, 6);
+    const Matrix<T> seen(batch, round_up(columns, Lanes), 7), before(neurons, columns, 8);
+    const auto packed = [&](const Matrix<T>& m) {
+        const auto row = [&](index n) { return m.data() + n * m.stride; };
+        return pack_transposed<T, BatchLanes>(row, m.columns, batch);
+    };
+    const auto panels = [](const Operand<T>& operand, const Matrix<T>& m) {
+        return Panels<T>{operand.packed.data(), m.columns};
+    };
+    const Matrix<T> from_logits = product(logits, out), from_next = product(next, chain);
+    for (int way = 0; way < 6; ++way) {
+        const Operand<T> starts = packed(start), gates = packed(gate), nexts = packed(next);
+        const Operand<T> outputs = packed(logits), found = packed(start);
+        const Panels<T> c = panels(found, start);
+        const Factor<T> factors[] = {{out.data(), out.stride, panels(outputs, logits), 0, 2},
+                                     {chain.data(), chain.stride, panels(nexts, next), 0, 3}};
+        Finish<T> finish{};
+        finish.slope = static_cast<T>(way / 2);
+        Beside<T> add;
+        if (way % 2) add.values = panels(starts, start);
+        batchwise_product<T, BatchLanes, Finish<T>::kGate>(factors, 2, neurons, batch, c, 0, finish,
+                                                           add, {panels(gates, gate), 0});
+        Matrix<T> actual(batch, neurons, 0), wanted = actual;
+        unpack_transposed<T, BatchLanes>(c, batch, actual.data(), actual.stride);
+        for (index n = 0; n < batch; ++n) {
+            for (index j = 0; j < neurons; ++j) {
+                T sum = from_logits.at(n, j) + from_next.at(n, j);
+                if (way % 2) sum += start.at(n, j);
+                wanted.at(n, j) = gate.at(n, j) > 0 ? sum : finish.slope * sum;
+            }
+        }
+        if (actual.values != wanted.values) {
+            return name("batchwise gradient", {BatchLanes, batch, neurons, way});
+        }
+    }
+    // Neurons [1, neurons): the gradients before them must not be taken along.
+    const Operand<T> left = packed(start), copy = pack_rows<T, Lanes>(seen.data(), seen.stride,
+                                                                      batch, columns, true);
+    for (int way = 0; way < 4 && neurons > 1; ++way) {
+        const Right<T> right = way / 2 ? Right<T>{seen.data(), seen.stride}
+                                       : Right<T>{copy.packed.data(), 0};
+        Matrix<T> c = before, wanted = before;
+        std::vector<T> sums(neurons, 5), totals(neurons, way % 2 ? 5 : 0);
+        batch_product<T, BatchLanes, Lanes>(panels(left, start), 1, neurons - 1, right, batch,
+                                            columns, c.data(), c.stride, way % 2);
+        batch_sum<T, BatchLanes>(panels(left, start), 1, neurons - 1, batch, sums.data(), way % 2);
+        for (index j = 1; j < neurons; ++j) {
+            for (index k = 0; k < columns; ++k) {
+                T sum = way % 2 ? before.at(j - 1, k) : T(0);
+                for (index n = 0; n < batch; ++n) sum += start.at(n, j) * seen.at(n, k);
+                wanted.at(j - 1, k) = sum;
+            }
+            for (index n = 0; n < batch; ++n) totals[j - 1] += start.at(n, j);
+            if (sums[j - 1] != totals[j - 1]) return name("batch_sum", {BatchLanes, batch, j});
+        }
+        if (c.values != wanted.values) {
+            return name("batch_product", {BatchLanes, Lanes, batch, columns, neurons, way});
+        }
+    }
+    return "";
+}
+
 template <class T, int R, int J>
 std::string check_dots(index length) {
     const Matrix<T> a(R, length, 1), b(J, length, 2);
@@ -261,6 +328,13 @@ std::string check_all() {
                 }
                 if (wrong.empty()) wrong = check_batchwise<T, kWide<T>>(columns, length, rows);
                 if (wrong.empty()) wrong = check_batchwise<T, kNarrow<T>>(columns, length, rows);
+                if (wrong.empty() && length == 7) {
+                    wrong = check_batchwise_gradients<T, kWide<T>, kNarrow<T>>(columns, rows, 9);
+                    if (wrong.empty()) {
+                        wrong = check_batchwise_gradients<T, kNarrow<T>, kWide<T>>(rows, columns,
+                                                                                   3);
+                    }
+                }
                 if (!wrong.empty()) return wrong;
             }
         }

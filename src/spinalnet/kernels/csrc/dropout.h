@@ -32,6 +32,9 @@ public:
         return (static_cast<index>(slice_at_.size()) - 1) * width_words_;
     }
 
+    bool drops_inputs() const { return inputs_.words; }
+    bool drops_hidden() const { return outputs_.words; }
+
     Mask<T> slice(index l, index row) const {
         return inputs_.words ? from(inputs_, slice_at_[l], row) : Mask<T>{};
     }

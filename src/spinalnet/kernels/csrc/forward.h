@@ -24,9 +24,6 @@ constexpr index kForwardRows = 64;
 template <class T>
 constexpr index kFewRows = 16 / sizeof(T);
 constexpr index kFewRowsShort = 1, kShortInputs = 128;
-// Slices shorter than this are not projected ahead: keeping the sums would cost more than the
-// products.
-constexpr index kGroupLength = 16;
 
 template <class T>
 index few_rows(const Spine<T>& s) {
@@ -187,16 +184,19 @@ private:
     static const T* weight_row(const Spine<T>& s, index l, index j) {
         return s.layer[l].weight + j * s.layer[l].stride;
     }
-    static bool grouping_pays(const Spine<T>& s) {
-        const index count = members(s, 0);
-        const auto padded = [](index columns) {
-            return round_up(columns, use_wide<T>(columns) ? kWide<T> : kNarrow<T>);
-        };
-        const bool thin = padded(s.width) < kTileVectors * kWide<T>;
-        return count > 1 && s.splits <= s.layers && s.layer[0].size >= kGroupLength &&
-               (thin || padded(count * s.width) < count * padded(s.width));
-    }
 };
+
+// The sums over the slices of `rows` rows from `first` on, for layers that are projected together.
+template <class T>
+void project(const Spine<T>& s, const PackedSpine<T>& packed, index first, index rows, T* sums) {
+    for (index split = 0; split < s.splits; ++split) {
+        const Layer<T>& layer = s.layer[split];
+        const Product<T> product{s.x + first * s.x_stride + layer.offset, s.x_stride,
+                                 &packed.slices[split], layer.size};
+        const Finish<T> finish{sums + packed.sums_at[split], packed.sums_stride};
+        rows_product(&product, 1, rows, members(s, split) * s.width, finish);
+    }
+}
 
 template <class T>
 void forward_block(const Spine<T>& s, const PackedSpine<T>& packed, const Affine<T>& affine,
@@ -207,12 +207,7 @@ void forward_block(const Spine<T>& s, const PackedSpine<T>& packed, const Affine
     const T* x = s.x + first * s.x_stride;
 
     Buffer<T> sums(rows * packed.sums_stride);
-    for (index split = 0; packed.grouped && split < s.splits; ++split) {
-        const Layer<T>& layer = s.layer[split];
-        const Product<T> product{x + layer.offset, s.x_stride, &packed.slices[split], layer.size};
-        const Finish<T> finish{sums.data() + packed.sums_at[split], packed.sums_stride};
-        rows_product(&product, 1, rows, members(s, split) * s.width, finish);
-    }
+    if (packed.grouped) project(s, packed, first, rows, sums.data());
     for (index l = 0; l < s.layers; ++l) {
         const Layer<T>& layer = s.layer[l];
         Finish<T> finish{hidden + l * s.width, hidden_stride};
@@ -238,11 +233,17 @@ void forward_block(const Spine<T>& s, const PackedSpine<T>& packed, const Affine
     }
 }
 
+// Whether forward lays the batch along the vectors.
+template <class T>
+bool forward_is_batchwise(const Spine<T>& s) {
+    return s.rows > few_rows(s) && batchwise_pays(s);
+}
+
 template <class T>
 void forward(const Spine<T>& s) {
     if (s.rows == 0) return;
     const Affine<T> affine(s);
-    if (s.rows <= few_rows(s)) return forward_few_rows(s, affine);
+    if (s.rows <= few_rows(s) && !s.x_rows) return forward_few_rows(s, affine);
     const int threads = useful_threads(s, 1);
     const auto in_blocks = [&](index size, auto block) {
         run(threads, (s.rows + size - 1) / size, [&](index part) {
@@ -251,7 +252,7 @@ void forward(const Spine<T>& s) {
         });
     };
     if (batchwise_pays(s)) {
-        in_blocks(batchwise_rows<T>(s.rows, threads), [&](index first, index rows) {
+        in_blocks(batchwise_rows(s, threads), [&](index first, index rows) {
             forward_batchwise(s, affine, first, rows);
         });
         return;

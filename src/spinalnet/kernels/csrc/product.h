@@ -19,6 +19,59 @@
 namespace spinalnet {
 namespace SPINAL_ARCH {
 
+// A stack of scratch memory for calls that allocate the same again and again, in the thread that
+// made it and as long as it lives. What does not fit is allocated as ever; under AddressSanitizer,
+// which would not see where one piece ends, everything.
+class Arena {
+public:
+    explicit Arena(std::size_t bytes)
+        : base_(static_cast<char*>(std::aligned_alloc(kLine, bytes))), size_(base_ ? bytes : 0) {
+#if defined(__SANITIZE_ADDRESS__)
+        size_ = 0;
+#endif
+        active() = this;
+    }
+    ~Arena() {
+        active() = nullptr;
+        std::free(base_);
+    }
+    Arena(const Arena&) = delete;
+    Arena& operator=(const Arena&) = delete;
+
+    static Arena*& active() {
+        static thread_local Arena* arena = nullptr;
+        return arena;
+    }
+
+    void* take(std::size_t bytes) {
+        if (used_ + kLine + bytes > size_) return nullptr;
+        Block* const block = reinterpret_cast<Block*>(base_ + used_);
+        *block = {top_, false};
+        top_ = block;
+        used_ += kLine + bytes;
+        return reinterpret_cast<char*>(block) + kLine;
+    }
+    bool owns(const void* memory) const { return base_ <= memory && memory < base_ + size_; }
+    // Memory is free again once what was taken after it is.
+    void give(void* memory) {
+        reinterpret_cast<Block*>(static_cast<char*>(memory) - kLine)->free = true;
+        for (; top_ && top_->free; top_ = top_->below) {
+            used_ = static_cast<std::size_t>(reinterpret_cast<char*>(top_) - base_);
+        }
+    }
+
+private:
+    static constexpr std::size_t kLine = 64;
+    struct Block {
+        Block* below;
+        bool free;
+    };
+
+    char* base_;
+    std::size_t size_, used_ = 0;
+    Block* top_ = nullptr;
+};
+
 // Aligned, uninitialised scratch memory of one call. Nothing is shared between calls.
 template <class T>
 class Buffer {
@@ -27,15 +80,25 @@ public:
     explicit Buffer(index count) {
         if (count <= 0) return;
         const std::size_t bytes = round_up(count * static_cast<index>(sizeof(T)), 64);
-        data_ = static_cast<T*>(std::aligned_alloc(64, bytes));
-        if (!data_) throw std::bad_alloc();
+        Arena* const arena = Arena::active();
+        void* memory = arena ? arena->take(bytes) : nullptr;
+        if (!memory) memory = std::aligned_alloc(64, bytes);
+        if (!memory) throw std::bad_alloc();
+        data_ = static_cast<T*>(memory);
     }
     Buffer(Buffer&& other) noexcept : data_(other.data_) { other.data_ = nullptr; }
     Buffer& operator=(Buffer&& other) noexcept {
         std::swap(data_, other.data_);
         return *this;
     }
-    ~Buffer() { std::free(data_); }
+    ~Buffer() {
+        Arena* const arena = Arena::active();
+        if (arena && data_ && arena->owns(data_)) {
+            arena->give(data_);
+        } else {
+            std::free(data_);
+        }
+    }
 
     T* data() const { return data_; }
     T& operator[](index i) const { return data_[i]; }
@@ -254,32 +317,49 @@ inline Operand<T> pack_rows(const T* b, index stride, index length, index column
                                 : pack_rows<T, kNarrow<T>>(b, stride, length, columns, copy);
 }
 
-// A transposed matrix as an operand: its column j is the contiguous row `source(j)` of `length`
-// numbers. Square blocks are transposed in registers.
+// A transposed matrix (length x columns) in panels: its column j is the contiguous row `source(j)`
+// of `length` numbers. Small squares are transposed in registers.
 template <class T, int Lanes, class Source>
-Operand<T> pack_transposed(Source source, index length, index columns) {
-    constexpr int block = kNarrow<T>;
-    using V = Vector<T, block>;
-    Operand<T> operand{nullptr, 0, 0, Buffer<T>(length * round_up(columns, Lanes))};
+void transpose_into(T* panels, Source source, index length, index columns) {
+    constexpr int piece = kPiece<T>;
+    using V = Vector<T, Lanes>;
+    using Part = Vector<T, piece>;
     for_each_panel<Lanes>(columns, [&](index column, int vectors) {
         const index width = vectors * Lanes;
-        T* panel = operand.packed.data() + length * column;
-        for (index j = 0; j < width; j += block) {
-            const T* rows[block];
-            for (int i = 0; i < block; ++i) {
-                rows[i] = column + j + i < columns ? source(column + j + i) : nullptr;
-            }
-            for (index k = 0; k < length; k += block) {
-                V square[block];
-                for (int i = 0; i < block; ++i) {
-                    square[i] = rows[i] ? load_first<V>(rows[i] + k, length - k) : V{};
+        for (index j = 0; j < width; j += Lanes) {
+            const T* rows[Lanes];
+            const index left = columns - column - j;
+            for (int i = 0; i < Lanes; ++i) rows[i] = i < left ? source(column + j + i) : nullptr;
+            T* to = panels + length * column + j;
+            const auto square = [&](index k, auto load_part) __attribute__((always_inline)) {
+                V v[piece];
+                for (int i = 0; i < piece; ++i) {
+                    v[i] = join_pieces<T, Lanes>(
+                        [&](int p) { return load_part(rows[p * piece + i]); }, Pieces<T, Lanes>());
                 }
-                transpose(square);
-                const int count = length - k < block ? static_cast<int>(length - k) : block;
-                for (int i = 0; i < count; ++i) store(panel + (k + i) * width + j, square[i]);
+                transpose_pieces<T, Lanes>(v);
+                for (int i = 0; i < piece; ++i) {
+                    if (k + i < length) store(to + (k + i) * width, v[i]);
+                }
+            };
+            index k = 0;
+            for (; left >= Lanes && k + piece <= length; k += piece) {
+                square(k, [&](const T* row) { return load<Part>(row + k); });
+            }
+            for (; k < length; k += piece) {
+                square(k, [&](const T* row) {
+                    return row ? load_first<Part>(row + k, length - k) : Part{};
+                });
             }
         }
     });
+}
+
+// The same as an operand.
+template <class T, int Lanes, class Source>
+Operand<T> pack_transposed(Source source, index length, index columns) {
+    Operand<T> operand{nullptr, 0, 0, Buffer<T>(length * round_up(columns, Lanes))};
+    transpose_into<T, Lanes>(operand.packed.data(), source, length, columns);
     return operand;
 }
 
@@ -306,17 +386,32 @@ void interleave(const T* a, index stride, index rows, index columns, T* strips) 
     }
 }
 
-// c (+)= strips^T b, where b (rows x columns) lies in panels, that of column k at rows * k.
+// The right side of a weight gradient, rows x columns: in panels, that of column k at rows * k; or,
+// with a b_stride, row behind row, in whole vectors.
+template <class T>
+struct Right {
+    const T* values;
+    index b_stride;
+
+    // Rows from `row` on of the panel of `column`, as the right side of a term.
+    void take(index row, index rows, index column, int width, Term<T>& term) const {
+        term.b_stride = b_stride ? b_stride : width;
+        term.b = values + (b_stride ? column : rows * column) + row * term.b_stride;
+    }
+};
+
+// c (+)= strips^T b
 template <class T, int Lanes>
-void columns_product(const T* strips, index a_columns, const T* panels, index rows, index columns,
-                     T* c, index stride, bool add) {
+void columns_product(const T* strips, index a_columns, const Right<T>& b, index rows,
+                     index columns, T* c, index stride, bool add) {
     alignas(64) T sums[kTileRows * kTileVectors * Lanes];
     Finish<T> finish{c, stride};
     if (add) finish.start = c, finish.start_stride = stride;
     for (index j = 0; j < a_columns;) {
         const int height = tile_rows(a_columns - j);
         for_each_panel<Lanes>(columns, [&](index column, int vectors) {
-            const Term<T> term{strips + rows * j, 0, panels + rows * column, vectors * Lanes, rows};
+            Term<T> term{strips + rows * j, height, nullptr, 0, rows};
+            b.take(0, rows, column, vectors * Lanes, term);
             tile<T, Lanes, true>(height, vectors, &term, 1, sums);
             finish_tile<T, Lanes>(finish, sums, height, vectors, j, column, columns);
         });
@@ -332,11 +427,28 @@ void columns_sum(const T* strips, index a_columns, index rows, T* sums, bool add
         const T* strip = strips + rows * j;
         with_height(width, [&](auto height) {
             constexpr int count = decltype(height)::value;
-            T total[count] = {};
-            for (index n = 0; n < rows; ++n) {
-                for (int i = 0; i < count; ++i) total[i] += strip[n * count + i];
+            using V = Vector<T, kTileRows>;
+            // Whole vectors, whose last lanes are the next row's and are left out in the end; four
+            // of them, because each addition waits for the one before.
+            constexpr int at_once = 4;
+            constexpr int beyond = (kTileRows - 1) / count;  // rows that a load reaches
+            V sum[at_once] = {};
+            index n = 0;
+            for (; n + at_once + beyond <= rows; n += at_once) {
+                for (int u = 0; u < at_once; ++u) {
+                    V row;
+                    std::memcpy(&row, strip + (n + u) * count, sizeof row);
+                    sum[u] += row;
+                }
             }
-            for (int i = 0; i < count; ++i) sums[j + i] = add ? sums[j + i] + total[i] : total[i];
+            const V total = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+            T last[count] = {};
+            for (; n < rows; ++n) {
+                for (int i = 0; i < count; ++i) last[i] += strip[n * count + i];
+            }
+            for (int i = 0; i < count; ++i) {
+                sums[j + i] = (add ? sums[j + i] : T(0)) + (total[i] + last[i]);
+            }
         });
         j += width;
     }

@@ -383,24 +383,11 @@ void backward_regularized(const Spine<T>& s, const Regularization<T>& r) {
     if (s.x_grad) run(threads, blocks, input_block);
     if (!s.wants_weights) return;
 
-    const WeightGradients<T> weights_phase(s, dropout);
-    const auto cut = [&](index block, T* strips) {
-        cut_strips(s, gradients.data() + block * kBackwardRows * hidden_stride, block, strips);
-    };
-    if (threads <= 1) {
-        Buffer<T> strips(block_rows(s, 0) * strips_per_row(s));
-        for (index block = 0; block < blocks; ++block) {
-            cut(block, strips.data());
-            weights_phase.block(block, strips.data());
-        }
-        return;
-    }
-    Buffer<T> strips(s.rows * strips_per_row(s));
-    const auto strips_of = [&](index block) {
-        return strips.data() + block * kBackwardRows * strips_per_row(s);
-    };
-    run(threads, blocks, [&](index block) { cut(block, strips_of(block)); });
-    weights_phase.all(threads, blocks, strips_of);
+    both_phases(s, threads, WeightGradients<T>(s, dropout, false),
+                [&](index block, const BlockGradients<T>& found) {
+                    cut_strips(s, gradients.data() + block * kBackwardRows * hidden_stride, block,
+                               found.values);
+                });
 }
 
 }  // namespace SPINAL_ARCH

@@ -13,7 +13,7 @@ double exercise_tile(index repeats) {
     Buffer<float> a(kTileRows * length), b(length * width), sums(kTileRows * width);
     for (index i = 0; i < kTileRows * length; ++i) a[i] = 1;
     for (index i = 0; i < length * width; ++i) b[i] = 1;
-    const Term<float> term{a.data(), 0, b.data(), width, length};
+    const Term<float> term{a.data(), kTileRows, b.data(), width, length};
     for (index i = 0; i < repeats; ++i) {
         tile<float, lanes, true>(kTileRows, kTileVectors, &term, 1, sums.data());
         asm volatile("" ::: "memory");  // each round counts

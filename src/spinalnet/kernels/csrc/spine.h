@@ -71,7 +71,21 @@ struct Spine {
     T* out_weight_grad;
     T* out_bias_grad;
     bool wants_weights;
+
+    // Whole training steps only; null: none. Which rows of x are meant (the first so many).
+    const std::int64_t* x_rows;
+    // Room for matrices with the batch along the vectors, block by block of kBackwardRows: the
+    // hidden outputs once more, as forward leaves them for backward; the logits, or their gradient,
+    // instead of those above.
+    T* hidden_panels;
+    T* logits_panels;
+    bool accumulates;  // weight gradients are added to
 };
+
+template <class T>
+inline const T* x_row(const Spine<T>& s, index n) {
+    return s.x + (s.x_rows ? static_cast<index>(s.x_rows[n]) : n) * s.x_stride;
+}
 
 // Which numbers of every row are kept by dropout, as bits: those of row n begin at word
 // n * stride, and are cut into segments, each of which begins with a new word. The numbers kept are

@@ -22,6 +22,10 @@
 #include <type_traits>
 #include <utility>
 
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
 #include "spine.h"
 
 #ifndef SPINAL_ARCH
@@ -97,7 +101,8 @@ constexpr Bits lane_bits(std::integer_sequence<int, I...>) {
 }
 
 // One product a * b inside a sum of products. Rows of b are `b_stride` apart. Element (i, k) of a
-// is a[i * a_stride + k], or, interleaved, a[k * MR + i]: a whole tile row per step.
+// is a[i * a_stride + k], or, interleaved, a[k * a_stride + i]: the tile's rows are neighbours, as
+// in a transposed matrix that is read where it lies, or in a copy of it with strides of MR.
 template <class T>
 struct Term {
     const T* a;
@@ -114,9 +119,9 @@ inline __attribute__((always_inline)) void add_terms(const Term<T>* terms, int c
     using V = Vector<T, Lanes>;
     for (const Term<T>* term = terms; term != terms + count; ++term) {
         const T* b = term->b;
-        const index b_stride = term->b_stride, length = term->length;
+        const index a_stride = term->a_stride, b_stride = term->b_stride, length = term->length;
         const T* a[MR];
-        for (int i = 0; i < MR; ++i) a[i] = term->a + (Interleaved ? i : i * term->a_stride);
+        for (int i = 0; i < MR; ++i) a[i] = term->a + (Interleaved ? i : i * a_stride);
 #pragma GCC unroll 2
         for (index k = 0; k < length; ++k) {
             V column[NV];
@@ -124,11 +129,12 @@ inline __attribute__((always_inline)) void add_terms(const Term<T>* terms, int c
             for (int v = 0; v < NV; ++v) column[v] = load<V>(b + v * Lanes);
 #pragma GCC unroll 8
             for (int i = 0; i < MR; ++i) {
-                const T value = Interleaved ? a[0][k * MR + i] : a[i][k];
+                const T value = Interleaved ? a[0][i] : a[i][k];
 #pragma GCC unroll 4
                 for (int v = 0; v < NV; ++v) sum[i][v] += value * column[v];
             }
             b += b_stride;
+            if (Interleaved) a[0] += a_stride;
         }
     }
 }
@@ -151,6 +157,23 @@ void accumulate(const Term<T>* terms, int count, T* out) {
     for_each_in_tile<MR, NV>([&](int i, int v) { store(out + (i * NV + v) * Lanes, sum[i][v]); });
 }
 
+// The same, written where it belongs, c[i * stride + j], which it is added to if `add`.
+template <class T, int Lanes, int MR, int NV, bool Interleaved>
+void accumulate_in_place(const Term<T>* terms, int count, T* c, index stride, bool add) {
+    using V = Vector<T, Lanes>;
+    V sum[MR][NV] = {};
+    add_terms<T, Lanes, MR, NV, Interleaved>(terms, count, sum);
+    if (add) {
+        for_each_in_tile<MR, NV>([&](int i, int v) {
+            T* const at = c + i * stride + v * Lanes;
+            store(at, load<V>(at) + sum[i][v]);
+        });
+    } else {
+        for_each_in_tile<MR, NV>(
+            [&](int i, int v) { store(c + i * stride + v * Lanes, sum[i][v]); });
+    }
+}
+
 // The tiles of every size that the walks below hand out, by their place in the table:
 // (rows - 1) * kTileVectors + vectors - 1.
 using TileSizes = std::make_index_sequence<kTileRows * kTileVectors>;
@@ -167,6 +190,16 @@ inline void tile(std::index_sequence<Size...>, int rows, int vectors, const Term
 template <class T, int Lanes, bool Interleaved>
 inline void tile(int rows, int vectors, const Term<T>* terms, int count, T* out) {
     tile<T, Lanes, Interleaved>(TileSizes(), rows, vectors, terms, count, out);
+}
+
+template <class T, int Lanes, bool Interleaved, std::size_t... Size>
+inline void tile_in_place(std::index_sequence<Size...>, int rows, int vectors,
+                          const Term<T>* terms, int count, T* c, index stride, bool add) {
+    using Function = void (*)(const Term<T>*, int, T*, index, bool);
+    static constexpr Function functions[] = {
+        accumulate_in_place<T, Lanes, Size / kTileVectors + 1, Size % kTileVectors + 1,
+                            Interleaved>...};
+    functions[(rows - 1) * kTileVectors + vectors - 1](terms, count, c, stride, add);
 }
 
 // Height of the next tile when `left` rows remain: as few tiles as possible, and those as equal as
@@ -204,8 +237,8 @@ inline void for_each_panel(index columns, Body body) {
     }
 }
 
-// Whether a multiply-add of a wide vector takes no longer than one of a narrow vector. So it is with
-// AVX-512 on Intel's server processors; AMD's take (up to Zen 4) twice as long.
+// Whether a multiply-add of a wide vector takes no longer than one of a narrow vector. So it is
+// with AVX-512 on Intel's server processors; AMD's take (up to Zen 4) twice as long.
 inline bool wide_is_free() {
 #if defined(__AVX512F__)
     static const bool is = (__builtin_cpu_init(), !__builtin_cpu_is("amd"));
@@ -223,27 +256,92 @@ inline bool use_wide(index columns) {
     return wide_is_free() ? wide / kWide<T> < narrow / kNarrow<T> : wide * 8 <= narrow * 9;
 }
 
-// One round of the transposition: zip the first half of the rows with the second.
-template <class V, int Lanes, std::size_t... I>
-inline void zip(V (&row)[Lanes], std::index_sequence<I...>) {
-    V zipped[Lanes];
-#pragma GCC unroll 8
-    for (int i = 0; i < Lanes / 2; ++i) {
-        const V a = row[i], b = row[i + Lanes / 2];
-        zipped[2 * i] = __builtin_shufflevector(a, b, (I / 2 + I % 2 * Lanes)...);
-        zipped[2 * i + 1] =
-            __builtin_shufflevector(a, b, (Lanes / 2 + I / 2 + I % 2 * Lanes)...);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < Lanes; ++i) row[i] = zipped[i];
+// Numbers in 16 bytes: within such pieces, shuffles are cheap, and memory is read and written in
+// them without shuffling.
+template <class T>
+constexpr int kPiece = 16 / static_cast<int>(sizeof(T));
+
+// Of each piece of a and b the first (second) halves, zipped.
+template <int Piece, int Half, class V, std::size_t... I>
+inline V zip_pieces(V a, V b, std::index_sequence<I...>) {
+    constexpr int lanes = sizeof...(I);
+    return __builtin_shufflevector(
+        a, b, (I / Piece * Piece + I % Piece / 2 + Half * Piece / 2 + I % 2 * lanes)...);
 }
 
-// Transpose Lanes rows of Lanes numbers in log2(Lanes) rounds.
-template <class V, int Lanes>
-inline void transpose(V (&row)[Lanes]) {
-#pragma GCC unroll 4
-    for (int round = 1; round < Lanes; round *= 2) zip(row, std::make_index_sequence<Lanes>());
+// Transpose the squares that the pieces of kPiece vectors are.
+template <class T, int Lanes>
+inline void transpose_pieces(Vector<T, Lanes> (&v)[kPiece<T>]) {
+    using V = Vector<T, Lanes>;
+    using D = Vector<double, Lanes * sizeof(T) / 8>;
+    constexpr auto doubles = std::make_index_sequence<Lanes * sizeof(T) / 8>();
+    if constexpr (kPiece<T> == 2) {
+        const V low = zip_pieces<2, 0>(v[0], v[1], doubles);
+        v[1] = zip_pieces<2, 1>(v[0], v[1], doubles);
+        v[0] = low;
+    } else {
+        constexpr auto lanes = std::make_index_sequence<Lanes>();
+        const D a = (D)zip_pieces<4, 0>(v[0], v[1], lanes);
+        const D b = (D)zip_pieces<4, 1>(v[0], v[1], lanes);
+        const D c = (D)zip_pieces<4, 0>(v[2], v[3], lanes);
+        const D d = (D)zip_pieces<4, 1>(v[2], v[3], lanes);
+        v[0] = (V)zip_pieces<2, 0>(a, c, doubles);
+        v[1] = (V)zip_pieces<2, 1>(a, c, doubles);
+        v[2] = (V)zip_pieces<2, 0>(b, d, doubles);
+        v[3] = (V)zip_pieces<2, 1>(b, d, doubles);
+    }
 }
+
+// v with its piece p replaced, and piece p of v. Said in intrinsics, so that they become one
+// instruction that reads or writes memory, not a shuffle besides.
+template <class T, int Lanes, int P>
+inline Vector<T, Lanes> with_piece(Vector<T, Lanes> v, Vector<T, kPiece<T>> piece) {
+    using V = Vector<T, Lanes>;
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+    if constexpr (sizeof(V) == 64) return (V)_mm512_insertf64x2((__m512d)v, (__m128d)piece, P);
+#endif
+#if defined(__AVX__)
+    if constexpr (sizeof(V) == 32) return (V)_mm256_insertf128_pd((__m256d)v, (__m128d)piece, P);
+#endif
+    if constexpr (sizeof(V) == 16) return (V)piece;
+    for (int i = 0; i < kPiece<T>; ++i) v[P * kPiece<T> + i] = piece[i];
+    return v;
+}
+
+template <class T, int Lanes, int P>
+inline Vector<T, kPiece<T>> piece_of(Vector<T, Lanes> v) {
+    using V = Vector<T, Lanes>;
+    using Part = Vector<T, kPiece<T>>;
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+    if constexpr (sizeof(V) == 64) return (Part)_mm512_extractf64x2_pd((__m512d)v, P);
+#endif
+#if defined(__AVX__)
+    if constexpr (sizeof(V) == 32) return (Part)_mm256_extractf128_pd((__m256d)v, P);
+#endif
+    if constexpr (sizeof(V) == 16) return (Part)v;
+    Part part;
+    for (int i = 0; i < kPiece<T>; ++i) part[i] = v[P * kPiece<T> + i];
+    return part;
+}
+
+// A vector whose piece p is load(p).
+template <class T, int Lanes, class Load, std::size_t... P>
+inline __attribute__((always_inline)) Vector<T, Lanes> join_pieces(Load load,
+                                                                   std::index_sequence<P...>) {
+    Vector<T, Lanes> v = {};
+    ((v = with_piece<T, Lanes, static_cast<int>(P)>(v, load(static_cast<int>(P)))), ...);
+    return v;
+}
+
+// store(p, piece p of v)
+template <class T, int Lanes, class Store, std::size_t... P>
+inline __attribute__((always_inline)) void split_pieces(Vector<T, Lanes> v, Store store,
+                                                        std::index_sequence<P...>) {
+    (store(static_cast<int>(P), piece_of<T, Lanes, static_cast<int>(P)>(v)), ...);
+}
+
+template <class T, int Lanes>
+using Pieces = std::make_index_sequence<Lanes / kPiece<T>>;
 
 }  // namespace SPINAL_ARCH
 }  // namespace spinalnet

@@ -9,13 +9,51 @@
 
 #include <cmath>
 #include <cstring>
-#include <limits>
+#include <type_traits>
+
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
 
 #include "regularized.h"
 #include "training.h"
 
 namespace spinalnet {
 namespace SPINAL_ARCH {
+
+// While it lives, numbers below the smallest normal one (1e-38) are zero in this thread and those
+// it starts. Gradients of rows that are long since right, and running means of neurons that are
+// dead, become that small, and a processor takes a hundred times as long for them.
+class FlushesToZero {
+public:
+    FlushesToZero() : before_(read()) { write(before_ | kFlush); }
+    ~FlushesToZero() { write(before_); }
+    FlushesToZero(const FlushesToZero&) = delete;
+    FlushesToZero& operator=(const FlushesToZero&) = delete;
+
+private:
+#if defined(__SSE2__)
+    using State = unsigned;
+    static constexpr State kFlush = 0x8040;  // results, and operands
+    static State read() { return _mm_getcsr(); }
+    static void write(State state) { _mm_setcsr(state); }
+#elif defined(__aarch64__)
+    using State = std::uint64_t;
+    static constexpr State kFlush = 1 << 24;
+    static State read() {
+        State state;
+        asm volatile("mrs %0, fpcr" : "=r"(state));
+        return state;
+    }
+    static void write(State state) { asm volatile("msr fpcr, %0" : : "r"(state)); }
+#else
+    using State = int;
+    static constexpr State kFlush = 0;
+    static State read() { return 0; }
+    static void write(State) {}
+#endif
+    const State before_;
+};
 
 // e^x for x <= 0 to a few units in the last place, without branches, so that the compiler makes
 // vectors of it. NaN stays NaN. (Cody and Waite's reduction; coefficients of Cephes' expf, by S.
@@ -43,52 +81,113 @@ inline float exponential(float x) {
 
 inline double exponential(double x) { return std::exp(x); }
 
-// Mean cross entropy of a batch; its gradient takes the place of the logits.
-template <class T>
-double cross_entropy(T* logits, index rows, index classes, const std::int64_t* target,
-                     const T* weight, std::int64_t* correct) {
-    const T share = T(1) / static_cast<T>(rows);
-    double loss = 0;
-    for (index n = 0; n < rows; ++n) {
-        T* const z = logits + n * classes;
-        index best = 0;
-        for (index k = 1; k < classes; ++k) best = z[k] > z[best] ? k : best;
-        const T top = z[best];
-        *correct += best == target[n];
-        for (index k = 0; k < classes; ++k) z[k] -= top;
-    }
-    // In one go: a row of ten logits does not fill a vector.
-    Buffer<T> powers(rows * classes);
-    T* const power = powers.data();
-    for (index i = 0; i < rows * classes; ++i) power[i] = exponential(logits[i]);
-    for (index n = 0; n < rows; ++n) {
-        T* const z = logits + n * classes;
-        const T* const e = power + n * classes;
-        T total = 0;
-        for (index k = 0; k < classes; ++k) total += e[k];
-        const T own = weight ? weight[n] : T(1);
-        loss += static_cast<double>(own * (std::log(total) - z[target[n]]));
-        const T scale = own * share / total;
-        for (index k = 0; k < classes; ++k) z[k] = e[k] * scale;
-        z[target[n]] -= own * share;
-    }
-    return loss / static_cast<double>(rows);
+template <class V, class T>
+inline V exponentials(V x) {
+    constexpr int lanes = sizeof(V) / sizeof(T);
+    alignas(64) T values[lanes];
+    store(values, x);
+    for (int i = 0; i < lanes; ++i) values[i] = exponential(values[i]);
+    return load<V>(values);
 }
 
-// Mean squared error of a batch; its gradient takes the place of the outputs.
+// What a classification is told of a batch, and what it tells.
 template <class T>
-double squared_error(T* outputs, index rows, index columns, const T* target, const T* weight) {
-    const T share = T(2) / static_cast<T>(rows * columns);
+struct Answers {
+    const std::int64_t* target;
+    const T* weight;  // null: 1
+    std::int64_t* correct;
     double loss = 0;
+};
+
+// Cross entropies of a block whose rows are the columns of `z`; their gradient, each `share` of
+// that of its row, takes the place of the logits. With the batch along the vectors, because a row
+// of ten logits does not fill one.
+template <class T, int Lanes>
+void cross_entropy(const Panels<T>& logits, index start, index rows, T share, Answers<T>& answers) {
+    using V = Vector<T, Lanes>;
+    using Int = std::conditional_t<sizeof(T) == sizeof(std::int32_t), std::int32_t, std::int64_t>;
+    using Classes = Vector<Int, Lanes>;
+    for_each_panel<Lanes>(rows, [&](index column, int vectors) {
+        const int width = vectors * Lanes;
+        for (index at = column; at < column + width && at < rows; at += Lanes) {
+            T* const z = logits.at(0, column, width) + (at - column);  // class k: width * k behind
+            V top = load<V>(z), total{};
+            Classes best{};
+            for (index k = 1; k < logits.height; ++k) {
+                const V own = load<V>(z + k * width);
+                const Classes better = own > top;
+                top = better ? own : top;
+                best = better ? Classes{} + static_cast<Int>(k) : best;
+            }
+            const int count = static_cast<int>(rows - at < Lanes ? rows - at : Lanes);
+            const std::int64_t* const target = answers.target + start + at;
+            alignas(64) T at_target[Lanes] = {}, sums[Lanes], scales[Lanes] = {}, shares[Lanes];
+            for (int i = 0; i < count; ++i) at_target[i] = z[target[i] * width + i];
+            for (index k = 0; k < logits.height; ++k) {
+                const V power = exponentials<V, T>(load<V>(z + k * width) - top);
+                store(z + k * width, power);
+                total += power;
+            }
+            store(sums, total);
+            for (int i = 0; i < count; ++i) {
+                const T own = answers.weight ? answers.weight[start + at + i] : T(1);
+                *answers.correct += best[i] == target[i];
+                const T entropy = std::log(sums[i]) - (at_target[i] - top[i]);
+                answers.loss += static_cast<double>(own * entropy);
+                shares[i] = own * share;
+                scales[i] = shares[i] / sums[i];
+            }
+            const V scale = load<V>(scales);
+            for (index k = 0; k < logits.height; ++k) {
+                store(z + k * width, load<V>(z + k * width) * scale);
+            }
+            for (int i = 0; i < count; ++i) z[target[i] * width + i] -= shares[i];
+        }
+    });
+}
+
+// The sum of the cross entropies of a batch, or of a part of it, added up block by block; the gradient of `share` times that
+// sum takes the place of the logits, which are rows or, as forward left them, panels.
+template <class T>
+double cross_entropy(const Spine<T>& s, T* rows_of_logits, index classes, T share,
+                     Answers<T> answers) {
+    if (s.logits_panels) {
+        double loss = 0;
+        for (index first = 0; first < s.rows; first += kBackwardRows) {
+            const index left = s.rows - first, rows = left < kBackwardRows ? left : kBackwardRows;
+            const Panels<T> panels{s.logits_panels + first * classes, classes};
+            answers.loss = 0;
+            use_wide<T>(rows) ? cross_entropy<T, kWide<T>>(panels, first, rows, share, answers)
+                              : cross_entropy<T, kNarrow<T>>(panels, first, rows, share, answers);
+            loss += answers.loss;
+        }
+        return loss;
+    } else {
+        const Operand<T> transposed = pack_transposed<T, kWide<T>>(
+            [&](index n) { return rows_of_logits + n * classes; }, classes, s.rows);
+        const Panels<T> panels{transposed.packed.data(), classes};
+        cross_entropy<T, kWide<T>>(panels, 0, s.rows, share, answers);
+        unpack_transposed<T, kWide<T>>(panels, s.rows, rows_of_logits, classes);
+    }
+    return answers.loss;
+}
+
+// The sum of the squared errors of a batch, or of a part of it, added up block by block; the gradient of `share` times that
+// sum takes the place of the outputs.
+template <class T>
+double squared_error(T* outputs, index rows, index columns, T share, const T* target,
+                     const T* weight) {
+    double loss = 0, part = 0;
     for (index n = 0; n < rows; ++n) {
+        if (n % kBackwardRows == 0) loss += part, part = 0;
         const T own = weight ? weight[n] : T(1);
         for (index k = 0; k < columns; ++k) {
             const T off = outputs[n * columns + k] - target[n * columns + k];
-            loss += static_cast<double>(own * off * off);
-            outputs[n * columns + k] = own * off * share;
+            part += static_cast<double>(own * off * off);
+            outputs[n * columns + k] = 2 * own * off * share;
         }
     }
-    return loss / static_cast<double>(rows * columns);
+    return loss + part;
 }
 
 // The update rules of torch.optim, for one stretch of the vectors.
@@ -165,7 +264,9 @@ public:
           logits_columns(t.outputs ? t.outputs : t.layers * t.width),
           batch(most_rows * t.features),
           hidden_(most_rows * t.layers * t.width),
-          logits_(most_rows * t.outputs) {
+          logits_(most_rows * t.outputs),
+          hidden_panels_(round_up(most_rows, kWide<T>) * t.layers * t.width),
+          logits_panels_(round_up(most_rows, kWide<T>) * t.outputs) {
         Spine<T>& s = spine;
         s.features = t.features, s.width = t.width, s.layers = t.layers, s.splits = t.splits;
         s.outputs = t.outputs, s.slope = t.slope, s.threads = t.threads;
@@ -203,8 +304,16 @@ public:
         }
     }
 
-    // What leaves the net; after the loss its gradient.
-    T* result() const { return spine.outputs ? spine.logits : spine.hidden; }
+    // For a batch of `spine.rows`, without dropout if `may`: whether x is read where it lies and
+    // what follows is kept with the batch along the vectors.
+    bool lay_out(bool may, bool classifies) {
+        Spine<T>& s = spine;
+        s.x_rows = nullptr, s.hidden_panels = s.logits_panels = nullptr;
+        if (!may || !forward_is_batchwise(s) || !gradients_batchwise(s)) return false;
+        s.hidden_panels = hidden_panels_.data();
+        s.logits_panels = s.outputs && classifies ? logits_panels_.data() : nullptr;
+        return true;
+    }
 
     Spine<T> spine{};
 
@@ -216,7 +325,7 @@ public:
     Buffer<T> batch;
 
 private:
-    Buffer<T> hidden_, logits_;
+    Buffer<T> hidden_, logits_, hidden_panels_, logits_panels_;
 };
 
 inline std::uint64_t mask_seed(std::uint64_t seed, index step, int which) {
@@ -226,65 +335,137 @@ inline std::uint64_t mask_seed(std::uint64_t seed, index step, int which) {
     return z ^ z >> 31;
 }
 
+// Scratch memory of a step that is not allocated anew.
+constexpr std::size_t kArenaBytes = 1 << 20;
+
+// The steps of one net: its batches, and what a batch takes besides the net.
+template <class T>
+class Steps {
+public:
+    explicit Steps(Training<T>& t)
+        : t_(t),
+          most_(most_rows(t)),
+          net_(t, most_),
+          counted_(net_.spine, Regularization<T>{}),
+          words_(t.keep < 1 ? counted_.input_words() : 0),
+          output_words_(t.keep_output < 1 ? counted_.output_words() : 0),
+          masks_(most_ * (words_ + output_words_)),
+          targets_(most_),
+          values_(t.classes ? 0 : most_ * net_.logits_columns),
+          weights_(most_) {}
+
+    // Find the mean loss of step `step`, for the rows `chosen`, and its gradient.
+    double find_gradient(index step, const std::int64_t* chosen) {
+        Spine<T>& s = net_.spine;
+        const index rows = t_.sizes[step];
+        const bool drops = words_ || output_words_;
+        s.rows = rows, s.accumulates = false;
+        take_targets(chosen, rows);
+        double loss = 0;
+        if (net_.lay_out(!drops, t_.classes != nullptr)) {
+            // Part by part, so that all of it stays in the caches; for several threads at once, in
+            // blocks of the same size: the same sums in the same order.
+            const index part = useful_threads(s, 2) == 1 ? kBackwardRows : rows;
+            s.x = t_.x, s.x_stride = t_.x_stride;
+            for (index first = 0; first < rows; first += part) {
+                s.x_rows = chosen + first;
+                s.rows = rows - first < part ? rows - first : part;
+                forward(s);
+                loss += find_loss(first, rows);
+                backward(s);
+                s.accumulates = true;
+            }
+        } else {
+            s.x = net_.batch.data(), s.x_stride = t_.features;
+            for (index n = 0; n < rows; ++n) {
+                std::memcpy(net_.batch.data() + n * t_.features, t_.x + chosen[n] * t_.x_stride,
+                            t_.features * sizeof(T));
+            }
+            const Regularization<T> r = draw_masks(step, rows);
+            drops ? forward_regularized(s, r) : forward(s);
+            loss = find_loss(0, rows);
+            drops ? backward_regularized(s, r) : backward(s);
+        }
+        return loss / static_cast<double>(t_.classes ? rows : rows * net_.logits_columns);
+    }
+
+private:
+    static index most_rows(const Training<T>& t) {
+        index most = 0;
+        for (const index rows : t.sizes) most = rows > most ? rows : most;
+        return most;
+    }
+
+    void take_targets(const std::int64_t* chosen, index rows) {
+        const index columns = net_.logits_columns;
+        for (index n = 0; n < rows; ++n) {
+            const std::int64_t row = chosen[n];
+            if (t_.classes) targets_[n] = t_.classes[row];
+            for (index k = 0; !t_.classes && k < columns; ++k) {
+                values_[n * columns + k] = t_.values[row * columns + k];
+            }
+            if (t_.row_weights) weights_[n] = t_.row_weights[row];
+        }
+    }
+
+    Regularization<T> draw_masks(index step, index rows) {
+        Regularization<T> r{};
+        if (words_) {
+            draw(mask_seed(t_.seed, t_.first + step, 0), t_.keep, masks_.data(), rows * words_);
+            r.inputs = {masks_.data(), words_, static_cast<T>(1 / t_.keep)};
+        }
+        if (output_words_) {
+            std::uint32_t* const mine = masks_.data() + rows * words_;
+            draw(mask_seed(t_.seed, t_.first + step, 1), t_.keep_output, mine,
+                 rows * output_words_);
+            r.outputs = {mine, output_words_, static_cast<T>(1 / t_.keep_output)};
+        }
+        return r;
+    }
+
+    // The loss of the net's rows, which begin at row `first` of `all`, summed; its gradient is what
+    // backward will read.
+    double find_loss(index first, index all) {
+        Spine<T>& s = net_.spine;
+        const index columns = net_.logits_columns;
+        const T* const own = t_.row_weights ? weights_.data() + first : nullptr;
+        // A net without output row is linear: backward does not look at what it put out.
+        T* const result = s.outputs ? s.logits : s.hidden;
+        (s.outputs ? s.logits_grad : s.hidden_grad) = result;
+        (s.outputs ? s.logits_grad_stride : s.hidden_grad_stride) = columns;
+        if (t_.classes) {
+            return cross_entropy(s, result, columns, T(1) / static_cast<T>(all),
+                                 {targets_.data() + first, own, &t_.correct});
+        }
+        return squared_error(result, s.rows, columns, T(1) / static_cast<T>(all * columns),
+                             values_.data() + first * columns, own);
+    }
+
+    Training<T>& t_;
+    const index most_;
+    Net<T> net_;
+    const Dropout<T> counted_;
+    const index words_, output_words_;
+    Buffer<std::uint32_t> masks_;
+    Buffer<std::int64_t> targets_;
+    Buffer<T> values_, weights_;
+};
+
 // Make the steps; return how many. Fewer than asked for: the loss of the next one is not finite,
 // and the weights are those before it.
 template <class T>
 index train(Training<T>& t) {
-    index most_rows = 0;
-    for (const index rows : t.sizes) most_rows = rows > most_rows ? rows : most_rows;
-    Net<T> net(t, most_rows);
-    Spine<T>& s = net.spine;
-    const bool drops = t.keep < 1 || t.keep_output < 1;
-    Regularization<T> r{};
-    const Dropout<T> counted(s, r);
-    const index words = t.keep < 1 ? counted.input_words() : 0;
-    const index output_words = t.keep_output < 1 ? counted.output_words() : 0;
-    Buffer<std::uint32_t> masks(most_rows * (words + output_words));
-    Buffer<std::int64_t> targets(most_rows);
-    Buffer<T> values(t.classes ? 0 : most_rows * net.logits_columns), weights(most_rows);
-
+    const FlushesToZero flushes;
+    Steps<T> net(t);
+    const Arena arena(kArenaBytes);
     const std::int64_t* chosen = t.order;
     const index steps = static_cast<index>(t.sizes.size());
     for (index step = 0; step < steps; ++step) {
-        const index rows = t.sizes[step];
-        for (index n = 0; n < rows; ++n) {
-            const std::int64_t row = chosen[n];
-            std::memcpy(net.batch.data() + n * t.features, t.x + row * t.x_stride,
-                        t.features * sizeof(T));
-            if (t.classes) targets[n] = t.classes[row];
-            for (index k = 0; !t.classes && k < net.logits_columns; ++k) {
-                values[n * net.logits_columns + k] = t.values[row * net.logits_columns + k];
-            }
-            if (t.row_weights) weights[n] = t.row_weights[row];
-        }
-        chosen += rows;
-        s.rows = rows;
-        if (words) {
-            draw(mask_seed(t.seed, t.first + step, 0), t.keep, masks.data(), rows * words);
-            r.inputs = {masks.data(), words, static_cast<T>(1 / t.keep)};
-        }
-        if (output_words) {
-            std::uint32_t* const mine = masks.data() + rows * words;
-            draw(mask_seed(t.seed, t.first + step, 1), t.keep_output, mine, rows * output_words);
-            r.outputs = {mine, output_words, static_cast<T>(1 / t.keep_output)};
-        }
-        drops ? forward_regularized(s, r) : forward(s);
-        const T* const own = t.row_weights ? weights.data() : nullptr;
-        // A net without output row is linear: backward does not look at what it put out.
-        const double loss =
-            t.classes ? cross_entropy(net.result(), rows, net.logits_columns, targets.data(), own,
-                                      &t.correct)
-                      : squared_error(net.result(), rows, net.logits_columns, values.data(), own);
-        t.losses[step] = loss;
-        if (!std::isfinite(loss)) return step;
-        if (s.outputs) {
-            s.logits_grad = s.logits, s.logits_grad_stride = net.logits_columns;
-        } else {
-            s.hidden_grad = s.hidden, s.hidden_grad_stride = net.logits_columns;
-        }
-        drops ? backward_regularized(s, r) : backward(s);
+        t.losses[step] = net.find_gradient(step, chosen);
+        if (!std::isfinite(t.losses[step])) return step;
         if (t.clip_norm > 0) clip(t.gradient, t.count, t.clip_norm);
         update(t, step);
+        chosen += t.sizes[step];
     }
     return steps;
 }
