@@ -550,6 +550,34 @@ def tables_compared() -> str:
     return "\n\n".join((*parts, made))
 
 
+def tables_together() -> str:
+    """Return what the comparisons of all tables say together."""
+    from spinalnet.comparison.study import read_folders, together
+
+    paths = sorted((ROOT / "results/tables").glob("*.json"))
+    found = together(read_folders([path for path in paths if path.stem != "speed"]))
+    rows = []
+    for pair in found.pairs:
+        assert pair.chances is not None
+        assert pair.improvement is not None
+        chances = (pair.chances.better, pair.chances.equal, pair.chances.worse)
+        won = pair.improvement
+        rows.append(
+            [
+                *(pair.minus, *(f"{one:.3f}" for one in chances)),
+                f"{won.value:.2f} ({won.low:.2f} to {won.high:.2f})",
+            ]
+        )
+    header = ("spinal against", "P(better)", f"P(within {found.rope:g})", "P(worse)")
+    return "\n\n".join(
+        [
+            as_markdown((*header, "a run beats one of it"), rows),
+            f"`spinalnet study results/tables/*.json`, {len(found.means)} tables, development half "
+            "included.",
+        ]
+    )
+
+
 SIGNS = {"better": " ▲", "worse": " ▼", "equal": " ="}
 
 
@@ -615,6 +643,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "table-defaults": table_defaults,
     "table-reach": table_reach,
     "table-compare": tables_compared,
+    "table-study": tables_together,
     "table-speed": table_speed,
 }
 
