@@ -32,7 +32,7 @@ from spinalnet.training.loop import Loop
 EPOCHS = 5  # per call, so that the start of a fit hardly counts
 # One net on standardised numbers, all rows trained on: what is compared is the training.
 BARE = {"ensemble_size": 1, "embedding": None, "early_stopping": False}
-OUT = Path(__file__).parents[1] / "results" / "tables" / "speed.json"
+OUT = Path(__file__).parents[1] / "benchmarks" / "results" / "estimators.json"
 
 
 def ours(kind: type, X: np.ndarray, y: np.ndarray, batch: int, width: Any) -> Any:

@@ -513,7 +513,7 @@ def table_reach() -> str:
 
 def _tables_compared() -> dict[str, dict[str, Any]]:
     found = sorted((ROOT / "results/tables").glob("*.json"))
-    of = {path.stem: load(str(path.relative_to(ROOT))) for path in found if path.stem != "speed"}
+    of = {path.stem: load(str(path.relative_to(ROOT))) for path in found}
     return {name.replace("sklearn-", "sklearn:"): summary for name, summary in of.items()}
 
 
@@ -555,7 +555,7 @@ def tables_together() -> str:
     from spinalnet.comparison.study import read_folders, together
 
     paths = sorted((ROOT / "results/tables").glob("*.json"))
-    found = together(read_folders([path for path in paths if path.stem != "speed"]))
+    found = together(read_folders([path for path in paths]))
     rows = []
     for pair in found.pairs:
         assert pair.chances is not None
@@ -583,7 +583,7 @@ SIGNS = {"better": " ▲", "worse": " ▼", "equal": " ="}
 
 def table_speed() -> str:
     """Return how fast the estimators train."""
-    result = load("results/tables/speed.json")
+    result = load("benchmarks/results/estimators.json")
     header = ("case", "baseline", "ours, ms per epoch", "baseline, ms", "baseline / ours")
     rows = [
         [
