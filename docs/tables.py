@@ -555,7 +555,7 @@ def tables_together() -> str:
     from spinalnet.comparison.study import read_folders, together
 
     paths = sorted((ROOT / "results/tables").glob("*.json"))
-    found = together(read_folders([path for path in paths]))
+    found = together(read_folders(paths))
     rows = []
     for pair in found.pairs:
         assert pair.chances is not None
