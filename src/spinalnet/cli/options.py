@@ -108,6 +108,12 @@ TimeColumn = Annotated[
         "--time", help="Column of time: nothing is trained on the future.", rich_help_panel="Tables"
     ),
 ]
+Wait = Annotated[
+    bool,
+    typer.Option(
+        "--wait", help="Where another process writes into the folder, wait until it has ended."
+    ),
+]
 RunFolder = Annotated[
     Path, typer.Argument(help="Folder of a finished run, or a checkpoint file.", metavar="RUN")
 ]

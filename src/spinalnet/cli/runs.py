@@ -18,10 +18,11 @@ from spinalnet.cli.options import (
     Target,
     TaskOf,
     TimeColumn,
+    Wait,
     head_options,
     with_run_options,
 )
-from spinalnet.cli.progress import print_note, print_report, print_run, show_run
+from spinalnet.cli.progress import alone_in, print_note, print_report, print_run, show_run
 from spinalnet.cli.root import app, err_console, out_console
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def train_command(
     task: TaskOf = "auto",
     group: Group = None,
     time: TimeColumn = None,
+    wait: Wait = False,
 ) -> None:
     """Train one model; the same command again continues an interrupted run.
 
@@ -51,18 +53,20 @@ def train_command(
     from spinalnet.training import runs
 
     if asking.names_table(asked.data, target):
-        _train_on_table(asked, head, out, target=target, task=task, group=group, time=time)
+        of_table = {"target": target, "task": task, "group": group, "time": time}
+        _train_on_table(asked, head, out, wait, **of_table)
         return
     asked.refuse({"target", "task", "group", "time"}, f"for '{asked.data}', which is no table")
     spec = asked.spec(head=head, probe_epochs=probe_epochs, probe_lr=probe_lr)
     folder = out or Path("runs") / f"{_label(spec)}-{spec.name}"
-    if runs.is_done(folder):
-        err_console.print(f"{folder} is already done; nothing to train.", highlight=False)
-    splits = building.load_splits(spec, download=asked.download)
-    for note in splits.info.notes:
-        print_note(note)
-    with show_run(spec.name) as on_progress:
-        record = running.run_one(spec, folder, splits=splits, on_progress=on_progress)
+    with alone_in(folder, wait):
+        if runs.is_done(folder):
+            err_console.print(f"{folder} is already done; nothing to train.", highlight=False)
+        splits = building.load_splits(spec, download=asked.download)
+        for note in splits.info.notes:
+            print_note(note)
+        with show_run(spec.name) as on_progress:
+            record = running.run_one(spec, folder, splits=splits, on_progress=on_progress)
     print_run(record)
     err_console.print(f"Run folder: {folder}", highlight=False, soft_wrap=True)
 
@@ -71,7 +75,9 @@ _OF_IMAGES = {"model", "backbone", "weights", "freeze", "data_dir", "download", 
 _OF_IMAGES |= {"in_channels", "limit", "on_bad_image", "probe_epochs", "probe_lr"}
 
 
-def _train_on_table(asked: RunOptions, head: str, out: Path | None, **of_table: Any) -> None:
+def _train_on_table(
+    asked: RunOptions, head: str, out: Path | None, wait: bool, **of_table: Any
+) -> None:
     """Fit one model to a table and leave its folder."""
     from spinalnet import _dist
     from spinalnet.comparison import TableSpec, asking, table_rows, tables
@@ -90,12 +96,13 @@ def _train_on_table(asked: RunOptions, head: str, out: Path | None, **of_table: 
     if not _dist.is_main():
         return  # one process fits a table
     folder = out or asking.default_run_folder(spec)
-    if runs.is_done(folder):
-        err_console.print(f"{folder} is already done; nothing to train.", highlight=False)
-    for note in table_rows.rows_of(spec).table.notes:
-        print_note(note)
-    with show_run(spec.name) as on_progress:  # hears of a spec of images or of a table alike
-        record = tables.run_table(spec, folder, on_progress=on_progress)  # type: ignore[arg-type]
+    with alone_in(folder, wait):
+        if runs.is_done(folder):
+            err_console.print(f"{folder} is already done; nothing to train.", highlight=False)
+        for note in table_rows.rows_of(spec).table.notes:
+            print_note(note)
+        with show_run(spec.name) as tell:  # hears of a spec of images or of a table alike
+            record = tables.run_table(spec, folder, on_progress=tell)  # type: ignore[arg-type]
     print_run(record)
     if reason := (record.result or {}).get("model_not_kept"):
         print_note(f"the model is not kept as data, and is fitted again when used: {reason}.")

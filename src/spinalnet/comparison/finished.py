@@ -14,7 +14,8 @@ from spinalnet.comparison.times import read_costs
 from spinalnet.comparison.tuned import TuningFile, read_tuning
 from spinalnet.comparison.units import Unit, run_name
 from spinalnet.comparison.wording import listing
-from spinalnet.training import RunRecord, load_runs
+from spinalnet.training import RunRecord
+from spinalnet.training import runs as folders
 
 FAILED_FILE = "failed.json"
 """In the folder of a run that failed: why; gone when it is tried again."""
@@ -205,9 +206,10 @@ def _by_row_and_unit(folder: Path) -> _Found:
     units: dict[str, Unit] = {}
     failed: dict[str, dict[str, str]] = {}
     unfinished = []
-    for record in load_runs(folder):
-        if "tuning" in record.path.relative_to(folder).parts:
+    for path in folders.find_runs(folder):
+        if "tuning" in path.relative_to(folder).parts:
             continue
+        record = folders.load_run(path)
         if not record.done or record.result is None:
             kept = files.read_json(record.path / FAILED_FILE)
             if not isinstance(kept, Mapping):

@@ -262,7 +262,9 @@ class Comparison:
 
     def __repr__(self) -> str:
         """Return the answer and the table as text."""
-        return f"{self.verdict}\n\n{wording.as_markdown(*head_rows(self.summary))}"
+        header, rows = head_rows(self.summary)
+        named = [[wording.as_plain_markdown(name), *cells] for name, *cells in rows]
+        return f"{self.verdict}\n\n{wording.as_markdown(header, named)}"
 
     def _repr_html_(self) -> str:
         """Return the answer, one chip a comparison, and the table, for notebooks."""

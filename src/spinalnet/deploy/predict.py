@@ -28,6 +28,7 @@ from spinalnet.data import normalize
 from spinalnet.data.folders import iter_images
 from spinalnet.data.images import BadImage, BadImagesError, read_batches, usable_cpus
 from spinalnet.files import replacing
+from spinalnet.texts import spreadsheet_cell
 from spinalnet.training import placement
 
 Format = Literal["csv", "jsonl"]
@@ -180,7 +181,8 @@ def write_predictions(
     """Write predictions as they are made.
 
     CSV has the columns path, prediction, probability, then `prediction_2`, `probability_2`, ... up
-    to `top_k`, then `p_CLASS` for every class. JSONL has one object a line with path, prediction,
+    to `top_k`, then `p_CLASS` for every class; names that a spreadsheet would run as a formula
+    stand behind a quotation mark there. JSONL has one object a line with path, prediction,
     probability, `top` (pairs of class and probability) and `probabilities` (by class).
 
     Args:
@@ -216,12 +218,12 @@ def write_predictions(
         if form == "csv":
             more = [f"{what}_{i}" for i in range(2, top_k + 1) for what in _COLUMNS]
             every = [f"p_{name}" for name in names] if all_probabilities else []
-            writer.writerow(["path", *_COLUMNS, *more, *every])
+            writer.writerow(["path", *_COLUMNS, *more, *map(spreadsheet_cell, every)])
         for row in rows:
             if form == "csv":
                 top = [cell for name, p in row.top(top_k) for cell in (name, f"{p:.6f}")]
                 every = [f"{p:.6f}" for p in row.probabilities] if all_probabilities else []
-                writer.writerow([row.path, *top, *every])
+                writer.writerow(map(spreadsheet_cell, [str(row.path), *top, *every]))
             else:
                 record = _record(row, top_k, all_probabilities)
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
