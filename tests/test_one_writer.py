@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,6 @@ from spinalnet.models import features
 from spinalnet.training import runs
 
 SPEC = RunSpec.of("digits", limit=60, epochs=2, lr=3e-3, device="cpu", seed=0)
-BY_NAME = "locks.fcntl = None"
 HOLDER = """
 import sys
 from spinalnet import locks
@@ -33,12 +33,27 @@ with locks.FolderLock(sys.argv[1], shared={shared}):
     print("held", flush=True)
     sys.stdin.read()
 """
+# The same in the kernel's words, which starts in no time.
+BARE = """
+import fcntl, json, os, socket, sys
+os.makedirs(sys.argv[1], exist_ok=True)
+file = open(sys.argv[1] + "/.lock", "a+")
+fcntl.flock(file, {how})
+told = {{"pid": os.getpid(), "host": socket.gethostname(), "command": "x", "since": "y"}}
+file.truncate(0)
+file.write(json.dumps(told))
+file.flush()
+print("held", flush=True)
+sys.stdin.read()
+"""
 
 
 @contextmanager
-def held(folder: Path, *, before: str = "", shared: bool = False) -> Iterator[subprocess.Popen]:
-    """Let another process have the lock of a folder."""
-    code = HOLDER.format(before=before, shared=shared)
+def held(folder: Path, *, ours: str | None = None, shared: bool = False) -> Iterator[Any]:
+    """Let another process have the lock of a folder, by our own code after the line `ours`."""
+    code = BARE.format(how="fcntl.LOCK_SH" if shared else "fcntl.LOCK_EX")
+    if ours is not None:
+        code = HOLDER.format(before=ours, shared=shared)
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -50,13 +65,13 @@ def held(folder: Path, *, before: str = "", shared: bool = False) -> Iterator[su
         process.communicate()
 
 
-@pytest.mark.parametrize("before", ["", BY_NAME], ids=["flock", "by name"])
+@pytest.mark.parametrize("ours", ["", "locks.fcntl = None"], ids=["flock", "by name"])
 def test_the_second_is_refused_by_the_name_of_the_first_and_a_crash_leaves_nothing(
-    tmp_path, before, monkeypatch
+    tmp_path, ours, monkeypatch
 ):
-    if before:
+    if ours:
         monkeypatch.setattr(locks, "fcntl", None)
-    with held(tmp_path / "run", before=before) as process:
+    with held(tmp_path / "run", ours=ours) as process:
         with pytest.raises(FolderInUse, match=rf"process {process.pid} .*wait=True"):
             FolderLock(tmp_path / "run").__enter__()
         process.kill()
@@ -131,11 +146,12 @@ def test_a_child_does_not_keep_the_lock_of_a_parent_that_was_killed(tmp_path):
     child = int(process.stdout.readline())
     try:
         process.kill()
-        process.communicate()
+        process.wait()
         with FolderLock(tmp_path):
             pass
     finally:
         os.kill(child, signal.SIGKILL)
+        process.communicate()
 
 
 def test_by_name_a_process_of_another_machine_is_not_taken_for_dead(tmp_path, monkeypatch):
@@ -214,7 +230,7 @@ def test_two_comparisons_do_not_share_a_folder_but_the_tasks_of_one_do(tmp_path)
     effort, load = Effort(jobs=1), comparing.building.load_splits
     with held(tmp_path), pytest.raises(FolderInUse):
         comparing.run_comparison(question, tmp_path, effort)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [locks.LOCK_FILE]
     with held(tmp_path), pytest.raises(FolderInUse):
         comparing.run_only("linear-seed0", question, tmp_path, effort, load)
     with held(tmp_path, shared=True):

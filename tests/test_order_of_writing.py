@@ -104,7 +104,7 @@ def test_a_folder_that_is_removed_meanwhile_is_noticed_and_not_made_again(tmp_pa
         if (progress.phase, progress.epoch) == ("validate", 2):
             shutil.rmtree(run)
 
-    with pytest.raises(InputError, match=r"run is gone .*removed or replaced"):
+    with pytest.raises(InputError, match=r"run is gone.*removed or replaced"):
         run_one(SPEC, run, on_progress=remove)
     assert not run.exists()
 
