@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 FROZEN = Path(__file__).parent / "frozen_run"
-TEST_ACCURACY = 0.0  # of `result.json`
+TEST_ACCURACY = 0.4958217270194986  # of `result.json`
 
 
 def main() -> None:

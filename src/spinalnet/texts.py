@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import reprlib
 from typing import Any
 
@@ -90,10 +91,11 @@ def spreadsheet_cell(value: Any) -> Any:
     A cell that begins with one of `= + - @` or a tab is a formula to spreadsheets, whoever has
     chosen the name of the file or the class that stands there. Numbers are left as they are.
     """
-    if not isinstance(value, str) or value[:1] not in _RUN_AS_FORMULA or not value:
+    if not isinstance(value, str) or not value.startswith(_RUN_AS_FORMULA):
         return value
-    return value if set(value) <= _OF_NUMBERS else f"'{value}"
+    return value if _NUMBERS.fullmatch(value) else f"'{value}"
 
 
 _RUN_AS_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_OF_NUMBERS = frozenset("0123456789.eE+- ")
+_NUMBER = r"(-|[-+]?\d+(\.\d*)?(e[-+]?\d+)?)"  # or a hyphen where there is none
+_NUMBERS = re.compile(rf"{_NUMBER}( {_NUMBER})*", re.ASCII)
