@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import random
 import shutil
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load, save
 
 from make_frozen_run import FROZEN, TEST_ACCURACY
 from spinalnet import InputError, RunSpec, files, run_one, summarize, texts
@@ -163,6 +165,50 @@ WORDS = (
 )
 
 
+VALUES: tuple[Any, ...] = (
+    *(None, [], {}, -1, 0, 1.5, 2**70, 2**62, math.nan, "", "x", True, [[]], [None], {"a": None}),
+    *([-1], ["x"], [0] * 3, {"accuracy": "x"}, "seed0", "../../x", "=1", "\x1b[31m"),
+)
+
+
+def restructured(values: Any, draw: random.Random) -> Any:
+    """Return plain values with one of them, at any depth, exchanged, removed or renamed."""
+    made = json.loads(json.dumps(values))
+    places: list[tuple[Any, Any]] = []
+    layer = [made]
+    while layer:
+        one = layer.pop()
+        keys = list(one) if isinstance(one, dict) else range(len(one))
+        places += [(one, key) for key in keys]
+        layer += [one[key] for key in keys if isinstance(one[key], dict | list)]
+    holder, key = draw.choice(places)
+    how = draw.randrange(8)
+    if how == 0:
+        del holder[key]
+    elif how == 1 and isinstance(holder, dict):
+        holder[draw.choice(("x", "", "schema", "__class__"))] = holder.pop(key)
+    else:
+        holder[key] = draw.choice(VALUES)
+    return made
+
+
+def mutated_file(name: str, data: bytes, draw: random.Random) -> bytes:
+    """Return the content of a file with something changed, in its bytes or in what they say."""
+    if draw.random() < 0.5 or name.endswith((".pt", ".jsonl", OUTPUTS_FILE)):
+        return mutated(data, draw)
+    if name.endswith(".json"):
+        return json.dumps(restructured(json.loads(data), draw)).encode()
+    if name.endswith(".yaml"):
+        first = MARK if data.startswith(MARK.encode()) else ""
+        changed = restructured(texts.from_yaml(data.decode()), draw)
+        return (first + files.to_yaml(changed)).encode()
+    size = int.from_bytes(data[:8], "little")
+    about = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["spinalnet"])
+    about.pop("blake2b")
+    # Without a digest, which whoever changes a file on purpose can make too.
+    return save(load(data), metadata={"spinalnet": json.dumps(restructured(about, draw))})
+
+
 def mutated(data: bytes, draw: random.Random) -> bytes:
     """Return a file with something changed: bits, bytes, pieces, or whole values."""
     how = draw.randrange(6)
@@ -198,7 +244,7 @@ def hunt(whole: Path, tmp_path: Path, count: int, seed: int) -> dict[str, int]:
     for number in range(count):
         name = names[number % len(names)]
         path, before = folder / name, (whole / name).read_bytes()
-        data = mutated(before, draw)
+        data = mutated_file(name, before, draw)
         path.write_bytes(data)
         readers = [READERS[name]]
         if name.endswith(("result.json", "config.yaml", "comparison.yaml")):

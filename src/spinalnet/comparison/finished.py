@@ -9,6 +9,7 @@ from typing import Any
 
 from spinalnet import files
 from spinalnet._checks import InputError, check_values, read_fields
+from spinalnet.comparison.baseline import Baseline
 from spinalnet.comparison.schema import read_mapping, with_present_heads
 from spinalnet.comparison.times import read_costs
 from spinalnet.comparison.tuned import TuningFile, read_tuning
@@ -40,6 +41,7 @@ _RESULT = {
     "label": str | None,
     "unit": Mapping | None,
     "test": Mapping,
+    "val": Mapping | None,
     "baseline": Mapping | None,
     "train_seconds": float | None,
     "epochs_run": int | None,
@@ -303,6 +305,8 @@ def _check(record: RunRecord) -> None:
         test = result_of(record)["test"]
         check_values(test, _TEST)
         matrix = test.get("confusion") or []
+        if (baseline := result_of(record).get("baseline")) is not None:
+            Baseline.from_dict(baseline)
         if any(len(row) != len(matrix) for row in matrix):
             raise InputError("the confusion must be square.")
     with files.reading(record.path / "environment.json"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -180,8 +181,10 @@ class Comparison:
             return next(iter(self.runs.runs[best.head].values())).path
 
         def rank(record: Any) -> tuple[float, float]:
-            val = result_of(record)["val"]
-            return float(val.get("accuracy") or -float(val.get("mse") or 0.0)), -float(val["loss"])
+            val = result_of(record).get("val") or {}
+            known = {name: value for name, value in val.items() if isinstance(value, int | float)}
+            worst = {"mse": math.inf, "loss": math.inf} | known
+            return float(known.get("accuracy", -worst["mse"])), -float(worst["loss"])
 
         return max(self.runs.records, key=rank).path
 
