@@ -14,6 +14,7 @@ import json
 import math
 import os
 import pickle
+import reprlib
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -377,12 +378,11 @@ def read_json(path: Path, *, digest: str | None = None) -> dict[str, Any] | None
     except ValueError as error:
         raise InputError(f"{path} cannot be read: it is damaged ({error}).") from error
     if not isinstance(held, dict):
-        raise InputError(f"{path} must hold a mapping of names to values, got {_kind(held)}.")
+        raise InputError(
+            f"{path} cannot be used: a mapping of names to values belongs there, got "
+            f"{reprlib.repr(held)}."
+        )
     return held
-
-
-def _kind(value: Any) -> str:
-    return {list: "a list", str: "text", type(None): "null"}.get(type(value), "a number")
 
 
 def _strict(value: Any) -> Any:
