@@ -17,17 +17,20 @@ import pytest
 from safetensors.torch import load, save
 
 from make_frozen_run import FROZEN, TEST_ACCURACY
-from spinalnet import InputError, RunSpec, files, run_one, summarize, texts
+from spinalnet import InputError, RunSpec, files, run_one, summarize, texts, write_report
 from spinalnet._checks import SpinalnetError
-from spinalnet.comparison import load_trained, loading, wording
+from spinalnet.comparison import TableSpec, load_trained, loading, tables, wording
 from spinalnet.comparison.outputs import OUTPUTS_FILE, load_outputs
 from spinalnet.comparison.schema import read_mapping
 from spinalnet.comparison.summary import load_summary
 from spinalnet.deploy import evaluate_run, verify
+from spinalnet.paper.records import load_records
 from spinalnet.training import runs, states
 
 SPEC = RunSpec.of("digits", limit=60, epochs=2, lr=3e-3, device="cpu", seed=0)
 MARK = "# A spinalnet run: what was asked for. Do not edit.\n"
+RECORD = Path(__file__).parents[1] / "results" / "recipes" / "customizable-mnist-honest.json"
+TABLE_RUN = "runs/linear-split0-seed0"
 DEEP_JSON, DEEP_YAML = "[" * 100_000, "a: " + "[" * 20_000
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9)
@@ -44,12 +47,31 @@ def whole(tmp_path_factory) -> Path:
     files.write_mapping(folder / "comparison.yaml", question | {"model": "mnist-cnn"})
     files.write_mapping(folder / "looks.json", {"looks": [1], "stopping": False})
     files.write_mapping(folder / "summary.json", summarize(folder).to_dict())
+    failed = runs.RunFolder.start(folder / "runs" / "mlp-seed0", {"head": "mlp"})
+    told = {"kind": "error", "reason": "x", "label": "mlp", "unit": {"seed": 0, "name": "seed0"}}
+    files.write_mapping(failed.path / "failed.json", told)
+    times = {"inference": 1.0, "training": 2.0, "inference_quartiles": [0.9, 1.1]}
+    timing = {"schema": 2, "batch_size": 64, "device": "cpu", "heads": {"spinal": times}}
+    files.write_mapping(folder / "timing.json", timing)
+    row = {"label": "spinal", "space": {"lr": "0.1 to 1"}, "trials": 2, "failed": 0}
+    row |= {"chosen": {"lr": 0.1}, "curve": [0.5, 0.6], "edges": [], "untuned": False}
+    tuning = {"schema": 3, "seed": 1, "trials": 2, "metric": "accuracy", "rows": [row]}
+    files.write_mapping(folder / "tuning.json", tuning | {"looked": []})
     with pytest.raises(KeyboardInterrupt):
         run_one(SPEC, folder / "broken", on_progress=stop)
-    for name in (states.STATE_FILE,):
-        shutil.copy(folder / "broken" / name, folder / name)
+    shutil.copy(folder / "broken" / states.STATE_FILE, folder / states.STATE_FILE)
     shutil.rmtree(folder / "broken")
+    shutil.copy(RECORD, folder / "recipe.json")
     return folder
+
+
+@pytest.fixture(scope="module")
+def of_table(whole) -> Path:
+    """A tuned run on a table, of the same comparison's folder."""
+    run = whole.with_name(f"{whole.name}-table")
+    tables.run_table(TableSpec("sklearn:iris", head="linear", tune=2), run / TABLE_RUN)
+    (run / TABLE_RUN / "DONE").write_bytes(b"")
+    return run
 
 
 def stop(spec, progress):
@@ -151,6 +173,10 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "runs/spinal-seed0/result.json": summarize,
     "comparison.yaml": summarize,
     "looks.json": summarize,
+    "timing.json": summarize,
+    "tuning.json": summarize,
+    "runs/mlp-seed0/failed.json": summarize,
+    "recipe.json": lambda folder: load_records(folder, "recipe.json"),
     "summary.json": lambda folder: load_summary(folder / "summary.json"),
     "runs/spinal-seed0/model.safetensors": lambda f: load_trained(f / "runs" / "spinal-seed0"),
     f"runs/spinal-seed0/{OUTPUTS_FILE}": lambda f: load_outputs(
@@ -158,6 +184,10 @@ READERS: dict[str, Callable[[Path], Any]] = {
     ),
     "state.pt": states.load,
     "best": lambda folder: loading.run_of(folder),
+}
+OF_TABLE: dict[str, Callable[[Path], Any]] = {
+    f"{TABLE_RUN}/result.json": summarize,
+    f"{TABLE_RUN}/model.safetensors": lambda f: loading.load(f / TABLE_RUN / "model.safetensors"),
 }
 WORDS = (
     *("null", "[]", "{}", "-1", "1e999", "99999999999999999999", '"x"', "true", "NaN", "[[[]]]"),
@@ -236,18 +266,20 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
     return b"\n".join(lines)
 
 
-def hunt(whole: Path, tmp_path: Path, count: int, seed: int) -> dict[str, int]:
+def hunt(
+    whole: Path, tmp_path: Path, count: int, seed: int, known: dict[str, Callable[[Path], Any]]
+) -> dict[str, int]:
     """Read mutated files; whatever happens must be a sentence, and quick."""
     draw, seen = random.Random(seed), {"read": 0, "refused": 0}
     folder = copy(whole, tmp_path / "copy")
-    names = [name for name in READERS if name != "best"]
+    names = [name for name in known if name != "best"]
     for number in range(count):
         name = names[number % len(names)]
         path, before = folder / name, (whole / name).read_bytes()
         data = mutated_file(name, before, draw)
         path.write_bytes(data)
-        readers = [READERS[name]]
-        if name.endswith(("result.json", "config.yaml", "comparison.yaml")):
+        readers = [known[name]]
+        if "best" in known and name.endswith(("result.json", "config.yaml", "comparison.yaml")):
             readers.append(READERS["best"])
         for read in readers:
             began = time.monotonic()
@@ -263,14 +295,20 @@ def hunt(whole: Path, tmp_path: Path, count: int, seed: int) -> dict[str, int]:
 
 
 def test_hundreds_of_mutated_files_end_in_a_sentence(whole, tmp_path):
-    seen = hunt(whole, tmp_path, 300, seed=0)
+    seen = hunt(whole, tmp_path, 300, 0, READERS)
     assert min(seen.values()) > 20
+
+
+def test_mutated_runs_on_tables_end_in_a_sentence(of_table, tmp_path):
+    seen = hunt(of_table, tmp_path, 60, 0, OF_TABLE)
+    assert min(seen.values()) > 5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 6))
-def test_thousands_of_mutated_files_end_in_a_sentence(whole, tmp_path, seed):
-    hunt(whole, tmp_path, 2000, seed)
+def test_thousands_of_mutated_files_end_in_a_sentence(whole, of_table, tmp_path, seed):
+    hunt(whole, tmp_path, 1600, seed, READERS)
+    hunt(of_table, tmp_path / "table", 400, seed, OF_TABLE)
 
 
 # What others open
@@ -329,6 +367,19 @@ def test_a_name_in_markdown_is_shown_and_not_read():
     assert name == r"\[x\](javascript:y)\|\<b\>\*z\* # t"
     table = wording.as_markdown(["a", "b"], [["one|two\nthree", r"four\|five"]])
     assert table.splitlines()[2] == r"| one\|two three | four\|five |"
+
+
+def test_the_name_of_a_row_leads_no_file_out_of_the_folder(tmp_path):
+    folder = tmp_path / "deep" / "folder"
+    run_one(SPEC, folder / "runs" / "spinal-seed0")
+    path = folder / "runs" / "spinal-seed0" / "result.json"
+    result = json.loads(path.read_text()) | {"label": "x/../../../evil"}
+    path.write_text(json.dumps(result))
+    (path.parent / "DONE").write_bytes(b"")
+    write_report(folder)
+    assert [one.name for one in tmp_path.iterdir()] == ["deep"]
+    assert [one.name for one in (tmp_path / "deep").iterdir()] == ["folder"]
+    assert (folder / "most_wrong_x_.._.._.._evil.png").exists()
 
 
 # A run of another time

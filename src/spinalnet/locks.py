@@ -258,7 +258,9 @@ def _remove(*paths: Path) -> None:
 
 def _write_holder(descriptor: int) -> None:
     """Write who has the lock, for the sentence that another is told."""
-    words = [Path(sys.argv[0]).name or "python", *sys.argv[1:]]
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    words = [name or "python", *sys.argv[1:]]
     about = {
         "pid": os.getpid(),
         "host": socket.gethostname(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from spinalnet import files
 from spinalnet._checks import InputError, check_values, read_fields
@@ -38,7 +38,8 @@ _RESULT = {
     **dict.fromkeys(("params", "head_params", "head_macs", "macs"), int | None),
     "seed": int,
     "head": str,
-    "label": str | None,
+    **dict.fromkeys(("label", "data", "model", "selected_on"), str | None),
+    "task": Literal["classification", "regression"] | None,
     "unit": Mapping | None,
     "test": Mapping,
     "val": Mapping | None,
@@ -47,6 +48,10 @@ _RESULT = {
     "epochs_run": int | None,
     "notes": tuple[str, ...] | None,
     "class_names": tuple[str, ...] | None,
+    # Of a tuned table:
+    "trials": tuple[Mapping[str, Any], ...] | None,
+    "chosen": Mapping | None,
+    "edges": tuple[str, ...] | None,
 }
 _TEST = {
     "n": int | None,
@@ -266,7 +271,7 @@ def _present_names(
 
 
 def _unit_of(result: Mapping[str, Any]) -> Unit:
-    kept = result.get("unit") or {"seed": result["seed"]}
+    kept = result.get("unit") or {"seed": result.get("seed")}
     return Unit(**read_fields(Unit, {k: v for k, v in kept.items() if k != "name"}, "unit"))
 
 
@@ -302,8 +307,14 @@ def _check(record: RunRecord) -> None:
     """See that a finished run's files hold what is read of them."""
     with files.reading(record.path / "result.json"):
         check_values(record.result, _RESULT)
+        _unit_of(result_of(record))
+        for trial in result_of(record).get("trials") or ():
+            check_values(trial, {"score": float | None})
         test = result_of(record)["test"]
         check_values(test, _TEST)
+        for name in ("accuracy", "top5_accuracy"):
+            if not 0.0 <= (test.get(name) or 0.0) <= 1.0:
+                raise InputError(f"{name} must be a share from 0 to 1, got {test[name]!r}.")
         matrix = test.get("confusion") or []
         if (baseline := result_of(record).get("baseline")) is not None:
             Baseline.from_dict(baseline)

@@ -43,7 +43,7 @@ def with_present_heads(record: Mapping[str, Any], model: Any) -> Mapping[str, An
         record: What the file holds; "schema" is its version.
         model: Name of its network, which decides what "mlp" was.
     """
-    is_old = check_version(record) < 3 and model in _PAPERS_MLP
+    is_old = check_version(record) < 3 and isinstance(model, str) and model in _PAPERS_MLP
     return with_paper_mlp(record) if is_old else record
 
 

@@ -6,6 +6,7 @@ What the numbers mean stands in `summary`, `classes` and `outputs`.
 
 from __future__ import annotations
 
+import re
 import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -121,7 +122,9 @@ def _figures(
         drawn.append(class_figures.reliability_figure(calibrated))
     for head in judged[:2]:
         if head.mistakes:
-            drawn.append(class_figures.mistakes_figure(f"most_wrong_{head.head}", head))
+            # It becomes a file's name, which must not lead out of the folder.
+            called = re.sub(r"[/\\\0]", "_", f"most_wrong_{head.head}")
+            drawn.append(class_figures.mistakes_figure(called, head))
     return drawn
 
 
