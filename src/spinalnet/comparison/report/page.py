@@ -6,8 +6,8 @@ What the numbers mean stands in `summary`, `classes` and `outputs`.
 
 from __future__ import annotations
 
-import re
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
