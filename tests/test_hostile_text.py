@@ -9,11 +9,13 @@ import math
 import random
 import shutil
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load, save
 
 from make_frozen_run import FROZEN, TEST_ACCURACY
@@ -309,6 +311,24 @@ def test_mutated_runs_on_tables_end_in_a_sentence(of_table, tmp_path):
 def test_thousands_of_mutated_files_end_in_a_sentence(whole, of_table, tmp_path, seed):
     hunt(whole, tmp_path, 1600, seed, READERS)
     hunt(of_table, tmp_path / "table", 400, seed, OF_TABLE)
+
+
+def test_an_archive_that_unpacks_to_gigabytes_is_refused(tmp_path):
+    torch.save({"w": torch.zeros(5_000_000)}, tmp_path / "plain.pt")
+    packed = tmp_path / "packed.pt"
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as source,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    assert packed.stat().st_size < 100_000
+    with pytest.raises(InputError, match="cannot be read as weights"):
+        files.read_weights(packed)
+    shutil.copy(packed, tmp_path / states.STATE_FILE)
+    with pytest.raises(InputError, match="damaged or not ours"):
+        states.load(tmp_path)
+    assert files.read_weights(tmp_path / "plain.pt")["w"].shape == (5_000_000,)
 
 
 # What others open

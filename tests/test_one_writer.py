@@ -24,6 +24,8 @@ from spinalnet.locks import FolderInUse, FolderLock
 from spinalnet.models import features
 from spinalnet.training import runs
 
+pytest.importorskip("fcntl")  # not on Windows, where the lock goes by name
+
 SPEC = RunSpec.of("digits", limit=60, epochs=2, lr=3e-3, device="cpu", seed=0)
 HOLDER = """
 import sys
@@ -161,6 +163,7 @@ def test_by_name_a_process_of_another_machine_is_not_taken_for_dead(tmp_path, mo
         FolderLock(tmp_path).__enter__()
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc")
 def test_by_name_a_number_that_another_process_has_now_is_a_dead_ones(tmp_path, monkeypatch):
     with FolderLock(tmp_path):
         told = (tmp_path / locks.LOCK_FILE).read_text()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,8 @@ from spinalnet.paper import protocol
 from spinalnet.paper.recipes import RECIPES
 from spinalnet.paper.records import LastBatches
 from spinalnet.training import runs, states
+
+resource = pytest.importorskip("resource")  # not on Windows
 
 SPEC = RunSpec.of("digits", limit=60, epochs=3, lr=3e-3, device="cpu", seed=0)
 

@@ -17,6 +17,7 @@ import pickle
 import reprlib
 import secrets
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -150,6 +151,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             ours = digest_in(path) is not None
             held: Any = load_weights(path)[0] if ours else _read_safetensors(path)[0]
         else:
+            check_archive(path)
             held = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
@@ -171,6 +173,19 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if not whole or not held:
         raise InputError(f"{path} holds no weights by name: save model.state_dict().")
     return {str(name).removeprefix("module."): value for name, value in held.items()}
+
+
+def check_archive(path: Path) -> None:
+    """Refuse an archive that is larger when it is unpacked, which torch writes none of.
+
+    Raises:
+        ValueError: If it is; what is no archive at all may pass.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(part.file_size for part in archive.infolist())
+        if unpacked > path.stat().st_size:
+            raise ValueError("it is packed, and may be of any size when it is unpacked")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

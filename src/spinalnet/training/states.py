@@ -178,6 +178,7 @@ def _read(path: Path) -> tuple[dict[str, Any], bool]:
         sealed = check(path)
         if sealed is False:
             raise files.DamagedFile(f"{path} is damaged (its content does not match its digest)")
+        files.check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except files.DamagedFile:
         raise
