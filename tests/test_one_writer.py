@@ -254,6 +254,21 @@ def test_a_run_of_a_comparison_that_another_process_makes_fails_and_nothing_is_w
     assert runs.is_done(tmp_path / "runs" / "linear-seed0")
 
 
+def test_of_a_job_of_several_processes_only_the_main_one_takes_the_lock(tmp_path, monkeypatch):
+    runs.RunFolder.start(tmp_path, {"a": 1})
+    with held(tmp_path):
+        (tmp_path / ".state.pt.abc.tmp").touch()  # what the main process is writing
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", "1")
+        assert runs.RunFolder.start(tmp_path, {"a": 1}).path == tmp_path
+        assert (tmp_path / ".state.pt.abc.tmp").exists()
+        with pytest.raises(InputError, match="a = 1, not 2"):
+            runs.RunFolder.start(tmp_path, {"a": 2})
+        monkeypatch.setenv("RANK", "0")
+        with pytest.raises(FolderInUse):
+            runs.RunFolder.start(tmp_path, {"a": 1})
+
+
 # What lies there already
 
 

@@ -30,7 +30,7 @@ from typing import Any
 
 from torch import Tensor
 
-from spinalnet import files, locks
+from spinalnet import _dist, files, locks
 from spinalnet._checks import InputError
 from spinalnet.texts import from_json, from_yaml
 from spinalnet.training import states
@@ -85,6 +85,9 @@ class RunFolder:
         """
         run = cls(path)
         wanted = _plain(config)
+        if not _dist.is_main() and is_run(run.path):
+            run._check_same(wanted, read)
+            return run  # the main process of the job has begun it, and alone writes
         if is_done(run.path):
             run._check_same(wanted, read)
             states.remove(run.path)  # which a kill between the mark and this has left
