@@ -225,7 +225,7 @@ def test_done_is_written_after_the_result_and_before_the_state_goes(run, monkeyp
 
     monkeypatch.setattr(type(run.path), "unlink", record)
     run.finish({})
-    assert order == ["result.json", "DONE", "remove state.pt"]
+    assert order == ["result.json", "DONE", "remove state.pt", "remove state-before.pt"]
 
 
 def test_load_runs_finds_all_by_path_and_ignores_the_rest(tmp_path):

@@ -109,6 +109,7 @@ def test_an_older_folder_is_taken_as_it_is(run: Path) -> None:
             key: value for key, value in header.items() if key not in ("freeze", "converted_from")
         }
         save_weights(run / "model.safetensors", weights, old | {"trunk": "frozen"})
+        (run / "DONE").write_bytes(b"")
         done = (run / "DONE").stat().st_mtime_ns
         assert run_one(SPEC, run).done
         assert (run / "DONE").stat().st_mtime_ns == done

@@ -1,15 +1,22 @@
-"""Files that appear whole or not at all, weights with their description, the cache.
+"""Files that appear whole or not at all, and are noticed when damaged; weights; the cache.
 
 Several processes may write one file at once: each writes aside under a name of its own, and the
-last one's content stays.
+last one's content stays. Who writes many that belong together takes a `locks.FolderLock`. What is
+read may come from anybody: it is data, never code, and whatever it holds costs no more than its
+size and one sentence.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import math
 import os
+import reprlib
 import secrets
+import shutil
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,11 +25,24 @@ from typing import IO, TYPE_CHECKING, Any
 from torch import Tensor
 
 from spinalnet._checks import InputError
+from spinalnet.texts import from_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _HEADER_KEY = "spinalnet"  # of our JSON string among the metadata of a safetensors file
+_DIGEST_KEY = "blake2b"  # of the digest in that JSON
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DamagedFile(InputError):
+    """A file does not hold what was written to it."""
+
+
+def damaged(path: str | os.PathLike[str], what_to_do: str = "") -> DamagedFile:
+    """Return the error for a file whose content does not match its digest."""
+    todo = what_to_do or "restore it from a copy, or delete the folder of its run and run it again"
+    return DamagedFile(f"{path} is damaged (its content does not match its digest): {todo}.")
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -48,21 +68,24 @@ def save_weights(
 ) -> None:
     """Write weights and their description to one safetensors file, replacing it whole.
 
-    `durable` is as in `replacing`.
+    The header holds a digest of both. `durable` is as in `replacing`.
     """
     from safetensors.torch import save
 
-    header = {_HEADER_KEY: json.dumps(description or {}, allow_nan=False)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
-    with replacing(path, durable=durable) as file:
-        file.write(save(tensors, metadata=header))
+    about = dict(description or {})
+    about[_DIGEST_KEY] = _digest_of(tensors, json.dumps(about, allow_nan=False))
+    data = save(tensors, metadata={_HEADER_KEY: json.dumps(about)})
+    with replacing(path, durable=durable, size=len(data)) as file:
+        file.write(data)
 
 
 def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the weights (on the CPU) and the description that `save_weights` wrote.
 
     Raises:
-        InputError: If the file is missing, damaged, or has no description of ours.
+        InputError: If the file is missing or has no description of ours.
+        DamagedFile: If it does not match its digest; an earlier version wrote none.
     """
     from safetensors import SafetensorError
 
@@ -71,13 +94,61 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         raise InputError(f"there is no file {path}: give the folder of a run that has trained.")
     try:
         tensors, header = _read_safetensors(path)
-        description = json.loads(header[_HEADER_KEY])
+        description = from_json(header[_HEADER_KEY])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise InputError(
             f"{path} is not a checkpoint of spinalnet, or it is damaged ({error}): "
             "give a model.safetensors that a run has written."
         ) from error
+    if isinstance(description, dict):
+        digest = description.pop(_DIGEST_KEY, None)
+        if digest not in (None, _digest_of(tensors, json.dumps(description))):
+            raise damaged(path)
     return tensors, description
+
+
+def digest_in(path: str | os.PathLike[str]) -> str | None:
+    """Return the digest in the header of a file of weights; None if it says none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            described = from_json((file.metadata() or {})[_HEADER_KEY])
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return None
+    digest = described.get(_DIGEST_KEY) if isinstance(described, dict) else None
+    return digest if isinstance(digest, str) else None
+
+
+def digest_of(data: bytes) -> str:
+    """Return the digest of some bytes."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _digest_of(tensors: Mapping[str, Tensor], description: str) -> str:
+    """Return a digest of names, kinds, shapes and numbers, and of the text that describes them."""
+    import torch
+
+    digest = hashlib.blake2b(description.encode(), digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        if tensor.numel():
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def check_archive(path: Path) -> None:
+    """Refuse an archive that is larger when it is unpacked, which torch writes none of.
+
+    Raises:
+        ValueError: If it is; what is no archive at all may pass.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(part.file_size for part in archive.infolist())
+        if unpacked > path.stat().st_size:
+            raise ValueError("it is packed, and may be of any size when it is unpacked")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -120,12 +191,14 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     Raises:
         InputError: If it cannot be written.
     """
-    with replacing(path) as file:
+    with replacing(path, size=len(data)) as file:
         file.write(data)
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[IO[bytes]]:
+def replacing(
+    path: str | os.PathLike[str], *, durable: bool = True, size: int | None = None
+) -> Iterator[IO[bytes]]:
     """Open a file that becomes `path` when the block ends, and vanishes if it fails.
 
     A reader, or a crash, finds the old content or the new. The folder is made if need be.
@@ -134,14 +207,17 @@ def replacing(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator
         path: The file.
         durable: Wait until it is on the disk, which takes milliseconds; without, the machine
             losing power may lose it, while the process may end as it likes.
+        size: Bytes that will be written, for the sentence that says there is no room; where it is
+            not given, those that were.
 
     Raises:
         InputError: If it cannot be written.
     """
     path = expanded(path)
-    # A name of its own: another process may be writing the same file right now.
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with writing(path):
+    # A name of its own, which nobody can guess: another process may be writing the same file right
+    # now, and "x" neither follows a link that lies there nor opens a file that does.
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    with writing(path, size):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with aside.open("xb") as file:
@@ -152,6 +228,24 @@ def replacing(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
+
+
+_CLONE = 0x40049409  # of Linux: let two files share their bytes until one of them is changed
+
+
+def clone(source: Path, target: Path) -> None:
+    """Replace a file by a copy of another, which shares its bytes where the disk can do that.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
+    with source.open("rb") as read, replacing(target, size=source.stat().st_size) as file:
+        try:
+            import fcntl
+
+            fcntl.ioctl(file.fileno(), _CLONE, read.fileno())
+        except (ImportError, OSError):  # another disk, or one that cannot
+            shutil.copyfileobj(read, file, 1 << 20)
 
 
 def write_figure(path: str | os.PathLike[str], figure: Figure) -> None:
@@ -184,12 +278,12 @@ def flush_to_disk(file: IO[Any]) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn a failed write into one sentence."""
+def writing(path: Path, size: int | None = None) -> Iterator[None]:
+    """Turn a failed write, of so many bytes, into one sentence."""
     try:
         yield
     except OSError as error:
-        raise not_written(path, error.strerror or str(error)) from error
+        raise not_written(path, error, size) from error
 
 
 @contextmanager
@@ -201,10 +295,20 @@ def reading(path: Path) -> Iterator[None]:
         raise InputError(f"{path} cannot be used: {error}") from error
 
 
-def not_written(path: Path, reason: str) -> InputError:
-    """Return the error for a file that cannot be written."""
+def not_written(path: Path, error: OSError, size: int | None = None) -> InputError:
+    """Return the error for a file, of so many bytes, that cannot be written."""
+    reason = error.strerror or str(error)
+    if error.errno not in _NO_ROOM:
+        return InputError(
+            f"cannot write {path}: {reason}. Choose a folder that can be written, or free some "
+            "space."
+        )
+    needed = "" if size is None else f", {size:,} bytes needed"
+    with suppress(OSError):
+        needed += f", {shutil.disk_usage(path.parent).free:,} free"
     return InputError(
-        f"cannot write {path}: {reason}. Choose a folder that can be written, or free some space."
+        f"cannot write {path}: {reason}{needed}. Make room and run the same command again; what "
+        "was written before is whole."
     )
 
 
@@ -215,30 +319,48 @@ def to_yaml(value: Any) -> str:
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
 
 
-def from_yaml(text: str) -> Any:
-    """Return the plain values that YAML holds.
+_LARGEST = 64 * 2**20  # bytes of a text file
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file in UTF-8.
 
     Raises:
-        yaml.YAMLError: If it is none.
+        InputError: If it cannot be read, is too large, or is no text.
     """
-    import yaml
-
-    # The same loader in C, where the library was built with it, takes a tenth of the time.
-    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Return what a JSON file holds; None if there is no such file.
-
-    Raises:
-        InputError: If it is damaged.
-    """
-    if not path.exists():
-        return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: it is damaged.") from error
+        if path.stat().st_size > _LARGEST:
+            raise InputError(f"{path} cannot be read: it is larger than {_LARGEST:,} bytes.")
+        return path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: it is damaged ({error}).") from error
+
+
+def read_json(path: Path, *, digest: str | None = None) -> dict[str, Any] | None:
+    """Return the mapping that a JSON file holds; None if there is no such file.
+
+    Args:
+        path: The file.
+        digest: What `digest_of` must say of it.
+
+    Raises:
+        InputError: If it is damaged, or holds no mapping.
+    """
+    if not path.is_file():
+        return None
+    text = read_text(path)
+    if digest is not None and digest != digest_of(text.encode()):
+        raise damaged(path)
+    try:
+        held = from_json(text)
+    except ValueError as error:
+        raise InputError(f"{path} cannot be read: it is damaged ({error}).") from error
+    if not isinstance(held, dict):
+        raise InputError(
+            f"{path} cannot be used: a mapping of names to values belongs there, got "
+            f"{reprlib.repr(held)}."
+        )
+    return held
 
 
 def _strict(value: Any) -> Any:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from spinalnet._checks import InputError, TrainingError, unknown_name
-from spinalnet.cli.options import ProbeEpochs, ProbeLr, RunOptions, with_run_options
-from spinalnet.cli.progress import print_answer, print_note, print_plan, show_progress
+from spinalnet.cli.options import ProbeEpochs, ProbeLr, RunOptions, Wait, with_run_options
+from spinalnet.cli.progress import alone_in, print_answer, print_note, print_plan, show_progress
 from spinalnet.cli.root import app, as_options, err_console
 
 if TYPE_CHECKING:
@@ -141,6 +141,7 @@ def compare_command(
     storage: StorageOf = None,
     dry_run: DryRun = False,
     only: Only = None,
+    wait: Wait = False,
 ) -> None:
     """Answer "does a spinal head help on this data, and what does it cost?".
 
@@ -187,11 +188,13 @@ def compare_command(
         _tell_chosen(question)
     elif only is not None:
         _run_only(only, question, folder, effort, load)
-    elif engine == "print":
-        _print_script(question, folder, effort, load)
     else:
         trials = 0 if question.is_of_table else tune
-        _run(question, folder, effort, load, most, trials, asked.given)
+        with alone_in(folder, wait):
+            if engine == "print":
+                _print_script(question, folder, effort, load)
+            else:
+                _run(question, folder, effort, load, most, trials, asked.given)
 
 
 def read_jobs(jobs: str) -> int | Literal["auto"]:

@@ -252,6 +252,45 @@ def _predict_table(
         err_console.print(said, highlight=False, soft_wrap=True, markup=False)
 
 
+@app.command("verify")
+def verify_command(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of a run, of a comparison, or of many.", metavar="FOLDER")
+    ],
+    models: Annotated[
+        bool,
+        typer.Option(
+            "--models/--no-models",
+            help="Whether to compute the metrics again from the models, where the data is here.",
+        ),
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one run a line.")] = False,
+) -> None:
+    """Check that runs are whole: every file, and whether the model still says the same.
+
+    Files are held against their digests and against each other, the test metrics against what the
+    model said and, if its data can be had, against the model. Nothing is changed; with any damage
+    the exit code is 2.
+    """
+    from spinalnet.deploy import verify
+
+    broken = count = 0
+    for found in verify(folder, models=models):
+        count += 1
+        broken += bool(found.damage)
+        if as_json:
+            print(json.dumps(found.to_dict()))
+            continue
+        word = "damaged" if found.damage else "whole"
+        said = [f"{found.run}: {word} ({len(found.checked)} checks)", *found.damage]
+        said += [f"note: {note}" for note in found.notes]
+        out_console.print("\n  ".join(said), highlight=False, soft_wrap=True, markup=False)
+    said = f"{count - broken} of {count} runs are whole."
+    err_console.print(said, highlight=False, soft_wrap=True)
+    if broken:
+        raise typer.Exit(2)
+
+
 @app.command("explain")
 def explain_command(
     run: RunFolder,

@@ -194,6 +194,12 @@ Tta = Annotated[
         help="flip: average over every image and its mirror image (photographs, not digits).",
     ),
 ]
+Wait = Annotated[
+    bool,
+    typer.Option(
+        "--wait", help="Where another process writes into the folder, wait until it has ended."
+    ),
+]
 RunFolder = Annotated[
     Path, typer.Argument(help="Folder of a finished run, or a checkpoint file.", metavar="RUN")
 ]

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from spinalnet._checks import InputError, unknown_name
-from spinalnet.cli.options import DataDir, Download, HeadOption, ImageSize, head_options
-from spinalnet.cli.progress import print_answer, show_progress
+from spinalnet.cli.options import DataDir, Download, HeadOption, ImageSize, Wait, head_options
+from spinalnet.cli.progress import alone_in, print_answer, show_progress
 from spinalnet.cli.root import app, as_options, err_console, out_console
 
 
@@ -138,6 +138,7 @@ def reproduce_command(
     keep: Annotated[
         Path | None, typer.Option(help="Also keep the record in this folder (results/recipes).")
     ] = None,
+    wait: Wait = False,
 ) -> None:
     """Run experiments of the original; the same command again continues."""
     from spinalnet import _dist
@@ -149,7 +150,8 @@ def reproduce_command(
     asked = {"seeds": seeds, "data_dir": data_dir, "download": download}
     for request in [prepare(r, protocol, budget, **asked) for r in chosen]:
         err_console.print(f"[bold]{request.recipe.name}[/]", highlight=False)
-        with show_progress(seeds * len(request.heads)) as on_event:
+        total = seeds * len(request.heads)
+        with alone_in(out / request.name, wait), show_progress(total) as on_event:
             folder = run_request(request, out, on_event=on_event)
         if budget != "smoke":
             print_answer(folder)

@@ -121,6 +121,19 @@ def show_run(name: str) -> Iterator[OnProgress]:
         yield lambda _, step: grid.step(0, name, step)
 
 
+@contextmanager
+def alone_in(folder: Path, wait: bool) -> Iterator[None]:
+    """Have a folder to this command alone; with `wait`, say so and wait until it can be had."""
+    from spinalnet import _dist, locks
+    from spinalnet.training import runs
+
+    if not _dist.is_main() or (runs.is_done(folder) and not wait):  # which is not written to
+        yield
+        return
+    with locks.FolderLock(folder, wait=wait, on_wait=print_note):
+        yield
+
+
 def print_note(text: str) -> None:
     """Print a note on standard error; file names in it may hold brackets, which are no markup."""
     err_console.print(f"[yellow]note[/] {escape(as_options(text))}", highlight=False)

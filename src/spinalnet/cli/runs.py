@@ -18,10 +18,11 @@ from spinalnet.cli.options import (
     Target,
     TaskOf,
     TimeColumn,
+    Wait,
     head_options,
     with_run_options,
 )
-from spinalnet.cli.progress import print_note, print_report, print_run, show_run
+from spinalnet.cli.progress import alone_in, print_note, print_report, print_run, show_run
 from spinalnet.cli.root import app, err_console, out_console
 from spinalnet.training.presets import of_tables
 
@@ -42,6 +43,7 @@ def train_command(
     task: TaskOf = "auto",
     group: Group = None,
     time: TimeColumn = None,
+    wait: Wait = False,
 ) -> None:
     """Train one model; the same command again continues an interrupted run.
 
@@ -53,7 +55,8 @@ def train_command(
 
     asked.check_labels(is_table := asking.names_table(asked.data, target))
     if is_table:
-        _train_on_table(asked, head, out, target=target, task=task, group=group, time=time)
+        of_table = {"target": target, "task": task, "group": group, "time": time}
+        _train_on_table(asked, head, out, wait, **of_table)
         return
     asked.refuse_of_tables({"target", "time"})
     of_data = {"task": task, "group": group}
@@ -67,13 +70,14 @@ def train_command(
         print_run(record)
         return
     moved.check_there(folder, spec.data)
-    if note := moved.follow(folder, spec):
-        print_note(note)
-    splits = building.load_splits(spec, download=asked.download)
-    for note in filter(None, (spec.chosen, *splits.info.notes)):
-        print_note(note)
-    with show_run(spec.name) as on_progress:
-        record = running.run_one(spec, folder, splits=splits, on_progress=on_progress)
+    with alone_in(folder, wait):
+        if note := moved.follow(folder, spec):
+            print_note(note)
+        splits = building.load_splits(spec, download=asked.download)
+        for note in filter(None, (spec.chosen, *splits.info.notes)):
+            print_note(note)
+        with show_run(spec.name) as on_progress:
+            record = running.run_one(spec, folder, splits=splits, on_progress=on_progress)
     print_run(record)
     err_console.print(f"Run folder: {folder}", highlight=False, soft_wrap=True)
 
@@ -84,7 +88,9 @@ _OF_IMAGES |= {"ignore", "on_duplicate"}
 _OF_IMAGES |= {"labels", "image_column", "label_column", "split_column"}
 
 
-def _train_on_table(asked: RunOptions, head: str, out: Path | None, **of_table: Any) -> None:
+def _train_on_table(
+    asked: RunOptions, head: str, out: Path | None, wait: bool, **of_table: Any
+) -> None:
     """Fit one model to a table and leave its folder."""
     from spinalnet import _dist
     from spinalnet.comparison import TableSpec, asking, table_rows, tables
@@ -105,12 +111,13 @@ def _train_on_table(asked: RunOptions, head: str, out: Path | None, **of_table: 
     if not _dist.is_main():
         return  # one process fits a table
     folder = out or asking.default_run_folder(spec)
-    if runs.is_done(folder):
-        err_console.print(f"{folder} is already done; nothing to train.", highlight=False)
-    for note in table_rows.rows_of(spec).table.notes:
-        print_note(note)
-    with show_run(spec.name) as on_progress:  # hears of a spec of images or of a table alike
-        record = tables.run_table(spec, folder, on_progress=on_progress)  # type: ignore[arg-type]
+    with alone_in(folder, wait):
+        if runs.is_done(folder):
+            err_console.print(f"{folder} is already done; nothing to train.", highlight=False)
+        for note in table_rows.rows_of(spec).table.notes:
+            print_note(note)
+        with show_run(spec.name) as tell:  # hears of a spec of images or of a table alike
+            record = tables.run_table(spec, folder, on_progress=tell)  # type: ignore[arg-type]
     print_run(record)
     if reason := (record.result or {}).get("model_not_kept"):
         print_note(f"the model is not kept as data, and is fitted again when used: {reason}.")

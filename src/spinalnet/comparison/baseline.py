@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spinalnet._checks import InputError
+from spinalnet._checks import InputError, read_fields
 from spinalnet.comparison.metrics import METRICS, Metric
 from spinalnet.comparison.outputs import AnyOutputs, Outputs, RegressionOutputs
 
@@ -55,8 +55,12 @@ class Baseline:
 
     @classmethod
     def from_dict(cls, kept: Mapping[str, Any]) -> Baseline:
-        """Make one of what `to_dict` returned."""
-        return cls(**{name: tuple(value) for name, value in kept.items()})
+        """Make one of what `to_dict` returned.
+
+        Raises:
+            InputError: If it is anything else.
+        """
+        return cls(**read_fields(cls, kept, "field of a baseline"))
 
 
 def baseline_outputs(

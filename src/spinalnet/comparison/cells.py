@@ -21,6 +21,7 @@ from spinalnet.comparison import building, running, tables
 from spinalnet.comparison.finished import FAILED_FILE
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.table_spec import TableSpec
+from spinalnet.locks import FolderInUse
 from spinalnet.training import runs, trouble
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ class Bench:
         try:
             with pinned(threads):
                 return self.run(cell, on_step)
+        except FolderInUse as error:
+            return explained(error)  # nothing is written there: it is another's
         except Exception as error:
             if _dist.world_size() > 1:
                 raise  # the other processes of the job would wait for this one

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from spinalnet import _dist, files
+from spinalnet import _dist, files, locks
 from spinalnet._checks import InputError, SpinalnetError, TrainingError, unknown_name
 from spinalnet.comparison import building, engine, moved, running, tables
 from spinalnet.comparison.asking import Source, ask, check_worth_asking, default_folder
@@ -145,6 +145,7 @@ def compare(
     return found
 
 
+@locks.writes_alone
 def run_comparison(
     question: ComparisonSpec,
     out: str | Path,
@@ -179,6 +180,7 @@ def run_comparison(
 
     Raises:
         InputError: If anything asked for is impossible, before anything is written.
+        FolderInUse: If another process writes into `out`.
         TrainingError: If no run finished.
     """
     effort = effort or Effort()
@@ -258,14 +260,14 @@ def run_only(
         raise unknown_name("run of this comparison", name, [*cells, TIMING])
     bench = Bench(load)
     chosen = [cells[name]] if name in cells else []
-    splits = prepare(question, out, load, bench, chosen)
-    if not chosen:
-        if splits is not None:
-            _time(question, out, splits)
-        return None
-    return engine.run_cells(chosen, threads=effort.threads, bench=bench, on_event=effort.on_event)[
-        0
-    ]
+    with locks.FolderLock(out, shared=True):  # with the other tasks of the array
+        splits = prepare(question, out, load, bench, chosen)
+        if not chosen:
+            if splits is not None:
+                _time(question, out, splits)
+            return None
+        effort_here = {"threads": effort.threads, "on_event": effort.on_event}
+        return engine.run_cells(chosen, bench=bench, **effort_here)[0]
 
 
 def checked_folder(out: str | Path) -> Path:

@@ -224,7 +224,7 @@ def method_notes(summary: Summary) -> list[str]:
             f"has a test {units.title} of {units.value(summary.baseline)}."
         )
     if units.metric == "accuracy" and size and first.mean is not None:
-        error = math.sqrt(first.mean * (1 - first.mean) / size)
+        error = math.sqrt(max(0.0, first.mean * (1 - first.mean)) / size)
         notes.append(
             f"The test set has {size:,} examples: one is worth {100 / size:.2g} points, and the "
             f"binomial standard error of a single accuracy near {units.value(first.mean)} is "

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from spinalnet import files
 from spinalnet._checks import InputError, check_values, read_fields
+from spinalnet.comparison.baseline import Baseline
 from spinalnet.comparison.schema import read_mapping, with_present_heads
 from spinalnet.comparison.times import read_costs
 from spinalnet.comparison.tuned import TuningFile, read_tuning
 from spinalnet.comparison.units import Unit, run_name
 from spinalnet.comparison.wording import listing
-from spinalnet.training import RunRecord, load_runs
+from spinalnet.training import RunRecord
+from spinalnet.training import runs as folders
 
 FAILED_FILE = "failed.json"
 """In the folder of a run that failed: why; gone when it is tried again."""
@@ -36,15 +38,21 @@ _RESULT = {
     **dict.fromkeys(("params", "head_params", "head_macs", "macs"), int | None),
     "seed": int,
     "head": str,
-    "label": str | None,
+    **dict.fromkeys(("label", "data", "model", "selected_on"), str | None),
+    "task": Literal["classification", "regression"] | None,
     "unit": Mapping | None,
     "test": Mapping,
+    "val": Mapping | None,
     "baseline": Mapping | None,
     "wiring": Mapping | None,
     "train_seconds": float | None,
     "epochs_run": int | None,
     "notes": tuple[str, ...] | None,
     "class_names": tuple[str, ...] | None,
+    # Of a tuned table:
+    "trials": tuple[Mapping[str, Any], ...] | None,
+    "chosen": Mapping | None,
+    "edges": tuple[str, ...] | None,
 }
 _TEST = {
     "n": int | None,
@@ -206,9 +214,10 @@ def _by_row_and_unit(folder: Path) -> _Found:
     units: dict[str, Unit] = {}
     failed: dict[str, dict[str, str]] = {}
     unfinished = []
-    for record in load_runs(folder):
-        if "tuning" in record.path.relative_to(folder).parts:
+    for path in folders.find_runs(folder):
+        if "tuning" in path.relative_to(folder).parts:
             continue
+        record = folders.load_run(path)
         if not record.done or record.result is None:
             kept = files.read_json(record.path / FAILED_FILE)
             if not isinstance(kept, Mapping):
@@ -263,7 +272,7 @@ def _present_names(
 
 
 def _unit_of(result: Mapping[str, Any]) -> Unit:
-    kept = result.get("unit") or {"seed": result["seed"]}
+    kept = result.get("unit") or {"seed": result.get("seed")}
     return Unit(**read_fields(Unit, {k: v for k, v in kept.items() if k != "name"}, "unit"))
 
 
@@ -299,9 +308,17 @@ def _check(record: RunRecord) -> None:
     """See that a finished run's files hold what is read of them."""
     with files.reading(record.path / "result.json"):
         check_values(record.result, _RESULT)
+        _unit_of(result_of(record))
+        for trial in result_of(record).get("trials") or ():
+            check_values(trial, {"score": float | None})
         test = result_of(record)["test"]
         check_values(test, _TEST)
+        for name in ("accuracy", "top5_accuracy"):
+            if not 0.0 <= (test.get(name) or 0.0) <= 1.0:
+                raise InputError(f"{name} must be a share from 0 to 1, got {test[name]!r}.")
         matrix = test.get("confusion") or []
+        if (baseline := result_of(record).get("baseline")) is not None:
+            Baseline.from_dict(baseline)
         if any(len(row) != len(matrix) for row in matrix):
             raise InputError("the confusion must be square.")
     with files.reading(record.path / "environment.json"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -182,8 +183,10 @@ class Comparison:
             return next(iter(self.runs.runs[best.head].values())).path
 
         def rank(record: Any) -> tuple[float, float]:
-            val = result_of(record)["val"]
-            return float(val.get("accuracy") or -float(val.get("mse") or 0.0)), -float(val["loss"])
+            val = result_of(record).get("val") or {}
+            known = {name: value for name, value in val.items() if isinstance(value, int | float)}
+            worst = {"mse": math.inf, "loss": math.inf} | known
+            return float(known.get("accuracy", -worst["mse"])), -float(worst["loss"])
 
         return max(self.runs.records, key=rank).path
 
@@ -277,7 +280,9 @@ class Comparison:
 
     def __repr__(self) -> str:
         """Return the answer and the table as text."""
-        return f"{self.verdict}\n\n{wording.as_markdown(*head_rows(self.summary))}"
+        header, rows = head_rows(self.summary)
+        named = [[wording.as_plain_markdown(name), *cells] for name, *cells in rows]
+        return f"{self.verdict}\n\n{wording.as_markdown(header, named)}"
 
     def _repr_html_(self) -> str:
         """Return the answer, one chip a comparison, and the table, for notebooks."""

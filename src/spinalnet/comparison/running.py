@@ -10,6 +10,7 @@ Under `torchrun` every process goes through all of this, and the main one writes
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from spinalnet import _dist, files
+from spinalnet import _dist, files, locks
 from spinalnet._checks import InputError
 from spinalnet.comparison import moved
 from spinalnet.comparison.baseline import Baseline
@@ -61,11 +62,20 @@ def run_one(
 
     Raises:
         InputError: If anything asked for is impossible, before anything is written.
+        FolderInUse: If another process writes into `out`.
         TrainingError: If the loss is no longer finite.
     """
     if runs.is_done(out):
         open_folder(out, spec)  # refuses another question in the same folder
-        return runs.load_runs(out)[0]
+        return runs.load_run(files.expanded(out))
+    with locks.FolderLock(out) if _dist.is_main() else contextlib.nullcontext():
+        return _run(spec, out, splits, on_progress)
+
+
+def _run(
+    spec: RunSpec, out: str | Path, splits: batches.Splits | None, on_progress: OnProgress | None
+) -> runs.RunRecord:
+    """Do what `run_one` says, alone in the folder."""
     if splits is None:
         moved.check_there(files.expanded(out), spec.data)
         splits = load_splits(spec)
@@ -106,12 +116,12 @@ def run_one(
         else:
             result["val"] |= measure(fitted.model, parts.val, spec.train, splits.info)[0]
             result["val"].pop("confusion", None)
-        folder.finish(result)
         if not spec.tested:  # of a trial only the numbers are of use
             for name in ("model.safetensors", features.TRUNK_FILE):
                 (folder.path / name).unlink(missing_ok=True)
+        folder.finish(result)
     _dist.barrier()
-    return runs.load_runs(folder.path)[0]
+    return runs.load_run(folder.path)
 
 
 def open_folder(path: str | Path, spec: RunSpec | TableSpec) -> runs.RunFolder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from spinalnet import files
 from spinalnet._checks import InputError, check_values, read_fields
+from spinalnet.texts import from_json, from_yaml
 
 Loaded = TypeVar("Loaded")
 
@@ -43,7 +43,7 @@ def with_present_heads(record: Mapping[str, Any], model: Any) -> Mapping[str, An
         record: What the file holds; "schema" is its version.
         model: Name of its network, which decides what "mlp" was.
     """
-    is_old = check_version(record) < 3 and model in _PAPERS_MLP
+    is_old = check_version(record) < 3 and isinstance(model, str) and model in _PAPERS_MLP
     return with_paper_mlp(record) if is_old else record
 
 
@@ -68,18 +68,15 @@ def read_mapping(path: Path) -> dict[str, Any] | None:
     Raises:
         InputError: If it is damaged.
     """
-    import yaml
-
     if not path.is_file():
         return None
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json":  # YAML reads 1e-05 as a string
-            loaded = json.loads(text, parse_constant=lambda _: None)
-        else:
-            loaded = files.from_yaml(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{path} cannot be read: it is damaged; restore or delete it.") from error
+    text = files.read_text(path)
+    try:  # YAML reads 1e-05 as a string
+        loaded = from_json(text, nan=None) if path.suffix == ".json" else from_yaml(text)
+    except ValueError as error:
+        raise InputError(
+            f"{path} cannot be read: it is damaged ({error}); restore or delete it."
+        ) from error
     if not isinstance(loaded, dict):
         raise InputError(f"{path} must hold a mapping: it is damaged; restore or delete it.")
     return loaded

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spinalnet import files
+from spinalnet import files, locks
 from spinalnet._checks import InputError
 from spinalnet.training import runs
 
@@ -62,7 +62,8 @@ class Storage:
     def put(self, folder: Path, name: str) -> None:
         """Copy what a run folder holds to `name` in the storage."""
         system, root = self._open()
-        names = sorted(path.name for path in folder.iterdir() if path.is_file())
+        held = (path.name for path in folder.iterdir() if path.is_file())
+        names = sorted(name for name in held if name not in locks.LOCK_FILES)
         target = f"{root}/{name}"
         system.makedirs(target, exist_ok=True)
         for one in _mark_last([one for one in names if not files.is_aside(one)]):
@@ -80,7 +81,7 @@ class Storage:
             files.write_bytes(folder / one, system.cat_file(found[one]))
         if found:
             for path in folder.iterdir():
-                if path.is_file() and path.name not in found:
+                if path.is_file() and path.name not in (*found, *locks.LOCK_FILES):
                     path.unlink()
         return bool(found)
 

@@ -139,7 +139,7 @@ class TableModel:
                 "rows: give data."
             )
         rows = rows_of(self.spec)
-        result = runs.load_runs(self.source)[0].result or {}
+        result = runs.read_result(self.source) or {}
         if result.get("table_digest") != digest(rows.table):
             raise InputError(
                 f"the table {rows.table.name} of {self.source} has changed since the training, and "
@@ -164,7 +164,7 @@ def is_table_run(path: str | Path) -> bool:
         )
     if not runs.is_run(path):
         return False
-    return "table" in runs.load_runs(path)[0].config
+    return "table" in runs.read_config(path)
 
 
 def load_table_model(path: str | Path, table: Any = None) -> TableModel:
@@ -191,7 +191,7 @@ def load_table_model(path: str | Path, table: Any = None) -> TableModel:
     if not runs.is_done(folder):
         raise InputError(f"{folder} holds no finished run: give the folder of one on a table.")
     with files.reading(folder / "config.yaml"):
-        spec = TableSpec.from_dict(runs.load_runs(folder)[0].config)
+        spec = TableSpec.from_dict(runs.read_config(folder))
     file, why = folder / MODEL_FILE, "an earlier version kept no model that can be used by itself"
     if file.exists() and table_store.is_table_model(files.load_weights(file)[1]):
         estimator, about = table_store.load(file)

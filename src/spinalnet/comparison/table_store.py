@@ -239,7 +239,16 @@ def _put_together(
                 module = _untrained(estimator, shape, weights)
             module.load_state_dict(weights)
             setattr(estimator, name, module.eval())
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ArithmeticError,
+        ValueError,
+    ) as error:
+        if isinstance(error, InputError):
+            raise
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"its content does not make a '{about.head}' ({type(error).__name__}: {reason})."

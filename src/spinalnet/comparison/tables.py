@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from spinalnet import files
+from spinalnet import files, locks
 from spinalnet._checks import InputError
 from spinalnet.comparison import spaces, table_store
 from spinalnet.comparison.baseline import Baseline
@@ -106,10 +106,17 @@ def run_table(
     Raises:
         InputError: If anything asked for is impossible, before anything is written; or if the
             folder holds something else.
+        FolderInUse: If another process writes into the folder.
         TrainingError: If the loss is no longer finite, with `tune` in every trial.
     """
     if runs.is_done(folder):
         return _finished(spec, files.expanded(folder))
+    with locks.FolderLock(folder):
+        return _run(spec, folder, on_progress)
+
+
+def _run(spec: TableSpec, folder: str | Path, on_progress: OnTable | None) -> runs.RunRecord:
+    """Do what `run_table` says, alone in the folder."""
     rows = rows_of(spec)
     _check(spec, rows)
     begun = _begin(spec, folder)
@@ -133,7 +140,7 @@ def run_table(
         result |= {"edges": spaces.edges(space, chosen), "tune_seconds": tune_seconds}
     begun.finish(result)
     done(spec.tune + 1)
-    return runs.load_runs(begun.path)[0]
+    return runs.load_run(begun.path)
 
 
 def _keep(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
+
+from torch import Tensor
 
 from spinalnet import files
 from spinalnet._checks import InputError, read_fields, some
@@ -76,6 +79,15 @@ class Description:
             raise InputError(
                 "input_shape must be 1 or 3 positive numbers, (features) or (channels, height, "
                 f"width), got {list(about.input_shape)}."
+            )
+        if not all(math.isfinite(one) and one > 0 for one in about.std):
+            raise InputError(f"std must be numbers above 0, got {list(about.std)}.")
+        if not all(map(math.isfinite, about.mean)):
+            raise InputError(f"mean must be finite numbers, got {list(about.mean)}.")
+        if len(about.mean) not in (0, 1, about.input_shape[0]):
+            raise InputError(
+                f"mean and std must be of every channel of input_shape {list(about.input_shape)}, "
+                f"got {len(about.mean)} numbers."
             )
         if len(about.mean) != len(about.std):
             raise InputError(
@@ -224,6 +236,37 @@ class TrainedModel:
         )
 
 
+_LARGEST_INPUT = 2**27  # numbers: an image of 6,700 pixels a side in three channels
+
+
+def _check_sizes(
+    file: Path, about: Description, spec: RunSpec, weights: Mapping[str, Tensor]
+) -> None:
+    """Refuse a network that cannot have these weights before it is built: it may fill the memory.
+
+    Raises:
+        InputError: If a size is beyond what the weights can be of.
+    """
+    inputs, held = math.prod(about.input_shape), sum(map(Tensor.numel, weights.values()))
+    if inputs > _LARGEST_INPUT:
+        raise InputError(f"{file} cannot be used: it names inputs of {inputs:,} numbers each.")
+    for options in (about.head_options, spec.model.head_options):
+        if (size := _largest_of(options)) > max(held, 1024):
+            raise InputError(
+                f"{file} cannot be used: it names a head with a size of {size:,}, but holds "
+                f"{held:,} numbers."
+            )
+
+
+def _largest_of(value: Any) -> int:
+    """Return the largest whole number among options."""
+    if isinstance(value, Mapping):
+        return max(map(_largest_of, value.values()), default=0)
+    if isinstance(value, list | tuple):
+        return max(map(_largest_of, value), default=0)
+    return value if isinstance(value, int) else 0
+
+
 def load_trained(path: str | Path) -> TrainedModel:
     """Rebuild a model from the folder of a run (its best weights) or from a checkpoint file.
 
@@ -242,10 +285,17 @@ def load_trained(path: str | Path) -> TrainedModel:
         about = Description.read(header)
         spec = about.spec
     if not is_file:
-        with files.reading(path / "config.yaml"):
-            spec = RunSpec.from_dict(runs.load_runs(path)[0].config)
+        with files.reading(path / runs.CONFIG_FILE):
+            spec = RunSpec.from_dict(runs.read_config(path))
     if about.freeze:
         weights |= features.load_trunk(file.parent)
+    _check_sizes(file, about, spec, weights)
+    for name, weight in weights.items():
+        if weight.is_floating_point() and not bool(weight.isfinite().all()):
+            raise InputError(
+                f"{file}: its weights '{name}' hold numbers that are not finite: it is damaged, or "
+                "its training has diverged; train again."
+            )
     spec = spec.having(pretrained=False, probe_epochs=0)  # the weights are here
     model = build_model(spec, about.info)
     try:

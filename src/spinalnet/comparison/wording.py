@@ -8,11 +8,13 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spinalnet.comparison.metrics import METRICS
+from spinalnet.texts import spreadsheet_cell
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -144,8 +146,18 @@ def listing(items: Iterable[object], word: str = "and") -> str:
 def as_markdown(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
     """Return rows as GitHub Markdown without a trailing newline, the first `left` columns left."""
     rule = ["---" if i < left else "---:" for i in range(len(header))]
-    lines = [[column.replace("\n", " ") for column in header], rule, *rows]
+    lines = [[_in_table(cell) for cell in line] for line in (header, rule, *rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _in_table(cell: str) -> str:
+    """Return a cell that ends neither its column nor its row."""
+    return re.sub(r"(?<!\\)\|", r"\|", " ".join(cell.splitlines()))
+
+
+def as_plain_markdown(text: str) -> str:
+    """Return a name that somebody has chosen so that Markdown shows it, and does not read it."""
+    return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", " ".join(text.splitlines()))
 
 
 _LABEL_WIDTH = 20  # the longest name of a head with an option stays on one line
@@ -178,11 +190,15 @@ def as_rich(
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows of the same keys as comma-separated values with a header."""
+    """Return rows of the same keys as comma-separated values with a header.
+
+    Text that a spreadsheet would run as a formula is quoted; see `texts.spreadsheet_cell`.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    names = list(rows[0])
+    for cells in (names, *([row[name] for name in names] for row in rows)):
+        writer.writerow(map(spreadsheet_cell, cells))
     return text.getvalue()
 
 

@@ -9,6 +9,7 @@ it, and the others wait (where the system has locks).
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import functools
 import gzip
@@ -227,7 +228,7 @@ def _copy(response: http.client.HTTPResponse, file: IO[bytes], path: Path, bar: 
     while chunk := response.read1(_CHUNK):  # what is there: progress shows on slow lines too
         with files.writing(path):
             if file.write(chunk) < len(chunk):  # how some systems say that the disk is full
-                raise files.not_written(path, "the disk is full")
+                raise files.not_written(path, OSError(errno.ENOSPC, "the disk is full"))
         bar.add(len(chunk))
 
 
@@ -242,9 +243,8 @@ def _check_room(path: Path, needed: int) -> None:
     """Refuse before the transfer what cannot fit on the disk."""
     free = shutil.disk_usage(path.parent).free
     if needed > free:
-        raise files.not_written(
-            path, f"{needed / 1e6:,.0f} MB are to come, and {free / 1e6:,.0f} MB are free"
-        )
+        said = f"{needed / 1e6:,.0f} MB are to come, and {free / 1e6:,.0f} MB are free"
+        raise files.not_written(path, OSError(said))
 
 
 def _checksum(path: Path, kind: str) -> str:
@@ -302,7 +302,7 @@ def _unpacking(archive: Path) -> Iterator[None]:
             "fetch it again."
         ) from error
     except OSError as error:
-        raise files.not_written(archive.parent, error.strerror or str(error)) from error
+        raise files.not_written(archive.parent, error) from error
 
 
 def _unpack(archive: Path, into: Path, inner: Sequence[str] = ()) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from spinalnet import files
 from spinalnet._checks import InputError, unknown_name
 from spinalnet.comparison import TableModel, load_trained
 from spinalnet.comparison.calibration import ClassScore, per_class
@@ -85,7 +86,11 @@ def evaluate_run(
         for name in [name for name, value in given.items() if value is not None]:
             raise InputError(f"{name}={given[name]} has no meaning for a table: leave it out.")
         return evaluate_table(run, data, tell=tell)
-    trained = load_trained(run_of(run, tell))
+    found = run_of(run, tell)
+    trained = load_trained(found)
+    file = found if found.is_file() else found / "model.safetensors"
+    if tell is not None and files.digest_in(file) is None:
+        tell(f"{file} has no digest, as an earlier version wrote it: it is used unchecked.")
     model, note = with_tta(trained, tta)
     if note and tell is not None:
         tell(note)

@@ -35,6 +35,7 @@ from spinalnet.data.table_files import is_table_file
 from spinalnet.data.walking import Tally
 from spinalnet.deploy.mirrored import with_tta
 from spinalnet.files import expanded, replacing
+from spinalnet.texts import spreadsheet_cell
 from spinalnet.training import placement
 
 Format = Literal["csv", "jsonl"]
@@ -220,7 +221,8 @@ def write_predictions(
     """Write predictions as they are made.
 
     CSV has the columns path, prediction, probability, then `prediction_2`, `probability_2`, ... up
-    to `top_k`, then `p_CLASS` for every class. JSONL has one object a line with path, prediction,
+    to `top_k`, then `p_CLASS` for every class; names that a spreadsheet would run as a formula
+    stand behind a quotation mark there. JSONL has one object a line with path, prediction,
     probability, `top` (pairs of class and probability), `probabilities` (by class), and `tta` where
     they are averaged. Of a regression there is the prediction alone. With `ids` what a table calls
     an image comes first.
@@ -301,14 +303,15 @@ def _writer(
     columns = _COLUMNS if names else _COLUMNS[:1]
     more = [f"{what}_{i}" for i in range(2, top_k + 1) for what in columns]
     every = [f"p_{name}" for name in names] if all_probabilities else []
-    writer.writerow([*first, "path", *columns, *more, *every])
+    writer.writerow(map(spreadsheet_cell, [*first, "path", *columns, *more, *every]))
 
     def as_cells(row: Prediction) -> object:
         if row.value is not None:
-            return writer.writerow([*called(row), row.path, f"{row.value:.10g}"])
+            said = [*called(row), str(row.path)]
+            return writer.writerow([*map(spreadsheet_cell, said), f"{row.value:.10g}"])
         top = [cell for name, p in row.top(top_k) for cell in (name, f"{p:.6f}")]
         every = [f"{p:.6f}" for p in row.probabilities] if all_probabilities else []
-        return writer.writerow([*called(row), row.path, *top, *every])
+        return writer.writerow(map(spreadsheet_cell, [*called(row), str(row.path), *top, *every]))
 
     return as_cells
 

@@ -22,6 +22,7 @@ from spinalnet.data import frames
 from spinalnet.deploy.predict import FEW_CLASSES, Format, form_of, writable
 from spinalnet.deploy.saved import table_model
 from spinalnet.files import expanded
+from spinalnet.texts import spreadsheet_cell
 
 _AT_ONCE = 65536  # rows that are encoded at a time
 
@@ -154,12 +155,12 @@ def write_table_predictions(
     with writable(out, form) as file:
         writer = csv.writer(file, lineterminator="\n")
         if form == "csv":
-            writer.writerow(["row", *keep, *sheet.header()])
+            writer.writerow(map(spreadsheet_cell, ["row", *keep, *sheet.header()]))
         while first is not None:
             beside = [column[count] for column in kept]
             if form == "csv":
                 cells = ["" if value is None else value for value in beside]
-                writer.writerow([first.row, *cells, *sheet.cells(first)])
+                writer.writerow(map(spreadsheet_cell, [first.row, *cells, *sheet.cells(first)]))
             else:
                 record = {"row": first.row, **dict(zip(keep, beside, strict=True))}
                 record |= sheet.record(first)

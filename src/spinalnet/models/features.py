@@ -11,13 +11,11 @@ With augmentation there are several *views* of the training images; epoch `e` se
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import hashlib
 import itertools
 import os
-import shutil
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -242,18 +240,21 @@ def keep_trunk(
 ) -> None:
     """Put the weights of a frozen trunk into a run folder, so that it needs nothing else.
 
-    Runs with the same trunk share one file on the disk, where it can have several names.
+    Where the disk can, the runs of one trunk share the bytes of one file; each has a file of its
+    own, so that what happens to one does not happen to the others.
     """
     target = Path(run) / TRUNK_FILE
-    if target.exists():
+    weights = {f"trunk.{name}": value for name, value in trunk.state_dict().items()}
+    if target.exists() and _holds(target, weights):
         return
     folder = files.cache_folder("features") if cache is None else files.expanded(cache)
     source = folder / f"trunk-{trunk_key(trunk)}.safetensors"
-    _kept(source, lambda: {f"trunk.{name}": value for name, value in trunk.state_dict().items()})
-    try:
-        target.hardlink_to(source)
-    except OSError:  # another disk, or one without such links
-        shutil.copyfile(source, target)
+    if not _holds(source, weights):
+        try:
+            files.save_weights(source, weights)
+        except InputError as error:
+            raise InputError(f"{error} (XDG_CACHE_HOME says where the cache is.)") from error
+    files.clone(source, target)
 
 
 def load_trunk(run: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -265,6 +266,8 @@ def load_trunk(run: str | os.PathLike[str]) -> dict[str, Tensor]:
     path = Path(run) / TRUNK_FILE
     try:
         return files.load_weights(path)[0]
+    except files.DamagedFile:
+        raise
     except InputError as error:
         raise InputError(
             f"{path} is missing or damaged: it holds the frozen trunk of the run; copy the whole "
@@ -346,13 +349,12 @@ def _first(place: tuple[int, int]) -> int:
 # --- files ----------------------------------------------------------------------------------------
 
 
-def _kept(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the tensors of a file of the cache; compute and write them if need be."""
-    with contextlib.suppress(InputError):  # missing or damaged
-        return files.load_weights(path)[0]
-    made = {name: value.detach().cpu().contiguous() for name, value in compute().items()}
+def _holds(path: Path, weights: dict[str, Tensor]) -> bool:
+    """Return whether a file is there, whole, and holds these weights."""
     try:
-        files.save_weights(path, made)
-    except InputError as error:
-        raise InputError(f"{error} (XDG_CACHE_HOME says where the cache is.)") from error
-    return made
+        found, _ = files.load_weights(path)
+    except InputError:  # missing or damaged
+        return False
+    return found.keys() == weights.keys() and all(
+        torch.equal(value, weights[name].detach().cpu()) for name, value in found.items()
+    )

@@ -12,18 +12,13 @@ import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from spinalnet import files
 from spinalnet._checks import InputError
-
-try:
-    import fcntl
-except ImportError:  # not on Windows: two processes may then compute the same
-    fcntl: ModuleType | None = None
+from spinalnet.locks import FolderInUse, FolderLock
 
 KEY_BYTES = 16
 
@@ -102,16 +97,10 @@ class FeatureStore:
         """Ask for the turn to compute a part, while no other process does; yield whether given."""
         with contextlib.ExitStack() as stack:
             given = True
-            if fcntl is not None:
-                with files.writing(self.folder):
-                    self.folder.mkdir(parents=True, exist_ok=True)
-                    lock = stack.enter_context((self.folder / ".lock").open("ab"))
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    given = False
-                except OSError:  # some network file systems have no locks
-                    pass
+            try:
+                stack.enter_context(FolderLock(self.folder))
+            except FolderInUse:
+                given = False
             yield given
 
     def _read(self, path: Path, *names: str) -> dict[str, Tensor] | None:

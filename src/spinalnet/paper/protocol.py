@@ -14,6 +14,7 @@ path of the machine; `experiments` makes the page of all records.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any, get_args
 
 import torch
 
-from spinalnet import _dist, files
+from spinalnet import _dist, files, locks
 from spinalnet._checks import InputError, TrainingError, check_positive, unknown_name
 from spinalnet.comparison import ComparisonSpec, RunSpec, comparing
 from spinalnet.comparison.cells import Event
@@ -327,6 +328,12 @@ def run_request(
 ) -> Path:
     """Run what `prepare` has prepared; arguments and result as for `run_recipe`."""
     folder = files.expanded(out) / request.name
+    with locks.FolderLock(folder) if _dist.is_main() else contextlib.nullcontext():
+        return _run_in(folder, request, on_event)
+
+
+def _run_in(folder: Path, request: RecipeRequest, on_event: Callable[[Event], None] | None) -> Path:
+    """Do what `run_request` says, alone in the folder."""
     listener = LastBatches(folder) if request.selected_on == "training" else None
 
     def tell(event: Event) -> None:

@@ -96,7 +96,7 @@ def make_record(recipe: Recipe, protocol: Protocol, budget: Budget, folder: Path
             heads[head]["train_mse"] = [result["train"]["mse"] for result in own]
             heads[head]["test_r2"] = [result["test"]["r2"] for result in own]
         losses = [
-            LastBatches(folder).read(record.path.name)
+            LastBatches(folder).read_all(record.path.name, int(result["epochs_run"]))
             for record, result in results
             if result["head"] == head
         ]
@@ -130,7 +130,7 @@ class LastBatches:
         if step.phase == "train" and step.loss is not None:
             before = 0.0 if step.step == 1 else self.sums[1]
             self.sums = (before, step.loss * seen)
-        elif step.phase == "epoch":
+        elif step.phase == "validate":  # before the state that says that the epoch is done
             last = total % spec.train.batch_size or spec.train.batch_size
             losses = self.read(spec.name) | {str(step.epoch): (self.sums[1] - self.sums[0]) / last}
             files.write_mapping(self._file(spec.name), losses)
@@ -141,6 +141,20 @@ class LastBatches:
     def read(self, run: str) -> dict[str, float]:
         """Return the losses of a run so far, by epoch."""
         return files.read_json(self._file(run)) or {}
+
+    def read_all(self, run: str, epochs: int) -> dict[str, float]:
+        """Return the losses of a finished run, by epoch; empty where none were kept.
+
+        Raises:
+            InputError: If those of an epoch are missing.
+        """
+        losses, wanted = self.read(run), [str(epoch + 1) for epoch in range(epochs)]
+        if losses and (missing := [epoch for epoch in wanted if epoch not in losses]):
+            raise InputError(
+                f"{self._file(run)} lacks the epochs {', '.join(missing)}: delete the folder of "
+                f"the run {run} and run the same command again."
+            )
+        return {epoch: losses[epoch] for epoch in wanted if epoch in losses}
 
 
 def load_records(folder: str | Path = "results/recipes", files: str = "*.json") -> list[Record]:

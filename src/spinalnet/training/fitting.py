@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from spinalnet import _dist
+from spinalnet import _dist, locks
 from spinalnet._checks import InputError
 from spinalnet.randomness import own_generators
 from spinalnet.training import circumstances, runs, stopping
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _SAFE_EVERY = 2.0  # seconds; to wait for the disk after epochs of a tenth takes a tenth of a run
 
 
+@locks.writes_alone
 def fit(
     model: nn.Module,
     train: Data,
@@ -72,6 +73,7 @@ def fit(
 
     Raises:
         InputError: If data and model do not fit together, or `out` cannot be used.
+        FolderInUse: If another process writes into `out`.
         TrainingError: If the loss is no longer finite. The last finished epoch is in `out`.
     """
     config = config or TrainConfig()
@@ -96,15 +98,16 @@ def fit(
                 row, is_best = loop.run_epoch()
                 if run is not None and _dist.is_main():
                     durable = time.monotonic() - safe_since >= _SAFE_EVERY
+                    # The state is last: what it says is done must be there whole.
                     run.append_metrics(row, durable=durable)
-                    run.save_state(loop.state_dict() | learner.state_dict(), durable=durable)
                     if is_best:
                         run.save_model(loop.best_weights, description, durable=durable)
+                    run.save_state(loop.state_dict() | learner.state_dict(), durable=durable)
                     safe_since = time.monotonic() if durable else safe_since
                 loop.tell("epoch", row=row)
                 loop.end_if_asked()
         if run is not None and _dist.is_main():
-            # Again: a run killed between its state and its weights has only the state.
+            # Again: a run killed in a later epoch may have that one's weights, which it does anew.
             run.save_model(loop.best_weights, description)
         return loop.result(learner.model)
 
@@ -120,15 +123,24 @@ def _take_up(
             f"some of the {_dist.world_size()} processes do not see what is saved in "
             f"{run and run.path}: all machines need the same folder, such as one of a shared disk."
         )
-    if state is not None:
-        if field := runs.first_difference(_as_now(state["config"]), loop.config.to_dict()):
+    if run is not None and state is not None:
+        kept = state.get("config")
+        if not isinstance(kept, Mapping):
+            raise _no_state(run, "it has no settings")
+        if field := runs.first_difference(_as_now(kept), loop.config.to_dict()):
             name, old, new = field
             raise InputError(
                 f"the interrupted run was trained with {name} = {old!r}, not {new!r}: repeat its "
                 "settings to go on with it, or choose another folder."
             )
-        learner.load_state_dict(state)
-        loop.load_state_dict(state)
+        try:
+            learner.load_state_dict(state)
+            loop.load_state_dict(state)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise _no_state(run, error) from error
+        for sentence in run.notes:
+            loop.notes.append(sentence)
+            loop.tell("note", note=sentence)
     elif after is not None:
         loop.follow(after)
     if run is not None:
@@ -160,6 +172,13 @@ def _kept(run: runs.RunFolder | None, loop: Loop, learner: ModelLearner) -> Iter
             yield
     finally:
         loop.save = None  # it holds the loop
+
+
+def _no_state(run: runs.RunFolder, reason: object) -> InputError:
+    return InputError(
+        f"the state in {run.path} is none that this version can go on from ({reason!r}): it is "
+        "damaged, or of another version; delete the folder and start again."
+    )
 
 
 @contextmanager

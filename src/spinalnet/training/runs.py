@@ -8,14 +8,16 @@
 | `metrics.jsonl` | after every epoch | one JSON object a line |
 | `model.safetensors` | at every new best epoch | the best weights, and what is needed to use them |
 | `state.pt` | after every epoch | what an interrupted run needs to go on; gone when done |
+| `state-before.pt` | with it | the state before, used where the last one is damaged |
 | `test-outputs.safetensors` | at the end | what a classifier said of each example |
 | `result.json` | at the end | the measured result, strict JSON |
-| `DONE` | last | nothing: its presence says that the rest is complete |
+| `DONE` | last | a digest of every other file: its presence says that they are complete |
 
 Files appear whole or not at all (written aside, then renamed), except `metrics.jsonl`, whose torn
 last line is dropped when the run is taken up again, as is what a killed one left aside. A process
-may end at any moment; a machine that loses power loses at most the last seconds of a run. Nothing
-here needs the code of a model.
+may end at any moment; a machine that loses power loses at most the last seconds of a run. One
+process at a time writes (`locks.FolderLock`). What is read must match its digest; what is not read
+may be damaged. Nothing here needs the code of a model.
 """
 
 from __future__ import annotations
@@ -27,16 +29,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from spinalnet import files
+from spinalnet import _dist, files, locks
 from spinalnet._checks import InputError
+from spinalnet.texts import from_json, from_yaml
+from spinalnet.training import states
 from spinalnet.training.environment import describe_environment
 
 _MARK = "# A spinalnet run: what was asked for. Do not edit.\n"
 
 
+CONFIG_FILE, METRICS_FILE, RESULT_FILE = "config.yaml", "metrics.jsonl", "result.json"
 DONE_FILE = "DONE"
 """The mark of a run that is complete."""
 
@@ -58,6 +62,7 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = files.expanded(path)
+        self.notes: list[str] = []  # what the user should know of what was found there
 
     @classmethod
     def start(
@@ -77,91 +82,112 @@ class RunFolder:
         Raises:
             InputError: If the folder holds something else, or a run with another `config` (the
                 first differing field is named), or cannot be written.
+            FolderInUse: If another process writes into it.
         """
         run = cls(path)
         wanted = _plain(config)
-        if run.path.is_dir():  # what an interruption left while it was made
-            files.remove_asides(run.path)
-        if is_run(run.path):
-            # A changed request is refused: the rows before and after would not belong together.
-            with files.reading(run.path / "config.yaml"):
-                kept = _plain(read(_read_config(run.path)))
-            if field := first_difference(kept, wanted):
-                name, old, new = field
-                raise InputError(
-                    f"{run.path} holds a run with {name} = {old!r}, not {new!r}: repeat its "
-                    "settings to go on with it, or choose another folder."
-                )
-        else:
-            _check_empty(run.path)
-            files.write_text(run.path / "config.yaml", _MARK + files.to_yaml(wanted))
-        if not (run.path / "environment.json").exists():
-            files.write_mapping(run.path / "environment.json", describe_environment())
+        if not _dist.is_main() and is_run(run.path):
+            run._check_same(wanted, read)
+            return run  # the main process of the job has begun it, and alone writes
+        if is_done(run.path):
+            run._check_same(wanted, read)
+            states.remove(run.path)  # which a kill between the mark and this has left
+            return run
+        with locks.FolderLock(run.path):
+            if run.path.is_dir():  # what an interruption left while it was made
+                files.remove_asides(run.path)
+            if is_run(run.path):
+                run._check_same(wanted, read)
+            else:
+                _check_empty(run.path)
+                files.write_text(run.path / CONFIG_FILE, _MARK + files.to_yaml(wanted))
+            if not (run.path / "environment.json").exists():
+                files.write_mapping(run.path / "environment.json", describe_environment())
         return run
 
     def replace_config(self, config: Mapping[str, Any]) -> None:
         """Replace `config.yaml`, where what is asked for is the same and only written otherwise."""
-        files.write_text(self.path / "config.yaml", _MARK + files.to_yaml(_plain(config)))
+        digests = read_digests(self.path)
+        digests.pop(CONFIG_FILE, None)  # killed in between, the file is one without a digest
+        if digests:
+            files.write_text(self.path / DONE_FILE, files.to_json({"digests": digests}))
+        files.write_text(self.path / CONFIG_FILE, _MARK + files.to_yaml(_plain(config)))
+        if digests:
+            files.write_text(self.path / DONE_FILE, files.to_json({"digests": _digests(self.path)}))
+
+    def _check_same(
+        self, wanted: Mapping[str, Any], read: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> None:
+        """Refuse a changed request: the rows before and after would not belong together."""
+        kept = read_config(self.path)
+        with files.reading(self.path / CONFIG_FILE):
+            kept = _plain(read(kept))
+        if field := first_difference(kept, wanted):
+            name, old, new = field
+            raise InputError(
+                f"{self.path} holds a run with {name} = {old!r}, not {new!r}: repeat its "
+                "settings to go on with it, or choose another folder."
+            )
+
+    def _check_there(self) -> None:
+        """Refuse to make the folder of a run anew that was removed while the run went on."""
+        if not is_run(self.path):
+            raise InputError(
+                f"{self.path} is gone, or is no folder of a run any more: it was removed or "
+                "replaced while the run went on. Run the same command again to begin anew."
+            )
 
     def append_metrics(self, row: Mapping[str, Any], *, durable: bool = True) -> None:
         """Add one epoch's line to `metrics.jsonl`; if `durable` it is on the disk after."""
         line = json.dumps(row, allow_nan=False) + "\n"
-        target = self.path / "metrics.jsonl"
-        with files.writing(target), target.open("a", encoding="utf-8") as file:
+        target = self.path / METRICS_FILE
+        self._check_there()
+        with (
+            files.writing(target, len(line)),
+            open(target, "a", encoding="utf-8", opener=_open_no_link) as file,
+        ):
             file.write(line)
             if durable:
                 files.flush_to_disk(file)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the complete rows of `metrics.jsonl`, oldest first."""
-        return _read_metrics(self.path)
+        return _rows_of(_metrics_bytes(self.path))
 
     def keep_metrics(self, epochs: int) -> list[dict[str, Any]]:
         """Drop a torn line and the rows after the first `epochs`; return the rows kept.
 
         Raises:
-            InputError: If fewer than `epochs` rows are there.
+            InputError: If fewer than `epochs` rows are there, or not of the epochs from 1 on.
         """
         rows = self.metrics()[:epochs]
-        if len(rows) < epochs:
-            raise InputError(
-                f"{self.path / 'metrics.jsonl'} should have {epochs} rows but has {len(rows)}: "
-                "the run was damaged; delete the folder and start again."
-            )
-        if epochs or (self.path / "metrics.jsonl").exists():
+        _check_rows(self.path, rows, epochs)
+        if epochs or (self.path / METRICS_FILE).exists():
+            self._check_there()
             text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-            files.write_text(self.path / "metrics.jsonl", text)
+            files.write_text(self.path / METRICS_FILE, text)
         return rows
 
     def save_state(self, state: Mapping[str, Any], *, durable: bool = True) -> None:
         """Replace `state.pt`. `state` holds tensors, numbers, strings, lists and dicts only."""
-        target = self.path / "state.pt"
-        try:
-            with files.replacing(target, durable=durable) as file:
-                torch.save(dict(state), file)
-        except RuntimeError as error:  # how torch reports a full disk
-            raise files.not_written(target, str(error).splitlines()[0]) from error
+        self._check_there()
+        states.save(self.path, state, durable=durable)
 
     def has_state(self) -> bool:
         """Return whether `save_state` was ever called, so that the run can go on."""
-        return (self.path / "state.pt").exists()
+        return states.exists(self.path)
 
     def load_state(self) -> dict[str, Any] | None:
         """Return what `save_state` was last given, tensors on the CPU; None without one.
 
+        Where that is damaged it is the state before, and a sentence in `notes` says so.
+
         Raises:
-            InputError: If `state.pt` cannot be read.
+            InputError: If neither can be read.
         """
-        target = self.path / "state.pt"
-        if not self.has_state():
-            return None
-        try:
-            return torch.load(target, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for a damaged file
-            raise InputError(
-                f"{target} cannot be read ({type(error).__name__}): it is damaged or not ours; "
-                "delete the run's folder and start again."
-            ) from error
+        state, notes = states.load(self.path)
+        self.notes += notes
+        return state
 
     def save_model(
         self,
@@ -178,6 +204,7 @@ class RunFolder:
                 plain values; kept as JSON in the file's header.
             durable: As in `files.replacing`.
         """
+        self._check_there()
         path = self.path / "model.safetensors"
         files.save_weights(path, state_dict, description, durable=durable)
 
@@ -186,20 +213,20 @@ class RunFolder:
         return files.load_weights(self.path / "model.safetensors")
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Write `result.json`, then `DONE`; remove `state.pt`. Numbers not finite become null."""
-        files.write_mapping(self.path / "result.json", result)
-        files.write_text(self.path / DONE_FILE, "")
+        """Write `result.json`, then `DONE`; remove the states. Numbers not finite become null."""
+        self._check_there()
+        files.write_mapping(self.path / RESULT_FILE, result)
+        files.write_text(self.path / DONE_FILE, files.to_json({"digests": _digests(self.path)}))
         # After DONE: a run killed between the two must not lose what it needs to go on.
-        with files.writing(self.path / "state.pt"):
-            (self.path / "state.pt").unlink(missing_ok=True)
+        states.remove(self.path)
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:
     """Return whether `path` is the folder of a run."""
     try:
-        config = files.expanded(path) / "config.yaml"
+        config = files.expanded(path) / CONFIG_FILE
         with config.open(encoding="utf-8", errors="replace") as file:
-            return file.readline() == _MARK
+            return file.readline(len(_MARK)) == _MARK
     except OSError:
         return False
 
@@ -213,25 +240,117 @@ def load_runs(folder: str | os.PathLike[str]) -> list[RunRecord]:
     """Return every run in `folder` (itself one, or at any depth), complete or not, by path.
 
     Raises:
-        InputError: If there is no such folder, no run in it, or a run's file is unreadable.
+        InputError: If there is no such folder, no run in it, or a run's file is damaged.
+    """
+    return [load_run(path) for path in find_runs(folder)]
+
+
+def find_runs(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the folder of every run in `folder` (itself one, or at any depth), sorted.
+
+    Raises:
+        InputError: If there is no such folder, or no run in it.
     """
     root = files.expanded(folder)
     if not root.is_dir():
         raise InputError(f"there is no folder {root}: give the folder of a run or of several.")
-    paths = sorted(file.parent for file in root.rglob("config.yaml") if is_run(file.parent))
+    paths = sorted(file.parent for file in root.rglob(CONFIG_FILE) if is_run(file.parent))
     if not paths:
         raise InputError(f"{root} holds no run: give the folder of a run or of several.")
-    return [
-        RunRecord(
-            path=path,
-            config=_read_config(path),
-            environment=files.read_json(path / "environment.json") or {},
-            metrics=_read_metrics(path),
-            result=files.read_json(path / "result.json") if is_done(path) else None,
-            done=is_done(path),
-        )
-        for path in paths
-    ]
+    return paths
+
+
+def load_run(path: str | os.PathLike[str]) -> RunRecord:
+    """Return one run, complete or not.
+
+    Raises:
+        InputError: If one of its files is damaged.
+    """
+    path = Path(path)
+    done, digests = is_done(path), read_digests(path)
+    environment = path / "environment.json"
+    result = read_result(path)
+    record = RunRecord(
+        path=path,
+        config=read_config(path),
+        environment=files.read_json(environment, digest=digests.get(environment.name)) or {},
+        metrics=_read_metrics(path, digests.get(METRICS_FILE)),
+        result=result,
+        done=done,
+    )
+    if record.metrics:
+        epochs = (result or {}).get("epochs_run")
+        wanted = epochs if type(epochs) is int else len(record.metrics)
+        _check_rows(path, record.metrics, wanted)
+    return record
+
+
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what was asked of a run, and read nothing else of it.
+
+    Raises:
+        InputError: If it is damaged.
+    """
+    target = Path(path) / CONFIG_FILE
+    text = files.read_text(target)
+    if read_digests(path).get(CONFIG_FILE, digest := files.digest_of(text.encode())) != digest:
+        raise files.damaged(target)
+    try:
+        config = from_yaml(text)
+    except ValueError as error:
+        raise InputError(f"{target} cannot be read: it is damaged ({error}).") from error
+    if not isinstance(config, dict | None):
+        raise InputError(f"{target} must hold a mapping of names to values: it is damaged.")
+    return config or {}
+
+
+def read_result(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return what came out of a run, and read nothing else of it; None until it is done.
+
+    Raises:
+        InputError: If it is damaged.
+    """
+    if not is_done(path):
+        return None
+    target = Path(path) / RESULT_FILE
+    digest = read_digests(path).get(RESULT_FILE)
+    result = files.read_json(target, digest=digest)
+    if result is None and digest is not None:
+        raise files.DamagedFile(f"{target} is gone: delete the folder of its run and run it again.")
+    return result
+
+
+def read_digests(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the digest of every file of a finished run; of an earlier version there are none.
+
+    Of a file of weights it is the one in its header.
+
+    Raises:
+        InputError: If the file that holds them is damaged.
+    """
+    target = Path(path) / DONE_FILE
+    if not target.is_file() or not target.stat().st_size:
+        return {}
+    held = (files.read_json(target) or {}).get("digests")
+    if not isinstance(held, dict) or not all(isinstance(one, str) for one in held.values()):
+        raise InputError(f"{target} is damaged: restore it, or empty it to do without digests.")
+    return held
+
+
+def digest_of_file(path: Path) -> str | None:
+    """Return the digest of a file of a run, as `read_digests` has it; None if it is not there."""
+    if not path.is_file():
+        return None
+    of_weights = files.digest_in(path) if path.suffix == ".safetensors" else None
+    return of_weights or files.digest_of(path.read_bytes())
+
+
+def _digests(path: Path) -> dict[str, str]:
+    """Return the digests of what a run has written."""
+    passed = (DONE_FILE, states.STATE_FILE, states.BEFORE_FILE)
+    names = sorted(one.name for one in path.iterdir() if one.is_file())
+    kept = [name for name in names if name not in passed and not name.startswith(".")]
+    return {name: str(digest_of_file(path / name)) for name in kept}
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,7 +375,9 @@ def first_difference(
 def _check_empty(path: Path) -> None:
     try:
         # An aside file of ours is what a run killed in its first moments leaves.
-        found = next((e.name for e in path.iterdir() if not files.is_aside(e.name)), None)
+        ours = locks.LOCK_FILES
+        names = (entry.name for entry in path.iterdir())
+        found = next((one for one in names if not files.is_aside(one) and one not in ours), None)
     except FileNotFoundError:
         return
     except OSError as error:
@@ -268,27 +389,47 @@ def _check_empty(path: Path) -> None:
         )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    import yaml
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
+
+def _metrics_bytes(path: Path) -> bytes:
+    target = path / METRICS_FILE
     try:
-        config = files.from_yaml((path / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path / 'config.yaml'} cannot be read: it is damaged.") from error
-    return config or {}
+        return target.read_bytes() if target.exists() else b""
+    except OSError as error:
+        raise InputError(f"{target} cannot be read: {error.strerror}.") from error
 
 
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
+def _read_metrics(path: Path, digest: str | None) -> list[dict[str, Any]]:
+    data = _metrics_bytes(path)
+    if digest is not None and digest != files.digest_of(data):
+        raise files.damaged(path / METRICS_FILE)
+    return _rows_of(data)
+
+
+def _rows_of(data: bytes) -> list[dict[str, Any]]:
     """Return the rows up to the first line that is torn."""
-    target = path / "metrics.jsonl"
     rows: list[dict[str, Any]] = []
-    if target.exists():
-        for line in target.read_bytes().splitlines(keepends=True):
-            try:
-                row = json.loads(line)
-            except ValueError:
-                break
-            if not line.endswith(b"\n") or not isinstance(row, dict):
-                break
-            rows.append(row)
+    for line in data.splitlines(keepends=True):
+        try:
+            row = from_json(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n") or not isinstance(row, dict):
+            break
+        rows.append(row)
     return rows
+
+
+def _check_rows(path: Path, rows: list[dict[str, Any]], epochs: int) -> None:
+    """See that there is a row for every epoch, in order."""
+    target, then = path / METRICS_FILE, "the run was damaged; delete the folder and start again."
+    if len(rows) != epochs:
+        raise files.DamagedFile(f"{target} should have {epochs} rows but has {len(rows)}: {then}")
+    for place, row in enumerate(rows):
+        if row.get("epoch") != place + 1:
+            raise files.DamagedFile(
+                f"{target} should have epoch {place + 1} in line {place + 1}, but has "
+                f"{row.get('epoch')!r}: {then}"
+            )
