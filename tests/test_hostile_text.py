@@ -26,6 +26,7 @@ from spinalnet.comparison.outputs import OUTPUTS_FILE, load_outputs
 from spinalnet.comparison.schema import read_mapping
 from spinalnet.comparison.summary import load_summary
 from spinalnet.deploy import evaluate_run, verify
+from spinalnet.models.checkpoints import read_weights
 from spinalnet.paper.records import load_records
 from spinalnet.training import runs, states
 
@@ -324,11 +325,11 @@ def test_an_archive_that_unpacks_to_gigabytes_is_refused(tmp_path):
             target.writestr(name, source.read(name))
     assert packed.stat().st_size < 100_000
     with pytest.raises(InputError, match="cannot be read as weights"):
-        files.read_weights(packed)
+        read_weights(packed)
     shutil.copy(packed, tmp_path / states.STATE_FILE)
     with pytest.raises(InputError, match="damaged or not ours"):
         states.load(tmp_path)
-    assert files.read_weights(tmp_path / "plain.pt")["w"].shape == (5_000_000,)
+    assert read_weights(tmp_path / "plain.pt")["w"].shape == (5_000_000,)
 
 
 # What others open
@@ -399,7 +400,7 @@ def test_the_name_of_a_row_leads_no_file_out_of_the_folder(tmp_path):
     write_report(folder)
     assert [one.name for one in tmp_path.iterdir()] == ["deep"]
     assert [one.name for one in (tmp_path / "deep").iterdir()] == ["folder"]
-    assert (folder / "most_wrong_x_.._.._.._evil.png").exists()
+    assert "x/../../../evil" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 # A run of another time

@@ -422,7 +422,7 @@ def test_the_fingerprint_knows_files_by_name_size_and_content(tmp_path):
         (["train", "./file.txt"], "'file.txt' is a file; a data set is a folder"),
         (["train", "mnist", "--data-dir", "gone"], "no files of 'mnist' found in gone"),
         (["train", "mnist", "--data-dir", "file.txt"], "no files of 'mnist' found in file.txt"),
-        (["train", "digits", "--epochs=1", "--out", "file.txt/run"], "cannot use file.txt/run as"),
+        (["train", "digits", "--epochs=1", "--out", "file.txt/run"], "Not a directory"),
         (["train", "PETS", "--backbone=alexnet", "--weights=gone.pth"], "weights gone.pth"),
         (["evaluate", "gone"], "gone is not the folder of a run"),
         (["evaluate", "file.txt"], "file.txt is not a checkpoint"),

@@ -60,8 +60,9 @@ def follow(folder: str | Path, spec: RunSpec) -> str | None:
     folder = files.expanded(folder)
     if not runs.is_run(folder):
         return None
+    config = runs.read_config(folder)
     with files.reading(folder / "config.yaml"):
-        kept = RunSpec.from_dict(runs.load_runs(folder)[0].config)
+        kept = RunSpec.from_dict(config)
     old, new = _place(kept.data), _place(spec.data)
     is_folder = kept.data.row is None
     if old == new or is_folder != (spec.data.row is None) or not _differ_in_place(kept, spec):

@@ -91,6 +91,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 def _torch_save(path: Path, start: bytes) -> Any:
     """Return what a file of `torch.save` holds, if that consists of tensors and plain values."""
     if start.startswith(b"PK"):
+        files.check_archive(path)
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
         if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
