@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import spinalnet
 from spinalnet import Watcher
 from spinalnet._checks import InputError
+from spinalnet.cli import app
 from spinalnet.comparison.trackers import TRACKERS, Guarded, flat, open_trackers
 
 
@@ -139,6 +141,40 @@ def test_tensorboard_has_every_epoch_and_the_test(tmp_path):
     answer = EventAccumulator(str(tmp_path / "d" / "tensorboard" / "answer"))
     answer.Reload()
     assert "answer/text_summary" in answer.Tags()["tensors"]
+
+
+@pytest.mark.parametrize(
+    ("words", "run"),
+    [
+        (["compare", "digits", "--heads", "spinal,linear", "--seeds", "1"], "runs/linear-seed0"),
+        (["train", "digits"], ""),
+    ],
+)
+def test_the_command_tells_trackers(tmp_path, words, run):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = tmp_path / "out"
+    small = ["--epochs", "2", "--limit", "80", "--out", str(out), "--log", "tensorboard"]
+    done = CliRunner().invoke(app, [*words, *small])
+    assert done.exit_code == 0, done.output
+    kept = EventAccumulator(str(out / "tensorboard" / (run or "spinal-seed0").split("/")[-1]))
+    kept.Reload()
+    assert [one.step for one in kept.Scalars("val_loss")] == [1, 2]
+    result = json.loads((out / run / "result.json").read_text())
+    assert kept.Scalars("test_accuracy")[0].value == pytest.approx(result["test"]["accuracy"])
+    again = CliRunner().invoke(app, [*words, *small])  # trackers' files are no run's
+    assert again.exit_code == 0, again.output
+
+
+def test_the_command_refuses_what_it_cannot_tell(tmp_path):
+    for words, said in (
+        (["compare", "digits", "--log", "tensorbord"], "did you mean 'tensorboard'"),
+        (["train", "sklearn:iris", "--log", "tensorboard"], "no meaning for one model of a table"),
+    ):
+        done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "o")])
+        assert said in str(done.exception) + done.output
+        assert not (tmp_path / "o" / "runs").exists()
 
 
 def test_mlflow_has_every_epoch_and_the_test(tmp_path, monkeypatch):

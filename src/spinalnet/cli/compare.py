@@ -14,8 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from spinalnet._checks import InputError, TrainingError, unknown_name
-from spinalnet.cli.options import ProbeEpochs, ProbeLr, RunOptions, Wait, with_run_options
-from spinalnet.cli.progress import alone_in, print_answer, print_note, print_plan, show_progress
+from spinalnet.cli.options import Log, ProbeEpochs, ProbeLr, RunOptions, Wait, with_run_options
+from spinalnet.cli.progress import (
+    alone_in,
+    print_answer,
+    print_note,
+    print_plan,
+    show_progress,
+    watched,
+)
 from spinalnet.cli.root import app, as_options, err_console
 
 if TYPE_CHECKING:
@@ -142,6 +149,7 @@ def compare_command(
     dry_run: DryRun = False,
     only: Only = None,
     wait: Wait = False,
+    log: Log = "",
 ) -> None:
     """Answer "does a spinal head help on this data, and what does it cost?".
 
@@ -194,7 +202,7 @@ def compare_command(
             if engine == "print":
                 _print_script(question, folder, effort, load)
             else:
-                _run(question, folder, effort, load, most, trials, asked.given)
+                _run(question, folder, effort, load, most, trials, asked.given, log)
 
 
 def read_jobs(jobs: str) -> int | Literal["auto"]:
@@ -218,22 +226,26 @@ def _run(
     max_seeds: int | None,
     trials: int,
     given: Collection[str],
+    log: str,
 ) -> None:
     """Run everything, print the answer; what has failed makes the exit code 1."""
     from spinalnet.comparison import Comparison, comparing
+    from spinalnet.comparison.watching import both
 
     total = len(question.cells()) + trials * len(question.heads)
-    with _failing(), show_progress(total) as on_event:
+    with _failing(), watched(log, folder) as watching, show_progress(total) as on_event:
         comparing.run_comparison(
             question,
             folder,
-            replace(effort, on_event=_after_telling(question, on_event)),
+            replace(effort, on_event=both(_after_telling(question, on_event), watching)),
             load=load,
             command="spinalnet " + shlex.join(sys.argv[1:]),
             max_seeds=max_seeds,
             trials=trials,
             given=given,
         )
+        if watching:
+            watching.concluded(Comparison.load(folder).summary, folder)
     print_answer(folder)
     if Comparison.load(folder).failed:
         raise typer.Exit(1)

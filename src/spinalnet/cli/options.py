@@ -194,6 +194,15 @@ Tta = Annotated[
         help="flip: average over every image and its mirror image (photographs, not digits).",
     ),
 ]
+Log = Annotated[
+    str,
+    typer.Option(
+        "--log",
+        metavar="NAMES",
+        help="Trackers that are told everything, comma separated: tensorboard, mlflow, wandb, "
+        "trackio.",
+    ),
+]
 Wait = Annotated[
     bool,
     typer.Option(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from spinalnet.comparison.cells import Event, Failure
     from spinalnet.comparison.planning import Plan
     from spinalnet.comparison.spec import OnProgress
+    from spinalnet.comparison.watching import Watching
     from spinalnet.training import loop, runs
 
 
@@ -119,6 +120,24 @@ def show_run(name: str) -> Iterator[OnProgress]:
         grid = _Grid(bars, 1)
         bars.update(grid.grid, visible=False)
         yield lambda _, step: grid.step(0, name, step)
+
+
+@contextmanager
+def watched(names: str, folder: Path) -> Iterator[Watching]:
+    """Open the trackers of `--log`; nobody watches without it, or in a process beside the main."""
+    from spinalnet import _dist
+    from spinalnet.comparison.watching import Watching
+
+    watchers = []
+    if names and _dist.is_main():
+        from spinalnet.comparison.trackers import open_trackers
+
+        watchers = open_trackers(names, folder, print_note)
+    watching = Watching(watchers)
+    try:
+        yield watching
+    finally:
+        watching.close()
 
 
 @contextmanager

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spinalnet._checks import InputError
 from spinalnet.cli.options import (
     Group,
+    Log,
     ProbeEpochs,
     ProbeLr,
     RunOptions,
@@ -22,7 +24,7 @@ from spinalnet.cli.options import (
     head_options,
     with_run_options,
 )
-from spinalnet.cli.progress import alone_in, print_note, print_report, print_run, show_run
+from spinalnet.cli.progress import alone_in, print_note, print_report, print_run, show_run, watched
 from spinalnet.cli.root import app, err_console, out_console
 from spinalnet.training.presets import of_tables
 
@@ -44,6 +46,7 @@ def train_command(
     group: Group = None,
     time: TimeColumn = None,
     wait: Wait = False,
+    log: Log = "",
 ) -> None:
     """Train one model; the same command again continues an interrupted run.
 
@@ -55,6 +58,8 @@ def train_command(
 
     asked.check_labels(is_table := asking.names_table(asked.data, target))
     if is_table:
+        if log:
+            raise InputError("log has no meaning for one model of a table: leave it out.")
         of_table = {"target": target, "task": task, "group": group, "time": time}
         _train_on_table(asked, head, out, wait, **of_table)
         return
@@ -76,8 +81,10 @@ def train_command(
         splits = building.load_splits(spec, download=asked.download)
         for note in filter(None, (spec.chosen, *splits.info.notes)):
             print_note(note)
-        with show_run(spec.name) as on_progress:
-            record = running.run_one(spec, folder, splits=splits, on_progress=on_progress)
+        with watched(log, folder) as watching, show_run(spec.name) as on_progress:
+            tell = watching.before(on_progress)
+            record = running.run_one(spec, folder, splits=splits, on_progress=tell)
+            watching.finished(spec.name, record.result or {})
     print_run(record)
     err_console.print(f"Run folder: {folder}", highlight=False, soft_wrap=True)
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from spinalnet.comparison.table_spec import TableSpec
     from spinalnet.training import Progress
 
+    OnProgress = Callable[[Any, Progress], None]
+
 
 class Watcher:
     """Told what happens in runs; override what you care about.
@@ -97,6 +99,15 @@ class Watching:
         self.started(name, spec)
         best = self._runs[name].is_best(progress.row)
         self._tell("epoch_ended", name, progress.row, best=best)
+
+    def before(self, on_progress: OnProgress) -> OnProgress:
+        """Return what tells the watchers of a run, and then `on_progress`."""
+
+        def tell(spec: RunSpec | TableSpec, progress: Progress) -> None:
+            self.on_progress(spec.name, progress, spec)
+            on_progress(spec, progress)
+
+        return tell if self else on_progress
 
     def finished(self, name: str, result: Mapping[str, Any]) -> None:
         """A run is done."""
