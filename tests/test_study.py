@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from spinalnet._checks import InputError
 from spinalnet.cli import app
 from spinalnet.comparison import across
-from spinalnet.comparison.study import StudySpec, read_folders, together, write_study
+from spinalnet.comparison.study import StudySpec, read_folders, run_study, together, write_study
 from spinalnet.comparison.summary import load_summary
 
 RNG = np.random.default_rng(7)
@@ -179,6 +179,20 @@ def test_a_study_file_that_says_something_else_is_refused(tmp_path, text, said):
     with pytest.raises(InputError, match=re.escape(said)):
         StudySpec.read(file)
     assert not (tmp_path / "o").exists()
+
+
+def test_what_one_data_set_cannot_take_is_refused_before_the_first_run(tmp_path):
+    file = tmp_path / "s.yaml"
+    file.write_text("data: [digits, 'sklearn:iris']\nseeds: 2\noptions: {epochs: 1}\n")
+    with pytest.raises(InputError, match="sklearn-iris: epochs has no meaning for a table"):
+        run_study(StudySpec.read(file), tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+    file.write_text(
+        "data: [{data: digits, options: {epochs: 1, limit: 60}}, 'sklearn:iris']\n"
+        "heads: spinal,linear\nseeds: 2\n"
+    )
+    found = run_study(StudySpec.read(file), tmp_path / "o", jobs=1)
+    assert set(found.means) == {"digits", "sklearn-iris"}
 
 
 def test_missing_files_and_folders_are_refused(tmp_path):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Told = Callable[[str, Summary], None]
 
 _FIELDS = ("data", "heads", "seeds", "confirmatory", "options", "rope")
-_PER_DATA = ("data", "target", "name")
+_PER_DATA = ("data", "target", "name", "options")
 FEWEST = 6
 """Data sets below which the signed-rank test would be sure of anything that none contradicts."""
 
@@ -44,7 +44,7 @@ class StudySpec:
     """What a study asks.
 
     Attributes:
-        data: Arguments of `compare` by the name of the data set.
+        data: Arguments of `compare` by the name of the data set; "options" of one are its own.
         heads: Rows of every comparison; the first is compared with the others.
         seeds: Paired seeds, or splits of a table.
         confirmatory: Heads whose comparison with the first the study is about.
@@ -115,6 +115,8 @@ def _data(given: Any) -> dict[str, dict[str, Any]]:
         for key in row:
             if key not in _PER_DATA:
                 raise unknown_name("entry of a data set", str(key), _PER_DATA)
+        if not isinstance(row.get("options", {}), Mapping):
+            raise InputError("options must be names and values, such as epochs: 8.")
         stem = re.sub(r"[^A-Za-z0-9.]+", "-", Path(row["data"]).name).strip("-") or "data"
         name = str(row.get("name", stem))
         if name in found or "/" in name or name in (".", ".."):
@@ -146,18 +148,25 @@ def run_study(
     Raises:
         InputError: If anything asked for is impossible.
     """
+    from spinalnet.comparison.asking import ask
     from spinalnet.comparison.comparing import compare
 
-    out, found = Path(out), {}
+    out, found, asked = files.expanded(out), {}, {}
     for name, row in spec.data.items():
+        of_data = {key: value for key, value in row.items() if key != "options"}
+        asked[name] = of_data | {**spec.options, **row.get("options", {})}
+        try:  # all of it, before the first run
+            ask(heads=",".join(spec.heads), seeds=spec.seeds, **asked[name])
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+    for name, of_data in asked.items():
         comparison = compare(
-            **row,
             heads=",".join(spec.heads),
             seeds=spec.seeds,
             out=out / name,
             jobs=jobs,
             on_event=on_event,
-            **spec.options,
+            **of_data,
         )
         found[name] = comparison.summary
         if told is not None:

@@ -144,9 +144,7 @@ class TableInputs:
         """
         if self.encoder is None or not self.encoder.by_name:
             return self.values[name]
-        # Of columns of one name `Encoder.shared` returns the last.
-        order = sorted(_encodings(self.encoder), key=lambda one: one.place)
-        one = [one for one in order if name in _shared_names(one)][-1]
+        one, name = _by_shared_name(_encodings(self.encoder))[name]
         if one.kind == "text":
             place = graph.constant([one.names().index(name)], np.int64)
             return graph.add("Gather", self._value(one, _text_name(one)), place, axis=1)
@@ -181,6 +179,15 @@ def _parts(encoding: Any) -> list[str]:
 def _shared_names(encoding: Any) -> list[str]:
     """Return the names of the columns that `Encoding.shared` makes."""
     return encoding.names() if encoding.kind == "text" else _parts(encoding)
+
+
+def _by_shared_name(encodings: Sequence[Any]) -> dict[str, tuple[Any, str]]:
+    """Return column and own name of everything that `Encoder.shared` makes, by the name there."""
+    found: dict[str, tuple[Any, str]] = {}
+    for one in sorted(encodings, key=lambda one: one.place):
+        for name in _shared_names(one):
+            found[name if name not in found else f"{name} #{len(found)}"] = one, name
+    return found
 
 
 def _distinct(encodings: Sequence[Any]) -> dict[tuple[str, str], str]:
