@@ -591,6 +591,7 @@ def test_a_cluster_without_a_shared_disk_passes_runs_through_a_storage(tmp_path:
 
 
 def test_a_plan_refuses_runs_of_other_settings_as_the_comparison_will(tmp_path: Path) -> None:
+    import spinalnet
     from spinalnet.comparison.asking import ask
     from spinalnet.comparison.building import load_splits
     from spinalnet.comparison.engine import Effort
@@ -601,5 +602,5 @@ def test_a_plan_refuses_runs_of_other_settings_as_the_comparison_will(tmp_path: 
     kept = plan(ask("digits", "linear,spinal", 2, **small), tmp_path / "d", Effort(), load_splits)
     assert [len(row.done) for row in kept.rows] == [1, 1]
     other = ask("digits", "linear,spinal", 1, **{**small, "epochs": 2})
-    with pytest.raises(InputError, match="train.epochs = 1, not 2"):
+    with pytest.raises(InputError, match=r"train\.epochs = 1, not 2"):
         plan(other, tmp_path / "d", Effort(), load_splits)
