@@ -29,6 +29,7 @@ from spinalnet.data.batches import FolderDataset
 from spinalnet.data.depths import Depths
 from spinalnet.data.images import BadImagesError
 from spinalnet.data.loading import load_dataset
+from spinalnet.deploy.evaluation import evaluate_run
 from spinalnet.deploy.predict import predict_images
 from spinalnet.models import features
 from spinalnet.training import TrainConfig
@@ -666,6 +667,14 @@ def test_a_model_of_8_bits_refuses_what_would_be_black(tmp_path):
     assert len(list(predict_images(tmp_path / "run", [tmp_path / "bright.png"]))) == 1
     with pytest.raises(BadImagesError, match="its 16-bit values end at 4095, nearly black"):
         list(predict_images(tmp_path / "run", [tmp_path / "dark.png"]))
+    dark = folder_of(tmp_path / "new", lambda k: png16(deep(12, 1, k), 0))
+    table = "image,label\n" + "".join(f"{name}/0.png,{name}\n" for name in "ab")
+    labels = write(tmp_path / "labels.csv", table.encode())
+    for options in ({}, {"labels": str(labels)}):
+        with pytest.raises(InputError, match=r"none a value above 409\d.* knows no scale but that"):
+            evaluate_run(tmp_path / "run", str(dark), device="cpu", **options)
+    bright = folder_of(tmp_path / "full", lambda k: png16(deep(16, 1, k), 0))
+    assert evaluate_run(tmp_path / "run", str(bright), device="cpu").metrics["n"] == 12
 
 
 def test_the_decoder_sees_no_second_copy_of_an_image_without_metadata(tmp_path):
