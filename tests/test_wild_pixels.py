@@ -410,8 +410,11 @@ def test_nothing_of_the_decoder_reaches_the_terminal(tmp_path):
         [
             sys.executable,
             "-c",
-            "import sys; from PIL import Image; from spinalnet.data.images import read_pixels\n"
+            "import pathlib, sys; from PIL import Image\n"
+            "from spinalnet.data.images import read_pixels\n"
+            "from spinalnet.data.photographs import look_at\n"
             "Image.MAX_IMAGE_PIXELS = 200\n"
+            "assert look_at(pathlib.Path(sys.argv[1]).parent) is not None\n"
             "for path in sys.argv[1:]: read_pixels(path, 3, 16)",
             *map(str, sorted(tmp_path.iterdir())),
         ],
