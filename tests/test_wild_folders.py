@@ -342,6 +342,16 @@ READ: dict[str, Read] = {
         ("1 file not used: folder old/ left out (1 file).",),
         options={"ignore": "a/old"},
     ),
+    "patterns that match nothing": Read(
+        both(flat, image("a/old/x.png")),
+        ten,
+        (
+            "Nothing was left out by ignore='nosuch', 'b/old': no file or folder that would be "
+            "used has such a name.",
+            "1 file not used: folder old/ left out (1 file).",
+        ),
+        options={"ignore": "nosuch, old, b/old"},
+    ),
     "more kinds than a sentence holds": Read(
         both(flat, *(at(f"a/x.k{k}") for k in range(11))),
         ten,

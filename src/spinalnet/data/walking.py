@@ -119,11 +119,13 @@ class Walk:
             "*_mask.png"; with a "/" in it a pattern stands for the path below `root`.
         root: The folder that paths in patterns begin at.
         tally: What is not used.
+        met: Those of the patterns that something was left out by.
     """
 
     ignore: Sequence[str] = ()
     root: str = ""
     tally: Tally = field(default_factory=Tally)
+    met: set[str] = field(default_factory=set)
 
     def level(self, folder: str) -> Level:
         """Return what lies directly in a folder."""
@@ -203,10 +205,13 @@ class Walk:
 
     def _ignored(self, entry: os.DirEntry[str]) -> bool:
         below = os.path.relpath(entry.path, self.root or ".").replace(os.sep, "/")
-        return any(
-            fnmatchcase(below if "/" in pattern.rstrip("/") else entry.name, pattern.rstrip("/"))
+        met = {
+            pattern
             for pattern in self.ignore
-        )
+            if fnmatchcase(below if "/" in pattern.rstrip("/") else entry.name, pattern.rstrip("/"))
+        }
+        self.met |= met
+        return bool(met)
 
 
 def instead(walk: Walk, folder: str) -> str:
