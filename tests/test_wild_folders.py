@@ -360,6 +360,28 @@ READ: dict[str, Read] = {
             "3 more kinds.",
         ),
     ),
+    "unused folders among more kinds than a sentence holds": Read(
+        both(
+            parts,
+            *(image(f"{name}/a/x.png") for name in ("dev", "sample", "unlabeled")),
+            *(at(f"train/a/x.k{k}") for k in range(6)),
+        ),
+        (8, 2, 10),
+        (
+            "9 files not used: folder dev/ beside train/ (1 file); folder sample/ beside train/ "
+            "(1 file); folder unlabeled/ beside train/ (1 file); .k0 1; .k1 1; .k2 1; .k3 1; "
+            ".k4 1; 1 more kind.",
+        ),
+    ),
+    "more unused folders than a sentence holds": Read(
+        both(parts, *(image(f"d{k}/x.png") for k in range(9)), at("train/a/x.txt")),
+        (8, 2, 10),
+        (
+            "10 files not used: "
+            + "; ".join(f"folder d{k}/ beside train/ (1 file)" for k in range(9))
+            + "; 1 more kind.",
+        ),
+    ),
     "classes of one to twenty": Read(
         both(lambda d: classes(d, 60, "a"), lambda d: classes(d, 3, "b")),
         (45, 5, 13),
