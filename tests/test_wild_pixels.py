@@ -577,6 +577,23 @@ def test_twelve_bits_in_sixteen_are_refused_with_the_range_that_fits(
     )
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("deep_one", [False, True])
+def test_a_range_without_a_deep_file_is_told(tmp_path, streamed, deep_one):
+    signed = io.BytesIO()
+    Image.fromarray(np.full((SIDE, SIDE), 99, np.int32)).save(signed, "TIFF")
+    folder = folder_of(tmp_path, lambda k: encoded("PNG"))
+    if deep_one:
+        write(folder / "a" / "x.tif", signed.getvalue())
+    options = {"image_size": SIDE, "memory_budget": 0 if streamed else 2**30}
+    for _ in range(2):  # the second time files are not looked at again
+        notes = load_dataset(folder, **options, pixel_range=(0, 4095)).info.notes
+        told = "The pixel range changes nothing here: no file has more than 8 bits per channel."
+        assert (told in notes) != deep_one
+        assert any("4095 white" in note for note in notes) == deep_one
+    assert told not in load_dataset(folder_of(tmp_path / "8", lambda k: encoded("PNG"))).info.notes
+
+
 def test_a_dark_image_among_bright_ones_is_what_it_is(tmp_path):
     folder = folder_of(tmp_path, lambda k: png16(deep(8 if k == 3 else 16, 1, k), 0))
     info = load_dataset(folder, image_size=SIDE).info

@@ -63,6 +63,7 @@ class Depths:
         self.pixel_range = pixel_range
         self.alone = alone
         self.peaks: list[int] = []  # largest value of every unsigned 16-bit file
+        self.any_deep = False  # whether a file had more than 8 bits, of whatever kind
 
     @property
     def low_high(self) -> PixelRange:
@@ -134,6 +135,7 @@ def to_8_bits(image: Any, depths: Depths) -> Any:
     import numpy as np
     from PIL import Image
 
+    depths.any_deep = True
     if image.mode not in ("F", "I") and not image.mode.startswith("I;"):
         return _colour(image, depths)
     # Earlier versions of Pillow read 16-bit PNG files, and still read PGM files, to 32 bits.

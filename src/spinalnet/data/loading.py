@@ -309,7 +309,11 @@ def _load_files(
             f"Images stream from disk: decoded they need {needed / 2**30:.1f} GiB, more than the "
             f"memory budget of {memory_budget / 2**30:.1f} GiB."
         )
-    if pixel_range is not None:
+    if pixel_range is not None and not depths.any_deep:
+        notes.append(
+            "The pixel range changes nothing here: no file has more than 8 bits per channel."
+        )
+    elif pixel_range is not None:
         low, high = pixel_range
         notes.append(
             f"In files with more than 8 bits per channel {low:g} becomes black and {high:g} white."
