@@ -342,12 +342,44 @@ READ: dict[str, Read] = {
         ("1 file not used: folder old/ left out (1 file).",),
         options={"ignore": "a/old"},
     ),
+    "patterns that match nothing": Read(
+        both(flat, image("a/old/x.png")),
+        ten,
+        (
+            "Nothing was left out by ignore='nosuch', 'b/old': no file or folder that would be "
+            "used has such a name.",
+            "1 file not used: folder old/ left out (1 file).",
+        ),
+        options={"ignore": "nosuch, old, b/old"},
+    ),
     "more kinds than a sentence holds": Read(
         both(flat, *(at(f"a/x.k{k}") for k in range(11))),
         ten,
         (
             "11 files not used: .k0 1; .k1 1; .k10 1; .k2 1; .k3 1; .k4 1; .k5 1; .k6 1; "
             "3 more kinds.",
+        ),
+    ),
+    "unused folders among more kinds than a sentence holds": Read(
+        both(
+            parts,
+            *(image(f"{name}/a/x.png") for name in ("dev", "sample", "unlabeled")),
+            *(at(f"train/a/x.k{k}") for k in range(6)),
+        ),
+        (8, 2, 10),
+        (
+            "9 files not used: folder dev/ beside train/ (1 file); folder sample/ beside train/ "
+            "(1 file); folder unlabeled/ beside train/ (1 file); .k0 1; .k1 1; .k2 1; .k3 1; "
+            ".k4 1; 1 more kind.",
+        ),
+    ),
+    "more unused folders than a sentence holds": Read(
+        both(parts, *(image(f"d{k}/x.png") for k in range(9)), at("train/a/x.txt")),
+        (8, 2, 10),
+        (
+            "10 files not used: "
+            + "; ".join(f"folder d{k}/ beside train/ (1 file)" for k in range(9))
+            + "; 1 more kind.",
         ),
     ),
     "classes of one to twenty": Read(

@@ -29,6 +29,7 @@ from spinalnet.data.batches import FolderDataset
 from spinalnet.data.depths import Depths
 from spinalnet.data.images import BadImagesError
 from spinalnet.data.loading import load_dataset
+from spinalnet.deploy.evaluation import evaluate_run
 from spinalnet.deploy.predict import predict_images
 from spinalnet.models import features
 from spinalnet.training import TrainConfig
@@ -409,8 +410,11 @@ def test_nothing_of_the_decoder_reaches_the_terminal(tmp_path):
         [
             sys.executable,
             "-c",
-            "import sys; from PIL import Image; from spinalnet.data.images import read_pixels\n"
+            "import pathlib, sys; from PIL import Image\n"
+            "from spinalnet.data.images import read_pixels\n"
+            "from spinalnet.data.photographs import look_at\n"
             "Image.MAX_IMAGE_PIXELS = 200\n"
+            "assert look_at(pathlib.Path(sys.argv[1]).parent) is not None\n"
             "for path in sys.argv[1:]: read_pixels(path, 3, 16)",
             *map(str, sorted(tmp_path.iterdir())),
         ],
@@ -573,6 +577,23 @@ def test_twelve_bits_in_sixteen_are_refused_with_the_range_that_fits(
     )
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("deep_one", [False, True])
+def test_a_range_without_a_deep_file_is_told(tmp_path, streamed, deep_one):
+    signed = io.BytesIO()
+    Image.fromarray(np.full((SIDE, SIDE), 99, np.int32)).save(signed, "TIFF")
+    folder = folder_of(tmp_path, lambda k: encoded("PNG"))
+    if deep_one:
+        write(folder / "a" / "x.tif", signed.getvalue())
+    options = {"image_size": SIDE, "memory_budget": 0 if streamed else 2**30}
+    for _ in range(2):  # the second time files are not looked at again
+        notes = load_dataset(folder, **options, pixel_range=(0, 4095)).info.notes
+        told = "The pixel range changes nothing here: no file has more than 8 bits per channel."
+        assert (told in notes) != deep_one
+        assert any("4095 white" in note for note in notes) == deep_one
+    assert told not in load_dataset(folder_of(tmp_path / "8", lambda k: encoded("PNG"))).info.notes
+
+
 def test_a_dark_image_among_bright_ones_is_what_it_is(tmp_path):
     folder = folder_of(tmp_path, lambda k: png16(deep(8 if k == 3 else 16, 1, k), 0))
     info = load_dataset(folder, image_size=SIDE).info
@@ -666,6 +687,14 @@ def test_a_model_of_8_bits_refuses_what_would_be_black(tmp_path):
     assert len(list(predict_images(tmp_path / "run", [tmp_path / "bright.png"]))) == 1
     with pytest.raises(BadImagesError, match="its 16-bit values end at 4095, nearly black"):
         list(predict_images(tmp_path / "run", [tmp_path / "dark.png"]))
+    dark = folder_of(tmp_path / "new", lambda k: png16(deep(12, 1, k), 0))
+    table = "image,label\n" + "".join(f"{name}/0.png,{name}\n" for name in "ab")
+    labels = write(tmp_path / "labels.csv", table.encode())
+    for options in ({}, {"labels": str(labels)}):
+        with pytest.raises(InputError, match=r"none a value above 409\d.* knows no scale but that"):
+            evaluate_run(tmp_path / "run", str(dark), device="cpu", **options)
+    bright = folder_of(tmp_path / "full", lambda k: png16(deep(16, 1, k), 0))
+    assert evaluate_run(tmp_path / "run", str(bright), device="cpu").metrics["n"] == 12
 
 
 def test_the_decoder_sees_no_second_copy_of_an_image_without_metadata(tmp_path):

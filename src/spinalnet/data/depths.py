@@ -63,6 +63,7 @@ class Depths:
         self.pixel_range = pixel_range
         self.alone = alone
         self.peaks: list[int] = []  # largest value of every unsigned 16-bit file
+        self.any_deep = False  # whether a file had more than 8 bits, of whatever kind
 
     @property
     def low_high(self) -> PixelRange:
@@ -82,8 +83,11 @@ class Depths:
             )
         self.peaks.append(peak)
 
-    def settled(self) -> PixelRange | None:
+    def settled(self, *, by_model: bool = False) -> PixelRange | None:
         """Return the range of the set whose files have been read; None if none was deep.
+
+        Args:
+            by_model: Whether a model that is trained says the range, so that none can be stated.
 
         Raises:
             InputError: If 16-bit files use less than half of their range.
@@ -94,9 +98,17 @@ class Depths:
         if peak >= _UPPER_HALF or peak == 0:
             return FULL
         bits = next(bits for bits in (8, 10, 12, 14, 15) if peak < 2**bits)
+        said = (
+            f"{len(self.peaks)} image file{'s have' if len(self.peaks) > 1 else ' has'} 16 bits "
+            f"per channel, but none a value above {peak}, so that all would be too dark, or black"
+        )
+        if by_model:
+            raise InputError(
+                f"{said}, and the model knows no scale but that of 0 to 65535; save them with 8 "
+                "bits, or train on such files."
+            )
         raise InputError(
-            f"{len(self.peaks)} image files have 16 bits per channel, but none a value above "
-            f"{peak}, so that all would be too dark, or black: {_WAY_OUT}, which is "
+            f"{said}: {_WAY_OUT}, which is "
             f"(0, {2**bits - 1}) for data of {bits} bits, and (0, 65535) if they are so dark."
         )
 
@@ -123,6 +135,7 @@ def to_8_bits(image: Any, depths: Depths) -> Any:
     import numpy as np
     from PIL import Image
 
+    depths.any_deep = True
     if image.mode not in ("F", "I") and not image.mode.startswith("I;"):
         return _colour(image, depths)
     # Earlier versions of Pillow read 16-bit PNG files, and still read PGM files, to 32 bits.

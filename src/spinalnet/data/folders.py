@@ -229,12 +229,13 @@ def _hint(layout: Layout) -> str:
     return f" (not used there: {there.said()})." if there else "."
 
 
-def index_folder(folder: Path, ignore: Sequence[str] = ()) -> FoundImages:
+def index_folder(folder: Path, ignore: Sequence[str] = (), *, tells: bool = True) -> FoundImages:
     """Find the images of a folder, its classes and its parts, without decoding any.
 
     Args:
         folder: `DIR/<class>/*`, or `DIR/train/<class>/*` with `val` and `test` beside it or not.
         ignore: Patterns of names of files and folders that are left out, see `Walk`.
+        tells: Whether a note tells of patterns that nothing was left out by.
 
     Raises:
         InputError: If that is not how the folder looks.
@@ -252,6 +253,12 @@ def index_folder(folder: Path, ignore: Sequence[str] = ()) -> FoundImages:
     if "val" in found and "test" not in found:
         found["test"], names["test"] = found.pop("val"), names.pop("val")
         notes.append(_VAL_IS_TEST)
+    idle = [f"'{shown(pattern)}'" for pattern in ignore if pattern not in walk.met]
+    if idle and tells:
+        notes.append(
+            f"Nothing was left out by ignore={some(idle, 20)}: no file or folder that would be "
+            "used has such a name."
+        )
     if walk.tally:
         notes.append(walk.tally.note())
     parts = _parts_of(classes, found)

@@ -314,7 +314,7 @@ def _defect(path: str, thorough: bool, depths: Depths) -> BadImage | None:
     return None
 
 
-_checked: dict[tuple[Any, ...], tuple[list[tuple[int, BadImage]], list[int]]] = {}
+_checked: dict[tuple[Any, ...], tuple[list[tuple[int, BadImage]], list[int], bool]] = {}
 
 
 def find_bad(
@@ -353,7 +353,8 @@ def find_bad(
 
         with ThreadPoolExecutor(usable_cpus()) as pool:
             bad = [row for rows in pool.map(look, starts) for row in rows]
-        _checked[key] = bad, found_by_all.peaks
-    bad, peaks = _checked[key]
+        _checked[key] = bad, found_by_all.peaks, found_by_all.any_deep
+    bad, peaks, any_deep = _checked[key]
     depths.peaks += peaks
+    depths.any_deep |= any_deep
     return bad

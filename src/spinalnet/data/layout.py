@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spinalnet._checks import InputError, some
-from spinalnet.data.walking import Level, Reason, Walk, instead, shown
+from spinalnet.data.walking import UNASKED_FOLDER, Level, Reason, Walk, instead, shown
 
 PARTS = {
     "train": ("train", "training"),
@@ -180,7 +180,7 @@ class Layout:
             first = "train" if "train" in self.parts else next(iter(self.parts))
             beside = f"{shown(self.name_of(first))}/"
             for path in self._others:
-                reason = Reason(f"folder {shown(base_name(path))}/ beside {beside}", "-")
+                reason = Reason(f"folder {shown(base_name(path))}/ beside {beside}", UNASKED_FOLDER)
                 self.walk.tally.add(reason, path, self.walk.counted(path))
             self._put_down(self.top.images, beside)
         else:

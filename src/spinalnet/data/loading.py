@@ -309,7 +309,11 @@ def _load_files(
             f"Images stream from disk: decoded they need {needed / 2**30:.1f} GiB, more than the "
             f"memory budget of {memory_budget / 2**30:.1f} GiB."
         )
-    if pixel_range is not None:
+    if pixel_range is not None and not depths.any_deep:
+        notes.append(
+            "The pixel range changes nothing here: no file has more than 8 bits per channel."
+        )
+    elif pixel_range is not None:
         low, high = pixel_range
         notes.append(
             f"In files with more than 8 bits per channel {low:g} becomes black and {high:g} white."
@@ -521,9 +525,9 @@ def load_labelled(
             task=known.task,
             keep_missing=skip,
         )
-        found, data, _ = _read_files(
-            found, spec, size, channels, num_workers, Depths(known.pixel_range)
-        )
+        depths = Depths(known.pixel_range)
+        found, data, _ = _read_files(found, spec, size, channels, num_workers, depths)
+        depths.settled(by_model=True)
     part = data["test"].normalized_by(known.mean, known.std)
     if known.units is not None:
         mean, std = known.units
@@ -634,7 +638,9 @@ def load_scored(
         found = index_labelled(folder, classes, spec.ignored)
         needed = len(found.parts["test"][0]) * channels * size * size
         threads = num_workers if needed > memory_budget else None
-        found, data, _ = _read_files(found, spec, size, channels, threads, Depths(spec.pixel_range))
+        depths = Depths(spec.pixel_range)
+        found, data, _ = _read_files(found, spec, size, channels, threads, depths)
+        depths.settled(by_model=True)
     shape, mean, std = (channels, size, size), tuple(constants[0]), tuple(constants[1])
     info = DatasetInfo(
         folder.resolve().name, "classification", tuple(classes), shape, mean, std, found.notes

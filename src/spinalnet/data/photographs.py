@@ -9,6 +9,7 @@ from pathlib import Path
 
 from spinalnet._checks import InputError
 from spinalnet.data.folders import iter_images
+from spinalnet.data.opening import opened
 
 _SAMPLE = 64
 _GREY = ("1", "L", "LA", "La", "I", "F")
@@ -45,11 +46,9 @@ def _of_files(paths: Sequence[str]) -> Looks | None:
 
 
 def _headers(paths: Iterable[str]) -> Iterable[tuple[tuple[int, int], bool]]:
-    from PIL import Image
-
     for path in paths:
         try:
-            with Image.open(path) as image:
+            with opened(path, whole=False) as (image, _):
                 yield image.size, not image.mode.startswith(_GREY) or image.mode == "LAB"
         except Exception:  # decoders raise almost anything on broken files
             continue

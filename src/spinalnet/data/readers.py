@@ -204,7 +204,7 @@ def _read_folder(row: DatasetRow, roots: Sequence[Path]) -> FoundImages | None:
     found = _find_path(row, roots) or next(
         (root for root in roots if root.is_dir() and has_parts(root)), None
     )
-    return None if found is None else index_folder(found, row.exclude)
+    return None if found is None else index_folder(found, row.exclude, tells=False)
 
 
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -31,16 +31,21 @@ def shown(path: str | os.PathLike[str]) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+# One folder is a reason of its own: left out because it was asked for, or unused unasked.
+ASKED_FOLDER, UNASKED_FOLDER = "-", "!"
+_FOLDERS = (ASKED_FOLDER, UNASKED_FOLDER)
+
+
 class Reason(NamedTuple):
     """Why something is not used, as it is counted: "2 hidden files", ".heic 8 (no reader)"."""
 
     one: str
-    many: str = ""  # empty: the number stands behind, as with endings; or "-": it is one folder
+    many: str = ""  # empty: the number stands behind, as with endings; or a mark of one folder
     why: str = ""
 
     def said(self, count: int) -> str:
         """Return it with its number."""
-        if self.many == "-":
+        if self.many in _FOLDERS:
             return f"{self.one} ({count} file{'s' * (count != 1)})"
         text = f"{count} {self.one if count == 1 else self.many}"
         text = text if self.many else f"{self.one} {count}"
@@ -53,7 +58,7 @@ _ASKED = Reason("file left out by its name", "files left out by their names")
 _SPECIAL = Reason("pipe, socket or device", "pipes, sockets or devices")
 _DEAD = Reason("dead link", "dead links")
 _LOOP = Reason("link that leads back up", "links that lead back up")
-_SHOWN = 8  # reasons in a note; the list in the run folder has all
+_SHOWN = 8  # reasons in a note, but for unused folders; the list in the run folder has all
 
 
 @dataclass
@@ -79,12 +84,20 @@ class Tally:
         return found
 
     def said(self) -> str:
-        """Return the reasons with their numbers, the commonest first; empty if there are none."""
+        """Return the reasons with their numbers; empty if there are none.
+
+        Folders that are not used although nobody asked for it come first, all of them by name; the
+        others follow, the commonest first.
+        """
         rows = [(reason, sum(paths.values()), len(paths)) for reason, paths in self.reasons.items()]
-        rows.sort(key=lambda row: (row[0].many == "-", -row[1], row[0]))
-        parts = [reason.said(files if reason.many in ("", "-") else n) for reason, files, n in rows]
-        if len(parts) > _SHOWN:
-            parts[_SHOWN:] = [f"{len(parts) - _SHOWN} more kinds"]
+        order = {UNASKED_FOLDER: 0, ASKED_FOLDER: 2}
+        rows.sort(key=lambda row: (order.get(row[0].many, 1), -row[1], row[0]))
+        parts = [
+            reason.said(files if reason.many in ("", *_FOLDERS) else n) for reason, files, n in rows
+        ]
+        named = max(_SHOWN, sum(reason.many == UNASKED_FOLDER for reason, _, _ in rows))
+        if more := len(parts[named:]):
+            parts[named:] = [f"{more} more kind{'s' * (more > 1)}"]
         return "; ".join(parts)
 
     def note(self) -> str:
@@ -119,11 +132,13 @@ class Walk:
             "*_mask.png"; with a "/" in it a pattern stands for the path below `root`.
         root: The folder that paths in patterns begin at.
         tally: What is not used.
+        met: Those of the patterns that something was left out by.
     """
 
     ignore: Sequence[str] = ()
     root: str = ""
     tally: Tally = field(default_factory=Tally)
+    met: set[str] = field(default_factory=set)
 
     def level(self, folder: str) -> Level:
         """Return what lies directly in a folder."""
@@ -174,7 +189,7 @@ class Walk:
         """Return how many files a path stands for; those of a system or a hidden folder are 0."""
         if what in (_HIDDEN[1], _SYSTEM[1], _LOOP):
             return 0
-        return self.counted(path) if what.many == "-" else 1
+        return self.counted(path) if what.many == ASKED_FOLDER else 1
 
     def _look(self, entry: os.DirEntry[str], folder: str) -> Reason | bool:
         """Return True for a folder, False for an image file, else why an entry is neither."""
@@ -187,7 +202,7 @@ class Walk:
         except OSError:  # a link to itself
             is_folder = is_file = False
         if self.ignore and self._ignored(entry):
-            return Reason(f"folder {shown(name)}/ left out", "-") if is_folder else _ASKED
+            return Reason(f"folder {shown(name)}/ left out", ASKED_FOLDER) if is_folder else _ASKED
         if name.startswith("."):
             return _HIDDEN[is_folder]
         if name.lower() in (_SYSTEM_FOLDERS if is_folder else _SYSTEM_FILES):
@@ -203,10 +218,13 @@ class Walk:
 
     def _ignored(self, entry: os.DirEntry[str]) -> bool:
         below = os.path.relpath(entry.path, self.root or ".").replace(os.sep, "/")
-        return any(
-            fnmatchcase(below if "/" in pattern.rstrip("/") else entry.name, pattern.rstrip("/"))
+        met = {
+            pattern
             for pattern in self.ignore
-        )
+            if fnmatchcase(below if "/" in pattern.rstrip("/") else entry.name, pattern.rstrip("/"))
+        }
+        self.met |= met
+        return bool(met)
 
 
 def instead(walk: Walk, folder: str) -> str:
