@@ -401,6 +401,24 @@ def test_a_finished_run_says_so_in_one_message(tmp_path, capsys):
     assert call(capsys, "evaluate", out)[0] == 0
 
 
+def test_after_a_move_evaluate_scores_the_test_part_of_the_run(tmp_path):
+    old, new, out = pets(tmp_path / "pets"), tmp_path / "moved", tmp_path / "run"
+    record = run_one(RunSpec.of(str(old), epochs=1, **SMALL), out)
+    told: list[str] = []
+    assert evaluate_run(out, str(old), tell=told.append).metrics == record.result["test"]
+    assert not any("own test part" in one for one in told)
+    shutil.move(old, new)
+    for data, data_dir in ((str(new), None), ("moved", str(tmp_path))):
+        told.clear()
+        found = evaluate_run(out, data, data_dir, tell=told.append)
+        assert found.metrics == record.result["test"]
+        assert "the run's own test part is scored" in told[0]
+    (new / "cat" / "000.png").unlink()  # other files: all of them
+    told.clear()
+    assert evaluate_run(out, str(new), tell=told.append).metrics["n"] == 15
+    assert not any("own test part" in one for one in told)
+
+
 def test_the_fingerprint_knows_files_by_name_size_and_content(tmp_path):
     one = places.fingerprint(DataSpec(str(pets(tmp_path / "one"))))
     assert one is not None

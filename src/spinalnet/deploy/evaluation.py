@@ -9,13 +9,13 @@ from typing import Any
 
 from spinalnet import files
 from spinalnet._checks import InputError, unknown_name
-from spinalnet.comparison import TableModel, load_trained
+from spinalnet.comparison import TableModel, TrainedModel, load_trained, moved
 from spinalnet.comparison.calibration import ClassScore, per_class
 from spinalnet.comparison.loading import run_of
 from spinalnet.comparison.running import measure
 from spinalnet.comparison.table_columns import Tell
 from spinalnet.comparison.tables import scores_of
-from spinalnet.data import frames
+from spinalnet.data import DataSpec, frames
 from spinalnet.deploy.mirrored import with_tta
 from spinalnet.deploy.saved import is_of_table, table_model
 from spinalnet.deploy.tables import read_new
@@ -63,7 +63,8 @@ def evaluate_run(
         run: Folder of a run or of a comparison, whose best run is taken, or a checkpoint file.
         data: Another data set with the same classes: a name, whose test part is taken; a folder of
             images, all of it, or its test part if it has parts, where classes may be missing; for
-            the model of a table another table, all of it.
+            the model of a table another table, all of it. Of a folder with the same files as the
+            data of the run the run's own test part is taken.
         data_dir: Where that data set's files are.
         device: auto, cpu, cuda or mps; None for the run's.
         labels: A table of labels of the images in the folder (`data`, or that of the run): all
@@ -94,7 +95,16 @@ def evaluate_run(
     model, note = with_tta(trained, tta)
     if note and tell is not None:
         tell(note)
-    if labels is None:
+    if labels is None and data is not None and _is_own(found, trained, data, data_dir):
+        own = replace(trained.spec.data, name=str(data), data_dir=data_dir)
+        splits = replace(trained, spec=trained.spec.having(data=own)).load_data(device=device)
+        part, name = splits.test, splits.info.name
+        notes: tuple[str, ...] = (
+            f"'{data}' holds the same files as the data of the run, by their names, sizes and "
+            "samples of their contents: the run's own test part is scored, not all images.",
+            *splits.info.notes,
+        )
+    elif labels is None:
         part, info = trained.load_test(data, data_dir, device)
         name, notes = info.name, info.notes if data is not None else ()
     else:
@@ -110,6 +120,13 @@ def evaluate_run(
     rows = per_class(metrics["confusion"]) if "confusion" in metrics else ()
     classes = dict(zip(trained.info.class_names, rows, strict=False))
     return Evaluation(name, metrics, classes, tta)
+
+
+def _is_own(run: Path, trained: TrainedModel, data: str, data_dir: str | None) -> bool:
+    """Return whether a folder holds the data of a run, in another place than the run names."""
+    if run.is_file():  # a checkpoint alone does not know how the data was split
+        return False
+    return moved.is_own_elsewhere(run, trained.spec.data, DataSpec(str(data), data_dir))
 
 
 def evaluate_table(
