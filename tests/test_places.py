@@ -419,6 +419,41 @@ def test_after_a_move_evaluate_scores_the_test_part_of_the_run(tmp_path):
     assert not any("own test part" in one for one in told)
 
 
+def test_evaluate_has_the_options_that_it_advises(run, tmp_path, capsys):
+    other = pets(tmp_path / "other", 4)
+    (other / "cat" / "000.png").write_text("no image")
+    (other / "notes").mkdir()
+    (other / "notes" / "a.png").write_bytes((other / "cat" / "001.png").read_bytes())
+    words = ("evaluate", run, "--data", other, "--json")
+    code, said = call(capsys, *words)
+    assert (code, "ignore" in said) == (2, True), said
+    code, said = call(capsys, *words, "--ignore", "notes")
+    assert (code, "on-bad-image skip" in said or "on_bad_image=skip" in said) == (2, True), said
+    code, said = call(capsys, *words, "--ignore=notes", "--on-bad-image=skip")
+    assert (code, '"n": 7' in said) == (0, True), said
+    table = tmp_path / "table.csv"
+    table.write_text("image,label\ncat/000.png,cat\ncat/001.png,cat\ndog/000.png,dog\n")
+    words = ("evaluate", run, "--data", other, "--labels", table, "--json")
+    code, said = call(capsys, *words)
+    assert code == 2, said
+    code, said = call(capsys, *words, "--on-bad-image=skip")
+    assert (code, '"n": 2' in said) == (0, True), said
+    assert call(capsys, *words, "--ignore=notes")[0] == 2
+    code, said = call(capsys, *words[:4], "--on-bad-image=never")
+    assert (code, "must be error or skip" in said) == (2, True), said
+
+
+def test_the_own_data_of_a_run_is_read_as_in_training(tmp_path):
+    old, new, out = pets(tmp_path / "pets"), tmp_path / "moved", tmp_path / "run"
+    run_one(RunSpec.of(str(old), epochs=1, **SMALL), out)
+    for data in (None, str(old), str(new)):
+        if data == str(new):
+            shutil.move(old, new)
+        for options in ({"on_bad_image": "skip"}, {"ignore": "dog"}):
+            with pytest.raises(InputError, match="as in training"):
+                evaluate_run(out, data, **options)
+
+
 def test_the_fingerprint_knows_files_by_name_size_and_content(tmp_path):
     one = places.fingerprint(DataSpec(str(pets(tmp_path / "one"))))
     assert one is not None

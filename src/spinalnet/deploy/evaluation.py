@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from spinalnet import files
 from spinalnet._checks import InputError, unknown_name
@@ -15,6 +15,7 @@ from spinalnet.comparison.loading import run_of
 from spinalnet.comparison.running import measure
 from spinalnet.comparison.table_columns import Tell
 from spinalnet.comparison.tables import scores_of
+from spinalnet.comparison.trained import refuse_for_own
 from spinalnet.data import DataSpec, frames
 from spinalnet.deploy.mirrored import with_tta
 from spinalnet.deploy.saved import is_of_table, table_model
@@ -54,6 +55,8 @@ def evaluate_run(
     image_column: str | None = None,
     label_column: str | None = None,
     split_column: str | None = None,
+    on_bad_image: Literal["error", "skip"] | None = None,
+    ignore: str | None = None,
     tta: str = "none",
     tell: Callable[[str], None] | None = None,
 ) -> Evaluation:
@@ -72,6 +75,9 @@ def evaluate_run(
         image_column: Its column that names the files; that of training without it.
         label_column: Its column of labels; that of training without it.
         split_column: Its column of parts, of which the test part is taken.
+        on_bad_image: For `data` or `labels`: refuse image files that cannot be used ("error"), or
+            leave them out ("skip"); that of the run without it.
+        ignore: Names of files and folders of the folder `data` that are left out, comma separated.
         tta: "flip" to average over every image and its mirror image; "none" for the answer of
             the image alone, as in the run's own result.
         tell: Called with a sentence for everything the user should know.
@@ -83,7 +89,7 @@ def evaluate_run(
         given: dict[str, Any] = {"data_dir": data_dir, "device": device, "labels": labels}
         given |= {"tta": None if tta == "none" else tta}
         given |= {"image_column": image_column, "label_column": label_column}
-        given |= {"split_column": split_column}
+        given |= {"split_column": split_column, "on_bad_image": on_bad_image, "ignore": ignore}
         for name in [name for name, value in given.items() if value is not None]:
             raise InputError(f"{name}={given[name]} has no meaning for a table: leave it out.")
         return evaluate_table(run, data, tell=tell)
@@ -96,6 +102,8 @@ def evaluate_run(
     if note and tell is not None:
         tell(note)
     if labels is None and data is not None and _is_own(found, trained, data, data_dir):
+        given = {"on_bad_image": on_bad_image, "ignore": ignore}
+        refuse_for_own({name: value for name, value in given.items() if value is not None})
         own = replace(trained.spec.data, name=str(data), data_dir=data_dir)
         splits = replace(trained, spec=trained.spec.having(data=own)).load_data(device=device)
         part, name = splits.test, splits.info.name
@@ -105,12 +113,15 @@ def evaluate_run(
             *splits.info.notes,
         )
     elif labels is None:
-        part, info = trained.load_test(data, data_dir, device)
+        how: dict[str, Any] = {"on_bad_image": on_bad_image, "ignore": ignore}
+        part, info = trained.load_test(data, data_dir, device, **how)
         name, notes = info.name, info.notes if data is not None else ()
     else:
+        if ignore is not None:
+            raise InputError("ignore has no meaning beside labels, which name the images.")
         columns = {"image_column": image_column, "label_column": label_column}
         asked = {"labels": str(labels), **columns, "split_column": split_column}
-        part, notes = trained.load_labelled(asked, data, data_dir)
+        part, notes = trained.load_labelled(asked, data, data_dir, on_bad_image=on_bad_image)
         name = Path(labels).name
     if tell is not None:
         for told in notes:
