@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -30,6 +31,7 @@ from spinalnet import (
 from spinalnet.cli import root, theory
 from spinalnet.data import DataSpec, places
 from spinalnet.deploy.mirrored import MirrorAveraged
+from spinalnet.models import backbones
 
 SMALL: dict[str, Any] = {"image_size": 16, "in_channels": 1, "device": "cpu", "batch_size": 8}
 
@@ -534,3 +536,41 @@ def test_a_folder_that_refuses_is_one_sentence(run, tmp_path, monkeypatch, capsy
         assert "cannot be read: permission denied" in told
     with pytest.raises(InputError, match="permission denied"):
         places.fingerprint(DataSpec(str(shut)))
+
+
+# --- without a network ----------------------------------------------------------------------------
+
+
+def test_weights_are_not_fetched_where_that_is_forbidden(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torchvision")
+    tried: list[object] = []
+
+    def offline(*args: object, **kwargs: object) -> None:
+        tried.append(args)
+        raise OSError("no route")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    monkeypatch.setattr("socket.create_connection", offline)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    data = pets(tmp_path / "pets")
+    out = tmp_path / "out"
+    names = ["resnet18", *(["timm:resnet18"] if importlib.util.find_spec("timm") else [])]
+    for name in names:
+        words = (data, "--backbone", name, "--no-download", "--device", "cpu", "--epochs", 1)
+        for command in ("train", "compare"):
+            code, said = call(capsys, command, *words, "--out", out)
+            assert code == 2, said
+            said = " ".join(said.split())
+            assert "are not here, and they must not be fetched: allow it with --download," in said
+            assert said.count("error") == 1
+    assert not tried
+    spec = RunSpec.of(str(data), model="torchvision:resnet18", pretrained=True, **SMALL)
+    with pytest.raises(InputError, match="must not be fetched: allow it with download=True"):
+        compare(spec, "linear,mlp", 1, out=out, jobs=1, download=False)
+    kept = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"")
+    assert backbones.is_here("torchvision:resnet18")
+    assert not backbones.is_here("torchvision:resnet50")
