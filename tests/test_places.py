@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -30,6 +31,7 @@ from spinalnet import (
 from spinalnet.cli import root, theory
 from spinalnet.data import DataSpec, places
 from spinalnet.deploy.mirrored import MirrorAveraged
+from spinalnet.models import backbones
 
 SMALL: dict[str, Any] = {"image_size": 16, "in_channels": 1, "device": "cpu", "batch_size": 8}
 
@@ -401,6 +403,59 @@ def test_a_finished_run_says_so_in_one_message(tmp_path, capsys):
     assert call(capsys, "evaluate", out)[0] == 0
 
 
+def test_after_a_move_evaluate_scores_the_test_part_of_the_run(tmp_path):
+    old, new, out = pets(tmp_path / "pets"), tmp_path / "moved", tmp_path / "run"
+    record = run_one(RunSpec.of(str(old), epochs=1, **SMALL), out)
+    told: list[str] = []
+    assert evaluate_run(out, str(old), tell=told.append).metrics == record.result["test"]
+    assert not any("own test part" in one for one in told)
+    shutil.move(old, new)
+    for data, data_dir in ((str(new), None), ("moved", str(tmp_path))):
+        told.clear()
+        found = evaluate_run(out, data, data_dir, tell=told.append)
+        assert found.metrics == record.result["test"]
+        assert "the run's own test part is scored" in told[0]
+    (new / "cat" / "000.png").unlink()  # other files: all of them
+    told.clear()
+    assert evaluate_run(out, str(new), tell=told.append).metrics["n"] == 15
+    assert not any("own test part" in one for one in told)
+
+
+def test_evaluate_has_the_options_that_it_advises(run, tmp_path, capsys):
+    other = pets(tmp_path / "other", 4)
+    (other / "cat" / "000.png").write_text("no image")
+    (other / "notes").mkdir()
+    (other / "notes" / "a.png").write_bytes((other / "cat" / "001.png").read_bytes())
+    words = ("evaluate", run, "--data", other, "--json")
+    code, said = call(capsys, *words)
+    assert (code, "ignore" in said) == (2, True), said
+    code, said = call(capsys, *words, "--ignore", "notes")
+    assert (code, "on-bad-image skip" in said or "on_bad_image=skip" in said) == (2, True), said
+    code, said = call(capsys, *words, "--ignore=notes", "--on-bad-image=skip")
+    assert (code, '"n": 7' in said) == (0, True), said
+    table = tmp_path / "table.csv"
+    table.write_text("image,label\ncat/000.png,cat\ncat/001.png,cat\ndog/000.png,dog\n")
+    words = ("evaluate", run, "--data", other, "--labels", table, "--json")
+    code, said = call(capsys, *words)
+    assert code == 2, said
+    code, said = call(capsys, *words, "--on-bad-image=skip")
+    assert (code, '"n": 2' in said) == (0, True), said
+    assert call(capsys, *words, "--ignore=notes")[0] == 2
+    code, said = call(capsys, *words[:4], "--on-bad-image=never")
+    assert (code, "must be error or skip" in said) == (2, True), said
+
+
+def test_the_own_data_of_a_run_is_read_as_in_training(tmp_path):
+    old, new, out = pets(tmp_path / "pets"), tmp_path / "moved", tmp_path / "run"
+    run_one(RunSpec.of(str(old), epochs=1, **SMALL), out)
+    for data in (None, str(old), str(new)):
+        if data == str(new):
+            shutil.move(old, new)
+        for options in ({"on_bad_image": "skip"}, {"ignore": "dog"}):
+            with pytest.raises(InputError, match="as in training"):
+                evaluate_run(out, data, **options)
+
+
 def test_the_fingerprint_knows_files_by_name_size_and_content(tmp_path):
     one = places.fingerprint(DataSpec(str(pets(tmp_path / "one"))))
     assert one is not None
@@ -481,3 +536,41 @@ def test_a_folder_that_refuses_is_one_sentence(run, tmp_path, monkeypatch, capsy
         assert "cannot be read: permission denied" in told
     with pytest.raises(InputError, match="permission denied"):
         places.fingerprint(DataSpec(str(shut)))
+
+
+# --- without a network ----------------------------------------------------------------------------
+
+
+def test_weights_are_not_fetched_where_that_is_forbidden(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torchvision")
+    tried: list[object] = []
+
+    def offline(*args: object, **kwargs: object) -> None:
+        tried.append(args)
+        raise OSError("no route")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    monkeypatch.setattr("socket.create_connection", offline)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    data = pets(tmp_path / "pets")
+    out = tmp_path / "out"
+    names = ["resnet18", *(["timm:resnet18"] if importlib.util.find_spec("timm") else [])]
+    for name in names:
+        words = (data, "--backbone", name, "--no-download", "--device", "cpu", "--epochs", 1)
+        for command in ("train", "compare"):
+            code, said = call(capsys, command, *words, "--out", out)
+            assert code == 2, said
+            said = " ".join(said.split())
+            assert "are not here, and they must not be fetched: allow it with --download," in said
+            assert said.count("error") == 1
+    assert not tried
+    spec = RunSpec.of(str(data), model="torchvision:resnet18", pretrained=True, **SMALL)
+    with pytest.raises(InputError, match="must not be fetched: allow it with download=True"):
+        compare(spec, "linear,mlp", 1, out=out, jobs=1, download=False)
+    kept = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"")
+    assert backbones.is_here("torchvision:resnet18")
+    assert not backbones.is_here("torchvision:resnet50")

@@ -897,7 +897,7 @@ def test_data_of_the_run_itself_is_scored_on_its_test_part(
         (
             lambda d: classes(d, 1, "a d B e"),
             "the classes 'B', 'd', 'e' are in '{d}', but the model knows a, b, c; it calls it 'b'; "
-            "give data with the same classes, or leave folders out.",
+            "give data with the same classes, or leave folders out with ignore=NAME.",
         ),
         (
             both(image("0.png"), image("1.png")),

@@ -15,6 +15,7 @@ import typer
 from spinalnet._checks import InputError
 from spinalnet.cli.options import (
     DataDir,
+    Ignore,
     ImageColumn,
     LabelColumn,
     LabelsOf,
@@ -39,6 +40,15 @@ def evaluate_command(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     split_column: SplitColumn = None,
+    on_bad_image: Annotated[
+        str | None,
+        typer.Option(
+            metavar="error|skip",
+            help="For --data or --labels: image files that cannot be used: refuse, or leave out. "
+            "Default: the run's.",
+        ),
+    ] = None,
+    ignore: Ignore = None,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda or mps. Default: the run's.")
     ] = None,
@@ -61,6 +71,8 @@ def evaluate_command(
         labels=labels,
         **columns,
         split_column=split_column,
+        on_bad_image=on_bad_image,  # type: ignore[arg-type]  # checked there
+        ignore=ignore,
         tta=tta,
         tell=print_note,
     )

@@ -36,7 +36,9 @@ DataDir = Annotated[
 ]
 Download = Annotated[
     bool | None,
-    typer.Option("--download/--no-download", help="Fetch missing data. Default: into the cache."),
+    typer.Option(
+        "--download/--no-download", help="Fetch missing data and weights. Default: into the cache."
+    ),
 ]
 Model = Annotated[
     str | None,

@@ -10,7 +10,7 @@ from spinalnet import _dist
 from spinalnet._checks import InputError
 from spinalnet.data import build_augment, load
 from spinalnet.data.batches import Units
-from spinalnet.models import zoo
+from spinalnet.models import backbones, zoo
 from spinalnet.training import placement
 
 if TYPE_CHECKING:
@@ -31,14 +31,18 @@ def load_splits(
     Args:
         spec: The run.
         constants: (mean, std) to normalise by, if not those the network's weights expect.
-        download: Whether missing data may be fetched.
+        download: Whether missing data may be fetched; with False the weights that the network
+            starts from may not, either.
         units: (mean, std) of the values of a regression, if not those of its training part.
 
     Raises:
-        InputError: If a name is unknown, the data is missing or unusable.
+        InputError: If a name is unknown, the data is missing or unusable, or weights are missing
+            that may not be fetched.
     """
     build_augment(spec.train.augment)  # a misspelt step is told now, not in the first epoch
     data, expected = zoo.complete(spec.model, spec.data)
+    if download is False and spec.model.pretrained is True:
+        backbones.check_here(spec.model.name)
     with one_after_another(spec.train):  # a download is for one
         constants = constants or expected
         splits = load(data, spec.train.seed, constants=constants, download=download, units=units)

@@ -98,6 +98,27 @@ def moved_note(folder: Path) -> str | None:
     )
 
 
+def is_own_elsewhere(folder: Path, own: DataSpec, asked: DataSpec) -> bool:
+    """Return whether a folder is another than that of a run's data, but with the same files.
+
+    Args:
+        folder: Folder of the run.
+        own: Its data.
+        asked: The folder that is asked about.
+
+    Raises:
+        InputError: If the folder cannot be read.
+    """
+    there = places.places_of(asked)
+    if own.row is not None or asked.row is not None or not there or not own.name:
+        return False
+    known = _known(folder)
+    if known is None or [one.resolve() for one in places.places_of(own)] == [there[0].resolve()]:
+        return False
+    found = places.fingerprint(asked)
+    return found is not None and _is_same(known, found)
+
+
 def gone_note(data: DataSpec) -> str | None:
     """Return what to say of the folder of a run's data if it is not where it was; else None."""
     if data.row is not None or not data.name or places.places_of(data):

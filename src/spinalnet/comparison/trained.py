@@ -148,7 +148,13 @@ class TrainedModel:
         return splits
 
     def load_test(
-        self, data: str | None = None, data_dir: str | None = None, device: str | None = None
+        self,
+        data: str | None = None,
+        data_dir: str | None = None,
+        device: str | None = None,
+        *,
+        on_bad_image: Literal["error", "skip"] | None = None,
+        ignore: str | None = None,
     ) -> tuple[Part, DatasetInfo]:
         """Load what the model is to be scored on, in its size and normalised as it expects.
 
@@ -157,23 +163,33 @@ class TrainedModel:
                 folder of images, see `load_scored`.
             data_dir: Where that data set's files are.
             device: As for `load_data`.
+            on_bad_image: As in `DataSpec`, for other data; None for that of the run.
+            ignore: The same.
 
         Raises:
-            InputError: If the data cannot be had, or have classes that the model does not know.
+            InputError: If the data cannot be had, or have classes that the model does not know; or
+                if its own data is to be read otherwise than in training.
         """
+        given = {"on_bad_image": on_bad_image, "ignore": ignore}
+        asked_for = {name: value for name, value in given.items() if value is not None}
+        if data is None and data_dir is None:
+            refuse_for_own(asked_for)
         own, info = self.spec.data, self.info
         is_folder = data is not None and DataSpec(data).row is None
         if not is_folder or len(info.input_shape) != 3 or info.task != "classification":
-            splits = self.load_data(data, data_dir, device)
+            trained = replace(self, spec=self.spec.having(**asked_for)) if asked_for else self
+            splits = trained.load_data(data, data_dir, device)
             return splits.test, splits.info
         channels, side, _ = info.input_shape
         asked = replace(
-            DataSpec(str(data), data_dir, side, on_bad_image=own.on_bad_image),
+            DataSpec(str(data), data_dir, side, on_bad_image=on_bad_image or own.on_bad_image),
+            ignore=ignore,
             in_channels=channels,
             pixel_range=info.pixel_range,
         )
         place, home = find_folder(asked).resolve(), self._home()
         if place == home:  # its own folder: what it was trained on tests nothing
+            refuse_for_own(asked_for)
             splits = self.load_data(device=device)
             return splits.test, splits.info
         part, about = load_scored(asked, info.class_names, (info.mean, info.std))
@@ -193,7 +209,12 @@ class TrainedModel:
         return None
 
     def load_labelled(
-        self, labels: Mapping[str, str | None], data: str | None, data_dir: str | None = None
+        self,
+        labels: Mapping[str, str | None],
+        data: str | None,
+        data_dir: str | None = None,
+        *,
+        on_bad_image: Literal["error", "skip"] | None = None,
     ) -> tuple[ArrayDataset | FolderDataset, tuple[str, ...]]:
         """Load all images that a table of labels names, or those of its test part.
 
@@ -202,6 +223,7 @@ class TrainedModel:
                 images and labels are those of training, if none are named.
             data: Folder of the images; None for that of the run.
             data_dir: Where that folder is.
+            on_bad_image: As in `DataSpec`; None for that of the run.
 
         Returns:
             The images, and sentences for the user.
@@ -217,6 +239,7 @@ class TrainedModel:
         named = {"image_column": own.image_column, "label_column": own.label_column}
         given = {name: value for name, value in labels.items() if value is not None}
         columns = {"split_column": None, **named, **given, "task": self.info.task}
+        columns["on_bad_image"] = on_bad_image or spec.on_bad_image
         return load_labelled(replace(spec, **columns), self.info)
 
     def _asked_of(self, data: str | None, data_dir: str | None, device: str | None) -> RunSpec:
@@ -233,6 +256,19 @@ class TrainedModel:
         return self.spec.having(
             data=replace(own, data_dir=data_dir or own.data_dir),
             device=device or self.spec.train.device,
+        )
+
+
+def refuse_for_own(options: Mapping[str, str]) -> None:
+    """Refuse to read a run's own data otherwise than in training: its parts would be others.
+
+    Raises:
+        InputError: If there is any option.
+    """
+    for name, value in options.items():
+        raise InputError(
+            f"{name}={value} is for other data: that of the run is read as in training, or its "
+            "test part would be another; leave it out."
         )
 
 

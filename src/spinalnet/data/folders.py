@@ -289,7 +289,8 @@ def index_labelled(folder: Path, classes: Sequence[str], ignore: Sequence[str] =
     if subject:
         raise InputError(
             f"{subject} in '{layout.parts.get(part, folder)}', but the model knows "
-            f"{some(classes, 5)}{hint}; give data with the same classes, or leave folders out."
+            f"{some(classes, 5)}{hint}; give data with the same classes, or leave folders out with "
+            "ignore=NAME."
         )
     count = images_in_words(sum(map(len, files.values())))
     names = {"test": layout.name_of(part)} if part in layout.parts else {}

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from spinalnet import files
 from spinalnet._checks import InputError, unknown_name
-from spinalnet.comparison import TableModel, load_trained
+from spinalnet.comparison import TableModel, TrainedModel, load_trained, moved
 from spinalnet.comparison.calibration import ClassScore, per_class
 from spinalnet.comparison.loading import run_of
 from spinalnet.comparison.running import measure
 from spinalnet.comparison.table_columns import Tell
 from spinalnet.comparison.tables import scores_of
-from spinalnet.data import frames
+from spinalnet.comparison.trained import refuse_for_own
+from spinalnet.data import DataSpec, frames
 from spinalnet.deploy.mirrored import with_tta
 from spinalnet.deploy.saved import is_of_table, table_model
 from spinalnet.deploy.tables import read_new
@@ -54,6 +55,8 @@ def evaluate_run(
     image_column: str | None = None,
     label_column: str | None = None,
     split_column: str | None = None,
+    on_bad_image: Literal["error", "skip"] | None = None,
+    ignore: str | None = None,
     tta: str = "none",
     tell: Callable[[str], None] | None = None,
 ) -> Evaluation:
@@ -63,7 +66,8 @@ def evaluate_run(
         run: Folder of a run or of a comparison, whose best run is taken, or a checkpoint file.
         data: Another data set with the same classes: a name, whose test part is taken; a folder of
             images, all of it, or its test part if it has parts, where classes may be missing; for
-            the model of a table another table, all of it.
+            the model of a table another table, all of it. Of a folder with the same files as the
+            data of the run the run's own test part is taken.
         data_dir: Where that data set's files are.
         device: auto, cpu, cuda or mps; None for the run's.
         labels: A table of labels of the images in the folder (`data`, or that of the run): all
@@ -71,6 +75,9 @@ def evaluate_run(
         image_column: Its column that names the files; that of training without it.
         label_column: Its column of labels; that of training without it.
         split_column: Its column of parts, of which the test part is taken.
+        on_bad_image: For `data` or `labels`: refuse image files that cannot be used ("error"), or
+            leave them out ("skip"); that of the run without it.
+        ignore: Names of files and folders of the folder `data` that are left out, comma separated.
         tta: "flip" to average over every image and its mirror image; "none" for the answer of
             the image alone, as in the run's own result.
         tell: Called with a sentence for everything the user should know.
@@ -82,7 +89,7 @@ def evaluate_run(
         given: dict[str, Any] = {"data_dir": data_dir, "device": device, "labels": labels}
         given |= {"tta": None if tta == "none" else tta}
         given |= {"image_column": image_column, "label_column": label_column}
-        given |= {"split_column": split_column}
+        given |= {"split_column": split_column, "on_bad_image": on_bad_image, "ignore": ignore}
         for name in [name for name, value in given.items() if value is not None]:
             raise InputError(f"{name}={given[name]} has no meaning for a table: leave it out.")
         return evaluate_table(run, data, tell=tell)
@@ -94,13 +101,27 @@ def evaluate_run(
     model, note = with_tta(trained, tta)
     if note and tell is not None:
         tell(note)
-    if labels is None:
-        part, info = trained.load_test(data, data_dir, device)
+    if labels is None and data is not None and _is_own(found, trained, data, data_dir):
+        given = {"on_bad_image": on_bad_image, "ignore": ignore}
+        refuse_for_own({name: value for name, value in given.items() if value is not None})
+        own = replace(trained.spec.data, name=str(data), data_dir=data_dir)
+        splits = replace(trained, spec=trained.spec.having(data=own)).load_data(device=device)
+        part, name = splits.test, splits.info.name
+        notes: tuple[str, ...] = (
+            f"'{data}' holds the same files as the data of the run, by their names, sizes and "
+            "samples of their contents: the run's own test part is scored, not all images.",
+            *splits.info.notes,
+        )
+    elif labels is None:
+        how: dict[str, Any] = {"on_bad_image": on_bad_image, "ignore": ignore}
+        part, info = trained.load_test(data, data_dir, device, **how)
         name, notes = info.name, info.notes if data is not None else ()
     else:
+        if ignore is not None:
+            raise InputError("ignore has no meaning beside labels, which name the images.")
         columns = {"image_column": image_column, "label_column": label_column}
         asked = {"labels": str(labels), **columns, "split_column": split_column}
-        part, notes = trained.load_labelled(asked, data, data_dir)
+        part, notes = trained.load_labelled(asked, data, data_dir, on_bad_image=on_bad_image)
         name = Path(labels).name
     if tell is not None:
         for told in notes:
@@ -110,6 +131,13 @@ def evaluate_run(
     rows = per_class(metrics["confusion"]) if "confusion" in metrics else ()
     classes = dict(zip(trained.info.class_names, rows, strict=False))
     return Evaluation(name, metrics, classes, tta)
+
+
+def _is_own(run: Path, trained: TrainedModel, data: str, data_dir: str | None) -> bool:
+    """Return whether a folder holds the data of a run, in another place than the run names."""
+    if run.is_file():  # a checkpoint alone does not know how the data was split
+        return False
+    return moved.is_own_elsewhere(run, trained.spec.data, DataSpec(str(data), data_dir))
 
 
 def evaluate_table(

@@ -146,6 +146,44 @@ def build_trunk(
     return surgery.remove_classifier_(model)
 
 
+def is_here(name: str) -> bool:
+    """Return whether the published weights of a backbone can be had without a network.
+
+    Args:
+        name: Its full name.
+    """
+    plain = name.rpartition(":")[2]
+    if name in PACKAGED:
+        return True  # they come in a package; whoever loads them says if that is not installed
+    if name.startswith("torchvision:"):
+        import torchvision
+
+        weights = torchvision.models.get_model_weights(plain).DEFAULT  # type: ignore[attr-defined]
+        return _place_of(weights.url).is_file()
+    config = _timm(name).get_pretrained_cfg(plain)
+    if config is None or not (config.hf_hub_id or config.url):
+        return True  # there are none to fetch
+    if config.hf_hub_id:
+        home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+        hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+        folder = hub / f"models--{config.hf_hub_id.partition('@')[0].replace('/', '--')}"
+        return any(one.is_file() for one in folder.glob("snapshots/*/*"))
+    return _place_of(config.url).is_file()
+
+
+def check_here(name: str) -> None:
+    """See that the published weights of a backbone can be had without a network.
+
+    Raises:
+        InputError: If not.
+    """
+    if is_backbone(name) and not is_here(name):
+        raise InputError(
+            f"the published weights of '{name}' are not here, and they must not be fetched: allow "
+            "it with download=True, or give a file of them with pretrained=FILE."
+        )
+
+
 def stages(network: nn.Module, at_least: int = 4) -> list[list[nn.Parameter]]:
     """Return the parameters of a network in groups by depth, the input's first.
 
@@ -331,13 +369,16 @@ def _build_torchvision(plain: str, published: bool) -> nn.Module:
 
 def _fetched(url: str) -> tuple[Path, str]:
     """Fetch weights to where torchvision looks for them; return the file and its checksum."""
-    name = sources.file_name(url)
-    path = Path(torch.hub.get_dir()) / "checkpoints" / name
-    found = re.search(r"-([0-9a-f]{8,})\.", name)  # resnet18-f37072fd.pth
+    path = _place_of(url)
+    found = re.search(r"-([0-9a-f]{8,})\.", path.name)  # resnet18-f37072fd.pth
     digest = f"sha256:{found[1]}" if found else ""
     if not path.exists():  # one that is there was checked when it came, and is large
         fetching.fetch((url,), path, digest)
     return path, digest
+
+
+def _place_of(url: str) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / sources.file_name(url)
 
 
 def _load_packaged_(model: nn.Module, packaged: Packaged) -> nn.Module:
