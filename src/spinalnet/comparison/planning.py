@@ -92,7 +92,7 @@ def plan(question: ComparisonSpec, out: str | Path, effort: engine.Effort, load:
     cells = comparing.cells_of(question, out)
     done = {cell.spec.name for cell in cells if runs.is_done(cell.folder)}
     for cell in cells:
-        if (
+        if cell.spec.name in done:  # with other settings it is refused, as it will be
             cell.spec.name in done
         ):  # with other settings it is none of these: refused, as it will be
             running.open_folder(cell.folder, cell.spec)
