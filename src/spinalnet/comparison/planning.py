@@ -93,8 +93,6 @@ def plan(question: ComparisonSpec, out: str | Path, effort: engine.Effort, load:
     done = {cell.spec.name for cell in cells if runs.is_done(cell.folder)}
     for cell in cells:
         if cell.spec.name in done:  # with other settings it is refused, as it will be
-            cell.spec.name in done
-        ):  # with other settings it is none of these: refused, as it will be
             running.open_folder(cell.folder, cell.spec)
     rows = []
     for place, (label, costs) in enumerate(zip(question.heads, measured, strict=True)):
