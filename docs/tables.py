@@ -550,6 +550,24 @@ def tables_compared() -> str:
     return "\n\n".join((*parts, made))
 
 
+def tables_rare() -> str:
+    """Return what tables with rare classes say by balanced accuracy and log loss."""
+    found = load("results/tables-rare.json")
+    heads = list(next(iter(found["rows"].values())))
+    rows = [
+        [
+            name,
+            *(
+                f"{row[head]['mean']:.3f}{SIGNS.get(row[head]['answer'] or '', '')}"
+                for head in heads
+            ),
+        ]
+        for name, row in found["rows"].items()
+    ]
+    made = "`python benchmarks/tables.py --tables FOLDER --rare`; of a loss less is better."
+    return f"{as_markdown(('table', *heads), rows)}\n\n{made}"
+
+
 def tables_together() -> str:
     """Return what the comparisons of all tables say together."""
     from spinalnet.comparison.study import read_folders, together
@@ -644,6 +662,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "table-reach": table_reach,
     "table-compare": tables_compared,
     "table-study": tables_together,
+    "table-rare": tables_rare,
     "table-speed": table_speed,
 }
 
