@@ -147,9 +147,7 @@ class _TensorBoard(Watcher):
 
 class _MLflow(Watcher):
     def __init__(self, folder: Path) -> None:
-        from mlflow.tracking import MlflowClient
-
-        self._client = MlflowClient()
+        self._client = import_module("mlflow.tracking").MlflowClient()
         found = self._client.get_experiment_by_name(folder.name)
         self._experiment = (
             found.experiment_id if found else self._client.create_experiment(folder.name)
