@@ -35,7 +35,7 @@ FIGURE = ROOT / "docs" / "tables.svg"
 SPLITS = 10
 COMMAND = "python benchmarks/tables.py --tables FOLDER"
 RARE = ("mammography", "hypothyroid")  # 97.7 and 92 % of the rows are of one class
-RARE_FILE = ROOT / "results" / "tables-rare.json"
+RARE_FILE = ROOT / "benchmarks" / "results" / "tables-rare.json"
 SHOWN = ("unchained", "mlp", "linear", "trees")
 
 

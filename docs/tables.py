@@ -552,7 +552,7 @@ def tables_compared() -> str:
 
 def tables_rare() -> str:
     """Return what tables with rare classes say by balanced accuracy and log loss."""
-    found = load("results/tables-rare.json")
+    found = load("benchmarks/results/tables-rare.json")
     heads = list(next(iter(found["rows"].values())))
     rows = [
         [

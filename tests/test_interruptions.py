@@ -83,6 +83,8 @@ def test_a_signal_finishes_the_step_and_the_same_command_goes_on_bit_for_bit(
     out = tmp_path / "run"
     words = [*TRAIN, "--out", str(out)]
     number = int(getattr(signal, how))
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip(f"{how} is ignored here, as under nohup, and so it is by what is started")
     stopped = command(*words, code=AT_STEP.format(number=number, at=at))
     assert stopped.returncode == code, stopped.stderr
     said = stopped.stderr.splitlines()[-1]

@@ -91,7 +91,6 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 def _torch_save(path: Path, start: bytes) -> Any:
     """Return what a file of `torch.save` holds, if that consists of tensors and plain values."""
     if start.startswith(b"PK"):
-        files.check_archive(path)
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
         if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
@@ -104,6 +103,7 @@ def _torch_save(path: Path, start: bytes) -> Any:
             raise InputError(
                 f"{path} cannot be read as weights: it holds arrays of NumPy. Save tensors by name."
             )
+        files.check_archive(path)  # which programs may be, and weights are not
     try:
         with path.open("rb") as file:  # of a path torch would believe the ending
             return torch.load(file, map_location="cpu", weights_only=True)
