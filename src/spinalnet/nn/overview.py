@@ -93,12 +93,10 @@ def summary(model: nn.Module, input_shape: Sequence[int]) -> ModelSummary:
         input_shape: Shape of one input, for example `(1, 28, 28)`.
 
     Example:
-        >>> print(summary(SpinalNet(320, 10, hidden_features=8, num_layers=6), (320,)))
-        layer   kind         output  parameters  multiplications  path
-        spine   SpinalLayer  48           8,048            8,000  cpp
-        output  Linear       10             490              480
-        all                               8,538            8,480
-        spine: one compiled operation for the whole chain
+        >>> from spinalnet import SpinalNet
+        >>> found = summary(SpinalNet(320, 10, hidden_features=8, num_layers=6), (320,))
+        >>> [(row.name, row.params, row.macs) for row in found.rows]
+        [('spine', 8048, 8000), ('output', 490, 480)]
     """
     shapes: dict[nn.Module, tuple[int, ...]] = {}
 
