@@ -504,7 +504,7 @@ def main() -> int:
             return 2
         record = _completed(record, given.out)
     record["answers"] = answers(record)
-    files.write_text(given.out, _as_text(record))
+    files.write_rows(given.out, record, "starts", "cells")
     draw(record, given.out.with_suffix(".png"))
     return 0
 
@@ -525,7 +525,7 @@ def _completed(record: dict[str, Any], out: Path) -> dict[str, Any]:
                 continue
             row: dict[str, Any] = compute(*key, data)
             rows.append(row | {"environment": len(record["environments"]) - 1})
-            files.write_text(out, _as_text(record))
+            files.write_rows(out, record, "starts", "cells")
             found = {name: row[name] for name in ("test", "smallest") if name in row}
             print(
                 *key, {name: round(statistics.fmean(v), 4) for name, v in found.items()}, flush=True
@@ -540,16 +540,6 @@ def order() -> list[Key]:
     return sorted(
         keys, key=lambda key: (key not in asked, key[1] > 50, key[1] * (key[2] != "relu"))
     )
-
-
-def _as_text(record: dict[str, Any]) -> str:
-    """Return JSON with one row a line, so that a new one is one line of a difference."""
-    head = {key: value for key, value in record.items() if key not in ("starts", "cells")}
-    text = json.dumps(head, indent=1).removesuffix("\n}")
-    for name in ("starts", "cells"):
-        rows = ",\n".join("  " + json.dumps(row) for row in record[name])
-        text += f',\n "{name}": [\n{rows}\n ]'
-    return text + "\n}\n"
 
 
 if __name__ == "__main__":

@@ -176,6 +176,16 @@ def to_json(values: Mapping[str, Any]) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def write_rows(path: str | os.PathLike[str], values: Mapping[str, Any], *keys: str) -> None:
+    """Write JSON in which each row of the lists `keys` is a line: a new row is a line of a diff."""
+    head = {key: value for key, value in values.items() if key not in keys}
+    text = json.dumps(_strict(head), indent=1, allow_nan=False).removesuffix("\n}")
+    for key in keys:
+        rows = ",\n".join("  " + json.dumps(_strict(row), allow_nan=False) for row in values[key])
+        text += f',\n "{key}": [\n{rows}\n ]'
+    write_text(path, text + "\n}\n")
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Replace a file whole, as UTF-8, making its folder if need be.
 
