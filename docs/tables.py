@@ -19,6 +19,8 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import claims
+
 from spinalnet.comparison.wording import as_markdown
 
 ROOT = Path(__file__).parents[1]
@@ -664,6 +666,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "table-study": tables_together,
     "table-rare": tables_rare,
     "table-speed": table_speed,
+    **claims.BLOCKS,
 }
 
 
