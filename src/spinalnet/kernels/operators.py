@@ -1,7 +1,7 @@
 """The chain as operators of torch's, for `torch.compile`.
 
 An operator takes no tuples and mistakes empty lists of numbers for lists of tensors: the layout
-travels as one list of numbers. Signatures are written out: torch before 2.7 cannot read `list[...]`.
+travels as one list of numbers. Signatures are written out: torch 2.6 cannot read `list[...]`.
 """
 
 from __future__ import annotations
