@@ -1,8 +1,9 @@
-"""What the package's page shows of the README: links that work where no repository lies beside them.
+"""What the package's page shows of the README: links that work away from the repository.
 
-scikit-build-core asks `dynamic_metadata` for the readme and the addresses when it builds (pyproject.toml,
-`tool.scikit-build.metadata`). With SPINALNET_REPOSITORY, the address of the repository, links lead to
-the files of this version there. Without it they are words: a link that leads nowhere is none.
+scikit-build-core asks `dynamic_metadata` for the readme and the addresses when it builds
+(pyproject.toml, `tool.scikit-build.metadata`). With SPINALNET_REPOSITORY, the address of the
+repository, links lead to the files of this version there. Without it they are words: a link that
+leads nowhere is none.
 """
 
 from __future__ import annotations

@@ -324,5 +324,7 @@ def test_version_is_said_once() -> None:
     pyproject = Path(__file__).parents[1] / "pyproject.toml"
     declared = tomllib.loads(pyproject.read_text(encoding="utf-8"))
     assert "version" in declared["project"]["dynamic"]
-    source = Path(__file__).parents[1] / declared["tool"]["scikit-build"]["metadata"]["version"]["input"]
+    source = (
+        Path(__file__).parents[1] / declared["tool"]["scikit-build"]["metadata"]["version"]["input"]
+    )
     assert f'__version__ = "{spinalnet.__version__}"' in source.read_text(encoding="utf-8")
