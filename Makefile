@@ -1,7 +1,7 @@
 # `make check` is what CI runs. Everything works without make too: the lines are short.
 PYTHON ?= .venv/bin/python
 
-.PHONY: setup hooks fmt lint types test full check tables
+.PHONY: setup hooks fmt lint types test full lowest lowest-versions newest check tables api
 
 setup:       ## Install for development (compiles the kernels if there is a C++ compiler)
 	python3 -m venv .venv && .venv/bin/pip install -q -c constraints/tested.txt -e '.[dev]'
@@ -28,6 +28,25 @@ full:        ## With the slow ones; what it said is in tests/full.log
 
 tables:      ## Rewrite the measured tables of README and docs from committed results
 	$(PYTHON) docs/tables.py
+
+api:         ## Agree to a change of the public names: read the diff before it is committed
+	$(PYTHON) tests/public_api.py
+
+# Old libraries warn of what came after them, which is no error there: -W default.
+lowest:      ## The fast tests with the lowest versions that are allowed (an environment of 6 GB)
+	python3.11 -m venv .venv-lowest
+	.venv-lowest/bin/pip install -q -c constraints/lowest.txt '.[dev,hub]'
+	.venv-lowest/bin/python -m pytest -W default
+
+newest:      ## The fast tests with the newest versions there are, on the Python that PYTHON3 names
+	$(or $(PYTHON3),python3) -m venv .venv-newest
+	.venv-newest/bin/pip install -q --upgrade '.[dev,hub]'
+	.venv-newest/bin/python -m pytest
+
+lowest-versions: ## Write constraints/lowest.txt anew, after a bound has changed (needs uv)
+	{ sed -n '/^[^#]/q;p' constraints/lowest.txt; uv pip compile pyproject.toml --python 3.11 \
+	--extra dev --extra hub --resolution lowest-direct --no-header --no-annotate -q; } \
+	> constraints/lowest.new && mv constraints/lowest.new constraints/lowest.txt
 
 check:       ## What CI runs
 	bash .ci/run

@@ -142,7 +142,7 @@ def main() -> None:
         "Seconds per epoch, medians over rounds in which the cases take turns, one thread. "
         "Ratios above 1: ours is faster."
     )
-    result = {"protocol": protocol, "rows": rows, "environment": environment.describe_environment()}
+    result = {"protocol": protocol, "rows": rows, **environment.describe_origin()}
     OUT.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(OUT, json.dumps(result, indent=1) + "\n")
 

@@ -134,7 +134,7 @@ def main(photographs: str) -> None:
     record = {
         "benchmark": "images",
         "protocol": PROTOCOL,
-        "environment": environment.describe_environment(),
+        **environment.describe_origin(),
         "rows": [vars(row) for row in rows],
         "draft": draft,
     }

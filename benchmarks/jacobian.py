@@ -47,7 +47,7 @@ def main() -> None:
     result = {
         "protocol": "6 layers of 16, 2 slices, relu, float64, one thread; medians, cases in turns.",
         "rows": rows,
-        "environment": environment.describe_environment(),
+        **environment.describe_origin(),
     }
     files.write_text(OUT, json.dumps(result, indent=1) + "\n")
 

@@ -83,7 +83,7 @@ def main() -> None:
     record = {
         "benchmark": "many-files",
         "protocol": PROTOCOL,
-        "environment": environment.describe_environment(),
+        **environment.describe_origin(),
         "rows": rows,
     }
     files.write_mapping(RESULT, record)

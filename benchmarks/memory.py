@@ -77,7 +77,7 @@ def main() -> None:
     record = {
         "benchmark": "memory",
         "protocol": PROTOCOL,
-        "environment": environment.describe_environment(),
+        **environment.describe_origin(),
         "rows": rows,
     }
     files.write_mapping(RESULT, record)

@@ -29,7 +29,7 @@ from PIL import Image
 from spinalnet import _dist, files
 from spinalnet.data import ArrayDataset, FolderDataset
 from spinalnet.models import create_model
-from spinalnet.training import TrainConfig, describe_environment, fit
+from spinalnet.training import TrainConfig, describe_origin, fit
 
 RESULT = Path(__file__).parent / "results" / "scale.json"
 EPOCHS = 3  # the first warms up
@@ -168,7 +168,7 @@ def main() -> None:
                 print(row, flush=True)
     load = os.getloadavg()[0]
     record = {"protocol": PROTOCOL, "load_average": load, "rows": rows}
-    files.write_mapping(RESULT, record | {"environment": describe_environment()})
+    files.write_mapping(RESULT, record | describe_origin())
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from spinalnet.kernels import native
 from spinalnet.nn import LinearHead, MLPHead, SpinalNet, UnchainedNet, matched_mlp
 from spinalnet.tabular.learner import RowsLearner
 from spinalnet.tabular.stacked import CompiledRowsLearner, train_together, why_not
-from spinalnet.training import TrainConfig, describe_environment
+from spinalnet.training import TrainConfig, describe_origin
 from spinalnet.training.learner import ModelLearner
 
 RESULT = Path(__file__).parent / "results" / "stacked.json"
@@ -270,7 +270,7 @@ def main() -> None:
         f"Kernels for {native.instruction_set()}, inner loop at "
         f"{native.peak_gflops():.0f} GFLOP/s."
     )
-    record = {"benchmark": "stacked", "protocol": protocol, "environment": describe_environment()}
+    record = {"benchmark": "stacked", "protocol": protocol, **describe_origin()}
     files.write_mapping(RESULT, {**record, "rows": [asdict(row) for row in rows]})
 
 

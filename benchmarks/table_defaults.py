@@ -42,7 +42,7 @@ from spinalnet.data import load_table
 from spinalnet.files import write_mapping
 from spinalnet.tabular.learner import RowsLearner
 from spinalnet.training import Metrics
-from spinalnet.training.environment import describe_environment
+from spinalnet.training.environment import describe_origin
 
 ROOT = Path(__file__).parents[1]
 RESULT = Path(__file__).parent / "results" / "table-defaults.json"
@@ -268,7 +268,7 @@ def save(found: Mapping[str, Any]) -> None:
     """Write what is known."""
     rule = {"small": SMALL, "least": LEAST}
     how = {"splits": SPLITS, "sampled": SAMPLED, "rule": rule}
-    write_mapping(RESULT, {**found, **how, "environment": describe_environment()})
+    write_mapping(RESULT, {**found, **how, **describe_origin()})
 
 
 def main() -> None:

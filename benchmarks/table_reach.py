@@ -42,7 +42,7 @@ from spinalnet.comparison.across import signed_rank
 from spinalnet.comparison.table_heads import TABLE_MODELS, make_estimator
 from spinalnet.data import load_table
 from spinalnet.files import write_mapping
-from spinalnet.training.environment import describe_environment
+from spinalnet.training.environment import describe_origin
 
 ROOT = Path(__file__).parents[1]
 RESULT = Path(__file__).parent / "results" / "table-reach.json"
@@ -210,7 +210,7 @@ def main() -> None:
     if given.heads or given.only:
         print(json.dumps(found, indent=1))
         return
-    found |= {"splits": SPLITS, "rope": ROPE, "environment": describe_environment()}
+    found |= {"splits": SPLITS, "rope": ROPE, **describe_origin()}
     write_mapping(RESULT, found)
     print(json.dumps({name: found[name] for name in ("mean_ranks", "against")}, indent=1))
 

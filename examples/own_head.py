@@ -3,7 +3,8 @@
     python own_head.py              # some minutes; --seeds 2 --epochs 2 for a first look
 
 A head is a module that maps (B, in_features) to (B, out_features). Its keyword arguments become
-its options, as in "gated:width=16".
+its options, as in "own_head:GatedHead:width=16". The command knows it by the same name, in the
+folder of this file: spinalnet compare digits --heads own_head:GatedHead,spinal,linear
 """
 
 import argparse
@@ -12,7 +13,6 @@ import torch
 from torch import nn
 
 import spinalnet
-from spinalnet.nn import HEADS, HeadRow
 
 
 class GatedHead(nn.Module):
@@ -28,19 +28,25 @@ class GatedHead(nn.Module):
         return self.output(nn.functional.glu(self.hidden(x)))
 
 
-HEADS["gated"] = HeadRow(GatedHead, GatedHead, "a hidden layer with gates")
+def main() -> None:
+    """Compare it with a spinal and a linear head."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--out", default="runs/own-head")
+    asked = parser.parse_args()
+    found = spinalnet.compare(
+        "digits",
+        "own_head:GatedHead,spinal,linear",
+        seeds=asked.seeds,
+        epochs=asked.epochs,
+        out=asked.out,
+    )
+    print(found.verdict)
+    print(found.to_frame())
 
-parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-)
-parser.add_argument("--seeds", type=int, default=5)
-parser.add_argument("--epochs", type=int, default=20)
-parser.add_argument("--out", default="runs/own-head")
-asked = parser.parse_args()
 
-# jobs=1: the head is known to this process, not to others.
-found = spinalnet.compare(
-    "digits", "gated,spinal,linear", seeds=asked.seeds, epochs=asked.epochs, out=asked.out, jobs=1
-)
-print(found.verdict)
-print(found.to_frame())
+if __name__ == "__main__":  # every run imports this file for its head, and shall not start anew
+    main()

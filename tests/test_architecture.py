@@ -322,5 +322,9 @@ def test_version_is_said_once() -> None:
     import tomllib
 
     pyproject = Path(__file__).parents[1] / "pyproject.toml"
-    declared = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["version"]
-    assert declared == spinalnet.__version__
+    declared = tomllib.loads(pyproject.read_text(encoding="utf-8"))
+    assert "version" in declared["project"]["dynamic"]
+    source = (
+        Path(__file__).parents[1] / declared["tool"]["scikit-build"]["metadata"]["version"]["input"]
+    )
+    assert f'__version__ = "{spinalnet.__version__}"' in source.read_text(encoding="utf-8")

@@ -24,7 +24,7 @@ CASES = {
     "table": ("", r"test: 0\.9\d+ right"),
     "regression": ("", "R2: spinal 0"),
     "conversion": ("", r"largest difference on 10,000 inputs: \d\.\de-1[4-7]"),
-    "own_head": ("--seeds 2 --epochs 1 --out runs", "gated"),
+    "own_head": ("--seeds 2 --epochs 1 --out runs", "GatedHead"),
     "own_data": ("", r"arrays: test accuracy 0\.[89]"),
     "serve_onnx": ("model.onnx PHOTOS/a/000.png PHOTOS/b/001.png", r"001\.png: [ab] \(\d\.\d+\)"),
     "distributed": ("--epochs 1 --out runs", "test accuracy"),

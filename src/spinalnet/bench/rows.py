@@ -9,7 +9,7 @@ from typing import Any
 
 from spinalnet import files
 from spinalnet.timing import Timing
-from spinalnet.training import describe_environment
+from spinalnet.training import describe_origin
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,6 @@ def rows_table(rows: Sequence[Row]) -> str:
 
 
 def write_result(path: str | Path, name: str, protocol: str, rows: Sequence[Any]) -> None:
-    """Write rows with the machine and the protocol that made them."""
-    environment, entries = describe_environment(), [asdict(row) for row in rows]
-    record = {"benchmark": name, "protocol": protocol, "environment": environment}
-    files.write_mapping(path, {**record, "rows": entries})
+    """Write rows with the command, the machine and the protocol that made them."""
+    record = {"benchmark": name, "protocol": protocol, **describe_origin()}
+    files.write_mapping(path, {**record, "rows": [asdict(row) for row in rows]})

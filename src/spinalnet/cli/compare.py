@@ -124,8 +124,9 @@ def compare_command(
         str | None,
         typer.Option(
             help="Heads, comma separated, options of their own behind a colon: "
-            "spinal,spinal:num_layers=8,mlp. The first is compared with each other. Default: "
-            "spinal,unchained,matched,mlp,linear, and trees on tables."
+            "spinal,spinal:num_layers=8,mlp; mymodule:MyHead for a class of your own. The first is "
+            "compared with each other. Default: spinal,unchained,matched,mlp,linear, and trees on "
+            "tables."
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Number of paired seeds; tables: of splits.")] = 5,
@@ -163,11 +164,14 @@ def compare_command(
     """
     from spinalnet.comparison import asking, building, planning
     from spinalnet.comparison.engine import ENGINES, Effort
+    from spinalnet.comparison.question import use_heads
     from spinalnet.training import TrainConfig
 
     shared = {"folds": folds, "repeats": repeats, "metric": metric, "margin": margin}
     shared |= {"group": group, "time": time, "tune": tune, "preset": asked.preset}
     units = seeds if "seeds" in asked.given else None  # None: those of the preset
+    if heads is not None:
+        use_heads(heads)
     asked.check_labels(is_table := asking.names_table(asked.data, target))
     if is_table:
         of_images = _OF_IMAGES | {field.name for field in fields(TrainConfig)} - {"seed"}

@@ -69,10 +69,22 @@ err_console = Console(stderr=True)
 @app.callback(invoke_without_command=True)
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    own_head: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A head of your own, mymodule:MyHead, that a run was trained with, repeatable. "
+            "Its module is imported: name only what you trust."
+        ),
+    ] = None,
 ) -> None:
     if version:
         print(spinalnet.__version__)
         raise typer.Exit
+    if own_head:
+        from spinalnet.nn import use_head
+
+        for place in own_head:
+            use_head(place)
 
 
 @contextmanager
@@ -130,7 +142,8 @@ def say_stopped(error: BaseException) -> None:
     """Say in one sentence what a stopped command leaves, and what continues it."""
     from spinalnet.training import stopping
 
-    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    known = getattr(typer.main.get_command(app), "commands", {})
+    command = next((word for word in sys.argv[1:] if word in known), "")
     number = getattr(error, "number", signal.SIGINT)
     why = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
     saved = stopping.saved() if stopping.saved is not None and command != "lr-find" else ""

@@ -39,7 +39,9 @@ def train_command(
     *,
     probe_epochs: ProbeEpochs = 0,
     probe_lr: ProbeLr = 3e-3,
-    head: Annotated[str, typer.Option(help="Head (see 'spinalnet list').")] = "spinal",
+    head: Annotated[
+        str, typer.Option(help="Head (see 'spinalnet list'), or mymodule:MyHead, your own.")
+    ] = "spinal",
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
     target: Target = None,
     task: TaskOf = "auto",
@@ -54,6 +56,7 @@ def train_command(
     --head names, on three quarters of the rows, with the rest as its test part.
     """
     from spinalnet.comparison import asking, building, moved, running
+    from spinalnet.nn import is_own, use_head
     from spinalnet.training import runs
 
     asked.check_labels(is_table := asking.names_table(asked.data, target))
@@ -65,6 +68,8 @@ def train_command(
         return
     asked.refuse_of_tables({"target", "time"})
     of_data = {"task": task, "group": group}
+    if is_own(head):
+        use_head(head)
     spec = asked.spec(head=head, probe_epochs=probe_epochs, probe_lr=probe_lr, **of_data)
     folder = out or Path("runs") / f"{_label(spec)}-{spec.name}"
     if runs.is_done(folder):  # its data may be gone
@@ -156,11 +161,12 @@ def lr_find_command(
 
     from spinalnet import _dist, files
     from spinalnet.comparison import ComparisonSpec, running
-    from spinalnet.comparison.question import read_heads
+    from spinalnet.comparison.question import read_heads, use_heads
     from spinalnet.training import environment, lrfind
 
     asked.refuse({"preset", *_NOT_OF_STEPS}, "for single steps at rising rates")
     base = asked.spec()
+    use_heads(heads)
     question = ComparisonSpec(base, tuple(row.label for row in read_heads(heads)), seeds=1)
     with Progress(console=err_console, transient=True) as bars:
         shown = {name: bars.add_task(name, total=steps) for name in question.heads}

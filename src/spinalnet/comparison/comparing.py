@@ -24,7 +24,7 @@ from spinalnet.comparison.cost import MeasurementError, Stopwatches, are_equal, 
 from spinalnet.comparison.engine import Effort
 from spinalnet.comparison.finished import LOOKS_FILE, note_look
 from spinalnet.comparison.metrics import default_metric, find_metric
-from spinalnet.comparison.question import ComparisonSpec
+from spinalnet.comparison.question import ComparisonSpec, use_heads
 from spinalnet.comparison.report import draw_figures, write_report
 from spinalnet.comparison.result import Comparison
 from spinalnet.comparison.schema import check_folder, read_mapping
@@ -77,7 +77,7 @@ def compare(
         data: Name of a data set, folder of images, table (a file, `sklearn:NAME`, or a `Table`), a
             `RunSpec` or `TableSpec` that all runs share, or the whole question.
         heads: Rows, such as "spinal,mlp,spinal:num_layers=8"; the first is compared with each of
-            the others.
+            the others. "mymodule:MyHead" is a head of your own, see `nn.use_head`.
         seeds: Number of paired seeds; of a table without folds the number of random splits; 5
             without it, or what `preset` says.
         model: The network, for images: a name of `list_models()`. Without one "mnist-cnn", and for
@@ -120,6 +120,9 @@ def compare(
             raise InputError(f"the question knows {', '.join(unused)}: leave them out.")
         question = data
     else:
+        if heads is not None:
+            heads = heads if isinstance(heads, str) else tuple(heads)
+            use_heads(heads)
         question = ask(
             *(data, heads, seeds),
             **{"model": model, "target": target, "folds": folds, "repeats": repeats},

@@ -16,7 +16,7 @@ from spinalnet.nn import SpinalNet
 from spinalnet.theory import drawings
 from spinalnet.theory.narrowing import Shrinking, shrink
 from spinalnet.theory.sensitivity import Sensitivities, sensitivities
-from spinalnet.training import describe_environment
+from spinalnet.training import describe_origin
 
 
 def explain_table(table: frames.Table, out: str | Path, *, seed: int = 0) -> Sensitivities:
@@ -124,6 +124,6 @@ def shrink_run(
     }
     figure = drawings.draw_trade_off(lines, (found.dense_macs, found.dense))
     files.write_figure(files.expanded(out) / "trade-off.png", figure)
-    numbers = asdict(found) | {"environment": describe_environment()}
+    numbers = asdict(found) | describe_origin()
     files.write_mapping(files.expanded(out) / "trade-off.json", numbers)
     return found

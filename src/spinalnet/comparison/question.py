@@ -17,6 +17,7 @@ from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.table_spec import TableSpec
 from spinalnet.comparison.units import Contestant, Unit
 from spinalnet.data import Resample
+from spinalnet.nn import HEADS, is_own, use_head
 
 DEFAULT_HEADS = ("spinal", "unchained", "matched", "mlp", "linear")
 MOST_UNITS = 10_000
@@ -26,7 +27,7 @@ TABLE_HEADS = (*DEFAULT_HEADS, "trees")
 
 
 def read_head(text: str) -> Contestant:
-    """Read "HEAD" or "HEAD:NAME=VALUE,NAME=VALUE", values as in YAML.
+    """Read "HEAD" or "HEAD:NAME=VALUE,NAME=VALUE", values as in YAML; HEAD may be "module:Name".
 
     Raises:
         InputError: If it is neither.
@@ -34,6 +35,9 @@ def read_head(text: str) -> Contestant:
     import yaml
 
     head, colon, rest = (part.strip() for part in text.partition(":"))
+    name, again, options_of = rest.partition(":")
+    if head not in HEADS and is_own(f"{head}:{name}"):
+        head, colon, rest = f"{head}:{name}", again, options_of
     pairs = [pair.strip() for pair in _outside_brackets(rest)] if colon else []
     options: dict[str, Any] = {}
     for pair in pairs:
@@ -76,6 +80,17 @@ def read_heads(heads: str | Iterable[str]) -> tuple[Contestant, ...]:
         if any(row.head == other.head and row.options == other.options for other in rows[:i]):
             raise InputError(f"heads must differ, got {row.label} twice.")
     return rows
+
+
+def use_heads(heads: str | Iterable[str]) -> None:
+    """Use the heads of their own that a person names in rows; see `nn.use_head`.
+
+    Raises:
+        InputError: If one cannot be used.
+    """
+    for row in read_heads(heads):
+        if is_own(row.head):
+            use_head(row.head)
 
 
 def _outside_brackets(text: str) -> list[str]:

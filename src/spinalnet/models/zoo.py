@@ -32,7 +32,7 @@ from spinalnet.models.trunks import (
     vgg5_trunk,
     vit_trunk,
 )
-from spinalnet.nn import HEADS, head_arguments, make_head
+from spinalnet.nn import head_arguments, head_row, is_own, make_head, use_head
 from spinalnet.randomness import own_generators
 
 
@@ -73,7 +73,7 @@ class ModelSpec:
 
     Attributes:
         name: Row of `models.MODELS`, or full name of a backbone (`timm:NAME`, ...).
-        head: Row of `nn.HEADS`.
+        head: Row of `nn.HEADS`, or "mymodule:MyHead" (see `nn.use_head`).
         head_options: Options of the head that override the paper's.
         neck: How the trunk's last map becomes features, where the model has a choice.
         pretrained: Start the trunk from published weights, or from those in the file of this path.
@@ -93,8 +93,14 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if isinstance(self.pretrained, str) and self.pretrained.startswith("~"):
             object.__setattr__(self, "pretrained", str(files.expanded(self.pretrained)))
-        if self.head not in HEADS:
-            raise unknown_name("head", self.head, HEADS)
+        if not is_own(self.head):  # which is asked for when the network is built
+            head_row(self.head)
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Come from another process of one command, which uses the head that it was told of."""
+        self.__dict__.update(state)
+        if is_own(self.head):
+            use_head(self.head)
 
     def control(self, head: str = "matched") -> ModelSpec:
         """Return the same network with another head, to compare this one with.

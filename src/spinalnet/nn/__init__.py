@@ -20,10 +20,11 @@ from spinalnet.nn.diagram import spine_diagram, wiring_in
 from spinalnet.nn.forms import form_of, why_no_form
 from spinalnet.nn.functional import draw_masks, spinal
 from spinalnet.nn.gradients import chain_input, hidden_influence, jacobian, linears_of
-from spinalnet.nn.heads import HEADS, HeadRow, head_arguments, make_head
+from spinalnet.nn.heads import HEADS, HeadRow, head_arguments, head_row, is_own, make_head
 from spinalnet.nn.layers import SpinalLayer, SpinalNet, check_read
 from spinalnet.nn.loss_gradient import LossGradient
 from spinalnet.nn.overview import ModelSummary, summary
+from spinalnet.nn.own_heads import use_head
 from spinalnet.nn.reading import why_called
 from spinalnet.nn.stacked import StackedModel, stack_models
 from spinalnet.nn.unchained import UnchainedNet, matched_unchained

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -49,15 +50,36 @@ HEADS: dict[str, HeadRow] = {
 }
 
 
+def is_own(name: str) -> bool:
+    """Return whether a name is that of a head of the user's own: "mymodule:MyHead"."""
+    return re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", name) is not None
+
+
+def head_row(name: str) -> HeadRow:
+    """Return the row of a head.
+
+    Raises:
+        InputError: If there is none, or it is a head of the user's own that is not in use: see
+            `own_heads.use_head`. It is not imported here, where names come from files, too.
+    """
+    if name in HEADS:
+        return HEADS[name]
+    if is_own(name):
+        raise InputError(
+            f"head '{name}' is its author's code, which is never run because a file names it: if "
+            f"you trust it, put --own-head {name} before the command (spinalnet --own-head ... "
+            f"predict ...), or in Python call spinalnet.nn.use_head('{name}') first."
+        )
+    raise unknown_name("head", name, HEADS)
+
+
 def head_arguments(name: str) -> dict[str, inspect.Parameter]:
     """Return the options that head `name` takes, by name.
 
     Raises:
         InputError: If there is no such head.
     """
-    if name not in HEADS:
-        raise unknown_name("head", name, HEADS)
-    row = HEADS[name]
+    row = head_row(name)
     decided = ["share_weights"] if row.build in (_shared, ReusedSpinalNet) else []
     given = {"in_features", "out_features", *decided}
     parameters = {**inspect.signature(row.options).parameters}

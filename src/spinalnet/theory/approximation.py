@@ -19,6 +19,7 @@ from spinalnet._checks import check_positive, unknown_name
 from spinalnet.nn import MLPHead, SpinalNet
 from spinalnet.theory import drawings
 from spinalnet.theory.conversion import to_spinal
+from spinalnet.training import describe_origin
 
 
 @dataclass(frozen=True)
@@ -192,5 +193,5 @@ def study_approximation(
     files.write_figure(files.expanded(out) / "errors.png", drawn)
     numbers = {"target": target, "features": in_features, "splits": num_splits}
     numbers |= {"errors": [asdict(row) for row in rows]}
-    files.write_mapping(files.expanded(out) / "errors.json", numbers)
+    files.write_mapping(files.expanded(out) / "errors.json", numbers | describe_origin())
     return min(rows, key=lambda row: row.rms_error)

@@ -6,7 +6,7 @@ from spinalnet._lazy import attach
 
 if TYPE_CHECKING:
     from spinalnet.training.config import SCHEDULES, TrainConfig
-    from spinalnet.training.environment import describe_environment
+    from spinalnet.training.environment import describe_environment, describe_origin
     from spinalnet.training.evaluation import Metrics, evaluate, predict_logits
     from spinalnet.training.fitting import fit
     from spinalnet.training.loop import FitResult, Progress
@@ -22,6 +22,6 @@ __getattr__, __dir__, __all__ = attach(
         "loop": "FitResult Progress",
         "lrfind": "range_test",
         "runs": "RunFolder RunRecord load_runs",
-        "environment": "describe_environment",
+        "environment": "describe_environment describe_origin",
     },
 )  # pyright: ignore[reportUnsupportedDunderAll]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -33,6 +35,19 @@ def describe_environment() -> dict[str, Any]:
         "cuda_device": cuda,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def describe_origin() -> dict[str, Any]:
+    """Return what made a file of results: the command that runs now, and its circumstances."""
+    checkout, program = Path(__file__).resolve().parents[3], Path(sys.argv[0]).resolve()
+    if program.suffix == ".py" and program.is_relative_to(checkout):
+        start = ["python", program.relative_to(checkout).as_posix()]
+    else:
+        start = [program.name]
+    if program.name == "__main__.py":
+        start = [program.parent.name]
+    command = shlex.join([*start, *sys.argv[1:]])
+    return {"command": command, "environment": describe_environment()}
 
 
 def _version(distribution: str) -> str | None:

@@ -303,7 +303,7 @@ def _paint_column(axes: Axes, column: _Column, colour: str) -> Line2D:
     """Draw the runs, the interval and the mean of a head; return the mean."""
     from matplotlib.transforms import ScaledTranslation
 
-    scale = axes.get_figure(root=True).dpi_scale_trans  # type: ignore[union-attr]
+    scale = axes.get_figure().dpi_scale_trans  # type: ignore[union-attr]
     beside = axes.transData + ScaledTranslation(-7 / 72, 0, scale)
     xs = [column.x] * len(column.values)
     axes.scatter(xs, column.values, s=20, color=colour, alpha=0.4, linewidth=0, transform=beside)

@@ -1,0 +1,163 @@
+"""Every number that README and docs show is from a committed file that says how it was made."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spinalnet.training import describe_origin
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in ("results", "benchmarks/results")
+    for path in (ROOT / folder).rglob("*.json")
+)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# What older files do not say, by name. Nothing joins this list: a new file is made by a command
+# that says all of it. One that is made anew must leave it.
+BEFORE_COMMITS = ("hymenoptera", "mnist", "theory/jacobian", "theory/trade-off")
+BEFORE_COMMANDS = (
+    *("augment", "epoch", "estimators", "export", "features", "heads", "heads-fit", "images"),
+    *("many-files", "memory", "models", "scale", "stacked", "steps", "table-defaults"),
+    *("table-reach", "transfer"),
+)
+SMOKE = (
+    *("balanced-vgg5", "digits-arch2", "digits-cnn-default", "digits-cnn", "digits-vgg5"),
+    "letters-vgg5",
+)
+MISSING: dict[str, set[str]] = {
+    **{f"results/{name}.json": {"commit"} for name in BEFORE_COMMITS[:2]},
+    **{f"results/{name}.json": {"commit", "command"} for name in BEFORE_COMMITS[2:]},
+    **{f"benchmarks/results/{name}.json": {"command"} for name in BEFORE_COMMANDS},
+    **{f"results/recipes/emnist-{name}-honest-smoke.json": {"command"} for name in SMOKE},
+    "results/theory/errors.json": {"commit", "command", "hardware", "versions"},
+}
+
+
+def _environments(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The circumstances of a file: of its own, of its summary, or one for each time it was run."""
+    own = record.get("environment") or record.get("summary", {}).get("environment")
+    return record.get("environments") or [own or {}]
+
+
+def _said(value: object) -> bool:
+    """Whether something is said, by one or by each of several runs."""
+    return bool(value) and (not isinstance(value, list) or all(map(_said, value)))
+
+
+def missing(record: Mapping[str, Any]) -> set[str]:
+    """What a file of results does not say of how it was made."""
+    summary = record.get("summary", {})
+    found = _environments(record)
+    needed = {
+        "commit": ("commit",),
+        "hardware": ("cpu", "threads"),
+        "versions": ("python", "torch"),
+    }
+    lacks = {
+        what
+        for what, keys in needed.items()
+        for one in found
+        for key in keys
+        if not _said(one.get(key))
+    }
+    if not _said(record.get("command") or summary.get("command")):
+        lacks.add("command")
+    compares = "heads" in record and "selected_on" in {**record, **summary}
+    seeds = record.get("seeds") or summary.get("seeds")
+    if compares and not seeds:
+        lacks.add("seeds")
+    return lacks
+
+
+def _record(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / name).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_results_says_how_it_was_made(name: str):
+    lacks = missing(_record(name))
+    assert lacks == MISSING.get(name, set()), "make it anew, or take it off the list if it has been"
+
+
+def test_the_exceptions_exist():
+    assert set(MISSING) <= set(FILES)
+
+
+@pytest.mark.parametrize("word", ["commit", "cpu", "torch", "command", "seeds"])
+def test_a_file_that_leaves_one_thing_out_is_found(word: str):
+    def without(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: without(one) for key, one in value.items() if key != word}
+        return value
+
+    assert not missing(_record("results/digits.json"))
+    assert missing(without(_record("results/digits.json")))
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a checkout")
+def test_the_files_are_committed():
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "results", "benchmarks/results"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(FILES) <= set(listed.stdout.splitlines())
+
+
+def _opened() -> Iterator[set[str]]:
+    """The files of results that are opened while the block runs."""
+    seen: set[str] = set()
+    on = True
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if on and event == "open" and isinstance(arguments[0], str):
+            path = Path(arguments[0])
+            if path.suffix == ".json" and path.is_relative_to(ROOT):
+                seen.add(path.relative_to(ROOT).as_posix())
+
+    sys.addaudithook(watch)  # it cannot be taken off again, but told to look away
+    try:
+        yield seen
+    finally:
+        on = False
+
+
+opened = pytest.fixture(_opened)
+
+
+def test_every_block_of_numbers_is_made_from_such_files(opened: set[str]):
+    tables = runpy.run_path(str(ROOT / "docs" / "tables.py"))["TABLES"]
+    shown = {
+        name
+        for page in PAGES
+        for name in re.findall(r"<!-- table:([\w-]+) -->", page.read_text(encoding="utf-8"))
+    }
+    assert shown <= set(tables)
+    for name in sorted(shown):
+        opened.clear()
+        tables[name]()
+        assert opened, f"the table '{name}' is made from no file"
+        assert opened <= set(FILES), name
+
+
+def test_a_benchmark_says_its_command_and_circumstances(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "benchmarks" / "heads.py"), "--only", "a b"])
+    made = describe_origin()
+    assert made["command"] == "python benchmarks/heads.py --only 'a b'"
+    assert {"cpu", "threads", "torch", "python"} <= set(made["environment"])
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/spinalnet", "bench", "augment"])
+    assert describe_origin()["command"] == "spinalnet bench augment"
