@@ -73,13 +73,13 @@ class Units:
         if value is None:
             return NONE
         if not self.in_points:
-            return f"{value:.3f}" if self.metric == "r2" else f"{value:.4g}"
+            return f"{value:.3f}" if self.metric == "r2" else plain_number(value)
         return f"{100 * value:.{self.decimals}f}" + (" %" if unit else "")
 
     def differences(self, *values: float) -> list[str]:
         """Print differences without unit; enough digits that one off zero does not read as 0."""
         if not self.in_points:
-            return [f"{value:.3g}" for value in values]
+            return [plain_number(value, 3) for value in values]
         points = [100 * value for value in values]
         smallest = min((abs(p) for p in points if abs(p) > 1e-9), default=1.0)
         decimals = min(self.decimals + 2, max(self.decimals, math.ceil(-math.log10(smallest))))
@@ -89,7 +89,7 @@ class Units:
         """Print one difference with its unit."""
         if self.in_points:
             return f"{float(f'{100 * value:.3g}'):g} points"
-        return f"{value:.3g} in {self.title}"
+        return f"{plain_number(value, 3)} in {self.title}"
 
     def mean(self, mean: float | None, std: float | None) -> str:
         """Print a mean with its deviation, without unit."""
@@ -137,6 +137,13 @@ def three_digits(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def plain_number(value: float, count: int = 4) -> str:
+    """Print a number in somebody's units with `count` digits; large ones as people write them."""
+    if value and not 1e-4 <= abs(value) < 1e9:
+        return f"{value:.{count}g}"
+    return f"{value:,.0f}" if abs(value) >= 10 ** (count - 1) else f"{value:.{count}g}"
+
+
 def listing(items: Iterable[object], word: str = "and") -> str:
     """Join as in a sentence: "a, b and c"."""
     *head, last = [str(item) for item in items] or [""]
@@ -172,7 +179,11 @@ def as_rich(
     from rich.table import Table
 
     table = Table(
-        title=title, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+        title=None if title is None else escape(title),
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     rows = list(rows)
     longest = max((len(row[0]) for row in rows), default=0)
