@@ -239,13 +239,17 @@ def _run(
     """Run everything, print the answer; what has failed makes the exit code 1."""
     from spinalnet.comparison import Comparison, comparing
     from spinalnet.comparison.watching import both
+    from spinalnet.training import runs
 
-    total = len(question.cells()) + trials * len(question.heads)
+    cells = comparing.cells_of(question, folder)
+    done = sum(runs.is_done(cell.folder) for cell in cells)
+    begun = f"{done} of {len(cells)} runs are done already." if done else ""
+    total = len(cells) + trials * len(question.heads)
     with _failing(), watched(log, folder) as watching, show_progress(total) as on_event:
         comparing.run_comparison(
             question,
             folder,
-            replace(effort, on_event=both(_after_telling(question, on_event), watching)),
+            replace(effort, on_event=both(_after_telling(question, begun, on_event), watching)),
             load=load,
             command="spinalnet " + shlex.join(sys.argv[1:]),
             max_seeds=max_seeds,
@@ -266,9 +270,9 @@ def _tell_chosen(question: ComparisonSpec) -> None:
 
 
 def _after_telling(
-    question: ComparisonSpec, on_event: Callable[[Event], None]
+    question: ComparisonSpec, begun: str, on_event: Callable[[Event], None]
 ) -> Callable[[Event], None]:
-    """Return what hears of events, and says before the first one which network was taken.
+    """Return what hears of events, and says before the first one what is done and which network.
 
     By then all has been refused that can be, and a refusal is one sentence.
     """
@@ -278,6 +282,8 @@ def _after_telling(
         nonlocal told
         if not told:
             told = True
+            if begun:
+                say(begun)
             _tell_chosen(question)
         on_event(event)
 

@@ -40,11 +40,13 @@ class Manner:
         as_json: Lines of JSON on standard output, and nothing else there.
         quiet: The answer alone, and what has failed.
         verbose: Also what the library does meanwhile, with the time of day.
+        noted: Notes that were told.
     """
 
     as_json: bool = False
     quiet: bool = False
     verbose: bool = False
+    noted: set[str] = dataclasses.field(default_factory=set)
 
 
 manner = Manner()
@@ -55,7 +57,7 @@ def speaking(*, as_json: bool, quiet: bool, verbose: bool) -> Iterator[None]:
     """Speak so until the command has ended; what other programs log is theirs."""
     logger, handler = logging.getLogger("spinalnet"), _Handler()
     before = dataclasses.replace(manner), logger.level, logger.propagate
-    manner.as_json, manner.quiet, manner.verbose = as_json, quiet, verbose
+    manner.as_json, manner.quiet, manner.verbose, manner.noted = as_json, quiet, verbose, set()
     logger.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
     logger.addHandler(handler)
     logger.propagate = False
@@ -94,6 +96,13 @@ def _time_of_day(record: logging.LogRecord) -> str:
 def tell(event: str, text: str = "", *, level: int = logging.INFO, **data: Any) -> None:
     """Tell that something has happened; without a text only those who read JSON hear of it."""
     _log.log(level, "%s", text, extra={"event": event, "data": data})
+
+
+def note(text: str) -> None:
+    """Tell what the user should know, once."""
+    if text not in manner.noted:
+        manner.noted.add(text)
+        tell("note", text)
 
 
 def say(text: str, **data: Any) -> None:

@@ -7,6 +7,7 @@ is no terminal, lines of JSON with --json. On a terminal bars are drawn instead.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from spinalnet.cli.output import answer, err_console, manner, tell
+from spinalnet.cli.output import answer, err_console, manner, note, tell
 from spinalnet.cli.root import as_options
 
 if TYPE_CHECKING:
@@ -43,21 +44,20 @@ def reporter(*, bars: bool, scored: bool = True) -> Any:
         """Tells what happens in runs."""
 
         def __init__(self) -> None:
-            self._epochs: dict[str, int] = {}
+            self._epochs: dict[str, int | None] = {}  # of runs that were begun
 
         def run_started(self, run: str, config: Mapping[str, Any]) -> None:
-            epochs = (config.get("train") or {}).get("epochs")
-            if epochs:
-                self._epochs[run] = epochs
+            self._epochs[run] = (config.get("train") or {}).get("epochs")
             tell("run_started", run=run, config=config)
 
         def epoch_ended(self, run: str, row: Mapping[str, Any], *, best: bool) -> None:
-            of = f"/{self._epochs[run]}" if run in self._epochs else ""
+            of = f"/{epochs}" if (epochs := self._epochs.get(run)) else ""
             text = f"{run}: epoch {row['epoch']}{of}, {_score(row)}".rstrip(", ")
             tell("epoch_ended", "" if bars else text, run=run, row=row, best=best)
 
         def run_finished(self, run: str, result: Mapping[str, Any]) -> None:
-            tell("run_finished", f"{run}: {_said(result, scored)}", run=run, result=result)
+            text = f"{run}: {_said(result, scored)}" if run in self._epochs else ""
+            tell("run_finished", text, run=run, result=result)  # of one that was done no text
 
         def run_failed(self, run: str, reason: str) -> None:
             reason = as_options(reason)
@@ -67,15 +67,14 @@ def reporter(*, bars: bool, scored: bool = True) -> Any:
 
 
 class _Phases:
-    """Tells notes, once each, and of the features that frozen trunks compute now and then."""
+    """Tells notes, and of the features that frozen trunks compute now and then."""
 
     def __init__(self, *, bars: bool) -> None:
-        self._bars, self._told, self._said = bars, set(), -_BETWEEN_LINES
+        self._bars, self._said = bars, -math.inf
 
     def __call__(self, step: loop.Progress) -> None:
         """Hear of a step of training."""
-        if step.phase == "note" and step.note not in self._told:
-            self._told.add(step.note)
+        if step.phase == "note":
             print_note(step.note)
         elif step.phase == "features":
             now = time.monotonic()
@@ -261,7 +260,7 @@ def alone_in(folder: Path, wait: bool) -> Iterator[None]:
 
 def print_note(text: str) -> None:
     """Print a note; the library's arguments are called as the options of the command."""
-    tell("note", as_options(text))
+    note(as_options(text))
 
 
 def print_run(record: runs.RunRecord) -> None:
