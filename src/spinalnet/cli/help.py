@@ -115,10 +115,9 @@ def _names(param: Any) -> Text:
     """Return what is written for a parameter: its flags and what belongs behind them."""
     if param.param_type_name == "argument":
         return Text(param.metavar or (param.name or "").upper(), "bold cyan")
-    flag, *others = sorted(param.opts, key=len, reverse=True)
-    if param.secondary_opts:  # --this/--no-this
-        flag = f"--[no-]{flag[2:]}"
-    name = Text(", ".join([flag, *others]), "bold cyan")
+    name = Text(", ".join(sorted(param.opts, key=len, reverse=True)), "bold cyan")
+    if param.secondary_opts:  # below it --no-this
+        name.append(f"\n{param.secondary_opts[0]}")
     if kind := behind(param):
         name.append(f" {kind}", "not bold yellow")
     return name
@@ -167,7 +166,7 @@ def _print_panel(
 ) -> None:
     if wide:
         body: Any = Table.grid(padding=(0, 2, 0, 0))
-        longest = longest or max(name.cell_len for name, _ in rows)
+        longest = longest or max(len(line) for name, _ in rows for line in name.plain.split("\n"))
         body.add_column(width=min(longest, _WIDEST_NAME), overflow="fold")
         body.add_column(ratio=1)
         for row in rows:

@@ -380,10 +380,11 @@ class RunOptions:
 
     def refuse_of_tables(self, options: Set[str]) -> None:
         """Refuse options of tables, for images; a task they have where a table labels them."""
+        from spinalnet.data import DATASETS
         from spinalnet.data.frames import BUNDLED
 
         unused = options | (set() if self.labels is not None else {"task"})
-        if self.data in BUNDLED and self.given & unused:
+        if self.data in {*BUNDLED} - {*DATASETS} and self.given & unused:
             raise InputError(
                 f"'{self.data}' is a table that comes with scikit-learn: sklearn:{self.data}."
             )

@@ -133,7 +133,7 @@ def listed(header: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
         title: Of all.
     """
     rows = list(rows)
-    narrow = out_console.width < 28 * len(rows[0] if rows else header)
+    narrow = out_console.width < 20 * len(rows[0] if rows else header)
     if narrow and len(header) > 2:
         lines = [Text(title, "bold")] if title else []
         for name, *cells in rows:

@@ -52,7 +52,9 @@ def reporter(*, bars: bool, scored: bool = True) -> Any:
 
         def epoch_ended(self, run: str, row: Mapping[str, Any], *, best: bool) -> None:
             of = f"/{epochs}" if (epochs := self._epochs.get(run)) else ""
-            text = f"{run}: epoch {row['epoch']}{of}, {_score(row)}".rstrip(", ")
+            text = f"{run}: epoch {row['epoch']}{of}"
+            if scored and (score := _score(row)):
+                text += f", {score}"
             tell("epoch_ended", "" if bars else text, run=run, row=row, best=best)
 
         def run_finished(self, run: str, result: Mapping[str, Any]) -> None:
@@ -87,8 +89,8 @@ class _Phases:
 class _Grid:
     """A bar over the whole grid and a line for each worker."""
 
-    def __init__(self, bars: Progress, total: int) -> None:
-        self.bars, self.total, self.ended = bars, total, 0
+    def __init__(self, bars: Progress, total: int, *, scored: bool = True) -> None:
+        self.bars, self.total, self.ended, self.scored = bars, total, 0, scored
         self.grid = bars.add_task("runs", total=total, count="", detail="")
         self.lines: dict[int, TaskID] = {}
         self.shares: dict[int, float] = {}  # how far the run of each worker has come
@@ -126,7 +128,7 @@ class _Grid:
         of_epoch = step.step / step.steps if step.steps else float(step.phase == "epoch")
         self.shares[worker] = share = (step.epoch - 1 + of_epoch) / max(step.epochs, 1)
         fields: dict[str, Any] = {"completed": share}
-        if step.row is not None:
+        if step.row is not None and self.scored:
             fields["detail"] = _score(step.row)
         self._line(worker, description=f"{name} epoch {step.epoch}/{step.epochs}", **fields)
 
@@ -171,7 +173,7 @@ def show_progress(total: int, *, scored: bool = True) -> Iterator[Callable[[Even
     from spinalnet.comparison.watching import Watching
 
     with _bars() as bars:
-        grid = None if bars is None else _Grid(bars, total)
+        grid = None if bars is None else _Grid(bars, total, scored=scored)
         watching = Watching([reporter(bars=bars is not None, scored=scored)])
         phases = _Phases(bars=bars is not None)
 

@@ -167,25 +167,44 @@ def as_plain_markdown(text: str) -> str:
     return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", " ".join(text.splitlines()))
 
 
+_NARROW = 72  # columns of a terminal below which rows become lines
 _LABEL_WIDTH = 20  # the longest name of a head with an option stays on one line
 
 
 def as_rich(
     header: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None
 ) -> Table:
-    """Return rows for the terminal; without rules between columns they fit 80 characters."""
+    """Return rows for the terminal; without rules between columns they fit 80 characters.
+
+    Where columns would be a word wide, each row is shown as lines, a name and a value in each.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(
+    rows = list(rows)
+
+    class Rows(Table):
+        def __rich_console__(self, console: Any, options: Any) -> Any:
+            if options.max_width >= _NARROW or len(header) <= 3:
+                yield from super().__rich_console__(console, options)
+                return
+            if title is not None:
+                yield Text(title, "italic")
+            for name, *cells in rows:
+                yield Text(name, "bold")
+                for label, cell in zip(header[1:], cells, strict=True):
+                    if cell:
+                        yield Text(f"  {' '.join(label.split())}: {cell}")
+
+    table = Rows(
         title=None if title is None else escape(title),
         box=SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    rows = list(rows)
     longest = max((len(row[0]) for row in rows), default=0)
     for i, column in enumerate(header):
         table.add_column(
