@@ -143,6 +143,7 @@ def predict_command(
         typer.Option(
             help="PATHS are a table that names images, and their folder: column that is written "
             "beside the predictions, such as an id.",
+            metavar="COLUMN",
             rich_help_panel="Labels",
         ),
     ] = None,

@@ -36,7 +36,7 @@ EVERYDAY = {
     ),
 }
 
-_FIRST, _LAST = ("Arguments", "Comparison", "Network", "Training", "Options"), "Output"
+_FIRST, _LAST = ("Arguments", "Comparison", "Options", "Network", "Training"), "Output"
 _STACKED_BELOW = 72  # columns: two columns of text would be a word wide
 _WIDEST_NAME = 34
 _INDENT = (0, 0, 0, 4)
@@ -145,6 +145,8 @@ def _about(param: Any) -> Text:
     """Return what a parameter is for, and what holds without it."""
     text = Text(" ".join((getattr(param, "help", None) or "").split()))
     default = param.default
+    if param.required and param.param_type_name == "option":
+        text.append(" [required]", "red")
     if getattr(param, "is_flag", False):
         default = "on" if default is True and param.secondary_opts else None
     if default not in (None, "", [], ()) and getattr(param, "show_default", True):

@@ -159,10 +159,10 @@ _WELCOME = (
     ("compare digits", "does a spinal head help?"),
     ("compare ./photos", "a folder for each class"),
     ("compare t.csv --target y", "a table"),
-    ("train ./photos --out runs/a", "train one model"),
-    ("predict runs/a ./new", "and use it"),
-    ("demo runs/a", "try it in a browser"),
-    ("list", "data sets, networks, heads"),
+    ("train ./photos --out a", "train one model"),
+    ("predict a ./new", "and use it"),
+    ("demo a", "try it in a browser"),
+    ("list", "data, networks, heads"),
     ("recipes", "the paper's experiments"),
     ("--help", "every command"),
 )
@@ -170,7 +170,7 @@ _WELCOME = (
 
 def _welcome() -> None:
     """Say what one can do."""
-    lines = Table.grid(padding=(0, 2, 0, 0))
+    lines = Table.grid(padding=(0, 1, 0, 0))
     for words, about in _WELCOME:
         lines.add_row(f"spinalnet [bold]{words}[/]", about)
     out_console.print("The SpinalNet head, compared honestly on your data.")
