@@ -1,6 +1,7 @@
 """Rewrite the measured tables of README.md and docs/*.md from committed result files.
 
 Run `python docs/tables.py` (or `make tables`); `--check` only says whether a file would change.
+What the package carries of it (`packaged`) is written too.
 Between `<!-- table:NAME -->` and `<!-- /table -->` stands what `TABLES[NAME]` makes, between
 `<!-- house -->` and `<!-- /house -->` the first sentence of every wing's docstring and its files.
 """
@@ -8,6 +9,7 @@ Between `<!-- table:NAME -->` and `<!-- /table -->` stands what `TABLES[NAME]` m
 from __future__ import annotations
 
 import ast
+import dataclasses
 import itertools
 import json
 import re
@@ -710,15 +712,33 @@ def rewrite(text: str) -> str:
     )
 
 
+def packaged() -> dict[Path, str]:
+    """Return the files that the package carries of what is known elsewhere.
+
+    Names are there to be completed without loading torch; what recipes have found lies in
+    `results/`, which is not installed.
+    """
+    from spinalnet.cli import names
+    from spinalnet.paper import records
+
+    facts = records.facts_of(records.load_records(ROOT / records.RESULTS))
+    found = {"facts": [dataclasses.asdict(fact) for fact in facts]}
+    return {
+        ROOT / "src/spinalnet/cli/names.json": json.dumps(names.all_names(), indent=1) + "\n",
+        ROOT / "src/spinalnet/paper/found.json": json.dumps(found, indent=1) + "\n",
+    }
+
+
 def main() -> int:
     """Rewrite, or with `--check` report; return the exit code."""
     stale = []
     if "--check" not in sys.argv:
         draw_answer()
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-    for path in pages:
-        old = path.read_text(encoding="utf-8")
-        new = rewrite(old)
+    made = packaged()
+    for path in [*pages, *made]:
+        old = path.read_text(encoding="utf-8") if path.exists() else ""
+        new = made[path] if path in made else rewrite(old)
         if new != old:
             stale.append(path.relative_to(ROOT))
             if "--check" not in sys.argv:

@@ -30,6 +30,13 @@ def spinalnet(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(arguments, 0, said, told)
 
 
+def answered(done: object) -> dict:
+    """Return the answer of a command that was asked for JSON: its last line."""
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer.pop("event") == "result"
+    return answer
+
+
 def in_a_process(*arguments: object, expect: int = 0) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does."""
     done = subprocess.run(
@@ -105,7 +112,7 @@ def test_train_evaluate_predict_round_trip(tmp_path: Path) -> None:
         "result.json",
         "DONE",
     }
-    evaluated = json.loads(spinalnet("evaluate", run, "--json").stdout)
+    evaluated = answered(spinalnet("evaluate", run, "--json"))
     result = json.loads((run / "result.json").read_text())
     classes = evaluated.pop("classes")
     assert evaluated == result["test"]
@@ -172,7 +179,7 @@ def test_arguments_in_a_sentence_become_options(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_list_names_everything_as_json() -> None:
-    tables = json.loads(spinalnet("list", "--json").stdout)
+    tables = answered(spinalnet("list", "--json"))
     assert {"digits", "mnist", "emnist-letters"} <= set(tables["data sets"])
     assert {"mnist-cnn", "vgg5"} <= set(tables["models"])
     assert {"spinal", "mlp", "matched", "linear"} <= set(tables["heads"])
@@ -298,8 +305,9 @@ def test_every_training_option_is_a_flag() -> None:
     import dataclasses
 
     flags = {parameter.name for parameter in options_module.train_parameters()}
-    assert flags == {field.name for field in dataclasses.fields(TrainConfig)} - {"phases"}
-    help_text = spinalnet("train", "--help").stdout
+    of_recipes = {"phases", "redraw_power", "ties_improve", "restart_from", "divide_by"}
+    assert flags == {field.name for field in dataclasses.fields(TrainConfig)} - of_recipes
+    help_text = spinalnet("train", "--help-all").stdout
     assert "--label-smoothing" in help_text
     assert "--channels-last" in help_text
 

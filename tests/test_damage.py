@@ -351,5 +351,7 @@ def test_the_command_says_which_run_of_a_folder_is_damaged(whole, tmp_path):
     flip(tmp_path / "b" / "result.json", random.Random(6))
     run = CliRunner().invoke(app, ["verify", str(tmp_path), "--no-models", "--json"])
     assert run.exit_code == 2
-    found = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+    said = [json.loads(line) for line in run.stdout.splitlines()]
+    found = [one for one in said if one["event"] == "run_checked"]
+    assert said[-1] == {"event": "result", "runs": 2, "whole": 1}
     assert [bool(one["damage"]) for one in found] == [False, True]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from spinalnet import ComparisonSpec, RunSpec, _dist
-from spinalnet.cli import root
+from spinalnet.cli import output, root
 from spinalnet.comparison import comparing
 
 QUESTION = ComparisonSpec(
@@ -37,12 +37,12 @@ def test_the_main_process_goes_first(monkeypatch, rank, order):
 
 def test_only_the_main_process_speaks_and_any_may_complain(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(root, "out_console", root.Console(quiet=False))
-    monkeypatch.setattr(root, "err_console", root.Console(quiet=False, stderr=True))
+    for console in (output.out_console, output.err_console):
+        monkeypatch.setattr(console, "quiet", False)
     for rank, spoken in (("1", False), ("0", True)):
         monkeypatch.setenv("RANK", rank)
         root._hush_other_processes()
-        root.out_console.print("a result")
+        output.answer({}, "a result")
         assert bool(capsys.readouterr().out) == spoken
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(sys, "argv", ["spinalnet", "evaluate", "nowhere"])

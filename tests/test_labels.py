@@ -25,7 +25,7 @@ from spinalnet.data.images import BadImagesError
 from spinalnet.data.labels import Labels, find_labelled
 from spinalnet.data.loading import DataSpec, load, load_dataset
 from spinalnet.deploy import evaluate_run, predict
-from test_cli import refusal
+from test_cli import answered, refusal
 from test_cli import spinalnet as command
 
 SIDE = 16
@@ -295,13 +295,13 @@ def test_classes_from_a_table_to_predictions(
     command("train", cats / "images", "--labels", cats / "train.csv", *SMALL, "--out", out)
     result = json.loads((out / "result.json").read_text())
     assert result["class_names"] == ["cat", "dog"]
-    first = json.loads(command("evaluate", out, "--json").stdout)
+    first = answered(command("evaluate", out, "--json"))
     assert first["n"] == 5
 
     rows = [(f"{i:03}", "cat" if i % 2 else "dog") for i in range(0, 24, 3)]
     test = table(cats / "test.csv", ("image", "label"), rows)
     asked = ("evaluate", out, "--data", cats / "images", "--labels", test)
-    scored = json.loads(command(*asked, "--json").stdout)
+    scored = answered(command(*asked, "--json"))
     assert scored["n"] == 8  # all rows, not a part that is kept back
 
     sheet = table(cats / "sub.csv", ("image_id", "label"), [(f"{i:03}", 0) for i in (5, 2, 9)])

@@ -40,6 +40,7 @@ from spinalnet.paper.records import describe_recipes, keep_record, load_records
 from spinalnet.paper.study import draw_regression_study
 from spinalnet.training import runs
 from spinalnet.training.config import SCHEDULES, Outcome
+from test_cli import answered
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -695,12 +696,12 @@ def invoke(*arguments: str) -> Any:
 
 def test_commands_list_recipes_and_data_sets(tmp_path):
     listed = invoke("recipes", "--json", "--results", str(tmp_path), "--data-dir", str(tmp_path))
-    assert [row["name"] for row in json.loads(listed.stdout)] == list_recipes()
+    assert [row["name"] for row in answered(listed)["recipes"]] == list_recipes()
     table = invoke("recipes", "--results", str(tmp_path), "--data-dir", str(tmp_path)).stdout
     assert all(name in table for name in RECIPES)
     assert "missing data: cifar10" in table
-    sets = json.loads(invoke("datasets", "--json", "--data-dir", str(tmp_path)).stdout)
-    assert [row["name"] for row in sets] == loading.list_datasets()
+    sets = answered(invoke("datasets", "--json", "--data-dir", str(tmp_path)))
+    assert [row["name"] for row in sets["datasets"]] == loading.list_datasets()
     table = invoke("datasets", "--data-dir", str(tmp_path)).stdout
     assert all(name in table for name in loading.list_datasets())
     page = tmp_path / "page.md"

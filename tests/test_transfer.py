@@ -299,18 +299,19 @@ def test_training_keeps_its_number_of_threads() -> None:
 def test_without_a_terminal_features_are_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from spinalnet.cli import progress
+    from spinalnet.cli import output, progress
 
     now = iter(range(0, 1000, 10))
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
     cell = Cell(RunSpec.of("digits", "mnist-cnn"), Path("run"))
-    with progress.show_progress(1) as on_event:
+    how = {"as_json": False, "quiet": False, "verbose": False}
+    with output.speaking(**how), progress.show_progress(1) as on_event:
         for done in range(1, 8):
             note = f"features: {done} of 7 images"
             step = loop.Progress("features", 0, 0, step=done, steps=7, note=note)
             on_event(Event(cell, "progress", progress=step))
     said = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
-    assert said == ["features: 3 of 7 images", "features: 6 of 7 images"]
+    assert said == [f"features: {done} of 7 images" for done in (1, 4, 7)]
 
 
 # --- engines --------------------------------------------------------------------------------------

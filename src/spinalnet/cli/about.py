@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from spinalnet._checks import unknown_name
-from spinalnet.cli.root import app, err_console, out_console
+from spinalnet.cli import names as complete
+from spinalnet.cli.output import answer, listed, say
+from spinalnet.cli.root import KNOW, app
 
 
-@app.command("list")
-def list_command(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+@app.command("list", rich_help_panel=KNOW)
+def list_command() -> None:
     """List data sets, networks, heads, augmentations and schedules."""
     from spinalnet.data import AUGMENTATIONS, DATASETS
     from spinalnet.models import MODELS
@@ -33,22 +32,20 @@ def list_command(
         },
         "schedules": {name: row.summary for name, row in SCHEDULES.items()},
     }
-    if as_json:
-        print(json.dumps(tables, indent=2))
-        return
-    from rich.table import Table
-
-    for title, rows in tables.items():
-        table = Table(title=title, title_justify="left", show_header=False, box=None)
-        for name, summary in rows.items():
-            table.add_row(f"[bold]{name}[/]", summary)
-        out_console.print(table, "")
+    shown = [
+        part for title, rows in tables.items() for part in (listed((), rows.items(), title), "")
+    ]
+    answer(tables, *shown)
 
 
-@app.command("bench")
+@app.command("bench", rich_help_panel=KNOW)
 def bench_command(
     names: Annotated[
-        list[str], typer.Argument(help="Benchmarks: augment, epoch, heads, steps, export.")
+        list[str],
+        typer.Argument(
+            help="Benchmarks: augment, epoch, heads, steps, export.",
+            autocompletion=complete.one("benchmarks"),
+        ),
     ],
     out: Annotated[Path | None, typer.Option(help="Folder for NAME.json result files.")] = None,
     threads: Annotated[int, typer.Option(help="Compute threads.", min=1)] = 1,
@@ -65,15 +62,18 @@ def bench_command(
     for name in names:
         benchmark = BENCHMARKS[name]
         rows = benchmark.run()
-        print(benchmark.show(rows), flush=True)
+        answer({"benchmark": name, "rows": rows}, benchmark.show(rows))
         if out is not None:
             write_result(out / f"{name}.json", name, benchmark.protocol, rows)
-            err_console.print(f"{out / name}.json", highlight=False)
+            say(f"{out / name}.json")
 
 
-@app.command("env")
+@app.command("env", rich_help_panel=KNOW)
 def env_command() -> None:
     """Print versions, hardware and compute backends, for a bug report or a result file."""
+    from rich.json import JSON
+
     from spinalnet.training import environment
 
-    out_console.print_json(json.dumps(environment.describe_environment()))
+    found = environment.describe_environment()
+    answer(found, JSON.from_data(found))

@@ -9,12 +9,27 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from spinalnet._checks import InputError, TrainingError, unknown_name
-from spinalnet.cli.options import Log, ProbeEpochs, ProbeLr, RunOptions, Wait, with_run_options
+from spinalnet.cli import names as complete
+from spinalnet.cli.options import (
+    OUTPUT,
+    Group,
+    Log,
+    ProbeEpochs,
+    ProbeLr,
+    RunOptions,
+    Target,
+    TaskOf,
+    TimeColumn,
+    Wait,
+    option,
+    with_run_options,
+)
+from spinalnet.cli.output import answer, complain, say
 from spinalnet.cli.progress import (
     alone_in,
     print_answer,
@@ -23,7 +38,7 @@ from spinalnet.cli.progress import (
     show_progress,
     watched,
 )
-from spinalnet.cli.root import app, as_options, err_console
+from spinalnet.cli.root import ASK, app, as_options
 
 if TYPE_CHECKING:
     from spinalnet.comparison import ComparisonSpec
@@ -31,69 +46,56 @@ if TYPE_CHECKING:
     from spinalnet.comparison.engine import Effort
 
 
-def _option(panel: str, help_text: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help_text, rich_help_panel=panel, **more)
-
-
-_ANSWER, _TABLES, _ENGINE = "Comparison", "Tables", "Engine"
+_ANSWER, _ENGINE = "Comparison", "Engine"
 Folds = Annotated[
-    int, _option(_ANSWER, "Draw the test part from all examples, in so many folds; 0: as it is.")
+    int, option(_ANSWER, "Draw the test part from all examples, in so many folds; 0: as it is.")
 ]
-Repeats = Annotated[int, _option(_ANSWER, "How often all folds are drawn.")]
+Repeats = Annotated[int, option(_ANSWER, "How often all folds are drawn.")]
 Metric = Annotated[
-    str | None, _option(_ANSWER, "What is compared, such as accuracy, auroc, log-loss, r2.")
+    str | None,
+    option(
+        _ANSWER,
+        "What is compared, such as accuracy, auroc, log-loss, r2.",
+        metavar="NAME",
+        autocompletion=complete.one("metrics"),
+    ),
 ]
 Margin = Annotated[
     float | None,
-    _option(
+    option(
         _ANSWER,
         "Differences up to this count as equal, in the metric's own numbers (0.005 is half a "
         "point of accuracy).",
     ),
 ]
-Group = Annotated[
-    str | None,
-    _option(
-        _ANSWER,
-        "What must not lie in two parts: a column of a table or of --labels, or a pattern over "
-        "the names of image files.",
-    ),
-]
 UntilDecided = Annotated[
-    bool, _option(_ANSWER, "Add seeds until every comparison is decided.", "--until-decided")
+    bool, option(_ANSWER, "Add seeds until every comparison is decided.", "--until-decided")
 ]
-MaxSeeds = Annotated[int | None, _option(_ANSWER, "Most seeds of --until-decided; 30 without it.")]
-Tune = Annotated[int, _option(_ANSWER, "Trials in which each head's settings are chosen.")]
-Target = Annotated[str | None, _option(_TABLES, "Column to predict.")]
-TaskOf = Annotated[
-    str, _option(_TABLES, "classification, regression, or auto; of a table, or of --labels.")
-]
-TimeColumn = Annotated[
-    str | None, _option(_TABLES, "Column of time: nothing is trained on the future.", "--time")
-]
+MaxSeeds = Annotated[int | None, option(_ANSWER, "Most seeds of --until-decided; 30 without it.")]
+Tune = Annotated[int, option(_ANSWER, "Trials in which each head's settings are chosen.")]
 Jobs = Annotated[
     str,
-    _option(
+    option(
         _ENGINE,
         "Runs at a time. auto: as many as there are processors, one on a GPU.",
         metavar="N|auto",
     ),
 ]
-Threads = Annotated[int, _option(_ENGINE, "Threads of each run on the CPU.")]
+Threads = Annotated[int, option(_ENGINE, "Threads of each run on the CPU.")]
 Engine = Annotated[
     str,
-    _option(
+    option(
         _ENGINE,
         "local; ray: on a Ray cluster; print: write a script for Slurm and run nothing.",
-        metavar="local|ray|print",
+        choices=("local", "ray", "print"),
     ),
 ]
 RayAddress = Annotated[
-    str | None, _option(_ENGINE, "Address of a Ray cluster; without it, one on this machine.")
+    str | None, option(_ENGINE, "Address of a Ray cluster; without it, one on this machine.")
 ]
 StorageOf = Annotated[
     str | None,
-    _option(
+    option(
         _ENGINE,
         "Address (s3://bucket/folder) through which the machines of a Ray cluster that share no "
         "disk pass the runs on.",
@@ -102,9 +104,9 @@ StorageOf = Annotated[
     ),
 ]
 DryRun = Annotated[
-    bool, _option(_ENGINE, "Show what would run, and what it costs; write nothing.", "--dry-run")
+    bool, option(_ENGINE, "Show what would run, and what it costs; write nothing.", "--dry-run")
 ]
-Only = Annotated[str | None, _option(_ENGINE, "Make this one run.", metavar="NAME", hidden=True)]
+Only = Annotated[str | None, option(_ENGINE, "Make this one run.", metavar="NAME", hidden=True)]
 
 _OF_IMAGES = {"model", "backbone", "weights", "freeze", "head_option", "data_dir", "download"}
 _OF_IMAGES |= {"image_size", "in_channels", "limit", "on_bad_image", "probe_epochs", "probe_lr"}
@@ -113,7 +115,7 @@ _OF_IMAGES |= {"labels", "image_column", "label_column", "split_column"}
 _OF_IMAGES |= {"pixel_range"}
 
 
-@app.command("compare")
+@app.command("compare", rich_help_panel=ASK)
 @with_run_options
 def compare_command(
     asked: RunOptions,
@@ -122,15 +124,20 @@ def compare_command(
     probe_lr: ProbeLr = 3e-3,
     heads: Annotated[
         str | None,
-        typer.Option(
-            help="Heads, comma separated, options of their own behind a colon: "
+        option(
+            _ANSWER,
+            "Heads, comma separated, options of their own behind a colon: "
             "spinal,spinal:num_layers=8,mlp; mymodule:MyHead for a class of your own. The first is "
             "compared with each other. Default: spinal,unchained,matched,mlp,linear, and trees on "
-            "tables."
+            "tables.",
+            metavar="NAMES",
+            autocompletion=complete.several("heads"),
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Number of paired seeds; tables: of splits.")] = 5,
-    out: Annotated[Path | None, typer.Option(help="Folder of the comparison.")] = None,
+    seeds: Annotated[int, option(_ANSWER, "Number of paired seeds; tables: of splits.")] = 5,
+    out: Annotated[
+        Path | None, option(OUTPUT, "Folder of the comparison.", metavar="FOLDER")
+    ] = None,
     folds: Folds = 0,
     repeats: Repeats = 1,
     metric: Metric = None,
@@ -190,9 +197,10 @@ def compare_command(
     folder = asking.default_folder(question) if out is None else out
     load = functools.partial(building.load_splits, download=asked.download)
     if tune and not question.is_of_table and (dry_run or only is not None or engine == "print"):
+        beside = "--dry-run" if dry_run else "--engine print" if engine == "print" else "--only"
         raise InputError(
-            "tune chooses the settings before the runs are known: it does not go with dry_run, "
-            "only or engine print. --jobs and --engine ray run trials side by side."
+            f"--tune chooses the settings before the runs are known, and {beside} needs them: "
+            "leave out one of the two (--jobs and --engine ray run trials side by side)."
         )
     if dry_run:
         plan = planning.plan(question, folder, effort, load)
@@ -235,13 +243,17 @@ def _run(
     """Run everything, print the answer; what has failed makes the exit code 1."""
     from spinalnet.comparison import Comparison, comparing
     from spinalnet.comparison.watching import both
+    from spinalnet.training import runs
 
-    total = len(question.cells()) + trials * len(question.heads)
+    cells = comparing.cells_of(question, folder)
+    done = sum(runs.is_done(cell.folder) for cell in cells)
+    begun = f"{done} of {len(cells)} runs are done already." if done else ""
+    total = len(cells) + trials * len(question.heads)
     with _failing(), watched(log, folder) as watching, show_progress(total) as on_event:
         comparing.run_comparison(
             question,
             folder,
-            replace(effort, on_event=both(_after_telling(question, on_event), watching)),
+            replace(effort, on_event=both(_after_telling(question, begun, on_event), watching)),
             load=load,
             command="spinalnet " + shlex.join(sys.argv[1:]),
             max_seeds=max_seeds,
@@ -262,9 +274,9 @@ def _tell_chosen(question: ComparisonSpec) -> None:
 
 
 def _after_telling(
-    question: ComparisonSpec, on_event: Callable[[Event], None]
+    question: ComparisonSpec, begun: str, on_event: Callable[[Event], None]
 ) -> Callable[[Event], None]:
-    """Return what hears of events, and says before the first one which network was taken.
+    """Return what hears of events, and says before the first one what is done and which network.
 
     By then all has been refused that can be, and a refusal is one sentence.
     """
@@ -274,6 +286,8 @@ def _after_telling(
         nonlocal told
         if not told:
             told = True
+            if begun:
+                say(begun)
             _tell_chosen(question)
         on_event(event)
 
@@ -299,9 +313,7 @@ def _failing() -> Iterator[None]:
     try:
         yield
     except TrainingError as error:
-        err_console.print(
-            f"[red]error[/] {as_options(str(error))}", highlight=False, soft_wrap=True
-        )
+        complain(as_options(str(error)))
         raise typer.Exit(1) from None
 
 
@@ -315,8 +327,8 @@ def _print_script(question: ComparisonSpec, folder: Path, effort: Effort, load: 
     names = [spec.name for spec in question.cells()]
     text = slurm.script_of(names, _without_engine(sys.argv[1:], folder), folder, effort.threads)
     files.write_text(folder / "slurm.sh", text)
-    print(text, end="")
-    err_console.print(f"Submit it: bash {folder / 'slurm.sh'}", highlight=False, soft_wrap=True)
+    answer({"script": text, "file": folder / "slurm.sh"}, text.rstrip())
+    say(f"Submit it: bash {folder / 'slurm.sh'}")
 
 
 def _without_engine(arguments: list[str], folder: Path) -> list[str]:

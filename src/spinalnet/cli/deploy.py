@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spinalnet._checks import InputError
+from spinalnet.cli import names as complete
+from spinalnet.cli.advice import runs_first
 from spinalnet.cli.options import (
     DataDir,
     Ignore,
@@ -23,15 +24,19 @@ from spinalnet.cli.options import (
     RunFolder,
     SplitColumn,
     Tta,
+    option,
 )
-from spinalnet.cli.progress import print_note
-from spinalnet.cli.root import app, err_console, out_console
+from spinalnet.cli.output import answer, manner, say, say_now, tell
+from spinalnet.cli.progress import counting, print_note
+from spinalnet.cli.root import USE, app
 
 if TYPE_CHECKING:
     from spinalnet.data import images
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
 
-@app.command("evaluate")
+
+@app.command("evaluate", rich_help_panel=USE)
 def evaluate_command(
     run: RunFolder,
     data: Annotated[str | None, typer.Option(help="Other data with the same classes.")] = None,
@@ -42,18 +47,16 @@ def evaluate_command(
     split_column: SplitColumn = None,
     on_bad_image: Annotated[
         str | None,
-        typer.Option(
-            metavar="error|skip",
-            help="For --data or --labels: image files that cannot be used: refuse, or leave out. "
+        option(
+            "Image files",
+            "For --data or --labels: image files that cannot be used: refuse, or leave out. "
             "Default: the run's.",
+            choices=("error", "skip"),
         ),
     ] = None,
     ignore: Ignore = None,
-    device: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda or mps. Default: the run's.")
-    ] = None,
+    device: Annotated[str | None, option("Options", "Default: the run's.", choices=DEVICES)] = None,
     tta: Tta = "none",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Evaluate a trained model on the test part of its own or of other data, class by class.
 
@@ -76,18 +79,17 @@ def evaluate_command(
         tta=tta,
         tell=print_note,
     )
-    if as_json:
-        if _dist.is_main():
-            print(json.dumps(evaluation.to_dict()))
-        return
-    for name, value in evaluation.metrics.items():
-        if name != "confusion":
-            shown = f"{value:.4f}" if name != "n" else f"{value}"
-            out_console.print(f"{name:>14}  {shown}", highlight=False)
+    lines: list[Any] = [
+        f"{name:>14}  {value:.4f}" if name != "n" else f"{name:>14}  {value}"
+        for name, value in evaluation.metrics.items()
+        if name != "confusion"
+    ]
     if evaluation.classes:
         from spinalnet.comparison.wording import class_scores
 
-        out_console.print("", class_scores(evaluation.classes))
+        lines += ["", class_scores(evaluation.classes)]
+    if _dist.is_main():
+        answer(evaluation.to_dict(), *lines)
 
 
 def _standard_input() -> Iterator[bytes]:
@@ -96,7 +98,7 @@ def _standard_input() -> Iterator[bytes]:
         yield chunk
 
 
-@app.command("predict")
+@app.command("predict", rich_help_panel=USE)
 def predict_command(
     ctx: typer.Context,
     run: RunFolder,
@@ -113,7 +115,9 @@ def predict_command(
     ] = None,
     form: Annotated[
         str | None,
-        typer.Option("--format", metavar="csv|jsonl", help="Default: by --out's ending, or csv."),
+        option(
+            "Options", "Default: by --out's ending, or csv.", "--format", choices=("csv", "jsonl")
+        ),
     ] = None,
     top_k: Annotated[int, typer.Option(help="So many of the most probable classes.", min=1)] = 1,
     all_probabilities: Annotated[
@@ -125,7 +129,7 @@ def predict_command(
     ] = None,
     on_bad_image: OnBadImage = "error",
     batch_size: Annotated[int, typer.Option(help="Images per forward pass.", min=1)] = 64,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Annotated[str, option("Options", "Where to compute.", choices=DEVICES)] = "auto",
     tta: Tta = "none",
     keep: Annotated[
         str | None,
@@ -139,6 +143,7 @@ def predict_command(
         typer.Option(
             help="PATHS are a table that names images, and their folder: column that is written "
             "beside the predictions, such as an id.",
+            metavar="COLUMN",
             rich_help_panel="Labels",
         ),
     ] = None,
@@ -153,8 +158,6 @@ def predict_command(
     With bad files the exit code is 2, after one report of all of them, and --out is not written;
     with --on-bad-image skip they are listed, the others written, and the exit code is 0.
     """
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
     from spinalnet import _dist
     from spinalnet.comparison.loading import run_of
     from spinalnet.data.table_files import is_table_file
@@ -165,6 +168,10 @@ def predict_command(
 
     if not _dist.is_main():
         return  # there is one file to write
+    if sentence := runs_first("predict", run, paths):
+        raise InputError(sentence)
+    if manner.as_json and out is None:
+        form = form or "jsonl"
     if is_of_table(run):
         of_images = ("on_bad_image", "batch_size", "device", "tta", "id_column", "image_column")
         _refuse(ctx, of_images, "for the model of a table")
@@ -192,11 +199,9 @@ def predict_command(
         )
     named = (path for path in paths if path != "-")
     piped = predict.read_paths(_standard_input()) if "-" in paths else ()
-    columns = (SpinnerColumn(), TextColumn("{task.completed} images"), TimeElapsedColumn())
     unused = Tally()
     try:
-        with Progress(*columns, console=err_console, transient=True) as bar:
-            task = bar.add_task("predict", total=None)
+        with counting({"predict": None}, "images") as advance:
             count = predict.write_predictions(
                 run,
                 itertools.chain(named, piped),
@@ -209,19 +214,25 @@ def predict_command(
                 tta=tta,
                 tell=print_note,
                 on_bad_image=leave_out if on_bad_image == "skip" else None,
-                on_row=lambda _: bar.advance(task),
+                on_row=lambda _: advance("predict"),
                 unused=unused,
                 ids=ids,
             )
     except (KeyboardInterrupt, stopping.Interrupted) as error:
-        err_console.print("stopped; nothing was written." if out else "stopped.", highlight=False)
+        say_now("stopped; nothing was written." if out else "stopped.")
         raise typer.Exit(stopping.exit_code(error)) from None
     if unused:
         print_note(unused.note())
-    if out is not None:
-        also = f", {skipped} files left out" if skipped else ""
-        said = f"{count} predictions{also}: {out}"
-        err_console.print(said, highlight=False, soft_wrap=True, markup=False)
+    also = f", {skipped} files left out" if skipped else ""
+    _say_written(count, out, also)
+
+
+def _say_written(count: int, out: Path | None, also: str = "") -> None:
+    """Say how many predictions were written, where they do not stand above."""
+    if out is not None and not manner.as_json:
+        say(f"{count} predictions{also}: {out}")
+    if manner.as_json:
+        answer({"predictions": count, "file": out})
 
 
 def _refuse(ctx: typer.Context, options: Sequence[str], why: str) -> None:
@@ -259,15 +270,18 @@ def _predict_table(
         keep=[name.strip() for name in keep.split(",")] if keep else (),
         tell=print_note,
     )
-    if out is not None:
-        said = f"{count} predictions: {out}"
-        err_console.print(said, highlight=False, soft_wrap=True, markup=False)
+    _say_written(count, out)
 
 
-@app.command("verify")
+@app.command("verify", rich_help_panel=USE)
 def verify_command(
     folder: Annotated[
-        Path, typer.Argument(help="Folder of a run, of a comparison, or of many.", metavar="FOLDER")
+        Path,
+        typer.Argument(
+            help="Folder of a run, of a comparison, or of many.",
+            metavar="FOLDER",
+            autocompletion=complete.runs,
+        ),
     ],
     models: Annotated[
         bool,
@@ -276,7 +290,6 @@ def verify_command(
             help="Whether to compute the metrics again from the models, where the data is here.",
         ),
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one run a line.")] = False,
 ) -> None:
     """Check that runs are whole: every file, and whether the model still says the same.
 
@@ -290,27 +303,27 @@ def verify_command(
     for found in verify(folder, models=models):
         count += 1
         broken += bool(found.damage)
-        if as_json:
-            print(json.dumps(found.to_dict()))
-            continue
         word = "damaged" if found.damage else "whole"
         said = [f"{found.run}: {word} ({len(found.checked)} checks)", *found.damage]
         said += [f"note: {note}" for note in found.notes]
-        out_console.print("\n  ".join(said), highlight=False, soft_wrap=True, markup=False)
-    said = f"{count - broken} of {count} runs are whole."
-    err_console.print(said, highlight=False, soft_wrap=True)
+        if manner.as_json:
+            tell("run_checked", **found.to_dict())
+        else:
+            answer({}, "\n  ".join(said))
+    say(f"{count - broken} of {count} runs are whole.")
+    if manner.as_json:
+        answer({"runs": count, "whole": count - broken})
     if broken:
         raise typer.Exit(2)
 
 
-@app.command("explain")
+@app.command("explain", rich_help_panel=USE)
 def explain_command(
     run: RunFolder,
     data: Annotated[
         str | None, typer.Option(help="A table whose rows are asked. Default: the test rows.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for figure and numbers.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say which columns the model of a table depends on, how much and in which direction.
 
@@ -323,32 +336,33 @@ def explain_command(
 
     folder = out or Path("runs") / f"explain-{run.resolve().name}"
     found = table_explain.explain_table_model(run, folder, data=data, tell=print_note)
-    if as_json:
-        print(json.dumps(found.records()))
-        return
     header = ("output", "column", "effect", "slope (mean ± std)")
     rows = [
         [one.output, one.column, f"{one.effect:.4g}", table_explain.slope_text(one)]
         for one in found.effects[:40]
     ]
     title = f"effect of the columns on the prediction, {found.unit}, {found.rows} rows"
-    out_console.print(as_rich(header, rows, title))
-    err_console.print(f"All numbers and the figure: {folder}", highlight=False, soft_wrap=True)
+    answer({"folder": folder, "effects": found.records()}, as_rich(header, rows, title))
+    say(f"All numbers and the figure: {folder}")
 
 
-@app.command("export")
+@app.command("export", rich_help_panel=USE)
 def export_command(
     ctx: typer.Context,
     run: RunFolder,
     out: Annotated[Path, typer.Argument(help="File to write: .onnx, or .pt2 (torch.export).")],
     inputs: Annotated[
         str | None,
-        typer.Option(
-            help="uint8-hwc or uint8-chw: images as bytes; float: images on the 0..1 scale, "
-            "channels first, or rows. Default: uint8-hwc for images, float for rows."
+        option(
+            "Options",
+            "uint8-hwc or uint8-chw: images as bytes; float: images on the 0..1 scale, channels "
+            "first, or rows. Default: uint8-hwc for images, float for rows.",
+            choices=("uint8-hwc", "uint8-chw", "float"),
         ),
     ] = None,
-    output: Annotated[str, typer.Option(help="logits, or probabilities.")] = "logits",
+    output: Annotated[
+        str, option("Options", "What it answers with.", choices=("logits", "probabilities"))
+    ] = "logits",
     normalize: Annotated[
         bool,
         typer.Option(
@@ -387,19 +401,16 @@ def export_command(
     else:
         raise InputError(f"the file must end in .onnx, or in .pt2 without --opset, got '{out}'.")
     shape = ", ".join(map(str, exported.inputs))
-    out_console.print(
+    lines = [
         f"{out}: inputs {exported.dtype} ({shape}), {exported.output} out, "
         f"{sum(exported.nodes.values())} operations, {out.stat().st_size:,} bytes; differs from "
-        f"the model by {exported.largest_difference:.1e}",
-        highlight=False,
-        soft_wrap=True,
-    )
+        f"the model by {exported.largest_difference:.1e}"
+    ]
     if exported.preprocessing is not None:
-        out_console.print(
-            f"{exported.preprocessing}: makes its inputs of photographs, with Pillow and NumPy",
-            highlight=False,
-            soft_wrap=True,
+        lines.append(
+            f"{exported.preprocessing}: makes its inputs of photographs, with Pillow and NumPy"
         )
+    answer({"file": out, "exported": exported}, *lines)
 
 
 def _export_table(run: Path, out: Path, data: str | None, opset: int | None) -> None:
@@ -412,11 +423,9 @@ def _export_table(run: Path, out: Path, data: str | None, opset: int | None) -> 
         run, out, data=data, opset=opset or export.OPSET, tell=print_note
     )
     inputs = ", ".join(f"{name} ({kind})" for name, kind in done.inputs.items())
-    out_console.print(
+    line = (
         f"{out}: inputs {inputs}; {' and '.join(done.outputs)} out, "
         f"{sum(done.nodes.values())} operations, {out.stat().st_size:,} bytes; differs from the "
-        f"model by {done.largest_difference:.1e} on {done.rows} rows",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
+        f"model by {done.largest_difference:.1e} on {done.rows} rows"
     )
+    answer({"file": out, "exported": done}, line)

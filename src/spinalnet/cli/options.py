@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Set
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,225 +17,275 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spinalnet._checks import InputError
-from spinalnet.cli.root import say_stopped
-from spinalnet.training import TrainConfig
+from spinalnet.cli import names as complete
+from spinalnet.cli.config_file import REST, read_config
+from spinalnet.training import SCHEDULES, TrainConfig
 from spinalnet.training.presets import PRESETS, of_images
 
 if TYPE_CHECKING:
     from spinalnet.comparison import RunSpec
 
 
+def option(
+    panel: str, help_text: str, *names: str, choices: Collection[str] = (), **more: Any
+) -> Any:
+    """Return an option in a panel of the help page; `choices` are shown, and completed."""
+    if choices:
+        shown, more = "|".join(choices), {"autocompletion": complete.of(tuple(choices)), **more}
+        if len(shown) > _WIDEST_CHOICES:
+            shown, help_text = "NAME", f"{help_text} One of: {', '.join(choices)}."
+        more = {"metavar": shown, **more}
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, **more)
+
+
+_WIDEST_CHOICES = 34  # characters behind the name of an option
+DATA, NETWORK, TRAINING, OUTPUT = "Data", "Network", "Training", "Output"
+FILES, LABELS, TABLES, TRANSFER = "Image files", "Labels", "Tables", "Transfer"
+TASKS = ("auto", "classification", "regression")
+
 Data = Annotated[
     str,
     typer.Argument(
-        help="A data set (see 'spinalnet list'), a folder of images, or, to compare on, a table."
+        help="A data set (spinalnet list), a folder of images, or a table (csv, parquet, xlsx, "
+        "sklearn:NAME).",
+        autocompletion=complete.one("datasets"),
     ),
 ]
 DataDir = Annotated[
-    str | None, typer.Option(help="Where the data set's files are. Without it: a cache, filled.")
+    str | None,
+    option(DATA, "Where the data set's files are. Without it: a cache, filled.", metavar="FOLDER"),
 ]
 Download = Annotated[
     bool | None,
-    typer.Option(
-        "--download/--no-download", help="Fetch missing data and weights. Default: into the cache."
+    option(
+        DATA, "Fetch missing data and weights. Default: into the cache.", "--download/--no-download"
     ),
 ]
 Model = Annotated[
     str | None,
-    typer.Option(
-        help="Network (see 'spinalnet list'). Default: mnist-cnn; for a folder of colour "
-        "photographs of more than 64 pixels a pre-trained one, frozen, if one can be had.",
+    option(
+        NETWORK,
+        "Network (spinalnet list). Default: mnist-cnn; for colour photographs of more than 64 "
+        "pixels a pre-trained one, frozen, if one can be had.",
+        metavar="NAME",
         show_default=False,
+        autocompletion=complete.one("models"),
     ),
 ]
 PresetOf = Annotated[
     str | None,
-    typer.Option(
+    option(
+        NETWORK,
+        "Settings by one name: "
+        + ", ".join(
+            f"{name} (images: {row.images['epochs']} epochs, {row.seeds} seeds; tables: ensembles "
+            f"of {row.tables['ensemble_size']}, {row.splits} splits)"
+            for name, row in PRESETS.items()
+        )
+        + "; what is given beside it counts.",
         "--preset",
-        metavar="|".join(PRESETS),
-        help="Settings by one name, those that are given apart. "
-        + " ".join(f"{name}: {row.in_words()}." for name, row in PRESETS.items()),
+        choices=PRESETS,
     ),
 ]
 Backbone = Annotated[
     str | None,
-    typer.Option(
-        help="Pre-trained network instead of --model: efficientnet_lite0, or any of torchvision "
-        "or timm (torchvision:NAME, timm:NAME).",
-        rich_help_panel="Transfer",
+    option(
+        NETWORK,
+        "Pre-trained network instead of --model: efficientnet_lite0, or any of torchvision or timm "
+        "(torchvision:NAME, timm:NAME).",
+        metavar="NAME",
     ),
 ]
 Weights = Annotated[
-    Path | None,
-    typer.Option(
-        help="File of weights of the network, instead of the published ones.",
-        rich_help_panel="Transfer",
-    ),
+    Path | None, option(TRANSFER, "File of weights of the network, instead of the published ones.")
 ]
 Freeze = Annotated[
     bool,
-    typer.Option(
-        "--freeze",
-        help="Train the head only, on features that the network makes once.",
-        rich_help_panel="Transfer",
-    ),
+    option(NETWORK, "Train the head only, on features that the network makes once.", "--freeze"),
 ]
 ProbeEpochs = Annotated[
     int,
-    typer.Option(
-        help="First train the head so long on features of the plain images, then everything.",
+    option(
+        TRANSFER,
+        "First train the head so long on features of the plain images, then everything.",
         min=0,
-        rich_help_panel="Transfer",
     ),
 ]
-ProbeLr = Annotated[
-    float, typer.Option(help="Learning rate of the --probe-epochs.", rich_help_panel="Transfer")
-]
-ImageSize = Annotated[
-    int | None, typer.Option(help="Side in pixels that images are brought to.", min=1)
-]
+ProbeLr = Annotated[float, option(TRANSFER, "Learning rate of the --probe-epochs.")]
+ImageSize = Annotated[int | None, option(DATA, "Side in pixels that images are brought to.", min=1)]
 Channels = Annotated[
-    int | None, typer.Option("--in-channels", help="1: grey images, 3: colour.", min=1, max=3)
+    int | None, option(FILES, "1: grey images, 3: colour.", "--in-channels", min=1, max=3)
 ]
 PixelRange = Annotated[
     str | None,
-    typer.Option(
-        metavar="LOW,HIGH",
-        help="Image files with more than 8 bits: the values that become black and white, such as "
+    option(
+        FILES,
+        "Image files with more than 8 bits: the values that become black and white, such as "
         "0,4095 for 12 bits. Default: 0,65535 for 16 bits.",
+        metavar="LOW,HIGH",
     ),
 ]
-Limit = Annotated[int | None, typer.Option(help="Use only so many training images.", min=1)]
+Limit = Annotated[int | None, option(DATA, "Use only so many training images.", min=1)]
 OnBadImage = Annotated[
     str,
-    typer.Option(
-        metavar="error|skip",
-        help="Image files that cannot be used: refuse (all in one report), or leave out.",
+    option(
+        FILES,
+        "Image files that cannot be used: refuse (all in one report), or leave out.",
+        choices=("error", "skip"),
     ),
 ]
 Ignore = Annotated[
     str | None,
-    typer.Option(
+    option(
+        FILES,
+        "Files and folders of an image folder that are left out, comma separated: test,*_mask.png.",
         metavar="NAMES",
-        help="Files and folders of an image folder that are left out, comma separated: "
-        "test,*_mask.png.",
     ),
 ]
 OnDuplicate = Annotated[
     str,
-    typer.Option(
-        metavar="keep|skip",
-        help="Pictures that are there twice: keep and tell, or leave copies out of training.",
+    option(
+        FILES,
+        "Pictures that are there twice: keep and tell, or leave copies out of training.",
+        choices=("keep", "skip"),
     ),
 ]
 LabelsOf = Annotated[
     Path | None,
-    typer.Option(
+    option(
+        DATA,
+        "Table (csv, tsv, xlsx, parquet) that says what to predict of which image of the folder; "
+        "paths as in it, with or without their endings.",
         "--labels",
-        help="Table (csv, tsv, xlsx, parquet) that says what to predict of which image of the "
-        "folder; paths as in it, with or without their endings.",
-        rich_help_panel="Labels",
+        metavar="TABLE",
     ),
 ]
 ImageColumn = Annotated[
     str | None,
-    typer.Option(
-        help="Its column that names the images. Default: the one whose cells are files.",
-        rich_help_panel="Labels",
+    option(
+        LABELS,
+        "Its column that names the images. Default: the one whose cells are files.",
+        metavar="COLUMN",
     ),
 ]
 LabelColumn = Annotated[
     str | None,
-    typer.Option(
-        help="Its column of labels. Default: the only other one, or one called label, class, "
-        "target or category.",
-        rich_help_panel="Labels",
+    option(
+        LABELS,
+        "Its column of labels. Default: the only other one, or one called label, class, target or "
+        "category.",
+        metavar="COLUMN",
     ),
 ]
 SplitColumn = Annotated[
     str | None,
-    typer.Option(
-        help="Its column that says train, val or test. Default: parts are drawn.",
-        rich_help_panel="Labels",
+    option(
+        LABELS,
+        "Its column that says train, val or test. Default: parts are drawn.",
+        metavar="COLUMN",
     ),
 ]
 HeadOption = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
+        NETWORK,
+        "Option of the (first) head, repeatable: hidden_features=16, num_layers=8.",
         "--head-option",
         metavar="NAME=VALUE",
-        help="Option of the (first) head, repeatable: hidden_features=16, num_layers=8.",
     ),
 ]
-Target = Annotated[str | None, typer.Option(help="Column to predict.", rich_help_panel="Tables")]
+Target = Annotated[str | None, option(DATA, "Column of a table to predict.", metavar="COLUMN")]
 TaskOf = Annotated[
-    str,
-    typer.Option(
-        help="classification, regression, or auto; of a table, or of --labels.",
-        rich_help_panel="Tables",
-    ),
+    str, option(TABLES, "What is predicted; of a table, or of --labels.", choices=TASKS)
 ]
 Group = Annotated[
     str | None,
-    typer.Option(
-        help="What must not lie in two parts: a column of a table or of --labels, or a pattern "
-        "over the names of image files.",
-        rich_help_panel="Tables",
+    option(
+        TABLES,
+        "What must not lie in two parts: a column of a table or of --labels, or a pattern over the "
+        "names of image files.",
+        metavar="COLUMN",
     ),
 ]
 TimeColumn = Annotated[
     str | None,
-    typer.Option(
-        "--time", help="Column of time: nothing is trained on the future.", rich_help_panel="Tables"
-    ),
+    option(TABLES, "Column of time: nothing is trained on the future.", "--time", metavar="COLUMN"),
 ]
 Tta = Annotated[
     str,
-    typer.Option(
-        metavar="none|flip",
-        help="flip: average over every image and its mirror image (photographs, not digits).",
+    option(
+        "Options",
+        "flip: average over every image and its mirror image (photographs, not digits).",
+        choices=("none", "flip"),
     ),
 ]
 Log = Annotated[
     str,
-    typer.Option(
+    option(
+        OUTPUT,
+        "Trackers that are told everything, comma separated: tensorboard, mlflow, wandb, trackio.",
         "--log",
         metavar="NAMES",
-        help="Trackers that are told everything, comma separated: tensorboard, mlflow, wandb, "
-        "trackio.",
+        autocompletion=complete.several("trackers"),
     ),
 ]
 Wait = Annotated[
     bool,
-    typer.Option(
-        "--wait", help="Where another process writes into the folder, wait until it has ended."
+    option(
+        OUTPUT, "Where another process writes into the folder, wait until it has ended.", "--wait"
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    option(
+        OUTPUT,
+        "Options out of a file: names and values, or the config.yaml of a run. Those in the "
+        "command override it.",
+        "--config",
+        metavar="FILE.yaml",
+        is_eager=True,
+        callback=read_config,
     ),
 ]
 RunFolder = Annotated[
-    Path, typer.Argument(help="Folder of a finished run, or a checkpoint file.", metavar="RUN")
+    Path,
+    typer.Argument(
+        help="Folder of a finished run, or a checkpoint file.",
+        metavar="RUN",
+        autocompletion=complete.runs,
+    ),
 ]
 
 
+# How the values of some training options are shown and completed.
+_SHOWN: Mapping[str, Mapping[str, Any]] = {
+    "augment": {"metavar": "NAME:NUMBER", "autocompletion": complete.one("augmentations")},
+    "mix": {"metavar": "NAME:ALPHA", "autocompletion": complete.of(("mixup", "cutmix", "both"))},
+    "save_every": {"metavar": "TIME"},
+}
+
+
 def train_parameters() -> list[inspect.Parameter]:
-    """Return one keyword-only parameter per field of `TrainConfig`, as typer reads them."""
+    """Return a keyword-only parameter per field of `TrainConfig` that not only recipes have."""
     parameters = []
-    for option in dataclasses.fields(TrainConfig):
-        about = option.metadata
-        if option.name == "phases":
-            continue  # a list of pairs: for recipes and Python
-        kind = str if about["also"] else type(option.default)
-        choices = about["choices"]
-        help_text = about["help"] + (f" One of: {', '.join(choices)}." if choices else "")
-        flag = "--" + option.name.replace("_", "-")
+    for one in dataclasses.fields(TrainConfig):
+        about = one.metadata
+        if about["recipe"]:
+            continue
+        kind = str if about["also"] else type(one.default)
+        choices = tuple(SCHEDULES) if one.name == "schedule" else about["choices"]
+        more = dict(_SHOWN.get(one.name, {}))
+        if about["also"]:
+            more["metavar"] = f"N|{about['also']}"
+        flag = "--" + one.name.replace("_", "-")
         names = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]
+        made = option(TRAINING, about["help"], *names, choices=choices, **more)
         parameters.append(
             inspect.Parameter(
-                option.name,
+                one.name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=option.default,
-                annotation=Annotated[
-                    kind, typer.Option(*names, help=help_text, rich_help_panel="Training")
-                ],
+                default=one.default,
+                annotation=Annotated[kind, made],
             )
         )
     return parameters
@@ -265,8 +315,11 @@ class RunOptions:
     image_column: ImageColumn = None
     label_column: LabelColumn = None
     split_column: SplitColumn = None
+    config: ConfigFile = None
     training: TrainConfig  # one option per field
-    given: frozenset[str]  # the options that stand in the command
+    given: frozenset[str]  # the options that stand in the command, or in its --config
+    typed: frozenset[str]  # the options that stand in the command
+    rest: Mapping[str, Any]  # settings of a run that stand in --config and have no option
 
     def spec(self, **fields: Any) -> RunSpec:
         """Return the run asked for; `fields` are those that one command alone knows."""
@@ -281,7 +334,7 @@ class RunOptions:
             self.refuse({"probe_lr"}, "without --probe-epochs")
         kept = ("data_dir", "image_size", "in_channels", "limit", "on_bad_image")
         kept += ("ignore", "on_duplicate", "image_column", "label_column", "split_column")
-        return RunSpec.of(
+        spec = RunSpec.of(
             self.data,
             head_options=head_options(self.head_option),
             train=self.training,
@@ -292,6 +345,7 @@ class RunOptions:
             **network,
             **fields,
         )
+        return spec.having(**self.rest)
 
     def _network(self, probe_epochs: int) -> dict[str, Any]:
         """Return the network that is asked for, or a default with why it is this one."""
@@ -326,7 +380,14 @@ class RunOptions:
 
     def refuse_of_tables(self, options: Set[str]) -> None:
         """Refuse options of tables, for images; a task they have where a table labels them."""
+        from spinalnet.data import DATASETS
+        from spinalnet.data.frames import BUNDLED
+
         unused = options | (set() if self.labels is not None else {"task"})
+        if self.data in {*BUNDLED} - {*DATASETS} and self.given & unused:
+            raise InputError(
+                f"'{self.data}' is a table that comes with scikit-learn: sklearn:{self.data}."
+            )
         self.refuse(unused, f"for '{self.data}', which is no table")
 
     def refuse(self, options: Set[str], why: str) -> None:
@@ -344,7 +405,7 @@ def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
         return [parameter for name, parameter in found.items() if name not in without]
 
     training = train_parameters()
-    shared = parameters_of(RunOptions, "training", "given")
+    shared = parameters_of(RunOptions, "training", "given", "typed", "rest")
     own = parameters_of(command, "asked")
 
     @functools.wraps(command)
@@ -353,13 +414,15 @@ def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
             return {parameter.name: values.pop(parameter.name) for parameter in parameters}
 
         sources = {name: ctx.get_parameter_source(name) for name in values}
-        given = frozenset(name for name, s in sources.items() if s and s.name != "DEFAULT")
-        asked = RunOptions(training=TrainConfig(**take(training)), given=given, **take(shared))
-        try:
-            command(asked, **values)
-        except KeyboardInterrupt as error:  # a signal as `stopping` knows it goes on to `main`
-            say_stopped(error)
-            raise typer.Exit(130) from None
+        named = {name: s.name for name, s in sources.items() if s and s.name != "DEFAULT"}
+        asked = RunOptions(
+            training=TrainConfig(**take(training)),
+            given=frozenset(named),
+            typed=frozenset(name for name, source in named.items() if source != "DEFAULT_MAP"),
+            rest=ctx.meta.get(REST, {}),
+            **take(shared),
+        )
+        command(asked, **values)
 
     # In the help, a command's own options come behind those of the network.
     place = [parameter.name for parameter in shared].index("head_option")

@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from spinalnet._checks import InputError, unknown_name
-from spinalnet.cli.options import DataDir, Download, HeadOption, ImageSize, Wait, head_options
+from spinalnet.cli import names as complete
+from spinalnet.cli.options import (
+    DataDir,
+    Download,
+    HeadOption,
+    ImageSize,
+    Wait,
+    head_options,
+    option,
+)
+from spinalnet.cli.output import answer, listed, say
 from spinalnet.cli.progress import alone_in, print_answer, show_progress
-from spinalnet.cli.root import app, as_options, err_console, out_console
+from spinalnet.cli.root import KNOW, PAPER, app, as_options
 
 
-@app.command("convert")
+@app.command("convert", rich_help_panel=PAPER)
 def convert_command(
     old: Annotated[Path, typer.Argument(help="Weights trained by the original's scripts (.pth).")],
     out: Annotated[Path, typer.Argument(help="Checkpoint to write (.safetensors).")],
-    model: Annotated[str, typer.Option(help="Network (see 'spinalnet list').")],
-    head: Annotated[str | None, typer.Option(help="Head, if not the one in the file.")] = None,
-    wiring: Annotated[
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Network (spinalnet list).", metavar="NAME", autocompletion=complete.one("models")
+        ),
+    ],
+    head: Annotated[
         str | None,
         typer.Option(
-            metavar="chain|reused|shared|tiled",
-            help="How the layers of a spinal head run, where the file leaves it open.",
+            help="Head, if not the one in the file.",
+            metavar="NAME",
+            autocompletion=complete.one("heads"),
+        ),
+    ] = None,
+    wiring: Annotated[
+        str | None,
+        option(
+            "Options",
+            "How the layers of a spinal head run, where the file leaves it open.",
+            choices=("chain", "reused", "shared", "tiled"),
         ),
     ] = None,
     activation: Annotated[
@@ -68,10 +90,11 @@ def convert_command(
         **head_options(head_option) | {k: v for k, v in given.items() if v is not None},
     )
     params = sum(parameter.numel() for parameter in converted.parameters())
-    err_console.print(f"{out}: {model}, {params:,} parameters", highlight=False, soft_wrap=True)
-    for sentence in assumed:
-        told = as_options(sentence)
-        err_console.print(f"  {told}", highlight=False, soft_wrap=True, markup=False)
+    say(f"{out}: {model}, {params:,} parameters")
+    told = [as_options(sentence) for sentence in assumed]
+    for sentence in told:
+        say(f"  {sentence}")
+    answer({"file": out, "params": params, "assumed": told})
 
 
 def _numbers(option: str, text: str | None) -> list[float] | None:
@@ -82,12 +105,16 @@ def _numbers(option: str, text: str | None) -> list[float] | None:
         raise InputError(f"{option} must be numbers with commas between, got '{text}'.") from error
 
 
-@app.command("recipes")
+@app.command("recipes", rich_help_panel=PAPER)
 def recipes_command(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    results: Annotated[Path, typer.Option(help="Folder of kept records.")] = Path(
-        "results/recipes"
-    ),
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of kept records. Default: results/recipes, if it is here, else what the "
+            "package knows of them.",
+            metavar="FOLDER",
+        ),
+    ] = None,
     page: Annotated[
         Path | None, typer.Option(help="Write the page of all records to this file.")
     ] = None,
@@ -99,36 +126,50 @@ def recipes_command(
     from spinalnet.paper.experiments import experiments_page
 
     if page is not None:
-        files.write_text(page, experiments_page(results))
-        err_console.print(f"{page}", highlight=False, soft_wrap=True)
+        files.write_text(page, experiments_page(results or records.RESULTS))
+        say(f"{page}")
         return
     rows = records.describe_recipes(results, data_dir)
-    if as_json:
-        print(json.dumps(rows, indent=2))
-        return
-    from rich.table import Table
+    shown = [
+        (
+            row["name"],
+            f"{row['epochs']}",
+            f"{row['printed'][0]['value']:g}" if row["printed"] else "–",
+            row["status"],
+        )
+        for row in rows
+    ]
+    table = listed(("recipe", "epochs", "printed", "status"), shown)
+    where = "What was found: docs/experiments.md, or spinalnet recipes --json"
+    answer({"recipes": rows}, table, where)
 
-    table = Table(box=None)
-    for column in ("recipe", "epochs", "printed"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("status")
-    for row in rows:
-        printed = f"{row['printed'][0]['value']:g}" if row["printed"] else "–"
-        table.add_row(f"[bold]{row['name']}[/]", f"{row['epochs']}", printed, row["status"])
-    out_console.print(table)
 
-
-@app.command("reproduce")
+@app.command("reproduce", rich_help_panel=PAPER)
 def reproduce_command(
     pattern: Annotated[
-        str, typer.Argument(help="Recipe or pattern, such as 'regression-*'.", metavar="NAME")
+        str,
+        typer.Argument(
+            help="Recipe or pattern, such as 'regression-*'.",
+            metavar="NAME",
+            autocompletion=complete.one("recipes"),
+        ),
     ],
     protocol: Annotated[
-        str, typer.Option(help="honest: chosen on validation data. paper: as the original did.")
+        str,
+        option(
+            "Options",
+            "honest: chosen on validation data. paper: as the original did.",
+            choices=("honest", "paper"),
+        ),
     ] = "honest",
     seeds: Annotated[int, typer.Option(help="Number of paired seeds.", min=1)] = 5,
     budget: Annotated[
-        str, typer.Option(help="smoke: two steps; short: a part; full: the original's length.")
+        str,
+        option(
+            "Options",
+            "smoke: two steps; short: a part; full: the original's length.",
+            choices=("smoke", "short", "full"),
+        ),
     ] = "full",
     out: Annotated[Path, typer.Option(help="Folder for the folders of recipes.")] = Path(
         "runs/recipes"
@@ -149,28 +190,34 @@ def reproduce_command(
     chosen = find_recipes(pattern)
     asked = {"seeds": seeds, "data_dir": data_dir, "download": download}
     for request in [prepare(r, protocol, budget, **asked) for r in chosen]:
-        err_console.print(f"[bold]{request.recipe.name}[/]", highlight=False)
+        say(request.recipe.name)
         total = seeds * len(request.heads)
-        with alone_in(out / request.name, wait), show_progress(total) as on_event:
+        scored = budget != "smoke"
+        with alone_in(out / request.name, wait), show_progress(total, scored=scored) as on_event:
             folder = run_request(request, out, on_event=on_event)
-        if budget != "smoke":
+        if scored:
             print_answer(folder)
         if keep is not None and _dist.is_main():
-            err_console.print(f"{records.keep_record(folder, keep)}", highlight=False)
+            say(f"{records.keep_record(folder, keep)}")
     drawn = budget != "smoke" and any(recipe.name in regression.STUDY for recipe in chosen)
     if drawn and _dist.is_main():
         folder, names = (out, "*/recipe.json") if keep is None else (keep, "*.json")
         figure = study.draw_regression_study(
             records.load_records(folder, names), folder / "regression.png"
         )
-        err_console.print(f"{figure or ''}", highlight=False)
+        if figure is not None:
+            say(f"{figure}")
 
 
-@app.command("datasets")
+@app.command("datasets", rich_help_panel=KNOW)
 def datasets_command(
-    get: Annotated[str | None, typer.Option(help="Fetch this data set.")] = None,
+    get: Annotated[
+        str | None,
+        typer.Option(
+            help="Fetch this data set.", metavar="NAME", autocompletion=complete.one("datasets")
+        ),
+    ] = None,
     data_dir: DataDir = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say where every data set is from, its size and licence, and whether it is here."""
     from spinalnet.data import catalog, listing, readers
@@ -179,23 +226,15 @@ def datasets_command(
         if get not in catalog.DATASETS:
             raise unknown_name("dataset", get, catalog.DATASETS)
         readers.ensure_present(catalog.DATASETS[get], data_dir, download=True)
-        err_console.print(f"{get} is here.", highlight=False)
+        say(f"{get} is here.")
         return
     rows = listing.describe_datasets(data_dir)
-    if as_json:
-        print(json.dumps(rows, indent=2))
-        return
-    from rich.table import Table
-
-    table = Table(box=None)
-    for column in ("data set", "here"):
-        table.add_column(column, no_wrap=True)
-    for column in ("size", "licence", "from", "to get it"):
-        table.add_column(column)
-    for row in rows:
-        here = "[green]yes[/]" if row["present"] else "no"
-        table.add_row(
-            *(f"[bold]{row['name']}[/]", here, row["size"], row["licence"], row["source"]),
-            "" if row["present"] else row["get"],
+    shown = [
+        (
+            *(row["name"], "yes" if row["present"] else "no", row["size"], row["licence"]),
+            *(row["source"], "" if row["present"] else row["get"]),
         )
-    out_console.print(table)
+        for row in rows
+    ]
+    header = ("data set", "here", "size", "licence", "from", "to get it")
+    answer({"datasets": rows}, listed(header, shown))

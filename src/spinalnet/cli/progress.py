@@ -1,54 +1,99 @@
-"""What commands say while they run and when they are done."""
+"""What commands say while they run and when they are done.
+
+Runs are told to a `Reporter`, a watcher like those of `--log`: a line for every epoch where there
+is no terminal, lines of JSON with --json. On a terminal bars are drawn instead.
+"""
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
+from rich.text import Text
 
-from spinalnet.cli.root import as_options, err_console, out_console
+from spinalnet.cli.output import answer, err_console, manner, note, tell
+from spinalnet.cli.root import as_options
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from spinalnet.comparison.cells import Event, Failure
+    from spinalnet.comparison.cells import Event
     from spinalnet.comparison.planning import Plan
     from spinalnet.comparison.spec import OnProgress
     from spinalnet.comparison.watching import Watching
     from spinalnet.training import loop, runs
 
-
-def _bars() -> Progress:
-    from rich import progress
-
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.TextColumn("{task.fields[count]}"),
-        progress.TimeElapsedColumn(),
-        progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[detail]}"),
-    )
-    return progress.Progress(*columns, console=err_console, transient=True, refresh_per_second=5)
-
-
 _BETWEEN_LINES = 30.0  # seconds, where there is no terminal to draw a bar on
 
 
-class _Grid:
-    """A bar over the whole grid and a line for each worker; a printed line for each ended run."""
+def reporter(*, bars: bool, scored: bool = True) -> Any:
+    """Return a watcher that tells what happens in runs.
 
-    def __init__(self, bars: Progress, total: int) -> None:
-        self.bars, self.total, self.ended = bars, total, 0
+    Args:
+        bars: Whether epochs are drawn already.
+        scored: Whether scores mean anything; those of random data do not.
+    """
+    from spinalnet.comparison.watching import Watcher
+
+    class Reporter(Watcher):
+        """Tells what happens in runs."""
+
+        def __init__(self) -> None:
+            self._epochs: dict[str, int | None] = {}  # of runs that were begun
+
+        def run_started(self, run: str, config: Mapping[str, Any]) -> None:
+            self._epochs[run] = (config.get("train") or {}).get("epochs")
+            tell("run_started", run=run, config=config)
+
+        def epoch_ended(self, run: str, row: Mapping[str, Any], *, best: bool) -> None:
+            of = f"/{epochs}" if (epochs := self._epochs.get(run)) else ""
+            text = f"{run}: epoch {row['epoch']}{of}"
+            if scored and (score := _score(row)):
+                text += f", {score}"
+            tell("epoch_ended", "" if bars else text, run=run, row=row, best=best)
+
+        def run_finished(self, run: str, result: Mapping[str, Any]) -> None:
+            text = f"{run}: {_said(result, scored)}" if run in self._epochs else ""
+            tell("run_finished", text, run=run, result=result)  # of one that was done no text
+
+        def run_failed(self, run: str, reason: str) -> None:
+            reason = as_options(reason)
+            tell("failed", f"{run}: {reason}", level=logging.ERROR, run=run, reason=reason)
+
+    return Reporter()
+
+
+class _Phases:
+    """Tells notes, and of the features that frozen trunks compute now and then."""
+
+    def __init__(self, *, bars: bool) -> None:
+        self._bars, self._said = bars, -math.inf
+
+    def __call__(self, step: loop.Progress) -> None:
+        """Hear of a step of training."""
+        if step.phase == "note":
+            print_note(step.note)
+        elif step.phase == "features":
+            now = time.monotonic()
+            if step.step == step.steps or now - self._said >= _BETWEEN_LINES:
+                self._said = now
+                text = "" if self._bars else step.note
+                tell("phase", text, phase="features", done=step.step, of=step.steps)
+
+
+class _Grid:
+    """A bar over the whole grid and a line for each worker."""
+
+    def __init__(self, bars: Progress, total: int, *, scored: bool = True) -> None:
+        self.bars, self.total, self.ended, self.scored = bars, total, 0, scored
         self.grid = bars.add_task("runs", total=total, count="", detail="")
         self.lines: dict[int, TaskID] = {}
         self.shares: dict[int, float] = {}  # how far the run of each worker has come
-        self.told: set[str] = set()
-        self.said = time.monotonic()  # the last line on features
 
     def __call__(self, event: Event) -> None:
         """Hear of an event."""
@@ -61,10 +106,6 @@ class _Grid:
             begun = self.shares.pop(event.worker, None) is not None
             self.ended += begun
             self.total -= not begun  # it was done before, which says nothing of the time left
-            if event.record is not None:
-                print_run(event.record)
-            if event.failure is not None:
-                print_failure(event.cell.spec.name, event.failure)
         self.bars.update(
             self.grid,
             total=self.total,
@@ -79,47 +120,113 @@ class _Grid:
 
     def step(self, worker: int, name: str, step: loop.Progress) -> None:
         """Hear of a step of training."""
-        if step.phase == "note":
-            if step.note not in self.told:
-                self.told.add(step.note)
-                print_note(step.note)
-            return
         if step.phase == "features":
             share = step.step / step.steps if step.steps else 0.0
             self._line(worker, description="features", completed=share, detail=step.note)
-            now = time.monotonic()
-            if not self.bars.console.is_terminal and now - self.said >= _BETWEEN_LINES:
-                self.said = now
-                err_console.print(step.note, highlight=False)
+        if step.phase in ("note", "features"):
             return
         of_epoch = step.step / step.steps if step.steps else float(step.phase == "epoch")
         self.shares[worker] = share = (step.epoch - 1 + of_epoch) / max(step.epochs, 1)
         fields: dict[str, Any] = {"completed": share}
-        if step.row is not None:
+        if step.row is not None and self.scored:
             fields["detail"] = _score(step.row)
         self._line(worker, description=f"{name} epoch {step.epoch}/{step.epochs}", **fields)
 
 
+@contextmanager
+def _bars() -> Iterator[Progress | None]:
+    """Draw bars on standard error; none without a terminal, or where they are not wanted."""
+    from rich import progress
+
+    if not err_console.is_terminal or manner.as_json or manner.quiet:
+        yield None
+        return
+    wide = err_console.width >= 100
+    columns = [
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(bar_width=40 if wide else 12),
+        progress.TextColumn("{task.fields[count]}", markup=False),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[detail]}", markup=False),
+    ]
+    if not wide:  # what is left is a line at 60 columns
+        del columns[3:5]
+    with progress.Progress(
+        *columns, console=err_console, transient=True, refresh_per_second=5
+    ) as bars:
+        yield bars
+
+
 def _score(row: Mapping[str, Any]) -> str:
     """Return the validation score of an epoch for a line."""
-    shown = "val_accuracy" if "val_accuracy" in row else "val_loss"
-    return f"{shown.replace('_', ' ')} {row[shown]:.4f}" if shown in row else ""
+    from spinalnet.comparison.wording import plain_number
+
+    if "val_accuracy" in row:
+        return f"val accuracy {row['val_accuracy']:.4f}"
+    return f"val loss {plain_number(row['val_loss'])}" if "val_loss" in row else ""
 
 
 @contextmanager
-def show_progress(total: int) -> Iterator[Callable[[Event], None]]:
-    """Show a bar over `total` runs and a line for each worker, on standard error."""
+def show_progress(total: int, *, scored: bool = True) -> Iterator[Callable[[Event], None]]:
+    """Show how far `total` runs have come; see `reporter` for `scored`."""
+    from spinalnet.comparison.watching import Watching
+
     with _bars() as bars:
-        yield _Grid(bars, total)
+        grid = None if bars is None else _Grid(bars, total, scored=scored)
+        watching = Watching([reporter(bars=bars is not None, scored=scored)])
+        phases = _Phases(bars=bars is not None)
+
+        def hear(event: Event) -> None:
+            watching.on_event(event)
+            if event.progress is not None:
+                phases(event.progress)
+            if grid is not None:
+                grid(event)
+
+        yield hear
 
 
 @contextmanager
 def show_run(name: str) -> Iterator[OnProgress]:
-    """Show the progress of one run."""
+    """Show how far one run has come; its end is `print_run`'s to tell."""
+    from spinalnet.comparison.watching import Watching
+
     with _bars() as bars:
-        grid = _Grid(bars, 1)
-        bars.update(grid.grid, visible=False)
-        yield lambda _, step: grid.step(0, name, step)
+        grid = None if bars is None else _Grid(bars, 1)
+        if bars is not None and grid is not None:
+            bars.update(grid.grid, visible=False)
+        watching = Watching([reporter(bars=bars is not None)])
+        phases = _Phases(bars=bars is not None)
+
+        def hear(spec: Any, step: loop.Progress) -> None:
+            watching.on_progress(name, step, spec)
+            phases(step)
+            if grid is not None:
+                grid.step(0, name, step)
+
+        yield hear
+
+
+@contextmanager
+def counting(tasks: Mapping[str, int | None], unit: str = "") -> Iterator[Callable[..., None]]:
+    """Show how far tasks have come; yields what hears of (task, done), or of one more."""
+    with _bars() as bars:
+        if bars is None:
+            yield lambda task, done=None: None
+            return
+        ids = {
+            name: bars.add_task(name, total=total, count=unit, detail="")
+            for name, total in tasks.items()
+        }
+        counts = dict.fromkeys(tasks, 0)
+
+        def hear(task: str, done: int | None = None) -> None:
+            counts[task] = counts[task] + 1 if done is None else done
+            count = f"{counts[task]} {unit}" if unit else ""
+            bars.update(ids[task], completed=counts[task], count=count)
+
+        yield hear
 
 
 @contextmanager
@@ -154,53 +261,55 @@ def alone_in(folder: Path, wait: bool) -> Iterator[None]:
 
 
 def print_note(text: str) -> None:
-    """Print a note on standard error; file names in it may hold brackets, which are no markup."""
-    err_console.print(f"[yellow]note[/] {escape(as_options(text))}", highlight=False)
-
-
-def print_failure(name: str, failure: Failure) -> None:
-    """Print that a run has failed, and why."""
-    err_console.print(
-        f"[red]failed[/] {escape(name)}: {escape(as_options(failure.reason))}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    """Print a note; the library's arguments are called as the options of the command."""
+    note(as_options(text))
 
 
 def print_run(record: runs.RunRecord) -> None:
-    """Print one line on a finished run."""
+    """Give a finished run as the answer of a command."""
     from spinalnet.comparison.finished import result_of
-    from spinalnet.comparison.wording import NONE
 
     result = result_of(record)
+    line = f"{record.path.name}: {_said(result)}"
+    answer({"run": record.path, "result": result}, line)
+
+
+def _said(result: Mapping[str, Any], scored: bool = True) -> str:
+    """Return a result in a line."""
+    from spinalnet.comparison.wording import NONE, plain_number
+
     told = []
     for part in ("val", "test"):  # a trial of tuning has no test, a table no validation
-        held = result.get(part) or {}
+        held = (result.get(part) or {}) if scored else {}
         metric = "accuracy" if "accuracy" in held else "mse"
         if metric in held:
-            value = NONE if held[metric] is None else f"{held[metric]:.4f}"
+            known = held[metric]
+            value = f"{known:.4f}" if metric == "accuracy" and known is not None else None
+            value = value or (NONE if known is None else plain_number(known))
             epoch = result.get("best_epoch")
             chosen = f" (epoch {epoch})" if part == "val" and epoch else ""
             told.append(f"{part} {metric} {value}{chosen}")
             if held.get("r2") is not None:  # which says more than an error in somebody's units
                 told.append(f"{part} R² {held['r2']:.4f}")
-    told.append(f"{result['train_seconds']:.1f} s")
-    err_console.print(f"{record.path.name}: {', '.join(told)}", highlight=False)
+    if not scored:
+        told.append("it fits, on random data")
+    if result.get("train_seconds") is not None:
+        told.append(f"{result['train_seconds']:.1f} s")
+    return ", ".join(told)
 
 
-def print_plan(plan: Plan) -> None:
-    """Print what a comparison would do and cost."""
+def print_plan(plan: Plan, name: str = "") -> None:
+    """Give what a comparison would do and cost; `name` is that of its data in a study."""
     from spinalnet.comparison.planning import in_words
     from spinalnet.comparison.wording import as_rich
 
     sentences, columns, rows = in_words(plan)
-    out_console.print(as_rich(columns, rows, "what would run"))
-    for sentence in sentences:
-        out_console.print(sentence, highlight=False, soft_wrap=True)
+    table = as_rich(columns, rows, f"what would run{name and f' on {name}'}")
+    answer({"data": name, "plan": plan, "text": " ".join(sentences)}, table, *sentences)
 
 
 def print_report(folder: Path, metric: str | None = None, margin: float | None = None) -> None:
-    """Write the report of a folder and print its gist."""
+    """Write the report of a folder and give its gist."""
     from spinalnet import _dist
     from spinalnet.comparison import write_report
 
@@ -210,7 +319,7 @@ def print_report(folder: Path, metric: str | None = None, margin: float | None =
 
 
 def print_answer(folder: Path) -> None:
-    """Print the gist of a report that was written."""
+    """Give the gist of a report that was written."""
     from spinalnet import _dist
     from spinalnet.comparison import load_summary
     from spinalnet.comparison.findings import short_rows
@@ -220,13 +329,16 @@ def print_answer(folder: Path) -> None:
         return
     summary = load_summary(folder / "summary.json")
     what = "table" if summary.is_table else f"{summary.model}, selected on {summary.selected_on}"
-    out_console.print(as_rich(*short_rows(summary), f"{summary.data}, {what}"))
-    out_console.print(f"[bold]{escape(summary.headline)}[/]", highlight=False)
+    lines: list[Any] = [Text(summary.headline, "bold")]
     if summary.code != "nothing-learned":
-        for head in summary.heads[1:]:
-            if head.difference is not None:
-                line = short_verdict(head.difference, summary.wording)
-                out_console.print(f"- {escape(line)}", highlight=False)
+        lines += [
+            f"- {short_verdict(head.difference, summary.wording)}"
+            for head in summary.heads[1:]
+            if head.difference is not None
+        ]
     for line in summary.notes:
         print_note(line)
-    out_console.print(f"Report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    page = folder / "report.html"
+    told = {"folder": folder, "report": page, "summary": summary.to_dict()}
+    table = as_rich(*short_rows(summary), f"{summary.data}, {what}")
+    answer(told, table, *lines, f"Report: {page}")

@@ -1,13 +1,14 @@
 """The `spinalnet` command.
 
 torch is imported inside the commands, never at the top, so that `--help` and a typing mistake
-answer at once. The training options of `train` and `compare` are made from the fields of
-`TrainConfig`: one more field is one more option.
+answer at once. What all commands have in common is here: `App.command` gives each of them the
+options of how it speaks, paths with `~`, and an end in one sentence.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import re
 import shlex
@@ -19,28 +20,118 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from rich.table import Table
+from typer.core import TyperCommand, TyperGroup
 
 import spinalnet
 from spinalnet._checks import SpinalnetError
+from spinalnet.cli import advice, help, output
+from spinalnet.cli.output import complain, out_console
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+# What the parser raises; typer brings its own or click's, by its version.
+_WrongUse: type[Exception] = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
+
+
+# Groups of commands on the page of all.
+ASK, USE, KNOW, PAPER = "Ask and train", "Use a model", "What there is", "The paper"
+
+
+class Command(TyperCommand):
+    """A command whose help page is ours."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the page."""
+        help.show(self, ctx)
+
+
+class Group(TyperGroup):
+    """Commands under one name, which alone says what one can do."""
+
+    suggest_commands = False  # see `advice`
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words; without any, show what there is."""
+        if not args and not ctx.resilient_parsing:
+            _welcome() if ctx.parent is None else help.show(self, ctx)
+            raise typer.Exit
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the page."""
+        help.show(self, ctx)
+
+
+def _show_all(ctx: typer.Context, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        help.show(ctx.command, ctx, everything=True)
+        raise typer.Exit
+
+
+def _common(
+    *,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Lines of JSON on standard output: what happens, then the answer.",
+            rich_help_panel="Output",
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="The answer alone.", rich_help_panel="Output")
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Also what goes on meanwhile.", rich_help_panel="Output"
+        ),
+    ] = False,
+    help_all: Annotated[
+        bool,
+        typer.Option(
+            "--help-all",
+            help="Show all options.",
+            is_eager=True,
+            callback=_show_all,
+            rich_help_panel="Output",
+        ),
+    ] = False,
+) -> None:
+    """Hold the options that every command has."""
 
 
 class App(typer.Typer):
-    """An application whose paths may begin with `~`, which no shell expands in `--out=~/runs`."""
+    """An application whose commands all speak, and end, in the same manner.
+
+    Paths may begin with `~`, which no shell expands in `--out=~/runs`.
+    """
 
     def command(self, *args: Any, **options: Any) -> Callable[[_Function], _Function]:
-        """Register a command: what it declares as a path reaches it with the home folder in it."""
-        register = super().command(*args, **options)
+        """Register a command: it is given what is its own, and no option of `_common`."""
+        register = super().command(*args, cls=Command, **options)
+        common = inspect.signature(_common, eval_str=True).parameters
 
         def decorate(function: _Function) -> _Function:
-            @functools.wraps(function)
-            def with_home(*given: Any, **values: Any) -> Any:
-                return function(*given, **{name: _expanded(v) for name, v in values.items()})
+            signature = inspect.signature(function, eval_str=True)
 
-            register(with_home)
+            @functools.wraps(function)
+            def run(*given: Any, **values: Any) -> Any:
+                how = {name: values.pop(name, False) for name in common if name != "help_all"}
+                values.pop("help_all", None)
+                own = {name: _expanded(value) for name, value in values.items()}
+                with output.speaking(**how):
+                    try:
+                        return function(*given, **own)
+                    except KeyboardInterrupt as error:  # a signal goes on to `main`
+                        say_stopped(error)
+                        raise typer.Exit(130) from None
+
+            parameters = [*signature.parameters.values(), *common.values()]
+            run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+            register(run)
             return function
 
         return decorate
@@ -56,14 +147,34 @@ def _expanded(value: Any) -> Any:
 
 
 app = App(
-    help="SpinalNet: train, compare and use spinal heads. Start with: spinalnet compare digits",
-    no_args_is_help=True,
-    add_completion=False,
+    help="Does a spinal head help on your data, and what does it cost? Start with: spinalnet "
+    "compare digits",
+    cls=Group,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-out_console = Console()
-err_console = Console(stderr=True)
+
+# What one can do, in ten lines.
+_WELCOME = (
+    ("compare digits", "does a spinal head help?"),
+    ("compare ./photos", "a folder for each class"),
+    ("compare t.csv --target y", "a table"),
+    ("train ./photos --out a", "train one model"),
+    ("predict a ./new", "and use it"),
+    ("demo a", "try it in a browser"),
+    ("list", "data, networks, heads"),
+    ("recipes", "the paper's experiments"),
+    ("--help", "every command"),
+)
+
+
+def _welcome() -> None:
+    """Say what one can do."""
+    lines = Table.grid(padding=(0, 1, 0, 0))
+    for words, about in _WELCOME:
+        lines.add_row(f"spinalnet [bold]{words}[/]", about)
+    out_console.print("The SpinalNet head, compared honestly on your data.")
+    out_console.print(lines, highlight=False)
 
 
 @app.callback(invoke_without_command=True)
@@ -104,7 +215,7 @@ def _hush_other_processes() -> None:
     if "RANK" in os.environ:  # `_dist` needs torch, which takes its time
         from spinalnet import _dist
 
-        out_console.quiet = err_console.quiet = not _dist.is_main()
+        output.hush(not _dist.is_main())
 
 
 def as_options(sentence: str) -> str:
@@ -158,7 +269,7 @@ def say_stopped(error: BaseException) -> None:
     else:
         kept = _KEPT.get(command, "nothing is kept of it; the same command begins anew")
         sentence = f"stopped{why}; {kept}."
-    err_console.print(escape(sentence), highlight=False, soft_wrap=True)
+    output.say_now(sentence)
 
 
 def main() -> None:
@@ -173,23 +284,23 @@ def main() -> None:
     stopping.install()
     try:
         with _of_processes():
-            app()
+            code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except _WrongUse as error:
+        complain(advice.explain(error, typer.main.get_command(app), sys.argv[1:]))
+        sys.exit(2)
     except SpinalnetError as error:
-        err_console.quiet = False  # it may be the mistake of one process alone
-        err_console.print(
-            f"[red]error[/] {escape(as_options(str(error)))}", highlight=False, soft_wrap=True
-        )
+        output.hush(False)  # it may be the mistake of one process alone
+        complain(as_options(str(error)))
         sys.exit(getattr(error, "exit_code", 2))
     except (MemoryError, RuntimeError) as error:
         from spinalnet.training import trouble
 
         if not trouble.is_of_memory(error):
             raise
-        err_console.print(
-            f"[red]error[/] out of memory{trouble.asked_for(error)}: lower --batch-size or "
-            "--eval-batch-size, or run fewer at a time (--jobs 1).",
-            highlight=False,
-            soft_wrap=True,
+        complain(
+            f"out of memory{trouble.asked_for(error)}: lower --batch-size or --eval-batch-size, or "
+            "run fewer at a time (--jobs 1)."
         )
         sys.exit(2)
     except (KeyboardInterrupt, stopping.Interrupted) as error:

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spinalnet._checks import InputError
+from spinalnet.cli import names as complete
 from spinalnet.cli.options import (
+    NETWORK,
+    OUTPUT,
     Group,
     Log,
     ProbeEpochs,
@@ -22,27 +25,46 @@ from spinalnet.cli.options import (
     TimeColumn,
     Wait,
     head_options,
+    option,
     with_run_options,
 )
-from spinalnet.cli.progress import alone_in, print_note, print_report, print_run, show_run, watched
-from spinalnet.cli.root import app, err_console, out_console
+from spinalnet.cli.output import answer, say
+from spinalnet.cli.progress import (
+    alone_in,
+    counting,
+    print_note,
+    print_report,
+    print_run,
+    show_run,
+    watched,
+)
+from spinalnet.cli.root import ASK, USE, app
 from spinalnet.training.presets import of_tables
 
 if TYPE_CHECKING:
     from spinalnet.comparison import RunSpec
 
 
-@app.command("train")
+HeadOf = Annotated[
+    str,
+    option(
+        NETWORK,
+        "Head (spinalnet list), or mymodule:MyHead, your own.",
+        metavar="NAME",
+        autocompletion=complete.one("heads"),
+    ),
+]
+
+
+@app.command("train", rich_help_panel=ASK)
 @with_run_options
 def train_command(
     asked: RunOptions,
     *,
     probe_epochs: ProbeEpochs = 0,
     probe_lr: ProbeLr = 3e-3,
-    head: Annotated[
-        str, typer.Option(help="Head (see 'spinalnet list'), or mymodule:MyHead, your own.")
-    ] = "spinal",
-    out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+    head: HeadOf = "spinal",
+    out: Annotated[Path | None, option(OUTPUT, "Folder of the run.", metavar="FOLDER")] = None,
     target: Target = None,
     task: TaskOf = "auto",
     group: Group = None,
@@ -75,8 +97,7 @@ def train_command(
     if runs.is_done(folder):  # its data may be gone
         note = moved.follow(folder, spec)
         record = running.run_one(spec, folder)
-        said = f"{folder} is already done; nothing to train. {note or ''}".rstrip()
-        err_console.print(said, highlight=False, soft_wrap=True, markup=False)
+        say(f"{folder} is already done; nothing to train. {note or ''}".rstrip())
         print_run(record)
         return
     moved.check_there(folder, spec.data)
@@ -91,7 +112,7 @@ def train_command(
             record = running.run_one(spec, folder, splits=splits, on_progress=tell)
             watching.finished(spec.name, record.result or {})
     print_run(record)
-    err_console.print(f"Run folder: {folder}", highlight=False, soft_wrap=True)
+    say(f"Run folder: {folder}")
 
 
 _OF_IMAGES = {"model", "backbone", "weights", "freeze", "data_dir", "download", "image_size"}
@@ -123,9 +144,12 @@ def _train_on_table(
     if not _dist.is_main():
         return  # one process fits a table
     folder = out or asking.default_run_folder(spec)
+    if runs.is_done(folder):  # its table may be gone
+        record = tables.run_table(spec, folder)  # refuses another question in the same folder
+        say(f"{folder} is already done; nothing to train.")
+        print_run(record)
+        return
     with alone_in(folder, wait):
-        if runs.is_done(folder):
-            err_console.print(f"{folder} is already done; nothing to train.", highlight=False)
         for note in table_rows.rows_of(spec).table.notes:
             print_note(note)
         with show_run(spec.name) as tell:  # hears of a spec of images or of a table alike
@@ -133,7 +157,7 @@ def _train_on_table(
     print_run(record)
     if reason := (record.result or {}).get("model_not_kept"):
         print_note(f"the model is not kept as data, and is fitted again when used: {reason}.")
-    err_console.print(f"Run folder: {folder}", highlight=False, soft_wrap=True)
+    say(f"Run folder: {folder}")
 
 
 # What decides how long training goes on, and at which rate.
@@ -142,41 +166,49 @@ _NOT_OF_STEPS |= {"redraw_power", "ties_improve", "restart_from", "early_stoppin
 _NOT_OF_STEPS |= {"on_nonfinite", "save_every"}
 
 
-@app.command("lr-find")
+@app.command("lr-find", rich_help_panel=ASK)
 @with_run_options
 def lr_find_command(
     asked: RunOptions,
     *,
-    heads: Annotated[str, typer.Option(help="Heads, comma separated.")] = "spinal",
-    lowest: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-6,
-    highest: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 10.0,
-    steps: Annotated[int, typer.Option(help="Steps at rising rates.", min=10)] = 100,
-    out: Annotated[Path | None, typer.Option(help="Folder of figure and numbers.")] = None,
+    heads: Annotated[
+        str,
+        option(
+            NETWORK,
+            "Heads, comma separated.",
+            metavar="NAMES",
+            autocompletion=complete.several("heads"),
+        ),
+    ] = "spinal",
+    lowest: Annotated[float, option("Steps", "Learning rate of the first step.")] = 1e-6,
+    highest: Annotated[float, option("Steps", "Learning rate of the last step.")] = 10.0,
+    steps: Annotated[int, option("Steps", "Steps at rising rates.", min=10)] = 100,
+    out: Annotated[
+        Path | None, option(OUTPUT, "Folder of figure and numbers.", metavar="FOLDER")
+    ] = None,
 ) -> None:
     """Try rising learning rates for some steps and suggest one; no weights are kept.
 
     The suggestion is a tenth of the rate at which the smoothed training loss is lowest.
     """
-    from rich.progress import Progress
-
     from spinalnet import _dist, files
     from spinalnet.comparison import ComparisonSpec, running
     from spinalnet.comparison.question import read_heads, use_heads
     from spinalnet.training import environment, lrfind
 
-    asked.refuse({"preset", *_NOT_OF_STEPS}, "for single steps at rising rates")
+    unused = {"preset", *_NOT_OF_STEPS} & asked.typed
+    asked.refuse(unused, "for single steps at rising rates")
     base = asked.spec()
     use_heads(heads)
     question = ComparisonSpec(base, tuple(row.label for row in read_heads(heads)), seeds=1)
-    with Progress(console=err_console, transient=True) as bars:
-        shown = {name: bars.add_task(name, total=steps) for name in question.heads}
+    with counting(dict.fromkeys(question.heads, steps)) as tell:
         found = running.find_rates(
             question,
             download=asked.download,
             lowest=lowest,
             highest=highest,
             steps=steps,
-            on_step=lambda head, done, _: bars.update(shown[head], completed=done),
+            on_step=lambda head, done, _: tell(head, done),
         )
     if not _dist.is_main():
         return
@@ -192,15 +224,15 @@ def lr_find_command(
         "environment": environment.describe_environment(),
     }
     files.write_mapping(folder / "lr-find.json", numbers)
-    for name, test in found.items():
-        end = "it diverged" if test.diverged else "the range ended"
-        out_console.print(
-            f"{name}: --lr {test.suggestion:.1e} (a tenth of {test.lowest:.1e}, where the loss is "
-            f"lowest; it falls fastest at {test.steepest:.1e}; at {test.rates[-1]:.1e} {end})",
-            highlight=False,
-            soft_wrap=True,
-        )
-    out_console.print(f"Figure: {folder / 'lr-find.png'}", highlight=False, soft_wrap=True)
+    lines = [
+        f"{name}: --lr {test.suggestion:.1e} (a tenth of {test.lowest:.1e}, where the loss is "
+        f"lowest; it falls fastest at {test.steepest:.1e}; at {test.rates[-1]:.1e} "
+        f"{'it diverged' if test.diverged else 'the range ended'})"
+        for name, test in found.items()
+    ]
+    figure = folder / "lr-find.png"
+    suggested = {name: test.suggestion for name, test in found.items()}
+    answer({"folder": folder, "lr": suggested}, *lines, f"Figure: {figure}")
 
 
 def _label(spec: RunSpec) -> str:
@@ -208,10 +240,20 @@ def _label(spec: RunSpec) -> str:
     return f"{Path(spec.data.name).name}-{spec.model.name}"
 
 
-@app.command("report")
+@app.command("report", rich_help_panel=USE)
 def report_command(
-    folder: Annotated[Path, typer.Argument(help="Folder of a comparison, or of one run.")],
-    metric: Annotated[str | None, typer.Option(help="Judge by another metric.")] = None,
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Folder of a comparison, or of one run.", autocompletion=complete.runs),
+    ],
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="Judge by another metric; the report says that it was chosen afterwards.",
+            metavar="NAME",
+            autocompletion=complete.one("metrics"),
+        ),
+    ] = None,
     margin: Annotated[
         float | None, typer.Option(help="Take other differences for equal; the report says so.")
     ] = None,

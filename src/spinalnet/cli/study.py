@@ -10,11 +10,13 @@ from typing import Annotated
 import typer
 
 from spinalnet._checks import InputError
-from spinalnet.cli.progress import show_progress
-from spinalnet.cli.root import app, out_console
+from spinalnet.cli.compare import read_jobs
+from spinalnet.cli.output import answer, say
+from spinalnet.cli.progress import print_plan, show_progress
+from spinalnet.cli.root import ASK, app
 
 
-@app.command("study")
+@app.command("study", rich_help_panel=ASK)
 def study_command(
     what: Annotated[
         list[str],
@@ -27,8 +29,15 @@ def study_command(
     jobs: Annotated[str, typer.Option(help="Runs at a time.", metavar="N|auto")] = "auto",
     confirmatory: Annotated[
         str | None,
-        typer.Option(help="Of folders: the heads it is about, comma separated; all without it."),
+        typer.Option(
+            help="Of folders: the heads it is about, comma separated; all without it.",
+            metavar="NAMES",
+        ),
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show what would run, and what it costs; write nothing."),
+    ] = False,
 ) -> None:
     """Ask one question of several data sets: ranks, chances of being better, every answer.
 
@@ -43,21 +52,24 @@ def study_command(
             raise InputError("a study file says itself what it is about: leave out confirmatory.")
         spec = study.StudySpec.read(what[0])
         out = out or Path("runs") / Path(what[0]).stem
-        workers = int(jobs) if jobs.isdecimal() else jobs
+        workers = read_jobs(jobs)
+        if dry_run:
+            for name, plan in study.plan_study(spec, out, jobs=workers):
+                print_plan(plan, name)
+            return
         with show_progress(len(spec.data) * len(spec.heads) * spec.seeds) as on_event:
             found = study.run_study(
                 spec,
                 out,
                 jobs=workers,
                 on_event=on_event,
-                told=lambda name, summary: out_console.print(
-                    f"{name}: {summary.headline}", highlight=False, markup=False
-                ),
+                told=lambda name, summary: say(f"{name}: {summary.headline}", data=name),
             )
     else:
+        if dry_run:
+            raise InputError("--dry-run is for a study file: finished comparisons run nothing.")
         asked = None if confirmatory is None else [one.strip() for one in confirmatory.split(",")]
         found = study.together(study.read_folders(what), asked)
         out = out or Path("runs") / "study"
     page = study.write_study(found, out, f"spinalnet {shlex.join(sys.argv[1:])}")
-    out_console.print(found.headline, highlight=False, markup=False, soft_wrap=True)
-    out_console.print(f"Report: {page}", highlight=False, markup=False, soft_wrap=True)
+    answer({"report": page, "study": found.to_dict()}, found.headline, f"Report: {page}")

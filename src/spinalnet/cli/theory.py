@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from spinalnet.cli.options import RunFolder
-from spinalnet.cli.root import App, app, out_console
+from spinalnet.cli.options import TASKS, RunFolder, option
+from spinalnet.cli.output import answer
+from spinalnet.cli.root import PAPER, App, Group, app
 
 theory_app = App(
-    help="The paper's theory as experiments: conversion, approximation, sensitivities.",
-    no_args_is_help=True,
+    help="The paper's theory as experiments: conversion, approximation, sensitivities.", cls=Group
 )
-app.add_typer(theory_app, name="theory")
+app.add_typer(theory_app, name="theory", rich_help_panel=PAPER)
 
 TheoryOut = Annotated[Path, typer.Option(help="Folder for figures and numbers.")]
 
@@ -23,7 +23,10 @@ TheoryOut = Annotated[Path, typer.Option(help="Folder for figures and numbers.")
 @theory_app.command("approximate")
 def approximate_command(
     target: Annotated[
-        str, typer.Option(help="Function: sum, sin-sum, product, ripple or saddle.")
+        str,
+        option(
+            "Options", "The function.", choices=("sum", "sin-sum", "product", "ripple", "saddle")
+        ),
     ] = "saddle",
     features: Annotated[int, typer.Option(help="Number of inputs.", min=2)] = 2,
     splits: Annotated[int, typer.Option(help="Number of slices.", min=2)] = 2,
@@ -34,12 +37,11 @@ def approximate_command(
     from spinalnet.theory import approximation
 
     best = approximation.study_approximation(target, features, out, num_splits=splits, seeds=seeds)
-    out_console.print(
+    line = (
         f"{best.layers} layers of width {best.width}: rms error {best.rms_error:.4f} of the "
-        f"target's spread. Figures: {out}",
-        highlight=False,
-        soft_wrap=True,
+        f"target's spread. Figures: {out}"
     )
+    answer({"folder": out, "best": best}, line)
 
 
 @theory_app.command("sensitivity")
@@ -48,7 +50,7 @@ def sensitivity_command(
         str, typer.Argument(help="Table: csv, parquet, arrow, or sklearn:NAME.", metavar="TABLE")
     ],
     target: Annotated[str | None, typer.Option(help="Column to predict.")] = None,
-    task: Annotated[str, typer.Option(help="classification, regression or auto.")] = "auto",
+    task: Annotated[str, option("Options", "What is predicted.", choices=TASKS)] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     out: TheoryOut = Path("runs/theory-sensitivity"),
 ) -> None:
@@ -61,8 +63,8 @@ def sensitivity_command(
     records = explaining.explain_table(table, out, seed=seed).records()
     title = f"{table.name}: derivatives of the outputs by the standardised inputs"
     rows = [[v if isinstance(v, str) else f"{v:.4f}" for v in row.values()] for row in records[:20]]
-    out_console.print(as_rich(list(records[0]), rows, title))
-    out_console.print(f"All rows and the figure: {out}", highlight=False, soft_wrap=True)
+    shown = as_rich(list(records[0]), rows, title)
+    answer({"folder": out, "rows": records}, shown, f"All rows and the figure: {out}")
 
 
 @theory_app.command("explain")
@@ -76,7 +78,7 @@ def explain_command(
     from spinalnet.comparison import explaining
 
     figure = explaining.explain_run(run, out, examples=examples, wrong=wrong)
-    out_console.print(f"Figure: {figure}", highlight=False, soft_wrap=True)
+    answer({"figure": figure}, f"Figure: {figure}")
 
 
 @theory_app.command("convert")
@@ -108,11 +110,9 @@ def convert_head_command(
     ]
     header = ("width", "MACs", "pruned", "fine-tuned", "from scratch")
     title = "Test accuracy by width of the spinal head (mean over seeds)"
-    out_console.print(as_rich(header, rows, title))
-    out_console.print(
+    line = (
         f"Dense head: {found.dense:.4f} with {found.dense_macs} MACs; converted: "
         f"{found.converted:.4f}, largest difference of a logit on test images "
-        f"{found.largest_difference:.1e}. Figure: {out / 'trade-off.png'}",
-        highlight=False,
-        soft_wrap=True,
+        f"{found.largest_difference:.1e}. Figure: {out / 'trade-off.png'}"
     )
+    answer({"folder": out, "shrinking": found}, as_rich(header, rows, title), line)

@@ -5,7 +5,9 @@ What starts several, here or elsewhere, is `engine`.
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +29,8 @@ from spinalnet.training import runs, trouble
 if TYPE_CHECKING:
     from spinalnet.data import Splits
     from spinalnet.training import Progress, RunRecord
+
+_log = logging.getLogger(__name__)
 
 Load = Callable[[RunSpec], "Splits"]
 OnStep = Callable[["RunSpec | TableSpec", "Progress"], None]
@@ -91,7 +95,9 @@ class Bench:
             return tables.run_table(spec, cell.folder, on_progress=on_step)
         if not runs.is_done(cell.folder) and (self._splits is None or self._key != cell.data_key):
             self._splits = None  # two of them may not fit
+            began = time.perf_counter()
             self.keep(cell, self._load(spec))
+            _log.debug("%s: data read in %.1f s", spec.name, time.perf_counter() - began)
         return running.run_one(spec, cell.folder, splits=self._splits, on_progress=on_step)
 
     def attempt(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -40,6 +41,9 @@ from spinalnet.training import runs
 
 if TYPE_CHECKING:
     from spinalnet.data import Splits
+
+
+_log = logging.getLogger(__name__)
 
 
 def compare(
@@ -195,8 +199,13 @@ def run_comparison(
         question = replace(question, seeds=max(question.seeds, most))
     check_tuning(question, trials, out, given)
     if trials:
+        _log.info(
+            "tuning: %d trials of each of %d heads",
+            *(trials, len(question.heads)),
+            extra={"phase": "tuning"},
+        )
         question = _tuned(question, trials, out, effort, load, bench, given)
-    splits = prepare(question, out, load, bench)
+    splits = prepare(question, out, load, bench, timed=timed)
     watches = None
     if timed and splits is not None and _dist.is_main() and not _is_known(question.heads, out):
         watches = Stopwatches(device=_device(question))
@@ -239,6 +248,7 @@ def _conclude(
     if watches is not None and splits is not None:
         _time(question, out, splits, watches)
     if reported:
+        _log.info("writing the report", extra={"phase": "report"})
         write_report(out, command=command, drawn=drawn)
 
 
@@ -298,8 +308,12 @@ def prepare(
     load: Load,
     bench: Bench,
     only: Sequence[Cell] | None = None,
+    *,
+    timed: bool = False,
 ) -> Splits | None:
     """Refuse what cannot be, and only then write what is asked; return the first unit's data.
+
+    Where everything is done no data are loaded: they may be gone, and reading them takes time.
 
     Args:
         question: What is asked.
@@ -307,6 +321,7 @@ def prepare(
         load: What loads data.
         bench: Is given the data.
         only: What will be run, where others run the rest at the same time; None for all.
+        timed: Whether the heads are to be timed, which takes the data.
 
     Raises:
         InputError: If the folder holds another comparison, the data cannot be used, a network
@@ -315,9 +330,12 @@ def prepare(
     check_same_question(question, out)
     cells = cells_of(question, out)
     splits = None
-    if isinstance(question.base, RunSpec):
+    finished = _task_of_finished(question, cells, out, timed=timed) if only is None else None
+    if isinstance(question.base, RunSpec) and finished is None:
         moved.check_there(out, question.base.data)
-    if isinstance(question.base, TableSpec):
+    if finished is not None:
+        _check_judging(question, finished)
+    elif isinstance(question.base, TableSpec):
         task = tables.check_specs([c.spec for c in cells if isinstance(c.spec, TableSpec)])
         _check_judging(question, task)
     else:
@@ -336,6 +354,18 @@ def prepare(
         _write_question(out, question)
     _dist.barrier()
     return splits
+
+
+def _task_of_finished(
+    question: ComparisonSpec, cells: Sequence[Cell], out: Path, *, timed: bool
+) -> str | None:
+    """Return the task of a comparison in which nothing is left to do; None for any other."""
+    if timed and not question.is_of_table and not _is_known(question.heads, out):
+        return None
+    if not all(runs.is_done(cell.folder) for cell in cells):
+        return None
+    result = read_mapping(cells[0].folder / "result.json") or {}
+    return str(result["task"]) if "task" in result else None
 
 
 def _check_judging(question: ComparisonSpec, task: str) -> None:
@@ -513,6 +543,7 @@ def _time(
     if _is_known(heads, out) or heads[0] != question.heads[0]:  # its controls follow the first
         return
     other = {label: own for label, own in question.other.items() if label in heads}
+    _log.info("timing %d heads side by side", len(heads), extra={"phase": "timing"})
     try:
         measured = time_heads(replace(question, heads=heads, other=other), splits, watches=watches)
     except (MeasurementError, MemoryError, RuntimeError):

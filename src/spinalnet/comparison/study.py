@@ -9,7 +9,7 @@ corrected for their number over all data sets (Holm); everything else is told wi
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ from spinalnet.comparison.summary import load_summary
 
 if TYPE_CHECKING:
     from spinalnet.comparison.cells import Event
+    from spinalnet.comparison.planning import Plan
+    from spinalnet.comparison.question import ComparisonSpec
 
 Told = Callable[[str, Summary], None]
 
@@ -148,17 +150,11 @@ def run_study(
     Raises:
         InputError: If anything asked for is impossible.
     """
-    from spinalnet.comparison.asking import ask
     from spinalnet.comparison.comparing import compare
 
-    out, found, asked = files.expanded(out), {}, {}
-    for name, row in spec.data.items():
-        of_data = {key: value for key, value in row.items() if key != "options"}
-        asked[name] = of_data | {**spec.options, **row.get("options", {})}
-        try:  # all of it, before the first run
-            ask(heads=",".join(spec.heads), seeds=spec.seeds, **asked[name])
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from error
+    out, found = files.expanded(out), {}
+    asked = _asked(spec)
+    _questions(spec)  # all of it is refused, if it must be, before the first run
     for name, of_data in asked.items():
         comparison = compare(
             heads=",".join(spec.heads),
@@ -172,6 +168,43 @@ def run_study(
         if told is not None:
             told(name, comparison.summary)
     return together(found, spec.confirmatory, spec.rope)
+
+
+def _asked(spec: StudySpec) -> dict[str, dict[str, Any]]:
+    """Return the arguments of the comparison on each data set, but for heads and seeds."""
+    return {
+        name: {key: value for key, value in row.items() if key != "options"}
+        | {**spec.options, **row.get("options", {})}
+        for name, row in spec.data.items()
+    }
+
+
+def _questions(spec: StudySpec) -> dict[str, ComparisonSpec]:
+    from spinalnet.comparison.asking import ask
+
+    found = {}
+    for name, of_data in _asked(spec).items():
+        try:
+            found[name] = ask(heads=",".join(spec.heads), seeds=spec.seeds, **of_data)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+    return found
+
+
+def plan_study(
+    spec: StudySpec, out: str | Path, *, jobs: Any = "auto"
+) -> Iterator[tuple[str, Plan]]:
+    """Yield the name of every data set with what its comparison would do and cost.
+
+    Raises:
+        InputError: If anything asked for is impossible.
+    """
+    from spinalnet.comparison import building, planning
+    from spinalnet.comparison.engine import Effort
+
+    for name, question in _questions(spec).items():
+        folder = files.expanded(out) / name
+        yield name, planning.plan(question, folder, Effort(jobs), building.load_splits)
 
 
 def read_folders(folders: Sequence[str | Path]) -> dict[str, Summary]:

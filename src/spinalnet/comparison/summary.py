@@ -91,7 +91,9 @@ def summarize_runs(
             "choose another metric."
         )
     level = baseline_value(comparison, evidence)
-    asked = comparison.question.get("margin") if margin is None else margin
+    asked = margin
+    if margin is None and row == _metric(comparison, None):  # else it is in another one's numbers
+        asked = comparison.question.get("margin")
     limit = asked if asked is not None else _default_margin(row, level, evidence)
     sizes = sorted({int(r["test"]["n"]) for r in results if r["test"].get("n")})
     units = _units(comparison, row, sizes)
@@ -334,6 +336,11 @@ def _notes(
         notes.append(
             "The margin was given when the report was written, not before the runs: whoever chose "
             "it may have known the result."
+        )
+    if summary.metric != (fixed := _metric(comparison, None).name):
+        notes.append(
+            f"The metric {summary.metric} was chosen when the report was written, not before the "
+            f"runs (they were to be judged by {fixed}): whoever chose it may have known the result."
         )
     if not evidence.kept:
         notes.append(

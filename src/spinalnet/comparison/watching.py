@@ -75,7 +75,7 @@ class Watching:
 
     def on_event(self, event: Event) -> None:
         """Pass on what happens to a cell."""
-        name, spec = event.cell.spec.name, event.cell.spec
+        name, spec = event.cell.folder.name, event.cell.spec  # trials are told apart by folder
         if event.kind == "started":
             self.started(name, spec)
         elif event.kind == "progress" and event.progress is not None:

@@ -73,13 +73,13 @@ class Units:
         if value is None:
             return NONE
         if not self.in_points:
-            return f"{value:.3f}" if self.metric == "r2" else f"{value:.4g}"
+            return f"{value:.3f}" if self.metric == "r2" else plain_number(value)
         return f"{100 * value:.{self.decimals}f}" + (" %" if unit else "")
 
     def differences(self, *values: float) -> list[str]:
         """Print differences without unit; enough digits that one off zero does not read as 0."""
         if not self.in_points:
-            return [f"{value:.3g}" for value in values]
+            return [plain_number(value, 3) for value in values]
         points = [100 * value for value in values]
         smallest = min((abs(p) for p in points if abs(p) > 1e-9), default=1.0)
         decimals = min(self.decimals + 2, max(self.decimals, math.ceil(-math.log10(smallest))))
@@ -89,7 +89,7 @@ class Units:
         """Print one difference with its unit."""
         if self.in_points:
             return f"{float(f'{100 * value:.3g}'):g} points"
-        return f"{value:.3g} in {self.title}"
+        return f"{plain_number(value, 3)} in {self.title}"
 
     def mean(self, mean: float | None, std: float | None) -> str:
         """Print a mean with its deviation, without unit."""
@@ -137,6 +137,13 @@ def three_digits(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def plain_number(value: float, count: int = 4) -> str:
+    """Print a number in somebody's units with `count` digits; large ones as people write them."""
+    if value and not 1e-4 <= abs(value) < 1e9:
+        return f"{value:.{count}g}"
+    return f"{value:,.0f}" if abs(value) >= 10 ** (count - 1) else f"{value:.{count}g}"
+
+
 def listing(items: Iterable[object], word: str = "and") -> str:
     """Join as in a sentence: "a, b and c"."""
     *head, last = [str(item) for item in items] or [""]
@@ -160,21 +167,44 @@ def as_plain_markdown(text: str) -> str:
     return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", " ".join(text.splitlines()))
 
 
+_NARROW = 72  # columns of a terminal below which rows become lines
 _LABEL_WIDTH = 20  # the longest name of a head with an option stays on one line
 
 
 def as_rich(
     header: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None
 ) -> Table:
-    """Return rows for the terminal; without rules between columns they fit 80 characters."""
+    """Return rows for the terminal; without rules between columns they fit 80 characters.
+
+    Where columns would be a word wide, each row is shown as lines, a name and a value in each.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(
-        title=title, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
-    )
     rows = list(rows)
+
+    class Rows(Table):
+        def __rich_console__(self, console: Any, options: Any) -> Any:
+            if options.max_width >= _NARROW or len(header) <= 3:
+                yield from super().__rich_console__(console, options)
+                return
+            if title is not None:
+                yield Text(title, "italic")
+            for name, *cells in rows:
+                yield Text(name, "bold")
+                for label, cell in zip(header[1:], cells, strict=True):
+                    if cell:
+                        yield Text(f"  {' '.join(label.split())}: {cell}")
+
+    table = Rows(
+        title=None if title is None else escape(title),
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     longest = max((len(row[0]) for row in rows), default=0)
     for i, column in enumerate(header):
         table.add_column(

@@ -36,6 +36,7 @@ from spinalnet.data.batches import (
 from spinalnet.data.catalog import DATASETS, DatasetRow
 from spinalnet.data.depths import Depths, PixelRange, check_range
 from spinalnet.data.folders import FoundImages, index_folder, index_labelled, permission_explained
+from spinalnet.data.frames import BUNDLED
 from spinalnet.data.images import BadImage, BadImagesError, find_bad, fit_to, read_all
 from spinalnet.data.labels import TASKS, Labels, Task, find_labelled
 from spinalnet.data.resampling import Resample
@@ -468,6 +469,10 @@ def find_folder(spec: DataSpec) -> Path:
             return below
     looks_like_path = folder.exists() or len(folder.parts) != 1 or spec.name.startswith((".", "~"))
     if not looks_like_path:
+        if spec.name in BUNDLED:
+            raise InputError(
+                f"'{spec.name}' is a table that comes with scikit-learn: sklearn:{spec.name}."
+            )
         raise InputError(
             f"{unknown_name('dataset', spec.name, DATASETS)} A folder of images is given by its "
             "path; there is none of this name."

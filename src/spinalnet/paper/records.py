@@ -19,6 +19,34 @@ from spinalnet.training import loop, runs
 
 Protocol = Literal["honest", "paper"]
 Budget = Literal["smoke", "short", "full"]
+RESULTS = "results/recipes"
+"""Where records are kept, in a working copy of the project."""
+
+FACTS_FILE = Path(__file__).with_name("found.json")
+"""What the installed package knows of them; `python docs/tables.py` writes it."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """The gist of a record.
+
+    Attributes:
+        recipe: Its name.
+        protocol: How it was run.
+        budget: At what length.
+        seeds: How often.
+        answer: What the comparison says, in a sentence.
+        means: Mean of what was measured (`metric`), by head.
+        metric: What was measured.
+    """
+
+    recipe: str
+    protocol: Protocol
+    budget: Budget
+    seeds: int
+    answer: str
+    means: Mapping[str, float | None]
+    metric: str
 
 
 @dataclass(frozen=True)
@@ -76,6 +104,38 @@ class Record:
             find_recipes(made.recipe)  # says which are near
             raise InputError(f"unknown recipe '{made.recipe}': it stands for several.")
         return made
+
+
+def facts_of(records: Iterable[Record]) -> list[Fact]:
+    """Return the gist of records; those of smoke runs say nothing."""
+    return [
+        Fact(
+            *(record.recipe, record.protocol, record.budget, len(record.summary.units)),
+            record.summary.headline,
+            {head.head: head.mean for head in record.summary.heads},
+            record.summary.metric,
+        )
+        for record in records
+        if record.budget != "smoke"
+    ]
+
+
+def known_facts(results: str | Path | None = None) -> list[Fact]:
+    """Return the gist of kept records.
+
+    Args:
+        results: Their folder; None for what the package knows, and what lies in `RESULTS`.
+
+    Raises:
+        InputError: If a record cannot be read.
+    """
+    if results is not None:
+        return facts_of(load_records(results))
+    shipped = files.read_json(FACTS_FILE) or {}
+    known = [Fact(**read_fields(Fact, one, "fact")) for one in shipped.get("facts", ())]
+    facts = {(one.recipe, one.protocol, one.budget): one for one in known}
+    here = facts_of(load_records(RESULTS)) if Path(RESULTS).is_dir() else []
+    return [*(facts | {(one.recipe, one.protocol, one.budget): one for one in here}).values()]
 
 
 def make_record(recipe: Recipe, protocol: Protocol, budget: Budget, folder: Path) -> Record:
@@ -157,7 +217,7 @@ class LastBatches:
         return {epoch: losses[epoch] for epoch in wanted if epoch in losses}
 
 
-def load_records(folder: str | Path = "results/recipes", files: str = "*.json") -> list[Record]:
+def load_records(folder: str | Path = RESULTS, files: str = "*.json") -> list[Record]:
     """Return the records in a folder, by recipe in the order of `RECIPES`, protocol and budget."""
     order = list(RECIPES)
     paths = sorted(expanded(folder).glob(files))
@@ -172,11 +232,11 @@ def keep_record(folder: str | Path, results: str | Path) -> Path:
     return target
 
 
-def status(recipe: Recipe, records: Iterable[Record], data_dir: str | None) -> str:
+def status(recipe: Recipe, facts: Iterable[Fact], data_dir: str | None) -> str:
     """Say in a few words whether a recipe has been run, can be run, or what it needs."""
-    done = [r for r in records if r.recipe == recipe.name and r.budget != "smoke"]
+    done = [fact for fact in facts if fact.recipe == recipe.name]
     if done:
-        return "done: " + ", ".join(f"{r.protocol} ({r.budget})" for r in done)
+        return "done: " + ", ".join(f"{one.protocol} ({one.budget})" for one in done)
     if recipe.is_demonstration:
         return "demonstration: smoke only"
     if not readers.is_present(DATASETS[recipe.data], data_dir):
@@ -187,10 +247,15 @@ def status(recipe: Recipe, records: Iterable[Record], data_dir: str | None) -> s
 
 
 def describe_recipes(
-    results: str | Path = "results/recipes", data_dir: str | None = None
+    results: str | Path | None = None, data_dir: str | None = None
 ) -> list[dict[str, Any]]:
-    """Return one row per recipe: what it is, where it comes from, its status."""
-    records = load_records(results)
+    """Return one row per recipe: what it is, where it comes from, its status, what was found.
+
+    Args:
+        results: See `known_facts`.
+        data_dir: Where data sets' files are.
+    """
+    facts = known_facts(results)
     return [
         {
             "name": recipe.name,
@@ -210,7 +275,8 @@ def describe_recipes(
             ],
             "defects": list(recipe.defects),
             "gpu_hours": round(recipe.gpu_hours, 2),
-            "status": status(recipe, records, data_dir),
+            "status": status(recipe, facts, data_dir),
+            "found": [asdict(fact) for fact in facts if fact.recipe == recipe.name],
         }
         for recipe in RECIPES.values()
     ]

@@ -16,10 +16,16 @@ from spinalnet._checks import InputError, check_positive, read_fields, unknown_n
 
 
 def _option(
-    default: Any, help: str, choices: tuple[str, ...] = (), *, also: str = "", neutral: bool = False
+    default: Any,
+    help: str,
+    choices: tuple[str, ...] = (),
+    *,
+    also: str = "",
+    neutral: bool = False,
+    recipe: bool = False,
 ) -> Any:
     metadata = {"help": help, "choices": choices, "also": also, "neutral": neutral}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata={**metadata, "recipe": recipe})
 
 
 @dataclass(frozen=True)
@@ -27,8 +33,8 @@ class TrainConfig:
     """How to train. Flat and plain, so it is a YAML mapping and a row of command-line options.
 
     Each field's `metadata` holds its "help" sentence, its "choices" (empty when free), a word that
-    may stand for its number ("also"), and whether it is "neutral": a way to the same result, which
-    is no part of what a run is asked for.
+    may stand for its number ("also"), whether it is "neutral": a way to the same result, which is
+    no part of what a run is asked for, and whether only a "recipe" of the paper has a use for it.
 
     Raises:
         InputError: If a value is impossible; the sentence names the field.
@@ -49,18 +55,27 @@ class TrainConfig:
     lr: float = _option(1e-2, "Base learning rate.")
     weight_decay: float = _option(0.0, "Weight decay; decoupled with adamw, L2 otherwise.")
     momentum: float = _option(0.9, "Momentum of sgd.")
-    schedule: str = _option("cosine", "How the rate moves; see SCHEDULES.")
+    schedule: str = _option("cosine", "How the rate moves.")
     warmup_epochs: float = _option(0.0, "Epochs over which the rate rises linearly from zero.")
     step_size: int = _option(7, "Schedule step: epochs between two decays.")
     gamma: float = _option(0.1, "Schedule step: factor of each decay.")
-    divide_by: float = _option(3.0, "Schedule divide-on-plateau: divisor without improvement.")
-    redraw_power: float = _option(3.0, "Schedules redraw, restart-sgd: p of the draw U**p.")
-    ties_improve: bool = _option(False, "Whether repeating the best score is an improvement.")
-    restart_from: int = _option(0, "Schedule restart-sgd: epochs before the first restart.")
+    divide_by: float = _option(
+        3.0, "Schedule divide-on-plateau: divisor without improvement.", recipe=True
+    )
+    redraw_power: float = _option(
+        3.0, "Schedules redraw, restart-sgd: p of the draw U**p.", recipe=True
+    )
+    ties_improve: bool = _option(
+        False, "Whether repeating the best score is an improvement.", recipe=True
+    )
+    restart_from: int = _option(
+        0, "Schedule restart-sgd: epochs before the first restart.", recipe=True
+    )
     phases: tuple[tuple[float, int], ...] = _option(
         (),
         "Phases (lr, epochs), each with a new optimizer and the schedule from its start; the "
         "best weights are kept over all phases. Sets lr and epochs.",
+        recipe=True,
     )
     trunk_lr: float = _option(1.0, "Factor of the rate for all of a model but its head.")
     layer_decay: float = _option(
@@ -89,7 +104,9 @@ class TrainConfig:
         True, "Keep images and filters channels-last in memory (faster on CPU and tensor cores)."
     )
     early_stopping: int = _option(0, "Stop after so many epochs without a new best; 0: never.")
-    augment: str = _option("none", "Augmentation of the training inputs; the data's business.")
+    augment: str = _option(
+        "none", "Augmentation of training images (spinalnet list), such as rotation:10."
+    )
     mix: str = _option(
         "none",
         "Mixes the images of a batch, and their classes: mixup:ALPHA, cutmix:ALPHA, one of them at "

@@ -1,0 +1,179 @@
+"""Options out of a file: `--config FILE.yaml`, which options in the command override.
+
+A file holds names and values: options of the command, or what a run has in its `config.yaml`, or a
+comparison in its `comparison.yaml`, which so can be given back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from spinalnet import texts
+from spinalnet._checks import InputError, unknown_name
+from spinalnet.training import TrainConfig
+from spinalnet.training.presets import of_tables
+
+REST = "spinalnet.rest"
+"""Where a context keeps settings of a run that no option has, such as "phases"."""
+
+_PARTS = ("data", "model", "train")
+# What a run or a comparison notes beside what it was asked for, or repeats of it.
+_NOTES = {"schema", "chosen", "label", "tested", "units", "command", "selected_on", "frame"}
+_NOTES |= {"resample", "other"}
+_BY_PYTHON_ALONE = {
+    "neck",
+    *(o.name for o in dataclasses.fields(TrainConfig) if o.metadata["recipe"]),
+}
+
+
+# What stands in files of runs and comparisons where nothing was asked for.
+_USUAL = {"probe_epochs": 0, "folds": 0, "repeats": 1, "preset": "", "label": ""}
+
+
+def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Take the options in a file as the defaults of the command that is parsed.
+
+    Raises:
+        InputError: If it cannot be read, or has a name that no option has.
+    """
+    if path is None or ctx.resilient_parsing:
+        return path
+    path = path.expanduser()
+    try:
+        values = texts.from_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read '{path}': {error.strerror}.") from error
+    except ValueError as error:
+        raise InputError(f"'{path}' cannot be read as YAML: {error}.") from error
+    if not isinstance(values, Mapping):
+        raise InputError(f"'{path}' must hold names and values, such as epochs: 10.")
+    params = {one.name: one for one in ctx.command.params if one.name not in ("config", None)}
+    _refuse_other_questions(path, values)
+    options, rest = {}, {}
+    for name, value in _flat(values):
+        name = name.replace("-", "_")
+        if value is None or name in _NOTES:
+            continue
+        if name in _BY_PYTHON_ALONE:
+            rest[name] = value
+        elif name in params:
+            options[name] = _as_given(value)
+        elif name not in _known():
+            raise unknown_name(f"name in '{path}'", name, {*params, *_known()})
+    ctx.default_map = options
+    ctx.meta[REST] = rest
+    return path
+
+
+def _refuse_other_questions(path: Path, values: Mapping[str, Any]) -> None:
+    """Refuse the settings of what none of these commands can do again."""
+    if values.get("selected_on", "validation") != "validation":
+        raise InputError(
+            f"'{path}' is of a run that chose on its {values['selected_on']} data, as an "
+            "experiment of the paper: spinalnet reproduce runs those."
+        )
+    if values.get("other"):
+        raise InputError(
+            f"'{path}' is of a comparison whose heads have settings of their own (it was tuned, or "
+            "made in Python): give back the config.yaml of one of its runs to train."
+        )
+
+
+def _known() -> Collection[str]:
+    """Return the names of what runs and comparisons are asked for, whether or not it is here."""
+    from spinalnet.comparison import ComparisonSpec, TableSpec
+    from spinalnet.comparison.spec import RunSpec
+    from spinalnet.data import DataSpec
+    from spinalnet.models import ModelSpec
+
+    kinds = (RunSpec, TableSpec, DataSpec, ModelSpec, TrainConfig, ComparisonSpec)
+    return {one.name for kind in kinds for one in dataclasses.fields(kind)} | {"table"}
+
+
+def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield names and values as options have them."""
+    values = dict(values)
+    if isinstance(base := values.pop("base", None), Mapping):  # of a comparison
+        for name in ("data", "model", "epochs", "table", "target", "units"):
+            values.pop(name, None)
+        yield from _flat(base)
+    if isinstance(values.get("seeds"), list):
+        values["seeds"] = len(values["seeds"])
+    if isinstance(values.get("heads"), list):
+        values["heads"] = ",".join(values["heads"])
+    if "table" in values:
+        yield from _of_table(values)
+        return
+    if not values.get("probe_epochs"):
+        values.pop("probe_lr", None)
+    for name, value in values.items():
+        if name in _PARTS and isinstance(value, Mapping):
+            yield from _of_part(name, value)
+        elif value == _USUAL.get(name, ...):
+            continue
+        elif name == "head_options" and isinstance(value, Mapping):
+            yield "head_option", _pairs(value)
+        else:
+            yield name, value
+
+
+def _of_part(part: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the options that one part of a run's settings stands for."""
+    values = dict(values)
+    if part == "model":
+        learned = values.pop("pretrained", False)
+        name = values.pop("name", None)
+        yield ("backbone" if learned is True else "model"), name
+        if isinstance(learned, str):
+            yield "weights", learned
+        yield "head_option", _pairs(values.pop("head_options", None) or {})
+        if values.get("freeze") is False:
+            del values["freeze"]
+    elif part == "data":
+        yield "data", values.pop("name", None)
+        if isinstance(values.get("pixel_range"), list):
+            values["pixel_range"] = ",".join(f"{one:g}" for one in values["pixel_range"])
+        usual = {"task": "auto", "on_bad_image": "error", "on_duplicate": "keep"}
+        values = {k: v for k, v in values.items() if usual.get(k) != v}
+    elif not values.get("phases"):
+        values.pop("phases", None)
+    else:  # which set them
+        values.pop("epochs", None)
+        values.pop("lr", None)
+    yield from values.items()
+
+
+def _of_table(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the options that the settings of a run on a table stand for."""
+    values = dict(values)
+    yield "data", values.pop("table")
+    yield "head_option", _pairs(values.pop("head_options", None) or {})
+    train = dict(values.pop("train", None) or {})
+    patience = train.pop("n_iter_no_change", 20)
+    if "early_stopping" in train:
+        train["early_stopping"] = patience if train["early_stopping"] else 0
+    preset = values.get("preset") or None
+    for name in of_tables(preset, ()):
+        train.pop(name, None)
+    yield from train.items()
+    usual = {"task": "auto", "tune": 0, "preset": "", "label": ""}
+    yield from ((name, value) for name, value in values.items() if usual.get(name, ...) != value)
+
+
+def _pairs(options: Mapping[str, Any]) -> list[str] | None:
+    return [f"{name}={json.dumps(value)}" for name, value in options.items()] or None
+
+
+def _as_given(value: Any) -> Any:
+    """Return a value as it would stand in the command."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, list):
+        return [str(one) for one in value]
+    return str(value)

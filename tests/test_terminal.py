@@ -1,0 +1,440 @@
+"""What the command says: help pages, near misses, options out of files, lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from spinalnet import TrainConfig
+from spinalnet.cli import help as pages
+from spinalnet.cli import names, output, root
+from spinalnet.comparison import ComparisonSpec, RunSpec, TableSpec, building, comparing
+from spinalnet.comparison.wording import as_rich, plain_number
+from test_cli import answered, refusal, spinalnet
+
+COMMANDS = typer.main.get_command(root.app).commands
+SMALL = ("--limit", 100, "--epochs", 2, "--device", "cpu")
+
+
+class Seen(Exception):
+    """Carries what a command asked for out of it."""
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, *words: object) -> Any:
+    """Return the run, or the question, that a command comes to."""
+
+    def seen(what: Any, *_: Any, **__: Any) -> None:
+        raise Seen(what)
+
+    monkeypatch.setattr(building, "load_splits", seen)
+    monkeypatch.setattr(comparing, "run_comparison", seen)
+    monkeypatch.setattr("spinalnet.comparison.tables.run_table", seen)
+    with pytest.raises(Seen) as found:
+        spinalnet(*words)
+    return found.value.args[0]
+
+
+def lines_of(done: Any) -> list[dict]:
+    assert done.stderr == ""
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+# --- help -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_a_help_page_fits_the_terminal(
+    name: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output.out_console, "_width", width)
+    everything = "--help-all" if name not in ("", "theory") else "--help"
+    for option in ("--help", everything):
+        page = spinalnet(*filter(None, [name, option])).stdout
+        assert max(map(len, page.splitlines())) <= width
+        assert "Usage: spinalnet" in page
+        words = re.findall(r"[^\W\d_]{2,}", page)  # broken words would leave single letters
+        assert len(words) > 0.6 * len(page.split())
+
+
+@pytest.mark.parametrize("name", list(pages.EVERYDAY))
+def test_a_page_shows_about_fifteen_options_and_names_the_rest(name: str) -> None:
+    command = COMMANDS[name]
+    known = {one.name for one in command.params}
+    assert set(pages.EVERYDAY[name]) <= known
+    assert 13 <= len(pages.EVERYDAY[name]) <= 17
+    short, full = (spinalnet(name, option).stdout for option in ("--help", "--help-all"))
+    assert "--help-all" in short
+    assert "--label-smoothing" not in short
+    assert "--label-smoothing" in full
+    assert "--redraw-power" not in full  # of recipes alone
+    assert "adamw|adam|sgd" in full
+
+
+def test_what_answers_at_once_does_not_load_torch() -> None:
+    code = (
+        "import sys, io, contextlib\n"
+        "from spinalnet.cli import root\n"
+        "for words in (['--help'], [], ['train', '--help'], ['compare', '--help-all'],\n"
+        "              ['digits', 'compare'], ['train', 'digits', '--learning-rate', '1'],\n"
+        "              ['demo', '--help'], ['--version']):\n"
+        "    sys.argv = ['spinalnet', *words]\n"
+        "    hidden = io.StringIO()\n"
+        "    with contextlib.redirect_stdout(hidden), contextlib.redirect_stderr(hidden):\n"
+        "        try:\n"
+        "            root.app(words, standalone_mode=False)\n"
+        "        except root._WrongUse as error:\n"
+        "            from spinalnet.cli import advice\n"
+        "            import typer\n"
+        "            advice.explain(error, typer.main.get_command(root.app), words)\n"
+        "print(sorted(sys.modules.keys() & {'torch', 'numpy', 'gradio'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_alone_it_says_in_ten_lines_what_one_can_do() -> None:
+    said = spinalnet().stdout.splitlines()
+    assert len(said) == 10
+    for command in ("compare digits", "train", "predict", "demo", "list", "recipes", "--help"):
+        assert any(f"spinalnet {command}" in line for line in said), command
+
+
+# --- completion -----------------------------------------------------------------------------------
+
+
+def test_the_names_that_are_completed_are_those_there_are() -> None:
+    assert names.known() == names.all_names(), "Run: make tables"
+
+
+def completed(line: str, **environment: str) -> list[str]:
+    words = line.split(" ")
+    variables = {
+        "_SPINALNET_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    code = "from spinalnet.cli import app; app(prog_name='spinalnet')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **variables, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return done.stdout.split()
+
+
+def test_a_shell_completes_commands_options_and_names() -> None:
+    assert "compare" in completed("spinalnet comp")
+    assert completed("spinalnet compare fash") == ["fashion-mnist"]
+    assert completed("spinalnet train digits --optimizer ad") == ["adamw", "adam"]
+
+
+def test_names_are_completed_in_lists_and_runs_by_what_they_hold(tmp_path: Path) -> None:
+    assert "mlp" in names.one("heads")("m")
+    assert "spinal,linear" in names.several("heads")("spinal,lin")
+    assert "mnist-cnn" in names.one("recipes")("mnist-c")
+    assert "sklearn:iris" in names.one("datasets")("sk")
+    for folder, mark in (("done", "DONE"), ("cmp", "comparison.yaml"), ("other", "x")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / mark).touch()
+    found = names.runs(f"{tmp_path}/")
+    assert found == [f"{tmp_path}/cmp", f"{tmp_path}/done"]
+
+
+# --- near misses ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            "digits compare --seeds 2",
+            "the command comes first: spinalnet compare digits --seeds 2.",
+        ),
+        ("compar digits", "there is no command 'compar'; did you mean spinalnet compare digits?"),
+        ("fit digits", "did you mean spinalnet train digits?"),
+        ("digits", "a command comes before the data: spinalnet compare digits."),
+        ("mnist-cnn", "a command comes before the recipe: spinalnet reproduce mnist-cnn."),
+        ("theory aproximate", "did you mean spinalnet theory approximate?"),
+        (
+            "train digits --learning-rate 0.1",
+            "no option --learning-rate; did you mean --lr? spinalnet train digits --lr 0.1",
+        ),
+        ("train digits --learning-rate=0.1", "spinalnet train digits --lr=0.1"),
+        ("train digits --batch_size 4", "did you mean --batch-size?"),
+        ("train sklearn:iris --heads mlp", "spinalnet train sklearn:iris --head mlp"),
+        ("train digits --seeds 3", "did you mean --seed?"),
+        ("compare digits --redraw-power 2", "is a setting of the paper's experiments"),
+        ("report x --tta flip", "--tta is an option of evaluate and predict, not of"),
+        ("train digits --epochs x", "--epochs must be a whole number, got 'x'."),
+        ("train digits --lr", "--lr needs a value behind it"),
+        ("train", "spinalnet train needs DATA, such as spinalnet train digits."),
+        ("compare iris", "'iris' is a table that comes with scikit-learn: sklearn:iris."),
+        ("compare iris --target x", "sklearn:iris."),
+        ("compare sklearn:iris --heads mlp", "--heads spinal,mlp"),
+        ("reproduce mnst-cnn", "did you mean mnist-cnn"),
+        ("train digits --head spnal", "did you mean 'spinal'"),
+        ("train digits --model mnst-cnn", "did you mean 'mnist-cnn'"),
+    ],
+)
+def test_a_near_miss_gets_the_right_command(
+    words: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refusal(capsys, *words.split())
+    assert sentence in said
+    assert said.startswith("error ")
+
+
+def test_a_run_behind_its_images_is_put_before_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    Path("run/config.yaml").touch()
+    said = refusal(capsys, "predict", "a.jpg", "b.jpg", "run")
+    assert "the run comes first: spinalnet predict run a.jpg b.jpg." in said
+
+
+# --- options out of a file ------------------------------------------------------------------------
+
+
+def as_file(path: Path, values: Any) -> Path:
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(values))))
+    return path
+
+
+RUNS = [
+    RunSpec.of("digits"),
+    RunSpec.of(
+        "digits", "vgg5", head="mlp", limit=300, lr=1e-3, epochs=7, seed=3, deterministic=True
+    ),
+    RunSpec.of(
+        "digits",
+        head_options={"hidden_features": 9, "num_layers": 3},
+        in_channels=3,
+        augment="rotation:5",
+    ),
+    RunSpec.of("digits", phases=((0.1, 2), (0.01, 3)), schedule="redraw", redraw_power=5.0),
+]
+
+
+@pytest.mark.parametrize("spec", RUNS)
+def test_what_a_run_was_asked_for_can_be_given_back(
+    spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = as_file(tmp_path / "config.yaml", spec.to_dict())
+    given = asked(monkeypatch, "train", "--config", file, "--out", tmp_path / "run")
+    assert given.to_dict() == json.loads(json.dumps(spec.to_dict()))
+    other = asked(
+        monkeypatch, "train", "--config", file, "--head", "linear", "--out", tmp_path / "r"
+    )
+    assert other.model.head == "linear"
+    assert other.train == given.train
+
+
+def test_so_can_a_run_on_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = TableSpec("sklearn:iris", head="mlp", train={"epochs": 9}, seed=2)
+    file = as_file(tmp_path / "config.yaml", spec.to_dict())
+    given = asked(monkeypatch, "train", "--config", file, "--out", tmp_path / "run")
+    assert given.to_dict() == spec.to_dict()
+
+
+def test_so_can_a_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = RunSpec.of("digits", epochs=4, lr=0.002)
+    question = ComparisonSpec(base, ("spinal:num_layers=8", "linear"), seeds=3, metric="macro-f1")
+    file = as_file(tmp_path / "comparison.yaml", question.to_dict())
+    given = asked(monkeypatch, "compare", "--config", file, "--out", tmp_path / "c")
+    assert given.to_dict() == question.to_dict()
+    given = asked(monkeypatch, "compare", "--config", file, "--seeds", 2, "--out", tmp_path / "c")
+    assert given.seeds == 2
+
+
+def test_plain_names_and_values_do_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("epochs: 3\nbatch-size: 16\nfreeze: false\n")
+    given = asked(monkeypatch, "train", "digits", "--config", file, "--out", tmp_path / "run")
+    assert given.train == TrainConfig(epochs=3, batch_size=16)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("epoch: 3", "did you mean 'epochs'"),
+        ("data: {name: digits}\ntrain: {epocs: 3}", "did you mean 'epochs'"),
+        ("- 3", "must hold names and values"),
+        ("a: [", "cannot be read as YAML"),
+        ("data: {name: digits}\nselected_on: test", "spinalnet reproduce runs those"),
+    ],
+)
+def test_a_file_of_options_is_refused_by_name(
+    text: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "o.yaml").write_text(text)
+    said = refusal(capsys, "train", "digits", "--config", tmp_path / "o.yaml")
+    assert sentence in said
+    assert "o.yaml" in said
+
+
+# --- what is told ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]]:
+    folder = tmp_path_factory.mktemp("terminal") / "run"
+    done = spinalnet("train", "digits", *SMALL, "--out", folder, "--json")
+    return folder, lines_of(done)
+
+
+def test_json_is_lines_of_events_and_the_answer_the_last(run: tuple[Path, list[dict]]) -> None:
+    folder, lines = run
+    kinds = [line["event"] for line in lines]
+    assert kinds.count("epoch_ended") == 2
+    assert kinds.index("run_started") < kinds.index("epoch_ended")
+    assert kinds[-1] == "result" or kinds[-2] == "result"
+    kept = json.loads((folder / "result.json").read_text())
+    result = next(line for line in lines if line["event"] == "result")
+    assert result["result"]["test"] == kept["test"]
+    again = answered(spinalnet("evaluate", folder, "--json"))
+    assert again["accuracy"] == kept["test"]["accuracy"]
+
+
+def test_quiet_gives_the_answer_alone_and_verbose_the_time(run: tuple[Path, list[dict]]) -> None:
+    folder, _ = run
+    done = spinalnet("train", "digits", *SMALL, "--out", folder, "-q")
+    assert done.stderr == ""
+    assert re.fullmatch(r"run: val accuracy .*\n", done.stdout)
+    loud = spinalnet("train", "digits", *SMALL, "--out", folder, "--verbose")
+    assert re.match(r"\d\d:\d\d:\d\d .*already done", loud.stderr)
+
+
+def test_an_error_is_a_line_of_json_and_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["spinalnet", "train", "digits", "--head", "spnal", "--json"])
+        with pytest.raises(SystemExit) as stop:
+            root.main()
+    said = capsys.readouterr()
+    assert stop.value.code == 2
+    assert json.loads(said.out)["event"] == "error"
+    assert said.err.startswith("error unknown head")
+
+
+def test_a_comparison_tells_epochs_and_phases_without_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("compare", "digits", "--heads", "spinal,linear", "--seeds", 1, "--jobs", 1)
+    done = spinalnet(*words, *SMALL, "--out", tmp_path / "c")
+    assert "spinal-seed0: epoch 2/2, val accuracy" in done.stderr
+    assert "timing 2 heads side by side" in done.stderr
+    notes = [line for line in done.stderr.splitlines() if line.startswith("note ")]
+    assert len(notes) == len(set(notes))
+
+    def gone(*_: object, **__: object) -> None:
+        raise AssertionError("data are loaded")
+
+    monkeypatch.setattr(building, "load_splits", gone)
+    again = spinalnet(*words, *SMALL, "--out", tmp_path / "c")
+    assert "2 of 2 runs are done already." in again.stderr
+    assert "epoch" not in again.stderr.replace("best epoch", "")
+    assert again.stdout == done.stdout
+    lines = lines_of(spinalnet(*words, *SMALL, "--out", tmp_path / "c", "--json"))
+    assert lines[-1]["event"] == "result"
+    assert [head["head"] for head in lines[-1]["summary"]["heads"]] == ["spinal", "linear"]
+    judged = spinalnet("report", tmp_path / "c", "--metric", "macro-f1").stderr
+    assert "The metric macro-f1 was chosen when the report was written" in judged
+    judged = spinalnet("report", tmp_path / "c", "--metric", "accuracy").stderr
+    assert "was chosen when the report was written" not in judged
+
+
+def test_already_done_and_error_are_never_told_together(
+    run: tuple[Path, list[dict]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refusal(capsys, "train", "digits", "--limit", 50, "--epochs", 2, "--out", run[0])
+    assert "already done" not in said
+    table = tmp_path / "t.csv"
+    table.write_text("x,y,c\n" + "".join(f"{k % 7},{k % 5},{'ab'[k % 2]}\n" for k in range(60)))
+    words = ("train", table, "--target", "c", "--head", "linear", "--out", tmp_path / "run")
+    spinalnet(*words)
+    said = refusal(capsys, *words[:-2], "--seed", 1, "--out", tmp_path / "run")
+    assert "already done" not in said
+    table.unlink()
+    assert "already done" in spinalnet(*words).stderr
+
+
+def test_what_somebody_wrote_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "[bold]x[/] [red]"
+    output.out_console.print(output.listed((), [(hostile, f"{hostile} [K]")], hostile))
+    output.out_console.print(as_rich(("a", "b"), [(hostile, "1")], hostile))
+    with output.speaking(as_json=False, quiet=False, verbose=False):
+        output.note(hostile)
+        output.answer({}, hostile)
+    said = capsys.readouterr()
+    assert said.out.count("[bold]x[/] [red]") >= 5
+    assert hostile in said.err
+
+
+def test_other_programs_keep_their_logging() -> None:
+    import logging
+
+    logger = logging.getLogger("spinalnet")
+    before = (logger.level, list(logger.handlers), logger.propagate)
+    with output.speaking(as_json=True, quiet=False, verbose=False):
+        assert logger.handlers != before[1]
+    assert (logger.level, logger.handlers, logger.propagate) == before
+
+
+# --- small things ---------------------------------------------------------------------------------
+
+
+def test_recipes_know_what_was_found_wherever_they_are_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = answered(spinalnet("recipes", "--json"))["recipes"]
+    row = next(row for row in rows if row["name"] == "mnist-cnn")
+    assert row["status"].startswith("done: ")
+    assert {fact["protocol"] for fact in row["found"]} == {"paper", "honest"}
+    assert all(fact["answer"] and fact["means"]["spinal"] for fact in row["found"])
+
+
+def test_what_cannot_be_planned_is_refused_in_options(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal(capsys, "compare", "digits", "--tune", 4, "--dry-run")
+    assert "--tune chooses the settings before the runs are known, and --dry-run needs them" in said
+    assert " only " not in said.replace("--only", "")
+
+
+def test_a_study_is_planned_too(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("data: [sklearn:iris, sklearn:wine]\nheads: spinal,linear\nseeds: 2\n")
+    done = spinalnet("study", file, "--out", tmp_path / "s", "--jobs", 1, "--dry-run")
+    assert "what would run on sklearn" in " ".join(done.stdout.split())
+    assert done.stdout.count("4 of 4 runs are missing") == 2
+    assert not (tmp_path / "s").exists()
+
+
+def test_smoke_runs_tell_no_scores(tmp_path: Path) -> None:
+    done = spinalnet(
+        *("reproduce", "mnist-cnn-default", "--budget", "smoke", "--seeds", 1),
+        *("--out", tmp_path / "out"),
+    )
+    assert "it fits, on random data" in done.stderr
+    assert "accuracy 0." not in done.stderr.replace("epoch", "")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.012345, "0.01234"), (1.5, "1.5"), (123456.7, "123,457"), (3.2e12, "3.2e+12")],
+)
+def test_large_errors_are_printed_as_people_write_numbers(value: float, text: str) -> None:
+    assert plain_number(value) == text
