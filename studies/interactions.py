@@ -26,8 +26,9 @@ interaction between slices (`docs/theory.md` has the proof). Here is measured wh
   `matched` (a hidden layer with as many parameters as spinal), `mlp` (a hidden layer of 50),
   `linear`. The package's modules, the package's defaults but for the rate and the epochs: 60 for
   functions, 20 for images; the best epoch on validation counts.
-* The rate is chosen for every net and task of 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1 by the mean validation
-  accuracy of seeds 1000 and 1001. Then 20 fresh seeds (0 to 19) for functions, 10 for images.
+* The rate is chosen for every net and task of 3e-4, 1e-3, 3e-3, 1e-2, 3e-2 and 1e-1 by the mean
+  validation accuracy of seeds 1000 and 1001. Then 20 fresh seeds (0 to 19) for functions, 10 for
+  images.
 
 **Confirmatory questions**, margin 1 point, Holm over the eight; everything else is exploratory and
 gets no verdict:
