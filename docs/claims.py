@@ -6,7 +6,6 @@ committed result files by the rule beside it; that of the conversion is what tes
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 from collections.abc import Sequence
@@ -21,7 +20,6 @@ ROOT = Path(__file__).parents[1]
 CONFIRMED, NOT_CONFIRMED, NOT_TESTABLE = "confirmed", "not confirmed", "not testable here"
 
 
-@functools.cache
 def load(path: str) -> dict[str, Any]:
     """Return the content of a file of results."""
     return json.loads((ROOT / path).read_text(encoding="utf-8"))
