@@ -19,7 +19,10 @@ def test_the_public_names_and_the_command_are_those_that_were_agreed_on():
 
 def test_a_change_of_a_default_an_argument_or_an_option_is_seen():
     text = public_api.describe()
-    assert "SpinalNet(in_features, out_features, hidden_features=" in text
+    assert (
+        "SpinalNet(in_features, out_features, hidden_features, num_layers=4, *, num_splits=2"
+        in text
+    )
     assert "Comparison.verdict: property" in text
     assert "spinalnet compare --until-decided" in text
     assert "0x" not in text

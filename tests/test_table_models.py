@@ -208,7 +208,7 @@ def test_a_forest_says_what_scikit_learn_says(loss: str, classes: int) -> None:
         truth = theirs.predict_proba(new) if loss == "log_loss" else theirs.predict(new)[:, None]
     assert np.allclose(forest.answers(new), truth, rtol=1e-12, atol=1e-14)
     # It is not one answer for all rows, nor blind to the categories.
-    assert len(np.unique(truth)) > 10
+    assert len(np.unique(truth)) > 5
     assert not np.allclose(forest.answers(new.assign(c=new["c"].cat.codes * 0)), truth)
 
 

@@ -1,7 +1,7 @@
 """The chain as operators of torch's, for `torch.compile`.
 
 An operator takes no tuples and mistakes empty lists of numbers for lists of tensors: the layout
-travels as one list of numbers. Signatures are written out: torch 2.6 cannot read `list[...]`.
+travels as one list of numbers.
 """
 
 from __future__ import annotations
@@ -44,12 +44,7 @@ def spinal_operator(
     return logits if output else hidden
 
 
-@torch.library.custom_op(
-    "spinalnet::forward",
-    mutates_args=(),
-    schema="(Tensor x, Tensor[] parameters, SymInt[] positions, SymInt num_splits, float slope)"
-    " -> (Tensor, Tensor)",
-)
+@torch.library.custom_op("spinalnet::forward", mutates_args=())
 def forward_operator(
     x: Tensor, parameters: list[Tensor], positions: list[int], num_splits: int, slope: float
 ) -> tuple[Tensor, Tensor]:
@@ -74,12 +69,7 @@ def _(
     return hidden, x.new_empty(x.shape[0], parameters[layout.output[0]].shape[0])
 
 
-@torch.library.custom_op(
-    "spinalnet::backward",
-    mutates_args=(),
-    schema="(Tensor x, Tensor[] parameters, SymInt[] positions, SymInt num_splits, float slope, "
-    "Tensor hidden, Tensor gradient) -> Tensor[]",
-)
+@torch.library.custom_op("spinalnet::backward", mutates_args=())
 def backward_operator(
     x: Tensor,
     parameters: list[Tensor],

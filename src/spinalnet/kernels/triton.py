@@ -660,16 +660,10 @@ class _Chain(torch.autograd.Function):
         return None, None, x_gradient, *gradients
 
 
-# The same as operators, for torch.compile and what it does with CUDA graphs. Signatures are written
-# out: torch before 2.7 cannot read `list[...]`.
+# The same as operators, for torch.compile and what it does with CUDA graphs.
 
 
-@torch.library.custom_op(
-    "spinalnet::triton_forward",
-    mutates_args=(),
-    schema="(Tensor x, Tensor[] parameters, SymInt num_splits, float slope, bool has_biases, "
-    "bool has_output, bool keep_hidden, ScalarType kind) -> (Tensor, Tensor)",
-)
+@torch.library.custom_op("spinalnet::triton_forward", mutates_args=())
 def _forward_operator(
     x: Tensor,
     parameters: list[Tensor],
@@ -701,13 +695,7 @@ def _(
     return x.new_empty(shape, dtype=kind), x.new_empty(x.shape[0], outputs, dtype=kind)
 
 
-@torch.library.custom_op(
-    "spinalnet::triton_backward",
-    mutates_args=(),
-    schema="(Tensor x, Tensor[] parameters, SymInt num_splits, float slope, bool has_biases, "
-    "bool has_output, Tensor hidden, Tensor gradient, bool wants_x, bool wants_parameters)"
-    " -> Tensor[]",
-)
+@torch.library.custom_op("spinalnet::triton_backward", mutates_args=())
 def _backward_operator(
     x: Tensor,
     parameters: list[Tensor],

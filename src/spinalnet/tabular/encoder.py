@@ -101,15 +101,16 @@ class Encoder:
 
     def _raw(self, X: Any, *, scaled: bool = False) -> np.ndarray:
         """Return what the columns make, `(rows, features)`; `scaled`: what is then standardised."""
+        # In one order of memory: sums over it round by that, and a frame is to be as its array.
         if not self.by_name:
-            return np.asarray(X)
+            return np.ascontiguousarray(X)
         X = self._frame(X)
         parts = [
             column.encoding.encode(column_of(X, column.name, column.encoding.place))
             for column in self.columns
             if column.encoding is not None and (column.encoding.scaled or not scaled)
         ]
-        return np.hstack(parts)
+        return np.ascontiguousarray(np.hstack(parts))
 
     def _frame(self, X: Any) -> Any:
         """Return a frame, or an array of numbers that may stand for it."""
