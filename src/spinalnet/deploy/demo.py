@@ -76,6 +76,12 @@ class ImageDemo:
             tell(self.why_no_mistakes)
 
     @property
+    def title(self) -> str:
+        """What is asked: data, network, head."""
+        model = self.trained.spec.model
+        return ", ".join(filter(None, [self.info.name, model.name, model.head]))
+
+    @property
     def is_dark(self) -> bool:
         """Whether it learned light strokes on a dark ground, as digits are; a drawing is dark."""
         return self.info.input_shape[0] == 1 and bool(self.info.mean) and self.info.mean[0] < 0.4
@@ -204,6 +210,11 @@ class TableDemo:
         except SpinalnetError as error:
             if tell is not None:
                 tell(f"other rows cannot be shown: {error}")
+
+    @property
+    def title(self) -> str:
+        """What is asked: data and head."""
+        return f"{self.model.about.data}, {self.model.about.head}"
 
     def start(self) -> list[Any]:
         """Return a row to begin with: the first of the test rows, or nothing."""

@@ -36,11 +36,11 @@ def interface(run: str | Path, tell: Tell | None = None) -> Any:
         ) from error
     demo = demo_of(run, tell)
     with gradio.Blocks(title=f"spinalnet: {run}", analytics_enabled=False) as page:
-        gradio.Markdown(f"# {as_plain_markdown(Path(run).name)}")
+        gradio.Markdown(f"# {as_plain_markdown(f'{Path(run).name}: {demo.title}')}")
         if isinstance(demo, ImageDemo):
             _image_page(gradio, demo)
         else:
-            _table_page(gradio, demo)
+            _table_page(gradio, demo, page)
     return page
 
 
@@ -78,7 +78,8 @@ def _image_page(gradio: Any, demo: ImageDemo) -> None:
                 asked_drawn = gradio.Button("Ask", variant="primary")
         with gradio.Column():
             said = _said(gradio, demo.info.task)
-            shares = gradio.Dataframe(label="which layer spoke for which class", interactive=False)
+            what = "which layer spoke for which class"
+            shares = gradio.Dataframe(headers=["layer", "slice"], label=what, interactive=False)
     near = gradio.Gallery(label="nearest mistakes among validation images", columns=SHOWN)
 
     def shown(answer: Answer) -> tuple[Any, ...]:
@@ -97,7 +98,7 @@ def _image_page(gradio: Any, demo: ImageDemo) -> None:
     asked_drawn.click(of_drawn, drawn, outputs, api_name=False)
 
 
-def _table_page(gradio: Any, demo: TableDemo) -> None:
+def _table_page(gradio: Any, demo: TableDemo, page: Any) -> None:
     """Lay out the page of the model of a table."""
     inputs = []
     with gradio.Row():
@@ -127,7 +128,9 @@ def _table_page(gradio: Any, demo: TableDemo) -> None:
         mistakes = {"headers": header, "data": rows}
         return answer.value or answer.probabilities, _frame(answer), mistakes
 
-    asked.click(answered, inputs, [said, shares, near], api_name="ask")
+    outputs = [said, shares, near]
+    asked.click(answered, inputs, outputs, api_name="ask")
+    page.load(answered, inputs, outputs, api_name=False)
 
 
 def _said(gradio: Any, task: str) -> Any:
