@@ -13,7 +13,7 @@ from PIL import Image
 
 from spinalnet._checks import InputError
 from spinalnet.comparison import RunSpec, TableSpec, load, running, tables
-from spinalnet.deploy import demo, predict_images
+from spinalnet.deploy import demo, demo_page, predict_images
 
 SMALL = {"limit": 200, "epochs": 2, "device": "cpu"}
 
@@ -140,13 +140,13 @@ def test_a_row_is_answered_with_what_spoke_for_it(table: Path) -> None:
 def test_a_missing_gradio_is_one_sentence(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(InputError, match=r"pip install 'spinalnet\[demo\]'"):
-        demo.interface(images)
+        demo_page.interface(images)
 
 
 # In a process of its own: Gradio leaves event loops and sockets to be collected.
 PAGE = """
 import json, sys, urllib.request
-from spinalnet.deploy import demo
+from spinalnet.deploy import demo_page
 
 def fetch(address, **data):
     body = json.dumps(data).encode() if data else None
@@ -155,15 +155,15 @@ def fetch(address, **data):
         return got.status, got.read().decode()
 
 images, table = sys.argv[1:]
-page = demo.interface(images)
+page = demo_page.interface(images)
 assert len(page.config["dependencies"]) == 3
-address = demo.serve(page, browser=False, block=False)
+address = demo_page.serve(page, browser=False, block=False)
 assert address.startswith("http://127.0.0.1:"), address
 assert page.share_url is None
 assert fetch(address)[0] == 200
 page.close()
-page = demo.interface(table)
-address = demo.serve(page, browser=False, block=False)
+page = demo_page.interface(table)
+address = demo_page.serve(page, browser=False, block=False)
 event = json.loads(fetch(f"{address}gradio_api/call/ask", data=[80.0, "red"])[1])["event_id"]
 print(fetch(f"{address}gradio_api/call/ask/{event}")[1])
 page.close()

@@ -434,7 +434,14 @@ def test_smoke_runs_tell_no_scores(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (0.012345, "0.01234"), (1.5, "1.5"), (123456.7, "123,457"), (3.2e12, "3.2e+12")],
+    [(0.0, "0"), (0.012342, "0.01234"), (1.5, "1.5"), (123456.7, "123,457"), (3.2e12, "3.2e+12")],
 )
 def test_large_errors_are_printed_as_people_write_numbers(value: float, text: str) -> None:
     assert plain_number(value) == text
+
+
+def test_explain_draws_the_layers_of_a_model_of_images(
+    run: tuple[Path, list[dict]], tmp_path: Path
+) -> None:
+    figure = answered(spinalnet("explain", run[0], "--out", tmp_path, "--json"))["figure"]
+    assert Path(figure).stat().st_size > 1000

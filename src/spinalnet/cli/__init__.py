@@ -2,7 +2,7 @@
 
 # Each registers its commands: this is their order in `--help`.
 # isort: off
-from spinalnet.cli import compare, study, runs, deploy, demo, about, paper, theory
+from spinalnet.cli import compare, study, runs, deploy, looking, about, paper, theory
 
 # isort: on
 from spinalnet.cli.root import app, main

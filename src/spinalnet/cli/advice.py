@@ -51,7 +51,7 @@ def explain(error: Any, root: Any, words: Sequence[str]) -> str:
     option = getattr(error, "option_name", None)
     if type(error).__name__ == "NoSuchOption" and option is not None:
         return _no_option(command, root, option, words)
-    if hasattr(command, "commands") and type(error).__name__ == "UsageError":
+    if hasattr(command, "commands") and type(error).__name__ in ("UsageError", "NoSuchCommand"):
         return _no_command(command, words)
     path = ctx.command_path if ctx is not None else "spinalnet"
     if type(error).__name__ == "MissingParameter":

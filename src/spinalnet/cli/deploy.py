@@ -317,35 +317,6 @@ def verify_command(
         raise typer.Exit(2)
 
 
-@app.command("explain", rich_help_panel=USE)
-def explain_command(
-    run: RunFolder,
-    data: Annotated[
-        str | None, typer.Option(help="A table whose rows are asked. Default: the test rows.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for figure and numbers.")] = None,
-) -> None:
-    """Say which columns the model of a table depends on, how much and in which direction.
-
-    effect: how far a prediction moves when the row's value is exchanged for that of another row;
-    slope: its derivative by a column of numbers. Both in the units of the target, or in
-    probability. For images: spinalnet theory explain.
-    """
-    from spinalnet.comparison.wording import as_rich
-    from spinalnet.deploy import table_explain
-
-    folder = out or Path("runs") / f"explain-{run.resolve().name}"
-    found = table_explain.explain_table_model(run, folder, data=data, tell=print_note)
-    header = ("output", "column", "effect", "slope (mean ± std)")
-    rows = [
-        [one.output, one.column, f"{one.effect:.4g}", table_explain.slope_text(one)]
-        for one in found.effects[:40]
-    ]
-    title = f"effect of the columns on the prediction, {found.unit}, {found.rows} rows"
-    answer({"folder": folder, "effects": found.records()}, as_rich(header, rows, title))
-    say(f"All numbers and the figure: {folder}")
-
-
 @app.command("export", rich_help_panel=USE)
 def export_command(
     ctx: typer.Context,

@@ -77,11 +77,7 @@ PresetOf = Annotated[
     option(
         NETWORK,
         "Settings by one name: "
-        + ", ".join(
-            f"{name} (images: {row.images['epochs']} epochs, {row.seeds} seeds; tables: ensembles "
-            f"of {row.tables['ensemble_size']}, {row.splits} splits)"
-            for name, row in PRESETS.items()
-        )
+        + ", ".join(f"{name} ({row.in_words()})" for name, row in PRESETS.items())
         + "; what is given beside it counts.",
         "--preset",
         choices=PRESETS,

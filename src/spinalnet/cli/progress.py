@@ -209,22 +209,31 @@ def show_run(name: str) -> Iterator[OnProgress]:
 
 
 @contextmanager
-def counting(tasks: Mapping[str, int | None], unit: str = "") -> Iterator[Callable[..., None]]:
-    """Show how far tasks have come; yields what hears of (task, done), or of one more."""
+def counting(tasks: Mapping[str, int | None], unit: str) -> Iterator[Callable[..., None]]:
+    """Show how far tasks have come, in a bar or a line now and then.
+
+    Args:
+        tasks: How much of each there is, where that is known.
+        unit: Of what.
+
+    Yields:
+        What hears of (task, done), or of a task of which one more is done.
+    """
+    counts, said = dict.fromkeys(tasks, 0), dict.fromkeys(tasks, time.monotonic())
     with _bars() as bars:
-        if bars is None:
-            yield lambda task, done=None: None
-            return
-        ids = {
-            name: bars.add_task(name, total=total, count=unit, detail="")
+        ids = {} if bars is None else {
+            name: bars.add_task(name, total=total, count="", detail="")
             for name, total in tasks.items()
-        }
-        counts = dict.fromkeys(tasks, 0)
+        }  # fmt: skip
 
         def hear(task: str, done: int | None = None) -> None:
             counts[task] = counts[task] + 1 if done is None else done
-            count = f"{counts[task]} {unit}" if unit else ""
-            bars.update(ids[task], completed=counts[task], count=count)
+            text, now = f"{counts[task]} {unit}", time.monotonic()
+            if bars is not None:
+                bars.update(ids[task], completed=counts[task], count=text)
+            elif counts[task] == tasks[task] or now - said[task] >= _BETWEEN_LINES:
+                said[task] = now
+                tell("phase", f"{task}: {text}", phase=task, done=counts[task])
 
         yield hear
 

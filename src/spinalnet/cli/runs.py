@@ -201,7 +201,7 @@ def lr_find_command(
     base = asked.spec()
     use_heads(heads)
     question = ComparisonSpec(base, tuple(row.label for row in read_heads(heads)), seeds=1)
-    with counting(dict.fromkeys(question.heads, steps)) as tell:
+    with counting(dict.fromkeys(question.heads, steps), "steps") as tell:
         found = running.find_rates(
             question,
             download=asked.download,

@@ -1,16 +1,13 @@
-"""Trying a trained model in a browser: `spinalnet demo RUN`.
+"""Trying a trained model: what it says of an image or a row, what spoke for it, what is alike.
 
-What is asked and answered is plain Python (`ImageDemo`, `TableDemo`), and Gradio (extra `demo`)
-only draws it. It serves 127.0.0.1, and nothing is shared or sent anywhere.
+It is plain Python (`ImageDemo`, `TableDemo`); `demo_page` draws it in a browser.
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +18,13 @@ from torch import Tensor
 from spinalnet._checks import InputError, SpinalnetError
 from spinalnet.comparison import TableModel, TrainedModel, load
 from spinalnet.comparison.loading import run_of
+from spinalnet.comparison.table_columns import Tell
 from spinalnet.comparison.wording import plain_number
 from spinalnet.data import normalize
 from spinalnet.data.depths import Depths
 from spinalnet.data.images import read_all
 from spinalnet.nn import SpinalNet
 from spinalnet.theory import explain
-
-Tell = Callable[[str], None]
 
 MOST_EXAMPLES = 4000  # of the validation part in which mistakes are looked for
 SHOWN = 8  # mistakes, classes, and columns
@@ -78,6 +74,12 @@ class ImageDemo:
         self._features, self._pictures, self._captions = self._find_mistakes()
         if self.why_no_mistakes and tell is not None:
             tell(self.why_no_mistakes)
+
+    @property
+    def title(self) -> str:
+        """What is asked: data, network, head."""
+        model = self.trained.spec.model
+        return ", ".join(filter(None, [self.info.name, model.name, model.head]))
 
     @property
     def is_dark(self) -> bool:
@@ -209,6 +211,11 @@ class TableDemo:
             if tell is not None:
                 tell(f"other rows cannot be shown: {error}")
 
+    @property
+    def title(self) -> str:
+        """What is asked: data and head."""
+        return f"{self.model.about.data}, {self.model.about.head}"
+
     def start(self) -> list[Any]:
         """Return a row to begin with: the first of the test rows, or nothing."""
         if self._rows is None or not len(self._rows):
@@ -318,146 +325,8 @@ def demo_of(run: str | Path, tell: Tell | None = None) -> ImageDemo | TableDemo:
     return TableDemo(model, tell) if isinstance(model, TableModel) else ImageDemo(model, tell)
 
 
-def interface(run: str | Path, tell: Tell | None = None) -> Any:
-    """Build the page; its `launch` serves it.
-
-    Args:
-        run: See `demo_of`.
-        tell: See `demo_of`.
-
-    Raises:
-        InputError: If there is no finished run, or Gradio is missing.
-    """
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    try:
-        gradio = import_module("gradio")
-    except ImportError as error:
-        raise InputError(
-            "the demo needs Gradio, which is not installed: pip install 'spinalnet[demo]'."
-        ) from error
-    demo = demo_of(run, tell)
-    with gradio.Blocks(title=f"spinalnet: {run}", analytics_enabled=False) as page:
-        gradio.Markdown(f"# {_plain_text(str(Path(run).name))}")
-        if isinstance(demo, ImageDemo):
-            _image_page(gradio, demo)
-        else:
-            _table_page(gradio, demo)
-    return page
-
-
-def serve(page: Any, *, port: int | None = None, browser: bool = True, block: bool = True) -> str:
-    """Serve a page on this machine alone, and return its address.
-
-    Args:
-        page: What `interface` returned.
-        port: Where; without it the first free one from 7860 on.
-        browser: Whether to open it there.
-        block: Whether to return only when it is interrupted.
-    """
-    _, address, _ = page.launch(
-        server_name="127.0.0.1",
-        server_port=port,
-        share=False,
-        inbrowser=browser,
-        prevent_thread_lock=True,
-        quiet=True,
-    )
-    if block:
-        page.block_thread()
-    return address
-
-
-def _image_page(gradio: Any, demo: ImageDemo) -> None:
-    """Lay out the page of a model of images."""
-    with gradio.Row():
-        with gradio.Column():
-            with gradio.Tab("Drop"):
-                dropped = gradio.Image(type="pil", sources=["upload", "clipboard"], label="image")
-                asked = gradio.Button("Ask", variant="primary")
-            with gradio.Tab("Draw"):
-                drawn = gradio.Sketchpad(type="pil", label="drawing", canvas_size=(280, 280))
-                asked_drawn = gradio.Button("Ask", variant="primary")
-        with gradio.Column():
-            said = _said(gradio, demo.info.task)
-            shares = gradio.Dataframe(label="which layer spoke for which class", interactive=False)
-    near = gradio.Gallery(label="nearest mistakes among validation images", columns=SHOWN)
-
-    def shown(answer: Answer) -> tuple[Any, ...]:
-        return answer.value or answer.probabilities, _frame(answer), answer.mistakes
-
-    def of_dropped(picture: Any) -> tuple[Any, ...]:
-        return shown(_asking(gradio, demo.ask, picture))
-
-    def of_drawn(layers: Any) -> tuple[Any, ...]:
-        picture = layers.get("composite") if isinstance(layers, dict) else layers
-        return shown(_asking(gradio, demo.ask, picture, drawn=True))
-
-    outputs = [said, shares, near]
-    asked.click(of_dropped, dropped, outputs, api_name="ask")
-    dropped.upload(of_dropped, dropped, outputs, api_name=False)
-    asked_drawn.click(of_drawn, drawn, outputs, api_name=False)
-
-
-def _table_page(gradio: Any, demo: TableDemo) -> None:
-    """Lay out the page of the model of a table."""
-    inputs = []
-    with gradio.Row():
-        with gradio.Column():
-            for column, name, value in zip(demo.columns, demo.names, demo.start(), strict=True):
-                if column.kind == "number":
-                    inputs.append(gradio.Number(value=value, label=name))
-                elif column.levels:
-                    levels = list(column.levels)
-                    value = None if value is None else str(value)
-                    more = {"allow_custom_value": True}
-                    inputs.append(gradio.Dropdown(levels, value=value, label=name, **more))
-                elif column.kind == "boolean":
-                    inputs.append(gradio.Checkbox(value=bool(value), label=name))
-                else:
-                    text = None if value is None else str(value)
-                    inputs.append(gradio.Textbox(value=text, label=name))
-            asked = gradio.Button("Ask", variant="primary")
-        with gradio.Column():
-            said = _said(gradio, demo.model.task)
-            shares = gradio.Dataframe(label="which column spoke for it", interactive=False)
-    near = gradio.Dataframe(label="nearest mistakes among test rows", interactive=False)
-
-    def answered(*values: Any) -> tuple[Any, ...]:
-        answer = _asking(gradio, demo.ask, *values)
-        header, *rows = answer.mistaken_rows or [[]]
-        mistakes = {"headers": header, "data": rows}
-        return answer.value or answer.probabilities, _frame(answer), mistakes
-
-    asked.click(answered, inputs, [said, shares, near], api_name="ask")
-
-
-def _said(gradio: Any, task: str) -> Any:
-    if task == "regression":
-        return gradio.Textbox(label="value", interactive=False)
-    return gradio.Label(label="class", num_top_classes=SHOWN)
-
-
-def _frame(answer: Answer) -> dict[str, Any]:
-    return {"headers": list(answer.shares_of), "data": answer.shares}
-
-
-def _asking(gradio: Any, ask: Callable[..., Answer], *values: Any, **more: Any) -> Answer:
-    """Ask; what the user can mend is shown on the page."""
-    try:
-        return ask(*values, **more)
-    except SpinalnetError as error:
-        raise gradio.Error(str(error)) from error
-
-
 def _signed(values: Tensor) -> list[str]:
     return [f"{float(value):+.3g}" for value in values]
-
-
-def _plain_text(name: str) -> str:
-    """Return a name so that Markdown shows it, and does not read it."""
-    from spinalnet.comparison.wording import as_plain_markdown
-
-    return as_plain_markdown(name)
 
 
 def _pick(rows: Any, places: Sequence[int]) -> Any:

@@ -28,6 +28,14 @@ class Preset:
     seeds: int
     splits: int
 
+    def in_words(self) -> str:
+        """Return what it sets."""
+        of_images, of_tables = (
+            ", ".join(f"{name} {value}" for name, value in settings.items())
+            for settings in (self.images, self.tables)
+        )
+        return f"images: {of_images}, seeds {self.seeds}; tables: {of_tables}, seeds {self.splits}"
+
 
 PRESETS = {
     "quick": Preset({"epochs": 8}, {"ensemble_size": 2}, seeds=3, splits=3),
