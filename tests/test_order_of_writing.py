@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,8 @@ from spinalnet import InputError, RunSpec, files, run_one
 from spinalnet.paper import protocol
 from spinalnet.paper.recipes import RECIPES
 from spinalnet.paper.records import LastBatches
-from spinalnet.training import runs, states
+from spinalnet.training import runs, states, stopping
+from spinalnet.training.learner import ModelLearner
 
 resource = pytest.importorskip("resource")  # not on Windows
 
@@ -43,17 +45,43 @@ def test_the_state_is_written_last(tmp_path, monkeypatch):
     assert written[:3] == ["append_metrics", "save_model", "save_state"]
 
 
-def test_a_record_of_the_papers_protocol_has_every_epoch_after_a_kill_behind_the_state(
-    tmp_path, monkeypatch
-):
-    recipe = (
-        RECIPES["regression-sum"]
-        if "regression-sum" in RECIPES
-        else next(one for name, one in RECIPES.items() if name.startswith("regression-"))
-    )
+def short_request() -> protocol.RecipeRequest:
+    """Return a recipe that keeps the loss of every epoch's last batch, of four short epochs."""
+    recipe = RECIPES["regression-sum"]
     recipe = replace(recipe, train=replace(recipe.train, epochs=4), short=(4, 200))
     request = protocol.prepare(recipe, "paper", "short", seeds=1)
     assert request.selected_on == "training"
+    return request
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_the_loss_of_the_last_batch_is_the_same_when_the_epoch_was_left_before_it(
+    tmp_path, monkeypatch, left
+):
+    request = short_request()
+    update, seen = ModelLearner.update_weights, []
+
+    def and_ask(self, lr):
+        update(self, lr)
+        seen.append(lr)
+        if len(seen) == 2 * self.steps - left:
+            stopping.asked = int(signal.SIGTERM)
+
+    straight = protocol.run_request(request, tmp_path / "straight")
+    monkeypatch.setattr(ModelLearner, "update_weights", and_ask)
+    with pytest.raises(stopping.Interrupted):
+        protocol.run_request(request, tmp_path / "stopped")
+    folder = protocol.run_request(request, tmp_path / "stopped")
+    for run in (folder / "runs").iterdir():
+        losses = LastBatches(straight).read(run.name)
+        assert len(losses) == 4
+        assert LastBatches(folder).read(run.name) == losses
+
+
+def test_a_record_of_the_papers_protocol_has_every_epoch_after_a_kill_behind_the_state(
+    tmp_path, monkeypatch
+):
+    request = short_request()
     save, killed = runs.RunFolder.save_state, []
 
     def save_and_be_killed(self, state, **options):

@@ -168,7 +168,9 @@ RESULTS = Path(__file__).parents[1] / "results"
         ("data: [digits]\nheads: spinal,mlp\nconfirmatory: [linear]", "linear"),
         ("- digits", "must hold names and values"),
         ("data: [", "is no YAML"),
-        ("a: &a [*a]", "unknown"),
+        ("a: &a [*a]", "it has aliases"),
+        ("data: " + "[" * 20_000, "nested deeper"),
+        ("data: !!binary aGk=", "no plain value"),
     ],
 )
 def test_a_study_file_that_says_something_else_is_refused(tmp_path, text, said):

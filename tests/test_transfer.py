@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -233,7 +234,9 @@ def test_features_do_not_depend_on_what_was_computed_before(
 
 
 @pytest.mark.usefixtures("parts_of_eight")
-@pytest.mark.parametrize("damage", ["cut off", "a wrong feature", "a wrong key", "empty"])
+@pytest.mark.parametrize(
+    "damage", ["cut off", "a wrong feature", "a wrong key", "empty", "undigested"]
+)
 def test_a_damaged_part_is_made_again(tmp_path: Path, damage: str) -> None:
     trunk = Counting()
     first = features_module.frozen_splits(trunk, splits(), cache=tmp_path)
@@ -244,6 +247,8 @@ def test_a_damaged_part_is_made_again(tmp_path: Path, damage: str) -> None:
     content = bytearray(whole[:end])
     if damage.startswith("a wrong"):
         content[-1 if damage == "a wrong key" else -8 * 16 - 1] ^= 1  # keys are at the end
+    if damage == "undigested":  # as an earlier version wrote it
+        content = bytearray(safetensors.torch.save(safetensors.torch.load(whole)))
     parts[2].write_bytes(content)
     again = features_module.frozen_splits(trunk, splits(), cache=tmp_path)
     assert trunk.images == 40 + 8

@@ -19,6 +19,7 @@ import typer
 from spinalnet._checks import InputError
 from spinalnet.cli import names as complete
 from spinalnet.cli.config_file import REST, read_config
+from spinalnet.texts import from_yaml
 from spinalnet.training import SCHEDULES, TrainConfig
 from spinalnet.training.presets import PRESETS, of_images
 
@@ -449,15 +450,13 @@ def head_options(pairs: list[str] | None) -> dict[str, Any]:
     Raises:
         InputError: If a pair is none.
     """
-    import yaml
-
     options: dict[str, Any] = {}
     for pair in pairs or []:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise InputError(f"--head-option must look like NAME=VALUE, got '{pair}'.")
         try:
-            options[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            options[name] = from_yaml(value)
+        except ValueError as error:
             raise InputError(f"--head-option {name} has an unreadable value '{value}'.") from error
     return options

@@ -18,6 +18,7 @@ from spinalnet.comparison.table_spec import TableSpec
 from spinalnet.comparison.units import Contestant, Unit
 from spinalnet.data import Resample
 from spinalnet.nn import HEADS, is_own, use_head
+from spinalnet.texts import from_yaml
 
 DEFAULT_HEADS = ("spinal", "unchained", "matched", "mlp", "linear")
 MOST_UNITS = 10_000
@@ -32,8 +33,6 @@ def read_head(text: str) -> Contestant:
     Raises:
         InputError: If it is neither.
     """
-    import yaml
-
     head, colon, rest = (part.strip() for part in text.partition(":"))
     name, again, options_of = rest.partition(":")
     if head not in HEADS and is_own(f"{head}:{name}"):
@@ -47,8 +46,8 @@ def read_head(text: str) -> Contestant:
                 f"a head with options of its own looks like spinal:num_layers=8, got '{text}'."
             )
         try:
-            read = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            read = from_yaml(value)
+        except ValueError as error:
             raise InputError(f"'{text}' has an unreadable value '{value}'.") from error
         options[name] = tuple(read) if isinstance(read, list) else read
     head = {"dense": "matched"}.get(head, head)  # what tables called it in earlier versions

@@ -24,6 +24,7 @@ from spinalnet.comparison.answer import Summary
 from spinalnet.comparison.metrics import METRICS
 from spinalnet.comparison.statistics import holm
 from spinalnet.comparison.summary import load_summary
+from spinalnet.texts import from_yaml
 
 if TYPE_CHECKING:
     from spinalnet.comparison.cells import Event
@@ -68,14 +69,13 @@ class StudySpec:
         Raises:
             InputError: If it is missing, no YAML, or says something unknown.
         """
-        import yaml
-
         path = Path(path)
         if not path.is_file():
             raise InputError(f"there is no study file '{path}'.")
+        text = files.read_text(path)
         try:
-            given = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+            given = from_yaml(text)
+        except ValueError as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"study file '{path}' is no YAML: {reason}.") from error
         if not isinstance(given, Mapping):

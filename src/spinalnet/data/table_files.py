@@ -355,6 +355,7 @@ def _read_columns(data: bytes, path: Path, suffix: str) -> Read:
         except pa.ArrowInvalid:  # the streaming form has no footer
             table = pa.ipc.open_stream(io.BytesIO(data)).read_all()
     check_names(table.column_names, f"'{path}'")
+    table.validate(full=True)  # else bytes that are no text are noticed by whoever uses them
     frame, notes = table.to_pandas(), []
     for name in table.column_names:
         column = table.column(name)

@@ -1,6 +1,6 @@
 """Features on disk, image by image: a folder of parts, each of which is there whole or not at all.
 
-A part holds the features of some images with the keys of these images, and a checksum of both. One
+A part holds the features of some images with the keys of these images, and a digest of both. One
 that is damaged is removed as if it had never been. Parts are never changed, so that whoever asks
 for more images, now or in another process, adds parts.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -38,9 +37,9 @@ class FeatureStore:
     def missing(self, keys: Sequence[bytes]) -> list[bytes]:
         """Return the keys of images whose features are not here, after a look at the disk."""
         for path in set(self.folder.glob("part-*.safetensors")) - self._known:
-            held = self._read(path, "keys")
+            held = self._keys(path)
             if held is not None:
-                rows = bytes(held["keys"].flatten().tolist())
+                rows = bytes(held.flatten().tolist())
                 for row, start in enumerate(range(0, len(rows), KEY_BYTES)):
                     self._places[rows[start : start + KEY_BYTES]] = path, row
                 self._known.add(path)
@@ -64,7 +63,7 @@ class FeatureStore:
         name = hashlib.blake2b(whole, digest_size=KEY_BYTES).hexdigest()
         path = self.folder / f"part-{name}.safetensors"
         try:
-            files.save_weights(path, held | {"checksum": torch.tensor(_checksum(held))})
+            files.save_weights(path, held)
         except InputError as error:
             raise InputError(f"{error} (XDG_CACHE_HOME says where the cache is.)") from error
 
@@ -81,8 +80,8 @@ class FeatureStore:
         features = torch.empty(0)
         whole = True
         for path, pairs in wanted.items():
-            held = self._read(path, "keys", "features", "checksum")
-            if held is None or _checksum(held) != int(held["checksum"]):
+            held = self._whole(path)
+            if held is None:
                 self._forget(path)
                 whole = False
                 continue
@@ -103,24 +102,30 @@ class FeatureStore:
                 given = False
             yield given
 
-    def _read(self, path: Path, *names: str) -> dict[str, Tensor] | None:
-        """Return tensors of a part; None, and no part any more, if that is damaged."""
+    def _keys(self, path: Path) -> Tensor | None:
+        """Return the keys of a part, unchecked; None, and no part any more, if it is damaged."""
         from safetensors import SafetensorError, safe_open
 
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
-                return {name: file.get_tensor(name) for name in names}
+                return file.get_tensor("keys")
         except (SafetensorError, OSError, KeyError, ValueError):
             self._forget(path)
             return None
+
+    @staticmethod
+    def _whole(path: Path) -> dict[str, Tensor] | None:
+        """Return the tensors of a part; None unless they are what its digest says."""
+        if files.digest_in(path) is None:  # an earlier version's, which had a checksum only
+            return None
+        try:
+            held = files.load_weights(path)[0]
+        except InputError:
+            return None
+        return held if {"keys", "features"} <= held.keys() else None
 
     def _forget(self, path: Path) -> None:
         self._places = {key: place for key, place in self._places.items() if place[0] != path}
         self._known.discard(path)
         with contextlib.suppress(OSError):
             path.unlink()
-
-
-def _checksum(held: dict[str, Tensor]) -> int:
-    value = zlib.crc32(held["keys"].contiguous().numpy().data)
-    return zlib.crc32(held["features"].contiguous().numpy().data, value)

@@ -181,18 +181,12 @@ class LastBatches:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.sums = (0.0, 0.0)  # of the epoch, before and after the present step
 
     def __call__(self, spec: RunSpec, step: loop.Progress) -> None:
         """Hear of a step of training."""
-        total = DATASETS[spec.data.name].sizes[0]
-        seen = min(step.step * spec.train.batch_size, total)
-        if step.phase == "train" and step.loss is not None:
-            before = 0.0 if step.step == 1 else self.sums[1]
-            self.sums = (before, step.loss * seen)
-        elif step.phase == "validate":  # before the state that says that the epoch is done
-            last = total % spec.train.batch_size or spec.train.batch_size
-            losses = self.read(spec.name) | {str(step.epoch): (self.sums[1] - self.sums[0]) / last}
+        if step.phase == "validate":  # before the state that says that the epoch is done
+            assert step.last_loss is not None
+            losses = self.read(spec.name) | {str(step.epoch): step.last_loss}
             files.write_mapping(self._file(spec.name), losses)
 
     def _file(self, run: str) -> Path:

@@ -43,6 +43,7 @@ class Progress:
     step: int = 0  # from 1; steps of this epoch
     steps: int = 0
     loss: float | None = None  # of the training so far in this epoch
+    last_loss: float | None = None  # of the epoch's last batch, with phase "validate"
     row: Mapping[str, Any] | None = None  # the epoch's line of metrics, with phase "epoch"
     note: str = ""  # a sentence for the user, with phase "note" or "features"
 
@@ -112,6 +113,7 @@ class Loop:
         self.save: Callable[[], None] | None = None  # keeps the state; None where nothing is kept
         self.is_kept = False  # whether some process keeps it
         self._save_at = math.inf
+        self._last_loss = math.nan  # of the last batch of the running epoch
         self._watched = learner if isinstance(learner, Watched) else None
         self._together = learner.several_processes and _dist.world_size() > 1
         self._agree = Agreement(learner.device)
@@ -174,7 +176,7 @@ class Loop:
         row: dict[str, Any] = {"epoch": self.epochs_done + 1} | self._train_epoch()
         if self.config.head_epochs or self.config.unfreeze_every:
             row["groups_trained"] = self.config.groups_trained(self.epoch, self.learner.depth)
-        self.tell("validate")
+        self.tell("validate", last_loss=self._last_loss)
         try:
             metrics = self.learner.measure()
         except stopping.Paused:
@@ -251,8 +253,7 @@ class Loop:
             if self.is_kept and (self._together or stopping.asked or _now() >= self._save_at):
                 self._look_up(step + 1, lr, tally)
         self._trained = step + 1, lr, tally
-        tally.fetch()
-        sums = tally.loss, tally.correct
+        sums = tally.sums()
         if learner.several_processes:
             local = torch.tensor(sums, dtype=torch.float64)
             sums = _dist.sum_over_processes(local, learner.device).tolist()
@@ -262,6 +263,7 @@ class Loop:
             raise nothing_to_train_on()
         for sentence in learner.notes:
             self.note(sentence)
+        self._last_loss = sums[2]
         row = {"lr": lr, "train_loss": sums[0] / tally.n}
         return row | ({"train_accuracy": sums[1] / tally.n} if tally.counts else {})
 
@@ -269,9 +271,8 @@ class Loop:
         """Return (steps done, rate of the last) of an epoch that goes on, with its sums."""
         if self.within is None:
             return 0, self.rate(0)
-        loss, correct, *counts = self.within["tally"]
-        mine = _dist.is_main() or not self._together  # the sums kept are those of all processes
-        tally.load([loss if mine else 0.0, correct if mine else 0.0, *counts])
+        # The sums kept are those of all processes.
+        tally.load(self.within["tally"], mine=_dist.is_main() or not self._together)
         return self.within["step"], self.within["lr"]
 
     def _look_up(self, step: int, lr: float, tally: Tally) -> None:
@@ -301,18 +302,15 @@ class Loop:
     def _keep(self, step: int, lr: float, tally: Tally) -> None:
         """Save how far the running epoch has come."""
         assert self._watched is not None
-        sums = tally.state()
         if self._together:
             # The main process, whose state is kept, takes the sums of all.
-            local = torch.tensor(sums[:2], dtype=torch.float64)
-            total = _dist.sum_over_processes(local, self.learner.device).tolist()
-            own = total if _dist.is_main() else [0.0, 0.0]
-            tally.load([*own, *sums[2:]])
-            sums = tally.state()
+            local = torch.tensor(tally.sums(), dtype=torch.float64)
+            loss, correct, last = _dist.sum_over_processes(local, self.learner.device).tolist()
+            tally.load([loss, correct, tally.n, tally.counts, last], mine=_dist.is_main())
         if not self._watched.are_finite():
             raise self._not_finite("training loss, or a weight,", lr)
         seconds = time.perf_counter() - self._began
-        self.within = {"step": step, "lr": lr, "tally": sums, "seconds": seconds}
+        self.within = {"step": step, "lr": lr, "tally": tally.state(), "seconds": seconds}
         self.within["draws"] = self._watched.draws()
         if self.save is not None:
             self.save()
@@ -338,6 +336,7 @@ class Loop:
             tally.loss += sum(loss * size for loss, size in zip(losses, sizes, strict=True))
             tally.n += sum(sizes)
             tally.correct += right
+            tally.last = losses[-1]
             tally.n_fetched = tally.n
             if self.on_progress is not None:
                 step = first + len(losses)
@@ -345,6 +344,7 @@ class Loop:
             if self.is_kept and (stopping.asked or _now() >= self._save_at):
                 self._look_up(first + len(losses), lr, tally)
         self._trained = learner.steps, lr, tally
+        self._last_loss = tally.last
         row = {"lr": lr, "train_loss": tally.loss / tally.n}
         by_class = self.learner.task == "classification"
         return row | ({"train_accuracy": tally.correct / tally.n} if by_class else {})

@@ -19,6 +19,7 @@ class Tally:
     def __init__(self, fetch_every: int) -> None:
         self.fetch_every = fetch_every
         self.loss = self.correct = 0.0  # fetched so far
+        self.last = 0.0  # mean loss of the last step fetched
         self.n = self.n_fetched = 0
         self.counts = False  # whether right answers are counted
         self.pending: list[tuple[Tensor, Tensor | None, int]] = []
@@ -33,7 +34,8 @@ class Tally:
     def fetch(self) -> None:
         """Bring the sums up to date."""
         for loss, correct, n in self.pending:
-            self.loss += loss.item() * n
+            self.last = loss.item()
+            self.loss += self.last * n
             if correct is not None:
                 self.counts = True
                 self.correct += correct.item()
@@ -45,14 +47,26 @@ class Tally:
         """The mean loss as far as it has been fetched."""
         return self.loss / self.n_fetched if self.n_fetched else None
 
+    def sums(self) -> list[float]:
+        """Return what the processes of a job add up: losses, right answers, the last loss."""
+        self.fetch()
+        return [self.loss, self.correct, self.last]
+
     def state(self) -> list[Any]:
         """Return the sums so far."""
         self.fetch()
-        return [self.loss, self.correct, self.n, self.counts]
+        return [self.loss, self.correct, self.n, self.counts, self.last]
 
-    def load(self, state: Sequence[Any]) -> None:
-        """Count on from what `state` returned."""
-        self.loss, self.correct, self.n, self.counts = state
+    def load(self, state: Sequence[Any], *, mine: bool = True) -> None:
+        """Count on from what `state` returned.
+
+        Args:
+            state: That; of an earlier version without the last loss.
+            mine: Whether its sums are this process's; of several, they are the main one's.
+        """
+        loss, correct, self.n, self.counts, *last = state
+        sums = [loss, correct, last[0] if last else 0.0]
+        self.loss, self.correct, self.last = sums if mine else (0.0, 0.0, 0.0)
         self.n_fetched = self.n
 
 
