@@ -100,7 +100,7 @@ def test_the_terminal_is_80_wide_and_names_whom_each_line_is_about(
     monkeypatch.setenv("COLUMNS", "80")
     done = CliRunner().invoke(app, ["report", str(tmp_path / "c")])
     assert done.exit_code == 0, done.output
-    lines = done.output.splitlines()
+    lines = done.stdout.splitlines()
     assert all(len(line) <= 80 for line in lines if not line.startswith("Report:"))
     for name in ("spinal", "mlp", "linear"):
         (row,) = [line for line in lines if line.startswith(f"{name} ")]

@@ -313,8 +313,10 @@ def test_data_that_is_gone_is_said_before_anything_else(tmp_path, capsys):
     gone = rf"cannot go on: the data of this run lay in {old}, which is not there any more\. Name"
     with pytest.raises(InputError, match=gone):
         run_one(RunSpec.of(str(old), epochs=2, **SMALL), out)
+    done = compare(str(old), "spinal,linear", 1, **question)  # there is nothing left to do
+    assert done.summary.units == ("seed0",)
     with pytest.raises(InputError, match=gone):
-        compare(str(old), "spinal,linear", 1, **question)
+        compare(str(old), "spinal,linear", 2, **question)
     code, said = call(capsys, "train", old, "--epochs=2", "--out", out)
     assert code == 2
     assert "cannot go on" in said

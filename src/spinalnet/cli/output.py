@@ -183,13 +183,15 @@ def hush(quiet: bool) -> None:
 
 
 def _print(console: Console, shown: Any) -> None:
-    """Print; lines of text are broken between words, on a terminal, and nowhere else."""
+    """Print; lines of text are broken between words.
+
+    Whole stay those with a path, which one copies, and in a file what is told meanwhile.
+    """
     if not isinstance(shown, Text):
         console.print(shown)
         return
-    words = shown.plain.split()
-    fits = console.is_terminal and max(map(len, words), default=0) <= console.width
-    console.print(shown, highlight=False, soft_wrap=not fits)
+    whole = "/" in shown.plain or (console.stderr and not console.is_terminal)
+    console.print(shown, highlight=False, soft_wrap=whole)
 
 
 def _plain(value: Any) -> Any:
