@@ -13,8 +13,8 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-# Trackers and Ray bring eighty packages, whose own bounds lift some of ours: they are tried apart.
-APART = {"log", "ray"}
+# Trackers, Gradio and Ray bring a hundred packages, whose own bounds lift some of ours: they are tried apart.
+APART = {"demo", "log", "ray"}
 
 
 def _pinned(name: str) -> dict[str, Version]:

@@ -9,9 +9,14 @@ import subprocess
 import sys
 import sysconfig
 import venv
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+import spinalnet
+from spinalnet.kernels import native
 
 ROOT = Path(__file__).parents[1]
 
@@ -78,13 +83,64 @@ def install(wheel: Path, place: Path) -> Path:
     return python
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("dist"))
+
+
 @needs_compiler
-def test_source_archive_to_wheel_to_fresh_environment_to_parity(tmp_path: Path) -> None:
-    wheel = build(tmp_path / "dist")
-    assert "cp311-abi3" in wheel.name
-    python = install(wheel, tmp_path / "fresh")
+def test_source_archive_to_wheel_to_fresh_environment_to_parity(
+    compiled: Path, tmp_path: Path
+) -> None:
+    assert "cp311-abi3" in compiled.name
+    place = tmp_path / "a place with spaces"
+    python = install(compiled, place)
     found = run(python, "-c", CHECK.format(place=str(tmp_path)), PYTHONPATH="")
     assert found == "parity\n"
+    told = run(place / "bin" / "spinalnet", "--version", PYTHONPATH="")
+    assert told == f"{spinalnet.__version__}\n"
+
+
+def other_pythons() -> list[Any]:
+    """Interpreters of other versions that the extension is for, here or of pyenv's."""
+    own = f"3.{sys.version_info.minor}"
+    found = {}
+    for minor in range(11, 30):
+        folders = sorted(Path("~/.pyenv/versions").expanduser().glob(f"3.{minor}.*/bin"))
+        place = shutil.which(f"python3.{minor}", path=os.pathsep.join(map(str, folders)))
+        found[f"3.{minor}"] = place or shutil.which(f"python3.{minor}")
+    works = [
+        place
+        for version, place in found.items()
+        if version != own
+        and place is not None
+        and subprocess.run([place, "-c", ""], capture_output=True, check=False).returncode == 0
+    ]
+    return works or [pytest.param("", marks=pytest.mark.skip(reason="no other Python is here"))]
+
+
+ALONE = """
+import importlib.machinery, importlib.util, sys
+name, place = "_native", sys.argv[1]
+loader = importlib.machinery.ExtensionFileLoader(name, place)
+native = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+loader.exec_module(native)
+assert native.exercise_tile(10) > 0
+print(native.instruction_set())
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize("python", other_pythons())
+def test_the_extension_of_one_python_runs_in_every_later_one(
+    compiled: Path, tmp_path: Path, python: str
+) -> None:
+    """Without torch, which would have to be installed in each of them."""
+    with zipfile.ZipFile(compiled) as archive:
+        (name,) = [one for one in archive.namelist() if one.endswith(".abi3.so")]
+        archive.extract(name, tmp_path)
+    told = run(python, "-c", ALONE, tmp_path / name, PYTHONPATH="")
+    assert told.strip() == native.instruction_set()
 
 
 def test_without_a_compiler_the_package_installs_in_pure_python_and_says_so(tmp_path: Path) -> None:

@@ -616,7 +616,7 @@ def test_files_from_before_the_version_are_read(tmp_path, metric):
 def test_a_run_without_a_finite_result_is_told_of(tmp_path, capsys):
     folder = write_comparison(tmp_path, {"spinal": [math.nan]}, metric="mse")
     print_run(load_runs(folder)[0])
-    assert "spinal-seed0: val mse –" in capsys.readouterr().err
+    assert "spinal-seed0: val mse –" in capsys.readouterr().out
 
 
 # --- classes and probabilities --------------------------------------------------------------------
