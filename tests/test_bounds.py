@@ -13,7 +13,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-# Trackers, Gradio and Ray bring a hundred packages, whose own bounds lift some of ours: they are tried apart.
+# Trackers, Gradio and Ray bring a hundred packages, whose bounds lift some of ours: tried apart.
 APART = {"demo", "log", "ray"}
 
 
