@@ -207,8 +207,9 @@ def keep_left_out(folder: Path, splits: batches.Splits, *, begun: bool) -> None:
     Raises:
         InputError: If what the folder holds was begun with others left out.
     """
-    if splits.unused:
-        files.write_text(folder / "unused-files.txt", splits.unused)
+    for name, lines in (("unused-files.txt", splits.unused), ("copies.txt", splits.copies)):
+        if lines:
+            files.write_text(folder / name, lines)
     path = folder / "bad-images.txt"
     listed = bad_list(splits.left_out)
     if begun and listed != (path.read_text(encoding="utf-8") if path.exists() else ""):
