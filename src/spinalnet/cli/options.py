@@ -326,6 +326,13 @@ class RunOptions:
 
     def refuse_of_tables(self, options: Set[str]) -> None:
         """Refuse options of tables, for images; a task they have where a table labels them."""
+        from spinalnet.data import DataSpec
+
+        if "task" in self.given and self.labels is None and DataSpec(self.data).row is None:
+            raise InputError(
+                f"--task of '{self.data}', which is no table, is that of its labels: give the "
+                "table that holds them (--labels FILE)."
+            )
         unused = options | (set() if self.labels is not None else {"task"})
         self.refuse(unused, f"for '{self.data}', which is no table")
 

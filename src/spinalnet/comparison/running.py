@@ -84,7 +84,9 @@ def _run(
         model = build_model(spec, splits.info)
         folder = open_folder(out, spec)
         if _dist.is_main():
-            keep_left_out(folder.path, splits, begun=folder.has_state() or bool(folder.metrics()))
+            begun = folder.has_state() or bool(folder.metrics())
+            keep_left_out(folder.path, splits, begun=begun)
+            moved.keep_labels(folder.path, spec.data, begun=begun)
             moved.keep_data(folder.path, spec.data)
         trained, parts, after = model, splits, None
         if spec.model.freeze:

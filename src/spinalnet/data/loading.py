@@ -496,7 +496,9 @@ def _index(folder: Path, spec: DataSpec) -> FoundImages:
 def labels_of(spec: DataSpec) -> Labels:
     """Return the labels that are asked for; `spec.labels` is given."""
     columns = (getattr(spec, name) for name in _OF_LABELS)
-    return Labels(spec.labels or "", *columns, group=spec.group, task=spec.task)
+    return Labels(
+        spec.labels or "", *columns, group=spec.group, task=spec.task, ignore=spec.ignored
+    )
 
 
 def load_labelled(
