@@ -195,8 +195,8 @@ def test_large_jpegs_decode_small_and_look_the_same(tmp_path, monkeypatch):
     save(tmp_path / "x.jpg", image, quality=95)
     truth = pixels(tmp_path / "x.png", size=128).int()
     decoded = []
-    fit = images.fit_to
-    monkeypatch.setattr(images, "fit_to", lambda x, size: decoded.append(x.shape) or fit(x, size))
+    fit = images.squeezed
+    monkeypatch.setattr(images, "squeezed", lambda x, size: decoded.append(x.shape) or fit(x, size))
     difference = pixels(tmp_path / "x.jpg", size=128).int() - truth
     assert decoded == [(1, 3, 256, 256)]
     assert difference.abs().float().mean() < 3

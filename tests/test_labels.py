@@ -272,7 +272,7 @@ def test_labels_belong_to_a_folder(cats: Path, capsys: pytest.CaptureFixture[str
     said = refusal(capsys, "train", cats / "train.csv", "--labels", cats / "train.csv")
     assert "is a table: give the folder first" in said
     said = refusal(capsys, "train", cats / "images", "--task", "regression")
-    assert "--task has no meaning" in said
+    assert "give the table that holds them (--labels FILE)" in said
     said = refusal(capsys, "train", cats / "images", "--labels", cats / "nowhere.csv")
     assert "nowhere.csv' does not exist" in said
 
@@ -529,3 +529,73 @@ def test_files_that_stream_have_the_same_values(ages: Path) -> None:
         torch.cat([y for _, y in part.batches(7)]) for part in (kept.train, streamed.train)
     )
     assert torch.equal(one, other)
+
+
+# --- tables as people have them -------------------------------------------------------------------
+
+
+def test_rows_of_ignored_files_are_left_out_and_told(cats: Path) -> None:
+    picture(cats / "images" / "old" / "x.png", 0.5)
+    what = found(cats, ignore=("00[0-3].png", "old", "gone"))
+    assert {"000.png", "003.png"}.isdisjoint(names(what))
+    assert len(names(what)) == 20
+    notes = " ".join(what.notes)
+    assert "4 rows of train.csv are left out by ignore=00[0-3].png,old,gone." in notes
+    assert "ignore='old', 'gone': train.csv names no such file." in notes
+    assert "x.png" not in notes
+    with pytest.raises(InputError, match="leaves out every row of train"):
+        found(cats, ignore=("*",))
+
+
+def test_a_first_line_that_names_an_image_is_a_row(cats: Path) -> None:
+    lines = (cats / "train.csv").read_text().splitlines()[1:]
+    (cats / "bare.csv").write_text("\n".join(lines))
+    what = found(cats, "bare.csv")
+    assert names(what) == names(found(cats))
+    assert any(
+        "names an image: it is a row, and the columns are called 1 and 2" in n for n in what.notes
+    )
+    values = [f"{i:03}.png,{i + 0.5}" for i in range(24)]
+    (cats / "values.csv").write_text("\n".join(values))
+    assert len(found(cats, "values.csv", task="regression").parts["train"][0]) == 24
+
+
+def test_words_for_nothing_are_no_labels(cats: Path) -> None:
+    rows = [(f"{i:03}.png", ("n/a", "NaN", "cat", "dog")[i % 4]) for i in range(24)]
+    table(cats / "gaps.csv", ("image", "label"), rows)
+    what = found(cats, "gaps.csv")
+    assert what.classes == ("cat", "dog")
+    assert any("with no label (or 'NaN', 'n/a'): left out." in note for note in what.notes)
+    table(
+        cats / "none.csv",
+        ("image", "label"),
+        [(r[0], "None" if r[1] == "n/a" else r[1]) for r in rows],
+    )
+    assert found(cats, "none.csv").classes == ("None", "cat", "dog")
+
+
+def test_numbers_with_some_words_are_classes_with_a_note(cats: Path) -> None:
+    labels = ["1", "2", "3", "much"]
+    rows = [(f"{i:03}.png", labels[i % 4]) for i in range(24)]
+    table(cats / "words.csv", ("image", "label"), rows)
+    what = found(cats, "words.csv")
+    assert what.classes == ("1", "2", "3", "much")
+    assert any("are numbers but for 'much'" in n and "task=regression" in n for n in what.notes)
+    rows = [(f"{i:03}.png", f"{i},5") for i in range(24)]
+    table(cats / "commas.csv", ("image", "label"), rows, sign=";")
+    values = found(cats, "commas.csv", task="regression").parts["train"][1]
+    assert values[:, 0].tolist() == [i + 0.5 for i in range(24)]
+
+
+def test_labels_that_change_under_a_run_are_noticed(cats: Path) -> None:
+    from spinalnet.comparison.moved import keep_labels
+
+    data = DataSpec(str(cats / "images"), labels=str(cats / "train.csv"))
+    run = cats / "run"
+    run.mkdir()
+    keep_labels(run, data, begun=False)
+    keep_labels(run, data, begun=True)
+    text = (cats / "train.csv").read_text()
+    (cats / "train.csv").write_text(text.replace("000.png,dog", "000.png,cat"))
+    with pytest.raises(InputError, match="begun with other labels"):
+        keep_labels(run, data, begun=True)

@@ -1002,7 +1002,21 @@ TWICE: dict[str, Twice] = {
         (7, 2, 6),
     ),
     "within train under one label": Twice(
-        both(sets, lambda d: copy(d / "train/a/0.png", d / "train/a/x.png")), (), (8, 2, 6)
+        both(sets, lambda d: copy(d / "train/a/0.png", d / "train/a/x.png")),
+        (
+            "1 of the 11 training images is a copy of another, byte for byte ('{d}/train/a/x.png' "
+            "is '{d}/train/a/0.png'), and counts again; on_duplicate=skip leaves it out.",
+        ),
+        (8, 2, 6),
+    ),
+    "nearly, within train under two labels": Twice(
+        both(sets, lambda d: changed(d / "train/a/0.png", d / "train/b/x.jpg", quality=70)),
+        (
+            "1 of the 11 training images is there under another label too, re-encoded, resized, "
+            "cut or slightly changed ('{d}/train/b/x.jpg' is '{d}/train/a/0.png'): one of the "
+            "labels is wrong; on_duplicate=skip leaves out every such picture.",
+        ),
+        (7, 2, 6),
     ),
     "within test under two labels": Twice(
         both(sets, lambda d: copy(d / "test/a/0.png", d / "test/b/x.png")),
@@ -1023,8 +1037,8 @@ TWICE: dict[str, Twice] = {
     "re-encoded": Twice(
         both(sets, lambda d: changed(d / "train/a/0.png", d / "test/a/x.jpg", quality=70)),
         (
-            "1 of the 7 test images is also in train or val, re-encoded, resized or slightly "
-            "changed ('{d}/test/a/x.jpg' is '{d}/train/a/0.png'): the test result flatters"
+            "1 of the 7 test images is also in train or val, re-encoded, resized, cut or "
+            "slightly changed ('{d}/test/a/x.jpg' is '{d}/train/a/0.png'): the test result flatters"
             f"{ADVICE}.",
         ),
         (7, 2, 7),
@@ -1032,8 +1046,8 @@ TWICE: dict[str, Twice] = {
     "resized": Twice(
         both(sets, lambda d: changed(d / "train/b/1.png", d / "test/b/x.png", side=90)),
         (
-            "1 of the 7 test images is also in train or val, re-encoded, resized or slightly "
-            "changed ('{d}/test/b/x.png' is '{d}/train/b/1.png'): the test result flatters"
+            "1 of the 7 test images is also in train or val, re-encoded, resized, cut or "
+            "slightly changed ('{d}/test/b/x.png' is '{d}/train/b/1.png'): the test result flatters"
             f"{ADVICE}.",
         ),
         (7, 2, 7),
@@ -1047,8 +1061,8 @@ TWICE: dict[str, Twice] = {
         ),
         (
             "2 of the 8 test images are also in train or val, 1 byte for byte, 1 re-encoded, "
-            "resized or slightly changed ('{d}/test/b/y.jpg' is '{d}/train/b/1.png'): the test "
-            f"result flatters{ADVICE}.",
+            "resized, cut or slightly changed ('{d}/test/b/y.jpg' is '{d}/train/b/1.png'): the "
+            f"test result flatters{ADVICE}.",
         ),
         (9, 3, 8),
     ),
@@ -1141,6 +1155,63 @@ def test_copies_in_folds_are_told_or_left_out(tmp_path: Path, skip: bool) -> Non
     assert told != skip
 
 
+def altered(name: str, image: Image.Image) -> Image.Image:
+    """Return a picture as people keep a second one of it."""
+    (width, height), share = image.size, 0.05
+    if name == "square":
+        return image.resize((160, 160))
+    if name == "wide":
+        return image.resize((320, 120))
+    if name == "grey":
+        return image.convert("L")
+    if name == "centre":
+        side = min(image.size)
+        left, top = (width - side) // 2, (height - side) // 2
+        return image.crop((left, top, left + side, top + side))
+    x, y = round(share * width), round(share * height)
+    cut = image.crop((x, y, width - x, height - y))
+    return cut.convert("L") if name == "grey and cut" else cut
+
+
+def wide_scene(seed: int) -> Image.Image:
+    return scene(seed).resize((320, 220)).crop((0, 10, 320, 210))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("name", ["square", "wide", "grey", "centre", "cut", "grey and cut"])
+def test_a_picture_is_known_again_in_another_shape(
+    tmp_path: Path, name: str, streamed: bool
+) -> None:
+    for part, first, count in (("train", 0, 5), ("test", 50, 3)):
+        for k, label in enumerate("ab"):
+            for seed in range(first, first + count):
+                where = tmp_path / part / label / f"{seed}.png"
+                where.parent.mkdir(parents=True, exist_ok=True)
+                wide_scene(seed + 500 * k).save(where)
+    altered(name, wide_scene(1)).save(tmp_path / "test/a/x.jpg", quality=85)
+    budget = 0 if streamed else 2**30
+    notes = load_dataset(tmp_path, image_size=32, memory_budget=budget).info.notes
+    said = [note for note in notes if "test images is also in train or val" in note]
+    assert len(said) == 1
+    assert f"('{tmp_path}/test/a/x.jpg' is '{tmp_path}/train/a/1.png')" in said[0]
+
+
+def test_copies_are_listed_in_the_run_folder_though_they_are_kept(tmp_path: Path) -> None:
+    sets(tmp_path / "data")
+    copy(tmp_path / "data/train/a/0.png", tmp_path / "data/test/a/x.png")
+    copy(tmp_path / "data/train/a/1.png", tmp_path / "data/train/b/y.png")
+    spec = RunSpec.of(
+        str(tmp_path / "data"), train=TrainConfig(epochs=1, device="cpu"), image_size=28
+    )
+    run_one(spec, tmp_path / "run")
+    data = f"'{tmp_path}/data/"
+    assert (tmp_path / "run" / "copies.txt").read_text() == (
+        f"{data}train/a/0.png' is {data}test/a/x.png': byte for byte\n"
+        f"{data}train/b/y.png' is {data}train/a/1.png': byte for byte, under another label\n"
+    )
+    assert not (tmp_path / "run" / "bad-images.txt").exists()
+
+
 def test_copies_left_out_are_listed_in_the_run_folder(tmp_path: Path) -> None:
     sets(tmp_path / "data")
     copy(tmp_path / "data/train/a/0.png", tmp_path / "data/test/a/x.png")
@@ -1169,7 +1240,7 @@ def test_of_files_of_one_size_few_are_read_whole(tmp_path: Path, monkeypatch) ->
         "_digest",
         lambda path, size, all_: (whole.append(path) if all_ else None) or digest(path, size, all_),
     )
-    twins = copies.within(copies.Pictures(paths, torch.zeros(10)), near=False)
+    twins = copies.within(copies.Pictures(paths, torch.zeros(10)))
     assert twins == [copies.Twin(9, 3, "bytes", True)]
     assert whole == [paths[3], paths[9]]
 
@@ -1198,8 +1269,11 @@ def test_likeness_by_bands_is_that_of_all_pairs() -> None:
     for j in range(len(noisy)):
         good = []
         for i in range(len(originals)):
-            bits = int(first.codes[i] ^ second.codes[j]).bit_count()
-            x, y = (v.astype(float) for v in (first.thumbnails[i], second.thumbnails[j]))
+            bits = int(first.codes[i, 0] ^ second.codes[j, 0]).bit_count()
+            x, y = (
+                looks.thumbnails(np.array([row]), 0)[0].double().numpy()
+                for looks, row in ((first, i), (second, j))
+            )
             x, y = (v - v.mean((1, 2), keepdims=True) for v in (x, y))
             apart = np.sqrt(((x - y) ** 2).mean()) / min(x.std(), y.std())
             limit = min(first.limits[i], second.limits[j])

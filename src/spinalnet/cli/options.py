@@ -377,13 +377,18 @@ class RunOptions:
 
     def refuse_of_tables(self, options: Set[str]) -> None:
         """Refuse options of tables, for images; a task they have where a table labels them."""
-        from spinalnet.data import DATASETS
+        from spinalnet.data import DATASETS, DataSpec
         from spinalnet.data.frames import BUNDLED
 
         unused = options | (set() if self.labels is not None else {"task"})
         if self.data in {*BUNDLED} - {*DATASETS} and self.given & unused:
             raise InputError(
                 f"'{self.data}' is a table that comes with scikit-learn: sklearn:{self.data}."
+            )
+        if "task" in self.given & unused and DataSpec(self.data).row is None:
+            raise InputError(
+                f"--task of '{self.data}', which is no table, is that of its labels: give the "
+                "table that holds them (--labels FILE)."
             )
         self.refuse(unused, f"for '{self.data}', which is no table")
 

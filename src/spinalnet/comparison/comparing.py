@@ -351,6 +351,7 @@ def prepare(
             assert isinstance(question.base, RunSpec)
             moved.keep_data(out, question.base.data)
             running.keep_left_out(out, splits, begun=begun)
+            moved.keep_labels(out, question.base.data, begun=begun)
         _write_question(out, question)
     _dist.barrier()
     return splits

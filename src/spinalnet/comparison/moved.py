@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -16,9 +17,12 @@ from spinalnet import files
 from spinalnet._checks import InputError
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.data import DataSpec, places
+from spinalnet.data.loading import find_folder
+from spinalnet.data.named_files import table_path
 from spinalnet.training import runs
 
 DATA_FILE = "data-fingerprint.json"
+LABELS_FILE = "labels-digest.txt"
 _NEAR = 3  # folders between a run and its comparison, at most
 
 
@@ -41,6 +45,25 @@ def keep_data(folder: Path, data: DataSpec) -> None:
         _rename_left_out(folder, known["place"], place)
         noted["moved_from"] = known["place"]
     files.write_mapping(folder / DATA_FILE, noted)
+
+
+def keep_labels(folder: Path, data: DataSpec, *, begun: bool) -> None:
+    """Note in a folder what the table of labels holds, and see that it is what it was.
+
+    Raises:
+        InputError: If what the folder holds was begun with other labels.
+    """
+    if data.labels is None:
+        return
+    table = table_path(find_folder(data), data.labels)
+    digest = hashlib.blake2b(table.read_bytes(), digest_size=16).hexdigest()
+    noted = folder / LABELS_FILE
+    if begun and noted.exists() and noted.read_text(encoding="utf-8").strip() != digest:
+        raise InputError(
+            f"{folder} was begun with other labels than {table} holds now: bring the file back to "
+            "what it was, or choose another folder."
+        )
+    files.write_text(noted, digest + "\n")
 
 
 def follow(folder: str | Path, spec: RunSpec) -> str | None:

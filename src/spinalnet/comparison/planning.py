@@ -7,11 +7,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import nn
 
 from spinalnet._checks import InputError
 from spinalnet.comparison import building, comparing, engine, running, workers
@@ -25,6 +27,7 @@ from spinalnet.training import evaluate, fitting, runs
 if TYPE_CHECKING:
     from spinalnet.comparison.question import ComparisonSpec
     from spinalnet.data import Splits
+    from spinalnet.models import ImageModel
 
 _STEPS = 5  # measured, after one that is not
 _FLOAT = 4  # bytes
@@ -123,7 +126,11 @@ def plan(question: ComparisonSpec, out: str | Path, effort: engine.Effort, load:
 def _in_a_worker(specs: Sequence[RunSpec | TableSpec], threads: int, load: Load) -> list[Measured]:
     order = workers.pickled((specs, threads, load))
     with workers.start(__name__, "serve", threads) as process:
-        said, _ = process.communicate(order)
+        try:
+            said, _ = process.communicate(order)
+        except BaseException:  # a signal: nobody wants the answer any more
+            process.kill()
+            raise
     if process.returncode or not said:
         raise InputError(
             f"the heads could not be measured: the process ended with code {process.returncode}."
@@ -143,20 +150,47 @@ def serve() -> None:
             outcome: Any = _measure(specs, load)
     except Exception as error:
         outcome = error
-    pickle.dump(outcome, answers)
-    answers.flush()
+    with suppress(BrokenPipeError):  # the caller was stopped
+        pickle.dump(outcome, answers)
+        answers.flush()
 
 
 def _measure(specs: Sequence[RunSpec | TableSpec], load: Load) -> list[Measured]:
     found = []
-    splits = None
+    splits: Splits | None = None
+    made: _Made | None = None  # the heads of a question share their trunk
     for spec in specs:
         if isinstance(spec, TableSpec):
             found.append(_whole_run(spec))
             continue
         splits = splits or load(spec)
-        found.append(_few_steps(spec, splits))
+        model = building.build_model(spec, splits.info)
+        if spec.model.freeze and made is None:
+            made = _some_features(model.trunk, splits, spec.train.batch_size)
+        found.append(_few_steps(spec, splits, model, made if spec.model.freeze else None))
     return found
+
+
+class _Made(NamedTuple):
+    """Features for one batch, and how many seconds those of one image take."""
+
+    batch: ArrayDataset
+    seconds: float
+
+
+_IMAGES = 16  # whose features are made; a whole batch of a large network takes minutes
+
+
+def _some_features(trunk: nn.Module, splits: Splits, batch_size: int) -> _Made:
+    """Make the features of a few images, repeated to a batch: steps take as long with them."""
+    rows = torch.arange(min(_IMAGES, batch_size, len(splits.train)))
+    few: Any = splits.train.subset(rows)
+    inputs, targets = next(iter(few.batches(len(rows), device="cpu", shuffle=False)))
+    found: list[torch.Tensor] = []
+    with torch.no_grad():
+        seconds = _seconds(lambda: found.append(trunk.eval()(inputs)))
+    again = torch.arange(batch_size) % len(rows)
+    return _Made(ArrayDataset(found[0][again], targets[again]), seconds / len(rows))
 
 
 def _whole_run(spec: TableSpec) -> Measured:
@@ -168,21 +202,25 @@ def _whole_run(spec: TableSpec) -> Measured:
     return Measured(seconds, None, disk, _peak_memory("cpu"))
 
 
-def _few_steps(spec: RunSpec, splits: Splits) -> Measured:
-    """Make a few steps of a run on images, and a pass over some held-out data."""
+def _few_steps(
+    spec: RunSpec, splits: Splits, model: ImageModel, features: _Made | None
+) -> Measured:
+    """Make a few steps of a run on images, and a pass over some held-out data.
+
+    Args:
+        spec: The run.
+        splits: Its data.
+        model: Its network.
+        features: What a trunk makes that stays as it is; None if it learns.
+    """
     config = spec.train
-    model = building.build_model(spec, splits.info)
     params = count_params(model)
     sizes = {name: len(getattr(splits, name)) for name in ("train", "val", "test")}
     train: Any = splits.train
     made = 0.0  # seconds for features of all images, made once
     trained: Any = model
-    if spec.model.freeze:
-        few = next(iter(splits.train.batches(config.batch_size, device="cpu", shuffle=False)))
-        with torch.no_grad():
-            once = _seconds(lambda: model.trunk.eval()(few[0]))
-            train = ArrayDataset(model.trunk(few[0]), few[1])
-        made = once * sum(sizes.values()) / len(few[1])
+    if features is not None:
+        train, made = features.batch, features.seconds * sum(sizes.values())
         trained = running.head_alone(model)
     with fitting.trial(trained, train, config) as step:
         step(config.lr)

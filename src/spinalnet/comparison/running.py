@@ -84,7 +84,9 @@ def _run(
         model = build_model(spec, splits.info)
         folder = open_folder(out, spec)
         if _dist.is_main():
-            keep_left_out(folder.path, splits, begun=folder.has_state() or bool(folder.metrics()))
+            begun = folder.has_state() or bool(folder.metrics())
+            keep_left_out(folder.path, splits, begun=begun)
+            moved.keep_labels(folder.path, spec.data, begun=begun)
             moved.keep_data(folder.path, spec.data)
         trained, parts, after = model, splits, None
         if spec.model.freeze:
@@ -207,8 +209,9 @@ def keep_left_out(folder: Path, splits: batches.Splits, *, begun: bool) -> None:
     Raises:
         InputError: If what the folder holds was begun with others left out.
     """
-    if splits.unused:
-        files.write_text(folder / "unused-files.txt", splits.unused)
+    for name, lines in (("unused-files.txt", splits.unused), ("copies.txt", splits.copies)):
+        if lines:
+            files.write_text(folder / name, lines)
     path = folder / "bad-images.txt"
     listed = bad_list(splits.left_out)
     if begun and listed != (path.read_text(encoding="utf-8") if path.exists() else ""):

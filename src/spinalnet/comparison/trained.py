@@ -238,7 +238,7 @@ class TrainedModel:
         own, spec = self.spec.data, self._asked_of(data, data_dir, None).data
         named = {"image_column": own.image_column, "label_column": own.label_column}
         given = {name: value for name, value in labels.items() if value is not None}
-        columns = {"split_column": None, **named, **given, "task": self.info.task}
+        columns = {"split_column": None, "ignore": None, **named, **given, "task": self.info.task}
         columns["on_bad_image"] = on_bad_image or spec.on_bad_image
         return load_labelled(replace(spec, **columns), self.info)
 

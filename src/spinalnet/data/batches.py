@@ -72,7 +72,8 @@ class Splits:
     """The three parts of a data set; `test` is for one final evaluation only.
 
     `left_out` lists the image files that cannot be used: the parts are as if they were not there.
-    `unused` names, a line each, what else lies in the folder of the data and is in no part.
+    `unused` names, a line each, what else lies in the folder of the data and is in no part;
+    `copies` the pictures that are there twice, left out or not.
     `test_rows` holds the places of the test examples among all examples, int64, where the parts
     were drawn anew from all; None where the test part is the data's own.
     """
@@ -84,6 +85,7 @@ class Splits:
     left_out: tuple[BadImage, ...] = ()
     test_rows: Tensor | None = None
     unused: str = ""
+    copies: str = ""
 
     def normalized_by(self, mean: Sequence[float], std: Sequence[float]) -> Splits:
         """Return the same samples normalised by other constants than the data's own."""

@@ -28,7 +28,7 @@ How = Literal["bytes", "pixels", "look"]
 _HOW = {
     "bytes": "byte for byte",
     "pixels": "pixel for pixel",
-    "look": "re-encoded, resized or slightly changed",
+    "look": "re-encoded, resized, cut or slightly changed",
 }
 
 
@@ -87,19 +87,14 @@ def across(test: Pictures, others: Pictures) -> list[Twin]:
     return _twins(found, test, others)
 
 
-def within(pictures: Pictures, *, near: bool) -> list[Twin]:
-    """Return the pictures that an earlier file holds too.
-
-    Args:
-        pictures: What is searched.
-        near: Whether to look for other than byte-identical ones.
-    """
+def within(pictures: Pictures) -> list[Twin]:
+    """Return the pictures that an earlier file holds too."""
     first: dict[bytes, int] = {}
     found: dict[int, tuple[int, How]] = {}
     for row, key in enumerate(_byte_keys(pictures.paths)):
         if key is not None and first.setdefault(key, row) != row:
             found[row] = first[key], "bytes"
-    if near and pictures.looks is not None:
+    if pictures.looks is not None:
         _add_near(found, alike(pictures.looks), pictures.paths, pictures.paths)
     twins = _twins(found, pictures, pictures)
     groups = pictures.groups
@@ -212,16 +207,30 @@ def leak_notes(
 _ADVICE = "; on_duplicate=skip leaves the training copies out"
 
 
-def copy_notes(twins: Sequence[Twin], whole: Pictures) -> list[str]:
-    """Return a note if images are there twice, so that one is tested and the other trained on."""
+TESTED = ", and one may be tested that was trained on: the test results flatter"
+
+
+def copy_notes(
+    twins: Sequence[Twin], where: Pictures, what: str, effect: str | None = None
+) -> list[str]:
+    """Return a note if images are there twice under one label.
+
+    Args:
+        twins: What `within` has found.
+        where: Where.
+        what: What its files are called: "training images".
+        effect: What follows from it; None: that it counts again in training.
+    """
     twins = [twin for twin in twins if twin.agrees]
     if not twins:
         return []
-    pair = f"'{shown(whole.paths[twins[0].row])}' is '{shown(whole.paths[twins[0].of])}'"
+    pair = f"'{shown(where.paths[twins[0].row])}' is '{shown(where.paths[twins[0].of])}'"
+    one = len(twins) == 1
+    are = "is a copy of another" if one else "are copies of others"
+    effect = f", and count{'s' * one} again" if effect is None else effect
     return [
-        f"{len(twins)} of the {len(whole)} images are copies of others, {_how(twins)} ({pair}), "
-        "and one may be tested that was trained on: the test results flatter; on_duplicate=skip "
-        "leaves copies out."
+        f"{len(twins)} of the {len(where)} {what} {are}, {_how(twins)} ({pair}){effect}; "
+        f"on_duplicate=skip leaves {'it' if one else 'them'} out."
     ]
 
 
@@ -244,6 +253,15 @@ def label_notes(twins: Sequence[Twin], where: Pictures, what: str, advice: str =
         f"another label too, {_how(twins)} ({', '.join(pairs)}{more}): one of the labels is "
         f"wrong{advice}."
     ]
+
+
+def listing(twins: Sequence[Twin], where: Pictures, of: Pictures | None = None) -> str:
+    """Return a line for every copy: whose, how it is known, and whether the labels agree."""
+    return "".join(
+        f"'{shown(where.paths[twin.row])}' is '{shown((of or where).paths[twin.of])}': "
+        f"{_HOW[twin.how]}{'' if twin.agrees else ', under another label'}\n"
+        for twin in twins
+    )
 
 
 def doomed(twins: Sequence[Twin], where: Pictures) -> list[tuple[int, BadImage]]:

@@ -11,6 +11,7 @@ import torch
 from spinalnet.data import copies
 from spinalnet.data.batches import ArrayDataset, FolderDataset
 from spinalnet.data.copies import Pictures
+from spinalnet.data.depths import PixelRange
 from spinalnet.data.images import BadImage
 from spinalnet.data.likeness import looks_of, looks_of_files
 
@@ -30,76 +31,100 @@ class Settled(NamedTuple):
         data: What is left of every part: all of it, or all but copies.
         notes: Sentences the user must see.
         left_out: Files that are left out.
+        copies: Every copy that was found, a line each.
     """
 
     data: dict[str, Part]
     notes: list[str]
     left_out: tuple[BadImage, ...] = ()
+    copies: str = ""
 
 
-def pictures(part: Part, *, near: bool = True, groups: np.ndarray | None = None) -> Pictures:
-    """Return the files of a part, with what they look like if others may be near them."""
-    looks = None
-    if near:
-        if isinstance(part, ArrayDataset):
-            looks = looks_of(part.inputs)
-        else:
-            looks = looks_of_files(part.paths, part.pixel_range)
+def pictures(
+    part: Part, pixel_range: PixelRange | None, groups: np.ndarray | None = None
+) -> Pictures:
+    """Return the files of a part, with what they look like.
+
+    Args:
+        part: The files; what is in memory is the centre of each, so they are decoded again, small,
+            unless they are too many for it.
+        pixel_range: As for `looks_of_files`.
+        groups: As in `Pictures`.
+    """
+    looks = looks_of_files(part.paths, pixel_range)
+    if looks is None and isinstance(part, ArrayDataset):
+        looks = looks_of(part.inputs)
     return Pictures(part.paths, part.targets, looks, groups)
 
 
 def settle_whole(
-    whole: Part, *, skip: bool, redrawn: bool, groups: np.ndarray | None = None
+    whole: Part,
+    pixel_range: PixelRange | None = None,
+    *,
+    skip: bool,
+    redrawn: bool,
+    groups: np.ndarray | None = None,
 ) -> Settled:
     """Look for copies in a whole that the test part is drawn from.
 
     Args:
         whole: All examples.
+        pixel_range: As for `looks_of_files`.
         skip: Whether copies are left out, before anything is drawn.
         redrawn: Whether every example is tested in some fold or split. Otherwise copies that lie
             on both sides of the one test part are told by `settle_parts`, once it is drawn.
         groups: Group of every example; copies within one never lie in two parts.
     """
-    where = pictures(whole, near=skip or redrawn, groups=groups)
-    twins = copies.within(where, near=skip or redrawn)
-    streamed = _unsearched(whole, where) if skip or redrawn else []
+    where = pictures(whole, pixel_range, groups)
+    twins = copies.within(where)
+    notes, listed = _unsearched(whole, where), copies.listing(twins, where)
     if not skip:
-        notes = streamed + copies.label_notes(twins, where, "images", _BOTH)
-        return Settled({"train": whole}, notes + (copies.copy_notes(twins, where) * redrawn))
+        effect = copies.TESTED if redrawn else ""
+        notes += copies.label_notes(twins, where, "images", _BOTH)
+        notes += copies.copy_notes(twins, where, "images", effect)
+        return Settled({"train": whole}, notes, copies=listed)
     out = copies.doomed(twins, where)
-    notes = (
-        streamed
-        + copies.label_notes(twins, where, "images")
-        + copies.skipped_note([(f"of {len(whole)} images", len(out))])
-    )
-    return Settled({"train": _without(whole, out)}, notes, tuple(what for _, what in out))
+    notes += copies.label_notes(twins, where, "images")
+    notes += copies.skipped_note([(f"of {len(whole)} images", len(out))])
+    return Settled({"train": _without(whole, out)}, notes, tuple(what for _, what in out), listed)
 
 
 _BOTH = "; on_duplicate=skip leaves out every such picture"
 
 
-def settle_parts(data: Mapping[str, Part], *, skip: bool, given: bool = True) -> Settled:
+def settle_parts(
+    data: Mapping[str, Part],
+    pixel_range: PixelRange | None = None,
+    *,
+    skip: bool,
+    given: bool = True,
+) -> Settled:
     """Look for copies in and between what is trained or validated on and what is tested on.
 
     Args:
         data: The parts, "test" among them; it is never changed.
+        pixel_range: As for `looks_of_files`.
         skip: Whether copies are left out of the others.
         given: Whether the data came in parts, so that `settle_whole` has not looked within them.
     """
-    parts, test = dict(data), pictures(data["test"])
+    parts, test = dict(data), pictures(data["test"], pixel_range)
     names = [name for name in data if name != "test"]
-    seen = [pictures(data[name], near=test.looks is not None) for name in names]
+    seen = [pictures(data[name], pixel_range) for name in names]
     others = seen[0] if len(seen) == 1 else seen[0].joined(seen[1])
-    notes = _unsearched(data["test"], test) or _unsearched(data[names[0]], others)
     leaks = copies.across(test, others)
-    inside = copies.within(others, near=False) if given else []
-    advice = "" if skip else _BOTH
-    notes += copies.leak_notes(leaks, test, others, advice=not skip)
-    if given:
-        notes += copies.label_notes(inside, others, "training images", advice)
-        notes += copies.label_notes(copies.within(test, near=False), test, "test images")
-    if not skip:
+    notes = copies.leak_notes(leaks, test, others, advice=not skip)
+    if not given:
         return Settled(parts, notes)
+    notes = [*(_unsearched(data["test"], test) or _unsearched(data[names[0]], others)), *notes]
+    inside, tested = copies.within(others), copies.within(test)
+    advice = "" if skip else _BOTH
+    notes += copies.label_notes(inside, others, "training images", advice)
+    notes += copies.label_notes(tested, test, "test images")
+    listed = copies.listing(leaks, others, test)
+    listed += copies.listing(inside, others) + copies.listing(tested, test)
+    if not skip:
+        notes += copies.copy_notes(inside, others, "training images")
+        return Settled(parts, notes, copies=listed)
     out = dict(copies.doomed(inside, others))
     doubled = len(out)
     out |= dict(copies.doomed_across(leaks, test, others))
@@ -113,7 +138,7 @@ def settle_parts(data: Mapping[str, Part], *, skip: bool, given: bool = True) ->
         ]
         parts[name] = _without(data[name], rows)
         start += len(data[name])
-    return Settled(parts, notes, tuple(out[row] for row in sorted(out)))
+    return Settled(parts, notes, tuple(out[row] for row in sorted(out)), listed)
 
 
 def _unsearched(part: Part, where: Pictures) -> list[str]:

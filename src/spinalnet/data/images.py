@@ -12,7 +12,7 @@ import errno
 import hashlib
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from torch.nn import functional
 from spinalnet._checks import InputError
 from spinalnet.data import contents
 from spinalnet.data.depths import Depths, is_deep, to_8_bits
-from spinalnet.data.opening import named_by_its_start, opened, turned
+from spinalnet.data.opening import SIDEWAYS, named_by_its_start, opened, turned
 from spinalnet.data.walking import shown
 
 # Whatever is computed from pixels and kept (features of a frozen network) is kept under this name
@@ -103,7 +103,15 @@ def fit_to(images: Tensor, size: int) -> Tensor:
         return images
     left, top, right, bottom = _centre_square(width, height)
     square = images[..., top:bottom, left:right]
-    batch = square if square.ndim == 4 else square[None]
+    return squeezed(square if square.ndim == 4 else square[None], size).view(
+        *images.shape[:-2], size, size
+    )
+
+
+def squeezed(batch: Tensor, size: int) -> Tensor:
+    """Bring uint8 images `(N, C, H, W)` to `size` x `size`, all of them; other shapes stretch."""
+    if batch.shape[-2:] == (size, size):
+        return batch
     # Only the CPU resizes bytes.
     work = torch.uint8 if batch.device.type == "cpu" else torch.float32
     parts = [
@@ -111,9 +119,7 @@ def fit_to(images: Tensor, size: int) -> Tensor:
         for part in batch.split(4096)
     ]
     resized = torch.cat(parts) if len(parts) > 1 else parts[0]
-    if work != torch.uint8:
-        resized = resized.round_().clamp_(0, 255).to(torch.uint8)
-    return resized if square.ndim == 4 else resized[0]
+    return resized if work == torch.uint8 else resized.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _centre_square(width: int, height: int) -> tuple[int, int, int, int]:
@@ -173,21 +179,47 @@ def read_pixels(path: str, channels: int, size: int, depths: Depths | None = Non
     Raises:
         Exception: Whatever the decoder raises; `_reason` says what it means.
     """
+    return _decoded(path, channels, size, depths, _centre_square)[0]
+
+
+def read_squeezed(
+    path: str, size: int, depths: Depths | None = None
+) -> tuple[Tensor, tuple[int, int]]:
+    """Decode one image file and bring all of it to a square, whatever its shape; in colour.
+
+    Arguments and errors are those of `read_pixels`.
+
+    Returns:
+        uint8, `(size, size, 3)`; width and height of the upright picture.
+    """
+    return _decoded(path, 3, size, depths, lambda width, height: (0, 0, width, height))
+
+
+def _decoded(
+    path: str,
+    channels: int,
+    size: int,
+    depths: Depths | None,
+    cut: Callable[[int, int], tuple[int, int, int, int]],
+) -> tuple[Tensor, tuple[int, int]]:
+    """Return what `cut` takes of a picture in a square, and the picture's width and height."""
     import numpy as np
 
     with opened(path) as (image, orientation):
+        full = image.size
         # JPEG decodes at 1/2, 1/4 or 1/8 much faster; the margin leaves something to resize.
         image.draft("L" if channels == 1 else "RGB", (_DRAFT_MARGIN * size, _DRAFT_MARGIN * size))
         if is_deep(image):
             image = to_8_bits(image, depths or Depths())
         image = turned(_true_inks(image), orientation)
-        square = _centre_square(*image.size)
-        if square != (0, 0, *image.size):
-            image = image.crop(square)
+        box = cut(*image.size)
+        if box != (0, 0, *image.size):
+            image = image.crop(box)
         pixels = torch.from_numpy(np.array(_to_mode(image, channels)))
     # As a batch of one, which torch recognises as channels-last: half the time to resize.
     batch = pixels.view(1, *pixels.shape[:2], channels).permute(0, 3, 1, 2)
-    return fit_to(batch, size)[0].permute(1, 2, 0)
+    upright = full[::-1] if orientation in SIDEWAYS else full
+    return squeezed(batch, size)[0].permute(1, 2, 0), upright
 
 
 # --- pixels of many files -------------------------------------------------------------------------

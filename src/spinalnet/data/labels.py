@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from spinalnet._checks import InputError, some
-from spinalnet.data.columns import rows_in_words
+from spinalnet.data.columns import NOTHING, rows_in_words
 from spinalnet.data.folders import FoundImages
 from spinalnet.data.named_files import (
     Every,
@@ -28,6 +28,8 @@ from spinalnet.data.named_files import (
 )
 from spinalnet.data.table_files import read_table_file
 from spinalnet.data.table_targets import check_typo, typed_targets
+from spinalnet.data.typed_columns import is_number
+from spinalnet.data.walking import ignored_by
 
 Task = Literal["auto", "classification", "regression"]
 TASKS = ("auto", "classification", "regression")
@@ -38,6 +40,8 @@ _PARTS = {
     "test": ("test", "testing"),
 }
 _LABEL_NAMES = ("label", "class", "target", "category", "labels", "class_name", "y")
+# 'None' may be a class: no defect, no disease.
+_NO_LABEL = NOTHING - {"None", "NONE"}
 _FEWEST = 10  # images of a regression: less cannot be divided into three parts
 _WORST = 5  # names in a sentence
 
@@ -56,6 +60,7 @@ class Labels:
         group: A column whose images of one value all lie in one part; anything else is a pattern
             over the names of files.
         task: "regression" for numbers; "auto": numbers that are not whole, else classes.
+        ignore: Patterns of names of files and folders whose rows are left out, as of `Walk`.
     """
 
     file: str
@@ -64,6 +69,7 @@ class Labels:
     split_column: str | None = None
     group: str | None = None
     task: Task = "auto"
+    ignore: Sequence[str] = ()
 
 
 def find_labelled(
@@ -94,11 +100,12 @@ def find_labelled(
             at once; if an image has several labels, a row cannot be used, or classes are unknown.
     """
     path = table_path(folder, labels.file)
-    sheet = Sheet.read(path)
     index = Index(folder, path.parent)
+    sheet = Sheet.read(path, index)
     image = _image_column(sheet, labels, index)
     label = _label_column(sheet, labels, image)
-    rows = _Rows.of(sheet, image, label, _part_of_rows(sheet, labels, train=classes is None))
+    parts_said = _part_of_rows(sheet, labels, train=classes is None)
+    rows = _Rows.of(sheet, image, label, parts_said, classes or ())
     if classes is not None and labels.split_column is None:
         rows = replace(rows, parts=["test"] * len(rows.parts))
     elif classes is not None:
@@ -106,10 +113,12 @@ def find_labelled(
         rows = rows.at([i for i, part in enumerate(rows.parts) if part == tested])
         rows = replace(rows, parts=["test"] * len(rows.parts))
     found, by_name = resolved(index, rows.images, image, sheet, keep_missing=keep_missing)
+    rows, ignored = _not_ignored(replace(rows, paths=found), labels.ignore, index, path.name)
     values = _values(sheet, label, rows, task or labels.task)
-    rows, repeated = _each_once(replace(rows, paths=found), sheet, image, label, values.told)
+    rows, repeated = _each_once(rows, sheet, image, label, values.told)
     notes = [*sheet.notes, *rows.notes, *_told_columns(sheet, labels, image, label)]
-    notes += [*values.notes, *by_name, *repeated, *unused(index, rows.paths, path.name)]
+    notes += [*values.notes, *by_name, *ignored, *repeated]
+    notes += unused(index, rows.paths, path.name, labels.ignore)
     if values.numbers is None:
         order, targets = _as_classes(rows, path.name, label, classes)
         of_row: dict[int, float] = dict(zip(rows.places, targets, strict=True))
@@ -179,12 +188,22 @@ class _Rows:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, sheet: Sheet, image: str, label: str, parts: Sequence[str]) -> _Rows:
-        """Return the rows with an image and a label; those without are told."""
-        images, said = sheet.columns[image], sheet.columns[label]
+    def of(
+        cls, sheet: Sheet, image: str, label: str, parts: Sequence[str], known: Collection[str] = ()
+    ) -> _Rows:
+        """Return the rows with an image and a label; those without are told.
+
+        Words for nothing, such as 'n/a', are no labels, unless a model knows them as classes, or
+        there is but one label beside them.
+        """
+        images = sheet.columns[image]
+        written = {cell for cell in sheet.columns[label] if cell is not None}
+        words = sorted((written & _NO_LABEL) - set(known)) if len(written - _NO_LABEL) > 1 else []
+        said = [None if cell in words else cell for cell in sheet.columns[label]]
+        unlabelled = f"no label (or {some([repr(w) for w in words], 3)})" if words else "no label"
         gaps = {
             "no image": [i for i, cell in enumerate(images) if cell is None],
-            "no label": [
+            unlabelled: [
                 i for i, cell in enumerate(said) if cell is None and images[i] is not None
             ],
         }
@@ -262,14 +281,14 @@ def _values(sheet: Sheet, label: str, rows: _Rows, task: str) -> _Values:
     _check_several(rows.labels, label, sheet.path.name)
     if task == "classification":
         return _Values(None)
-    read = read_table_file(sheet.path, text=Every({label}), targets={label})
+    read = read_table_file(sheet.path, text=Every({label}), targets={label}, named=sheet.named)
     column = read.frame[[label]].iloc[rows.places]
     if task == "regression":
         check_typo(label, column[label], "regression")
     typed = typed_targets(column, [label])[label]
     if typed.dtype.kind not in "iuf":
         if task == "auto":
-            return _Values(None)
+            return _Values(None, _mostly_numbers(rows.labels, label))
         raise InputError(
             f"a regression needs numbers in column '{label}' of {sheet.path.name}, got "
             f"'{rows.labels[0]}': give the column of numbers with label_column, or "
@@ -299,6 +318,39 @@ def _values(sheet: Sheet, label: str, rows: _Rows, task: str) -> _Values:
         )
         return _Values(None, (told,))
     return _Values(None)
+
+
+def _mostly_numbers(labels: Sequence[str], label: str) -> tuple[str, ...]:
+    """Return a note if labels that are taken as classes are numbers but for a few."""
+    words = [one for one in labels if not is_number(one)]
+    if not words or 2 * len(words) > len(labels):
+        return ()
+    shown = some([repr(word) for word in dict.fromkeys(words)], 3)
+    return (
+        f"The labels in column '{label}' are numbers but for {shown}, and taken as classes; if "
+        "they are amounts, mend or empty those cells and use task=regression.",
+    )
+
+
+def _not_ignored(
+    rows: _Rows, patterns: Sequence[str], index: Index, table: str
+) -> tuple[_Rows, list[str]]:
+    """Leave out the rows of files that are to be ignored; tell, also of patterns without effect."""
+    if not patterns:
+        return rows, []
+    by = [ignored_by(path, index.folder, patterns) for path in rows.paths]
+    kept = [i for i, met in enumerate(by) if not met]
+    if not kept:
+        raise InputError(f"ignore={','.join(patterns)} leaves out every row of {table}.")
+    notes = []
+    if gone := len(by) - len(kept):
+        notes.append(f"{gone} rows of {table} are left out by ignore={','.join(patterns)}.")
+    idle = [f"'{one}'" for one in patterns if one not in set().union(*by)]
+    if idle:
+        notes.append(
+            f"Nothing was left out by ignore={some(idle, 20)}: {table} names no such file."
+        )
+    return rows.at(kept), notes
 
 
 def _check_several(labels: Sequence[str], column: str, table: str) -> None:

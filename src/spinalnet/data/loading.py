@@ -282,7 +282,7 @@ def _load_files(
     streamed_by = num_workers if streamed else None
     found, data, files = _read_files(found, spec, size, channels, streamed_by, depths)
     pixel_range = depths.settled()
-    found, settled = _settle_copies(found, data, spec)
+    found, settled = _settle_copies(found, data, spec, pixel_range)
     data, files = settled.data, (*files, *settled.left_out)
     checked, groups = _check_found(found, spec)
     notes, of_train, rows = [*found.notes, *checked], groups.get("train"), None
@@ -295,7 +295,7 @@ def _load_files(
         if spec.resample is not None:
             rows = torch.from_numpy(drawn.test)
         elif spec.on_duplicate == "keep":
-            notes += doubles.settle_parts(data, skip=False, given=False).notes
+            notes += doubles.settle_parts(data, pixel_range, skip=False, given=False).notes
         of_train = None if of_train is None else of_train[drawn.train]
     notes += settled.notes
     notes += parts.group_notes(spec.group, groups)
@@ -328,19 +328,22 @@ def _load_files(
     return parts.Pool(
         *(info, data["train"], data["test"], data.get("val"), 0.1, files, of_train, rows),
         unused=found.unused.listing(),
+        copies=settled.copies,
     )
 
 
 def _settle_copies(
-    found: FoundImages, data: dict[str, parts.Part], spec: DataSpec
+    found: FoundImages, data: dict[str, parts.Part], spec: DataSpec, pixel_range: PixelRange | None
 ) -> tuple[FoundImages, doubles.Settled]:
     """Look for pictures that are there twice; return what is left, as files and as parts."""
     skip, redrawn = spec.on_duplicate == "skip", spec.resample is not None
     if "test" in data:
-        settled = doubles.settle_parts(data, skip=skip)
+        settled = doubles.settle_parts(data, pixel_range, skip=skip)
     else:
         groups = _check_found(found, spec)[1].get("train")
-        settled = doubles.settle_whole(data["train"], skip=skip, redrawn=redrawn, groups=groups)
+        settled = doubles.settle_whole(
+            data["train"], pixel_range, skip=skip, redrawn=redrawn, groups=groups
+        )
     left = {part: (list(source.paths), source.targets) for part, source in settled.data.items()}
     return replace(found, parts=left), settled
 
@@ -498,7 +501,9 @@ def _index(folder: Path, spec: DataSpec) -> FoundImages:
 def labels_of(spec: DataSpec) -> Labels:
     """Return the labels that are asked for; `spec.labels` is given."""
     columns = (getattr(spec, name) for name in _OF_LABELS)
-    return Labels(spec.labels or "", *columns, group=spec.group, task=spec.task)
+    return Labels(
+        spec.labels or "", *columns, group=spec.group, task=spec.task, ignore=spec.ignored
+    )
 
 
 def load_labelled(

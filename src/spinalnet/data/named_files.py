@@ -20,6 +20,7 @@ from spinalnet.data.columns import rows_in_words, texts
 from spinalnet.data.folders import iter_images
 from spinalnet.data.images import BadImage, BadImagesError
 from spinalnet.data.table_files import Read, read_table_file
+from spinalnet.data.walking import ignored_by
 
 _NAMES = ("image", "file", "filename", "file_name", "path", "filepath", "image_id", "id")
 _SAMPLE = 200  # rows that are looked at to see which column names files
@@ -49,20 +50,35 @@ class Sheet:
         columns: Cells by the name of their column; None where there is none.
         notes: A sentence for every decision.
         hint: A sentence, if the first line looks like a row of data.
+        named: Whether the first line names the columns; else they are called 1, 2, ...
     """
 
     path: Path
     columns: Mapping[str, list[str | None]]
     notes: tuple[str, ...]
     hint: str
+    named: bool = True
 
     @classmethod
-    def read(cls, path: Path) -> Sheet:
-        """Read a table; errors as of `read_table_file`."""
+    def read(cls, path: Path, index: Index | None = None) -> Sheet:
+        """Read a table; errors as of `read_table_file`.
+
+        A first line that holds the path of an image in `index` is a row like all others.
+        """
         read = read_table_file(path, text=Every())
-        notes = tuple(note for note in read.notes if note != read.no_header)
+        names = [str(name) for name in read.frame.columns]
+        named = index is None or _is_packed(path) or not any(map(index.is_file, names))
+        notes = [note for note in read.notes if note != read.no_header]
+        if not named:
+            read = read_table_file(path, text=Every(), named=False)
+            count = len(read.frame.columns)
+            notes = [
+                *read.notes,
+                f"The first line of {path.name} ({some(names, 4)}) names an image: it is a row, "
+                f"and the columns are called {' and '.join(map(str, range(1, count + 1)))}.",
+            ]
         columns = {str(name): _texts(read, name) for name in read.frame.columns}
-        return cls(path, columns, notes, read.no_header)
+        return cls(path, columns, tuple(notes), read.no_header, named)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -79,6 +95,11 @@ class Sheet:
     def listed(self) -> str:
         """Return the columns for a sentence."""
         return some([f"'{name}'" for name in self.columns], 12)
+
+
+def _is_packed(path: Path) -> bool:
+    """Whether a table is of a format whose columns always have names."""
+    return path.suffix.lower() in (".xlsx", ".parquet", ".arrow", ".feather")
 
 
 def _texts(read: Read, name: Any) -> list[str | None]:
@@ -160,6 +181,11 @@ class Index:
         last = key.rpartition("/")[2]
         found = name.get(last, []) or stem.get(last, [])
         return found, bool(found) and last != key
+
+    def is_file(self, name: str) -> bool:
+        """Return whether a text is surely the path of an image: with its ending, or a number."""
+        is_path = _has_ending(name) or name.isdecimal()
+        return is_path and bool(self.find(name)[0])
 
     def sample(self, cells: Sequence[str | None]) -> list[str] | None:
         """Return the files of some cells, or None if half of them are no files."""
@@ -245,10 +271,13 @@ def resolved(
     return found, [f"{told}below '{index.folder}'."] if alone else []
 
 
-def unused(index: Index, used: Collection[str], table: str) -> list[str]:
+def unused(
+    index: Index, used: Collection[str], table: str, ignore: Sequence[str] = ()
+) -> list[str]:
     """Return a note on the images that the table does not name."""
     known = {true_path(path) for path in used}
     left = [path for path in index.files if true_path(path) not in known]
+    left = [path for path in left if not ignored_by(path, index.folder, ignore)]
     if not left:
         return []
     shown = some([repr(os.path.relpath(path, index.folder)) for path in left], 3)
@@ -291,7 +320,8 @@ def find_named(
         InputError: If a column is missing, a cell names no file or several, or is empty.
     """
     path = table_path(folder, file)
-    sheet, index = Sheet.read(path), Index(folder, path.parent)
+    index = Index(folder, path.parent)
+    sheet = Sheet.read(path, index)
     called = None if id_column is None else sheet.column("id_column", id_column)
     if image_column is None and called is not None and index.sample(sheet.columns[called]):
         image_column = called

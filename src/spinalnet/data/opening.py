@@ -85,6 +85,9 @@ def named_by_its_start(path: str) -> str | None:
     return "a TIFF file" if start[:4] in _TIFF_STARTS else None
 
 
+SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
+
+
 def turned(image: Any, orientation: int) -> Any:
     """Return an image as a camera held upright sees it."""
     from PIL import Image

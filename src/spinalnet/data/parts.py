@@ -40,6 +40,7 @@ class Pool:
         groups: Group of each training example, where groups were asked for.
         test_rows: Places of the test examples among all, where they were drawn from all.
         unused: What else lies in the folder of the data, a line each.
+        copies: Pictures that are there twice, a line each.
     """
 
     info: DatasetInfo
@@ -51,6 +52,7 @@ class Pool:
     groups: np.ndarray | None = None
     test_rows: Tensor | None = None
     unused: str = ""
+    copies: str = ""
 
     def split(
         self, limit: int | None, seed: int, val_fraction: float | None, units: Units | None = None
@@ -91,8 +93,8 @@ class Pool:
                 f"Training uses {limit} of {len(train)} images; validation and test are complete."
             )
             train, info = train.subset(chosen), replace(info, notes=(*info.notes, note))
-        left_out, unused = self.left_out, self.unused
-        splits = Splits(train, val, self.test, info, left_out, self.test_rows, unused)
+        lists = self.unused, self.copies
+        splits = Splits(train, val, self.test, info, self.left_out, self.test_rows, *lists)
         # Values of images are learned in units of their spread, as those of tables are.
         return splits.standardized(units) if regression and len(info.input_shape) == 3 else splits
 

@@ -65,7 +65,7 @@ def is_table_file(source: str) -> bool:
 
 
 def read_table_file(
-    path: Path, *, text: Collection[str] = (), targets: Collection[str] = ()
+    path: Path, *, text: Collection[str] = (), targets: Collection[str] = (), named: bool = True
 ) -> Read:
     """Read a table file.
 
@@ -73,6 +73,7 @@ def read_table_file(
         path: The file.
         text: Columns of a text file that stay text, whatever they look like.
         targets: Columns whose words for nothing, such as 'NA', may be classes: left as written.
+        named: Whether the first line of a text file names its columns; else they are 1, 2, ...
 
     Raises:
         InputError: If the file is missing, of no known format, broken or empty, or if two columns
@@ -90,7 +91,7 @@ def read_table_file(
     try:
         suffix, data = _unpacked(path)
         if suffix in _TEXTS:
-            read = _read_text(data, path, suffix, text, targets)
+            read = _read_text(data, path, suffix, text, targets, named)
         elif suffix == ".xlsx":
             read = _read_sheet(data, path)
         else:
@@ -196,7 +197,12 @@ def _said(content: str) -> tuple[str, str | None]:
 
 
 def _read_text(
-    data: bytes, path: Path, suffix: str, text: Collection[str], targets: Collection[str]
+    data: bytes,
+    path: Path,
+    suffix: str,
+    text: Collection[str],
+    targets: Collection[str],
+    named: bool,
 ) -> Read:
     import pandas as pd
 
@@ -210,12 +216,12 @@ def _read_text(
     if separator != ("\t" if suffix == ".tsv" else ","):
         notes.append(f"Columns of {path.name} are divided by {_SEPARATORS[separator]}.")
     rows = _rows(content, separator, path)
-    header = rows.pop(0)
+    header = rows.pop(0) if named else [str(1 + place) for place in range(len(rows[0]))]
     if not rows:
         raise InputError(f"table '{path}' has no rows.")
     cells = pd.DataFrame(_even(rows, len(header), path, notes), dtype=object)
     cells = _with_names(cells, header, path, notes)
-    no_header = _looks_like_data(cells, path)
+    no_header = _looks_like_data(cells, path) if named else ""
     frame, orders = typed(cells, separator, notes, text=text, targets=targets)
     return Read(frame, notes + ([no_header] if no_header else []), no_header, orders)
 

@@ -218,13 +218,26 @@ class Walk:
 
     def _ignored(self, entry: os.DirEntry[str]) -> bool:
         below = os.path.relpath(entry.path, self.root or ".").replace(os.sep, "/")
-        met = {
-            pattern
-            for pattern in self.ignore
-            if fnmatchcase(below if "/" in pattern.rstrip("/") else entry.name, pattern.rstrip("/"))
-        }
+        met = _matching(below, self.ignore)
         self.met |= met
         return bool(met)
+
+
+def _matching(below: str, patterns: Sequence[str]) -> set[str]:
+    """Return the patterns that a path below the root fits; without a "/" they stand for a name."""
+    name = below.rpartition("/")[2]
+    return {
+        pattern
+        for pattern in patterns
+        if fnmatchcase(below if "/" in pattern.rstrip("/") else name, pattern.rstrip("/"))
+    }
+
+
+def ignored_by(path: str, root: str, patterns: Sequence[str]) -> set[str]:
+    """Return the patterns that leave out a file below `root`, or a folder that it lies in."""
+    below = os.path.relpath(path, root).replace(os.sep, "/")
+    ends = [at for at, sign in enumerate(below) if sign == "/"] + [len(below)]
+    return set().union(*(_matching(below[:end], patterns) for end in ends))
 
 
 def instead(walk: Walk, folder: str) -> str:

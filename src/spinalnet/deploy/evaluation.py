@@ -117,10 +117,8 @@ def evaluate_run(
         part, info = trained.load_test(data, data_dir, device, **how)
         name, notes = info.name, info.notes if data is not None else ()
     else:
-        if ignore is not None:
-            raise InputError("ignore has no meaning beside labels, which name the images.")
         columns = {"image_column": image_column, "label_column": label_column}
-        asked = {"labels": str(labels), **columns, "split_column": split_column}
+        asked = {"labels": str(labels), **columns, "split_column": split_column, "ignore": ignore}
         part, notes = trained.load_labelled(asked, data, data_dir, on_bad_image=on_bad_image)
         name = Path(labels).name
     if tell is not None:
