@@ -152,6 +152,16 @@ def test_bytes_in_a_table_that_are_no_text_are_refused_when_it_is_read(tmp_path,
         load_table(str(path), "y")
 
 
+@pytest.mark.parametrize("column", ["a", "y"])
+def test_a_whole_number_of_hundreds_of_digits_is_too_large(tmp_path, column):
+    rows = {"a": ["1", "2", "3"], "y": ["4", "6", "9"]}
+    rows[column][1] = "9" * 400
+    lines = ["a,y", *map(",".join, zip(*rows.values(), strict=True))]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match=rf"{column}.* 1 row \(2\)"):
+        load_table(str(tmp_path / "t.csv"), "y", task="regression")
+
+
 def test_an_archive_that_unpacks_to_gigabytes_is_refused(tmp_path):
     torch.save({"w": torch.zeros(5_000_000)}, tmp_path / "plain.pt")
     packed = tmp_path / "packed.pt"

@@ -26,22 +26,36 @@ def run(record: Record, folder: Path, *, quick: bool = False) -> None:
     place = folder / "place"
     scenarios.prepare(place, quick=quick)
     draw = random.Random(record.seed())
-    todo: list[tuple[Scenario, Straight, list[int]]] = []
-    for scenario in scenarios.chosen(quick, draw):
-        scratch = folder / "straight" / scenario.name
-        scratch.mkdir(parents=True)
-        straight = scenarios.undisturbed(scenario, place, scratch)
-        record.row(scenario.name)["calls"] = straight.calls
-        tried = set(record.row(scenario.name).setdefault("tried", []))
-        calls = [number for number in range(straight.calls) if number not in tried]
-        draw.shuffle(calls)
-        todo.append((scenario, straight, calls[:3] if quick else calls))
-    while any(calls for *_, calls in todo) and not record.is_over:
-        for scenario, straight, calls in todo:
-            if calls and not record.is_over:
+    known: dict[str, tuple[Straight, list[int]]] = {}
+    left = scenarios.chosen(quick, draw)
+    while left and not record.is_over:
+        for scenario in list(left):
+            if record.is_over:
+                break
+            if scenario.name not in known:
+                scratch = folder / "straight" / scenario.name
+                scratch.mkdir(parents=True)
+                straight = scenarios.undisturbed(scenario, place, scratch)
+                known[scenario.name] = straight, _calls(record, scenario, straight, draw, quick)
+            straight, calls = known[scenario.name]
+            for _ in range(min(5, len(calls))):
                 _fault(scenario, calls.pop(), straight, place, folder / "fault", record)
-                record.save(now=False)
+            if not calls:
+                left.remove(scenario)
+            record.save(now=False)
     record.save()
+
+
+def _calls(
+    record: Record, scenario: Scenario, straight: Straight, draw: random.Random, quick: bool
+) -> list[int]:
+    """Return the numbers of the calls that were not tried yet, in any order."""
+    row = record.row(scenario.name)
+    row["calls"] = straight.calls
+    tried = set(row.setdefault("tried", []))
+    calls = [number for number in range(straight.calls) if number not in tried]
+    draw.shuffle(calls)
+    return calls[:3] if quick else calls
 
 
 def _fault(

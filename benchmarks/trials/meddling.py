@@ -75,7 +75,7 @@ class Meddling:
 
         class Raw(io.FileIO):
             def write(self, data: Any, /) -> int | None:
-                name = os.path.abspath(os.fsdecode(self.name))  # type: ignore[arg-type]  # noqa: PTH100
+                name = os.path.abspath(str(self.name))  # noqa: PTH100
                 if meddling._is_met("write", name):
                     whole = bytes(data)
                     super().write(whole[: len(whole) // 2])
@@ -92,11 +92,12 @@ class Meddling:
             closefd: bool = True,
             opener: Any = None,
         ) -> Any:
-            writes = not isinstance(file, int) and any(letter in mode for letter in "wax+")
-            if not writes or not os.path.abspath(os.fsdecode(file)).startswith(self.folders):  # noqa: PTH100
+            writes = any(letter in mode for letter in "wax+")
+            name = "" if isinstance(file, int) else os.path.abspath(os.fsdecode(file))  # noqa: PTH100
+            if not writes or not name.startswith(self.folders):
                 return real_open(file, mode, buffering, encoding, errors, newline, closefd, opener)
-            self.meet("open", file)
-            raw = Raw(os.fsdecode(file), mode.replace("b", "").replace("t", ""), opener=opener)
+            self.meet("open", name)
+            raw = Raw(name, mode.replace("b", "").replace("t", ""), opener=opener)
             if buffering == 0:
                 return raw
             binary = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)

@@ -123,7 +123,7 @@ def _make_pictures(folder: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     for name in PICTURES:
-        one, options = image, {}
+        one, options = image, dict[str, Any]()
         if name.startswith("deep"):
             one = Image.fromarray(pixels[..., 0].astype(np.uint16) * 200)
         elif name.startswith("palette"):

@@ -225,7 +225,7 @@ def damage_in(out: Path) -> list[str]:
     if not any(runs.is_run(file.parent) for file in out.rglob(runs.CONFIG_FILE)):
         return []
     return [
-        f"{found.path.name}: {sentence}"
+        f"{found.run.name}: {sentence}"
         for found in verify(out, models=False)
         for sentence in found.damage
     ]

@@ -194,6 +194,8 @@ def run_comparison(
     if trials:
         question = _tuned(question, trials, out, effort, load, bench, given)
     splits = prepare(question, out, load, bench)
+    if _dist.is_main():
+        files.remove_asides(out)
     watches = None
     if timed and splits is not None and _dist.is_main() and not _is_known(question.heads, out):
         watches = Stopwatches(device=_device(question))
