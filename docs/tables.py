@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import itertools
 import json
 import re
@@ -128,6 +129,128 @@ def jacobians() -> str:
     env = record["environment"]
     made = f"`python benchmarks/jacobian.py` on {env['cpu']}, torch {env['torch']}. "
     return f"{as_markdown(header, rows, left=0)}\n\n{made}{record['protocol']}"
+
+
+RELIABILITY = {  # part: what a row is called, and its numbers by column
+    "kill": (
+        "command",
+        {
+            "killed": "kills",
+            "at a moment": "at_a_moment",
+            "at a write": "at_a_call",
+            "taken to the end": "continued",
+            "damaged": "damaged",
+            "other bits": "differing",
+            "left aside": "files_left_aside",
+        },
+    ),
+    "faults": (
+        "command",
+        {
+            "its calls": "calls",
+            "made to fail": "faults",
+            "one sentence": "refused",
+            "did without": "did_without",
+            "anything else": "not_a_sentence",
+            "files lost": "lost",
+            "damaged": "damaged",
+            "other bits": "differing",
+        },
+    ),
+    "disk": (
+        "what is full",
+        {
+            "tries": "tries",
+            "one sentence": "refused",
+            "had room": "did_without",
+            "anything else": "not_a_sentence",
+            "damaged": "damaged",
+            "other bits": "differing",
+        },
+    ),
+    "mutate": (
+        "file",
+        {
+            "files": "files",
+            "read": "read",
+            "refused": "refused",
+            "anything else": "faults",
+            "reader died": "died",
+            "seconds": "seconds",
+            "MB": "megabytes",
+        },
+    ),
+    "writers": (
+        "command, twice at once",
+        {
+            "pairs": "pairs",
+            "one refused": "refused",
+            "both went through": "both_wrote",
+            "anything else": "not_a_sentence",
+            "other bits": "differing",
+        },
+    ),
+    "limits": (
+        "what is missing",
+        {
+            "tries": "tries",
+            "works": "works",
+            "one sentence": "refused",
+            "anything else": "not_a_sentence",
+            "other bits": "differing",
+            "not tried": "not_tried",
+        },
+    ),
+    "soak": (
+        "",
+        {
+            "rounds": "rounds",
+            "minutes": "minutes",
+            "MB at first": "megabytes_at_first",
+            "MB at last": "megabytes_at_last",
+            "MB a minute": "megabytes_a_minute",
+            "open files at first": "files_at_first",
+            "open files at last": "files_at_last",
+        },
+    ),
+    "reports": (
+        "folder",
+        {
+            "seconds": "seconds",
+            "processor seconds": "processor_seconds",
+            "page, MB": "page_megabytes",
+        },
+    ),
+}
+_NOT_ADDED = {"seconds", "megabytes", "files_left_aside"}  # the worst of a column stands below
+
+
+def reliability(part: str) -> str:
+    """Return what a part of benchmarks/results/reliability.json has found."""
+    record = load("benchmarks/results/reliability.json")
+    found = record["parts"].get(part)
+    if found is None:
+        return f"Not tried yet: `python benchmarks/reliability.py --parts {part}`."
+    what, columns = RELIABILITY[part]
+    rows = [
+        [name, *(f"{numbers.get(key, 0):,.6g}" for key in columns.values())]
+        for name, numbers in sorted(found["rows"].items())
+    ]
+    if len(rows) > 1 and part != "reports":
+        ends = [
+            (max if key in _NOT_ADDED else sum)(row.get(key, 0) for row in found["rows"].values())
+            for key in columns.values()
+        ]
+        rows.append(["**all**", *(f"**{end:,.6g}**" for end in ends)])
+    env, commits = record["environment"], [str(commit)[:7] for commit in found["commits"]]
+    made = (
+        f"`python benchmarks/reliability.py --parts {part}`, {found['seconds'] / 60:.0f} minutes "
+        f"on {env['cpu']}, torch {env['torch']}, seeds 1 to {found['seeds']}, commit "
+        f"{', '.join(commits)}."
+    )
+    wrong = len(found["found"])
+    told = f" {wrong} of these were faults." if wrong else " No fault was found."
+    return f"{as_markdown((what, *columns), rows)}\n\n{made}{told}"
 
 
 def draft() -> str:
@@ -655,6 +778,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench-images": lambda: benchmark(
         "images", command="`python benchmarks/images.py data/hymenoptera`"
     ),
+    **{f"reliability-{part}": functools.partial(reliability, part) for part in RELIABILITY},
     "draft": draft,
     "many-files": many_files,
     "jacobian": jacobians,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
-import random
 import shutil
 import time
 import zipfile
@@ -16,24 +14,20 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load, save
+from trials import mutate, samples
+from trials.mutate import MARK
 
 from make_frozen_run import FROZEN, TEST_ACCURACY
 from spinalnet import InputError, RunSpec, files, run_one, summarize, texts, write_report
 from spinalnet._checks import SpinalnetError
-from spinalnet.comparison import TableSpec, load_trained, loading, tables, wording
-from spinalnet.comparison.outputs import OUTPUTS_FILE, load_outputs
+from spinalnet.comparison import load_trained, wording
 from spinalnet.comparison.schema import read_mapping
-from spinalnet.comparison.summary import load_summary
+from spinalnet.data.frames import load_table
 from spinalnet.deploy import evaluate_run, verify
 from spinalnet.models.checkpoints import read_weights
-from spinalnet.paper.records import load_records
 from spinalnet.training import runs, states
 
 SPEC = RunSpec.of("digits", limit=60, epochs=2, lr=3e-3, device="cpu", seed=0)
-MARK = "# A spinalnet run: what was asked for. Do not edit.\n"
-RECORD = Path(__file__).parents[1] / "results" / "recipes" / "customizable-mnist-honest.json"
-TABLE_RUN = "runs/linear-split0-seed0"
 DEEP_JSON, DEEP_YAML = "[" * 100_000, "a: " + "[" * 20_000
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9)
@@ -42,44 +36,10 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
-    """A comparison of one finished run, without digests: what holds then holds with them."""
+    """One file of every kind that is read."""
     folder = tmp_path_factory.mktemp("whole")
-    run_one(SPEC, folder / "runs" / "spinal-seed0")
-    (folder / "runs" / "spinal-seed0" / "DONE").write_bytes(b"")
-    question = {"heads": ["spinal"], "seeds": [0], "units": ["seed0"], "data": "digits"}
-    files.write_mapping(folder / "comparison.yaml", question | {"model": "mnist-cnn"})
-    files.write_mapping(folder / "looks.json", {"looks": [1], "stopping": False})
-    files.write_mapping(folder / "summary.json", summarize(folder).to_dict())
-    failed = runs.RunFolder.start(folder / "runs" / "mlp-seed0", {"head": "mlp"})
-    told = {"kind": "error", "reason": "x", "label": "mlp", "unit": {"seed": 0, "name": "seed0"}}
-    files.write_mapping(failed.path / "failed.json", told)
-    times = {"inference": 1.0, "training": 2.0, "inference_quartiles": [0.9, 1.1]}
-    timing = {"schema": 2, "batch_size": 64, "device": "cpu", "heads": {"spinal": times}}
-    files.write_mapping(folder / "timing.json", timing)
-    row = {"label": "spinal", "space": {"lr": "0.1 to 1"}, "trials": 2, "failed": 0}
-    row |= {"chosen": {"lr": 0.1}, "curve": [0.5, 0.6], "edges": [], "untuned": False}
-    tuning = {"schema": 3, "seed": 1, "trials": 2, "metric": "accuracy", "rows": [row]}
-    files.write_mapping(folder / "tuning.json", tuning | {"looked": []})
-    with pytest.raises(KeyboardInterrupt):
-        run_one(SPEC, folder / "broken", on_progress=stop)
-    shutil.copy(folder / "broken" / states.STATE_FILE, folder / states.STATE_FILE)
-    shutil.rmtree(folder / "broken")
-    shutil.copy(RECORD, folder / "recipe.json")
+    samples.make(folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def of_table(whole) -> Path:
-    """A tuned run on a table, of the same comparison's folder."""
-    run = whole.with_name(f"{whole.name}-table")
-    tables.run_table(TableSpec("sklearn:iris", head="linear", tune=2), run / TABLE_RUN)
-    (run / TABLE_RUN / "DONE").write_bytes(b"")
-    return run
-
-
-def stop(spec, progress):
-    if (progress.phase, progress.epoch) == ("train", 2):
-        raise KeyboardInterrupt
 
 
 def copy(folder: Path, to: Path) -> Path:
@@ -158,7 +118,7 @@ HOSTILE = {
     ids=lambda value: str(value).removeprefix(MARK)[:14],
 )
 def test_a_text_that_is_none_of_ours_is_one_sentence(whole, tmp_path, name, text):
-    folder = copy(whole, tmp_path / "copy")
+    folder = copy(whole / samples.COMPARISON, tmp_path / "copy")
     run = folder / "runs" / "spinal-seed0"
     (run / name).write_bytes(text.encode("utf-8", "surrogateescape"))
     for read in (summarize, lambda path: load_trained(path / "runs" / "spinal-seed0")):
@@ -169,149 +129,37 @@ def test_a_text_that_is_none_of_ours_is_one_sentence(whole, tmp_path, name, text
 # Anything anywhere
 
 
-READERS: dict[str, Callable[[Path], Any]] = {
-    "runs/spinal-seed0/config.yaml": summarize,
-    "runs/spinal-seed0/environment.json": summarize,
-    "runs/spinal-seed0/metrics.jsonl": summarize,
-    "runs/spinal-seed0/result.json": summarize,
-    "comparison.yaml": summarize,
-    "looks.json": summarize,
-    "timing.json": summarize,
-    "tuning.json": summarize,
-    "runs/mlp-seed0/failed.json": summarize,
-    "recipe.json": lambda folder: load_records(folder, "recipe.json"),
-    "summary.json": lambda folder: load_summary(folder / "summary.json"),
-    "runs/spinal-seed0/model.safetensors": lambda f: load_trained(f / "runs" / "spinal-seed0"),
-    f"runs/spinal-seed0/{OUTPUTS_FILE}": lambda f: load_outputs(
-        f / "runs/spinal-seed0" / OUTPUTS_FILE
-    ),
-    "state.pt": states.load,
-    "best": lambda folder: loading.run_of(folder),
-}
-OF_TABLE: dict[str, Callable[[Path], Any]] = {
-    f"{TABLE_RUN}/result.json": summarize,
-    f"{TABLE_RUN}/model.safetensors": lambda f: loading.load(f / TABLE_RUN / "model.safetensors"),
-}
-WORDS = (
-    *("null", "[]", "{}", "-1", "1e999", "99999999999999999999", '"x"', "true", "NaN", "[[[]]]"),
-    *("", "\x00", "*a", "&a", "!!set", ": ", "\n- ", "ø", "\ud800", "0", '{"a": 1}'),
+@pytest.mark.parametrize(
+    ("readers", "count"), [(samples.OF_RUNS, 300), (samples.OF_OTHERS, 150)], ids=["runs", "others"]
 )
+def test_hundreds_of_damaged_and_invented_files_end_in_a_sentence(whole, tmp_path, readers, count):
+    seen = {"read": 0, "refused": 0}
+    for number, name, data, found in mutate.hunt(copy(whole, tmp_path / "copy"), readers, count, 0):
+        assert not found.fault, (name, number, data[:300], found.fault)
+        seen["refused" if found.sentence else "read"] += 1
+    assert min(seen.values()) > 15
 
 
-VALUES: tuple[Any, ...] = (
-    *(None, [], {}, -1, 0, 1.5, 2**70, 2**62, math.nan, "", "x", True, [[]], [None], {"a": None}),
-    *([-1], ["x"], [0] * 3, {"accuracy": "x"}, "seed0", "../../x", "=1", "\x1b[31m"),
-)
+@pytest.mark.parametrize("name", ["a.feather", "a.parquet"])
+def test_bytes_in_a_table_that_are_no_text_are_refused_when_it_is_read(tmp_path, name):
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"a": ["x" * 40, "y" * 40], "y": [0.5, 1.5]})
+    path = tmp_path / name
+    write = frame.to_feather if name == "a.feather" else frame.to_parquet
+    write(path, compression="uncompressed" if name == "a.feather" else None)
+    path.write_bytes(path.read_bytes().replace(b"x" * 40, b"\xff" * 40))
+    with pytest.raises(InputError, match=f"table '.*{name}' cannot be read"):
+        load_table(str(path), "y")
 
 
-def restructured(values: Any, draw: random.Random) -> Any:
-    """Return plain values with one of them, at any depth, exchanged, removed or renamed."""
-    made = json.loads(json.dumps(values))
-    places: list[tuple[Any, Any]] = []
-    layer = [made]
-    while layer:
-        one = layer.pop()
-        keys = list(one) if isinstance(one, dict) else range(len(one))
-        places += [(one, key) for key in keys]
-        layer += [one[key] for key in keys if isinstance(one[key], dict | list)]
-    holder, key = draw.choice(places)
-    how = draw.randrange(8)
-    if how == 0:
-        del holder[key]
-    elif how == 1 and isinstance(holder, dict):
-        holder[draw.choice(("x", "", "schema", "__class__"))] = holder.pop(key)
-    else:
-        holder[key] = draw.choice(VALUES)
-    return made
-
-
-def mutated_file(name: str, data: bytes, draw: random.Random) -> bytes:
-    """Return the content of a file with something changed, in its bytes or in what they say."""
-    if draw.random() < 0.5 or name.endswith((".pt", ".jsonl", OUTPUTS_FILE)):
-        return mutated(data, draw)
-    if name.endswith(".json"):
-        return json.dumps(restructured(json.loads(data), draw)).encode()
-    if name.endswith(".yaml"):
-        first = MARK if data.startswith(MARK.encode()) else ""
-        changed = restructured(texts.from_yaml(data.decode()), draw)
-        return (first + files.to_yaml(changed)).encode()
-    size = int.from_bytes(data[:8], "little")
-    about = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["spinalnet"])
-    about.pop("blake2b")
-    # Without a digest, which whoever changes a file on purpose can make too.
-    return save(load(data), metadata={"spinalnet": json.dumps(restructured(about, draw))})
-
-
-def mutated(data: bytes, draw: random.Random) -> bytes:
-    """Return a file with something changed: bits, bytes, pieces, or whole values."""
-    how = draw.randrange(6)
-    if how == 0 or len(data) < 4:
-        changed = bytearray(data or b"x")
-        for _ in range(draw.randrange(1, 4)):
-            changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
-        return bytes(changed)
-    a, b = sorted(draw.randrange(len(data)) for _ in range(2))
-    if how == 1:
-        return data[:a]
-    if how == 2:
-        return data[:a] + data[b:]
-    if how == 3:
-        return data[:b] + data[a:b] + data[b:]
-    word = draw.choice(WORDS).encode("utf-8", "surrogatepass")
-    if how == 4:
-        return data[:a] + word + data[min(b, a + 8) :]
-    # A value in a text: what stands between a colon and the end of the line.
-    lines = data.split(b"\n")
-    place = draw.randrange(len(lines))
-    head, colon, _ = lines[place].partition(b":")
-    comma = b"," if lines[place].rstrip().endswith(b",") else b""
-    lines[place] = head + colon + b" " + word + comma
-    return b"\n".join(lines)
-
-
-def hunt(
-    whole: Path, tmp_path: Path, count: int, seed: int, known: dict[str, Callable[[Path], Any]]
-) -> dict[str, int]:
-    """Read mutated files; whatever happens must be a sentence, and quick."""
-    draw, seen = random.Random(seed), {"read": 0, "refused": 0}
-    folder = copy(whole, tmp_path / "copy")
-    names = [name for name in known if name != "best"]
-    for number in range(count):
-        name = names[number % len(names)]
-        path, before = folder / name, (whole / name).read_bytes()
-        data = mutated_file(name, before, draw)
-        path.write_bytes(data)
-        readers = [known[name]]
-        if "best" in known and name.endswith(("result.json", "config.yaml", "comparison.yaml")):
-            readers.append(READERS["best"])
-        for read in readers:
-            began = time.monotonic()
-            try:
-                said = sentence_of(read, folder)
-            except Exception as error:
-                raise AssertionError(f"{name}, {number}: {data[:3000]!r}") from error
-            assert said is None or "\n" not in said.strip(), (name, said)
-            seen["read" if said is None else "refused"] += 1
-            assert time.monotonic() - began < 10, (name, number)
-        path.write_bytes(before)
-    return seen
-
-
-def test_hundreds_of_mutated_files_end_in_a_sentence(whole, tmp_path):
-    seen = hunt(whole, tmp_path, 300, 0, READERS)
-    assert min(seen.values()) > 20
-
-
-def test_mutated_runs_on_tables_end_in_a_sentence(of_table, tmp_path):
-    seen = hunt(of_table, tmp_path, 60, 0, OF_TABLE)
-    assert min(seen.values()) > 5
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 6))
-def test_thousands_of_mutated_files_end_in_a_sentence(whole, of_table, tmp_path, seed):
-    hunt(whole, tmp_path, 1600, seed, READERS)
-    hunt(of_table, tmp_path / "table", 400, seed, OF_TABLE)
+@pytest.mark.parametrize("column", ["a", "y"])
+def test_a_whole_number_of_hundreds_of_digits_is_too_large(tmp_path, column):
+    rows = {"a": ["1", "2", "3"], "y": ["4", "6", "9"]}
+    rows[column][1] = "9" * 400
+    lines = ["a,y", *map(",".join, zip(*rows.values(), strict=True))]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match=rf"{column}.* 1 row \(2\)"):
+        load_table(str(tmp_path / "t.csv"), "y", task="regression")
 
 
 def test_an_archive_that_unpacks_to_gigabytes_is_refused(tmp_path):

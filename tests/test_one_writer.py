@@ -243,6 +243,13 @@ def test_two_comparisons_do_not_share_a_folder_but_the_tasks_of_one_do(tmp_path)
     assert runs.is_done(tmp_path / "runs" / "linear-seed0")
 
 
+def test_what_a_killed_comparison_was_writing_is_removed_when_it_goes_on(tmp_path):
+    (tmp_path / ".comparison.yaml.0123456789abcdef.tmp").write_text("half")
+    question = ComparisonSpec(SPEC, ("spinal", "linear"), 1)
+    comparing.run_comparison(question, tmp_path, Effort(jobs=1), timed=False, reported=False)
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_a_run_of_a_comparison_that_another_process_makes_fails_and_nothing_is_written_there(
     tmp_path,
 ):

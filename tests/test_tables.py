@@ -176,6 +176,20 @@ def test_a_comparison_does_not_overwrite_another(tmp_path: Path) -> None:
     assert "holds a comparison on the data 'digits'" in compare("sklearn:wine", *table)
 
 
+def test_the_same_comparison_of_a_table_file_goes_on_and_another_file_s_does_not(tmp_path):
+    for name in ("t.csv", "u.csv"):
+        write(frame(), tmp_path / name)
+    words = ["--target", "size", "--heads", "linear,ridge", "--jobs", "1", "--seeds"]
+
+    def compare(name: str, seeds: int) -> object:
+        command = ["compare", str(tmp_path / name), *words, str(seeds), "--out"]
+        return CliRunner().invoke(app, [*command, str(tmp_path / "out")]).exception
+
+    assert compare("t.csv", 1) is None
+    assert compare("t.csv", 2) is None
+    assert "comparison on the table 't'" in str(compare("u.csv", 2))
+
+
 def test_rows_without_a_target_are_left_out(tmp_path: Path) -> None:
     table = frame()
     table.loc[[1, 5], "weight"] = np.nan

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import reprlib
 import types
 import typing
@@ -78,7 +79,7 @@ def read_fields(kind: type, values: object, what: str) -> dict[str, Any]:
     if not isinstance(values, Mapping):
         raise InputError(f"a {what} belongs in a mapping of names to values, got {values!r}.")
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    hints = typing.get_type_hints(kind)
+    hints = _hints_of(kind)
     for name in values:
         if name not in fields:
             raise unknown_name(what, str(name), fields)
@@ -113,6 +114,12 @@ def check_values(values: object, wanted: Mapping[str, Any]) -> None:
         except TypeError as error:
             got = reprlib.repr(values[name]) if name in values else "nothing"
             raise InputError(f"{name} must be {error}, got {got}.") from error
+
+
+@functools.cache
+def _hints_of(kind: type) -> dict[str, Any]:
+    """Return the types of a dataclass's fields; to find them takes longer than to read a file."""
+    return typing.get_type_hints(kind)
 
 
 _KINDS = {

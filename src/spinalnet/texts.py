@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -25,19 +26,30 @@ def from_yaml(text: str) -> Any:
     # builds what is nested by calling itself, so depth is counted first.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        depth = 0
-        for event in yaml.parse(text, loader):
-            if isinstance(event, yaml.CollectionStartEvent):
-                depth += 1
-                if depth > _DEEPEST:
-                    raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
-            elif isinstance(event, yaml.CollectionEndEvent):
-                depth -= 1
-            elif isinstance(event, yaml.AliasEvent):
-                raise ValueError("it has aliases (*name), which are not read")
+        if not _is_harmless(text):
+            depth = 0
+            for event in yaml.parse(text, loader):
+                if isinstance(event, yaml.CollectionStartEvent):
+                    depth += 1
+                    if depth > _DEEPEST:
+                        raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
+                elif isinstance(event, yaml.CollectionEndEvent):
+                    depth -= 1
+                elif isinstance(event, yaml.AliasEvent):
+                    raise ValueError("it has aliases (*name), which are not read")
         return _plain(yaml.load(text, loader))
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split()) or "it is no YAML") from error
+
+
+def _is_harmless(text: str) -> bool:
+    """Return whether YAML has no alias, and can be built by a function that calls itself.
+
+    A level of nesting has a bracket, or begins further right than the one around it; a list may
+    begin where the mapping around it does.
+    """
+    longest = max(map(len, re.split("[\r\n]", text)))
+    return "*" not in text and 2 * longest + text.count("[") + text.count("{") < 500
 
 
 def from_json(text: str | bytes, *, nan: float | None = math.nan) -> Any:
@@ -51,9 +63,17 @@ def from_json(text: str | bytes, *, nan: float | None = math.nan) -> Any:
         ValueError: If it is no JSON, or nested too deep.
     """
     try:
-        return _plain(json.loads(text, parse_constant=lambda _: nan))
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")
+        return _plain(_decoder(nan).decode(text))
     except RecursionError as error:
         raise ValueError(f"it is nested deeper than {_DEEPEST} levels") from error
+
+
+@functools.cache
+def _decoder(nan: float | None) -> json.JSONDecoder:
+    """Return what reads JSON; to make one takes longer than to read a line of metrics."""
+    return json.JSONDecoder(parse_constant=lambda _: nan)
 
 
 def _plain(value: Any) -> Any:

@@ -206,6 +206,8 @@ def run_comparison(
         )
         question = _tuned(question, trials, out, effort, load, bench, given)
     splits = prepare(question, out, load, bench, timed=timed)
+    if _dist.is_main():
+        files.remove_asides(out)
     watches = None
     if timed and splits is not None and _dist.is_main() and not _is_known(question.heads, out):
         watches = Stopwatches(device=_device(question))

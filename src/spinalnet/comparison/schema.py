@@ -90,8 +90,10 @@ def check_folder(folder: Path, kind: Literal["data", "table"], name: str) -> Non
     """
     summary = read_mapping(folder / "summary.json") or {}
     question = read_mapping(folder / "comparison.yaml") or {}
+    # A summary calls the table of a file as the file, without its ending.
+    names = {Path(name).name, Path(name).stem} if kind == "table" else {Path(name).name}
     for other, value in map(_data_of, (summary, question)):
-        if value is not None and (other, Path(str(value)).name) != (kind, Path(name).name):
+        if value is not None and (other != kind or Path(str(value)).name not in names):
             raise InputError(
                 f"{folder} holds a comparison on the {other} '{value}', which one on the {kind} "
                 f"'{name}' would overwrite: choose another folder."

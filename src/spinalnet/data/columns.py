@@ -7,6 +7,7 @@ A column is numbers, booleans, dates, categories or text. Its type decides; wher
 from __future__ import annotations
 
 import datetime
+import math
 import numbers as abstract
 import re
 from collections.abc import Iterable
@@ -254,6 +255,14 @@ def numbers(name: str, column: Any) -> np.ndarray:
     return values
 
 
+def as_float(value: Any) -> float:
+    """Return a number as a float; one of hundreds of digits is infinite, as in float64."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 _WORDS = {"true": 1.0, "false": 0.0}
 
 
@@ -261,7 +270,7 @@ def _each(name: str, values: Iterable[Any]) -> np.ndarray:
     found = []
     for row, value in enumerate(values):
         try:
-            found.append(np.nan if value is None else float(value))
+            found.append(np.nan if value is None else as_float(value))
         except (TypeError, ValueError):
             said = str(value).strip().lower()
             word = _WORDS.get(said) if said else np.nan  # an empty cell of a frame of objects

@@ -10,6 +10,7 @@ import numpy as np
 from spinalnet._checks import InputError, unknown_name
 from spinalnet.data.columns import (
     MOST_WHOLE,
+    as_float,
     as_objects,
     check_names,
     kind_of,
@@ -117,7 +118,7 @@ def _numbers_or_infinity(column: Any) -> Any:
     whole = all(isinstance(value, int) for value in held)
     if whole and max(map(abs, held)) <= MOST_WHOLE:
         return np.asarray(held, dtype=np.int64)
-    found = np.asarray([float(value) for value in held], dtype=np.float64)
+    found = np.asarray(list(map(as_float, held)), dtype=np.float64)
     if whole and len(np.unique(found)) < len(set(held)):
         return as_objects(list(map(str, held)))
     return found

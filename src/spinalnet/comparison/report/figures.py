@@ -69,6 +69,9 @@ def paint_differences(axes: Axes, theme: Theme, summary: Summary) -> None:
     axes.set_ylim(len(known) - 0.4, -0.6)
 
 
+MOST_POINTS = 600
+"""Points of a drawn curve, which is no wider: of more epochs neighbours are drawn as one."""
+
 _PLACE_OF_CODE = {"better": 2, "worse": 1, "equal": 0}  # of the theme's series; else grey
 
 
@@ -89,6 +92,8 @@ def learning_curves(comparison: FinishedRuns, summary: Summary) -> Drawn | None:
         "highest; a thin line where some had already stopped."
     )
     caption += " The axis leaves out the steep start." if cut else ""
+    if max(map(len, found.by_head.values())) > MOST_POINTS:
+        caption += " Neighbouring epochs are drawn as one, with the mean and range of all."
     return drawing.draw("learning_curves", "Learning curves", caption, (6.4, 4.2), paint)
 
 
@@ -152,15 +157,19 @@ def paint_curves(axes: Axes, theme: Theme, found: FoundCurves, summary: Summary)
 def _paint_curve(
     axes: Axes, head: str, by_epoch: Mapping[int, Sequence[float]], style: dict[str, Any]
 ) -> None:
-    xs = sorted(by_epoch)
-    means = [fmean(by_epoch[x]) for x in xs]
-    lows, highs = [min(by_epoch[x]) for x in xs], [max(by_epoch[x]) for x in xs]
-    full = [x for x in xs if len(by_epoch[x]) == len(by_epoch[xs[0]])]
+    epochs = sorted(by_epoch)
+    together = math.ceil(len(epochs) / MOST_POINTS)
+    groups = [epochs[start : start + together] for start in range(0, len(epochs), together)]
+    xs = [group[-1] for group in groups]
+    values = [[value for epoch in group for value in by_epoch[epoch]] for group in groups]
+    means, lows, highs = (list(map(of, values)) for of in (fmean, min, max))
+    most = len(by_epoch[epochs[0]])
+    full = [x for x in xs if len(by_epoch[x]) == most]
     marker = "o" if len(xs) == 1 else None
     axes.fill_between(xs, lows, highs, color=style["color"], alpha=0.16, linewidth=0)
     axes.plot(xs, means, **style, linewidth=1, alpha=0.6)
     (line,) = axes.plot(full, means[: len(full)], **style, linewidth=2, marker=marker, label=head)
-    drawing.tip(line, f"{head}: {means[-1]:.4g} in epoch {xs[-1]}")
+    drawing.tip(line, f"{head}: {fmean(by_epoch[epochs[-1]]):.4g} in epoch {epochs[-1]}")
 
 
 def _limits(values: Sequence[float], top: float | None = None) -> tuple[float, float]:

@@ -1,0 +1,50 @@
+"""Try to break runs in every way that must do no harm; writes results/reliability.json.
+
+    python benchmarks/reliability.py [--parts kill,faults,...] [--minutes N] [--quick] [--afresh]
+
+Every part adds to what it has found before, with seeds of its own, so that it can be stopped and
+run again; `--afresh` forgets what it has found. `--minutes` is the time for each part. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import tempfile
+import time
+from pathlib import Path
+
+from trials import forked
+from trials.record import RESULT, Record
+
+PARTS = ("kill", "mutate", "faults", "reports", "disk", "limits", "writers", "soak")
+
+
+def run_part(record: Record, *, quick: bool = False) -> None:
+    """Try one part; `quick` where seconds must be enough, as in a test."""
+    with tempfile.TemporaryDirectory(prefix="reliability-") as scratch:
+        importlib.import_module(f"trials.{record.part}").run(record, Path(scratch), quick=quick)
+    record.save()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--afresh", action="store_true")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    asked = parser.parse_args()
+    forked.warm_up()
+    for name in asked.parts.split(","):
+        began = time.perf_counter()
+        record = Record(name, asked.out, asked.minutes, afresh=asked.afresh)
+        run_part(record, quick=asked.quick)
+        took = time.perf_counter() - began
+        print(f"{name}: {took:.0f} s, {len(record.found['found'])} faults", flush=True)
+        for row, numbers in record.found["rows"].items():
+            print(f"  {row}: {numbers}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

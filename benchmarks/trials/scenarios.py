@@ -1,0 +1,292 @@
+"""The commands that are tried, what they work on, and what must be the same however they end."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import json
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from spinalnet.training import runs
+from trials import forked
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A command that writes.
+
+    Attributes:
+        name: In the tables.
+        words: Of the command; `{out}` is the folder it writes to, `{place}` that of its inputs.
+        before: What is done in the process first.
+        has_workers: Whether it starts processes of its own.
+    """
+
+    name: str
+    words: str
+    before: Callable[[], None] = _nothing
+    has_workers: bool = False
+
+    def command(self, place: Path, out: str = "out") -> list[str]:
+        """Return the words for a process whose folder is that above `out`.
+
+        What keeps its command keeps the same one wherever it was tried.
+        """
+        return [word.format(place=place, out=out) for word in self.words.split()]
+
+
+def _without_times() -> None:
+    """Let a comparison not time its heads, which starts processes and takes seconds."""
+    from spinalnet.comparison import comparing
+
+    comparing._is_known = lambda *_: True
+
+
+def _shorter_recipe() -> None:
+    """Let a recipe of the paper be done in a second, in its own protocol."""
+    from spinalnet.paper.recipes import RECIPES
+
+    row = RECIPES[RECIPE]
+    short = replace(row, train=replace(row.train, epochs=5), short=(5, 600))
+    RECIPES[RECIPE] = short  # type: ignore[index]  # the table of this process
+
+
+RECIPE = "regression-sum"
+_DIGITS = "digits --device cpu --limit"
+_TIMM = "--backbone timm:test_efficientnet.r160_in1k --weights {place}/trunk.pt --image-size 64"
+_HEADS = "--heads spinal,linear --seeds 2 --out {out}/comparison"
+
+SCENARIOS = (
+    Scenario("train", f"train {_DIGITS} 300 --epochs 6 --batch-size 16 --out {{out}}/run"),
+    Scenario(
+        "train --save-every",
+        f"train {_DIGITS} 300 --epochs 3 --batch-size 4 --save-every 0.03 --augment rotation:10 "
+        "--mix both --ema-decay 0.9 --out {out}/run",
+    ),
+    Scenario(
+        "train --freeze",
+        f"train {{place}}/images {_TIMM} --freeze --device cpu --epochs 4 --out {{out}}/run",
+    ),
+    Scenario(
+        "train --probe-epochs",
+        f"train {{place}}/images {_TIMM} --probe-epochs 2 --device cpu --epochs 2 "
+        "--out {out}/run",
+    ),
+    Scenario("train, a table", "train {place}/numbers.csv --target y --out {out}/run"),
+    Scenario("compare", f"compare {_DIGITS} 120 --epochs 2 --jobs 1 {_HEADS}", _without_times),
+    Scenario(
+        "compare, a table",
+        f"compare {{place}}/numbers.csv --target y --jobs 1 --preset quick {_HEADS}",
+        _without_times,
+    ),
+    Scenario(
+        "compare --tune",
+        f"compare {_DIGITS} 120 --epochs 2 --jobs 1 --tune 2 {_HEADS}",
+        _without_times,
+    ),
+    Scenario(
+        "compare --jobs 2",
+        f"compare {_DIGITS} 120 --epochs 3 --jobs 2 {_HEADS}",
+        _without_times,
+        has_workers=True,
+    ),
+    Scenario(
+        "reproduce --protocol paper",
+        f"reproduce {RECIPE} --protocol paper --budget short --seeds 1 --out {{out}}/recipes",
+        before=_shorter_recipe,
+    ),
+    Scenario("predict", "predict {place}/run {place}/new --batch-size 4 --out {out}/said.csv"),
+    Scenario("export", "export {place}/run {out}/model.onnx"),
+    Scenario("report", "report {out}/comparison"),
+)
+BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
+QUICK = ("train",)
+"""What a test has the time for; it needs nothing of `prepare`."""
+
+
+def prepare(place: Path, *, quick: bool = False) -> None:
+    """Make what the commands work on, by commands of this process's forks."""
+    if quick:
+        return
+    import numpy as np
+    from PIL import Image
+
+    place.mkdir(parents=True, exist_ok=True)
+    draw = np.random.default_rng(0)
+    for name, count, side in (("images/a", 20, 64), ("images/b", 20, 64), ("new", 60, 8)):
+        folder = place / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            pixels = draw.integers(0, 256, (side, side, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number:03}.png")
+    with (place / "numbers.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["a", "b", "kind", "y"])
+        for _ in range(150):
+            a, b = draw.normal(size=2).round(4)
+            rows.writerow([a, b, "xyz"[int(draw.integers(3))], ("no", "yes")[int(a + b > 0)]])
+    train = f"train {_DIGITS} 120 --epochs 2 --out {place}/run".split()
+    compare = BY_NAME["compare"].command(place, ".")
+    for words in (train, compare):
+        save = functools.partial(_save_trunk, place / "trunk.pt")
+        options = {"before": _without_times, "after": save, "cwd": place}
+        if (ended := forked.run(words, place / "log.txt", **options)).code:
+            raise RuntimeError(ended.said)
+
+
+def _save_trunk(path: Path) -> None:
+    """Write weights of a small network, drawn at random."""
+    import timm
+    import torch
+
+    torch.manual_seed(0)
+    model = timm.create_model("test_efficientnet.r160_in1k", pretrained=False)
+    torch.save(model.state_dict(), path)
+
+
+def set_out(scenario: Scenario, place: Path, out: Path) -> None:
+    """Make the folder that a command writes to, with what it needs to be there."""
+    out.mkdir(parents=True)
+    if scenario.name == "report":
+        shutil.copytree(place / "comparison", out / "comparison")
+        for name in ("report.html", "summary.json"):
+            (out / "comparison" / name).unlink()
+
+
+# --- what must be the same ------------------------------------------------------------------------
+
+# What a clock or the machine has said, in JSON; and files that say it throughout.
+_TIMES = {
+    "seconds",
+    "train_seconds",
+    "hours",
+    "started",
+    "cost",
+    "environment",
+    "timing",
+    "command",
+}
+_OF_TIMES = {
+    "environment.json",
+    "timing.json",
+    runs.DONE_FILE,
+    "summary.csv",
+    "report.html",
+    "cost.svg",
+}
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        timed = {name for name in value if name in _TIMES or "seconds" in name}
+        return {name: _timeless(one) for name, one in value.items() if name not in timed}
+    return [_timeless(one) for one in value] if isinstance(value, list) else value
+
+
+def content(out: Path) -> dict[str, str]:
+    """Return a digest of every file below a folder, without what a clock has said."""
+    found: dict[str, str] = {}
+    for path in sorted(out.rglob("*")):
+        if not path.is_file():
+            continue
+        name = str(path.relative_to(out))
+        if path.name in _OF_TIMES:
+            found[name] = "is there"
+            continue
+        data = path.read_bytes()
+        if path.suffix == ".json":
+            data = json.dumps(_timeless(json.loads(data)), sort_keys=True).encode()
+        elif path.suffix == ".jsonl":
+            rows = [_timeless(json.loads(line)) for line in data.splitlines()]
+            data = json.dumps(rows, sort_keys=True).encode()
+        found[name] = hashlib.blake2b(data, digest_size=16).hexdigest()
+    return found
+
+
+def differences(one: dict[str, str], other: dict[str, str]) -> list[str]:
+    """Return the names of files that only one of two folders has, or that differ."""
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+
+
+def damage_in(out: Path) -> list[str]:
+    """Return what `spinalnet verify` finds wrong with the runs below a folder, finished or not."""
+    from spinalnet.deploy import verify
+
+    if not any(runs.is_run(file.parent) for file in out.rglob(runs.CONFIG_FILE)):
+        return []
+    return [
+        f"{found.run.name}: {sentence}"
+        for found in verify(out, models=False)
+        for sentence in found.damage
+    ]
+
+
+# --- a command that nothing disturbs --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Straight:
+    """What a command leaves and takes when nothing disturbs it."""
+
+    content: dict[str, str]
+    seconds: float
+    calls: int  # by which it changes files
+
+
+def environment(out: Path) -> dict[str, str]:
+    """Return the variables by which a command keeps its cache beside its folder."""
+    return {"XDG_CACHE_HOME": str(out.with_name("cache"))}
+
+
+def undisturbed(scenario: Scenario, place: Path, folder: Path) -> Straight:
+    """Run a command twice, see that it leaves the same, and load what it has loaded."""
+    from trials.meddling import Meddling
+
+    seen: list[dict[str, str]] = []
+    calls, seconds = 0, 0.0
+    for number in range(2):
+        out = folder / f"straight-{number}" / "out"
+        set_out(scenario, place, out)
+        meddling = Meddling([out, out.with_name("cache")])
+
+        def before(meddling: Meddling = meddling) -> None:
+            scenario.before()
+            meddling.install()
+
+        def after(meddling: Meddling = meddling) -> None:
+            (folder / "calls.txt").write_text(str(meddling.count))
+
+        ended = forked.run(
+            scenario.command(place),
+            folder / "log.txt",
+            before=before,
+            after=after,
+            modules=folder / "modules.txt",
+            environment=environment(out),
+            cwd=out.parent,
+        )
+        if ended.code:
+            raise RuntimeError(f"{scenario.name}: {ended.said}")
+        forked.learn(folder / "modules.txt")
+        seen.append(content(out))
+        calls, seconds = int((folder / "calls.txt").read_text()), ended.seconds
+    if different := differences(*seen):
+        raise RuntimeError(f"{scenario.name} does not repeat itself: {different}")
+    return Straight(seen[0], seconds, calls)
+
+
+def chosen(quick: bool, draw: random.Random) -> list[Scenario]:
+    """Return the scenarios in the order in which they take turns."""
+    kept = [one for one in SCENARIOS if not quick or one.name in QUICK]
+    draw.shuffle(kept)
+    return kept

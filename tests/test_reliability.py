@@ -1,0 +1,65 @@
+"""`benchmarks/reliability.py` in short: each part tries something, and finds nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trials import reports
+
+from spinalnet import write_report
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="Linux only")
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "reliability.py"
+
+
+def tried(out: Path, *words: str) -> dict[str, Any]:
+    """Return what was found, by part."""
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--quick", "--out", str(out), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    parts = json.loads(out.read_text())["parts"]
+    assert [found["found"] for found in parts.values()] == [[] for _ in parts]
+    return parts
+
+
+def counted(part: dict[str, Any], name: str) -> float:
+    return sum(row.get(name, 0) for row in part["rows"].values())
+
+
+def test_kills_and_faults_do_no_harm(tmp_path):
+    parts = tried(tmp_path / "found.json", "--parts", "kill,faults")
+    assert counted(parts["kill"], "continued") >= 2
+    assert counted(parts["faults"], "faults") == 3
+
+
+def test_a_page_of_many_runs_and_of_many_epochs_stays_small(tmp_path):
+    reports.make_many(tmp_path / "many", 20)
+    reports.make_long(tmp_path / "long", 5000)
+    for name in ("many", "long"):
+        assert write_report(tmp_path / name).stat().st_size < 1_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_every_part_in_short(tmp_path):
+    parts = tried(tmp_path / "found.json")
+    assert counted(parts["disk"], "tries") + counted(parts["disk"], "not_tried") == 2
+    assert counted(parts["mutate"], "files") > 30
+    assert counted(parts["writers"], "pairs") == 2
+    assert counted(parts["limits"], "tries") == 2
+    assert counted(parts["soak"], "rounds") == 3
+    again = tried(tmp_path / "found.json", "--parts", "faults")  # adds to what was found
+    assert counted(again["faults"], "faults") == 2 * counted(parts["faults"], "faults")
+    assert again["kill"] == parts["kill"]
