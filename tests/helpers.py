@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor
@@ -41,3 +42,9 @@ def write_images(folder: Path, counts: Mapping[str, int], size: tuple[int, int] 
 def no_times(numbers: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a run has written without what a clock has said."""
     return {key: value for key, value in numbers.items() if key not in ("seconds", "train_seconds")}
+
+
+needs_whole_graphs = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12),
+    reason="torch.compile of 2.11 and before cannot read a context variable",
+)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers import needs_whole_graphs
 from spinalnet import InputError, use_backend
 from spinalnet.nn import counting, layers, variants
 
@@ -148,6 +149,7 @@ def test_transforms_and_second_derivatives() -> None:
     torch.testing.assert_close(rows, net(x))
 
 
+@needs_whole_graphs
 def test_it_compiles_without_a_graph_break() -> None:
     torch._dynamo.reset()
     flat = NETS["plain"]().flatten_parameters()

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import prune
 
+from helpers import needs_whole_graphs
 from spinalnet import BackendUnavailable, InputError, use_backend
 from spinalnet.kernels import native
 from spinalnet.nn import counting, gradients, layers, loss_gradient
@@ -233,6 +234,7 @@ def test_transforms_and_modes_take_a_path_that_knows_them() -> None:
     torch.testing.assert_close(exported(x), expected)
 
 
+@needs_whole_graphs
 @pytest.mark.parametrize("share", [False, True])
 def test_compiles_without_a_graph_break(share: bool) -> None:
     torch._dynamo.reset()
@@ -264,6 +266,7 @@ def test_inductor_computes_the_same() -> None:
         )
 
 
+@needs_whole_graphs
 def test_nets_of_different_sizes_compile_one_after_the_other() -> None:
     # From the second on, the number of features is a symbol to the compiler.
     for features in (9, 12, 15):
@@ -556,6 +559,7 @@ def test_counting_the_operations_of_a_net_does_not_count_its_layers_twice() -> N
     assert counting.count_macs(net, (12,)).total == macs + 2 * (10 + 4)
 
 
+@needs_whole_graphs
 @pytest.mark.parametrize("norm", [None, "batch"])
 def test_an_adapter_learns_and_compiles(norm: str | None) -> None:
     torch._dynamo.reset()

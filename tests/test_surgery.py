@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers import needs_whole_graphs
 from spinalnet import SurgeryError, count_params
 from spinalnet.models.finding import find_classifier
 from spinalnet.models.surgery import (
@@ -510,6 +511,7 @@ def test_a_trunk_that_is_released_learns_again() -> None:
     assert "1.running_mean" in kept_and_moved(model, before)[0]
 
 
+@needs_whole_graphs
 def test_a_frozen_trunk_is_compiled_and_exported() -> None:
     model = frozen()
     before = {name: value.clone() for name, value in model.state_dict().items()}
