@@ -129,7 +129,7 @@ def _make_pictures(folder: Path) -> None:
         elif name.startswith("palette"):
             one = image.quantize(16)
         elif name.startswith("exif"):
-            options = {"exif": exif}
+            options["exif"] = exif
         one.save(folder / name, **options)
 
 
