@@ -502,3 +502,33 @@ def test_a_file_more_takes_little_more_memory(tmp_path):
     assert len(half) == 1500
     # The text of a path and a few references to it.
     assert held / len(source) < 100 + len(paths[0])
+
+
+@pytest.mark.parametrize("budget", [0, 2**30])
+def test_values_outside_a_stated_range_are_told(tmp_path, budget):
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for k in range(6):
+            values = np.full((16, 16), 1000, np.uint16)
+            values[:4] = 3000 if (label, k) == ("a", 0) else 1000
+            values[8:] = 20 * k + 10
+            Image.fromarray(values).save(tmp_path / label / f"{k}.png")
+    options = {"pixel_range": (0, 2000), "memory_budget": budget}
+    notes = load_dataset(tmp_path, **options).info.notes
+    assert any(
+        "Values outside of it are cut off in 1 of the files, in the worst 25 %" in note
+        for note in notes
+    )
+    wide = load_dataset(tmp_path, pixel_range=(0, 2e6), memory_budget=budget).info.notes
+    assert any("0 becomes black and 2000000 white." in note for note in wide)
+    assert not any("cut off" in note for note in wide)
+
+
+def test_where_no_image_can_be_used_it_is_said(tmp_path):
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for k in range(4):
+            (tmp_path / label / f"{k}.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(40))
+    with pytest.raises(InputError, match="none of the 8 image files can be used") as error:
+        load_dataset(tmp_path, on_bad_image="skip")
+    assert "\n" not in str(error.value)

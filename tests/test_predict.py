@@ -238,3 +238,13 @@ def test_a_model_in_hand_serves_too(run, digits):
     silent = replace(trained, model=torch.nn.Identity())
     with pytest.raises(InputError, match="batch_size"):
         predict_images(silent, [file], batch_size=0)
+
+
+def test_a_file_that_is_there_is_not_replaced_unasked(run, tmp_path, capsys) -> None:
+    from test_cli import refusal
+
+    out = tmp_path / "p.csv"
+    out.write_text("mine")
+    said = refusal(capsys, "predict", run, "x.png", "--out", out)
+    assert "exists already: name another file, or replace it with --force" in " ".join(said.split())
+    assert out.read_text() == "mine"

@@ -467,7 +467,8 @@ REFUSED: dict[str, Refused] = {
             lambda d: classes(d, names="bus car"), lambda d: classes(d / "train", names="2019 2020")
         ),
         "'{d}' can be read in two ways: train/ is the training part, with the classes 2019, 2020, "
-        "or it is a class beside bus/, car/; leave out what is no data (--ignore bus), or rename "
+        "or it is a class beside bus/, car/; leave out what is no data (--ignore bus,car), or "
+        "rename "
         "train/.",
     ),
     "classes beside a test part": Refused(
@@ -787,7 +788,9 @@ def test_predict_reads_by_content_and_tells_the_rest(
 
 def test_a_pipe_given_by_its_name_is_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.jpg")
-    with pytest.raises(InputError, match=r"x.jpg' is a folder, a pipe or a device; remove it"):
+    with pytest.raises(
+        InputError, match=r"x.jpg' is a folder, a pipe or a device, not a file; remove it"
+    ):
         list(predict_images(trained[1], [tmp_path / "x.jpg"], device="cpu"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import runpy
 import struct
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from PIL import Image, ImageChops, ImageOps
 from torch import Tensor
 from typer.testing import CliRunner
 
+import spinalnet
 from spinalnet._checks import InputError
 from spinalnet.cli.root import app
 from spinalnet.comparison.running import run_one
@@ -445,6 +447,11 @@ def test_inks_are_read_the_right_way_round_where_it_can_be_told(tmp_path, marked
     data = buffer.getvalue() if marked else without_adobe(buffer.getvalue())
     found = pixels(write(tmp_path / "x.jpg", data)).int()
     assert (found - torch.from_numpy(rgb).int()).abs().float().mean() < 6
+    # The program that export writes beside a network reads them alike.
+    program = runpy.run_path(str(Path(spinalnet.__file__).parent / "deploy" / "standalone.py"))
+    alone = torch.from_numpy(program["preprocess"](tmp_path / "x.jpg")[0].copy()).int()
+    truth = images.read_pixels(str(tmp_path / "x.jpg"), 3, 64).int()
+    assert (alone - truth).abs().float().mean() < 1
 
 
 # --- more than 8 bits -----------------------------------------------------------------------------

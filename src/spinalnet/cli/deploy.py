@@ -113,6 +113,9 @@ def predict_command(
     out: Annotated[
         Path | None, typer.Option(help="File (.csv, .jsonl); standard output without it.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the file that --out names, if there is one.")
+    ] = False,
     form: Annotated[
         str | None,
         option(
@@ -172,6 +175,8 @@ def predict_command(
         raise InputError(sentence)
     if manner.as_json and out is None:
         form = form or "jsonl"
+    if out is not None and out.expanduser().is_file() and not force:
+        raise InputError(f"'{out}' exists already: name another file, or replace it with --force.")
     if is_of_table(run):
         of_images = ("on_bad_image", "batch_size", "device", "tta", "id_column", "image_column")
         _refuse(ctx, of_images, "for the model of a table")

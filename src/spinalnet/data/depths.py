@@ -63,6 +63,7 @@ class Depths:
         self.pixel_range = pixel_range
         self.alone = alone
         self.peaks: list[int] = []  # largest value of every unsigned 16-bit file
+        self.beyond: list[float] = []  # percent of values outside the range, if any
         self.any_deep = False  # whether a file had more than 8 bits, of whatever kind
 
     @property
@@ -158,6 +159,8 @@ def _scaled(values: Any, depths: Depths) -> Any:
     import numpy as np
 
     low, high = depths.low_high
+    if outside := float(((values < low) | (values > high)).mean()):
+        depths.beyond.append(100 * outside)
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
         return _table(low, high)[values]
     if not np.isfinite(values).all():

@@ -239,7 +239,7 @@ def _fill(out: Tensor, paths: Sequence[str], depths: Depths | None) -> list[tupl
     for row, path in enumerate(paths):
         try:
             if not os.path.isfile(path) and os.path.exists(path):  # noqa: PTH110, PTH113 (quicker)
-                bad.append((row, BadImage(path, "is a folder, a pipe or a device")))
+                bad.append((row, BadImage(path, "is a folder, a pipe or a device, not a file")))
                 continue  # which might never end
             out[row] = read_pixels(path, out.shape[3], out.shape[1], depths)
         except Exception as error:  # decoders raise almost anything on broken files
@@ -346,7 +346,9 @@ def _defect(path: str, thorough: bool, depths: Depths) -> BadImage | None:
     return None
 
 
-_checked: dict[tuple[Any, ...], tuple[list[tuple[int, BadImage]], list[int], bool]] = {}
+_checked: dict[
+    tuple[Any, ...], tuple[list[tuple[int, BadImage]], list[int], list[float], bool]
+] = {}
 
 
 def find_bad(
@@ -385,8 +387,9 @@ def find_bad(
 
         with ThreadPoolExecutor(usable_cpus()) as pool:
             bad = [row for rows in pool.map(look, starts) for row in rows]
-        _checked[key] = bad, found_by_all.peaks, found_by_all.any_deep
-    bad, peaks, any_deep = _checked[key]
+        _checked[key] = bad, found_by_all.peaks, found_by_all.beyond, found_by_all.any_deep
+    bad, peaks, beyond, any_deep = _checked[key]
     depths.peaks += peaks
+    depths.beyond += beyond
     depths.any_deep |= any_deep
     return bad

@@ -135,11 +135,12 @@ class Layout:
         agree = [p for p in self.parts if self._class_names(p) & self._class_names("train")]
         if candidates and agree == ["train"]:
             name, inside = self.name_of("train"), sorted(self._class_names("train"))
-            beside = [f"{base_name(path)}/" for path in candidates]
+            others = [base_name(path) for path in candidates]
+            beside = [f"{other}/" for other in others]
             raise InputError(
                 f"'{self.folder}' can be read in two ways: {name}/ is the training part, with the "
                 f"classes {some(inside, 3)}, or it is a class beside {some(beside, 3)}; leave out "
-                f"what is no data (ignore={base_name(candidates[0])}), or rename {name}/."
+                f"what is no data (ignore={','.join(others)}), or rename {name}/."
             )
 
     def _without_train(self, trains: bool) -> None:

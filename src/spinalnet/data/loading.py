@@ -191,6 +191,11 @@ def _usable(
         left_out = {row for row, _ in bad[part]}
         kept = [path for row, path in enumerate(paths) if row not in left_out]
         usable[part] = kept, without(targets, bad[part])
+    if len(files) == total:
+        raise InputError(
+            f"none of the {total} image files can be used: '{shown(files[0].path)}' "
+            f"{files[0].reason}{', and so on' * (total > 1)}."
+        )
     named = ", ".join(f"'{shown(path)}'" for path, _ in files[:3])
     more = f" and {len(files) - 3} more (bad-images.txt lists all)" if len(files) > 3 else ""
     note = f"{len(files)} of {total} image files cannot be used and are left out: {named}{more}."
@@ -317,8 +322,14 @@ def _load_files(
     elif pixel_range is not None:
         low, high = pixel_range
         notes.append(
-            f"In files with more than 8 bits per channel {low:g} becomes black and {high:g} white."
+            f"In files with more than 8 bits per channel {_in_digits(low)} becomes black and "
+            f"{_in_digits(high)} white."
         )
+        if depths.beyond:
+            notes.append(
+                f"Values outside of it are cut off in {len(depths.beyond)} of the files, in the "
+                f"worst {max(depths.beyond):.2g} % of them: a wider pixel range keeps them."
+            )
     mean, std = _channel_statistics(_sample(data["train"], channels, size))
     task = "classification" if found.classes else "regression"
     shape = channels, size, size
@@ -330,6 +341,11 @@ def _load_files(
         unused=found.unused.listing(),
         copies=settled.copies,
     )
+
+
+def _in_digits(value: float) -> str:
+    """Return a pixel value as people write it: 2000000, not 2e+06."""
+    return str(int(value)) if value == int(value) and abs(value) < 1e15 else f"{value:g}"
 
 
 def _settle_copies(
