@@ -130,7 +130,7 @@ def _make_pictures(folder: Path) -> None:
             one = image.quantize(16)
         elif name.startswith("exif"):
             options = {"exif": exif}
-        one.save(folder / name, **options)
+        one.save(folder / name, None, **options)
 
 
 _CELLS = "photo,label,part,age\n" + "".join(
