@@ -249,7 +249,7 @@ def reliability(part: str) -> str:
         f"{', '.join(commits)}."
     )
     wrong = len(found["found"])
-    told = f" {wrong} of these were faults." if wrong else " No fault was found."
+    told = f" Faults found: {wrong} (see below)." if wrong else " No fault was found."
     return f"{as_markdown((what, *columns), rows)}\n\n{made}{told}"
 
 

@@ -129,8 +129,8 @@ def _make_pictures(folder: Path) -> None:
         elif name.startswith("palette"):
             one = image.quantize(16)
         elif name.startswith("exif"):
-            options["exif"] = exif
-        one.save(folder / name, **options)
+            options = {"exif": exif}
+        one.save(folder / name, None, **options)
 
 
 _CELLS = "photo,label,part,age\n" + "".join(

@@ -50,8 +50,8 @@ def run(record: Record, folder: Path, *, quick: bool = False) -> None:
     row |= {
         "rounds": len(seen),
         "minutes": round((time.monotonic() - began) / 60, 1),
-        "megabytes_at_first": round(kept[0, 1], 1),
-        "megabytes_at_last": round(kept[-1, 1], 1),
+        "megabytes_at_first": round(float(kept[0, 1]), 1),
+        "megabytes_at_last": round(float(kept[-1, 1]), 1),
         "megabytes_a_minute": round(slopes[0], 3),
         "files_at_first": int(kept[0, 2]),
         "files_at_last": int(kept[-1, 2]),
