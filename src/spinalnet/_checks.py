@@ -36,10 +36,15 @@ class TrainingError(SpinalnetError, RuntimeError):
     """Training cannot go on (for example: the loss is not finite)."""
 
 
+MOST_LISTED = 60  # names that a sentence lists where the nearest one can be told
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """Return the error for a name that is in no table, with the nearest one that is."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if near and len(known) > MOST_LISTED:
+        return InputError(f"unknown {kind} '{name}'; did you mean '{near[0]}'?")
     hint = f"did you mean '{near[0]}'? Known: " if near else "known: "
     return InputError(f"unknown {kind} '{name}'; {hint}{', '.join(known)}.")
 

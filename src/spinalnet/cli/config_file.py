@@ -65,7 +65,7 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
         elif name in params:
             options[name] = _as_given(value)
         elif name not in _known():
-            raise unknown_name(f"name in '{path}'", name, {*params, *_known()})
+            raise InputError(f"'{path}': {unknown_name('setting', name, {*params, *_known()})}")
     ctx.default_map = options
     ctx.meta[REST] = rest
     return path

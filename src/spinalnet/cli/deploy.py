@@ -173,6 +173,8 @@ def predict_command(
         return  # there is one file to write
     if sentence := runs_first("predict", run, paths):
         raise InputError(sentence)
+    if not run.expanduser().exists():
+        raise InputError(f"there is no run '{run}': give the folder of one, or its model.")
     if manner.as_json and out is None:
         form = form or "jsonl"
     if out is not None and out.expanduser().is_file() and not force:
