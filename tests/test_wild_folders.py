@@ -1119,6 +1119,19 @@ def test_the_same_picture_twice(tmp_path: Path, case: str, streamed: bool) -> No
     assert not out & {*skipped.train.paths, *skipped.val.paths, *skipped.test.paths}
 
 
+def test_pictures_too_plain_for_their_look_are_known_by_their_pixels(tmp_path: Path) -> None:
+    sets(tmp_path)
+    rng = np.random.default_rng(0)
+    for name, of in (("train/a/p", "train/b/q"), ("train/a/r", "test/a/s")):
+        faint = rng.integers(120, 124, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(faint).save(tmp_path / f"{name}.jpg", quality=95)
+        Image.open(tmp_path / f"{name}.jpg").save(tmp_path / f"{of}.png")
+    notes = " ".join(notes_of(load_dataset(tmp_path, image_size=32)))
+    assert "there under another label too, pixel for pixel" in notes
+    assert f"('{tmp_path}/train/b/q.png' is '{tmp_path}/train/a/p.jpg')" in notes
+    assert f"('{tmp_path}/test/a/s.png' is '{tmp_path}/train/a/r.jpg')" in notes
+
+
 def test_of_very_many_files_only_the_bytes_are_compared(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("spinalnet.data.likeness._MOST_FILES", 8)
     sets(tmp_path)

@@ -20,6 +20,7 @@ of the trousers of Fashion-MNIST would be taken for others.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import os
 from collections.abc import Sequence
@@ -62,7 +63,9 @@ class Looks(NamedTuple):
         small: The whole, squeezed to a square, uint8, `(N, C, S, S)`.
         colour: How far channels lie apart, in levels, float32, `(N,)`.
         limits: How far the same picture may be apart where it has colour, float32, `(N,)`; 0 for
-            one that is too plain to be told from others.
+            one that is too plain to be told from others by its look.
+        prints: Digests of the pixels at the size that is looked at, uint64, `(N,)`; 0 for a picture
+            of one colour. By them those that are too plain are known again, where nothing changed.
     """
 
     codes: np.ndarray
@@ -71,6 +74,7 @@ class Looks(NamedTuple):
     small: np.ndarray
     colour: np.ndarray
     limits: np.ndarray
+    prints: np.ndarray
 
     def joined(self, other: Looks) -> Looks:
         """Return both, these first."""
@@ -161,7 +165,22 @@ def _look(pixels: Tensor, sides: Tensor) -> Looks:
     limits[cells[0].flatten(1).std(1) < _PLAIN] = 0.0
     small = squeezed(pixels, _SIDE) if min(pixels.shape[2:]) > _SIDE else pixels
     seen = sides.amin(1) > _SMALL
-    return Looks(codes, boxes.numpy(), seen.numpy(), small.numpy(), colour.numpy(), limits.numpy())
+    return Looks(
+        codes,
+        boxes.numpy(),
+        seen.numpy(),
+        small.numpy(),
+        colour.numpy(),
+        limits.numpy(),
+        np.array([_print(one) for one in pixels.contiguous().numpy()], dtype=np.uint64),
+    )
+
+
+def _print(pixels: np.ndarray) -> int:
+    """Return a digest of the pixels of a picture, 0 if there is but one value in each channel."""
+    if (pixels == pixels[:, :1, :1]).all():
+        return 0
+    return int.from_bytes(hashlib.blake2b(pixels.tobytes(), digest_size=8).digest(), "big")
 
 
 _known: dict[tuple[str, int, int, PixelRange | None], Looks] = {}
@@ -214,7 +233,7 @@ def alike(first: Looks, second: Looks | None = None) -> np.ndarray:
     """
     within = second is None
     other = first if second is None else second
-    found = np.full(len(other.codes), -1, dtype=np.int64)
+    found = _same(first.prints, other.prints, within)
     inner = range(1, first.codes.shape[1])
     for views in [(0, 0), *((view, 0) for view in inner), *((0, view) for view in inner)]:
         side = _Side(first, views[0]), _Side(other, views[1])
@@ -231,6 +250,18 @@ def alike(first: Looks, second: Looks | None = None) -> np.ndarray:
                 close = _differing(*side, i, j) <= _bits(*side, i, j)
                 close &= (i < j) if within else True
                 _take(found, *side, i[close], j[close])
+    return found
+
+
+def _same(first: np.ndarray, other: np.ndarray, within: bool) -> np.ndarray:
+    """Return for every print of `other` the first row of `first` that has it, or -1."""
+    found = np.full(len(other), -1, dtype=np.int64)
+    if len(first) and len(other):
+        known, rows = np.unique(first, return_index=True)
+        at = np.searchsorted(known, other).clip(max=len(known) - 1)
+        same = (known[at] == other) & (other != 0)
+        same &= (rows[at] < np.arange(len(other))) if within else True
+        found[same] = rows[at][same]
     return found
 
 
