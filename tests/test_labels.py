@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from spinalnet import InputError
 from spinalnet.comparison import asking, comparing
 from spinalnet.comparison.engine import Effort
 from spinalnet.comparison.outputs import OUTPUTS_FILE, RegressionOutputs, joined, load_outputs
+from spinalnet.comparison.report.page import write_report
 from spinalnet.comparison.running import run_one
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.data.images import BadImagesError
@@ -427,6 +429,39 @@ def test_a_regression_on_images_is_scored_in_its_units(ages: Path, age_run: Path
     assert result["test"]["mae"] < 8  # the mean of all would be off by 15
     again = evaluate_run(age_run)
     assert again.metrics["mae"] == pytest.approx(result["test"]["mae"], rel=1e-5)
+
+
+def test_the_largest_residuals_are_shown_with_their_files(ages: Path, age_run: Path) -> None:
+    outputs = load_outputs(age_run / OUTPUTS_FILE)
+    assert isinstance(outputs, RegressionOutputs)
+    assert outputs.shown is not None
+    assert outputs.thumbnails is not None
+    gaps = (outputs.predictions - outputs.targets)[:, 0].abs()
+    assert outputs.shown.tolist() == gaps.argsort(descending=True)[:16].tolist()
+    for row, pixels in zip(outputs.shown.tolist(), outputs.thumbnails, strict=True):
+        with Image.open(outputs.paths[row]) as image:
+            grey = float(np.asarray(image).mean())
+        assert float(pixels.float().mean()) == pytest.approx(grey, abs=1)
+    page = write_report(age_run).read_text(encoding="utf-8")
+    (head,) = json.loads((age_run / "residuals.json").read_text())["heads"]
+    images = head["largest_residuals"]
+    assert [image["row"] for image in images] == outputs.shown.tolist()
+    for image in images:
+        (true,), (said,), (gap,) = image["true"], image["predicted"], image["residual"]
+        assert true == pytest.approx(20 + int(Path(image["path"]).stem))
+        assert gap == pytest.approx(said - true)
+        assert abs(gap) == pytest.approx(float(gaps[image["row"]]), rel=1e-5)
+    shown = re.findall(r'alt="(.*?) taken for (.*?)">.*?<span class="soft">(.*?)</span>', page)
+    assert shown == [
+        (f"{i['true'][0]:.4g}", f"{i['predicted'][0]:.4g}", Path(i["path"]).name) for i in images
+    ]
+
+
+def test_values_of_several_columns_count_by_their_spread() -> None:
+    true = torch.tensor([[0.0, 0.0], [1.0, 1000.0], [2.0, 2000.0]])
+    off = torch.tensor([[0.0, 500.0], [2.0, 0.0], [torch.nan, 0.0]])
+    outputs = RegressionOutputs.of(true + off, true)
+    assert outputs.worst(3).tolist() == [1, 0]  # what is no number has no place
 
 
 def test_all_rows_of_another_table_are_scored_in_the_models_units(
