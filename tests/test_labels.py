@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import subprocess
+import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 import spinalnet
 from spinalnet import InputError
@@ -498,6 +500,44 @@ def test_an_exported_regression_answers_in_its_units(ages: Path, age_run: Path) 
     (one,) = predict.predict_images(age_run, [ages / "images" / "040.png"])
     assert answer.shape == (1, 1)
     assert answer[0, 0] == pytest.approx(one.value, rel=1e-4)
+
+
+def test_the_program_beside_an_exported_regression_says_what_predict_says(
+    ages: Path, age_run: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    done = spinalnet.export_onnx(age_run, ages / "alone.onnx")
+    assert done.preprocessing is not None
+    paths = sorted((ages / "images").glob("*.png"))[::6]
+    for i, path in enumerate(paths[:4]):  # off-centre, larger, turned as cameras write it
+        exif = Image.Exif()
+        exif[0x0112] = (6, 3, 8, 1)[i]
+        with Image.open(path) as image:
+            wide = ImageOps.expand(image.resize((90, 60)), (0, 0, 30 * i, 0), "white")
+        paths.append(ages / f"wide{i}.png")
+        wide.save(paths[-1], exif=exif)
+    alone = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import runpy, sys\n"
+            "sys.modules.update(dict.fromkeys(('torch', 'torchvision', 'spinalnet', 'scipy')))\n"
+            "sys.argv = sys.argv[1:]\n"
+            "runpy.run_path(sys.argv[0], run_name='__main__')",
+            *map(str, [done.preprocessing, *paths]),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    said = [one.value for one in predict.predict_images(age_run, paths)]
+    values = [
+        float(line.removeprefix(f"{path}: ")) for path, line in zip(paths, alone, strict=True)
+    ]
+    assert values == pytest.approx(said, abs=0.3)  # years; rounding of resized pixels
+    assert values[:10] == pytest.approx(said[:10], rel=1e-3)
+    assert max(said) - min(said) > 15, "nothing was told apart"
 
 
 def test_heads_are_compared_on_values(ages: Path) -> None:
