@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import subprocess
+import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 import spinalnet
 from spinalnet import InputError
 from spinalnet.comparison import asking, comparing
 from spinalnet.comparison.engine import Effort
 from spinalnet.comparison.outputs import OUTPUTS_FILE, RegressionOutputs, joined, load_outputs
+from spinalnet.comparison.report.page import write_report
 from spinalnet.comparison.running import run_one
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.data.images import BadImagesError
@@ -429,6 +433,39 @@ def test_a_regression_on_images_is_scored_in_its_units(ages: Path, age_run: Path
     assert again.metrics["mae"] == pytest.approx(result["test"]["mae"], rel=1e-5)
 
 
+def test_the_largest_residuals_are_shown_with_their_files(ages: Path, age_run: Path) -> None:
+    outputs = load_outputs(age_run / OUTPUTS_FILE)
+    assert isinstance(outputs, RegressionOutputs)
+    assert outputs.shown is not None
+    assert outputs.thumbnails is not None
+    gaps = (outputs.predictions - outputs.targets)[:, 0].abs()
+    assert outputs.shown.tolist() == gaps.argsort(descending=True)[:16].tolist()
+    for row, pixels in zip(outputs.shown.tolist(), outputs.thumbnails, strict=True):
+        with Image.open(outputs.paths[row]) as image:
+            grey = float(np.asarray(image).mean())
+        assert float(pixels.float().mean()) == pytest.approx(grey, abs=1)
+    page = write_report(age_run).read_text(encoding="utf-8")
+    (head,) = json.loads((age_run / "residuals.json").read_text())["heads"]
+    images = head["largest_residuals"]
+    assert [image["row"] for image in images] == outputs.shown.tolist()
+    for image in images:
+        (true,), (said,), (gap,) = image["true"], image["predicted"], image["residual"]
+        assert true == pytest.approx(20 + int(Path(image["path"]).stem))
+        assert gap == pytest.approx(said - true)
+        assert abs(gap) == pytest.approx(float(gaps[image["row"]]), rel=1e-5)
+    shown = re.findall(r'alt="(.*?) taken for (.*?)">.*?<span class="soft">(.*?)</span>', page)
+    assert shown == [
+        (f"{i['true'][0]:.4g}", f"{i['predicted'][0]:.4g}", Path(i["path"]).name) for i in images
+    ]
+
+
+def test_values_of_several_columns_count_by_their_spread() -> None:
+    true = torch.tensor([[0.0, 0.0], [1.0, 1000.0], [2.0, 2000.0]])
+    off = torch.tensor([[0.0, 500.0], [2.0, 0.0], [torch.nan, 0.0]])
+    outputs = RegressionOutputs.of(true + off, true)
+    assert outputs.worst(3).tolist() == [1, 0]  # what is no number has no place
+
+
 def test_all_rows_of_another_table_are_scored_in_the_models_units(
     ages: Path, age_run: Path
 ) -> None:
@@ -463,6 +500,44 @@ def test_an_exported_regression_answers_in_its_units(ages: Path, age_run: Path) 
     (one,) = predict.predict_images(age_run, [ages / "images" / "040.png"])
     assert answer.shape == (1, 1)
     assert answer[0, 0] == pytest.approx(one.value, rel=1e-4)
+
+
+def test_the_program_beside_an_exported_regression_says_what_predict_says(
+    ages: Path, age_run: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    done = spinalnet.export_onnx(age_run, ages / "alone.onnx")
+    assert done.preprocessing is not None
+    paths = sorted((ages / "images").glob("*.png"))[::6]
+    for i, path in enumerate(paths[:4]):  # off-centre, larger, turned as cameras write it
+        exif = Image.Exif()
+        exif[0x0112] = (6, 3, 8, 1)[i]
+        with Image.open(path) as image:
+            wide = ImageOps.expand(image.resize((90, 60)), (0, 0, 30 * i, 0), "white")
+        paths.append(ages / f"wide{i}.png")
+        wide.save(paths[-1], exif=exif)
+    alone = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import runpy, sys\n"
+            "sys.modules.update(dict.fromkeys(('torch', 'torchvision', 'spinalnet', 'scipy')))\n"
+            "sys.argv = sys.argv[1:]\n"
+            "runpy.run_path(sys.argv[0], run_name='__main__')",
+            *map(str, [done.preprocessing, *paths]),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    said = [one.value for one in predict.predict_images(age_run, paths)]
+    values = [
+        float(line.removeprefix(f"{path}: ")) for path, line in zip(paths, alone, strict=True)
+    ]
+    assert values == pytest.approx(said, abs=0.3)  # years; rounding of resized pixels
+    assert values[:10] == pytest.approx(said[:10], rel=1e-3)
+    assert max(said) - min(said) > 15, "nothing was told apart"
 
 
 def test_heads_are_compared_on_values(ages: Path) -> None:

@@ -25,9 +25,11 @@ from spinalnet.comparison import building
 from spinalnet.comparison.baseline import Baseline, baseline_outputs
 from spinalnet.comparison.metrics import METRICS
 from spinalnet.comparison.outputs import OUTPUTS_FILE, load_outputs
+from spinalnet.comparison.spec import RunSpec
 from spinalnet.data import catalog, listing, loading, parts, readers
 from spinalnet.data.augment import build_augment
 from spinalnet.data.batches import ArrayDataset, DatasetInfo, Splits
+from spinalnet.models import zoo
 from spinalnet.models.zoo import MODELS, build, create_model
 from spinalnet.nn.counting import count_macs
 from spinalnet.paper import protocol as protocol_module
@@ -641,6 +643,44 @@ def test_missing_weights_are_said_before_any_training(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="published weights of 'resnet18' cannot be fetched"):
         run_recipe("transfer-hymenoptera", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_are_not_fetched_where_that_is_forbidden(tmp_path, monkeypatch):
+    tried: list[object] = []
+
+    def offline(*args: object, **options: object) -> None:
+        tried.append(args)
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr(readers, "ensure_present", lambda *args, **options: None)
+    said = "published weights of 'resnet18' are not here, and they must not be fetched: allow it"
+    with pytest.raises(InputError, match=said):
+        run_recipe("transfer-hymenoptera", out=tmp_path / "out", download=False)
+    assert not (tmp_path / "out").exists()
+    spec = RunSpec.of("digits", model="resnet18", pretrained=True)
+    with pytest.raises(InputError, match=said):
+        building.load_splits(spec, download=False)
+    assert not tried
+    kept = tmp_path / "hub" / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"")
+    zoo.check_weights_here("resnet18")
+    zoo.check_weights_here("mnist-cnn")  # which has none
+    assert all(bool(row.published) == row.pretrained for row in MODELS.values())
+
+
+def test_the_weights_looked_for_are_those_that_the_paper_began_with(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    (name,) = (name for name, row in MODELS.items() if row.published.endswith("wide_resnet101_2"))
+    (folder / "wide_resnet101_2-d733dc28.pth").write_bytes(b"")  # torchvision's of later
+    with pytest.raises(InputError, match="are not here"):
+        zoo.check_weights_here(name)
+    (folder / "wide_resnet101_2-32ee1156.pth").write_bytes(b"")
+    zoo.check_weights_here(name)
 
 
 def test_of_several_processes_the_main_one_alone_writes_the_record(tmp_path, monkeypatch):

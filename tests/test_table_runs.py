@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -13,16 +15,20 @@ import pytest
 import torch
 
 from spinalnet._checks import InputError, TrainingError
+from spinalnet.cli import root
 from spinalnet.comparison import spaces, table_rows
 from spinalnet.comparison.metrics import find_metric
 from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs, load_outputs
 from spinalnet.comparison.question import ComparisonSpec
 from spinalnet.comparison.spec import Unit
 from spinalnet.comparison.table_heads import TABLE_MODELS, make_estimator, option_names
+from spinalnet.comparison.table_model import load_table_model
 from spinalnet.comparison.table_rows import rows_of
 from spinalnet.comparison.table_spec import TableSpec
 from spinalnet.comparison.tables import check_specs, refit, run_table
 from spinalnet.data import Resample, Table, draw_parts
+from spinalnet.deploy.evaluation import evaluate_table
+from spinalnet.deploy.tables import predict_rows
 from spinalnet.tabular import ControlClassifier, ControlRegressor, SpinalClassifier, SpinalRegressor
 from spinalnet.training import runs
 
@@ -631,3 +637,95 @@ def test_classes_that_are_text_and_frames_of_polars(tmp_path: Path) -> None:
     assert outputs.num_classes == 3
     assert Unit(0, Resample("split", 0)).name == "split0-seed0"
     assert isinstance(refit(tmp_path / "spinal0", spec(text).frame), SpinalClassifier)
+
+
+def patients(path: Path, *without: str) -> Path:
+    """Write a table with an identifier and a column that no model can take, less some columns."""
+    rng, rows = np.random.default_rng(0), 60
+    y = np.arange(rows) % 2
+    frame = pd.DataFrame(
+        {
+            "id": rng.permutation(rows) * 3,
+            "clinic, ward": rng.integers(0, 9, rows),
+            "x": y + rng.normal(0, 0.4, rows),
+            "kind": np.where(y, "a", "b"),
+        }
+    )
+    frame.drop(columns=list(without)).to_csv(path, index=False)
+    return path
+
+
+def test_ignored_columns_are_no_features(tmp_path: Path) -> None:
+    table, bare = patients(tmp_path / "t.csv"), patients(tmp_path / "bare.csv", "id")
+    ignore = ("id", "clinic, ward")
+    asked = TableSpec(str(table), "kind", head="linear", train=SHORT, ignore=ignore)
+    rows = rows_of(asked)
+    assert list(rows.table.X.columns) == ["x"]
+    assert not any("identifier" in note for note in rows.table.notes)
+    told = [note for note in rows_of(replace(asked, ignore=())).table.notes if "identifier" in note]
+    assert told
+    assert all("(ignore=id)" in note for note in told)
+    assert list(rows_of(replace(asked, ignore="id,x")).table.X.columns) == ["clinic, ward"]  # type: ignore[arg-type]
+    run_table(asked, tmp_path / "run")
+    assert run_table(asked, tmp_path / "run").result  # the same question again
+    kept = runs.read_config(tmp_path / "run")
+    assert kept["ignore"] == list(ignore)
+    del kept["ignore"]  # as earlier versions wrote it
+    assert TableSpec.from_dict(kept).ignore == ()
+    model = load_table_model(tmp_path / "run")
+    assert [column.name for column in model.about.columns] == ["x"]
+    answers = [list(predict_rows(model, pd.read_csv(one))) for one in (table, bare)]
+    assert answers[0] == answers[1]
+    scores = [evaluate_table(model, one).metrics for one in (table, bare)]
+    assert scores[0] == scores[1]
+    assert evaluate_table(model).metrics["n"] == 15
+
+
+@pytest.mark.parametrize(
+    ("ignore", "asked", "message"),
+    [
+        ("idd", {}, "unknown column (ignore) 'idd'; did you mean 'id'?"),
+        ("kind", {}, "ignore=kind is the target"),
+        ("id", {"group": "id"}, "ignore=id is the column of group="),
+        ("x,id", {"time": "id"}, "ignore=id is the column of time="),
+        ("id,clinic,x", {}, "unknown column (ignore) 'clinic'"),
+    ],
+)
+def test_what_cannot_be_ignored_is_refused_by_name(
+    ignore: str, asked: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    table = patients(tmp_path / "t.csv")
+    with pytest.raises(InputError, match=re.escape(message)):
+        rows_of(TableSpec(str(table), "kind", ignore=(ignore,), **asked))
+    with pytest.raises(InputError, match="no columns with names, so none can be ignored"):
+        rows_of(TableSpec("sklearn:iris", ignore=("x",)))
+
+
+def command(*words: object) -> int | str | None:
+    """Run the command in this process; return its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["spinalnet", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            root.main()
+    return stop.value.code
+
+
+def test_the_command_ignores_columns_of_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = patients(tmp_path / "t.csv")
+    asked = (table, "--target=kind", "--epochs=1", "--head=linear")
+    assert not command("train", *asked, "--out", tmp_path / "all")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "leave it out (--ignore id)" in said
+    both = ("--ignore", "id", "--ignore", "clinic, ward")
+    assert not command("train", *asked, *both, "--out", tmp_path / "a")
+    again = ("--config", tmp_path / "a" / "config.yaml", "--out", tmp_path / "b")
+    assert not command("train", table, *again)
+    (tmp_path / "c.yaml").write_text("ignore: id\n")
+    assert not command("train", *asked, "--config", tmp_path / "c.yaml", "--out", tmp_path / "c")
+    kept = [runs.read_config(tmp_path / one)["ignore"] for one in "abc"]
+    assert kept == [["id", "clinic, ward"], ["id", "clinic, ward"], ["id"]]
+    capsys.readouterr()
+    assert command("compare", table, "--target=kind", "--ignore=idd", "--dry-run") == 2
+    assert "did you mean 'id'?" in capsys.readouterr().err

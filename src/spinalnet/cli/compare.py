@@ -110,7 +110,7 @@ Only = Annotated[str | None, option(_ENGINE, "Make this one run.", metavar="NAME
 
 _OF_IMAGES = {"model", "backbone", "weights", "freeze", "head_option", "data_dir", "download"}
 _OF_IMAGES |= {"image_size", "in_channels", "limit", "on_bad_image", "probe_epochs", "probe_lr"}
-_OF_IMAGES |= {"ignore", "on_duplicate"}
+_OF_IMAGES |= {"on_duplicate"}
 _OF_IMAGES |= {"labels", "image_column", "label_column", "split_column"}
 _OF_IMAGES |= {"pixel_range"}
 
@@ -184,6 +184,7 @@ def compare_command(
         of_images = _OF_IMAGES | {field.name for field in fields(TrainConfig)} - {"seed"}
         asked.refuse(of_images, f"for a table ('{asked.data}')")
         own = {"target": target, "task": task, "seed": asked.training.seed}
+        own |= {"ignore": tuple(asked.ignore or ())}
         question = asking.ask(asked.data, heads, units, **own, **shared)
     else:
         asked.refuse_of_tables({"target", "time"})

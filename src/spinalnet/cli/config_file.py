@@ -63,7 +63,9 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
         if name in _BY_PYTHON_ALONE:
             rest[name] = value
         elif name in params:
-            options[name] = _as_given(value)
+            given = _as_given(value)
+            several = getattr(params[name], "multiple", False) and not isinstance(given, list)
+            options[name] = [given] if several else given
         elif name not in _known():
             raise InputError(f"'{path}': {unknown_name('setting', name, {*params, *_known()})}")
     ctx.default_map = options
@@ -162,7 +164,7 @@ def _of_table(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name in of_tables(preset, ()):
         train.pop(name, None)
     yield from train.items()
-    usual = {"task": "auto", "tune": 0, "preset": "", "label": ""}
+    usual = {"task": "auto", "tune": 0, "preset": "", "label": "", "ignore": []}
     yield from ((name, value) for name, value in values.items() if usual.get(name, ...) != value)
 
 

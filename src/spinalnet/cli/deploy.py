@@ -25,6 +25,7 @@ from spinalnet.cli.options import (
     SplitColumn,
     Tta,
     option,
+    patterns,
 )
 from spinalnet.cli.output import answer, manner, say, say_now, tell
 from spinalnet.cli.progress import counting, print_note
@@ -75,7 +76,7 @@ def evaluate_command(
         **columns,
         split_column=split_column,
         on_bad_image=on_bad_image,  # type: ignore[arg-type]  # checked there
-        ignore=ignore,
+        ignore=patterns(ignore),
         tta=tta,
         tell=print_note,
     )

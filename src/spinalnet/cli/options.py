@@ -132,10 +132,11 @@ OnBadImage = Annotated[
     ),
 ]
 Ignore = Annotated[
-    str | None,
+    list[str] | None,
     option(
         FILES,
-        "Files and folders of an image folder that are left out, comma separated: test,*_mask.png.",
+        "Files and folders of an image folder that are left out (test,*_mask.png), or columns of "
+        "a table (id); comma separated, or several times.",
         metavar="NAMES",
     ),
 ]
@@ -330,13 +331,14 @@ class RunOptions:
         if not fields.get("probe_epochs"):
             self.refuse({"probe_lr"}, "without --probe-epochs")
         kept = ("data_dir", "image_size", "in_channels", "limit", "on_bad_image")
-        kept += ("ignore", "on_duplicate", "image_column", "label_column", "split_column")
+        kept += ("on_duplicate", "image_column", "label_column", "split_column")
         spec = RunSpec.of(
             self.data,
             head_options=head_options(self.head_option),
             train=self.training,
             labels=None if self.labels is None else str(self.labels),
             **{name: getattr(self, name) for name in kept},
+            ignore=patterns(self.ignore),
             pixel_range=two_numbers("--pixel-range", self.pixel_range),
             **of_images(self.preset, self.given),
             **network,
@@ -432,6 +434,11 @@ def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
     parameters = [context, *shared[:place], *own, *shared[place:], *training]
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return wrapper
+
+
+def patterns(given: list[str] | None) -> str | None:
+    """Return what --ignore says of an image folder as one text, as `DataSpec` has it."""
+    return ",".join(given) if given else None
 
 
 def two_numbers(option: str, text: str | None) -> tuple[float, float] | None:

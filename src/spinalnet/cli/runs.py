@@ -85,7 +85,8 @@ def train_command(
     if is_table:
         if log:
             raise InputError("log has no meaning for one model of a table: leave it out.")
-        of_table = {"target": target, "task": task, "group": group, "time": time}
+        of_table: dict[str, Any] = {"target": target, "task": task, "group": group, "time": time}
+        of_table["ignore"] = tuple(asked.ignore or ())
         _train_on_table(asked, head, out, wait, **of_table)
         return
     asked.refuse_of_tables({"target", "time"})
@@ -117,7 +118,7 @@ def train_command(
 
 _OF_IMAGES = {"model", "backbone", "weights", "freeze", "data_dir", "download", "image_size"}
 _OF_IMAGES |= {"in_channels", "limit", "on_bad_image", "pixel_range", "probe_epochs", "probe_lr"}
-_OF_IMAGES |= {"ignore", "on_duplicate"}
+_OF_IMAGES |= {"on_duplicate"}
 _OF_IMAGES |= {"labels", "image_column", "label_column", "split_column"}
 
 

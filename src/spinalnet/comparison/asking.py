@@ -19,7 +19,7 @@ from spinalnet.training import presets
 
 Source = str | Path | Table | RunSpec | TableSpec
 
-_TABLE_OPTIONS = ("task", "head_options", "seed")
+_TABLE_OPTIONS = ("task", "head_options", "seed", "ignore")
 
 
 def names_table(data: object, target: str | None = None) -> bool:

@@ -10,7 +10,7 @@ from spinalnet import _dist
 from spinalnet._checks import InputError
 from spinalnet.data import build_augment, load
 from spinalnet.data.batches import Units
-from spinalnet.models import backbones, zoo
+from spinalnet.models import zoo
 from spinalnet.training import placement
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def load_splits(
     build_augment(spec.train.augment)  # a misspelt step is told now, not in the first epoch
     data, expected = zoo.complete(spec.model, spec.data)
     if download is False and spec.model.pretrained is True:
-        backbones.check_here(spec.model.name)
+        zoo.check_weights_here(spec.model.name)
     with one_after_another(spec.train):  # a download is for one
         constants = constants or expected
         splits = load(data, spec.train.seed, constants=constants, download=download, units=units)

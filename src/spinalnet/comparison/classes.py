@@ -17,7 +17,7 @@ import torch
 
 from spinalnet.comparison.calibration import Bin, ClassScore, Quality, per_class, pooled, quality
 from spinalnet.comparison.finished import FinishedRuns, result_of
-from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs
+from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs, pictures
 from spinalnet.comparison.statistics import (
     PairedDifference,
     deviation,
@@ -142,7 +142,8 @@ class HeadQuality:
 
 
 _COMPARED = ("nll", "brier", "ece")
-_MOST_MISTAKES = 16
+MOST_SHOWN = 16
+"""Images of a head that a report shows."""
 
 
 def judge(comparison: FinishedRuns, summary: Summary) -> list[HeadQuality]:
@@ -241,22 +242,16 @@ def _class_rows(records: Iterable[RunRecord], names: Sequence[str]) -> tuple[Cla
 
 def _mistakes(several: Sequence[Outputs], names: Sequence[str]) -> tuple[Mistake, ...]:
     """Find the images that the runs of a head got most wrong, on average over the runs."""
-    if not several or any(not torch.equal(o.targets, several[0].targets) for o in several):
-        return ()  # nothing kept, or not one test set
-    pictures = {
-        row: o.thumbnails[i]
-        for o in several
-        if o.shown is not None and o.thumbnails is not None
-        for i, row in enumerate(o.shown.tolist())
-    }
+    kept = pictures(several)
+    if not kept:
+        return ()
     likelihood = torch.stack([o.log_likelihood for o in several]).mean(0)
     found = []
-    for row in sorted(pictures, key=lambda row: float(likelihood[row]))[:_MOST_MISTAKES]:
+    for row in sorted(kept, key=lambda row: float(likelihood[row]))[:MOST_SHOWN]:
         target = int(several[0].targets[row])
         said = [(int(o.predicted[row]), float(o.probabilities[row, 0])) for o in several]
         wrong = [(guess, p) for guess, p in said if guess != target]
         ((guess, _),) = Counter(guess for guess, _ in wrong).most_common(1)
-        pixels = pictures[row].permute(1, 2, 0).numpy()
         found.append(
             Mistake(
                 row=row,
@@ -266,7 +261,7 @@ def _mistakes(several: Sequence[Outputs], names: Sequence[str]) -> tuple[Mistake
                 probability=fmean(p for other, p in wrong if other == guess),
                 true_probability=float(likelihood[row].exp()),
                 wrong=len(wrong),
-                pixels=pixels[..., 0] if pixels.shape[2] == 1 else pixels,
+                pixels=kept[row],
             )
         )
     return tuple(found)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -115,8 +116,6 @@ class Outputs:
             "log_likelihood": self.log_likelihood,
             "squares": self.squares,
         }
-        if self.shown is not None and self.thumbnails is not None:
-            tensors |= {"shown": self.shown.int(), "thumbnails": self.thumbnails}
         files.save_weights(path, tensors | _places(self), {"num_classes": self.num_classes})
 
     @classmethod
@@ -141,12 +140,16 @@ class RegressionOutputs:
         predictions: What the model said, `(N, outputs)`; may hold numbers that are not finite.
         paths: As in `Outputs`.
         rows: As in `Outputs`.
+        shown: Rows of the largest residuals, which have thumbnails, `(M,)`.
+        thumbnails: As in `Outputs`.
     """
 
     targets: Tensor
     predictions: Tensor
     paths: tuple[str, ...] = ()
     rows: Tensor | None = None
+    shown: Tensor | None = None
+    thumbnails: Tensor | None = None
 
     @classmethod
     def of(
@@ -173,8 +176,28 @@ class RegressionOutputs:
         """Whether all that the model said about an example are numbers, bool, `(N,)`."""
         return self.predictions.isfinite().all(1)
 
+    @property
+    def distances(self) -> Tensor:
+        """How far a prediction is from the truth, float64, `(N,)`.
+
+        The mean over the outputs of the absolute residual in standard deviations of the targets, so
+        that none counts more for its unit.
+        """
+        true = self.targets.double()
+        scale = true.std(0, correction=0).clamp(min=torch.finfo(torch.float64).tiny)
+        return ((self.predictions.double() - true).abs() / scale).mean(1)
+
+    def worst(self, count: int) -> Tensor:
+        """Return up to `count` rows, those of the largest residuals first."""
+        order = self.distances.argsort(descending=True, stable=True)
+        return order[self.finite[order]][:count]
+
+    def with_thumbnails(self, shown: Tensor, thumbnails: Tensor) -> RegressionOutputs:
+        """Return the same with pixels of some rows."""
+        return replace(self, shown=shown, thumbnails=thumbnails)
+
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file: 8 or 16 bytes an example and output, and its path."""
+        """Write a safetensors file: 8 or 16 bytes an example and output; paths, thumbnails."""
         tensors = {"targets": self.targets, "predictions": self.predictions}
         files.save_weights(path, tensors | _places(self), {"task": "regression"})
 
@@ -184,8 +207,10 @@ Kind = TypeVar("Kind", bound=AnyOutputs)
 
 
 def _places(outputs: AnyOutputs) -> dict[str, Tensor]:
-    """Return what a file holds of where the examples come from."""
+    """Return what a file holds of where the examples come from, and of how they look."""
     tensors = {} if outputs.rows is None else {"rows": outputs.rows.int()}
+    if outputs.shown is not None and outputs.thumbnails is not None:
+        tensors |= {"shown": outputs.shown.int(), "thumbnails": outputs.thumbnails}
     if outputs.paths:
         text = bytearray("\0".join(outputs.paths).encode("utf-8", "surrogateescape"))
         tensors["paths"] = torch.frombuffer(text, dtype=torch.uint8)
@@ -206,9 +231,8 @@ def load_outputs(path: str | os.PathLike[str]) -> AnyOutputs:
         raise _damaged(path, "it is not a file that a run has written") from error
     try:
         if about.get("task") == "regression":
-            outputs = RegressionOutputs(
-                tensors["targets"], tensors["predictions"], *_read_places(tensors)
-            )
+            values = tensors["targets"], tensors["predictions"]
+            outputs = RegressionOutputs(*values, *_read_places(tensors), *_read_pictures(tensors))
         else:
             outputs = _classification(tensors, about)
         wrong = _what_is_wrong(outputs)
@@ -227,7 +251,7 @@ def _damaged(path: str | os.PathLike[str], reason: str) -> InputError:
 
 
 def _classification(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Outputs:
-    shown = tensors.get("shown")
+    shown, thumbnails = _read_pictures(tensors)
     paths, rows = _read_places(tensors)
     return Outputs(
         tensors["targets"].long(),
@@ -237,8 +261,8 @@ def _classification(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> 
         tensors["squares"],
         num_classes=int(about["num_classes"]),
         paths=paths,
-        shown=None if shown is None else shown.long(),
-        thumbnails=tensors.get("thumbnails"),
+        shown=shown,
+        thumbnails=thumbnails,
         rows=rows,
     )
 
@@ -249,6 +273,11 @@ def _read_places(tensors: Mapping[str, Tensor]) -> tuple[tuple[str, ...], Tensor
         return (), tensors.get("rows")
     text = paths.numpy().tobytes().decode("utf-8", "surrogateescape")
     return tuple(text.split("\0")), tensors.get("rows")
+
+
+def _read_pictures(tensors: Mapping[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    shown = tensors.get("shown")
+    return None if shown is None else shown.long(), tensors.get("thumbnails")
 
 
 def _what_is_wrong(outputs: AnyOutputs) -> str | None:
@@ -263,9 +292,9 @@ def _what_is_wrong(outputs: AnyOutputs) -> str | None:
         _is_table(rows, (n,), torch.int32) and int(rows.min()) >= 0 and len(rows.unique()) == n
     ):
         return "its rows must be places in the data set, each once"
-    if isinstance(outputs, RegressionOutputs):
-        return _wrong_values(outputs)
-    return _wrong_classes(outputs)
+    values = isinstance(outputs, RegressionOutputs)
+    wrong = _wrong_values(outputs) if values else _wrong_classes(outputs)
+    return wrong or _wrong_pictures(outputs)
 
 
 def _is_table(tensor: Tensor, shape: tuple[int, ...], *dtypes: torch.dtype) -> bool:
@@ -308,7 +337,11 @@ def _wrong_classes(outputs: Outputs) -> str | None:
         return "its probabilities must lie between 0 and 1, and not sum to more"
     if bool((p[:, 1:] > p[:, :-1]).any()):
         return "its classes must be ranked by probability"
-    shown, pixels = outputs.shown, outputs.thumbnails
+    return None
+
+
+def _wrong_pictures(outputs: AnyOutputs) -> str | None:
+    n, shown, pixels = len(outputs), outputs.shown, outputs.thumbnails
     if (shown is None) != (pixels is None):
         return "it must hold thumbnails and their rows, or neither"
     if shown is not None and pixels is not None:
@@ -371,14 +404,11 @@ def _stacked(tensors: Sequence[Tensor], name: str) -> Tensor:
 
 def _joined_pictures(parts: Sequence[AnyOutputs], order: Tensor) -> dict[str, Tensor | None]:
     """Return the thumbnails of all parts, with their places after joining."""
-    classifiers = [part for part in parts if isinstance(part, Outputs)]
-    if not classifiers:
-        return {}
-    if len({part.num_classes for part in classifiers}) > 1:
+    if len({part.num_classes for part in parts if isinstance(part, Outputs)}) > 1:
         raise InputError("outputs can be joined only where they have the same classes.")
     place = order.argsort()
     shown, pixels, before = [], [], 0
-    for part in classifiers:
+    for part in parts:
         if part.shown is not None and part.thumbnails is not None:
             shown.append(place[before + part.shown])
             pixels.append(part.thumbnails)
@@ -386,3 +416,21 @@ def _joined_pictures(parts: Sequence[AnyOutputs], order: Tensor) -> dict[str, Te
     if not pixels or len({tuple(p.shape[1:]) for p in pixels}) > 1:
         return {"shown": None, "thumbnails": None}
     return {"shown": torch.cat(shown), "thumbnails": torch.cat(pixels)}
+
+
+def pictures(several: Sequence[AnyOutputs]) -> dict[int, np.ndarray]:
+    """Return the thumbnails that runs have kept of one test set, by row.
+
+    Returns:
+        Pixels `(h, w)` or `(h, w, 3)`, uint8; nothing where the runs had different test sets.
+    """
+    if not several or any(not torch.equal(o.targets, several[0].targets) for o in several):
+        return {}
+    found = {}
+    for outputs in several:
+        if outputs.shown is None or outputs.thumbnails is None:
+            continue
+        for row, pixels in zip(outputs.shown.tolist(), outputs.thumbnails, strict=True):
+            array = pixels.permute(1, 2, 0).numpy()
+            found[row] = array[..., 0] if array.shape[2] == 1 else array
+    return found

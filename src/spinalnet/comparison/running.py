@@ -316,8 +316,6 @@ def _with_thumbnails(
 ) -> AnyOutputs:
     """Return `outputs` with the names of the files, and pixels of the worst mistakes."""
     outputs = replace(outputs, paths=tuple(part.paths))
-    if not isinstance(outputs, Outputs):
-        return outputs
     rows = outputs.worst(_THUMBNAILS)
     if part.paths:
         chosen = [part.paths[row] for row in rows.tolist()]

@@ -99,7 +99,7 @@ def load(spec: TableSpec) -> Table:
     """
     global _last
     frame = spec.frame
-    asked: tuple[Any, ...] = (spec.group, spec.time)
+    asked: tuple[Any, ...] = (spec.group, spec.time, spec.ignore)
     if frame is not None:
         asked = (*asked, id(frame))
     else:
@@ -109,10 +109,11 @@ def load(spec: TableSpec) -> Table:
             state = path.stat()
             asked = (*asked, str(path.absolute()), state.st_mtime_ns, state.st_size)
     if _last is None or _last.asked != asked:
+        columns: Any = {"group": spec.group, "time": spec.time, "ignore": spec.ignore}
         if frame is not None:
-            table = frame.ready(spec.group, spec.time)
+            table = frame.ready(**columns)
         else:
-            table = load_table(spec.table, spec.target, spec.task, group=spec.group, time=spec.time)
+            table = load_table(spec.table, spec.target, spec.task, **columns)
         _last = _Loaded(asked, table, frame)
     return _last.table
 

@@ -33,6 +33,8 @@ class TableSpec:
         group: Column whose rows of one value all lie in one part; it is no feature.
         time: Column that orders the rows: nothing is trained on rows later than those of the test
             part. It is no feature.
+        ignore: Columns that are no features either, as if the table lacked them: an identifier,
+            say. Each is a name, or several with commas; text is one such.
         head: A head of tables: spinal, unchained, unchained-matched, matched, mlp, linear, trees.
         head_options: What the estimator is given beside its defaults.
         train: Options of training that all nets of a comparison are given (epochs, batch_size,
@@ -55,6 +57,7 @@ class TableSpec:
     task: Literal["auto", "classification", "regression"] = "auto"
     group: str | None = None
     time: str | None = None
+    ignore: tuple[str, ...] = ()
     head: str = "spinal"
     head_options: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
@@ -69,6 +72,8 @@ class TableSpec:
     def __post_init__(self) -> None:
         if self.table.startswith("~"):
             object.__setattr__(self, "table", str(files.expanded(self.table)))
+        given: Any = self.ignore or ()
+        object.__setattr__(self, "ignore", (given,) if isinstance(given, str) else tuple(given))
         if self.tune < 0:
             raise InputError(f"tune must be a number of trials, or 0 for none, got {self.tune}.")
         check_options(self.head, self.head_options)
@@ -117,7 +122,7 @@ class TableSpec:
         """Return plain values, as they stand in `config.yaml`."""
         values = asdict(replace(self, frame=None))
         del values["frame"]
-        return values
+        return {**values, "ignore": list(self.ignore)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TableSpec:

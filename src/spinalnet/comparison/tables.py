@@ -54,7 +54,15 @@ def check_specs(specs: Sequence[TableSpec]) -> str:
     built: dict[str, tuple[type, str]] = {}
     task = ""
     for spec in specs:
-        key = (spec.table, spec.target, spec.group, spec.time, spec.unit, spec.tune > 0)
+        key = (
+            spec.table,
+            spec.target,
+            spec.group,
+            spec.time,
+            spec.ignore,
+            spec.unit,
+            spec.tune > 0,
+        )
         if key not in drawn:
             drawn[key] = rows_of(spec)
         _check(spec, drawn[key])

@@ -5,7 +5,7 @@ Read for `spinalnet compare` on a table and for the theory's sensitivities.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from spinalnet.data.table_targets import (
     Task,
     check_typo,
     detect_task,
+    find_columns,
     find_targets,
     names_in,
     target_values,
@@ -67,7 +68,9 @@ class Table:
     targets: tuple[str, ...] = ()
     date_orders: Mapping[str, str] = field(default_factory=dict)
 
-    def ready(self, group: str | None = None, time: str | None = None) -> Table:
+    def ready(
+        self, group: str | None = None, time: str | None = None, ignore: Sequence[str] = ()
+    ) -> Table:
         """Return the table as nets and trees alike know it.
 
         Every column holds numbers, truths, dates, categories of text, or text; those without any
@@ -77,21 +80,26 @@ class Table:
         Args:
             group: Name of a column of a data frame; None for `groups` as they are.
             time: Column of numbers or dates; None for `times` as they are.
+            ignore: Columns that are left out as if they were not there, whatever they hold; each
+                a name, or several with commas.
 
         Raises:
             InputError: If there is no such column, or it has missing values, or is no time; if two
-                columns have one name, one is of no use, or none holds a value.
+                columns have one name, one is of no use, or none holds a value; if a column to
+                ignore is the target, or divides the rows.
         """
         given = {"group": group, "time": time}
         columns = list(map(str, getattr(self.X, "columns", ())))
-        for what, name in given.items():
-            if name is not None and name not in columns:
-                if not columns:
-                    raise InputError(
-                        f"{self.name} has no columns with names, so none can be its {what}: leave "
-                        f"out {what}={name}."
-                    )
+        for what, name in (*given.items(), *(("ignore", name) for name in ignore)):
+            if name is not None and not columns:
+                means = "can be ignored" if what == "ignore" else f"can be its {what}"
+                raise InputError(
+                    f"{self.name} has no columns with names, so none {means}: leave out "
+                    f"{what}={name}."
+                )
+            if what != "ignore" and name is not None and name not in columns:
                 raise unknown_name(f"column ({what})", name, columns)
+        left_out = _to_ignore(ignore, columns, self.targets, given)
         if group is not None and group == time:
             raise InputError(f"group and time must be two columns, got '{group}' for both.")
         if not is_frame(self.X):
@@ -100,7 +108,7 @@ class Table:
         X, notes = _as_pandas(self.X, self.name)
         groups = self.groups if group is None else _as_groups(group, X[group])
         times = self.times if time is None else _as_times(time, X[time])
-        taken = [name for name in given.values() if name is not None]
+        taken = [name for name in given.values() if name is not None] + left_out
         X = X.drop(columns=taken)
         if X.shape[1] == 0:
             raise InputError(f"{self.name} has no column besides {' and '.join(taken)}.")
@@ -120,6 +128,29 @@ class Table:
         return replace(self, X=X, groups=groups, times=times, notes=told)
 
 
+def _to_ignore(
+    ignore: Sequence[str],
+    columns: list[str],
+    targets: Sequence[str],
+    given: Mapping[str, str | None],
+) -> list[str]:
+    """Return the columns to leave out, each once.
+
+    Raises:
+        InputError: If one is not there, or is needed.
+    """
+    needed = dict.fromkeys(targets, "the target")
+    needed |= {name: f"the column of {what}=" for what, name in given.items() if name is not None}
+    known = [*columns, *(name for name in targets if name not in columns)]
+    named = [one for names in ignore for one in find_columns(names, known, "column (ignore)")]
+    for name in named:
+        if name in needed:
+            raise InputError(
+                f"ignore={name} is {needed[name]}: that cannot be left out; choose another column."
+            )
+    return list(dict.fromkeys(named))
+
+
 def is_table(source: str) -> bool:
     """Return whether `source` names a bundled table or a table file."""
     return source.startswith("sklearn:") or is_table_file(source)
@@ -132,6 +163,7 @@ def load_table(
     *,
     group: str | None = None,
     time: str | None = None,
+    ignore: Sequence[str] = (),
 ) -> Table:
     """Read a table as it lies; `Table.notes` has a sentence for every decision.
 
@@ -145,6 +177,7 @@ def load_table(
         group: Column whose rows of one value belong into one part; it is no feature.
         time: Column of numbers or dates that orders the rows; it is no feature either, since what
             is tested on lies outside of what was trained on.
+        ignore: Columns that are left out, see `Table.ready`.
 
     Raises:
         InputError: If the file or the column is missing or unusable.
@@ -152,7 +185,7 @@ def load_table(
     if task not in ("auto", "classification", "regression"):
         raise unknown_name("task", task, ["auto", "classification", "regression"])
     if source.startswith("sklearn:"):
-        return _bundled(source.removeprefix("sklearn:")).ready(group, time)
+        return _bundled(source.removeprefix("sklearn:")).ready(group, time, ignore)
     read, names = _read_with_target(files.expanded(source), target)
     for what, name in (("group", group), ("time", time)):
         if name in names:
@@ -179,7 +212,7 @@ def load_table(
         targets=tuple(names),
         date_orders=read.date_orders,
     )
-    return table.ready(group, time)
+    return table.ready(group, time, ignore)
 
 
 def _with_targets(frame: Any, names: list[str]) -> tuple[Any, list[str]]:

@@ -65,11 +65,14 @@ def _on_column(name: str, column: Any, y: np.ndarray, task: str) -> list[str]:
     gives_away = y.ndim == 1 and _orders(values, y, task)
     counts_rows = len(np.unique(values)) == len(values) and np.ptp(values) == len(values) - 1
     if counts_rows and _is_sorted(values):
-        told = f"Column '{name}' counts the rows: it says nothing about a new one; leave it out."
+        told = (
+            f"Column '{name}' counts the rows: it says nothing about a new one; "
+            f"leave it out{_how(name)}."
+        )
         if y.ndim == 1 and _in_blocks(y, task):
             told = (
                 f"Column '{name}' counts the rows, which are sorted by the target: it gives the "
-                "target away here and says nothing about a new row; leave it out."
+                f"target away here and says nothing about a new row; leave it out{_how(name)}."
             )
         return [told]
     whole = bool((values == np.round(values)).all())
@@ -82,7 +85,7 @@ def _on_column(name: str, column: Any, y: np.ndarray, task: str) -> list[str]:
     if large and _WEIGHT.search(name) and _related(values, y, task) < _UNRELATED:
         return [
             f"Column '{name}' looks like a survey weight, how many people a row stands for: it "
-            "describes no row; leave it out, or give it as sample_weight."
+            f"describes no row; leave it out{_how(name)}, or give it as sample_weight."
         ]
     return []
 
@@ -94,17 +97,22 @@ def _as_numbers(column: Any) -> np.ndarray:
     return column.to_numpy(dtype=float, na_value=np.nan)
 
 
+def _how(name: str) -> str:
+    """Say with which argument a column is left out."""
+    return f" (ignore={name})" if re.fullmatch(r"[\w+-]+", name) else f" (ignore='{name}')"
+
+
 def _looks_like_identifier(name: str) -> str:
     return (
         f"Column '{name}' looks like an identifier, with a value of its own in (nearly) every row: "
-        "it says nothing about a new one; leave it out."
+        f"it says nothing about a new one; leave it out{_how(name)}."
     )
 
 
 def _gives_away(name: str) -> str:
     return (
-        f"Column '{name}' gives the target away: alone it predicts every row. Leave it out if it "
-        "would not be known beforehand."
+        f"Column '{name}' gives the target away: alone it predicts every row. Leave it out"
+        f"{_how(name)} if it would not be known beforehand."
     )
 
 

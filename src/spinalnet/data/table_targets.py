@@ -31,22 +31,40 @@ def names_in(target: str) -> set[str]:
 
 def find_targets(target: str, columns: list[str], hint: str) -> list[str]:
     """Return the columns that a target names: one exactly, else several with commas between."""
+    found = find_columns(target, columns, hint=hint)
+    check_names(found, "the target")
+    return found
+
+
+def find_columns(
+    names: str, columns: list[str], what: str = "column", *, hint: str = ""
+) -> list[str]:
+    """Return the columns that a text names: one exactly, else several with commas between.
+
+    Args:
+        names: The text.
+        columns: All there are.
+        what: What such a column is called in sentences.
+        hint: Said behind the refusal of a name that is none.
+
+    Raises:
+        InputError: If there is no such column.
+    """
 
     def find(name: str) -> str | None:
         plain = unicodedata.normalize("NFC", name)
         same = [one for one in columns if unicodedata.normalize("NFC", one) == plain]
         return name if name in columns else same[0] if same else None
 
-    if (exact := find(target)) is not None:
+    if (exact := find(names)) is not None:
         return [exact]
     found = []
-    for piece in target.split(","):
+    for piece in names.split(","):
         name = find(piece) or find(piece.strip())
         if name is None:
-            error = unknown_name("column", piece.strip(), columns)
+            error = unknown_name(what, piece.strip(), columns)
             raise InputError(f"{error} {hint}") if hint else error
         found.append(name)
-    check_names(found, "the target")
     return found
 
 

@@ -146,11 +146,12 @@ def build_trunk(
     return surgery.remove_classifier_(model)
 
 
-def is_here(name: str) -> bool:
+def is_here(name: str, weights: str = "DEFAULT") -> bool:
     """Return whether the published weights of a backbone can be had without a network.
 
     Args:
         name: Its full name.
+        weights: Of a network of torchvision which ones, as it calls them.
     """
     plain = name.rpartition(":")[2]
     if name in PACKAGED:
@@ -158,8 +159,8 @@ def is_here(name: str) -> bool:
     if name.startswith("torchvision:"):
         import torchvision
 
-        weights = torchvision.models.get_model_weights(plain).DEFAULT  # type: ignore[attr-defined]
-        return _place_of(weights.url).is_file()
+        kinds: Any = torchvision.models.get_model_weights(plain)
+        return _place_of(kinds[weights].url).is_file()
     config = _timm(name).get_pretrained_cfg(plain)
     if config is None or not (config.hf_hub_id or config.url):
         return True  # there are none to fetch
@@ -169,19 +170,6 @@ def is_here(name: str) -> bool:
         folder = hub / f"models--{config.hf_hub_id.partition('@')[0].replace('/', '--')}"
         return any(one.is_file() for one in folder.glob("snapshots/*/*"))
     return _place_of(config.url).is_file()
-
-
-def check_here(name: str) -> None:
-    """See that the published weights of a backbone can be had without a network.
-
-    Raises:
-        InputError: If not.
-    """
-    if is_backbone(name) and not is_here(name):
-        raise InputError(
-            f"the published weights of '{name}' are not here, and they must not be fetched: allow "
-            "it with download=True, or give a file of them with pretrained=FILE."
-        )
 
 
 def stages(network: nn.Module, at_least: int = 4) -> list[list[nn.Parameter]]:

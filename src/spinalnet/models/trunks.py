@@ -181,6 +181,10 @@ def half_resnet_trunk(*blocks: int) -> Callable[[int], nn.Module]:
     return build
 
 
+PAPER_WEIGHTS = "IMAGENET1K_V1"
+"""What torchvision now calls the ImageNet weights of 2020, with which the paper began."""
+
+
 def torchvision_trunk(name: str, classifier: str) -> Callable[..., nn.Module]:
     """Trunk of a torchvision network: everything but its `classifier`."""
 
@@ -197,8 +201,7 @@ def torchvision_trunk(name: str, classifier: str) -> Callable[..., nn.Module]:
         if isinstance(pretrained, str):
             body = backbones.from_file(network, pretrained, in_channels)
         elif pretrained:
-            # Paper: the ImageNet weights of 2020, which torchvision now calls V1.
-            body = torchvision.models.get_model(name, weights="IMAGENET1K_V1")
+            body = torchvision.models.get_model(name, weights=PAPER_WEIGHTS)
             body = channels.grey_or_colour(body, in_channels)
         else:
             body = network(in_channels)

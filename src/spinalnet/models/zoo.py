@@ -20,6 +20,7 @@ from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.data import DataSpec
 from spinalnet.models import backbones, channels, surgery
 from spinalnet.models.trunks import (
+    PAPER_WEIGHTS,
     MultiTapTrunk,
     PooledPositions,
     arch2_trunk,
@@ -133,6 +134,7 @@ class ModelRow:
         necks: How a trunk that ends in a map makes features of it, the default first.
         zero_head_bias: The biases of the head start at zero.
         pretrained: The trunk can start from published ImageNet weights, or from a file of weights.
+        published: Full name of the backbone whose published weights those are.
         mean: Mean per channel that published weights expect images normalised by, where that is
             known; otherwise the data's own is used.
         std: The same for the standard deviation.
@@ -147,6 +149,7 @@ class ModelRow:
     necks: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
     zero_head_bias: bool = False
     pretrained: bool = False
+    published: str = ""
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
@@ -159,6 +162,7 @@ def _vit(name: str, summary: str) -> ModelRow:
         min_size=16,
         heads={"spinal": shared, "spinal-shared": shared},
         pretrained=True,
+        published=f"timm:{name}",
         summary=summary,
     )
 
@@ -210,6 +214,7 @@ def _backbone(
         min_size=min_size,
         heads={"mlp-paper": _FULLY_CONNECTED, **{k.replace("_", "-"): v for k, v in heads.items()}},
         pretrained=True,
+        published=f"torchvision:{name}",
         summary=f"torchvision's {name} (transfer learning)",
     )
 
@@ -349,10 +354,30 @@ def model_row(name: str, num_classes: int = 2) -> ModelRow:
         min_size=1,  # not declared anywhere: told when the trunk is tried
         heads={"spinal": surgery.spinal_options(num_classes)},
         pretrained=True,
+        published=backbone.name,
         summary=f"{backbone.name} (transfer learning)",
         mean=backbone.mean,
         std=backbone.std,
     )
+
+
+def check_weights_here(name: str, way: str = "give a file of them with pretrained=FILE") -> None:
+    """See that the published weights of a network can be had without a network.
+
+    Args:
+        name: Row of `MODELS`, or full name of a backbone; one without such weights needs none.
+        way: What else may be done, for the sentence.
+
+    Raises:
+        InputError: If not, or there is no such network.
+    """
+    published = model_row(name).published
+    which = PAPER_WEIGHTS if name in MODELS else "DEFAULT"
+    if published and not backbones.is_here(published, which):
+        raise InputError(
+            f"the published weights of '{name}' are not here, and they must not be fetched: allow "
+            f"it with download=True, or {way}."
+        )
 
 
 def complete(

@@ -30,7 +30,7 @@ from spinalnet.comparison.engine import Effort
 from spinalnet.comparison.finished import read_folder
 from spinalnet.data import DATASETS, ArrayDataset, DatasetInfo, DataSpec, Splits, loading, readers
 from spinalnet.data.augment import ORIGINAL
-from spinalnet.models import MODELS, ModelSpec
+from spinalnet.models import MODELS, ModelSpec, zoo
 from spinalnet.models.zoo import CONTROLS, flavour_of, mlp_options
 from spinalnet.paper.originals import as_pictures, load_originals
 from spinalnet.paper.recipes import CONSTANTS, RECIPES, Recipe, find_recipes
@@ -391,6 +391,9 @@ def prepare(
         )
     readers.ensure_present(DATASETS[recipe.data], data_dir, download=download)
     if request.pretrained:
+        if download is False:
+            place = f"copy the file to '{torch.hub.get_dir()}/checkpoints'"
+            zoo.check_weights_here(recipe.model, place)
         _fetch_weights(recipe.model)
     return request
 

@@ -7,9 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spinalnet.comparison.classes import LARGEST_MATRIX, Confusion, HeadQuality, confused_pairs
+from spinalnet.comparison.classes import (
+    LARGEST_MATRIX,
+    Confusion,
+    HeadQuality,
+    Mistake,
+    confused_pairs,
+)
 from spinalnet.comparison.report import drawing
 from spinalnet.comparison.report.drawing import Drawn, Theme, clip, series
+from spinalnet.comparison.residuals import HeadResiduals, Residual
 from spinalnet.comparison.wording import listing, per_cent, readable
 
 if TYPE_CHECKING:
@@ -159,28 +166,37 @@ def _paint_reliability(
 _SHARP = 64  # pictures of fewer pixels a side are shown as squares, and kept without loss
 
 
-def mistakes(head: HeadQuality) -> list[dict[str, Any]]:
-    """The worst mistakes of a head for the page: picture, true class, prediction, file."""
+def mistakes(head: HeadQuality | HeadResiduals) -> list[dict[str, Any]]:
+    """What a head got most wrong, for the page: picture, what it is and was taken for, file."""
+    if isinstance(head, HeadResiduals):
+        return [
+            _picture(image, _values(image.true), _values(image.predicted)) for image in head.images
+        ]
+    return [
+        _picture(one, one.true, one.predicted, f", {per_cent(one.probability, '.0f')}")
+        for one in head.mistakes
+    ]
+
+
+def _values(values: Sequence[float]) -> str:
+    return "; ".join(f"{value:.4g}" for value in values)
+
+
+def _picture(image: Mistake | Residual, true: str, said: str, more: str = "") -> dict[str, Any]:
     import base64
     import io
 
     from PIL import Image
 
-    shown = []
-    for mistake in head.mistakes:
-        picture, buffer = Image.fromarray(mistake.pixels.squeeze()), io.BytesIO()
-        small = max(picture.size) < _SHARP
-        form = {"format": "PNG"} if small else {"format": "JPEG", "quality": 85}
-        picture.save(buffer, **form)
-        content = base64.b64encode(buffer.getvalue()).decode()
-        shown.append(
-            {
-                "source": f"data:image/{form['format'].lower()};base64,{content}",
-                "small": small,
-                "true": mistake.true,
-                "predicted": mistake.predicted,
-                "probability": per_cent(mistake.probability, ".0f"),
-                "file": mistake.path and readable(Path(mistake.path).name),
-            }
-        )
-    return shown
+    picture, buffer = Image.fromarray(image.pixels.squeeze()), io.BytesIO()
+    small = max(picture.size) < _SHARP
+    form = {"format": "PNG"} if small else {"format": "JPEG", "quality": 85}
+    picture.save(buffer, **form)
+    content = base64.b64encode(buffer.getvalue()).decode()
+    return {
+        "source": f"data:image/{form['format'].lower()};base64,{content}",
+        "small": small,
+        "title": f"{true} taken for {said}",
+        "caption": f"{true} → {said}{more}",
+        "file": image.path and readable(Path(image.path).name),
+    }

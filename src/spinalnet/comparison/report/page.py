@@ -18,6 +18,7 @@ from spinalnet.comparison.finished import FinishedRuns, note_look, read_folder, 
 from spinalnet.comparison.next_steps import NextStep, next_steps
 from spinalnet.comparison.report import class_figures, drawing, figures, tuning_figures
 from spinalnet.comparison.report.drawing import Drawn
+from spinalnet.comparison.residuals import HeadResiduals, largest_residuals
 from spinalnet.comparison.schema import SCHEMA
 from spinalnet.comparison.summary import summarize_runs
 from spinalnet.comparison.wording import Show, digits, interval, plus_minus
@@ -52,7 +53,7 @@ def write_report(
     Returns:
         Path of `report.html`, one page without external parts. Beside it lie `summary.json`,
         `summary.csv` and the figures as SVG; for classification also `classification.json` and
-        `per_class.csv`.
+        `per_class.csv`, for a regression on images `residuals.json`.
 
     Raises:
         InputError: If there is no finished run, the runs do not belong together, or the folder
@@ -62,6 +63,7 @@ def write_report(
     comparison = read_folder(folder)
     summary = summarize_runs(comparison, command, metric=metric, margin=margin)
     judged = classes.judge(comparison, summary)
+    residuals = largest_residuals(comparison, summary)
     drawn = list(_figures(comparison, summary, judged) if drawn is None else drawn)
     cost = figures.metric_against_cost(summary) if len(summary.heads) > 1 else None
     if cost is not None:  # by the differences
@@ -82,8 +84,14 @@ def write_report(
         "summary.csv": wording.as_csv(rows).encode(),
         "scores.csv": wording.as_csv(by_unit).encode(),
         **{f"{figure.name}.svg": figure.svg.encode() for figure in drawn},
-        "report.html": _page(summary, drawn, judged, steps, _spines(comparison)).encode(),
+        "report.html": _page(
+            summary, drawn, judged, residuals, steps, _spines(comparison)
+        ).encode(),
     }
+    if residuals:
+        heads = [head.to_dict() for head in residuals]
+        record = {"schema": SCHEMA, "data": summary.data, "heads": heads}
+        contents["residuals.json"] = to_json(record).encode()
     if judged:
         heads = [head.to_dict() for head in judged]
         classification = {"schema": SCHEMA, "data": summary.data, "heads": heads}
@@ -243,6 +251,7 @@ def _page(
     summary: Summary,
     drawn: Sequence[Drawn],
     judged: Sequence[HeadQuality],
+    residuals: Sequence[HeadResiduals],
     steps: Sequence[NextStep],
     spines: Sequence[str],
 ) -> str:
@@ -277,7 +286,12 @@ def _page(
             main=next((figure for figure in drawn if figure.name == "differences"), None),
             figures=[figure for figure in drawn if figure.name != "differences"],
             colours={"light": drawing.LIGHT.variables(), "dark": drawing.DARK.variables()},
-            mistakes=[(head, class_figures.mistakes(head)) for head in judged[:2] if head.mistakes],
+            mistakes=[
+                (head, pictures)
+                for head in (*judged[:2], *residuals[:2])
+                if (pictures := class_figures.mistakes(head))
+            ],
+            residuals=bool(residuals),
             tuning=tuning_figures.tuning_cells(summary),
             probabilities=_probability_cells(judged) if judged else None,
             calibrated=any(head.bins for head in judged),
