@@ -35,7 +35,7 @@ def write_images(folder: Path, counts: Mapping[str, int], size: tuple[int, int] 
     for k, (name, count) in enumerate(counts.items()):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for i in range(count):
-            tone = sum(map(ord, str(folder.name))) % 100
+            tone = sum(map(ord, str(folder.name))) % 97
             Image.new("RGB", size, (i * 5, k * 20, tone)).save(folder / name / f"{i:03}.png")
 
 

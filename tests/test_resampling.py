@@ -464,9 +464,9 @@ def test_copies_are_a_note_unless_a_group_holds_them_together(tmp_path):
         note for k in range(3) for note in fold_of(tmp_path, k).info.notes if "byte for" in note
     }
     assert found == {
-        f"1 of the 25 images are copies of others, byte for byte ('{copy}' is '{source}'), and one "
-        "may be tested that was trained on: the test results flatter; on_duplicate=skip leaves "
-        "copies out."
+        f"1 of the 25 images is a copy of another, byte for byte ('{copy}' is '{source}'), and one "
+        "may be tested that was trained on: the test results flatter; on_duplicate=skip leaves it "
+        "out."
     }
     grouped_notes = fold_of(tmp_path, 0, group=r"patient(\d+)").info.notes
     assert not any("byte for byte" in note for note in grouped_notes)

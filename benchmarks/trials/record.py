@@ -88,5 +88,8 @@ class Record:
             self.found["commits"].append(commit)
         everything = self._all()
         parts = everything.get("parts", {}) | {self.part: self.found}
+        # Parts were run at different times: the file is of all their commits.
+        commits = dict.fromkeys(one for part in parts.values() for one in part["commits"])
+        environment["commit"] = list(commits)
         made = {"command": "python benchmarks/reliability.py", "environment": environment}
         files.write_mapping(self.path, made | {"parts": dict(sorted(parts.items()))})
