@@ -10,10 +10,10 @@ other work on the machine does not count.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import random
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -258,7 +258,9 @@ def same_bits() -> None:
 
 def main() -> None:
     """Measure and write the rows."""
-    seconds = float(sys.argv[sys.argv.index("--seconds") + 1]) if "--seconds" in sys.argv else 20.0
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=20.0, help="Of every comparison.")
+    seconds = parser.parse_args().seconds
     torch.set_num_threads(1)
     same_bits()
     rows = [*tables(seconds), *promised(seconds), *heads(seconds)]
