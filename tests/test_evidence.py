@@ -163,7 +163,8 @@ def test_every_block_of_numbers_is_made_from_such_files(
 def test_a_benchmark_says_its_command_and_circumstances(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "argv", [str(ROOT / "benchmarks" / "heads.py"), "--only", "a b"])
     made = describe_origin()
-    assert made["command"] == "python benchmarks/heads.py --only 'a b'"
+    # Of an installed package it is not known where the checkout is.
+    assert made["command"].endswith("heads.py --only 'a b'")
     assert {"cpu", "threads", "torch", "python"} <= set(made["environment"])
     monkeypatch.setattr(sys, "argv", ["/usr/bin/spinalnet", "bench", "augment"])
     assert describe_origin()["command"] == "spinalnet bench augment"

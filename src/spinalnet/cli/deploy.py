@@ -175,7 +175,7 @@ def predict_command(
     if sentence := runs_first("predict", run, paths):
         raise InputError(sentence)
     if not run.expanduser().exists():
-        raise InputError(f"there is no run '{run}': give the folder of one, or its model.")
+        raise InputError(f"{run} is not the folder of a run: there is nothing of that name.")
     if manner.as_json and out is None:
         form = form or "jsonl"
     if out is not None and out.expanduser().is_file() and not force:
