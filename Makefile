@@ -1,7 +1,7 @@
 # `make check` is what CI runs. Everything works without make too: the lines are short.
 PYTHON ?= .venv/bin/python
 
-.PHONY: setup hooks fmt lint types test full lowest lowest-versions newest check tables api
+.PHONY: setup hooks fmt lint types test full lowest lowest-versions newest check tables api site
 
 setup:       ## Install for development (compiles the kernels if there is a C++ compiler)
 	python3 -m venv .venv && .venv/bin/pip install -q -c constraints/tested.txt -e '.[dev]'
@@ -28,6 +28,9 @@ full:        ## With the slow ones; what it said is in tests/full.log
 
 tables:      ## Rewrite the measured tables of README and docs from committed results
 	$(PYTHON) docs/tables.py
+
+site:        ## Build the site into build/site; a link that leads nowhere is an error
+	$(PYTHON) docs/book.py
 
 api:         ## Agree to a change of the public names: read the diff before it is committed
 	$(PYTHON) tests/public_api.py
