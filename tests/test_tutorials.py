@@ -1,8 +1,8 @@
 """Every tutorial is executed from top to bottom, in one folder, as a reader would do it.
 
-Commands and Python stand in fenced blocks and run in their order; a block of Python that begins with
-the name of a file is written there. A comment `<!-- try: OPTIONS -->` before a block of commands is
-what they get here, and a reader need not: few seeds and epochs.
+Commands and Python stand in fenced blocks and run in their order; a block of Python that begins
+with the name of a file is written there. What a comment `<!-- try: OPTIONS -->` before a block says
+is added to its commands here, for a reader has more time: few seeds and epochs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ NEEDS = {
 }
 # What must be there at the end: that the commands did what the words around them say.
 LEAVES = {
-    "researcher": ["runs/digits/report.html", "runs/gated/summary.json", "runs/widths/summary.json"],
+    "researcher": [
+        "runs/digits/report.html",
+        "runs/gated/summary.json",
+        "runs/widths/summary.json",
+    ],
     "photographs": ["runs/photos/report.html", "predictions.csv", "photos.onnx"],
     "tables": ["runs/homes/model.safetensors", "prices.csv", "runs/explained"],
 }
