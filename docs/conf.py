@@ -27,6 +27,8 @@ exclude_patterns = [".*", "build", "data", "dist", "runs", "results", "src", "te
 
 html_theme = "furo"
 html_title = f"spinalnet {release}"
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
 html_show_sphinx = False
 html_copy_source = False
 smartquotes = False  # "--seeds" is two hyphens

@@ -807,15 +807,15 @@ def migration() -> str:
     rows = [
         [
             f"`{source}`" if "." in source.rpartition("/")[2] else source,
+            ", ".join(f"`{one.name}`" for one in recipes),
             ", ".join(dict.fromkeys(f"`{one.model}`" for one in recipes)),
             ", ".join(dict.fromkeys(head for one in recipes for head in one.original_heads))
             or "spinal, and its own layers",
-            ", ".join(f"`{one.name}`" for one in recipes),
         ]
         for source, recipes in by_source.items()
     ]
     return as_markdown(
-        ["script or notebook of the original", "network here", "heads it trains", "recipes"],
+        ["script or notebook of the original", "recipes", "network here", "heads it trains"],
         rows,
         left=4,
     )

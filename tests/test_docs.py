@@ -169,6 +169,12 @@ def test_names_of_the_package_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_words_of_the_house_stay_in_its_guide(page: Path) -> None:
+    if page.name != "CONTRIBUTING.md":
+        assert not re.search(r"\bwings?\b|\bthe house\b", page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_tests_that_a_page_names_exist(page: Path) -> None:
     for file, test in re.findall(r"`(test_\w+\.py)::(test_\w+)`", page.read_text(encoding="utf-8")):
         source = (Path(__file__).parent / file).read_text(encoding="utf-8")
