@@ -112,6 +112,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
         del HEADS[name]
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in sorted(LEAVES)],
