@@ -45,7 +45,9 @@ def build(out: Path, glibc: str = GLIBC, *, isolated: bool = True) -> Path:
     with tempfile.TemporaryDirectory() as scratch:
         compiler = Path(scratch) / "c++"
         target = f"{machine}-linux-gnu.{glibc}"
-        command = [sys.executable, "-m", "ziglang", "c++", "-target", target]
+        # zig compiles its C++ library at first use, once for each kind of optimization: -O3 from
+        # cmake's first try of the compiler on.
+        command = [sys.executable, "-m", "ziglang", "c++", "-O3", "-target", target]
         compiler.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', encoding="utf-8")
         compiler.chmod(0o755)
         made = Path(scratch) / "made"

@@ -44,7 +44,7 @@ def addresses(repository: str) -> dict[str, str]:
         return paper
     return {
         "Repository": repository,
-        "Documentation": f"{repository}/tree/v{version()}/docs",
+        "Documentation": f"{repository}/blob/v{version()}/docs/index.md",
         "Changelog": f"{repository}/blob/v{version()}/CHANGELOG.md",
         "Issues": f"{repository}/issues",
         **paper,

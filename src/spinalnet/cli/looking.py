@@ -75,8 +75,8 @@ def demo_command(
     """Try a model in a browser: drop or draw an image, or fill in a row of its table.
 
     Shows probabilities, which layer or column spoke for them, and the nearest mistakes. It is
-    served to this machine alone (127.0.0.1) until it is interrupted; needs pip install
-    'spinalnet[demo]'.
+    served to this machine alone (127.0.0.1) until it is interrupted; needs Gradio
+    (pip install '.[demo]' in a checkout).
     """
     from spinalnet.deploy import demo_page
 

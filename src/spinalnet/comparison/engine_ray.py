@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spinalnet._checks import BackendUnavailable, InputError
+from spinalnet._checks import BackendUnavailable, InputError, install_extra
 from spinalnet.comparison.cells import Bench, Cell, Failure, Load, keep_failure
 from spinalnet.comparison.storage import Storage, scratch
 from spinalnet.comparison.workers import pickled
@@ -73,7 +73,7 @@ def run(
     try:
         import ray  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
-        raise BackendUnavailable("engine=ray needs ray: pip install 'spinalnet[ray]'.") from error
+        raise BackendUnavailable(f"engine=ray needs ray: {install_extra('ray')}.") from error
     if storage is not None:
         storage.check()
     for index in todo:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from spinalnet._checks import InputError, some
+from spinalnet._checks import InputError, install_extra, some
 from spinalnet.data.columns import MOST_EXACT, check_names, rows_in_words
 from spinalnet.data.typed_columns import is_number, typed
 
@@ -84,7 +84,7 @@ def read_table_file(
     except ImportError as error:
         raise InputError(
             "reading tables needs pandas (and pyarrow for parquet and arrow): "
-            "pip install 'spinalnet[tables]'."
+            f"{install_extra('tables')}."
         ) from error
     if not path.is_file():
         raise InputError(f"table '{path}' does not exist.")

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from spinalnet._checks import InputError, SpinalnetError
+from spinalnet._checks import InputError, SpinalnetError, install_extra
 from spinalnet.comparison.table_columns import Tell
 from spinalnet.comparison.wording import as_plain_markdown
 from spinalnet.deploy.demo import SHOWN, Answer, ImageDemo, TableDemo, demo_of
@@ -32,7 +32,7 @@ def interface(run: str | Path, tell: Tell | None = None) -> Any:
         gradio = import_module("gradio")
     except ImportError as error:
         raise InputError(
-            "the demo needs Gradio, which is not installed: pip install 'spinalnet[demo]'."
+            f"the demo needs Gradio, which is not installed: {install_extra('demo')}."
         ) from error
     demo = demo_of(run, tell)
     with gradio.Blocks(title=f"spinalnet: {run}", analytics_enabled=False) as page:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import spinalnet
 from spinalnet import files
-from spinalnet._checks import InputError, SpinalnetError, unknown_name
+from spinalnet._checks import InputError, SpinalnetError, install_extra, unknown_name
 from spinalnet.comparison import TrainedModel, load_trained
 from spinalnet.data import DatasetInfo, batches
 from spinalnet.deploy.preprocessing import write_preprocessing
@@ -380,7 +380,7 @@ def import_for_export(name: str) -> Any:
     except ImportError as error:
         raise InputError(
             f"the export to ONNX needs the package {name.split('.')[0]}: install it with "
-            "pip install 'spinalnet[export]'."
+            f"{install_extra('export')}."
         ) from error
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from spinalnet import files
-from spinalnet._checks import InputError
+from spinalnet._checks import InputError, install_extra
 from spinalnet.comparison import load
 from spinalnet.comparison.loading import run_of
 from spinalnet.comparison.table_store import MODEL_FILE
@@ -196,7 +196,7 @@ def _client() -> Any:
         import huggingface_hub.errors
     except ImportError as error:
         raise InputError(
-            "the hub needs huggingface_hub, which is not installed: pip install 'spinalnet[hub]'."
+            f"the hub needs huggingface_hub, which is not installed: {install_extra('hub')}."
         ) from error
     return huggingface_hub
 
