@@ -79,7 +79,8 @@ def _index(modules: dict[str, dict[str, list[str]]]) -> str:
     )
     entries = [*modules, "command"]
     rows = [
-        f"   * - :doc:`{module}`\n     - {TITLES[module]}\n     - {_listed(module, names)}"
+        f"   * - :doc:`{module} <{module}>`\n     - {TITLES[module]}\n"
+        f"     - {_listed(module, names)}"
         for module, names in modules.items()
     ]
     table = (
