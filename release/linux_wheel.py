@@ -58,7 +58,18 @@ def build(out: Path, glibc: str = GLIBC, *, isolated: bool = True) -> Path:
             raise SystemExit("the kernels could not be compiled: see above.")
         tag = f"manylinux_{glibc.replace('.', '_')}_{machine}"
         fit = Path(scratch) / "fit"
-        _run(["auditwheel", "repair", "--plat", tag, "--wheel-dir", str(fit), str(wheel)])
+        _run(
+            [
+                "auditwheel",
+                "repair",
+                "--plat",
+                tag,
+                "--only-plat",
+                "--wheel-dir",
+                str(fit),
+                str(wheel),
+            ]
+        )
         (wheel,) = fit.glob(f"*{tag}*.whl")
         out.mkdir(parents=True, exist_ok=True)
         return Path(shutil.move(wheel, out / wheel.name))
