@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import golden
 from spinalnet import InputError, files
 from spinalnet.comparison.trained import load_trained
-from spinalnet.models import zoo
+from spinalnet.models import assembly, zoo
 from spinalnet.paper.weights import convert_checkpoint, load_original_state_dict
 
 
@@ -76,7 +76,7 @@ def trained(net: nn.Module, features: int) -> nn.Module:
 
 def convert(
     state: dict[str, Tensor], model: str, folder: Path, **options: Any
-) -> tuple[zoo.ImageModel, dict[str, str]]:
+) -> tuple[assembly.ImageModel, dict[str, str]]:
     """Convert and return the model, with what was assumed of which option."""
     torch.save(state, folder / "old.pth")
     said: list[str] = []
@@ -300,7 +300,7 @@ def test_dense_and_progressive_rows_are_as_long_as_their_first_matrix(tmp_path: 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module.model.", "net._orig_mod."])
 def test_prefixes_are_taken_off_in_python_too(prefix: str) -> None:
     state = golden.state_dict(MNIST)
-    models = [zoo.create_model("mnist-cnn", 10).double().eval() for _ in range(2)]
+    models = [assembly.create_model("mnist-cnn", 10).double().eval() for _ in range(2)]
     load_original_state_dict(models[0], state)
     load_original_state_dict(models[1], {prefix + key: value for key, value in state.items()})
     images = torch.rand(2, 1, 28, 28, dtype=torch.float64)
@@ -313,7 +313,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"fc1_3\.bias hold numbers that are not finite"):
         convert(state, "mnist-cnn", tmp_path)
     with pytest.raises(InputError, match=r"fc1_3\.bias hold numbers that are not finite"):
-        load_original_state_dict(zoo.create_model("mnist-cnn", 10), state)
+        load_original_state_dict(assembly.create_model("mnist-cnn", 10), state)
 
 
 def test_the_slope_in_a_file_is_its_activation(tmp_path: Path) -> None:

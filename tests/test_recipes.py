@@ -30,7 +30,8 @@ from spinalnet.data import catalog, listing, loading, parts, readers
 from spinalnet.data.augment import build_augment
 from spinalnet.data.batches import ArrayDataset, DatasetInfo, Splits
 from spinalnet.models import zoo
-from spinalnet.models.zoo import MODELS, build, create_model
+from spinalnet.models.assembly import build, create_model
+from spinalnet.models.zoo import MODELS
 from spinalnet.nn.counting import count_macs
 from spinalnet.paper import protocol as protocol_module
 from spinalnet.paper import recipes

@@ -22,7 +22,7 @@ from spinalnet import InputError
 from spinalnet.comparison import building, running
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.deploy import predict
-from spinalnet.models import backbones, zoo
+from spinalnet.models import assembly, backbones
 from spinalnet.models.checkpoints import read_weights
 
 NET = "torchvision:shufflenet_v2_x0_5"  # small, with batch norms
@@ -477,14 +477,14 @@ def test_the_papers_networks_read_grey_images_and_are_normalised_by_one_number(
 
     torch.save(models.get_model("resnet18", weights=None).state_dict(), tmp_path / "w.pth")
     grey, colour = grey_and_colour(
-        lambda channels: zoo.create_model(
+        lambda channels: assembly.create_model(
             "resnet18", 2, channels, 64, seed=0, pretrained=str(tmp_path / "w.pth")
         ),
         64,
     )
     torch.testing.assert_close(grey, colour, rtol=1e-3, atol=1e-4)
-    asked = zoo.ModelSpec("torchvision:resnet18", pretrained=True)
-    _, constants = zoo.complete(asked, DataSpec("folder", in_channels=1))
+    asked = assembly.ModelSpec("torchvision:resnet18", pretrained=True)
+    _, constants = assembly.complete(asked, DataSpec("folder", in_channels=1))
     assert constants is not None
     assert np.allclose(constants, [[0.449], [0.226]], atol=1e-3)
 

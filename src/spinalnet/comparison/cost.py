@@ -37,7 +37,7 @@ from spinalnet.training.updates import MovingAverage, clip_gradients, new_optimi
 if TYPE_CHECKING:
     from spinalnet.comparison.question import ComparisonSpec
     from spinalnet.data import ArrayDataset, FolderDataset, Splits
-    from spinalnet.models import zoo
+    from spinalnet.models import assembly
     from spinalnet.training import TrainConfig
 
 _PROCESSES = {"cpu": 5}
@@ -137,7 +137,7 @@ def are_equal(one: nn.Module, other: nn.Module) -> bool:
 
 
 def _peak_memory(
-    model: zoo.ImageModel,
+    model: assembly.ImageModel,
     spec: RunSpec,
     batch: tuple[Tensor, Tensor],
     features: Tensor,

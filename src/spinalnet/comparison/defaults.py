@@ -8,8 +8,8 @@ from typing import Any
 
 from spinalnet._checks import InputError
 from spinalnet.data import DataSpec
-from spinalnet.data.loading import find_folder
 from spinalnet.data.photographs import look_at
+from spinalnet.data.request import find_folder
 from spinalnet.models.available import available_backbone
 from spinalnet.training import TrainConfig
 

@@ -17,8 +17,8 @@ from spinalnet import files
 from spinalnet._checks import InputError
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.data import DataSpec, places
-from spinalnet.data.loading import find_folder
 from spinalnet.data.named_files import table_path
+from spinalnet.data.request import find_folder
 from spinalnet.training import runs
 
 DATA_FILE = "data-fingerprint.json"

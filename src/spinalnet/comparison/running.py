@@ -33,7 +33,7 @@ from spinalnet.comparison.trained import Description
 from spinalnet.data import batches
 from spinalnet.data.depths import Depths
 from spinalnet.data.images import bad_list, fit_to, read_all
-from spinalnet.models import features, zoo
+from spinalnet.models import assembly, features
 from spinalnet.nn import count_macs, count_params, wiring_in
 from spinalnet.training import TrainConfig, evaluation, fitting, loop, lrfind, placement, runs
 
@@ -145,7 +145,7 @@ def open_folder(path: str | Path, spec: RunSpec | TableSpec) -> runs.RunFolder:
 
 def _result(
     spec: RunSpec,
-    model: zoo.ImageModel,
+    model: assembly.ImageModel,
     splits: batches.Splits,
     parts: batches.Splits | features.FeatureSplits,
     fitted: loop.FitResult,
@@ -225,7 +225,7 @@ def keep_left_out(folder: Path, splits: batches.Splits, *, begun: bool) -> None:
 
 
 def _features(
-    model: zoo.ImageModel,
+    model: assembly.ImageModel,
     splits: batches.Splits,
     config: TrainConfig,
     on_progress: Callable[[loop.Progress], None] | None = None,
@@ -236,13 +236,13 @@ def _features(
     )
 
 
-def head_alone(model: zoo.ImageModel) -> zoo.ImageModel:
+def head_alone(model: assembly.ImageModel) -> assembly.ImageModel:
     """Return the head as a model of features; its weights keep the names they have in `model`."""
-    return zoo.ImageModel(nn.Identity(), model.head, model.name)
+    return assembly.ImageModel(nn.Identity(), model.head, model.name)
 
 
 def _probe(
-    model: zoo.ImageModel,
+    model: assembly.ImageModel,
     splits: batches.Splits,
     spec: RunSpec,
     on_progress: Callable[[loop.Progress], None] | None,

@@ -393,3 +393,17 @@ def find_bad(
     depths.beyond += beyond
     depths.any_deep |= any_deep
     return bad
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel of uint8 images, on the 0..1 scale."""
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    mean, std = [], []
+    for channel in images.unbind(1):
+        share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
+        centre = (share * levels).sum()
+        spread = (share * (levels - centre) ** 2).sum().sqrt()
+        mean.append(round(centre.item(), 4))
+        # A folder of blank images has no spread; one grey level keeps the division harmless.
+        std.append(round(max(spread.item(), 1 / 255), 4))
+    return tuple(mean), tuple(std)

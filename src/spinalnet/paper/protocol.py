@@ -31,7 +31,7 @@ from spinalnet.comparison.finished import read_folder
 from spinalnet.data import DATASETS, ArrayDataset, DatasetInfo, DataSpec, Splits, loading, readers
 from spinalnet.data.augment import ORIGINAL
 from spinalnet.models import MODELS, ModelSpec, zoo
-from spinalnet.models.zoo import CONTROLS, flavour_of, mlp_options
+from spinalnet.models.assembly import CONTROLS, flavour_of, mlp_options
 from spinalnet.paper.originals import as_pictures, load_originals
 from spinalnet.paper.recipes import CONSTANTS, RECIPES, Recipe, find_recipes
 from spinalnet.paper.records import Budget, LastBatches, Protocol, make_record

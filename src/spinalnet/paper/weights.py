@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from spinalnet import files
 from spinalnet._checks import InputError, some, unknown_name
 from spinalnet.comparison.schema import SCHEMA
-from spinalnet.models import checkpoints, zoo
+from spinalnet.models import assembly, checkpoints, zoo
 from spinalnet.nn.activations import ACTIVATIONS
 from spinalnet.nn.dense import LinearHead, ProgressiveNet
 from spinalnet.nn.heads import head_arguments
@@ -30,11 +30,11 @@ from spinalnet.paper.spellings import candidates
 
 
 def _head_of(model: nn.Module) -> nn.Module:
-    return model.head if isinstance(model, zoo.ImageModel) else model
+    return model.head if isinstance(model, assembly.ImageModel) else model
 
 
 def _describe(model: nn.Module) -> str:
-    name = f"model '{model.name}' with " if isinstance(model, zoo.ImageModel) else ""
+    name = f"model '{model.name}' with " if isinstance(model, assembly.ImageModel) else ""
     return f"{name}head {type(_head_of(model)).__name__}"
 
 
@@ -90,7 +90,7 @@ def _fit(
     ours = model.state_dict()
     wanted = {key: ours[own] for own, key in names.keys.items()}
     ignored = set(names.dead)
-    if isinstance(model, zoo.ImageModel) and model.name == "vgg19_bn":
+    if isinstance(model, assembly.ImageModel) and model.name == "vgg19_bn":
         ignored |= {key for key in weights if key.startswith("fc.")} - wanted.keys()
     problems = checkpoints.differences(
         [key for key in wanted if key not in weights and not key.endswith(checkpoints.COUNTER)],
@@ -143,7 +143,7 @@ def convert_checkpoint(
     std: Sequence[float] | None = None,
     on_assumption: Callable[[str], None] | None = None,
     **options: Any,
-) -> zoo.ImageModel:
+) -> assembly.ImageModel:
     """Turn a checkpoint of the original scripts into one of ours.
 
     Head, widths, slices and number of classes are read from the shapes in the file. What they leave
@@ -229,7 +229,7 @@ def _build(
     in_channels: int | None,
     image_size: int | None,
     options: Mapping[str, Any],
-) -> tuple[Reading, zoo.ImageModel, dict[str, Any]]:
+) -> tuple[Reading, assembly.ImageModel, dict[str, Any]]:
     """Return what a file says, its network with its weights, and what to keep of both."""
     weights = checkpoints.read_weights(path)
     checkpoints.check_numbers(weights, {}, f"{path} is useless")
@@ -246,7 +246,7 @@ def _build(
     accepted = head_arguments(head)
     chosen = {key: value for key, value in reading.options.items() if key in accepted}
     chosen |= options
-    model = zoo.create_model(
+    model = assembly.create_model(
         model_name, reading.num_classes, in_channels, image_size, head, neck=reading.neck, **chosen
     )
     if dead := _fit(model, weights, any_activation="activation" in options):
@@ -281,7 +281,9 @@ def _one_wiring(head: str | None, wiring: str | None) -> str | None:
 
 def _features(model_name: str, in_channels: int | None, image_size: int | None) -> int:
     """Return how many features the trunk of a model makes, from a twin without numbers."""
-    build = functools.partial(zoo.create_model, model_name, 2, in_channels, image_size, "linear")
+    build = functools.partial(
+        assembly.create_model, model_name, 2, in_channels, image_size, "linear"
+    )
     try:
         with torch.device("meta"):
             model = build()
