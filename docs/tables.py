@@ -131,6 +131,25 @@ def jacobians() -> str:
     return f"{as_markdown(header, rows, left=0)}\n\n{made}{record['protocol']}"
 
 
+def copies() -> str:
+    """Return how many copies of photographs are found, from benchmarks/results/copies.json."""
+    record = load("benchmarks/results/copies.json")
+    found = record["copies"]
+    rows = [
+        [way, f"{row['found']} of {found['looked_for']}", f"{row['false']}"]
+        for way, row in found["by_way"].items()
+    ]
+    pairs, same = record["others"]["pairs"], record["others"]["taken_for_the_same"]
+    note = (
+        f"`{record['command']}`; each is looked for among {found['photographs']} photographs. Of "
+        f"{pairs / 1e6:.0f} million pairs of CIFAR-10 {len(same['as they are'])} are taken for the "
+        f"same picture, {len(same['inner parts too'])} if borders are looked at "
+        f"({' and '.join(same['inner parts too'][0])}, which are)."
+    )
+    table = as_markdown(("copy", "found", "taken for another"), rows)
+    return f"{table}\n\n{note}"
+
+
 RELIABILITY = {  # part: what a row is called, and its numbers by column
     "kill": (
         "command",
@@ -780,6 +799,7 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     **{f"reliability-{part}": functools.partial(reliability, part) for part in RELIABILITY},
     "draft": draft,
+    "copies": copies,
     "many-files": many_files,
     "jacobian": jacobians,
     "gradients": gradients,

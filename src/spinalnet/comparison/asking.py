@@ -129,13 +129,17 @@ def _images(
             raise InputError("a RunSpec knows its model and options: leave them out.")
         return data.having(**own) if own else data
     options = {**presets.of_images(preset, options), **options}
-    if model is None and not options.get("pretrained"):
-        plain = RunSpec.of(str(data), **own, **options)
+    if not options.get("pretrained"):
+        plain = RunSpec.of(str(data), model or SMALL, **own, **options)
         taken = default_network(
-            plain.data, plain.train, probe_epochs=plain.probe_epochs, download=download
+            plain.data,
+            plain.train,
+            model=model,
+            is_rate_open=not options.keys() & {"lr", "phases", "train"},
+            probe_epochs=plain.probe_epochs,
+            download=download,
         )
-        found = {k: v for k, v in taken.options.items() if k != "lr" or "train" not in options}
-        options = {"chosen": taken.why, **found, **options}
+        options = {"chosen": taken.why, **taken.options, **options}
         model = options.pop("model")
     return RunSpec.of(str(data), model or SMALL, **own, **options)
 
