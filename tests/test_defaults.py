@@ -19,8 +19,8 @@ from spinalnet import InputError
 from spinalnet.comparison import asking, defaults
 from spinalnet.comparison.question import ComparisonSpec
 from spinalnet.comparison.spec import RunSpec
-from spinalnet.comparison.table_fitting import options_of
-from spinalnet.comparison.table_spec import TableSpec
+from spinalnet.comparison.tables.fitting import options_of
+from spinalnet.comparison.tables.spec import TableSpec
 from spinalnet.data import DataSpec
 from spinalnet.models import available
 from spinalnet.tabular.options import TrainingOptions

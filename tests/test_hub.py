@@ -97,7 +97,7 @@ def test_a_folder_of_photographs_is_named_not_told(tmp_path):
 
 def test_a_table_s_model_comes_back(tmp_path):
     pd = pytest.importorskip("pandas")
-    from spinalnet.comparison.tables import run_table
+    from spinalnet.comparison.tables.running import run_table
 
     frame = pd.DataFrame({"size": range(40), "city": ["a", "b"] * 20})
     frame["kind"] = ["x" if value > 20 else "y" for value in frame["size"]]

@@ -37,7 +37,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, *words: object) -> Any:
 
     monkeypatch.setattr(building, "load_splits", seen)
     monkeypatch.setattr(comparing, "run_comparison", seen)
-    monkeypatch.setattr("spinalnet.comparison.tables.run_table", seen)
+    monkeypatch.setattr("spinalnet.comparison.tables.running.run_table", seen)
     with pytest.raises(Seen) as found:
         spinalnet(*words)
     return found.value.args[0]

@@ -16,9 +16,10 @@ from safetensors.torch import save_file
 
 from spinalnet import RunSpec, files, load_summary, run_one, summarize
 from spinalnet._checks import SpinalnetError
-from spinalnet.comparison import TableSpec, load_trained, loading, tables
+from spinalnet.comparison import TableSpec, load_trained, loading
 from spinalnet.comparison.outputs import OUTPUTS_FILE, load_outputs
 from spinalnet.comparison.study import StudySpec
+from spinalnet.comparison.tables import running as table_running
 from spinalnet.data import images
 from spinalnet.data.frames import load_table
 from spinalnet.data.labels import Labels, find_labelled
@@ -47,7 +48,7 @@ def make(folder: Path) -> None:
     """
     _make_comparison(folder)
     run = folder / TABLE_RUN
-    tables.run_table(TableSpec("sklearn:iris", head="linear", tune=2), run)
+    table_running.run_table(TableSpec("sklearn:iris", head="linear", tune=2), run)
     (run / "DONE").write_bytes(b"")
     _make_state(folder)
     shutil.copy(RECORD, folder / "recipe.json")

@@ -12,8 +12,8 @@ from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.comparison.defaults import SMALL, default_network
 from spinalnet.comparison.question import DEFAULT_HEADS, TABLE_HEADS, ComparisonSpec, read_heads
 from spinalnet.comparison.spec import RunSpec
-from spinalnet.comparison.table_heads import TABLE_MODELS
-from spinalnet.comparison.table_spec import TableSpec
+from spinalnet.comparison.tables.heads import TABLE_MODELS
+from spinalnet.comparison.tables.spec import TableSpec
 from spinalnet.data import Table, frames
 from spinalnet.training import presets
 

@@ -40,7 +40,7 @@ from spinalnet.training import TrainConfig, evaluation, fitting, loop, lrfind, p
 if TYPE_CHECKING:
     from spinalnet.comparison.question import ComparisonSpec
     from spinalnet.comparison.spec import OnProgress
-    from spinalnet.comparison.table_spec import TableSpec
+    from spinalnet.comparison.tables.spec import TableSpec
 
 
 def run_one(

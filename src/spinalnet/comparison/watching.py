@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from spinalnet.comparison.answer import Summary
     from spinalnet.comparison.cells import Event
     from spinalnet.comparison.spec import RunSpec
-    from spinalnet.comparison.table_spec import TableSpec
+    from spinalnet.comparison.tables.spec import TableSpec
     from spinalnet.training import Progress
 
     OnProgress = Callable[[Any, Progress], None]

@@ -18,7 +18,7 @@ from spinalnet import files
 from spinalnet._checks import InputError
 from spinalnet.comparison import load
 from spinalnet.comparison.loading import run_of
-from spinalnet.comparison.table_store import MODEL_FILE
+from spinalnet.comparison.tables.store import MODEL_FILE
 from spinalnet.deploy import card
 from spinalnet.models.features import TRUNK_FILE
 from spinalnet.nn import ACTIVATIONS, SpinalNet

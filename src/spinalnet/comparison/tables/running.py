@@ -3,7 +3,7 @@
 All heads of a unit get the same rows. With `tune`, each chooses its settings in the same number of
 trials, by cross-validation inside the training rows (nested: the test rows decide nothing).
 
-The folder of a run holds its model as data (`table_store`), and the settings that fit it again bit
+The folder of a run holds its model as data (`store`), and the settings that fit it again bit
 by bit (`refit`).
 """
 
@@ -22,7 +22,7 @@ import torch
 
 from spinalnet import files, locks
 from spinalnet._checks import InputError
-from spinalnet.comparison import spaces, table_store
+from spinalnet.comparison import spaces
 from spinalnet.comparison.baseline import Baseline
 from spinalnet.comparison.calibration import quality
 from spinalnet.comparison.metrics import measured
@@ -33,10 +33,11 @@ from spinalnet.comparison.outputs import (
     RegressionOutputs,
     load_outputs,
 )
-from spinalnet.comparison.table_fitting import estimator_of, fit, predicted, warm_up
-from spinalnet.comparison.table_rows import TableRows, digest, load, rows_of
-from spinalnet.comparison.table_spec import TableSpec
-from spinalnet.comparison.table_tuning import metric_of, tune, tuned_space
+from spinalnet.comparison.tables import store as table_store
+from spinalnet.comparison.tables.fitting import estimator_of, fit, predicted, warm_up
+from spinalnet.comparison.tables.rows import TableRows, digest, load, rows_of
+from spinalnet.comparison.tables.spec import TableSpec
+from spinalnet.comparison.tables.tuning import metric_of, tune, tuned_space
 from spinalnet.training import Progress, describe_environment, runs
 
 if TYPE_CHECKING:
