@@ -60,6 +60,7 @@ def comparison(name: str) -> str:
 ANSWERS = {  # results with a test part that can decide, and the command that is in each
     "digits": "digits, small CNN",
     "fashion-mnist": "Fashion-MNIST, small CNN",
+    "hymenoptera": "ants and bees, small CNN",
     "cifar10-features-again": "CIFAR-10, features of a frozen EfficientNet-Lite0",
 }
 
@@ -71,10 +72,11 @@ def answers() -> str:
     for name, words in ANSWERS.items():
         found = load(f"results/{name}.json")
         heads = {head["head"]: head for head in found["heads"]}
+        folds = len(found["units"]) // len(found["seeds"])
         cells = [
             words,
             f"{len(found['seeds'])}",
-            f"{found['test_size']:,}",
+            f"{found['test_size']:,}" + (f" in each of {folds} folds" if folds > 1 else ""),
             f"{100 * found['heads'][0]['mean']:.1f}",
         ]
         for rival in rivals:
