@@ -126,7 +126,8 @@ def _opened() -> Iterator[set[str]]:
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         if on and event == "open" and isinstance(arguments[0], str):
             path = Path(arguments[0])
-            if path.suffix == ".json" and path.is_relative_to(ROOT):
+            of_packages = "site-packages" in path.parts  # a virtual environment in the checkout
+            if path.suffix == ".json" and path.is_relative_to(ROOT) and not of_packages:
                 seen.add(path.relative_to(ROOT).as_posix())
 
     sys.addaudithook(watch)  # it cannot be taken off again, but told to look away
