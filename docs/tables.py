@@ -818,6 +818,33 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
+def migration() -> str:
+    """Return a row for every script and notebook of the original: what runs it here."""
+    from spinalnet.paper import RECIPES
+
+    by_source: dict[str, list[Any]] = {}
+    for recipe in RECIPES.values():
+        for source in recipe.sources:
+            by_source.setdefault(source, []).append(recipe)
+    rows = [
+        [
+            f"`{source}`" if "." in source.rpartition("/")[2] else source,
+            ", ".join(f"`{one.name}`" for one in recipes),
+            ", ".join(dict.fromkeys(f"`{one.model}`" for one in recipes)),
+            ", ".join(dict.fromkeys(head for one in recipes for head in one.original_heads))
+            or "spinal, and its own layers",
+        ]
+        for source, recipes in by_source.items()
+    ]
+    return as_markdown(
+        ["script or notebook of the original", "recipes", "network here", "heads it trains"],
+        rows,
+        left=4,
+    )
+
+
+TABLES["migration"] = migration
+
 WINGS = (
     *("nn", "models", "data", "training", "comparison", "tabular", "theory", "paper", "deploy"),
     *("kernels", "cli", "bench", "files", "timing", "wiring", "_checks", "_dist", "_lazy"),
@@ -880,7 +907,7 @@ def main() -> int:
     stale = []
     if "--check" not in sys.argv:
         draw_answer()
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
     made = packaged()
     for path in [*pages, *made]:
         old = path.read_text(encoding="utf-8") if path.exists() else ""

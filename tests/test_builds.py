@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import venv
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,28 @@ def test_the_extension_of_one_python_runs_in_every_later_one(
         archive.extract(name, tmp_path)
     told = run(python, "-c", ALONE, tmp_path / name, PYTHONPATH="")
     assert told.strip() == native.instruction_set()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not all(map(find_spec, ("ziglang", "auditwheel"))),
+    reason="needs Linux, ziglang and auditwheel (make wheel)",
+)
+def test_a_wheel_for_older_systems_asks_for_no_more_than_its_name_says(tmp_path: Path) -> None:
+    script = ROOT / "release" / "linux_wheel.py"
+    run(sys.executable, script, "--no-isolation", "--out", tmp_path / "dist")
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    assert "cp311-abi3" in wheel.name
+    assert "manylinux_2_28" in wheel.name
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [one for one in archive.namelist() if one.endswith(".abi3.so")]
+        content = archive.read(name)
+    asked = [tuple(map(int, one.split(b"."))) for one in re.findall(rb"GLIBC_(\d+\.\d+)", content)]
+    assert asked
+    assert max(asked) <= (2, 28)
+    assert b"libstdc++" not in content
+    python = install(wheel, tmp_path / "fresh")
+    found = run(python, "-c", CHECK.format(place=str(tmp_path)), PYTHONPATH="")
+    assert found == "parity\n"
 
 
 def test_without_a_compiler_the_package_installs_in_pure_python_and_says_so(tmp_path: Path) -> None:

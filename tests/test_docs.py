@@ -24,7 +24,8 @@ from spinalnet.cli import root
 from test_architecture import LINES
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+GUIDES = [page for page in PAGES if page.parent.name != "tutorials"]  # these are run as a whole
 SOURCE = Path(spinalnet.__file__).parent
 MODULES = sorted(
     ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
@@ -55,7 +56,7 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     compare = spinalnet.compare
@@ -165,6 +166,19 @@ def test_names_of_the_package_exist(page: Path) -> None:
             assert found(f"spinalnet.{name}") or found(f"torch.{name}"), f"{page.name}: {name}"
         if first == "spinalnet":
             assert found(name), f"{page.name}: {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_words_of_the_house_stay_in_its_guide(page: Path) -> None:
+    if page.name != "CONTRIBUTING.md":
+        assert not re.search(r"\bwings?\b|\bthe house\b", page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tests_that_a_page_names_exist(page: Path) -> None:
+    for file, test in re.findall(r"`(test_\w+\.py)::(test_\w+)`", page.read_text(encoding="utf-8")):
+        source = (Path(__file__).parent / file).read_text(encoding="utf-8")
+        assert f"def {test}(" in source, f"{page.name}: {file}::{test}"
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -56,13 +56,24 @@ def show(command: Any, ctx: Any, *, everything: bool = False) -> None:
     longest = max((name.cell_len for rows in commands.values() for name, _ in rows), default=0)
     for name, rows in commands.items():
         _print_panel(name, rows, wide, longest)
-    for name, params in _in_panels(shown):
-        _print_panel(name, [(_names(one), _about(one)) for one in params], wide)
+    for name, rows in sections(command, ctx, everything=everything):
+        _print_panel(name, rows, wide)
     hidden = len(list(visible(command, ctx, everything=True))) - len(shown)
     if hidden:
         line = f" {hidden} more options: {ctx.command_path} --help-all"
         out_console.print(Text(line, "dim"))
         out_console.print()
+
+
+def sections(
+    command: Any, ctx: Any, *, everything: bool
+) -> list[tuple[str, list[tuple[Text, Text]]]]:
+    """Return the panels of a page: of each its title, and for every parameter names and words."""
+    shown = list(visible(command, ctx, everything=everything))
+    return [
+        (title, [(_names(one), _about(one)) for one in params])
+        for title, params in _in_panels(shown)
+    ]
 
 
 def visible(command: Any, ctx: Any, *, everything: bool) -> Iterable[Any]:
