@@ -12,6 +12,7 @@ import pytest
 
 from browser import SETTINGS, browse, with_browser
 from spinalnet.comparison.report import write_report
+from spinalnet.paper.overview import write_overview
 from test_report import FIRST, NOISY, OTHER, write_comparison, write_outputs
 
 pytestmark = with_browser
@@ -127,6 +128,21 @@ def test_a_page_of_fifty_runs_and_three_hundred_classes_stays_light(tmp_path):
     page = write_report(folder)
     assert page.stat().st_size < 3_000_000
     assert look(page, width=390)["overflow"] <= 0
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_the_page_of_all_recipes_is_whole(tmp_path, width, dark):
+    results = Path(__file__).parents[1] / "results" / "recipes"
+    page = write_overview(tmp_path / "all.html", results)
+    opened = """
+      location.hash = "#recipe-mnist-cnn";
+      await new Promise((done) => setTimeout(done, 100));
+      found.opened = document.getElementById("recipe-mnist-cnn").open;
+    """
+    found = browse(page, opened, width=width, dark=dark)
+    assert found["errors"] == found["requests"] == found["axe"] == []
+    assert found["overflow"] <= 0
+    assert found["opened"]
 
 
 def test_axe_would_find_what_is_wrong(page):

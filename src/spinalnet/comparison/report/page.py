@@ -17,7 +17,14 @@ from spinalnet.comparison.classes import ClassRow, HeadQuality
 from spinalnet.comparison.findings import head_rows, paragraphs
 from spinalnet.comparison.finished import FinishedRuns, note_look, read_folder, result_of
 from spinalnet.comparison.next_steps import NextStep, next_steps
-from spinalnet.comparison.report import class_figures, drawing, figures, tuning_figures
+from spinalnet.comparison.published import Published, read_published
+from spinalnet.comparison.report import (
+    class_figures,
+    drawing,
+    figures,
+    published_figures,
+    tuning_figures,
+)
 from spinalnet.comparison.report.drawing import Drawn
 from spinalnet.comparison.residuals import HeadResiduals, largest_residuals
 from spinalnet.comparison.samples import SHARP, Samples
@@ -71,6 +78,11 @@ def write_report(
     cost = figures.metric_against_cost(summary) if len(summary.heads) > 1 else None
     if cost is not None:  # by the differences
         drawn.insert(1, cost)
+    published = read_published(folder)
+    if published is not None:
+        labelled = [(one.head, one) for one in published.values]
+        beside = published_figures.published_figure(labelled, published.in_points)
+        drawn += [] if beside is None else [beside]
     steps = next_steps(comparison, summary, folder)
     record = summary.to_dict()
     rows = [_summary_row(head, summary.metric) for head in record["heads"]]
@@ -88,7 +100,8 @@ def write_report(
         "scores.csv": wording.as_csv(by_unit).encode(),
         **{f"{figure.name}.svg": figure.svg.encode() for figure in drawn},
         "report.html": _page(
-            summary, drawn, judged, residuals, steps, _spines(comparison), _samples(comparison)
+            *(summary, drawn, judged, residuals, steps, _spines(comparison)),
+            **{"samples": _samples(comparison), "published": published},
         ).encode(),
     }
     if residuals:
@@ -273,12 +286,12 @@ def _class_cells(judged: Sequence[HeadQuality]) -> tuple[list[str], list[list[st
     return header, rows
 
 
-def environment() -> Environment:
-    """Return the templates of pages."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def environment(*packages: str) -> Environment:
+    """Return the templates of pages, and those of other packages."""
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     made = Environment(
-        loader=PackageLoader("spinalnet.comparison.report"),
+        loader=ChoiceLoader([PackageLoader(name) for name in (__package__, *packages)]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -315,7 +328,9 @@ def _page(
     residuals: Sequence[HeadResiduals],
     steps: Sequence[NextStep],
     spines: Sequence[str],
+    *,
     samples: Mapping[str, Any] | None,
+    published: Published | None,
 ) -> str:
     """Fill the template: one HTML page with everything inside."""
     units = summary.wording
@@ -352,8 +367,11 @@ def _page(
             next_steps=steps,
             spines=spines,
             samples=samples,
+            published=published,
+            published_cells=published and published_figures.published_cells(published),
             main=next((figure for figure in drawn if figure.name == "differences"), None),
-            figures=[figure for figure in drawn if figure.name != "differences"],
+            beside=next((figure for figure in drawn if figure.name == "published"), None),
+            figures=[f for f in drawn if f.name not in ("differences", "published")],
             colours={"light": drawing.LIGHT.variables(), "dark": drawing.DARK.variables()},
             mistakes=mistakes,
             spoken=any(picture["spoken"] for _, pictures in mistakes for picture in pictures),
