@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import pickle
 import signal
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from spinalnet.data import ArrayDataset, FolderDataset, Splits
     from spinalnet.models import assembly
     from spinalnet.training import TrainConfig
+
+_log = logging.getLogger(__name__)
 
 _PROCESSES = {"cpu": 5}
 _PROCESSES_ELSEWHERE = 3  # a GPU's own memory is laid out alike in all, and starting one is slow
@@ -366,6 +369,9 @@ class Stopwatches:
             if process.returncode:
                 raise _ended(process, errors)
             found.append(json.loads(said))
+            done = {"done": len(found), "of": self._count}
+            told = {"phase": "timing", "data": done}
+            _log.info("timing: %(done)d of %(of)d processes have measured", done, extra=told)
         return found
 
 

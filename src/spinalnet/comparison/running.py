@@ -28,7 +28,9 @@ from spinalnet.comparison.building import build_model, load_splits, one_after_an
 from spinalnet.comparison.calibration import quality
 from spinalnet.comparison.metrics import measured
 from spinalnet.comparison.outputs import OUTPUTS_FILE, AnyOutputs, Outputs, RegressionOutputs
+from spinalnet.comparison.samples import keep_samples
 from spinalnet.comparison.spec import RunSpec
+from spinalnet.comparison.spoken import with_shares
 from spinalnet.comparison.trained import Description
 from spinalnet.data import batches
 from spinalnet.data.depths import Depths
@@ -113,8 +115,12 @@ def _run(
             rows = splits.test_rows
             outputs = replace(outputs, rows=None if rows is None else rows.int())
             depths = Depths(splits.info.pixel_range)
-            _with_thumbnails(outputs, splits.test, depths).save(folder.path / OUTPUTS_FILE)
-            result |= {"test": tested}
+            outputs = _with_thumbnails(outputs, splits.test, depths)
+            if isinstance(outputs, Outputs):
+                outputs = with_shares(outputs, trained, parts.test)
+            outputs.save(folder.path / OUTPUTS_FILE)
+            samples = keep_samples(folder.path, splits, spec.train)
+            result |= {"test": tested, "samples": samples and samples.to_dict()}
         else:
             result["val"] |= measure(fitted.model, parts.val, spec.train, splits.info)[0]
             result["val"].pop("confusion", None)
