@@ -149,6 +149,8 @@ RELIABILITY = {  # part: what a row is called, and its numbers by column
         {
             "its calls": "calls",
             "made to fail": "faults",
+            "its sites": "sites",
+            "sites made to fail": "sites_tried",
             "one sentence": "refused",
             "did without": "did_without",
             "anything else": "not_a_sentence",

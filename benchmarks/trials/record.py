@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from spinalnet import files
+from spinalnet import files, locks
 from spinalnet.training.environment import describe_environment
 
 RESULT = Path(__file__).parents[1] / "results" / "reliability.json"
@@ -86,6 +86,10 @@ class Record:
         environment = describe_environment()
         if (commit := environment.pop("commit")) not in self.found["commits"]:
             self.found["commits"].append(commit)
+        with locks.FolderLock(self.path.parent, wait=True):  # parts may be tried side by side
+            self._write(environment)
+
+    def _write(self, environment: dict[str, Any]) -> None:
         everything = self._all()
         parts = everything.get("parts", {}) | {self.part: self.found}
         # Parts were run at different times: the file is of all their commits.
