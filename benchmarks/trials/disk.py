@@ -27,7 +27,7 @@ def run(record: Record, folder: Path, *, quick: bool = False) -> None:
     place = folder / "place"
     scenarios.prepare(place, quick=quick)
     draw = random.Random(record.seed())
-    for scenario in scenarios.chosen(quick, draw):
+    for scenario in scenarios.chosen(record.commands, draw, quick=quick):
         if record.is_over:
             break
         straight = scenarios.undisturbed(scenario, place, folder / "straight")

@@ -26,7 +26,7 @@ def run(record: Record, folder: Path, *, quick: bool = False) -> None:
     scenarios.prepare(place, quick=quick)
     draw = random.Random(record.seed())
     known: dict[str, tuple[Straight, list[int]]] = {}
-    left = scenarios.chosen(quick, draw)
+    left = scenarios.chosen(record.commands, draw, quick=quick)
     while left and not record.is_over:
         for scenario in list(left):
             if record.is_over:
@@ -51,9 +51,8 @@ def _calls(
 
     First comes one of every site, a call of a file of one name; then all others.
     """
-    row = record.row(scenario.name)
-    row["calls"], row["sites"] = straight.calls, len(set(straight.sites))
-    tried = set(row.setdefault("tried", []))
+    record.put(scenario.name, calls=straight.calls, sites=len(set(straight.sites)))
+    tried = set(record.row(scenario.name).get("tried", []))
     calls = [number for number in range(straight.calls) if number not in tried]
     draw.shuffle(calls)
     seen = {straight.sites[number] for number in tried}
@@ -76,9 +75,9 @@ def _fault(attempt: Attempt, at: int, straight: Straight, record: Record) -> Non
 
     ended = attempt.run(meddling.install, after=after)
     where = f"{row}, {name} at call {at}"
-    tried = record.row(row)["tried"]
-    tried.append(at)
-    record.row(row)["sites_tried"] = len({straight.sites[number] for number in tried})
+    record.add(row, tried=[at])
+    tried = {straight.sites[number] for number in record.row(row)["tried"]}
+    record.put(row, sites_tried=len(tried))
     record.add(row, faults=1, **{"refused" if ended.code else "did_without": 1})
     if not ended.is_in_order:
         record.add(row, not_a_sentence=1)

@@ -29,7 +29,7 @@ def run(record: Record, folder: Path, *, quick: bool = False) -> None:
     start = record.total("kills")
     while record.total("kills") - (start if quick else 0) < wanted and not record.is_over:
         draw = random.Random(record.seed())
-        for scenario in scenarios.chosen(quick, draw):
+        for scenario in scenarios.chosen(record.commands, draw, quick=quick):
             if record.is_over:
                 break
             if scenario.name not in known:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -337,8 +337,9 @@ def undisturbed(scenario: Scenario, place: Path, folder: Path) -> Straight:
     return Straight(seen[0], seconds, sites)
 
 
-def chosen(quick: bool, draw: random.Random) -> list[Scenario]:
-    """Return the scenarios in the order in which they take turns."""
-    kept = [one for one in SCENARIOS if not quick or one.name in QUICK]
+def chosen(commands: Sequence[str], draw: random.Random, *, quick: bool = False) -> list[Scenario]:
+    """Return the scenarios, those of some names or all, in the order in which they take turns."""
+    wanted = QUICK if quick else commands or BY_NAME
+    kept = [BY_NAME[name] for name in wanted]
     draw.shuffle(kept)
     return kept
