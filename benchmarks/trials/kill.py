@@ -1,7 +1,8 @@
 """SIGKILL at any moment, before and within any write; then the same command, to the same bits.
 
 Half of the kills come after a time drawn at random, half at a call drawn at random of those by
-which files are changed. A command is killed up to four times before it may end.
+which files are changed. A command is killed up to eight times before it may end; as it goes on
+where it was, early moments are drawn more often, and late ones come all the same.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from trials.record import Record
 from trials.scenarios import Attempt, Straight
 
 WANTED = 240
-MOST = 4  # kills of one command
+MOST = 8  # kills of one command
 
 
 def run(record: Record, folder: Path, *, quick: bool = False) -> None:
@@ -45,9 +46,10 @@ def _chain(attempt: Attempt, draw: random.Random, straight: Straight, record: Re
     name, told = attempt.scenario.name, []
     record.add(name, kills=0)
     for _ in range(draw.randrange(1, MOST + 1)):
-        at, after = -1, straight.seconds * draw.random()
+        share = draw.random() ** 2
+        at, after = -1, straight.seconds * share
         if draw.random() < 0.5:
-            at, after = draw.randrange(max(1, straight.calls)), forked.LONGEST
+            at, after = int(straight.calls * share), forked.LONGEST
         meddling = Meddling(attempt.watched, at, kill)
         code = forked.wait(attempt.start(meddling.install), after)
         told.append(f"at call {at}" if at >= 0 else f"after {after:.2f} s")
