@@ -34,7 +34,7 @@ from spinalnet._checks import SpinalnetError
 from spinalnet.comparison.outputs import OUTPUTS_FILE
 from trials.record import Record
 
-WANTED = 12_000
+WANTED = 15_000
 SECONDS = 10.0  # for one file
 MEMORY = 2 * 2**30  # bytes that reading one may take at most, beside what is loaded
 MARK = "# A spinalnet run: what was asked for. Do not edit.\n"
@@ -91,7 +91,25 @@ WORDS = (
 
 
 VALUES: tuple[Any, ...] = (
-    *(None, [], {}, -1, 0, 1.5, 2**70, 2**62, math.nan, "", "x", True, [[]], [None], {"a": None}),
+    *(
+        None,
+        [],
+        {},
+        -1,
+        0,
+        1.5,
+        2**70,
+        2**62,
+        10**4,
+        10**6,
+        math.nan,
+        "",
+        "x",
+        True,
+        [[]],
+        [None],
+        {"a": None},
+    ),
     *([-1], ["x"], [0] * 3, {"accuracy": "x"}, "seed0", "../../x", "=1", "\x1b[31m"),
 )
 
