@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from spinalnet import files
+from spinalnet import files, locks
 from spinalnet.training import runs
 from trials import forked
 
@@ -206,7 +206,7 @@ def content(out: Path) -> dict[str, str]:
     """Return a digest of every file below a folder, without what a clock has said."""
     found: dict[str, str] = {}
     for path in sorted(out.rglob("*")):
-        if not path.is_file():
+        if not path.is_file() or path.name in locks.LOCK_FILES:  # which mean nothing by being there
             continue
         name = str(path.relative_to(out))
         if path.name in _OF_TIMES:
