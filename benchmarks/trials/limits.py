@@ -83,14 +83,22 @@ def _surrounded(attempt: Attempt, where: str, straight: Straight, record: Record
     """Run a command in a surrounding."""
     before, lacks = SURROUNDINGS[where]
     given = attempt.environment | dict(lacks)
+    if where == "no /tmp" and attempt.folder.is_relative_to("/tmp"):
+        record.add(where, not_tried=1)  # all would be gone with it
+        return
     try:
-        with forked.fresh(
+        process = forked.fresh(
             attempt.words, attempt.log, before=before, environment=given, cwd=attempt.folder
-        ) as process:
-            code = process.wait(forked.LONGEST)
+        )
     except subprocess.SubprocessError:
         record.add(where, not_tried=1)  # only root has mounts of its own
         return
+    with process:
+        try:
+            code = process.wait(forked.LONGEST)
+        except subprocess.TimeoutExpired:  # a command that hangs
+            process.kill()
+            code = process.wait()
     ended = forked.Ended(code, attempt.log.read_text(errors="replace"), 0.0)
     record.add(where, tries=1, **{"refused" if code else "works": 1})
     name = attempt.scenario.name
