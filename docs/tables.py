@@ -170,6 +170,8 @@ RELIABILITY = {  # part: what a row is called, and its numbers by column
         {
             "its calls": "calls",
             "made to fail": "faults",
+            "its sites": "sites",
+            "sites made to fail": "sites_tried",
             "one sentence": "refused",
             "did without": "did_without",
             "anything else": "not_a_sentence",
@@ -266,7 +268,7 @@ def reliability(part: str) -> str:
     env, commits = record["environment"], [str(commit)[:7] for commit in found["commits"]]
     made = (
         f"`python benchmarks/reliability.py --parts {part}`, {found['seconds'] / 60:.0f} minutes "
-        f"on {env['cpu']}, torch {env['torch']}, seeds 1 to {found['seeds']}, commit "
+        f"of its processes on {env['cpu']}, torch {env['torch']}, seeds 1 to {found['seeds']}, commit "
         f"{', '.join(commits)}."
     )
     wrong = len(found["found"])

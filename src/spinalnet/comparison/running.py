@@ -220,7 +220,7 @@ def keep_left_out(folder: Path, splits: batches.Splits, *, begun: bool) -> None:
             files.write_text(folder / name, lines)
     path = folder / "bad-images.txt"
     listed = bad_list(splits.left_out)
-    if begun and listed != (path.read_text(encoding="utf-8") if path.exists() else ""):
+    if begun and listed.encode() != (path.read_bytes() if path.exists() else b""):
         raise InputError(
             f"{folder} was begun with other image files left out than cannot be used now "
             "(bad-images.txt lists them): bring the files back to what they were, or choose "
