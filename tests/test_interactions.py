@@ -117,7 +117,7 @@ def test_a_study_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_what_is_committed_is_of_this_design_and_answers_follow() -> None:
-    record = json.loads(study.OUT.read_text(encoding="utf-8"))
+    record = json.loads((study.common.RESULTS / "interactions.json").read_text("utf-8"))
     assert record["design"] == json.loads(json.dumps(study.design()))
     for row in record["cells"]:
         if "right" in row:
