@@ -176,6 +176,9 @@ class Study:
         given = parser.parse_args(argv)
         torch.set_num_threads(1)
         record: Record = json.loads(given.out.read_text("utf-8")) if given.out.exists() else {}
+        if given.draw and not record:
+            print(f"{given.out} is not there: run this without --draw first.", file=sys.stderr)
+            return 2
         if not given.draw:
             asked = json.loads(json.dumps(self.design()))
             if record.get("design", asked) != asked:

@@ -281,7 +281,7 @@ def answers(rows: list[Row]) -> list[Row]:
         else:
             gaps = np.subtract(*(row["test"] for row in pair))
             estimates.append(inference.seeds_only(gaps, MARGIN))
-    asked = [dict(zip(("group", "task", "other"), one, strict=True)) for one in QUESTIONS]
+    asked: list[Row] = [{"group": g, "task": t, "other": other} for g, t, other in QUESTIONS]
     return common.judged(asked, estimates)
 
 
