@@ -12,7 +12,8 @@ import json
 import statistics
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -118,27 +119,45 @@ def unpacked(texts: list[str], examples: int) -> np.ndarray:
 # --- answers --------------------------------------------------------------------------------------
 
 
-def judged(questions: Sequence[Row], estimates: Sequence[Estimate]) -> list[Row]:
-    """Return each question with its answer; Holm's correction is made over all of them."""
+def judged(
+    questions: Sequence[Row], estimates: Sequence[Estimate], learnt: Sequence[bool] | None = None
+) -> list[Row]:
+    """Return each question with its answer; Holm's correction is made over all of them.
+
+    Args:
+        questions: What is asked, as it stands in the file.
+        estimates: Of the difference that each is about.
+        learnt: Whether any net of a question has learnt anything; if not, that is the answer.
+    """
     from spinalnet.comparison import inference
 
+    learnt = [True] * len(questions) if learnt is None else learnt
     return [
         {
             **question,
             "difference": estimate.mean,
             "low": estimate.low,
             "high": estimate.high,
-            "verdict": said.code,
+            "verdict": said.code if known else "nothing-learned",
             "p_holm": said.p_holm,
             "p_equal_holm": said.p_equal_holm,
         }
-        for question, estimate, said in zip(
-            questions, estimates, inference.judge(estimates), strict=True
+        for question, estimate, said, known in zip(
+            questions, estimates, inference.judge(estimates), learnt, strict=True
         )
     ]
 
 
 # --- the file -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a study is run: the folder of the data, the file of the results, cells at a time."""
+
+    data_dir: Path
+    out: Path
+    jobs: int = 1
 
 
 @dataclass(frozen=True)
@@ -149,7 +168,7 @@ class Study:
         name: Of the script and of the file of its results.
         about: What the help says: the docstring of the script.
         design: Returns what must not change while cells are added.
-        complete: Computes what a record lacks and writes it to the file, cell by cell.
+        complete: Computes what a record lacks and writes it to the file; see `complete`.
         answers: Returns the answers of a record to what was asked beforehand.
         draw: Draws the figure of a record.
         needs_data: Whether there is a `--data-dir`.
@@ -159,7 +178,7 @@ class Study:
     name: str
     about: str
     design: Callable[[], Record]
-    complete: Callable[[Record, Path, Path], None]
+    complete: Callable[[Record, Run], None]
     answers: Callable[[Record], Any]
     draw: Callable[[Record, Path], None]
     needs_data: bool = False
@@ -172,6 +191,7 @@ class Study:
             parser.add_argument("--data-dir", type=Path, default=Path("data"))
         out = RESULTS / f"{self.name}.json"
         parser.add_argument("--out", type=Path, default=out, help="File of the results.")
+        parser.add_argument("--jobs", type=int, default=1, help="Cells computed at a time.")
         parser.add_argument("--draw", action="store_true", help="Compute nothing anew.")
         given = parser.parse_args(argv)
         torch.set_num_threads(1)
@@ -190,7 +210,7 @@ class Study:
                 "environments": [*record.get("environments", []), describe_environment()],
                 **{name: record.get(name, []) for name in self.rows},
             }
-            self.complete(record, getattr(given, "data_dir", Path()), given.out)
+            self.complete(record, Run(getattr(given, "data_dir", Path()), given.out, given.jobs))
         record["answers"] = self.answers(record)
         files.write_rows(given.out, record, *self.rows)
         self.draw(record, given.out.with_suffix(".png"))
@@ -204,31 +224,46 @@ def keyed(rows: list[Row], names: tuple[str, ...]) -> dict[tuple[Any, ...], Row]
 
 def complete(
     record: Record,
-    out: Path,
+    run: Run,
     names: tuple[str, ...],
     keys: Iterable[tuple[Any, ...]],
     compute: Callable[[tuple[Any, ...]], Row],
     lists: tuple[str, ...] = ("cells",),
 ) -> None:
-    """Compute the cells that a record lacks, in the order of `keys`, writing each to the file.
+    """Compute the cells that a record lacks, writing each to the file when it is done.
 
     Args:
-        record: What the file holds; `compute` may add rows to other lists of it.
-        out: The file.
+        record: What the file holds.
+        run: Where the file is, and how many cells are computed at a time.
         names: What of a row is its key.
-        keys: Of all cells.
-        compute: Returns the row of a key, which holds a list "test".
+        keys: Of all cells, in the order in which they stand in the file.
+        compute: Returns the row of a key, which holds a list "test"; a function of a module, for
+            other processes find it by its name.
         lists: The lists of the record whose rows are lines of the file.
     """
-    rows = record["cells"]
-    for key in keys:
-        if key in keyed(rows, names):
-            continue
-        row = compute(key)
+    rows, order = record["cells"], {key: place for place, key in enumerate(keys)}
+    missing = [key for key in order if key not in keyed(rows, names)]
+    for key, row in _computed(missing, compute, run.jobs):
         rows.append(row | {"environment": len(record["environments"]) - 1})
-        files.write_rows(out, record, *lists)
+        rows.sort(key=lambda row: order.get(tuple(row[name] for name in names), len(order)))
+        files.write_rows(run.out, record, *lists)
         mean = statistics.fmean(row["test"])
         print(*key, f"{mean:.4g}", f"{row['seconds']} s", flush=True)
+
+
+def _computed(
+    keys: Sequence[tuple[Any, ...]], compute: Callable[[tuple[Any, ...]], Row], jobs: int
+) -> Iterator[tuple[tuple[Any, ...], Row]]:
+    if jobs == 1:
+        yield from ((key, compute(key)) for key in keys)
+        return
+    pool = ProcessPoolExecutor(jobs)
+    try:
+        waiting = {pool.submit(compute, key): key for key in keys}
+        for done in as_completed(waiting):
+            yield waiting[done], done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 # --- looks ----------------------------------------------------------------------------------------

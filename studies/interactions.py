@@ -48,7 +48,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import common
 import numpy as np
@@ -325,17 +324,16 @@ def design() -> Record:
     }
 
 
-def _complete(record: Record, data_dir: Path, out: Path) -> None:
-    by = {(task.group, task.name): task for task in tasks()}
+def _compute(key: tuple[str, str, str], data_dir: Path) -> Row:
+    group, name, net = key
+    task = next(one for one in tasks() if (one.group, one.name) == (group, name))
+    draw: Draw = functools.partial(drawn_images, data_dir=data_dir) if task.inputs else drawn
+    return cell(net, task, draw, EPOCHS[task.kind], SEEDS[task.kind])
 
-    def compute(key: tuple[Any, ...]) -> Row:
-        group, name, net = key
-        task = by[group, name]
-        draw: Draw = functools.partial(drawn_images, data_dir=data_dir) if task.inputs else drawn
-        return cell(net, task, draw, EPOCHS[task.kind], SEEDS[task.kind])
 
-    keys = ((*of, net) for of, task in by.items() for net in task.nets)
-    common.complete(record, out, KEY, keys, compute)
+def _complete(record: Record, run: common.Run) -> None:
+    keys = ((task.group, task.name, net) for task in tasks() for net in task.nets)
+    common.complete(record, run, KEY, keys, functools.partial(_compute, data_dir=run.data_dir))
 
 
 STUDY = common.Study(

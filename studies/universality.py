@@ -224,8 +224,8 @@ def design() -> Record:
     }
 
 
-def _complete(record: Record, data_dir: Path, out: Path) -> None:
-    common.complete(record, out, KEY, keys(), cell)
+def _complete(record: Record, run: common.Run) -> None:
+    common.complete(record, run, KEY, keys(), cell)
 
 
 STUDY = common.Study("universality", __doc__ or "", design, _complete, answers, draw)

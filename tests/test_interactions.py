@@ -104,14 +104,15 @@ def test_a_study_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Mo
     names = study._complete.__globals__
     monkeypatch.setitem(names, "cell", cell)
     out = tmp_path / "out.json"
+    run = study.common.Run(tmp_path, out)
     record = {"cells": [], "environments": [{}]}
     with pytest.raises(KeyboardInterrupt):
-        study._complete(record, tmp_path, out)
+        study._complete(record, run)
     half = json.loads(out.read_text())
     assert [(row["group"], row["task"], row["net"]) for row in half["cells"]] == made
     made.clear()
     with pytest.raises(KeyboardInterrupt):
-        study._complete(half, tmp_path, out)
+        study._complete(half, run)
     assert len(json.loads(out.read_text())["cells"]) == 4
     assert study.answers(half["cells"]) == []  # nothing is concluded while something is missing
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import runpy
 from pathlib import Path
@@ -35,18 +36,20 @@ def test_what_is_committed_is_of_this_design_and_answers_follow(name: str, tmp_p
     assert max(map(len, path.read_text("utf-8").splitlines())) < 3_000
 
 
+def compute(key: tuple[int], made: list[int], fail_at: int) -> dict[str, Any]:
+    if len(made) == fail_at:
+        raise KeyboardInterrupt
+    made.append(key[0])
+    return {"number": key[0], "test": [0.5], "seconds": 0.0}
+
+
 def small(name: str, made: list[int], fail_at: int) -> Any:
     """A study of four cells that is interrupted at one of them."""
     common = script("universality").common
 
-    def compute(key: tuple[int]) -> dict[str, Any]:
-        if len(made) == fail_at:
-            raise KeyboardInterrupt
-        made.append(key[0])
-        return {"number": key[0], "test": [0.5], "seconds": 0.0}
-
-    def complete(record: dict[str, Any], data_dir: Path, out: Path) -> None:
-        common.complete(record, out, ("number",), ((n,) for n in range(4)), compute)
+    def complete(record: dict[str, Any], run: Any) -> None:
+        computed = functools.partial(compute, made=made, fail_at=fail_at)
+        common.complete(record, run, ("number",), ((n,) for n in range(4)), computed)
 
     return common.Study(
         name,
@@ -74,6 +77,10 @@ def test_a_study_goes_on_where_it_stopped(
     assert whole["command"] == "python studies/some.py"
     assert all(env["commit"] for env in whole["environments"])
     assert out.with_suffix(".png").read_bytes() == b"drawn"
+
+    several = tmp_path / "several.json"
+    assert small("some", [], 9).main(["--out", str(several), "--jobs", "2"]) == 0
+    assert [row["number"] for row in json.loads(several.read_text())["cells"]] == [0, 1, 2, 3]
 
     whole["design"]["seeds"] = [0, 1, 2]
     out.write_text(json.dumps(whole))
