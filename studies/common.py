@@ -239,11 +239,16 @@ def complete(
         keys: Of all cells, in the order in which they stand in the file.
         compute: Returns the row of a key, which holds a list "test"; a function of a module, for
             other processes find it by its name.
-        lists: The lists of the record whose rows are lines of the file.
+        lists: The lists of the record whose rows are lines of the file. With "hits" among them, the
+            texts "right" of a row are rows of their own there, one for each seed.
     """
     rows, order = record["cells"], {key: place for place, key in enumerate(keys)}
     missing = [key for key in order if key not in keyed(rows, names)]
     for key, row in _computed(missing, compute, run.jobs):
+        if "hits" in lists:
+            own = dict(zip(names, key, strict=True))
+            hits = enumerate(row.pop("right"))
+            record["hits"] += [own | {"seed": seed, "right": text} for seed, text in hits]
         rows.append(row | {"environment": len(record["environments"]) - 1})
         rows.sort(key=lambda row: order.get(tuple(row[name] for name in names), len(order)))
         files.write_rows(run.out, record, *lists)
