@@ -229,6 +229,7 @@ def complete(
     keys: Iterable[tuple[Any, ...]],
     compute: Callable[[tuple[Any, ...]], Row],
     lists: tuple[str, ...] = ("cells",),
+    into: str = "cells",
 ) -> None:
     """Compute the cells that a record lacks, writing each to the file when it is done.
 
@@ -237,12 +238,13 @@ def complete(
         run: Where the file is, and how many cells are computed at a time.
         names: What of a row is its key.
         keys: Of all cells, in the order in which they stand in the file.
-        compute: Returns the row of a key, which holds a list "test"; a function of a module, for
-            other processes find it by its name.
+        compute: Returns the row of a key; a function of a module, for other processes find it by
+            its name.
         lists: The lists of the record whose rows are lines of the file. With "hits" among them, the
             texts "right" of a row are rows of their own there, one for each seed.
+        into: The list that gets the cells.
     """
-    rows, order = record["cells"], {key: place for place, key in enumerate(keys)}
+    rows, order = record[into], {key: place for place, key in enumerate(keys)}
     missing = [key for key in order if key not in keyed(rows, names)]
     for key, row in _computed(missing, compute, run.jobs):
         if "hits" in lists:
@@ -252,8 +254,9 @@ def complete(
         rows.append(row | {"environment": len(record["environments"]) - 1})
         rows.sort(key=lambda row: order.get(tuple(row[name] for name in names), len(order)))
         files.write_rows(run.out, record, *lists)
-        mean = statistics.fmean(row["test"])
-        print(*key, f"{mean:.4g}", f"{row['seconds']} s", flush=True)
+        told = [f"{statistics.fmean(row['test']):.4g}"] if "test" in row else []
+        told += [f"{row['seconds']} s"] if "seconds" in row else []
+        print(*key, *told, flush=True)
 
 
 def _computed(
