@@ -36,7 +36,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import common
 import torch
@@ -58,7 +57,7 @@ ASKED, OTHERS = (10, 100, 300), ("unchained", "mlp", "linear")
 KEY = ("images", "head")
 
 Setting = tuple[float, float]  # rate, dropout
-Images = TypeVar("Images", ArrayDataset, FolderDataset)
+Images = ArrayDataset | FolderDataset
 
 
 def _few(part: Images, total: int, name: str) -> Images:
@@ -84,7 +83,7 @@ def features(data_dir: Path) -> Data:
         test=_few(splits.test, TEST, "test"),
     )
     model = freeze_except_head_(building.build_model(spec, splits.info))
-    made = frozen_splits(model.trunk, splits, threads=1)
+    made = frozen_splits(model.get_submodule("trunk"), splits, threads=1)
     parts = [
         (torch.cat([x for x, _ in part.batches(1_000)]).float(), part.targets)
         for part in (made.train, made.val, made.test)

@@ -116,7 +116,7 @@ def cell(key: Key, epochs: int = EPOCHS) -> Row:
         errors = []
         for seed in SEEDS:
             groups, function = layers // inputs, TARGETS[target]
-            shape = {"groups": groups, "hidden_features": width, "num_splits": inputs}
+            shape: Any = {"groups": groups, "hidden_features": width, "num_splits": inputs}
             made = approximate(function, inputs, samples=POINTS, seed=seed, **shape)
             errors.append(made.rms_error)
             row["params"] = sum(p.numel() for p in made.net.parameters())
