@@ -287,6 +287,7 @@ def line(
     axes: Any, places: Sequence[float], values: Sequence[Sequence[float]], **look: Any
 ) -> None:
     """Draw medians of several seeds over places, with a band from the least to the most."""
-    drawn = axes.plot(places, [statistics.median(some) for some in values], "o-", ms=4, **look)
+    middles = [statistics.median(some) for some in values]
+    drawn = axes.plot(places, middles, marker="o", ms=4, **look)
     low, high = [min(some) for some in values], [max(some) for some in values]
     axes.fill_between(places, low, high, color=drawn[0].get_color(), alpha=0.12, lw=0)
