@@ -23,15 +23,10 @@ from statistics import fmean, median
 from typing import Any
 
 import claims
+import study_blocks
+from study_blocks import ROOT, load
 
 from spinalnet.comparison.wording import as_markdown
-
-ROOT = Path(__file__).parents[1]
-
-
-def load(path: str) -> dict[str, Any]:
-    """Return the content of a file of results."""
-    return json.loads((ROOT / path).read_text(encoding="utf-8"))
 
 
 def comparison(name: str) -> str:
@@ -817,6 +812,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "table-rare": tables_rare,
     "table-speed": table_speed,
     **claims.BLOCKS,
+    **study_blocks.BLOCKS,
 }
 
 
