@@ -25,7 +25,7 @@ from spinalnet._checks import InputError
 from spinalnet.data import contents
 from spinalnet.data.depths import Depths, is_deep, to_8_bits
 from spinalnet.data.opening import SIDEWAYS, opened, turned
-from spinalnet.data.walking import shown
+from spinalnet.texts import shown
 
 # Whatever is computed from pixels and kept (features of a frozen network) is kept under this name
 # too: a change of `read_pixels` that changes pixels changes it.

@@ -40,7 +40,7 @@ from spinalnet.data.frames import BUNDLED
 from spinalnet.data.images import BadImage, BadImagesError, find_bad, fit_to, read_all
 from spinalnet.data.labels import TASKS, Labels, Task, find_labelled
 from spinalnet.data.resampling import Resample
-from spinalnet.data.walking import shown
+from spinalnet.texts import shown
 
 
 @dataclass(frozen=True)
