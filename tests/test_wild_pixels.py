@@ -592,6 +592,23 @@ def test_signed_bytes_have_no_agreed_range_and_32_bits_may_be_unsigned(tmp_path)
     assert np.array_equal(found, scaled(values, 0, 2**32 - 1))
 
 
+MISREAD = {
+    "zero is white": lambda: tif_of([deep(16, 1).astype("u2")], zero_is=0),
+    "planes": lambda: planes16(deep(16, 3), "<"),
+    "signed bytes": lambda: tif_of([deep(7, 1).astype("i1")], numbers=2),
+    "unsigned 32 bits": lambda: tif_of([deep(16, 1).astype("u4")]),
+}
+
+
+@pytest.mark.parametrize("kind", MISREAD)
+def test_the_program_beside_an_exported_file_refuses_what_pillow_misreads(tmp_path, kind):
+    program = runpy.run_path(str(Path(spinalnet.__file__).parent / "deploy" / "standalone.py"))
+    with pytest.raises(ValueError, match="save it with 8 bits"):
+        program["preprocess"](write(tmp_path / "x.tif", MISREAD[kind]()))
+    for plain in (tif_of([deep(16, 1).astype("u2")]), tif16(deep(16, 3), packed=True)):
+        program["preprocess"](write(tmp_path / "x.tif", plain))
+
+
 def test_prints_of_16_bits_are_not_washed_out(tmp_path):
     """Of 12 bits in 16 no ink would be left."""
     inks = deep(12, 4)
