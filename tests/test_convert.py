@@ -339,6 +339,44 @@ def test_a_linear_head_on_one_position_can_be_used_again(tmp_path: Path) -> None
         assert torch.equal(load_trained(tmp_path / "new.safetensors").model(images), made(images))
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"std": [0.0]}, "std must be a positive number per channel"),
+        ({"std": [-0.3]}, "std must be a positive number per channel"),
+        ({"std": [float("inf")]}, "std must be a positive number per channel"),
+        ({"mean": [float("nan")]}, "mean must be a number per channel"),
+        ({"mean": [33.3]}, "divide what is on that of 0 to 255 by 255"),
+        ({"std": [78.6]}, "divide what is on that of 0 to 255 by 255"),
+        ({"class_names": ["a"] * 10}, "class_names must differ"),
+        ({"class_names": [*"abcdefghi", ""]}, "none be empty"),
+    ],
+)
+def test_constants_and_classes_that_cannot_be_are_refused(
+    options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=said):
+        convert(
+            {key: v.float() for key, v in golden.state_dict(MNIST).items()},
+            "mnist-cnn",
+            tmp_path,
+            **options,
+        )
+    assert not (tmp_path / "new.safetensors").exists()
+
+
+def test_the_file_to_convert_is_not_overwritten(tmp_path: Path) -> None:
+    torch.save(
+        {key: v.float() for key, v in golden.state_dict(MNIST).items()}, tmp_path / "old.pth"
+    )
+    before = (tmp_path / "old.pth").read_bytes()
+    (tmp_path / "link.pth").symlink_to("old.pth")
+    for out in ("old.pth", "link.pth"):
+        with pytest.raises(InputError, match="would be lost: give another name"):
+            convert_checkpoint(tmp_path / "old.pth", "mnist-cnn", tmp_path / out)
+    assert (tmp_path / "old.pth").read_bytes() == before
+
+
 def test_constants_are_kept_and_counted(tmp_path: Path) -> None:
     state = {key: v.float() for key, v in golden.state_dict(MNIST).items()}
     _, said = convert(state, "mnist-cnn", tmp_path, mean=[0.13], std=[0.3])

@@ -463,3 +463,15 @@ def test_explain_draws_the_layers_of_a_model_of_images(
 ) -> None:
     figure = answered(spinalnet("explain", run[0], "--out", tmp_path, "--json"))["figure"]
     assert Path(figure).stat().st_size > 1000
+
+
+def test_a_byte_of_a_name_that_is_no_text_is_shown_as_it_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Python's half of a pair of UTF-16 would be none of the user's, or an error of its own."""
+    output.complain("there is no 'a\udcff.jpg'.")
+    output.answer({}, "b\udcfe", output.listed(("file", "class"), [("c\udcc3", "d\udc80")]))
+    said = capsys.readouterr()
+    assert "there is no 'a\\xff.jpg'." in said.err
+    assert "b\\xfe" in said.out
+    assert re.search(r"c\\xc3 +d\\x80", said.out)

@@ -25,7 +25,7 @@ from spinalnet.comparison.statistics import (
     mean,
     paired_difference,
 )
-from spinalnet.data.walking import shown
+from spinalnet.texts import shown
 from spinalnet.training import RunRecord
 
 if TYPE_CHECKING:

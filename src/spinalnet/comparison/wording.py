@@ -27,11 +27,6 @@ Show = Callable[..., list[str]]
 NONE = "–"  # where there is no number
 
 
-def readable(name: str) -> str:
-    """Return the name of a file as text: bytes of it that are none are spelled out."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 @dataclass(frozen=True)
 class Units:
     """How values of a metric are compared and printed.

@@ -17,7 +17,7 @@ from spinalnet.data.folders import FoundImages, index_folder
 from spinalnet.data.images import BadImage, BadImagesError, channel_statistics, find_bad, read_all
 from spinalnet.data.labels import find_labelled
 from spinalnet.data.request import DataSpec, labels_of
-from spinalnet.data.walking import shown
+from spinalnet.texts import shown
 
 FOLDER_SIZE = 64  # default height and width: small enough to train on two cores
 _STATISTICS_IMAGES = 512  # enough for two digits of mean and std when a folder is streamed

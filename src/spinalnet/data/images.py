@@ -24,12 +24,12 @@ from torch.nn import functional
 from spinalnet._checks import InputError
 from spinalnet.data import contents
 from spinalnet.data.depths import Depths, is_deep, to_8_bits
-from spinalnet.data.opening import SIDEWAYS, named_by_its_start, opened, turned
-from spinalnet.data.walking import shown
+from spinalnet.data.opening import SIDEWAYS, opened, turned
+from spinalnet.texts import shown
 
 # Whatever is computed from pixels and kept (features of a frozen network) is kept under this name
 # too: a change of `read_pixels` that changes pixels changes it.
-RECIPE = "draft-2,centre-square,bilinear-antialias,one-range,inks"
+RECIPE = "draft-2,centre-square,bilinear-antialias,one-range-2,inks"
 
 _DRAFT_MARGIN = 2  # times the wanted size; what less costs is measured in benchmarks/images.py
 _CHUNK = 8  # images per task of a thread: the hand-over is then a small share of the work
@@ -76,9 +76,6 @@ def _reason(error: Exception, path: str) -> str:
     if isinstance(error, PermissionError):
         return "cannot be read: permission denied"
     if isinstance(error, UnidentifiedImageError):
-        kind = named_by_its_start(path)
-        if kind is not None:
-            return f"begins as {kind} does, but cannot be decoded: damaged, or of a rare variant"
         return contents.unread(path)
     if isinstance(error, OSError) and error.errno == errno.ELOOP:
         return "is a link to itself"

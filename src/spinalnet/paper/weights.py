@@ -10,6 +10,7 @@ The networks of the scripts end in log-softmax where ours return logits; the wei
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,9 @@ def convert_checkpoint(
     """
     if model_name not in zoo.MODELS:
         raise unknown_name("model", model_name, zoo.MODELS)
+    old, new = files.expanded(path), files.expanded(out)
+    if new.exists() and old.exists() and new.samefile(old):
+        raise InputError(f"{out} is the file to convert, which would be lost: give another name.")
     reading, model, about = _build(path, model_name, head, wiring, in_channels, image_size, options)
     outputs, channels = len(about["class_names"]), about["input_shape"][0]
     if class_names is not None and len(class_names) != outputs:
@@ -186,11 +190,14 @@ def convert_checkpoint(
             f"class_names must have {outputs} names, one per output of {path}, got "
             f"{len(class_names)}."
         )
+    if class_names is not None and (len({*class_names}) < outputs or not all(class_names)):
+        raise InputError(f"class_names must differ, and none be empty, got {list(class_names)}.")
+    is_image = len(about["input_shape"]) == 3
     constants = {
-        name: _constants(name, values, channels, usual)
+        name: _constants(name, values, channels, usual, is_image=is_image)
         for name, values, usual in (("mean", mean, 0.0), ("std", std, 1.0))
     }
-    if mean is None and std is None and len(about["input_shape"]) == 3:
+    if mean is None and std is None and is_image:
         reading.assumed.append(
             "mean=0, std=1: the file does not say how images were normalised, so that pixels are "
             "taken as they are, from 0 to 1"
@@ -211,13 +218,21 @@ def convert_checkpoint(
 
 
 def _constants(
-    name: str, values: Sequence[float] | None, channels: int, usual: float
+    name: str, values: Sequence[float] | None, channels: int, usual: float, *, is_image: bool
 ) -> list[float]:
     if values is not None and len(values) not in (1, channels):
         raise InputError(
             f"{name} must have one number per channel ({channels}), got {len(values)}."
         )
     given = [usual] if values is None else [float(value) for value in values]
+    if not all(math.isfinite(value) and (name == "mean" or value > 0) for value in given):
+        kind = "a number" if name == "mean" else "a positive number"
+        raise InputError(f"{name} must be {kind} per channel, got {given}.")
+    if is_image and any(abs(value) > 1 for value in given):
+        raise InputError(
+            f"{name} must be on the scale of pixels from 0 to 1, got {given}: divide what is on "
+            "that of 0 to 255 by 255."
+        )
     return given if len(given) == channels else given * channels
 
 

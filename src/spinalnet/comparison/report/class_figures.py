@@ -17,7 +17,8 @@ from spinalnet.comparison.classes import (
 from spinalnet.comparison.report import drawing
 from spinalnet.comparison.report.drawing import Drawn, Theme, clip, series
 from spinalnet.comparison.residuals import HeadResiduals, Residual
-from spinalnet.comparison.wording import listing, per_cent, readable
+from spinalnet.comparison.wording import listing, per_cent
+from spinalnet.texts import readable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
