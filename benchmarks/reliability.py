@@ -1,9 +1,11 @@
 """Try to break runs in every way that must do no harm; writes results/reliability.json.
 
-    python benchmarks/reliability.py [--parts kill,faults,...] [--minutes N] [--quick] [--afresh]
+    python benchmarks/reliability.py [--parts kill,faults,...] [--commands "train; export"]
+        [--minutes N] [--quick] [--afresh]
 
 Every part adds to what it has found before, with seeds of its own, so that it can be stopped and
-run again; `--afresh` forgets what it has found. `--minutes` is the time for each part. Linux only.
+run again, and by several processes at once, with `--commands` of their own each; `--afresh` forgets
+what it has found. `--minutes` is the time for each part. Linux only.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from trials import forked
+from trials import forked, scenarios
 from trials.record import RESULT, Record
 
 PARTS = ("kill", "mutate", "faults", "reports", "disk", "limits", "writers", "soak")
@@ -30,15 +32,19 @@ def run_part(record: Record, *, quick: bool = False) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--commands", default="", help="of kill, faults and disk; divided by ;")
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--afresh", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULT)
     asked = parser.parse_args()
+    commands = [name.strip() for name in asked.commands.split(";") if name.strip()]
+    if unknown := set(commands) - scenarios.BY_NAME.keys():
+        parser.error(f"no commands: {', '.join(unknown)}; there are {'; '.join(scenarios.BY_NAME)}")
     forked.warm_up()
     for name in asked.parts.split(","):
         began = time.perf_counter()
-        record = Record(name, asked.out, asked.minutes, afresh=asked.afresh)
+        record = Record(name, asked.out, asked.minutes, afresh=asked.afresh, commands=commands)
         run_part(record, quick=asked.quick)
         took = time.perf_counter() - began
         print(f"{name}: {took:.0f} s, {len(record.found['found'])} faults", flush=True)

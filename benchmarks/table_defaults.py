@@ -37,7 +37,7 @@ import table_halves
 import torch
 from sklearn.metrics import log_loss
 
-from spinalnet.comparison.table_heads import make_estimator
+from spinalnet.comparison.tables.heads import make_estimator
 from spinalnet.data import load_table
 from spinalnet.files import write_mapping
 from spinalnet.tabular.learner import RowsLearner

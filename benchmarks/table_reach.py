@@ -39,7 +39,7 @@ from sklearn.model_selection import train_test_split
 
 from spinalnet._checks import SpinalnetError
 from spinalnet.comparison.across import signed_rank
-from spinalnet.comparison.table_heads import TABLE_MODELS, make_estimator
+from spinalnet.comparison.tables.heads import TABLE_MODELS, make_estimator
 from spinalnet.data import load_table
 from spinalnet.files import write_mapping
 from spinalnet.training.environment import describe_origin

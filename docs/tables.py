@@ -23,15 +23,10 @@ from statistics import fmean, median
 from typing import Any
 
 import claims
+import study_blocks
+from study_blocks import ROOT, load
 
 from spinalnet.comparison.wording import as_markdown
-
-ROOT = Path(__file__).parents[1]
-
-
-def load(path: str) -> dict[str, Any]:
-    """Return the content of a file of results."""
-    return json.loads((ROOT / path).read_text(encoding="utf-8"))
 
 
 def comparison(name: str) -> str:
@@ -60,6 +55,7 @@ def comparison(name: str) -> str:
 ANSWERS = {  # results with a test part that can decide, and the command that is in each
     "digits": "digits, small CNN",
     "fashion-mnist": "Fashion-MNIST, small CNN",
+    "hymenoptera": "ants and bees, small CNN",
     "cifar10-features-again": "CIFAR-10, features of a frozen EfficientNet-Lite0",
 }
 
@@ -71,10 +67,11 @@ def answers() -> str:
     for name, words in ANSWERS.items():
         found = load(f"results/{name}.json")
         heads = {head["head"]: head for head in found["heads"]}
+        folds = len(found["units"]) // len(found["seeds"])
         cells = [
             words,
             f"{len(found['seeds'])}",
-            f"{found['test_size']:,}",
+            f"{found['test_size']:,}" + (f" in each of {folds} folds" if folds > 1 else ""),
             f"{100 * found['heads'][0]['mean']:.1f}",
         ]
         for rival in rivals:
@@ -131,6 +128,25 @@ def jacobians() -> str:
     return f"{as_markdown(header, rows, left=0)}\n\n{made}{record['protocol']}"
 
 
+def copies() -> str:
+    """Return how many copies of photographs are found, from benchmarks/results/copies.json."""
+    record = load("benchmarks/results/copies.json")
+    found = record["copies"]
+    rows = [
+        [way, f"{row['found']} of {found['looked_for']}", f"{row['false']}"]
+        for way, row in found["by_way"].items()
+    ]
+    pairs, same = record["others"]["pairs"], record["others"]["taken_for_the_same"]
+    note = (
+        f"`{record['command']}`; each is looked for among {found['photographs']} photographs. Of "
+        f"{pairs / 1e6:.0f} million pairs of CIFAR-10 {len(same['as they are'])} are taken for the "
+        f"same picture, {len(same['inner parts too'])} if borders are looked at "
+        f"({' and '.join(same['inner parts too'][0])}, which are)."
+    )
+    table = as_markdown(("copy", "found", "taken for another"), rows)
+    return f"{table}\n\n{note}"
+
+
 RELIABILITY = {  # part: what a row is called, and its numbers by column
     "kill": (
         "command",
@@ -149,6 +165,8 @@ RELIABILITY = {  # part: what a row is called, and its numbers by column
         {
             "its calls": "calls",
             "made to fail": "faults",
+            "its sites": "sites",
+            "sites made to fail": "sites_tried",
             "one sentence": "refused",
             "did without": "did_without",
             "anything else": "not_a_sentence",
@@ -245,8 +263,8 @@ def reliability(part: str) -> str:
     env, commits = record["environment"], [str(commit)[:7] for commit in found["commits"]]
     made = (
         f"`python benchmarks/reliability.py --parts {part}`, {found['seconds'] / 60:.0f} minutes "
-        f"on {env['cpu']}, torch {env['torch']}, seeds 1 to {found['seeds']}, commit "
-        f"{', '.join(commits)}."
+        f"of its processes on {env['cpu']}, torch {env['torch']}, seeds 1 to {found['seeds']}, "
+        f"commit {', '.join(commits)}."
     )
     wrong = len(found["found"])
     told = f" Faults found: {wrong} (see below)." if wrong else " No fault was found."
@@ -780,6 +798,7 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     **{f"reliability-{part}": functools.partial(reliability, part) for part in RELIABILITY},
     "draft": draft,
+    "copies": copies,
     "many-files": many_files,
     "jacobian": jacobians,
     "gradients": gradients,
@@ -793,6 +812,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "table-rare": tables_rare,
     "table-speed": table_speed,
     **claims.BLOCKS,
+    **study_blocks.BLOCKS,
 }
 
 

@@ -44,9 +44,8 @@ design (spinal, depth 2, relu: 0.9752) of a start that was broken off before the
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
+import functools
 import math
 import statistics
 import sys
@@ -56,17 +55,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import common
 import torch
+from common import Record, Row
 from torch import Tensor
 from torch.nn import functional as F
 
 from spinalnet import files
 from spinalnet.data import load_dataset
 from spinalnet.data.batches import ArrayDataset
-from spinalnet.training.environment import describe_environment
 
-ROOT = Path(__file__).parents[1]
-OUT = ROOT / "results" / "studies" / "gradients.json"
 NETS = ("spinal", "unchained", "last", "mlp", "mlp-scaled")
 DEPTHS = (2, 4, 10, 20, 50, 100)
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -394,18 +392,14 @@ def unpacked(right: list[str], examples: int) -> Tensor:
 
 
 Key = tuple[str, int, str]
+KEY = ("net", "depth", "activation")
 
 
-def keyed(rows: list[dict[str, Any]]) -> dict[Key, dict[str, Any]]:
-    """Return the rows by net, depth and activation."""
-    return {(row["net"], row["depth"], row["activation"]): row for row in rows}
-
-
-def answers(record: dict[str, Any]) -> dict[str, Any]:
+def answers(record: Record) -> dict[str, Any]:
     """Return the answers to the confirmatory questions; nothing while a cell is missing."""
     from spinalnet.comparison import inference
 
-    starts, by = keyed(record["starts"]), keyed(record["cells"])
+    starts, by = (common.keyed(record[name], KEY) for name in STUDY.rows)
     of_starts = {("spinal", DEPTHS[-1], act) for act in ACTIVATIONS}
     if not {(*key, "relu") for pair in PAIRS for key in pair} <= by.keys():
         return {}
@@ -418,28 +412,15 @@ def answers(record: dict[str, Any]) -> dict[str, Any]:
             unpacked(by[*key, "relu"]["right"], record["test_examples"]) for key in (one, other)
         )
         estimates.append(inference.crossed((first - second).numpy(), MARGIN))
-    pairs = [
-        {
-            "first": list(one),
-            "second": list(other),
-            "difference": estimate.mean,
-            "low": estimate.low,
-            "high": estimate.high,
-            "verdict": judged.code,
-            "p_holm": judged.p_holm,
-        }
-        for (one, other), estimate, judged in zip(
-            PAIRS, estimates, inference.judge(estimates), strict=True
-        )
-    ]
-    return {"smallest_at_start": smallest, "pairs": pairs}
+    asked: list[Row] = [{"first": list(one), "second": list(other)} for one, other in PAIRS]
+    return {"smallest_at_start": smallest, "pairs": common.judged(asked, estimates)}
 
 
-def draw(record: dict[str, Any], path: Path) -> None:
+def draw(record: Record, path: Path) -> None:
     """Draw gradients by layer at the start, and test accuracy by depth."""
     from matplotlib.figure import Figure
 
-    starts, by = keyed(record["starts"]), keyed(record["cells"])
+    starts, by = (common.keyed(record[name], KEY) for name in STUDY.rows)
     figure = Figure(figsize=(11, 6.4), layout="constrained")
     panels = figure.subplots(2, len(ACTIVATIONS), sharey="row")
     for column, act in enumerate(ACTIVATIONS):
@@ -463,15 +444,14 @@ def draw(record: dict[str, Any], path: Path) -> None:
         below.minorticks_off()
         below.set_xlabel("hidden layers")
         for axes in (above, below):
-            axes.grid(alpha=0.3)
-            axes.spines[["top", "right"]].set_visible(False)
+            common.plain(axes, grid="both")
     panels[0][0].set_ylabel("gradient norm / largest, at the start")
     panels[1][0].set_ylabel("test accuracy (mean; band: all seeds)")
     panels[0][0].legend(fontsize=8)
     files.write_figure(path, figure)
 
 
-def design() -> dict[str, Any]:
+def design() -> Record:
     """Return what must not change while cells are added to a file."""
     return {
         "data": "digits",
@@ -489,50 +469,6 @@ def design() -> dict[str, Any]:
     }
 
 
-def main() -> int:
-    """Compute what the file lacks, then its answers and the figure."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=OUT, help="File of the results.")
-    parser.add_argument("--draw", action="store_true", help="Compute nothing anew.")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)  # vanishing gradients end there, and take twice the time
-    record = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
-    if not given.draw:
-        if record.get("design", design()) != design():
-            print(f"{given.out} is of another design: give another --out.", file=sys.stderr)
-            return 2
-        record = _completed(record, given.out)
-    record["answers"] = answers(record)
-    files.write_rows(given.out, record, "starts", "cells")
-    draw(record, given.out.with_suffix(".png"))
-    return 0
-
-
-def _completed(record: dict[str, Any], out: Path) -> dict[str, Any]:
-    data = load()
-    record = {
-        "command": "python studies/gradients.py",
-        "design": design(),
-        "test_examples": len(data.test[1]),
-        "environments": [*record.get("environments", []), describe_environment()],
-        "starts": record.get("starts", []),
-        "cells": record.get("cells", []),
-    }
-    for rows, compute in ((record["starts"], start), (record["cells"], cell)):
-        for key in order():
-            if key in keyed(rows):
-                continue
-            row: dict[str, Any] = compute(*key, data)
-            rows.append(row | {"environment": len(record["environments"]) - 1})
-            files.write_rows(out, record, "starts", "cells")
-            found = {name: row[name] for name in ("test", "smallest") if name in row}
-            print(
-                *key, {name: round(statistics.fmean(v), 4) for name, v in found.items()}, flush=True
-            )
-    return record
-
-
 def order() -> list[Key]:
     """Return all cells: first what the questions need, then the cheap ones, the deepest last."""
     keys = [(net, depth, act) for depth in DEPTHS for act in ACTIVATIONS for net in NETS]
@@ -542,5 +478,26 @@ def order() -> list[Key]:
     )
 
 
+def _start(key: Key, data: Data) -> Row:
+    return start(*key, data)
+
+
+def _cell(key: Key, data: Data) -> Row:
+    return cell(*key, data)
+
+
+def _complete(record: Record, run: common.Run) -> None:
+    torch.set_flush_denormal(True)  # vanishing gradients end there, and take twice the time
+    data = load()
+    record["test_examples"] = len(data.test[1])
+    for name, compute in (("starts", _start), ("cells", _cell)):
+        own = functools.partial(compute, data=data)
+        common.complete(record, run, KEY, order(), own, STUDY.rows, name)
+
+
+STUDY = common.Study(
+    "gradients", __doc__ or "", design, _complete, answers, draw, rows=("starts", "cells")
+)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(STUDY.main())

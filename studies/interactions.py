@@ -41,40 +41,31 @@ gets no verdict:
 
 from __future__ import annotations
 
-import argparse
-import base64
 import functools
-import json
 import statistics
 import sys
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+import common
 import numpy as np
 import torch
-from torch import Tensor, nn
+from common import Data, Part, Record, Row, packed, right, unpacked
+from torch import nn
 
 from spinalnet import files
 from spinalnet.nn import LinearHead, MLPHead, SpinalNet, UnchainedNet, matched_mlp
-from spinalnet.tabular.stacked import train_together
 from spinalnet.training import TrainConfig
-from spinalnet.training.environment import describe_environment
 
-ROOT = Path(__file__).parents[1]
-OUT = ROOT / "results" / "studies" / "interactions.json"
 RATES, TUNING_SEEDS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1), (1000, 1001)
 FEATURES, VAL, TEST, MARGIN = 20, 1_000, 10_000, 0.01
 EPOCHS = {"functions": 60, "images": 20}
 SEEDS = {"functions": tuple(range(20)), "images": tuple(range(10))}
 ALL = ("spinal", "unchained", "matched", "mlp", "linear")
 WIRINGS = ("spinal", "unchained")
-
-Part = tuple[Tensor, Tensor]  # inputs (N, D), classes (N,)
-Data = tuple[Part, Part, Part]  # for training, validation, testing
+KEY = ("group", "task", "net")
 
 
 @dataclass(frozen=True)
@@ -232,60 +223,35 @@ def trained(
     nets = [
         built(net, task, d[0][0].shape[1], classes, s) for d, s in zip(datas, seeds, strict=True)
     ]
-    found = train_together(
-        nets,
-        [TrainConfig(epochs=epochs, lr=r, seed=s) for r, s in zip(rates, seeds, strict=True)],
-        "classification",
-        [(*data[0], None) for data in datas],
-        [(*data[1], None) for data in datas],
-    )
+    pairs = zip(rates, seeds, strict=True)
+    configs = [TrainConfig(epochs=epochs, lr=rate, seed=seed) for rate, seed in pairs]
+    broken = common.train(nets, configs, datas)
     accuracies = [float(right(n, d[1]).mean()) for n, d in zip(nets, datas, strict=True)]
     # A rate at which training breaks off is one that nobody takes.
-    return nets, [0.0 if f.error else a for f, a in zip(found, accuracies, strict=True)]
+    return nets, [0.0 if bad else a for bad, a in zip(broken, accuracies, strict=True)]
 
 
-@torch.no_grad()
-def right(net: nn.Module, part: Part) -> np.ndarray:
-    """Return 1 where a net is right, `(N,)`, else 0."""
-    net.eval()
-    logits = net(part[0])
-    return ((logits.argmax(1) == part[1]) & logits.isfinite().all(1)).numpy().astype(float)
-
-
-def cell(net: str, task: Task, draw: Draw, epochs: int, seeds: Sequence[int]) -> dict[str, Any]:
+def cell(net: str, task: Task, draw: Draw, epochs: int, seeds: Sequence[int]) -> Row:
     """Choose the rate, train with the seeds, and measure: one row of the results."""
     began = time.perf_counter()
-    tuned = [(seed, rate) for rate in RATES for seed in TUNING_SEEDS]
-    seeds_tried, rates = zip(*tuned, strict=True)
-    _, scores = trained(net, task, draw, seeds_tried, rates, epochs)
-    by_rate = np.reshape(scores, (len(RATES), -1)).mean(1)
-    rate = RATES[int(by_rate.argmax())]  # of equal ones the smallest
+    rate, by_rate = common.best_setting(
+        RATES, TUNING_SEEDS, lambda rates, tried: trained(net, task, draw, tried, rates, epochs)[1]
+    )
     nets, _ = trained(net, task, draw, seeds, [rate] * len(seeds), epochs)
     hits = [right(own, draw(task, seed)[2]) for own, seed in zip(nets, seeds, strict=True)]
-    row: dict[str, Any] = {
+    row: Row = {
         "group": task.group,
         "task": task.name,
         "net": net,
         "params": sum(p.numel() for p in nets[0].parameters()),
         "rate": rate,
-        "tuning": {f"{r:g}": round(float(a), 4) for r, a in zip(RATES, by_rate, strict=True)},
+        "tuning": {f"{r:g}": round(a, 4) for r, a in zip(RATES, by_rate, strict=True)},
         "test": [round(float(hit.mean()), 5) for hit in hits],
         "seconds": round(time.perf_counter() - began, 1),
     }
     if task.inputs:  # the same test images under every seed: they are crossed with the seeds
         row["right"] = [packed(hit) for hit in hits]
     return row
-
-
-def packed(hits: np.ndarray) -> str:
-    """Return hits `(N,)` as a short text."""
-    return base64.b85encode(zlib.compress(np.packbits(hits > 0).tobytes(), 9)).decode()
-
-
-def unpacked(texts: list[str], examples: int) -> np.ndarray:
-    """Return what `packed` made of several nets, `(M, N)`."""
-    rows = [zlib.decompress(base64.b85decode(text)) for text in texts]
-    return np.stack([np.unpackbits(np.frombuffer(row, np.uint8))[:examples] for row in rows])
 
 
 QUESTIONS = (
@@ -298,16 +264,11 @@ QUESTIONS = (
 )
 
 
-def keyed(rows: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, Any]]:
-    """Return the rows by group, task and net."""
-    return {(row["group"], row["task"], row["net"]): row for row in rows}
-
-
-def answers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def answers(rows: list[Row]) -> list[Row]:
     """Return the answers to the confirmatory questions; none while a cell is missing."""
     from spinalnet.comparison import inference
 
-    by = keyed(rows)
+    by = common.keyed(rows, KEY)
     if not {(g, t, n) for g, t, other in QUESTIONS for n in ("spinal", other)} <= by.keys():
         return []
     estimates = []
@@ -319,25 +280,11 @@ def answers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         else:
             gaps = np.subtract(*(row["test"] for row in pair))
             estimates.append(inference.seeds_only(gaps, MARGIN))
-    return [
-        {
-            "group": group,
-            "task": name,
-            "other": other,
-            "difference": estimate.mean,
-            "low": estimate.low,
-            "high": estimate.high,
-            "verdict": judged.code,
-            "p_holm": judged.p_holm,
-            "p_equal_holm": judged.p_equal_holm,
-        }
-        for (group, name, other), estimate, judged in zip(
-            QUESTIONS, estimates, inference.judge(estimates), strict=True
-        )
-    ]
+    asked: list[Row] = [{"group": g, "task": t, "other": other} for g, t, other in QUESTIONS]
+    return common.judged(asked, estimates)
 
 
-def draw_figure(rows: list[dict[str, Any]], path: Path) -> None:
+def draw_figure(rows: list[Row], path: Path) -> None:
     """Draw accuracies by kind of interaction, by its strength, and by what the inputs are."""
     from matplotlib.figure import Figure
 
@@ -345,7 +292,7 @@ def draw_figure(rows: list[dict[str, Any]], path: Path) -> None:
     panels = figure.subplots(1, 3, width_ratios=(8, 4, 4))
     for axes, group in zip(panels, ("kind", "strength", "images"), strict=True):
         names = [t.name for t in tasks() if t.group == group and "noisy" not in t.name]
-        by = keyed(rows)
+        by = common.keyed(rows, KEY)
         for index, net in enumerate(ALL):
             found = [(at, by[group, n, net]) for at, n in enumerate(names) if (group, n, net) in by]
             places = [at + 0.13 * (index - 2) for at, _ in found]
@@ -356,14 +303,13 @@ def draw_figure(rows: list[dict[str, Any]], path: Path) -> None:
             ]
             axes.errorbar(places, means, spread, fmt="o", ms=4, lw=1, color=f"C{index}", label=net)
         axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
-        axes.grid(axis="y", alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        common.plain(axes)
     panels[0].set_ylabel("test accuracy, % (mean; bars: all seeds)")
     panels[0].legend(fontsize=8, ncols=2)
     files.write_figure(path, figure)
 
 
-def design() -> dict[str, Any]:
+def design() -> Record:
     """Return what must not change while cells are added to a file."""
     return {
         "tasks": [asdict(task) for task in tasks()],
@@ -378,46 +324,27 @@ def design() -> dict[str, Any]:
     }
 
 
-def main() -> int:
-    """Compute what the file lacks, then its answers and the figure."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data-dir", type=Path, default=Path("data"))
-    parser.add_argument("--out", type=Path, default=OUT, help="File of the results.")
-    parser.add_argument("--draw", action="store_true", help="Compute nothing anew.")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    record = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
-    if not given.draw:
-        asked = json.loads(json.dumps(design()))
-        if record.get("design", asked) != asked:
-            print(f"{given.out} is of another design: give another --out.", file=sys.stderr)
-            return 2
-        record = {
-            "command": "python studies/interactions.py",
-            "design": asked,
-            "environments": [*record.get("environments", []), describe_environment()],
-            "cells": record.get("cells", []),
-        }
-        _complete(record, given.data_dir, given.out)
-    record["answers"] = answers(record["cells"])
-    files.write_rows(given.out, record, "cells")
-    draw_figure(record["cells"], given.out.with_suffix(".png"))
-    return 0
+def _compute(key: tuple[str, str, str], data_dir: Path) -> Row:
+    group, name, net = key
+    task = next(one for one in tasks() if (one.group, one.name) == (group, name))
+    draw: Draw = functools.partial(drawn_images, data_dir=data_dir) if task.inputs else drawn
+    return cell(net, task, draw, EPOCHS[task.kind], SEEDS[task.kind])
 
 
-def _complete(record: dict[str, Any], data_dir: Path, out: Path) -> None:
-    rows = record["cells"]
-    for task in tasks():
-        draw: Draw = functools.partial(drawn_images, data_dir=data_dir) if task.inputs else drawn
-        for net in task.nets:
-            if (task.group, task.name, net) in keyed(rows):
-                continue
-            row = cell(net, task, draw, EPOCHS[task.kind], SEEDS[task.kind])
-            rows.append(row | {"environment": len(record["environments"]) - 1})
-            files.write_rows(out, record, "cells")
-            mean = statistics.fmean(row["test"])
-            print(task.group, task.name, net, f"{mean:.4f}", f"{row['seconds']} s", flush=True)
+def _complete(record: Record, run: common.Run) -> None:
+    keys = ((task.group, task.name, net) for task in tasks() for net in task.nets)
+    common.complete(record, run, KEY, keys, functools.partial(_compute, data_dir=run.data_dir))
 
+
+STUDY = common.Study(
+    "interactions",
+    __doc__ or "",
+    design,
+    _complete,
+    lambda record: answers(record["cells"]),
+    lambda record, path: draw_figure(record["cells"], path),
+    needs_data=True,
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(STUDY.main())

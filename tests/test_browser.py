@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from browser import browse, with_browser
+from browser import SETTINGS, browse, with_browser
 from spinalnet.comparison.report import write_report
+from spinalnet.paper.overview import write_overview
 from test_report import FIRST, NOISY, OTHER, write_comparison, write_outputs
 
 pytestmark = with_browser
@@ -19,14 +20,16 @@ pytestmark = with_browser
 LOOK = """
   const table = document.querySelector("#results");
   const column = (k) => [...table.tBodies[0].rows].map((row) => row.cells[k].textContent.trim());
-  const button = table.tHead.rows[0].cells[1].querySelector("button");
+  const heads = [...table.tHead.rows[0].cells];
+  const place = heads.findIndex((head) => head.innerText.includes("params"));
+  const button = table.tHead.rows[0].cells[place].querySelector("button");
   button.focus();
   found.focused = document.activeElement === button;
   button.click();
-  found.descending = column(1);
-  found.sort = table.tHead.rows[0].cells[1].getAttribute("aria-sort");
+  found.descending = column(place);
+  found.sort = table.tHead.rows[0].cells[place].getAttribute("aria-sort");
   button.click();
-  found.ascending = column(1);
+  found.ascending = column(place);
   found.stumps = [...document.querySelectorAll("tbody th")].filter(
     (cell) => cell.scrollWidth > cell.clientWidth + 1).length;
   found.background = getComputedStyle(document.body).backgroundColor;
@@ -35,8 +38,27 @@ LOOK = """
 """
 
 
+FIRST_SCREEN = """
+  const below = (element) => element.getBoundingClientRect().bottom - innerHeight;
+  const shown = {verdict: ".answer", cost: ".costs", margin: ".margin", picture: "figure svg"};
+  found.below = Object.fromEntries(
+    Object.entries(shown).map(([name, where]) => [name, below(document.querySelector(where))]));
+  found.said = document.querySelector("header").innerText;
+  found.cut = {};
+  for (const table of document.querySelectorAll("#results, #differences, #probabilities")) {
+    const heads = [...table.tHead.rows[0].cells];
+    const says = (head) => /answer|minus/.test(head.innerText);
+    const last = table.id === "probabilities" ? heads.findIndex(says) : heads.findLastIndex(says);
+    const end = (row) => row.cells[last].getBoundingClientRect().right;
+    found.cut[table.id] = Math.max(...[...table.rows].map(end)) - innerWidth;
+  }
+  const letters = [...document.querySelectorAll("figure svg text")];
+  found.smallest = Math.min(...letters.map((one) => one.getBoundingClientRect().height));
+"""
+
+
 def look(page: Path, **how: Any) -> dict[str, Any]:
-    return browse(page, LOOK, page.with_name("probed.html"), **how)
+    return browse(page, LOOK, **how)
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +83,10 @@ def page(tmp_path_factory):
     return write_report(folder)
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(("width", "dark"), SETTINGS)
 def test_a_browser_shows_the_page_whole_and_axe_finds_nothing(page, width, dark):
     found = look(page, width=width, dark=dark)
+    assert found["width"] == width
     assert found["errors"] == []
     assert found["requests"] == []
     assert found["overflow"] <= 0
@@ -72,6 +94,23 @@ def test_a_browser_shows_the_page_whole_and_axe_finds_nothing(page, width, dark)
     assert found["axe"] == []
     assert found["text"] != found["background"]
     assert (found["background"] == "rgb(255, 255, 255)") is not dark
+
+
+@pytest.mark.parametrize(("width", "dark"), SETTINGS)
+def test_the_first_screen_tells_verdict_margin_and_cost(page, tmp_path, width, dark):
+    picture = tmp_path / "first.png"
+    found = browse(page, FIRST_SCREEN, width=width, dark=dark, picture=picture)
+    assert max(found["below"][what] for what in ("verdict", "cost", "margin")) <= 0
+    for words in ("better than mlp", "0.5× its multiplications", "within 0.5 points"):
+        assert words in found["said"]
+    assert max(found["cut"].values()) <= 0  # what is compared is in sight without scrolling
+    assert found["smallest"] >= 8
+    from PIL import Image
+
+    drawn = Image.open(picture).convert("L")
+    assert drawn.size == (width, 844)
+    assert (drawn.getpixel((2, 2)) > 128) is not dark
+    assert len(drawn.getcolors() or []) > 20
 
 
 def test_tables_sort_by_a_click_and_by_keyboard(page):
@@ -89,6 +128,21 @@ def test_a_page_of_fifty_runs_and_three_hundred_classes_stays_light(tmp_path):
     page = write_report(folder)
     assert page.stat().st_size < 3_000_000
     assert look(page, width=390)["overflow"] <= 0
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_the_page_of_all_recipes_is_whole(tmp_path, width, dark):
+    results = Path(__file__).parents[1] / "results" / "recipes"
+    page = write_overview(tmp_path / "all.html", results)
+    opened = """
+      location.hash = "#recipe-mnist-cnn";
+      await new Promise((done) => setTimeout(done, 100));
+      found.opened = document.getElementById("recipe-mnist-cnn").open;
+    """
+    found = browse(page, opened, width=width, dark=dark)
+    assert found["errors"] == found["requests"] == found["axe"] == []
+    assert found["overflow"] <= 0
+    assert found["opened"]
 
 
 def test_axe_would_find_what_is_wrong(page):

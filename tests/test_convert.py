@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import golden
 from spinalnet import InputError, files
 from spinalnet.comparison.trained import load_trained
-from spinalnet.models import zoo
+from spinalnet.models import assembly, zoo
 from spinalnet.paper.weights import convert_checkpoint, load_original_state_dict
 
 
@@ -76,7 +76,7 @@ def trained(net: nn.Module, features: int) -> nn.Module:
 
 def convert(
     state: dict[str, Tensor], model: str, folder: Path, **options: Any
-) -> tuple[zoo.ImageModel, dict[str, str]]:
+) -> tuple[assembly.ImageModel, dict[str, str]]:
     """Convert and return the model, with what was assumed of which option."""
     torch.save(state, folder / "old.pth")
     said: list[str] = []
@@ -300,7 +300,7 @@ def test_dense_and_progressive_rows_are_as_long_as_their_first_matrix(tmp_path: 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module.model.", "net._orig_mod."])
 def test_prefixes_are_taken_off_in_python_too(prefix: str) -> None:
     state = golden.state_dict(MNIST)
-    models = [zoo.create_model("mnist-cnn", 10).double().eval() for _ in range(2)]
+    models = [assembly.create_model("mnist-cnn", 10).double().eval() for _ in range(2)]
     load_original_state_dict(models[0], state)
     load_original_state_dict(models[1], {prefix + key: value for key, value in state.items()})
     images = torch.rand(2, 1, 28, 28, dtype=torch.float64)
@@ -313,7 +313,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"fc1_3\.bias hold numbers that are not finite"):
         convert(state, "mnist-cnn", tmp_path)
     with pytest.raises(InputError, match=r"fc1_3\.bias hold numbers that are not finite"):
-        load_original_state_dict(zoo.create_model("mnist-cnn", 10), state)
+        load_original_state_dict(assembly.create_model("mnist-cnn", 10), state)
 
 
 def test_the_slope_in_a_file_is_its_activation(tmp_path: Path) -> None:
@@ -337,6 +337,44 @@ def test_a_linear_head_on_one_position_can_be_used_again(tmp_path: Path) -> None
     images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(load_trained(tmp_path / "new.safetensors").model(images), made(images))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"std": [0.0]}, "std must be a positive number per channel"),
+        ({"std": [-0.3]}, "std must be a positive number per channel"),
+        ({"std": [float("inf")]}, "std must be a positive number per channel"),
+        ({"mean": [float("nan")]}, "mean must be a number per channel"),
+        ({"mean": [33.3]}, "divide what is on that of 0 to 255 by 255"),
+        ({"std": [78.6]}, "divide what is on that of 0 to 255 by 255"),
+        ({"class_names": ["a"] * 10}, "class_names must differ"),
+        ({"class_names": [*"abcdefghi", ""]}, "none be empty"),
+    ],
+)
+def test_constants_and_classes_that_cannot_be_are_refused(
+    options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=said):
+        convert(
+            {key: v.float() for key, v in golden.state_dict(MNIST).items()},
+            "mnist-cnn",
+            tmp_path,
+            **options,
+        )
+    assert not (tmp_path / "new.safetensors").exists()
+
+
+def test_the_file_to_convert_is_not_overwritten(tmp_path: Path) -> None:
+    torch.save(
+        {key: v.float() for key, v in golden.state_dict(MNIST).items()}, tmp_path / "old.pth"
+    )
+    before = (tmp_path / "old.pth").read_bytes()
+    (tmp_path / "link.pth").symlink_to("old.pth")
+    for out in ("old.pth", "link.pth"):
+        with pytest.raises(InputError, match="would be lost: give another name"):
+            convert_checkpoint(tmp_path / "old.pth", "mnist-cnn", tmp_path / out)
+    assert (tmp_path / "old.pth").read_bytes() == before
 
 
 def test_constants_are_kept_and_counted(tmp_path: Path) -> None:

@@ -248,6 +248,8 @@ def rewritten(whole: Path, to: Path, **about) -> Path:
         ({"class_names": ["a", "b"]}, "do not fit the network"),
         ({"input_shape": [1, 90000, 90000]}, "inputs of 8,100,000,000 numbers"),
         ({"head_options": {"hidden_features": 10**9}}, r"a size of 1,000,000,000"),
+        ({"head_options": {"hidden_features": 10**4}}, r"a network of [\d,]+ parameters or more"),
+        ({"head_options": {"num_layers": 10**4, "hidden_features": 90}}, "parameters or more"),
         ({"schema": 99}, "Update spinalnet"),
         ({"class_names": None}, "class_names"),
     ],

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from helpers import write_images
 from spinalnet._checks import InputError
-from spinalnet.data import images, loading, order, readers
+from spinalnet.data import images, order, readers
 from spinalnet.data.augment import build_augment
 from spinalnet.data.batches import ArrayDataset, DatasetInfo, FolderDataset, Splits, normalize
 from spinalnet.data.catalog import DATASETS
@@ -260,7 +260,7 @@ def test_the_test_set_is_the_same_for_every_seed_and_validation_is_not(digits):
 
 def test_the_constants_of_digits_are_those_of_its_training_images(digits):
     pool = torch.cat([arrays(digits.train).inputs, arrays(digits.val).inputs])
-    assert loading._channel_statistics(pool) == (digits.info.mean, digits.info.std)
+    assert images.channel_statistics(pool) == (digits.info.mean, digits.info.std)
     x, _ = next(digits.train.batches(len(digits.train)))
     assert abs(x.mean()) < 0.01
     assert abs(x.std() - 1) < 0.01

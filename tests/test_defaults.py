@@ -19,8 +19,8 @@ from spinalnet import InputError
 from spinalnet.comparison import asking, defaults
 from spinalnet.comparison.question import ComparisonSpec
 from spinalnet.comparison.spec import RunSpec
-from spinalnet.comparison.table_fitting import options_of
-from spinalnet.comparison.table_spec import TableSpec
+from spinalnet.comparison.tables.fitting import options_of
+from spinalnet.comparison.tables.spec import TableSpec
 from spinalnet.data import DataSpec
 from spinalnet.models import available
 from spinalnet.tabular.options import TrainingOptions
@@ -111,7 +111,12 @@ def test_what_does_not_suit_it_gets_the_small_one_and_hears_why(
         False,
         False,
     )
-    assert base.chosen == f"No network was named, and {reason}: mnist-cnn is trained from scratch."
+    why = f"No network was named, and {reason}: mnist-cnn is trained from scratch."
+    if reason == "the images are grey":
+        assert (base.chosen, base.train.lr) == (why, TrainConfig().lr)
+    else:
+        assert base.chosen.startswith(f"{why} It learns colour images from scratch: the learning ")
+        assert base.train.lr == defaults.COLOUR_RATE
 
 
 def test_without_a_network_to_be_had_the_small_one_is_told(
@@ -119,21 +124,50 @@ def test_without_a_network_to_be_had_the_small_one_is_told(
 ) -> None:
     monkeypatch.setattr(defaults, "available_backbone", Here(None))
     taken = defaults.default_network(DataSpec(str(photographs(tmp_path / "p"))))
-    assert taken.options == {"model": "mnist-cnn"}
+    assert taken.options == {"model": "mnist-cnn", "lr": defaults.COLOUR_RATE}
     assert "no pre-trained one is here" in taken.why
     assert "pip install '.[transfer]' in a checkout" in taken.why
 
 
 def test_named_data_and_named_networks_are_as_ever(tmp_path: Path, here: Here) -> None:
     folder = photographs(tmp_path / "p")
-    for data, options in (("digits", {}), (folder, {"model": "vgg5"})):
+    rate = {"lr": defaults.COLOUR_RATE}
+    for data, options, own in (("digits", {}, {}), (folder, {"model": "vgg5"}, rate)):
         base = asking.ask(data, **options).base
         assert isinstance(base, RunSpec)
-        assert base == RunSpec.of(str(data), options.get("model", "mnist-cnn"))
+        assert base.having(chosen="") == RunSpec.of(
+            str(data), **{"model": "mnist-cnn", **options, **own}
+        )
     named = asking.ask(folder, model="torchvision:alexnet", pretrained=True).base
     assert isinstance(named, RunSpec)
     assert not named.model.freeze
     assert here.asked == []
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "rate"),
+    [
+        ("colour", {}, defaults.COLOUR_RATE),
+        ("colour", {"lr": 0.02}, 0.02),
+        ("colour", {"train": TrainConfig(epochs=2)}, TrainConfig().lr),
+        ("colour", {"in_channels": 1}, TrainConfig().lr),
+        ("grey", {}, TrainConfig().lr),
+        ("cifar10", {}, defaults.COLOUR_RATE),
+        ("mnist", {}, TrainConfig().lr),
+        ("regression-sum", {}, TrainConfig().lr),
+    ],
+)
+def test_a_network_that_learns_colour_from_scratch_has_a_rate_of_its_own(
+    tmp_path: Path, data: str, options: dict[str, Any], rate: float
+) -> None:
+    modes = {"colour": "RGB", "grey": "L"}
+    if data in modes:
+        data = str(photographs(tmp_path / "p", mode=modes[data]))
+    base = asking.ask(data, model="vgg5", **options).base
+    assert isinstance(base, RunSpec)
+    assert base.train.lr == rate
+    is_told = "It learns colour images from scratch" in base.chosen
+    assert is_told == (rate == defaults.COLOUR_RATE)
 
 
 def test_packaged_weights_are_the_first_choice(monkeypatch: pytest.MonkeyPatch) -> None:

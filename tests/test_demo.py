@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from spinalnet._checks import InputError
-from spinalnet.comparison import RunSpec, TableSpec, load, running, tables
+from spinalnet.comparison import RunSpec, TableSpec, load, running
+from spinalnet.comparison.tables import running as table_running
 from spinalnet.deploy import demo, demo_page, predict_images
 
 SMALL = {"limit": 200, "epochs": 2, "device": "cpu"}
@@ -36,7 +37,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frame = pd.DataFrame({"size": size, "colour": colour, "kind": kind})
     frame.to_csv(folder / "homes.csv", index=False)
     spec = TableSpec(str(folder / "homes.csv"), "kind", head="linear")
-    tables.run_table(spec, folder / "run")
+    table_running.run_table(spec, folder / "run")
     return folder / "run"
 
 

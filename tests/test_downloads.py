@@ -500,6 +500,20 @@ def test_without_a_checksum_nothing_is_pieced_together(tmp_path, served):
     assert served.ranges("/a/file.bin") == ["", ""]
 
 
+@pytest.mark.parametrize(
+    ("body", "said"), [(PAGE, "answers with a web page"), (b"", "gives an empty file")]
+)
+def test_without_a_checksum_a_page_in_disguise_and_nothing_are_no_file(
+    tmp_path, served, body, said
+):
+    served.answers["/a/file.bin"] = [Answer(body=body), Answer(body=body)]
+    with pytest.raises(fetching.NotFetchedError, match=said):
+        fetching.fetch(ask(served, "a"), tmp_path / "file.bin")
+    assert not (tmp_path / "file.bin").exists()
+    fetching.fetch(ask(served, "a", "b"), tmp_path / "file.bin")
+    assert (tmp_path / "file.bin").read_bytes() == BODY
+
+
 def test_a_server_that_always_breaks_off_is_given_up(tmp_path, served):
     for digest in (DIGEST, ""):
         served.answers["/a/file.bin"] = [Answer(breaks_after=70_000)] + [
@@ -533,7 +547,7 @@ def test_what_is_longer_than_the_file_is_judged_by_its_checksum(tmp_path, served
     [
         (Answer(body=BODY[:-7]), "gives another file (999,993 bytes with SHA256"),
         (Answer(body=BODY[:-1] + b"?"), "gives another file (1,000,000 bytes with SHA256"),
-        (Answer(body=b""), "gives another file (0 bytes with SHA256"),
+        (Answer(body=b""), "gives an empty file"),
         (Answer(body=PAGE, kind="text/html"), "answers with a web page instead of the file"),
         (Answer(body=PAGE), "answers with a web page instead of the file"),
         (Answer(status=404), "answers 404"),

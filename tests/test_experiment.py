@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -26,6 +28,7 @@ from spinalnet.comparison.calibration import quality
 from spinalnet.comparison.comparing import Effort, run_comparison
 from spinalnet.comparison.metrics import METRICS
 from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs
+from spinalnet.data.images import fit_to
 from spinalnet.training import runs
 
 QUICK = TrainConfig(epochs=2, lr=3e-3, device="cpu")
@@ -50,6 +53,7 @@ def test_run_folder_holds_everything_and_is_taken_as_it_is(tmp_path: Path) -> No
         "metrics.jsonl",
         "model.safetensors",
         "test-outputs.safetensors",
+        "samples.png",
         "result.json",
         "DONE",
     }
@@ -64,6 +68,56 @@ def test_run_folder_holds_everything_and_is_taken_as_it_is(tmp_path: Path) -> No
     assert (tmp_path / "run" / "result.json").stat().st_mtime_ns == before
     with pytest.raises(InputError, match=r"train\.epochs = 2, not 3"):
         run_one(spec(train=TrainConfig(epochs=3, lr=3e-3, device="cpu")), tmp_path / "run")
+
+
+def test_a_run_keeps_a_few_training_images_plain_and_augmented(tmp_path: Path) -> None:
+    plain = run_one(spec(), tmp_path / "plain")
+    turned = run_one(spec(train=replace(QUICK, augment="rotation:40")), tmp_path / "turned")
+    assert plain.result is not None
+    assert turned.result is not None
+    about = turned.result["samples"]
+    assert (about["file"], about["side"], about["augment"]) == ("samples.png", 28, "rotation:40")
+    assert plain.result["samples"]["labels"] == about["labels"]
+    one, two = (
+        torch.from_numpy(np.array(Image.open(tmp_path / name / "samples.png")))
+        for name in ("plain", "turned")
+    )
+    assert one.shape == (28, 6 * 29 - 1)  # a column of grey between two
+    assert two.shape == (57, 6 * 29 - 1)
+    assert torch.equal(one, two[:28])
+    assert torch.equal(two[28], torch.full_like(two[28], 128))
+    train = building.load_splits(spec()).train
+    seen, changed = fit_to(train.inputs, 28), 0
+    for column, label in enumerate(about["labels"]):
+        above, below = (strip[:, 29 * column : 29 * column + 28] for strip in (one, two[29:]))
+        rows = [i for i, pixels in enumerate(seen) if torch.equal(pixels[0], above)]
+        assert label in {str(int(train.targets[row])) for row in rows}
+        changed += not torch.equal(above, below)
+    assert changed >= 4  # an angle may be next to none
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_what_layers_add_to_the_logits_of_mistakes_is_all_but_the_bias(
+    tmp_path: Path, freeze: bool
+) -> None:
+    run_one(spec(freeze=freeze), tmp_path / "run")
+    said = Outputs.load(tmp_path / "run" / OUTPUTS_FILE)
+    trained = load_trained(tmp_path / "run")
+    assert said.shown is not None
+    assert said.shares is not None
+    assert said.shares.shape == (len(said.shown), 6, 2)
+    images, targets = next(iter(trained.load_data().test.batches(359)))
+    with torch.no_grad():
+        logits = trained.model(images)[said.shown]
+    bias = trained.model.head.output.bias.detach()
+    for place, of in enumerate((said.predicted[said.shown], targets[said.shown])):
+        wanted = logits.gather(1, of[:, None])[:, 0]
+        assert torch.allclose(said.shares[..., place].sum(1) + bias[of], wanted, atol=1e-4)
+
+
+def test_other_heads_have_no_shares(tmp_path: Path) -> None:
+    run_one(spec(head="mlp"), tmp_path / "run")
+    assert Outputs.load(tmp_path / "run" / OUTPUTS_FILE).shares is None
 
 
 def test_pairs_share_split_order_augmentation_and_trunk() -> None:

@@ -37,9 +37,9 @@ SCRIPT = """
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
-def test_the_sliders_say_what_the_package_counts(tmp_path: Path, width: int, dark: bool) -> None:
+def test_the_sliders_say_what_the_package_counts(width: int, dark: bool) -> None:
     script = SCRIPT.replace("CASES", json.dumps(CASES))
-    found = browse(PAGE, script, tmp_path / "explorer.html", width=width, dark=dark)
+    found = browse(PAGE, script, width=width, dark=dark)
     assert found["errors"] == found["requests"] == found["axe"] == []
     assert found["overflow"] <= 0
     for case, numbers, hidden in zip(CASES, found["numbers"], found["widths"], strict=True):

@@ -14,8 +14,8 @@ from torch import nn
 from spinalnet.data.batches import ArrayDataset
 from spinalnet.kernels import native
 from spinalnet.models import head_steps
+from spinalnet.models.assembly import ImageModel
 from spinalnet.models.features import FeatureDataset
-from spinalnet.models.zoo import ImageModel
 from spinalnet.nn import LinearHead, MLPHead, SpinalNet, UnchainedNet
 from spinalnet.training import TrainConfig, fit
 from spinalnet.training.learner import ModelLearner

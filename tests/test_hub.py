@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -97,7 +98,7 @@ def test_a_folder_of_photographs_is_named_not_told(tmp_path):
 
 def test_a_table_s_model_comes_back(tmp_path):
     pd = pytest.importorskip("pandas")
-    from spinalnet.comparison.tables import run_table
+    from spinalnet.comparison.tables.running import run_table
 
     frame = pd.DataFrame({"size": range(40), "city": ["a", "b"] * 20})
     frame["kind"] = ["x" if value > 20 else "y" for value in frame["size"]]
@@ -112,6 +113,12 @@ def test_a_table_s_model_comes_back(tmp_path):
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "`size`" in card
     assert str(tmp_path) not in card
+
+
+def say(folder: Path, **values: object) -> None:
+    """Let a model describe itself otherwise."""
+    kept = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(kept | values))
 
 
 @pytest.mark.parametrize(
@@ -134,6 +141,10 @@ def test_a_table_s_model_comes_back(tmp_path):
             ),
             "do not fit its config.json",
         ),
+        (lambda folder: say(folder, hidden_features=10**12), "a size that 47 weights cannot be of"),
+        (lambda folder: say(folder, hidden_features=40, num_layers=40), "do not fit|parameters"),
+        (lambda folder: say(folder, hidden_features=[1]), "describes no SpinalNet|hidden_features"),
+        (lambda folder: say(folder, activation="os.system"), "activation"),
     ],
 )
 def test_what_is_no_model_is_refused(tmp_path, spoil, said):
@@ -193,3 +204,11 @@ def test_names_in_a_card_stay_text(compared, tmp_path):
     card = of_run(tmp_path / "a" / "b", config)
     assert "<img" not in card
     assert "[x](" not in card
+
+
+def test_a_head_that_would_fill_the_memory_is_not_made(tmp_path):
+    net = SpinalNet(1000, 2, 1000, 2)
+    folder = save_pretrained(net, tmp_path / "head")
+    say(folder, hidden_features=1_000_000, num_layers=1_000_000)  # petabytes, lazily
+    with pytest.raises(InputError, match=r"describes a network (of [\d,]+ parameters|that no mem)"):
+        from_pretrained(folder)

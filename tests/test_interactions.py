@@ -104,20 +104,21 @@ def test_a_study_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Mo
     names = study._complete.__globals__
     monkeypatch.setitem(names, "cell", cell)
     out = tmp_path / "out.json"
+    run = study.common.Run(tmp_path, out)
     record = {"cells": [], "environments": [{}]}
     with pytest.raises(KeyboardInterrupt):
-        study._complete(record, tmp_path, out)
+        study._complete(record, run)
     half = json.loads(out.read_text())
     assert [(row["group"], row["task"], row["net"]) for row in half["cells"]] == made
     made.clear()
     with pytest.raises(KeyboardInterrupt):
-        study._complete(half, tmp_path, out)
+        study._complete(half, run)
     assert len(json.loads(out.read_text())["cells"]) == 4
     assert study.answers(half["cells"]) == []  # nothing is concluded while something is missing
 
 
 def test_what_is_committed_is_of_this_design_and_answers_follow() -> None:
-    record = json.loads(study.OUT.read_text(encoding="utf-8"))
+    record = json.loads((study.common.RESULTS / "interactions.json").read_text("utf-8"))
     assert record["design"] == json.loads(json.dumps(study.design()))
     for row in record["cells"]:
         if "right" in row:

@@ -142,7 +142,7 @@ main()
         ),
         (
             ["train", "sklearn:diabetes", "--target", "target"],
-            "spinalnet.comparison.tables.run_table",
+            "spinalnet.comparison.tables.running.run_table",
             "stopped; nothing is saved yet; the same command begins anew.",
         ),
         (

@@ -25,9 +25,10 @@ from spinalnet.comparison.outputs import OUTPUTS_FILE, RegressionOutputs, joined
 from spinalnet.comparison.report.page import write_report
 from spinalnet.comparison.running import run_one
 from spinalnet.comparison.spec import RunSpec
+from spinalnet.data import DataSpec
 from spinalnet.data.images import BadImagesError
 from spinalnet.data.labels import Labels, find_labelled
-from spinalnet.data.loading import DataSpec, load, load_dataset
+from spinalnet.data.loading import load, load_dataset
 from spinalnet.deploy import evaluate_run, predict
 from test_cli import answered, refusal
 from test_cli import spinalnet as command

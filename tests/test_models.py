@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 import golden
 from spinalnet._checks import InputError
-from spinalnet.models import zoo
+from spinalnet.models import assembly
+from spinalnet.models.assembly import ImageModel, ModelSpec, create_model
 from spinalnet.models.trunks import PooledPositions
-from spinalnet.models.zoo import MODELS, ImageModel, ModelSpec, create_model, list_models
+from spinalnet.models.zoo import MODELS, list_models
 from spinalnet.nn.counting import count_macs, count_params
 from spinalnet.nn.dense import MLPHead
 from spinalnet.nn.heads import HEADS, make_head
@@ -418,19 +419,19 @@ def test_controls_follow_the_options_of_the_head_they_are_made_for() -> None:
     spec = ModelSpec(
         "mnist-cnn", "spinal", {"num_layers": 8, "norm": "batch", "hidden_features": 5}
     )
-    spinal = zoo.build(spec, 10).head
-    unchained = zoo.build(spec.control("unchained"), 10).head
+    spinal = assembly.build(spec, 10).head
+    unchained = assembly.build(spec.control("unchained"), 10).head
     assert (unchained.num_layers, unchained.widths) == (8, (5,) * 8)
     assert flavour_of(unchained) == flavour_of(spinal)
     assert unchained.split_sizes == spinal.spine.split_sizes
     wanted = sum(p.numel() for p in spinal.parameters())
     for name in ("matched", "unchained-matched"):
-        control = zoo.build(spec.control(name), 10).head
+        control = assembly.build(spec.control(name), 10).head
         assert sum(p.numel() for p in control.parameters()) == pytest.approx(wanted, rel=0.03)
         assert flavour_of(control) == flavour_of(spinal)
     assert spec.control("mlp") == ModelSpec("mnist-cnn", "mlp")
     assert spec.control("spinal") is spec
-    assert zoo.build(spec.control("mlp").control("unchained"), 10).head.num_layers == 6
+    assert assembly.build(spec.control("mlp").control("unchained"), 10).head.num_layers == 6
     with pytest.raises(InputError, match="did you mean 'unchained'"):
         spec.control("unchaned")
 

@@ -326,3 +326,32 @@ def test_every_run_has_a_file_of_its_own_for_a_trunk_that_many_share(tmp_path):
     found[0].write_bytes(b"damaged")
     assert found[1].read_bytes() == whole
     assert torch.equal(features.load_trunk(tmp_path / "b")["trunk.weight"], trunk.weight)
+
+
+WRITER = """
+import sys
+from spinalnet import files
+with files.replacing(sys.argv[1]) as file:
+    file.write(b"half")
+    file.flush()
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_writer_left_beside_a_users_files_goes_and_what_a_living_one_writes_stays(
+    tmp_path,
+):
+    said, stranger = tmp_path / "said.csv", tmp_path / ".said.csv.tmp"
+    stranger.write_text("mine")
+    words = [sys.executable, "-c", WRITER, str(said)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"held\n"
+        files.write_text(said, "whole")
+        assert len(list(tmp_path.iterdir())) == 3  # its half still lies there
+        writer.kill()
+    assert len(list(tmp_path.iterdir())) == 3
+    files.write_text(said, "whole again")
+    assert sorted(tmp_path.iterdir()) == [stranger, said]
+    assert (said.read_text(), stranger.read_text()) == ("whole again", "mine")

@@ -204,3 +204,16 @@ def test_a_full_disk_under_a_state_leaves_both_that_were_there(tmp_path, monkeyp
     with pytest.raises(InputError, match=r"No space left on device, [\d,]+ bytes needed"):
         run.save_state({"epoch": 3, "w": torch.ones(1000)})
     assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
+
+
+def test_a_kill_between_the_two_states_leaves_nothing_aside_in_the_next_save(tmp_path):
+    run = runs.RunFolder.start(tmp_path / "run", {"a": 1})
+    for epoch in (1, 2):
+        run.save_state({"epoch": epoch})
+    before, state = (run.path / name for name in (states.BEFORE_FILE, states.STATE_FILE))
+    before.unlink()
+    before.hardlink_to(state)  # the old one has its second name, the new one was not renamed
+    run.save_state({"epoch": 3})
+    assert not list(run.path.glob(".*"))
+    before.replace(state)
+    assert run.load_state() == {"epoch": 2}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import golden
 from spinalnet import files
 from spinalnet._checks import InputError
-from spinalnet.models import zoo
+from spinalnet.models import assembly, zoo
 from spinalnet.models.checkpoints import read_weights
 from spinalnet.nn.heads import make_head
 from spinalnet.paper.weights import convert_checkpoint, load_original_state_dict
@@ -38,7 +38,7 @@ def original(case: golden.Case) -> dict[str, Tensor]:
 
 def build(case: golden.Case) -> nn.Module:
     assert isinstance(case.model, str)
-    model = zoo.create_model(case.model, case.num_classes, head=case.head, **case.options)
+    model = assembly.create_model(case.model, case.num_classes, head=case.head, **case.options)
     return model.eval()
 
 
@@ -81,8 +81,10 @@ def test_wrong_weights_are_named_and_nothing_is_loaded(state_dict: Any, message:
 
 def test_a_head_of_another_kind_or_norm_is_refused() -> None:
     with pytest.raises(InputError, match="do not fit model 'mnist-cnn' with head MLPHead"):
-        load_original_state_dict(zoo.create_model("mnist-cnn", 10, head="mlp"), original(MNIST))
-    normed = zoo.create_model("mnist-cnn", 10, norm="layer")
+        load_original_state_dict(
+            assembly.create_model("mnist-cnn", 10, head="mlp"), original(MNIST)
+        )
+    normed = assembly.create_model("mnist-cnn", 10, norm="layer")
     with pytest.raises(InputError, match="missing"):
         load_original_state_dict(normed, original(MNIST))
     deep = make_head("mlp", 8, 2, hidden_features=(4, 4, 4, 4))
@@ -133,14 +135,14 @@ def test_counters_of_batch_norms_may_be_missing() -> None:
 
 def test_layers_that_never_ran_are_left_out_only_where_layers_run_twice() -> None:
     weights = golden.state_dict(golden.custom(8, 2, 50, 6, 1))
-    reused = zoo.create_model("regression-net", 1, head="spinal-reused")
+    reused = assembly.create_model("regression-net", 1, head="spinal-reused")
     load_original_state_dict(reused, weights)
     alive = {key: value for key, value in weights.items() if key[:3] not in ("fc5", "fc6")}
     load_original_state_dict(reused, alive)  # without the dead ones the same
-    six = zoo.create_model("regression-net", 1)
+    six = assembly.create_model("regression-net", 1)
     load_original_state_dict(six, weights)
     assert torch.equal(six.head.spine.layers[5].weight, weights["fc6.weight"].float())
-    four = zoo.create_model("regression-net", 1, num_layers=4)
+    four = assembly.create_model("regression-net", 1, num_layers=4)
     with pytest.raises(InputError, match=r"4 additional \(fc5\.weight, fc5\.bias, .* and 1 more"):
         load_original_state_dict(four, weights)
 
@@ -196,7 +198,7 @@ def test_whole_backbone_checkpoint(tmp_path: Path) -> None:
     theirs.fc = HymenopteraHead()
     theirs.eval()
     images = torch.randn(2, 3, 64, 64)
-    ours = zoo.create_model("resnet18", 2, image_size=64, head="spinal-reused").eval()
+    ours = assembly.create_model("resnet18", 2, image_size=64, head="spinal-reused").eval()
     load_original_state_dict(ours, theirs.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(ours(images), theirs(images))
@@ -211,7 +213,7 @@ def test_whole_backbone_checkpoint(tmp_path: Path) -> None:
 
 def test_dead_head_of_the_vgg19_scripts_is_left_out() -> None:
     with torch.device("meta"):
-        ours = zoo.create_model("vgg19_bn", 1000, head="mlp-paper")
+        ours = assembly.create_model("vgg19_bn", 1000, head="mlp-paper")
         body = ours.trunk.state_dict()
         classifier = golden.mlp(["0", "3", "6"], 25088, 4096, 4096, 1000)
         dead = golden.dropout_norm(25088, 20, 10)
@@ -222,7 +224,7 @@ def test_dead_head_of_the_vgg19_scripts_is_left_out() -> None:
         }
         load_original_state_dict(ours, weights)
         # Our spinal head on this backbone is not what those scripts trained.
-        spinal = zoo.create_model("vgg19_bn", 10, hidden_features=20)
+        spinal = assembly.create_model("vgg19_bn", 10, hidden_features=20)
         with pytest.raises(InputError, match=r"missing \(classifier\.fc_spinal_layer1"):
             load_original_state_dict(spinal, weights)
 
@@ -236,7 +238,7 @@ def test_convert_reads_head_and_sizes_from_the_file(case: golden.Case, tmp_path:
     convert_checkpoint(tmp_path / "old.pth", str(case.model), out, wiring=wiring)
     weights, about = files.load_weights(out)
     shape = about["input_shape"]
-    model = zoo.create_model(
+    model = assembly.create_model(
         about["model"],
         len(about["class_names"]),
         *shape[:2],

@@ -12,7 +12,7 @@ from torch import nn
 from spinalnet._checks import InputError
 from spinalnet.data import catalog
 from spinalnet.data.batches import ArrayDataset
-from spinalnet.models import zoo
+from spinalnet.models import assembly
 from spinalnet.paper.protocol import run_recipe
 from spinalnet.paper.recipes import RECIPES
 from spinalnet.training import evaluation, fitting, runs
@@ -47,7 +47,7 @@ def test_recipes_refer_to_items_of_the_page():
 
 
 def test_a_head_put_on_a_vgg_really_is_used():
-    model = zoo.create_model(
+    model = assembly.create_model(
         "vgg19_bn", 10, image_size=32, head="spinal", hidden_features=4, num_layers=4
     )
     logits = model(torch.randn(2, 3, 32, 32))
@@ -90,20 +90,20 @@ def test_the_step_schedule_stops_learning_long_before_its_end():
 def test_outputs_are_counted_in_the_data():
     images = torch.randint(0, 256, (30, 1, 28, 28)).to(torch.uint8)
     source = ArrayDataset(images, torch.arange(30) % 10)
-    fitted = zoo.create_model("mnist-cnn", catalog.DATASETS["mnist"].num_classes)
+    fitted = assembly.create_model("mnist-cnn", catalog.DATASETS["mnist"].num_classes)
     assert evaluation.evaluate(fitted, source).n == 30
     assert fitted(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
     # The other way round, labels beyond the outputs, is refused and not learned around.
-    few = zoo.create_model("mnist-cnn", 5)
+    few = assembly.create_model("mnist-cnn", 5)
     with pytest.raises(InputError, match="class"):
         fitting.fit(few, source, source, TrainConfig(epochs=1))
 
 
 def test_images_never_become_more_samples():
-    model = zoo.create_model("mnist-cnn", 10)
+    model = assembly.create_model("mnist-cnn", 10)
     with pytest.raises(ValueError, match="in_features=320"):
         model(torch.zeros(4, 1, 44, 44))
-    larger = zoo.create_model("mnist-cnn", 10, image_size=44)
+    larger = assembly.create_model("mnist-cnn", 10, image_size=44)
     assert larger(torch.zeros(4, 1, 44, 44)).shape == (4, 10)
 
 

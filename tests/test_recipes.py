@@ -25,19 +25,21 @@ from spinalnet.comparison import building
 from spinalnet.comparison.baseline import Baseline, baseline_outputs
 from spinalnet.comparison.metrics import METRICS
 from spinalnet.comparison.outputs import OUTPUTS_FILE, load_outputs
+from spinalnet.comparison.report import write_report
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.data import catalog, listing, loading, parts, readers
 from spinalnet.data.augment import build_augment
 from spinalnet.data.batches import ArrayDataset, DatasetInfo, Splits
 from spinalnet.models import zoo
-from spinalnet.models.zoo import MODELS, build, create_model
+from spinalnet.models.assembly import build, create_model
+from spinalnet.models.zoo import MODELS
 from spinalnet.nn.counting import count_macs
 from spinalnet.paper import protocol as protocol_module
 from spinalnet.paper import recipes
 from spinalnet.paper.experiments import experiments_page
 from spinalnet.paper.protocol import run_recipe
 from spinalnet.paper.recipes import RECIPES, find_recipes, list_recipes
-from spinalnet.paper.recipes.row import MACS
+from spinalnet.paper.recipes.row import MACS, Printed
 from spinalnet.paper.records import describe_recipes, keep_record, load_records
 from spinalnet.paper.study import draw_regression_study
 from spinalnet.training import runs
@@ -439,7 +441,9 @@ def test_short_runs_say_so_everywhere(tiny, tmp_path):
     assert (record["budget"], record["epochs"], record["of_epochs"]) == ("short", 2, 3)
     notes = record["summary"]["notes"]
     assert any(note.startswith("Short budget: 2 of 3 epochs, at most 12000") for note in notes)
-    assert "Short budget" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Short budget" in page
+    assert "short budget: not its result" in page.split("</header>")[0]
     kept = keep_record(folder, tmp_path / "results")
     assert kept.name == "mnist-cnn-honest-short.json"
     page = experiments_page(tmp_path / "results")
@@ -479,7 +483,11 @@ def test_the_originals_procedure_is_marked_in_report_record_and_page(tiny, tmp_p
             "heads"
         ]["spinal"]
     )
-    assert "selected on test" in (folder / "report.html").read_text().lower()
+    shown = (folder / "report.html").read_text(encoding="utf-8")
+    assert "<h1>mnist-cnn, paper protocol</h1>" in shown
+    assert "selected on test: optimistic" in shown.split("</header>")[0]
+    assert "3 of 3 epochs, 50 of 60,000 training examples" in shown
+    assert "A9" not in RECIPES["mnist-cnn"].defects or "A9" in shown
     assert str(tmp_path) not in (folder / "recipe.json").read_text()
     for name in ("mnist-cnn-paper", "mnist-cnn-honest"):
         keep_record(tmp_path / "runs" / name, tmp_path / "results")
@@ -493,6 +501,64 @@ def test_the_originals_procedure_is_marked_in_report_record_and_page(tiny, tmp_p
     assert "1 of 76 recipes have been run" in page
     statuses = {r["name"]: r["status"] for r in describe_recipes(tmp_path / "results")}
     assert statuses["mnist-cnn"] == "done: paper (full), honest (full)"
+
+
+def test_what_was_printed_stands_beside_what_was_found(tiny, tmp_path, monkeypatch):
+    told = tuple(
+        Printed(f"{head}: test accuracy", value, "a table of the paper")
+        for head, value in (("spinal", 0.75), ("mlp-paper", 0.5))
+    )
+    recipe = replace(RECIPES["mnist-cnn"], printed=told, original_heads=("spinal", "mlp-paper"))
+    monkeypatch.setitem(RECIPES, "mnist-cnn", recipe)
+    folder = run_recipe("mnist-cnn", protocol="paper", seeds=2, out=tmp_path)
+    values = {
+        h["head"]: h["values"]
+        for h in json.loads((folder / "recipe.json").read_text())["summary"]["heads"]
+    }
+    kept = json.loads((folder / "published.json").read_text())["values"]
+    assert [(one["head"], one["value"]) for one in kept] == [("spinal", 0.75), ("mlp-paper", 0.5)]
+    assert [one["here"] for one in kept] == [values["spinal"], values["mlp-paper"]]
+    for _ in range(2):  # written again, it is the same
+        page = (folder / "report.html").read_text(encoding="utf-8")
+        table = re.search(r'<table id="published-values">.*?</table>', page, re.DOTALL)
+        assert table
+        mean = 100 * sum(values["spinal"]) / 2
+        assert f"<td>75.00 %</td><td>{mean:.2f} ± " in table[0]
+        assert "a table of the paper" in table[0]
+        assert 'aria-labelledby="title-published"' in page
+        assert 'id="title-published"' in page
+        write_report(folder)
+    short = run_recipe("mnist-cnn", budget="short", seeds=2, out=tmp_path)
+    assert "<td>not measured</td>" in (short / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_of_all_recipes_says_what_the_records_say(tmp_path):
+    results = DOCS.parent / "results" / "recipes"
+    done = invoke("recipes", "--results", str(results), "--page", str(tmp_path / "all.html"))
+    assert done.exit_code == 0, done.exception
+    page = (tmp_path / "all.html").read_text(encoding="utf-8")
+    rivals = {
+        record.recipe: head.difference.code
+        for record in load_records(results)
+        if (record.protocol, record.budget) == ("honest", "full")
+        for head in record.summary.heads
+        if head.head in RECIPES[record.recipe].heads and head.difference
+    }
+    chips = dict(re.findall(r'<a class="chip \w+" href="#recipe-[^"]+">(.*?): (.*?)</a>', page))
+    assert {name: chips[name] for name in rivals} == rivals
+    answer = re.search(r'<p class="answer">(.*?)</p>', page)
+    assert answer
+    for code in ("better", "worse", "undecided"):
+        assert f"{code} in {sum(found == code for found in chips.values())}" in answer[1]
+    assert f"of {len(chips)} recipes" in answer[1]
+    rows = re.findall(r"<tr>(.*?)</tr>", page.split('id="all"')[1].split("</table>")[0])
+    cells = [re.sub(r"<[^>]+>", "|", row).split("||") for row in rows[1:]]
+    markdown = (DOCS / "experiments.md").read_text(encoding="utf-8")
+    for recipe, head, _, *values in ([c.strip("|") for c in row] for row in cells):
+        assert f"| {recipe} | {head} | {' | '.join(values)} |" in markdown
+    assert len(page) < 600_000
+    empty = invoke("recipes", "--results", str(tmp_path), "--page", str(tmp_path / "none.html"))
+    assert "no record of a recipe" in str(empty.exception)
 
 
 def test_the_same_call_continues_and_another_question_is_refused(tiny, tmp_path):
@@ -754,7 +820,10 @@ def test_reproduce_runs_patterns_and_checks_all_before_the_first(tmp_path):
     done = invoke("reproduce", "mnist-cnn*", "--budget", "smoke", "--seeds", "1", "--out", out)
     assert done.exit_code == 0, done.exception
     names = {path.name for path in Path(out).iterdir()}
-    assert names == {"mnist-cnn-honest-smoke", "mnist-cnn-default-honest-smoke"}
+    assert names == {"mnist-cnn-honest-smoke", "mnist-cnn-default-honest-smoke", "report.html"}
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "No recipe has been run honestly with two heads" in page
+    assert '<th scope="row">mnist-cnn-default</th>' in page.split('id="tried-title"')[1]
     # regression-* could run, transfer-* could not: nothing starts.
     refused = invoke("reproduce", "*", "--out", str(tmp_path / "no"), "--data-dir", str(tmp_path))
     assert isinstance(refused.exception, InputError)

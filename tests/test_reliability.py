@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trials import reports
+from trials import record, reports
 
 from spinalnet import write_report
 
@@ -40,8 +40,34 @@ def counted(part: dict[str, Any], name: str) -> float:
 
 def test_kills_and_faults_do_no_harm(tmp_path):
     parts = tried(tmp_path / "found.json", "--parts", "kill,faults")
-    assert counted(parts["kill"], "continued") >= 2
+    assert counted(parts["kill"], "kills") >= 4
+    assert counted(parts["kill"], "continued") >= 1
     assert counted(parts["faults"], "faults") == 3
+
+
+def test_what_several_processes_find_of_one_part_is_added(tmp_path):
+    path = tmp_path / "found.json"
+    one = record.Record("kill", path)
+    one.add("train", kills=1, tried=[3])
+    one.tell("this")
+    one.save()
+    two = record.Record("kill", path)
+    assert (one.seed(), two.seed(), one.seed()) == (1, 2, 3)
+    one.add("train", kills=2, tried=[4])
+    two.add("train", kills=4)
+    two.worst("export", seconds=2.5)
+    record.Record("disk", path, afresh=True).add("train", tries=1)  # was not saved
+    for each in (two, one, two):
+        each.save()
+    found = json.loads(path.read_text())["parts"]
+    assert found["kill"]["rows"] == {
+        "train": {"kills": 7, "tried": [3, 4]},
+        "export": {"seconds": 2.5},
+    }
+    assert found["kill"]["found"] == ["this"]
+    assert (found["kill"]["seeds"], found["disk"]["rows"]) == (3, {})
+    record.Record("kill", path, afresh=True).save()
+    assert json.loads(path.read_text())["parts"]["kill"]["rows"] == {}
 
 
 def test_a_page_of_many_runs_and_of_many_epochs_stays_small(tmp_path):

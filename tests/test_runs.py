@@ -62,6 +62,16 @@ def test_start_refuses_a_folder_that_holds_something_else(tmp_path, name):
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
+def test_start_refuses_names_that_are_no_text(tmp_path):
+    """Neither YAML nor safetensors could read them again, after all the training."""
+    odd = CONFIG | {"data": {"name": "photos \udcff"}}
+    with pytest.raises(InputError, match=r"'photos \\xff' is no UTF-8 text"):
+        RunFolder.start(tmp_path / "run", odd)
+    with pytest.raises(InputError, match=r"run\\xfe' is no UTF-8 text"):
+        RunFolder.start(tmp_path / "run\udcfe", CONFIG)
+    assert not list(tmp_path.iterdir())
+
+
 def test_start_accepts_what_a_kill_in_the_first_moment_leaves(tmp_path):
     (tmp_path / ".config.yaml.tmp").write_text("# A sp")
     assert is_run(RunFolder.start(tmp_path, CONFIG).path)

@@ -152,16 +152,17 @@ def test_a_study_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Mo
             raise KeyboardInterrupt
         return gradients.cell(kind, depth, activation, data, 2)
 
-    names = gradients._completed.__globals__
+    names = gradients._complete.__globals__
     data = small_data()
+    run = gradients.common.Run(tmp_path, tmp_path / "out.json")
     monkeypatch.setitem(names, "cell", cell)
     monkeypatch.setitem(names, "load", lambda: data)
     monkeypatch.setitem(names, "DEPTHS", (2,))
     with pytest.raises(KeyboardInterrupt):
-        gradients._completed({}, tmp_path / "out.json")
+        gradients._complete({"starts": [], "cells": [], "environments": [{}]}, run)
     half = json.loads((tmp_path / "out.json").read_text())
     assert [(c["net"], c["depth"], c["activation"]) for c in half["cells"]] == made[:1]
-    gradients._completed(half, tmp_path / "out.json")
+    gradients._complete(half, run)
     whole = json.loads((tmp_path / "out.json").read_text())
     assert whole["cells"][0] == half["cells"][0]
     assert len(whole["cells"]) == 15

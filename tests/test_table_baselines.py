@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neural_network import MLPRegressor
 
 from spinalnet._checks import InputError
-from spinalnet.comparison.table_heads import (
+from spinalnet.comparison.tables.heads import (
     TABLE_MODELS,
     check_options,
     make_estimator,
@@ -102,7 +102,9 @@ def test_a_missing_library_is_one_sentence(head: str, monkeypatch: pytest.Monkey
             raise ImportError(f"No module named '{name}'", name=name)
         return real_import(name, package)
 
-    monkeypatch.setattr("spinalnet.comparison.table_baselines.import_module", import_without)
-    monkeypatch.delitem(__import__("sys").modules, "spinalnet.comparison.table_tabm", raising=False)
+    monkeypatch.setattr("spinalnet.comparison.tables.baselines.import_module", import_without)
+    monkeypatch.delitem(
+        __import__("sys").modules, "spinalnet.comparison.tables.tabm", raising=False
+    )
     with pytest.raises(InputError, match=r"which is not installed: pip install \w+, or leave"):
         make_estimator(head, {}, "classification", 0)

@@ -19,14 +19,15 @@ import torch
 
 import spinalnet
 from spinalnet._checks import InputError
-from spinalnet.comparison import Comparison, TableModel, TableSpec, table_store
-from spinalnet.comparison.forest import Forest, ForestEstimator
+from spinalnet.comparison import Comparison, TableModel, TableSpec
 from spinalnet.comparison.layered import LayeredEstimator
 from spinalnet.comparison.packing import pack, unpack
-from spinalnet.comparison.table_columns import Column
-from spinalnet.comparison.table_model import load_table_model
-from spinalnet.comparison.table_spec import training_of
-from spinalnet.comparison.tables import run_table
+from spinalnet.comparison.tables import store as table_store
+from spinalnet.comparison.tables.columns import Column
+from spinalnet.comparison.tables.forest import Forest, ForestEstimator
+from spinalnet.comparison.tables.model import load_table_model
+from spinalnet.comparison.tables.running import run_table
+from spinalnet.comparison.tables.spec import training_of
 from spinalnet.deploy import evaluate_run, predict_rows, write_table_predictions
 from spinalnet.deploy.table_explain import explain_table_model
 from spinalnet.training import runs

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from spinalnet._checks import InputError
 from spinalnet.cli.root import app
-from spinalnet.comparison.on_columns import OnColumns
-from spinalnet.comparison.table_fitting import estimator_of, fit, predicted
-from spinalnet.comparison.table_rows import rows_of
-from spinalnet.comparison.table_spec import TableSpec
+from spinalnet.comparison.tables.fitting import estimator_of, fit, predicted
+from spinalnet.comparison.tables.on_columns import OnColumns
+from spinalnet.comparison.tables.rows import rows_of
+from spinalnet.comparison.tables.spec import TableSpec
 from spinalnet.data.frames import Table, is_table, load_table, read_frame
 from spinalnet.data.resampling import Resample
 

@@ -16,16 +16,17 @@ import torch
 
 from spinalnet._checks import InputError, TrainingError
 from spinalnet.cli import root
-from spinalnet.comparison import spaces, table_rows
+from spinalnet.comparison import spaces
 from spinalnet.comparison.metrics import find_metric
 from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs, load_outputs
 from spinalnet.comparison.question import ComparisonSpec
 from spinalnet.comparison.spec import Unit
-from spinalnet.comparison.table_heads import TABLE_MODELS, make_estimator, option_names
-from spinalnet.comparison.table_model import load_table_model
-from spinalnet.comparison.table_rows import rows_of
-from spinalnet.comparison.table_spec import TableSpec
-from spinalnet.comparison.tables import check_specs, refit, run_table
+from spinalnet.comparison.tables import rows as table_rows
+from spinalnet.comparison.tables.heads import TABLE_MODELS, make_estimator, option_names
+from spinalnet.comparison.tables.model import load_table_model
+from spinalnet.comparison.tables.rows import rows_of
+from spinalnet.comparison.tables.running import check_specs, refit, run_table
+from spinalnet.comparison.tables.spec import TableSpec
 from spinalnet.data import Resample, Table, draw_parts
 from spinalnet.deploy.evaluation import evaluate_table
 from spinalnet.deploy.tables import predict_rows

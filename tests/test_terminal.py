@@ -37,7 +37,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, *words: object) -> Any:
 
     monkeypatch.setattr(building, "load_splits", seen)
     monkeypatch.setattr(comparing, "run_comparison", seen)
-    monkeypatch.setattr("spinalnet.comparison.tables.run_table", seen)
+    monkeypatch.setattr("spinalnet.comparison.tables.running.run_table", seen)
     with pytest.raises(Seen) as found:
         spinalnet(*words)
     return found.value.args[0]
@@ -337,6 +337,7 @@ def test_a_comparison_tells_epochs_and_phases_without_a_terminal(
     done = spinalnet(*words, *SMALL, "--out", tmp_path / "c")
     assert "spinal-seed0: epoch 2/2, val accuracy" in done.stderr
     assert "timing 2 heads side by side" in done.stderr
+    assert "timing: 5 of 5 processes have measured" in done.stderr
     notes = [line for line in done.stderr.splitlines() if line.startswith("note ")]
     assert len(notes) == len(set(notes))
 
@@ -355,6 +356,23 @@ def test_a_comparison_tells_epochs_and_phases_without_a_terminal(
     assert "The metric macro-f1 was chosen when the report was written" in judged
     judged = spinalnet("report", tmp_path / "c", "--metric", "accuracy").stderr
     assert "was chosen when the report was written" not in judged
+
+
+def test_a_table_tells_epochs_of_its_nets_and_trials_without_a_terminal(tmp_path: Path) -> None:
+    words = ("train", "sklearn:iris", "--out", tmp_path / "run", "--head-option", "epochs=4")
+    done = spinalnet(*words, "--head-option", "ensemble_size=2")
+    for net in (1, 2):  # short epochs are not all told; the last of each net is
+        assert f": net {net}/2, epoch 4/4, val accuracy " in done.stderr
+    tuned = ("compare", "sklearn:iris", "--heads", "mlp,linear", "--seeds", "1", "--tune", "2")
+    lines = lines_of(spinalnet(*tuned, "--jobs", "1", "--out", tmp_path / "c", "--json"))
+    trials = [line for line in lines if line.get("phase") == "tuning"]
+    assert [(line["done"], line["of"]) for line in trials] == [(1, 2), (2, 2)] * 2
+    assert trials[0]["text"].endswith("mlp-split0-seed0: trial 1 of 2")
+    told = [line for line in lines if line["event"] == "epoch_ended"]
+    rows = [line["row"] for line in told if line["run"].startswith("mlp")]
+    assert [row["epoch"] for row in rows] == [*range(1, len(rows) + 1)]  # of all nets
+    assert {row["net"] for row in rows} == set(range(1, rows[0]["nets"] + 1))
+    assert all(row["epoch_of_net"] <= row["epochs"] for row in rows)
 
 
 def test_already_done_and_error_are_never_told_together(
@@ -445,3 +463,15 @@ def test_explain_draws_the_layers_of_a_model_of_images(
 ) -> None:
     figure = answered(spinalnet("explain", run[0], "--out", tmp_path, "--json"))["figure"]
     assert Path(figure).stat().st_size > 1000
+
+
+def test_a_byte_of_a_name_that_is_no_text_is_shown_as_it_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Python's half of a pair of UTF-16 would be none of the user's, or an error of its own."""
+    output.complain("there is no 'a\udcff.jpg'.")
+    output.answer({}, "b\udcfe", output.listed(("file", "class"), [("c\udcc3", "d\udc80")]))
+    said = capsys.readouterr()
+    assert "there is no 'a\\xff.jpg'." in said.err
+    assert "b\\xfe" in said.out
+    assert re.search(r"c\\xc3 +d\\x80", said.out)

@@ -25,7 +25,7 @@ from spinalnet.data import augment, batches
 from spinalnet.deploy import predict
 from spinalnet.models import backbones, engines, extracting
 from spinalnet.models import features as features_module
-from spinalnet.models.zoo import create_model
+from spinalnet.models.assembly import create_model
 from spinalnet.training import evaluation, fitting, loop, placement, runs
 from spinalnet.training.config import TrainConfig
 

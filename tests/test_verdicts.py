@@ -113,6 +113,10 @@ CASES: dict[str, tuple[int, int, list[int], list[int], str, str | None, str]] = 
         *(3, 20_000, [1000, 1100, 900], [1200, 1120, 1290]),
         *("undecided", "more-seeds", "undecided: about 3 further seeds would probably decide ("),
     ),
+    "more seeds for a difference": (  # equality this test set could not show
+        *(3, 200, [10, 14, 9], [24, 40, 22]),
+        *("undecided", "more-seeds", "undecided: about 1 further seed would probably show a diff"),
+    ),
     "test set too small": (
         *(5, 200, [10, 11, 9, 10, 10], [11, 10, 10, 11, 9]),
         *("undecided", "test-set-too-small", "the test set is too small to show equality (it res"),

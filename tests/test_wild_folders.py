@@ -35,8 +35,9 @@ from spinalnet.data import Resample, contents
 from spinalnet.data.folders import iter_images
 from spinalnet.data.layout import part_of
 from spinalnet.data.likeness import alike, looks_of, looks_of_files
-from spinalnet.data.walking import Tally, Walk, shown
+from spinalnet.data.walking import Tally, Walk
 from spinalnet.deploy import evaluate_run
+from spinalnet.texts import shown
 
 Make = Callable[[Path], object]
 _seeds = itertools.count()
@@ -933,7 +934,7 @@ def test_names_of_any_bytes_pass_through_a_run(tmp_path: Path) -> None:
     record = run_one(spec, tmp_path / "run")
     assert record.result is not None
     listed = (tmp_path / "run" / "bad-images.txt").read_text(encoding="utf-8")
-    assert listed == f"'{data}/a/bad\\udcff.png' is not an image\n"
+    assert listed == f"'{data}/a/bad\\xff.png' is not an image\n"
 
 
 # --- the same picture twice -----------------------------------------------------------------------
@@ -1332,7 +1333,7 @@ def test_frames_of_one_film_take_no_longer_than_they_must(tmp_path: Path) -> Non
 
 
 def test_shown_is_one_line_of_text() -> None:
-    assert shown("a/\udcff\n\t é.png") == "a/\\udcff\\n\\t é.png"
+    assert shown("a/\udcff\n\t é.png") == "a/\\xff\\n\\t é.png"
     shown("a/\udcff").encode()
 
 

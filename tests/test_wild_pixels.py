@@ -474,27 +474,63 @@ def deep(bits: int, channels: int, seed: int = 0) -> np.ndarray:
     return values
 
 
+def tif_of(
+    planes: list[np.ndarray], order: str = "<", *, packed: bool = False, **stated: int
+) -> bytes:
+    """A TIFF file of these arrays, one strip each.
+
+    Args:
+        planes: `(SIDE, SIDE)` or `(SIDE, SIDE, channels)`.
+        order: Of its bytes.
+        packed: Whether it is compressed.
+        stated: `zero_is` (0 white, 1 black, 2 RGB, 5 CMYK) and `numbers` (1 unsigned, 2 signed,
+            3 floating-point).
+    """
+    strips = [np.ascontiguousarray(one, one.dtype.newbyteorder(order)).tobytes() for one in planes]
+    strips = [zlib.compress(strip) for strip in strips] if packed else strips
+    many = len(planes) > 1
+    channels = len(planes) if many else (*planes[0].shape, 1)[2]
+    rows: dict[int, tuple[str, list[int]]] = {
+        256: ("H", [SIDE]),
+        257: ("H", [SIDE]),
+        258: ("H", [8 * planes[0].dtype.itemsize] * channels),
+        259: ("H", [8 if packed else 1]),
+        262: ("H", [stated.get("zero_is", 1)]),
+        273: ("I", [8 + sum(map(len, strips[:number])) for number in range(len(strips))]),
+        277: ("H", [channels]),
+        278: ("H", [SIDE]),
+        279: ("I", [len(strip) for strip in strips]),
+        284: ("H", [2 if many else 1]),
+        339: ("H", [stated.get("numbers", 1)] * channels),
+    }
+    body, entries = b"".join(strips), []
+    for tag, (code, numbers) in rows.items():
+        value = struct.pack(f"{order}{len(numbers)}{code}", *numbers)
+        if len(value) > 4:
+            body += bytes(len(body) % 2) + value
+            value = struct.pack(order + "I", 8 + len(body) - len(value))
+        entries.append((tag, 3 if code == "H" else 4, len(numbers), value.ljust(4, b"\0")))
+    body += bytes(len(body) % 2)
+    mark = b"II" if order == "<" else b"MM"
+    return mark + struct.pack(order + "HI", 42, 8 + len(body)) + body + tags(order, entries)
+
+
 def tif16(values: np.ndarray, packed: bool) -> bytes:
     """A TIFF file of three 16-bit channels, little-endian."""
-    strip = values.astype("<u2").tobytes()
-    strip = zlib.compress(strip) if packed else strip
-    bits_at = 8 + len(strip) + len(strip) % 2
-    own = [
-        (256, 3, 1, SIDE),
-        (257, 3, 1, SIDE),
-        (258, 3, 3, bits_at),
-        (259, 3, 1, 8 if packed else 1),
-        (262, 3, 1, 2),
-        (273, 4, 1, 8),
-        (277, 3, 1, 3),
-        (278, 3, 1, SIDE),
-        (279, 4, 1, len(strip)),
-    ]
-    entries = [(tag, kind, count, struct.pack("<I", value)) for tag, kind, count, value in own]
-    head = b"II" + struct.pack("<HI", 42, bits_at + 6)
-    return (
-        head + strip + bytes(len(strip) % 2) + struct.pack("<3H", 16, 16, 16) + tags("<", entries)
-    )
+    return tif_of([values.astype("u2")], packed=packed, zero_is=2)
+
+
+def planes16(values: np.ndarray, order: str) -> bytes:
+    """The same, one channel after the other."""
+    return tif_of([values[..., k].astype("u2") for k in range(3)], order, zero_is=2)
+
+
+def ppm16(values: np.ndarray, largest: int = 65535, *, plain: bool = False) -> bytes:
+    """A colour PPM file of more than 8 bits, plain in digits."""
+    head = f"P{3 if plain else 6} {SIDE} {SIDE} {largest}\n".encode()
+    if plain:
+        return head + b"# a word\n" + " ".join(map(str, values.flatten())).encode()
+    return head + values.astype(">u2").tobytes()
 
 
 def scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -507,6 +543,10 @@ DEEP: dict[str, tuple[int, Callable[[np.ndarray], bytes]]] = {
     "alpha.png": (4, lambda values: png16(values, 6)),
     "rgb.tif": (3, lambda values: tif16(values, packed=False)),
     "packed.tif": (3, lambda values: tif16(values, packed=True)),
+    "planes.tif": (3, lambda values: planes16(values, "<")),
+    "planes of the other order.tif": (3, lambda values: planes16(values, ">")),
+    "rgb.ppm": (3, ppm16),
+    "plain.ppm": (3, lambda values: ppm16(values, plain=True)),
 }
 
 
@@ -525,6 +565,88 @@ def test_a_range_scales_every_kind_of_deep_file_alike(tmp_path, name, bits):
         assert np.abs(error).max() <= 1
     else:
         assert np.array_equal(found, truth.reshape(SIDE, SIDE, -1)[..., :3])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", ["u2", "f4"])
+def test_zero_is_white_where_a_deep_file_says_so(tmp_path, kind, packed):
+    values = deep(12, 1)
+    planes, numbers = [values.astype(kind)], 3 if kind == "f4" else 1
+    truth = scaled(values, 0, 4095)
+    for zero_is in (0, 1):
+        data = tif_of(planes, packed=packed, zero_is=zero_is, numbers=numbers)
+        found = pixels(write(tmp_path / "x.tif", data), 1, Depths((0, 4095)))[..., 0]
+        assert np.array_equal(found, truth if zero_is else 255 - truth)
+
+
+def test_signed_bytes_have_no_agreed_range_and_32_bits_may_be_unsigned(tmp_path):
+    values = np.arange(-128, 128).reshape(SIDE, SIDE)
+    path = write(tmp_path / "x.tif", tif_of([values.astype("i1")], numbers=2))
+    with pytest.raises(ValueError, match=r"signed .* no agreed range"):
+        pixels(path)
+    found = pixels(path, 1, Depths((-128, 127)))[..., 0]
+    assert np.array_equal(found, scaled(values, -128, 127))
+    values = np.linspace(0, 2**32 - 1, SIDE * SIDE).reshape(SIDE, SIDE)
+    write(path, tif_of([values.astype("u4")]))
+    found = pixels(path, 1, Depths((0, 2**32 - 1)))[..., 0]
+    assert np.array_equal(found, scaled(values, 0, 2**32 - 1))
+
+
+MISREAD = {
+    "zero is white": lambda: tif_of([deep(16, 1).astype("u2")], zero_is=0),
+    "planes": lambda: planes16(deep(16, 3), "<"),
+    "signed bytes": lambda: tif_of([deep(7, 1).astype("i1")], numbers=2),
+    "unsigned 32 bits": lambda: tif_of([deep(16, 1).astype("u4")]),
+}
+
+
+@pytest.mark.parametrize("kind", MISREAD)
+def test_the_program_beside_an_exported_file_refuses_what_pillow_misreads(tmp_path, kind):
+    program = runpy.run_path(str(Path(spinalnet.__file__).parent / "deploy" / "standalone.py"))
+    with pytest.raises(ValueError, match="save it with 8 bits"):
+        program["preprocess"](write(tmp_path / "x.tif", MISREAD[kind]()))
+    for plain in (tif_of([deep(16, 1).astype("u2")]), tif16(deep(16, 3), packed=True)):
+        program["preprocess"](write(tmp_path / "x.tif", plain))
+
+
+def test_prints_of_16_bits_are_not_washed_out(tmp_path):
+    """Of 12 bits in 16 no ink would be left."""
+    inks = deep(12, 4)
+    path = write(tmp_path / "x.tif", tif_of([inks.astype("u2")], zero_is=5))
+    depths = Depths()
+    pixels(path, depths=depths)
+    with pytest.raises(InputError, match="none a value above"):
+        depths.settled()
+    with pytest.raises(ValueError, match="only the upper 8 bits can be read"):
+        pixels(path, depths=Depths((0, 4095)))
+    write(path, tif_of([(inks * 16).astype("u2")], zero_is=5))
+    truth = Image.frombytes("CMYK", (SIDE, SIDE), (inks // 16).astype("u1").tobytes())
+    assert np.array_equal(pixels(path), np.asarray(truth.convert("RGB")))
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_ppm_file_says_what_is_white_in_it(tmp_path, plain):
+    values = deep(12, 3)
+    found = pixels(write(tmp_path / "x.ppm", ppm16(values, 4095, plain=plain)))
+    assert np.array_equal(found, scaled(values, 0, 4095))
+    cut = ppm16(values, 4095, plain=plain)[: 900 if plain else -1]
+    ((_, bad),) = images.find_bad([str(write(tmp_path / "x.ppm", cut))], thorough=False)
+    assert "truncated" in bad.reason
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_the_transparent_grey_of_few_bits_is_white(tmp_path, bits):
+    values = np.arange(SIDE * SIDE).reshape(SIDE, SIDE) % 2**bits
+    digits = (values[..., None] >> np.arange(bits - 1, -1, -1)) & 1
+    rows = np.packbits(digits.reshape(SIDE, -1).astype(np.uint8), axis=1)
+    header = struct.pack(">IIBBBBB", SIDE, SIDE, bits, 0, 0, 0, 0)
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    for clear in range(2**bits):
+        between = chunk(b"tRNS", struct.pack(">H", clear)) + chunk(b"IDAT", body)
+        png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + between + chunk(b"IEND", b"")
+        found = pixels(write(tmp_path / "x.png", png), 1)[..., 0]
+        truth = np.where(values == clear, 255, values * 255 // (2**bits - 1))
+        assert np.array_equal(found, truth), clear
 
 
 def test_grey_with_alpha_of_16_bits_is_scaled_and_shown_on_white(tmp_path):
@@ -745,9 +867,10 @@ def test_features_of_another_scale_are_other_features(tmp_path):
     [
         (
             b"\xff\xd8\xff\xc1\0\x0b\x0c\0\x10\0\x10\x01\x01\x11\0\xff\xd9",
-            "begins as a JPEG file does",
+            "begins as JPEG files do",
         ),
-        (b"II*\0\x08\0\0\0\0\0\0\0\0\0", "begins as a TIFF file does"),
+        (b"II*\0\x08\0\0\0\0\0\0\0\0\0", "begins as TIFF files do"),
+        (b"GIF89a\x10\0\x10\0\x80", "begins as GIF files do"),
         (b"<html>", "is not an image"),
     ],
 )

@@ -6,6 +6,7 @@ import argparse
 import collections
 import importlib.util
 import itertools
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from spinalnet import InputError
 from spinalnet.comparison import building, running
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.deploy import predict
-from spinalnet.models import backbones, zoo
+from spinalnet.models import assembly, backbones
 from spinalnet.models.checkpoints import read_weights
 
 NET = "torchvision:shufflenet_v2_x0_5"  # small, with batch norms
@@ -202,6 +203,9 @@ BYTES = [
     (b"\x1f\x8b\x08" + bytes(60), "unpack it with gunzip"),
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "git lfs pull"),
     (b"<!DOCTYPE html><html><body>404</body></html>", "is a web page"),
+    (b"\n\n <html><body>404</body></html>", "is a web page"),
+    (b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code></Error>", "is a web page or XML"),
+    (b'{"metadata": {}, "weight_map": {"a": "1.safetensors"}}', "is JSON text"),
     (b"\x93NUMPY" + bytes(60), "an array of NumPy"),
     (b"", "damaged"),
     (b"PK\x03\x04 and no more", "damaged"),
@@ -228,6 +232,11 @@ class Mine(nn.Module):
         return self.fc(x)
 
 
+def arrays() -> dict[str, np.ndarray]:
+    """Weights as other libraries want them."""
+    return {name: value.numpy() for name, value in Mine().state_dict().items()}
+
+
 Point = collections.namedtuple("Point", "x y")
 
 
@@ -249,6 +258,8 @@ PICKLED: list[tuple[str, Callable[[], object], str]] = [
         lambda: {"state_dict": Mine().state_dict(), "acc": np.float64(0.5)},
         "objects of the type numpy.",
     ),
+    ("arrays of NumPy", lambda: arrays(), "objects of the type numpy."),
+    ("arrays in a record", lambda: {"model": arrays(), "epoch": 1}, "objects of the type numpy."),
     (
         "flat",
         lambda: {**Mine().state_dict(), "where": Point(1, 2)},
@@ -277,6 +288,20 @@ def test_a_refused_pickle_is_named_and_its_two_lines_convert_it(
     assert read_weights("mine-weights.pth").keys() == {"fc.weight", "fc.bias"} or (
         "torch.nn.modules" in message
     )
+
+
+@pytest.mark.parametrize("make", [lambda: Mine().state_dict(), arrays, Mine])
+def test_what_pickle_wrote_is_told_from_what_torch_wrote(
+    make: Callable[[], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`torch.load` reads it in no way; and what torch says of trying is nobody's concern."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.pkl").write_bytes(pickle.dumps(make()))
+    said = refused(Path("mine.pkl"))
+    first, *lines = said.splitlines()
+    assert "because they can run code" in first
+    exec("\n".join(line.strip() for line in lines), {})
+    assert read_weights("mine-weights.pth").keys() == {"fc.weight", "fc.bias"}
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
@@ -308,6 +333,49 @@ def test_several_sets_of_weights_are_refused_by_name(
     }
     torch.save(pair, "pair.pth")
     assert "several such networks, below student., teacher." in refused(Path("pair.pth"))
+
+
+@pytest.mark.parametrize("place", [("ema_model",), ("teacher",), ("callbacks", "EMA", "weights")])
+def test_the_same_network_under_an_unknown_name_is_not_passed_over(
+    place: tuple[str, ...],
+    weights: dict[str, Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    average = {f"module.{name}": value + 1 for name, value in weights.items()}
+    beside = {"criterion": {"weight": torch.ones(7)}, "epoch": 1}
+
+    def record(other: object) -> dict[str, object]:
+        for name in reversed(place):
+            other = {name: other}
+        return {"state_dict": weights, **beside, **other}  # type: ignore[dict-item]
+
+    torch.save(record(average), "run.pth")
+    said = refused(Path("run.pth"))
+    assert f"which differ: state_dict, {'.'.join(place)}." in said
+    exec(said[said.index("torch.save") :].rstrip("."), {"torch": torch})
+    check(Path(f"run-{place[-1]}.pth"), {n.removeprefix("module."): v for n, v in average.items()})
+    torch.save(record({f"module.{name}": value for name, value in weights.items()}), "run.pth")
+    check(Path("run.pth"), weights)  # twice the same
+
+
+KINDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sparse": Tensor.to_sparse,
+    "complex": lambda value: value.to(torch.complex64),
+    "whole numbers where the network has fractions": lambda value: (value * 100).to(torch.int8),
+    "without numbers": lambda value: value.to("meta"),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_of_another_kind_are_refused_by_name(
+    kind: str, weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    name = "conv5.0.weight"
+    torch.save({**weights, name: KINDS[kind](weights[name])}, tmp_path / "w.pth")
+    assert f"{name} are {kind}" in refused(tmp_path / "w.pth")
 
 
 def with_nan(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -477,14 +545,14 @@ def test_the_papers_networks_read_grey_images_and_are_normalised_by_one_number(
 
     torch.save(models.get_model("resnet18", weights=None).state_dict(), tmp_path / "w.pth")
     grey, colour = grey_and_colour(
-        lambda channels: zoo.create_model(
+        lambda channels: assembly.create_model(
             "resnet18", 2, channels, 64, seed=0, pretrained=str(tmp_path / "w.pth")
         ),
         64,
     )
     torch.testing.assert_close(grey, colour, rtol=1e-3, atol=1e-4)
-    asked = zoo.ModelSpec("torchvision:resnet18", pretrained=True)
-    _, constants = zoo.complete(asked, DataSpec("folder", in_channels=1))
+    asked = assembly.ModelSpec("torchvision:resnet18", pretrained=True)
+    _, constants = assembly.complete(asked, DataSpec("folder", in_channels=1))
     assert constants is not None
     assert np.allclose(constants, [[0.449], [0.226]], atol=1e-3)
 

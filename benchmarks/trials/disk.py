@@ -6,15 +6,17 @@ it ends with the bits of one that always had room.
 
 from __future__ import annotations
 
+import functools
 import random
 import resource
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
-from trials import forked, scenarios
+from trials import scenarios
 from trials.record import Record
-from trials.scenarios import Scenario, Straight
+from trials.scenarios import Attempt, Scenario, Straight
 
 SHARES = (0.2, 0.5, 0.9)  # of the largest file, or of all files
 SENTENCES = ("bytes needed", "No space left", "File too large")
@@ -25,64 +27,54 @@ def run(record: Record, folder: Path, *, quick: bool = False) -> None:
     place = folder / "place"
     scenarios.prepare(place, quick=quick)
     draw = random.Random(record.seed())
-    for scenario in scenarios.chosen(quick, draw):
+    for scenario in scenarios.chosen(record.commands, draw, quick=quick):
         if record.is_over:
             break
-        scratch = folder / "straight" / scenario.name
-        scratch.mkdir(parents=True)
-        straight = scenarios.undisturbed(scenario, place, scratch)
-        of_files = [path.stat().st_size for path in (scratch / "straight-0").rglob("*.*")]
+        straight = scenarios.undisturbed(scenario, place, folder / "straight")
+        left = folder / "straight" / scenario.name / "out"
+        sizes = [path.stat().st_size for path in left.rglob("*.*")]
         for share in SHARES[1:2] if quick else SHARES:
-            _limited(scenario, int(share * max(of_files)), straight, place, folder / "one", record)
+            attempt = Attempt(scenario, place, folder / "one")
+            _limited(attempt, int(share * max(sizes)), straight, record)
             if not scenario.has_workers:
-                size = int(share * sum(of_files))
-                _small(scenario, size, straight, place, folder / "two", record)
+                _small(scenario, int(share * sum(sizes)), straight, place, folder / "two", record)
         record.save()
 
 
 def _judge(
-    row: str, where: str, ended: forked.Ended, straight: Straight, out: Path, record: Record
+    row: str,
+    where: str,
+    attempt: Attempt,
+    straight: Straight,
+    record: Record,
+    *,
+    before: Callable[[], object] = lambda: None,
+    enlarge: Callable[[], object] = lambda: None,
 ) -> None:
-    """Enter what a command with too little room has said."""
+    """Run a command with too little room, then with room; enter what it has said and left."""
+    ended = attempt.run(before)
     record.add(row, tries=1, **{"refused" if ended.code else "did_without": 1})
     says = any(sentence in ended.said for sentence in SENTENCES)
     if not ended.is_in_order or (ended.code and not says):
         record.add(row, not_a_sentence=1)
         record.tell(f"{where}: exit code {ended.code}: {ended.said[-800:]}")
-    if damage := scenarios.damage_in(out):
+    if damage := attempt.damage():
         record.add(row, damaged=1)
         record.tell(f"{where}: {damage}")
-
-
-def _judge_again(
-    row: str, where: str, again: forked.Ended, straight: Straight, out: Path, record: Record
-) -> None:
-    different = scenarios.differences(straight.content, scenarios.content(out))
-    if again.code or different:
+    enlarge()
+    if wrong := attempt.repeated(straight):
         record.add(row, differing=1)
-        record.tell(
-            f"{where}: with room again {again.code}, other files: {different}; {again.said[-600:]}"
-        )
+        record.tell(f"{where}: with room again it {wrong}")
 
 
-def _limited(
-    scenario: Scenario, size: int, straight: Straight, place: Path, folder: Path, record: Record
-) -> None:
+def _limited(attempt: Attempt, size: int, straight: Straight, record: Record) -> None:
     """No file may be larger than `size` bytes, at first."""
-    shutil.rmtree(folder, ignore_errors=True)
-    out, log = folder / "out", folder / "log.txt"
-    scenarios.set_out(scenario, place, out)
-    words, surroundings = scenario.command(place), scenarios.environment(out)
 
-    def before() -> None:
-        scenario.before()
+    def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
-    where = f"{scenario.name}, files of at most {size:,} bytes"
-    ended = forked.run(words, log, before=before, environment=surroundings, cwd=out.parent)
-    _judge("files of a limited size", where, ended, straight, out, record)
-    again = forked.run(words, log, before=scenario.before, environment=surroundings, cwd=out.parent)
-    _judge_again("files of a limited size", where, again, straight, out, record)
+    where = f"{attempt.scenario.name}, files of at most {size:,} bytes"
+    _judge("files of a limited size", where, attempt, straight, record, before=limit)
 
 
 def _small(
@@ -91,29 +83,20 @@ def _small(
     """All lies on a file system of `size` bytes, which is enlarged."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    disk, row = folder / "disk", "a small file system"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={max(size, 8192)}", "tmpfs", str(disk)]
+    row = "a small file system"
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={max(size, 8192)}", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         record.add(row, not_tried=1)  # only root may mount
         return
+    larger = ["mount", "-o", "remount,size=100%", str(folder)]
     try:
-        out, log = disk / "out", folder / "log.txt"
         try:
-            scenarios.set_out(scenario, place, out)
+            attempt = Attempt(scenario, place, folder / "disk")
         except OSError:
             return  # not even what is there before the command has room
-        words, surroundings = scenario.command(place), scenarios.environment(out)
+        attempt.log = folder.with_suffix(".txt")  # on another disk
         where = f"{scenario.name}, a file system of {size:,} bytes"
-        ended = forked.run(
-            words, log, before=scenario.before, environment=surroundings, cwd=out.parent
-        )
-        _judge(row, where, ended, straight, out, record)
-        larger = ["mount", "-o", "remount,size=100%", str(disk)]
-        subprocess.run(larger, capture_output=True, check=True)
-        again = forked.run(
-            words, log, before=scenario.before, environment=surroundings, cwd=out.parent
-        )
-        _judge_again(row, where, again, straight, out, record)
+        enlarge = functools.partial(subprocess.run, larger, capture_output=True, check=True)
+        _judge(row, where, attempt, straight, record, enlarge=enlarge)
     finally:
-        subprocess.run(["umount", "-l", str(disk)], capture_output=True, check=False)
+        subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False)

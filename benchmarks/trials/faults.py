@@ -2,7 +2,7 @@
 
 The command must say so in a sentence, or do without; what was whole before is still there; and the
 same command, on a disk that works again, ends with the same bits. Every third time the disk stays
-full to the end.
+full to the end. One call of every kind of file comes first, then all others, as time allows.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from __future__ import annotations
 import errno
 import json
 import random
-import shutil
 from pathlib import Path
 
-from trials import forked, scenarios
+from trials import scenarios
 from trials.meddling import Meddling, failing
 from trials.record import Record
-from trials.scenarios import Scenario, Straight
+from trials.scenarios import Attempt, Scenario, Straight
 
 KINDS = (("EIO", errno.EIO, False), ("ENOSPC", errno.ENOSPC, False), ("full", errno.ENOSPC, True))
 
@@ -27,19 +26,18 @@ def run(record: Record, folder: Path, *, quick: bool = False) -> None:
     scenarios.prepare(place, quick=quick)
     draw = random.Random(record.seed())
     known: dict[str, tuple[Straight, list[int]]] = {}
-    left = scenarios.chosen(quick, draw)
+    left = scenarios.chosen(record.commands, draw, quick=quick)
     while left and not record.is_over:
         for scenario in list(left):
             if record.is_over:
                 break
             if scenario.name not in known:
-                scratch = folder / "straight" / scenario.name
-                scratch.mkdir(parents=True)
-                straight = scenarios.undisturbed(scenario, place, scratch)
+                straight = scenarios.undisturbed(scenario, place, folder / "straight")
                 known[scenario.name] = straight, _calls(record, scenario, straight, draw, quick)
             straight, calls = known[scenario.name]
             for _ in range(min(5, len(calls))):
-                _fault(scenario, calls.pop(), straight, place, folder / "fault", record)
+                attempt = Attempt(scenario, place, folder / "fault")
+                _fault(attempt, calls.pop(), straight, record)
             if not calls:
                 left.remove(scenario)
             record.save(now=False)
@@ -49,56 +47,49 @@ def run(record: Record, folder: Path, *, quick: bool = False) -> None:
 def _calls(
     record: Record, scenario: Scenario, straight: Straight, draw: random.Random, quick: bool
 ) -> list[int]:
-    """Return the numbers of the calls that were not tried yet, in any order."""
-    row = record.row(scenario.name)
-    row["calls"] = straight.calls
-    tried = set(row.setdefault("tried", []))
+    """Return the numbers of the calls that were not tried yet, the next one last.
+
+    First comes one of every site, a call of a file of one name; then all others.
+    """
+    record.put(scenario.name, calls=straight.calls, sites=len(set(straight.sites)))
+    tried = set(record.row(scenario.name).get("tried", []))
     calls = [number for number in range(straight.calls) if number not in tried]
     draw.shuffle(calls)
-    return calls[:3] if quick else calls
+    seen = {straight.sites[number] for number in tried}
+    first, others = [], []
+    for number in calls:
+        (others if straight.sites[number] in seen else first).append(number)
+        seen.add(straight.sites[number])
+    return calls[:3] if quick else others + first
 
 
-def _fault(
-    scenario: Scenario, at: int, straight: Straight, place: Path, folder: Path, record: Record
-) -> None:
+def _fault(attempt: Attempt, at: int, straight: Straight, record: Record) -> None:
     """Let one call fail, look, and repeat the command."""
-    shutil.rmtree(folder, ignore_errors=True)
-    out, log = folder / "out", folder / "log.txt"
-    scenarios.set_out(scenario, place, out)
-    words = scenario.command(place)
+    row = attempt.scenario.name
     name, number, sticky = KINDS[at % len(KINDS)]
-    meddling = Meddling([out, out.with_name("cache")], at, failing(number), sticky=sticky)
-
-    def before() -> None:
-        scenario.before()
-        meddling.install()
+    meddling = Meddling(attempt.watched, at, failing(number), sticky=sticky)
+    kept_file = attempt.folder / "kept.json"
 
     def after() -> None:
-        (folder / "kept.json").write_text(json.dumps(meddling.kept()))
+        kept_file.write_text(json.dumps(meddling.kept()))
 
-    surroundings = scenarios.environment(out)
-    ended = forked.run(
-        words, log, before=before, after=after, environment=surroundings, cwd=out.parent
-    )
-    where = f"{scenario.name}, {name} at call {at}"
-    record.row(scenario.name)["tried"].append(at)
-    record.add(scenario.name, faults=1, **{"refused" if ended.code else "did_without": 1})
+    ended = attempt.run(meddling.install, after=after)
+    where = f"{row}, {name} at call {at}"
+    record.add(row, tried=[at])
+    tried = {straight.sites[number] for number in record.row(row)["tried"]}
+    record.put(row, sites_tried=len(tried))
+    record.add(row, faults=1, **{"refused" if ended.code else "did_without": 1})
     if not ended.is_in_order:
-        record.add(scenario.name, not_a_sentence=1)
+        record.add(row, not_a_sentence=1)
         record.tell(f"{where}: exit code {ended.code}: {ended.said[-800:]}")
-    if (folder / "kept.json").is_file():
-        kept = map(Path, json.loads((folder / "kept.json").read_text()))
+    if kept_file.is_file():
+        kept = map(Path, json.loads(kept_file.read_text()))
         if lost := [path.name for path in kept if path.parent.exists() and not path.exists()]:
-            record.add(scenario.name, lost=len(lost))
+            record.add(row, lost=len(lost))
             record.tell(f"{where}: lost {lost}")
-    if damage := scenarios.damage_in(out):
-        record.add(scenario.name, damaged=1)
+    if damage := attempt.damage():
+        record.add(row, damaged=1)
         record.tell(f"{where}: {damage}")
-    again = forked.run(words, log, before=scenario.before, environment=surroundings, cwd=out.parent)
-    different = scenarios.differences(straight.content, scenarios.content(out))
-    if again.code or "Traceback" in again.said or different:
-        record.add(scenario.name, differing=1)
-        record.tell(
-            f"{where}: repeated, it ended with {again.code}, other files: {different}; "
-            f"{again.said[-600:]}"
-        )
+    if wrong := attempt.repeated(straight):
+        record.add(row, differing=1)
+        record.tell(f"{where}: repeated, it {wrong}")

@@ -22,7 +22,7 @@ from pathlib import Path
 
 _FORKABLE = "jemalloc_bg_thd"  # of pyarrow's allocator, which knows of forks
 _NOT_LEARNED = ("__", "triton", "onnxruntime")  # the last starts threads when it is loaded
-LONGEST = 240.0  # seconds after which a command counts as one that hangs
+LONGEST = 900.0  # seconds after which a command counts as one that hangs
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """SIGKILL at any moment, before and within any write; then the same command, to the same bits.
 
 Half of the kills come after a time drawn at random, half at a call drawn at random of those by
-which files are changed. A command is killed up to three times before it may end.
+which files are changed. A command is killed up to eight times before it may end; as it goes on
+where it was, early moments are drawn more often, and late ones come all the same.
 """
 
 from __future__ import annotations
 
 import random
-import shutil
 import signal
 from pathlib import Path
 
@@ -15,9 +15,10 @@ from spinalnet import files
 from trials import forked, scenarios
 from trials.meddling import Meddling, kill
 from trials.record import Record
-from trials.scenarios import Scenario, Straight
+from trials.scenarios import Attempt, Straight
 
-WANTED = 200
+WANTED = 240
+MOST = 8  # kills of one command
 
 
 def run(record: Record, folder: Path, *, quick: bool = False) -> None:
@@ -29,66 +30,39 @@ def run(record: Record, folder: Path, *, quick: bool = False) -> None:
     start = record.total("kills")
     while record.total("kills") - (start if quick else 0) < wanted and not record.is_over:
         draw = random.Random(record.seed())
-        for scenario in scenarios.chosen(quick, draw):
+        for scenario in scenarios.chosen(record.commands, draw, quick=quick):
             if record.is_over:
                 break
             if scenario.name not in known:
-                scratch = folder / "straight" / scenario.name
-                scratch.mkdir(parents=True)
-                known[scenario.name] = scenarios.undisturbed(scenario, place, scratch)
-            _chain(scenario, draw, known[scenario.name], place, folder / "chain", record)
+                known[scenario.name] = scenarios.undisturbed(scenario, place, folder / "straight")
+            attempt = Attempt(scenario, place, folder / "chain")
+            _chain(attempt, draw, known[scenario.name], record)
             record.save(now=False)
     record.save()
 
 
-def _chain(
-    scenario: Scenario,
-    draw: random.Random,
-    straight: Straight,
-    place: Path,
-    folder: Path,
-    record: Record,
-) -> None:
-    """Kill a command up to three times, let it end, and compare."""
-    shutil.rmtree(folder, ignore_errors=True)
-    out, log = folder / "out", folder / "log.txt"
-    scenarios.set_out(scenario, place, out)
-    words, told = scenario.command(place), []
-    record.add(scenario.name, kills=0)
-    for _ in range(draw.randrange(1, 4)):
-        at, after = -1, straight.seconds * draw.random()
+def _chain(attempt: Attempt, draw: random.Random, straight: Straight, record: Record) -> None:
+    """Kill a command some times, let it end, and compare."""
+    name, told = attempt.scenario.name, []
+    record.add(name, kills=0)
+    for _ in range(draw.randrange(1, MOST + 1)):
+        share = draw.random() ** 2
+        at, after = -1, straight.seconds * share
         if draw.random() < 0.5:
-            at, after = draw.randrange(max(1, straight.calls)), forked.LONGEST
-        meddling = Meddling([out, out.with_name("cache")], at, kill)
-
-        def before(meddling: Meddling = meddling) -> None:
-            scenario.before()
-            meddling.install()
-
-        pid = forked.start(
-            words, log, before=before, environment=scenarios.environment(out), cwd=out.parent
-        )
-        code = forked.wait(pid, after)
+            at, after = int(straight.calls * share), forked.LONGEST
+        meddling = Meddling(attempt.watched, at, kill)
+        code = forked.wait(attempt.start(meddling.install), after)
         told.append(f"at call {at}" if at >= 0 else f"after {after:.2f} s")
         if code != -signal.SIGKILL:
             break
-        record.add(scenario.name, kills=1, **{"at_a_call" if at >= 0 else "at_a_moment": 1})
-        if damage := scenarios.damage_in(out):
-            record.tell(f"{scenario.name}, killed {', '.join(told)}: {damage}")
-            record.add(scenario.name, damaged=1)
-    ended = forked.run(
-        words, log, before=scenario.before, environment=scenarios.environment(out), cwd=out.parent
-    )
-    record.add(scenario.name, continued=1)
-    left = [path for path in out.rglob(".*") if files.is_aside(path.name)]
-    record.worst(scenario.name, files_left_aside=len(left))
-    for path in left:  # which cost room only
-        path.unlink()
-    different = scenarios.differences(straight.content, scenarios.content(out))
-    if ended.code or "Traceback" in ended.said or different:
-        record.add(scenario.name, differing=1)
-        said = ended.said[-600:]
-        record.tell(
-            f"{scenario.name}, killed {', '.join(told)}: ended with {ended.code}, "
-            f"other files: {different}; {said}"
-        )
+        record.add(name, kills=1, **{"at_a_call" if at >= 0 else "at_a_moment": 1})
+        if damage := attempt.damage():
+            record.tell(f"{name}, killed {', '.join(told)}: {damage}")
+            record.add(name, damaged=1)
+    wrong = attempt.repeated(straight)
+    record.add(name, continued=1)
+    left = [path for path in attempt.out.rglob(".*") if files.is_aside(path.name)]
+    record.worst(name, files_left_aside=len(left))
+    if wrong:
+        record.add(name, differing=1)
+        record.tell(f"{name}, killed {', '.join(told)}: {wrong}")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from trials import forked, scenarios
 from trials.record import Record
-from trials.scenarios import BY_NAME
+from trials.scenarios import BY_NAME, Attempt, Straight
 
 NAMES = ("train", "train --freeze", "train, a table", "compare --jobs 2", "predict", "export")
 FEW = (16, 24, 32, 48, 64, 128)
@@ -71,35 +71,41 @@ def _run(record: Record, folder: Path, quick: bool) -> None:
     place = folder / "place"
     scenarios.prepare(place, quick=quick)
     for name in NAMES[:1] if quick else NAMES:
-        scratch = folder / "straight" / name
-        scratch.mkdir(parents=True)
-        straight = scenarios.undisturbed(BY_NAME[name], place, scratch)
+        straight = scenarios.undisturbed(BY_NAME[name], place, folder / "straight")
         for where in ("32 open files", "no HOME") if quick else SURROUNDINGS:
             if record.is_over:
                 break
-            before, environment = SURROUNDINGS[where]
-            out = folder / "one" / "out"
-            shutil.rmtree(out.parent, ignore_errors=True)
-            scenarios.set_out(BY_NAME[name], place, out)
-            log = out.parent / "log.txt"
-            given = {"XDG_CACHE_HOME": str(out.parent / "cache")} | dict(environment)
-            words = BY_NAME[name].command(place)
-            try:
-                with forked.fresh(
-                    words, log, before=before, environment=given, cwd=out.parent
-                ) as process:
-                    code = process.wait(forked.LONGEST)
-            except subprocess.SubprocessError:
-                record.add(where, not_tried=1)  # only root has mounts of its own
-                continue
-            said = log.read_text(errors="replace")
-            ended = forked.Ended(code, said, 0.0)
-            record.add(where, tries=1, **{"refused" if code else "works": 1})
-            if not ended.is_in_order:
-                record.add(where, not_a_sentence=1)
-                record.tell(f"{name}, {where}: exit code {code}: {said[-700:]}")
-            different = scenarios.differences(straight.content, scenarios.content(out))
-            if not code and different:
-                record.add(where, differing=1)
-                record.tell(f"{name}, {where}: other files: {different}")
+            _surrounded(Attempt(BY_NAME[name], place, folder / "one"), where, straight, record)
         record.save()
+
+
+def _surrounded(attempt: Attempt, where: str, straight: Straight, record: Record) -> None:
+    """Run a command in a surrounding."""
+    before, lacks = SURROUNDINGS[where]
+    given = attempt.environment | dict(lacks)
+    if where == "no /tmp" and attempt.folder.is_relative_to("/tmp"):
+        record.add(where, not_tried=1)  # all would be gone with it
+        return
+    try:
+        process = forked.fresh(
+            attempt.words, attempt.log, before=before, environment=given, cwd=attempt.folder
+        )
+    except subprocess.SubprocessError:
+        record.add(where, not_tried=1)  # only root has mounts of its own
+        return
+    with process:
+        try:
+            code = process.wait(forked.LONGEST)
+        except subprocess.TimeoutExpired:  # a command that hangs
+            process.kill()
+            code = process.wait()
+    ended = forked.Ended(code, attempt.log.read_text(errors="replace"), 0.0)
+    record.add(where, tries=1, **{"refused" if code else "works": 1})
+    name = attempt.scenario.name
+    if not ended.is_in_order:
+        record.add(where, not_a_sentence=1)
+        record.tell(f"{name}, {where}: exit code {code}: {ended.said[-700:]}")
+    different = scenarios.differences(straight.content, scenarios.content(attempt.out))
+    if not code and different:
+        record.add(where, differing=1)
+        record.tell(f"{name}, {where}: other files: {different}")

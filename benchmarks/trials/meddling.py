@@ -10,12 +10,14 @@ from __future__ import annotations
 import builtins
 import io
 import os
+import re
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 Act = Callable[[str, str], None]
+_RANDOM = re.compile(r"[0-9a-f]{16,}|\d+")  # what differs in names of files of one kind
 
 
 def kill(what: str, path: str) -> None:
@@ -47,7 +49,7 @@ class Meddling:
     ) -> None:
         self.folders = tuple(f"{folder}{os.sep}" for folder in folders)
         self.at, self.act, self.sticky = at, act, sticky
-        self.count = 0
+        self.sites: list[str] = []  # of all calls: which call, of which file
         self.made: list[str] = []  # files that were put in place, or removed: see `kept`
         self.removed: set[str] = set()
 
@@ -58,8 +60,8 @@ class Meddling:
     def _is_met(self, what: str, path: str) -> bool:
         if not f"{path}{os.sep}".startswith(self.folders):
             return False
-        number = self.count
-        self.count += 1
+        number = len(self.sites)
+        self.sites.append(f"{what} {_RANDOM.sub('*', os.path.basename(path))}")  # noqa: PTH119
         needs_room = what in ("open", "write", "fsync", "mkdir")
         return number == self.at or (self.sticky and 0 <= self.at < number and needs_room)
 

@@ -32,12 +32,13 @@ def run(record: Record, folder: Path, *, quick: bool = False) -> None:
             write_report(place)
             seconds.append(time.perf_counter() - began)
             of_processor.append(time.process_time() - busy)
-        row = record.row(name)
-        row["seconds"] = round(statistics.median(seconds), 2)
-        row["processor_seconds"] = round(statistics.median(of_processor), 2)
-        row["page_megabytes"] = round((place / "report.html").stat().st_size / 1e6, 2)
-        row["folder_megabytes"] = round(
-            sum(path.stat().st_size for path in place.iterdir() if path.is_file()) / 1e6, 1
+        written = sum(path.stat().st_size for path in place.iterdir() if path.is_file())
+        record.put(
+            name,
+            seconds=round(statistics.median(seconds), 2),
+            processor_seconds=round(statistics.median(of_processor), 2),
+            page_megabytes=round((place / "report.html").stat().st_size / 1e6, 2),
+            folder_megabytes=round(written / 1e6, 1),
         )
         record.save()
 

@@ -14,11 +14,21 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from spinalnet import RunSpec, files, load_summary, run_one, summarize
+from spinalnet import (
+    RunSpec,
+    SpinalNet,
+    files,
+    from_pretrained,
+    load_summary,
+    run_one,
+    save_pretrained,
+    summarize,
+)
 from spinalnet._checks import SpinalnetError
-from spinalnet.comparison import TableSpec, load_trained, loading, tables
+from spinalnet.comparison import TableSpec, load_trained, loading
 from spinalnet.comparison.outputs import OUTPUTS_FILE, load_outputs
 from spinalnet.comparison.study import StudySpec
+from spinalnet.comparison.tables import running as table_running
 from spinalnet.data import images
 from spinalnet.data.frames import load_table
 from spinalnet.data.labels import Labels, find_labelled
@@ -47,7 +57,7 @@ def make(folder: Path) -> None:
     """
     _make_comparison(folder)
     run = folder / TABLE_RUN
-    tables.run_table(TableSpec("sklearn:iris", head="linear", tune=2), run)
+    table_running.run_table(TableSpec("sklearn:iris", head="linear", tune=2), run)
     (run / "DONE").write_bytes(b"")
     _make_state(folder)
     shutil.copy(RECORD, folder / "recipe.json")
@@ -104,6 +114,7 @@ def _make_weights(folder: Path) -> None:
     weights = {"a.weight": torch.randn(4, 3), "a.bias": torch.zeros(4)}
     torch.save({"state_dict": weights, "epoch": 3}, folder / "weights.pt")
     save_file(weights, folder / "weights.safetensors")
+    save_pretrained(SpinalNet(6, 2, 3, 2), folder / "hub")
     store = FeatureStore(folder / "features")
     store.add(_KEYS, torch.arange(24.0).view(6, 4))
     next((folder / "features").glob("part-*")).rename(folder / _PART)
@@ -219,6 +230,8 @@ OF_OTHERS: dict[str, Read] = {
     "study.yaml": lambda folder: StudySpec.read(folder / "study.yaml"),
     "weights.pt": lambda folder: read_weights(folder / "weights.pt"),
     "weights.safetensors": lambda folder: read_weights(folder / "weights.safetensors"),
+    "hub/config.json": lambda folder: from_pretrained(folder / "hub"),
+    "hub/model.safetensors": lambda folder: from_pretrained(folder / "hub"),
     _PART: _features,
     "labels.csv": lambda folder: find_labelled(
         folder, Labels(str(folder / "labels.csv"), image_column="photo", label_column="label")

@@ -8,11 +8,12 @@ import hashlib
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from spinalnet import files, locks
 from spinalnet.training import runs
 from trials import forked
 
@@ -62,6 +63,7 @@ def _shorter_recipe() -> None:
 
 
 RECIPE = "regression-sum"
+TABLES = ("numbers.csv", "others.csv")
 _DIGITS = "digits --device cpu --limit"
 _TIMM = "--backbone timm:test_efficientnet.r160_in1k --weights {place}/trunk.pt --image-size 64"
 _HEADS = "--heads spinal,linear --seeds 2 --out {out}/comparison"
@@ -105,7 +107,10 @@ SCENARIOS = (
         f"reproduce {RECIPE} --protocol paper --budget short --seeds 1 --out {{out}}/recipes",
         before=_shorter_recipe,
     ),
-    Scenario("predict", "predict {place}/run {place}/new --batch-size 4 --out {out}/said.csv"),
+    Scenario("study", "study {place}/study.yaml --jobs 1 --out {out}/study", before=_without_times),
+    Scenario(
+        "predict", "predict {place}/run {place}/new --batch-size 4 --force --out {out}/said.csv"
+    ),
     Scenario("export", "export {place}/run {out}/model.onnx"),
     Scenario("report", "report {out}/comparison"),
 )
@@ -129,12 +134,16 @@ def prepare(place: Path, *, quick: bool = False) -> None:
         for number in range(count):
             pixels = draw.integers(0, 256, (side, side, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / f"{number:03}.png")
-    with (place / "numbers.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["a", "b", "kind", "y"])
-        for _ in range(150):
-            a, b = draw.normal(size=2).round(4)
-            rows.writerow([a, b, "xyz"[int(draw.integers(3))], ("no", "yes")[int(a + b > 0)]])
+    for name in TABLES:
+        with (place / name).open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            rows.writerow(["a", "b", "kind", "y"])
+            for _ in range(150):
+                a, b = draw.normal(size=2).round(4)
+                rows.writerow([a, b, "xyz"[int(draw.integers(3))], ("no", "yes")[int(a + b > 0)]])
+    asked = {"data": [{"data": str(place / name), "target": "y"} for name in TABLES]}
+    asked |= {"heads": "spinal,linear", "seeds": 2, "options": {"preset": "quick"}}
+    files.write_mapping(place / "study.yaml", asked)
     train = f"train {_DIGITS} 120 --epochs 2 --out {place}/run".split()
     compare = BY_NAME["compare"].command(place, ".")
     for words in (train, compare):
@@ -197,7 +206,7 @@ def content(out: Path) -> dict[str, str]:
     """Return a digest of every file below a folder, without what a clock has said."""
     found: dict[str, str] = {}
     for path in sorted(out.rglob("*")):
-        if not path.is_file():
+        if not path.is_file() or path.name in locks.LOCK_FILES:  # which mean nothing by being there
             continue
         name = str(path.relative_to(out))
         if path.name in _OF_TIMES:
@@ -218,20 +227,7 @@ def differences(one: dict[str, str], other: dict[str, str]) -> list[str]:
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
 
-def damage_in(out: Path) -> list[str]:
-    """Return what `spinalnet verify` finds wrong with the runs below a folder, finished or not."""
-    from spinalnet.deploy import verify
-
-    if not any(runs.is_run(file.parent) for file in out.rglob(runs.CONFIG_FILE)):
-        return []
-    return [
-        f"{found.run.name}: {sentence}"
-        for found in verify(out, models=False)
-        for sentence in found.damage
-    ]
-
-
-# --- a command that nothing disturbs --------------------------------------------------------------
+# --- one try of a command -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -240,12 +236,79 @@ class Straight:
 
     content: dict[str, str]
     seconds: float
-    calls: int  # by which it changes files
+    sites: list[str]  # of the calls by which it changes files: which call, of which file
+
+    @property
+    def calls(self) -> int:
+        """The number of calls by which it changes files."""
+        return len(self.sites)
 
 
-def environment(out: Path) -> dict[str, str]:
-    """Return the variables by which a command keeps its cache beside its folder."""
-    return {"XDG_CACHE_HOME": str(out.with_name("cache"))}
+class Attempt:
+    """A command in a folder of its own, made anew, where it can be run again and again.
+
+    Args:
+        scenario: The command.
+        place: Of its inputs.
+        folder: Its own; what lies there is removed.
+
+    Attributes:
+        out: The folder that it writes to.
+        log: The file that holds what it says.
+        words: Of the command.
+    """
+
+    def __init__(self, scenario: Scenario, place: Path, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        self.scenario, self.folder = scenario, folder
+        self.out, self.log = folder / "out", folder / "log.txt"
+        self.words = scenario.command(place)
+        set_out(scenario, place, self.out)
+
+    @property
+    def watched(self) -> list[Path]:
+        """The folders in which what it changes counts: its own, and that of its cache."""
+        return [self.out, self.out.with_name("cache")]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables by which it keeps its cache beside its folder."""
+        return {"XDG_CACHE_HOME": str(self.out.with_name("cache"))}
+
+    def start(self, before: Callable[[], object] = _nothing, *, log: Path | None = None) -> int:
+        """Start it in a fork; return its number. `before` is called there first."""
+        return forked.start(self.words, log or self.log, **self._options(before))
+
+    def run(self, before: Callable[[], object] = _nothing, **options: Any) -> forked.Ended:
+        """Run it in a fork to its end. `options` are those of `forked.start`."""
+        return forked.run(self.words, self.log, **self._options(before), **options)
+
+    def _options(self, before: Callable[[], object]) -> dict[str, Any]:
+        def first() -> None:
+            self.scenario.before()
+            before()
+
+        return {"before": first, "environment": self.environment, "cwd": self.folder}
+
+    def repeated(self, straight: Straight) -> str:
+        """Run it again, undisturbed; return what is not as it should be then, or nothing."""
+        again = self.run()
+        different = differences(straight.content, content(self.out))
+        if not again.code and "Traceback" not in again.said and not different:
+            return ""
+        return f"ended with {again.code}, other files: {different}; {again.said[-600:]}"
+
+    def damage(self) -> list[str]:
+        """Return what `spinalnet verify` finds wrong with its runs, finished or not."""
+        from spinalnet.deploy import verify
+
+        if not any(runs.is_run(file.parent) for file in self.out.rglob(runs.CONFIG_FILE)):
+            return []
+        return [
+            f"{found.run.name}: {sentence}"
+            for found in verify(self.out, models=False)
+            for sentence in found.damage
+        ]
 
 
 def undisturbed(scenario: Scenario, place: Path, folder: Path) -> Straight:
@@ -253,40 +316,30 @@ def undisturbed(scenario: Scenario, place: Path, folder: Path) -> Straight:
     from trials.meddling import Meddling
 
     seen: list[dict[str, str]] = []
-    calls, seconds = 0, 0.0
-    for number in range(2):
-        out = folder / f"straight-{number}" / "out"
-        set_out(scenario, place, out)
-        meddling = Meddling([out, out.with_name("cache")])
+    sites: list[str] = []
+    seconds = 0.0
+    for _ in range(2):
+        attempt = Attempt(scenario, place, folder / scenario.name)
+        told, modules = attempt.folder / "sites.json", attempt.folder / "modules.txt"
+        meddling = Meddling(attempt.watched)
 
-        def before(meddling: Meddling = meddling) -> None:
-            scenario.before()
-            meddling.install()
+        def after(meddling: Meddling = meddling, told: Path = told) -> None:
+            told.write_text(json.dumps(meddling.sites))
 
-        def after(meddling: Meddling = meddling) -> None:
-            (folder / "calls.txt").write_text(str(meddling.count))
-
-        ended = forked.run(
-            scenario.command(place),
-            folder / "log.txt",
-            before=before,
-            after=after,
-            modules=folder / "modules.txt",
-            environment=environment(out),
-            cwd=out.parent,
-        )
+        ended = attempt.run(meddling.install, after=after, modules=modules)
         if ended.code:
             raise RuntimeError(f"{scenario.name}: {ended.said}")
-        forked.learn(folder / "modules.txt")
-        seen.append(content(out))
-        calls, seconds = int((folder / "calls.txt").read_text()), ended.seconds
+        forked.learn(modules)
+        seen.append(content(attempt.out))
+        sites, seconds = json.loads(told.read_text()), ended.seconds
     if different := differences(*seen):
         raise RuntimeError(f"{scenario.name} does not repeat itself: {different}")
-    return Straight(seen[0], seconds, calls)
+    return Straight(seen[0], seconds, sites)
 
 
-def chosen(quick: bool, draw: random.Random) -> list[Scenario]:
-    """Return the scenarios in the order in which they take turns."""
-    kept = [one for one in SCENARIOS if not quick or one.name in QUICK]
+def chosen(commands: Sequence[str], draw: random.Random, *, quick: bool = False) -> list[Scenario]:
+    """Return the scenarios, those of some names or all, in the order in which they take turns."""
+    wanted = QUICK if quick else commands or BY_NAME
+    kept = [BY_NAME[name] for name in wanted]
     draw.shuffle(kept)
     return kept

@@ -46,8 +46,7 @@ def run(record: Record, folder: Path, *, quick: bool = False) -> None:
     slopes = [
         float(np.polyfit(minutes, kept[:, k], 1)[0]) if len(kept) > 2 else 0.0 for k in (1, 2)
     ]
-    row = record.row("one process")
-    row |= {
+    row = {
         "rounds": len(seen),
         "minutes": round((time.monotonic() - began) / 60, 1),
         "megabytes_at_first": round(float(kept[0, 1]), 1),
@@ -58,6 +57,7 @@ def run(record: Record, folder: Path, *, quick: bool = False) -> None:
         "files_a_minute": round(slopes[1], 4),
         "threads_at_last": threading.active_count(),
     }
+    record.put("one process", **row)
     if kept[-1, 2] > kept[0, 2]:
         record.tell(f"open files grew from {kept[0, 2]:.0f} to {kept[-1, 2]:.0f}")
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import reprlib
 import secrets
 import shutil
@@ -20,12 +21,18 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import IO, TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from spinalnet._checks import InputError
 from spinalnet.texts import from_json
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl: ModuleType | None = None
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -211,7 +218,8 @@ def replacing(
 ) -> Iterator[IO[bytes]]:
     """Open a file that becomes `path` when the block ends, and vanishes if it fails.
 
-    A reader, or a crash, finds the old content or the new. The folder is made if need be.
+    A reader, or a crash, finds the old content or the new. The folder is made if need be, and what
+    a process killed while it wrote the same file has left aside is removed.
 
     Args:
         path: The file.
@@ -224,13 +232,12 @@ def replacing(
         InputError: If it cannot be written.
     """
     path = expanded(path)
-    # A name of its own, which nobody can guess: another process may be writing the same file right
-    # now, and "x" neither follows a link that lies there nor opens a file that does.
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     with writing(path, size):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_dead(path)
+        aside, file = _open_aside(path)
         try:
-            with aside.open("xb") as file:
+            with file:
                 yield file
                 if durable:
                     flush_to_disk(file)
@@ -238,6 +245,43 @@ def replacing(
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
+
+
+def _open_aside(path: Path) -> tuple[Path, IO[bytes]]:
+    """Open the file that becomes `path`, locked for as long as it is open."""
+    while True:
+        # A name of its own, which nobody can guess: another process may be writing the same file
+        # right now, and "x" neither follows a link that lies there nor opens a file that does.
+        aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        file = aside.open("xb")
+        if fcntl is None:
+            return aside, file
+        with suppress(OSError):  # a file system without locks, where nothing is taken for dead
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        if aside.exists():
+            return aside, file
+        file.close()  # it was taken for a dead one in the moment before it was locked
+
+
+def _remove_dead(path: Path) -> None:
+    """Remove what processes that were killed in `replacing` a file have left: nobody has its lock.
+
+    A run's folder is cleaned when the run is taken up. This is for files that lie among a user's
+    own, where no name but this file's is ours.
+    """
+    if fcntl is None:
+        return
+    of_this = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.tmp")
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        left = [entry.path for entry in entries if of_this.fullmatch(entry.name)]
+        for name in left:
+            with suppress(OSError):  # its writer lives, or there are no locks; it costs room only
+                descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(name)  # noqa: PTH108 (what scandir gave)
+                finally:
+                    os.close(descriptor)
 
 
 _CLONE = 0x40049409  # of Linux: let two files share their bytes until one of them is changed
@@ -251,10 +295,10 @@ def clone(source: Path, target: Path) -> None:
     """
     with source.open("rb") as read, replacing(target, size=source.stat().st_size) as file:
         try:
-            import fcntl
-
+            if fcntl is None:
+                raise OSError
             fcntl.ioctl(file.fileno(), _CLONE, read.fileno())
-        except (ImportError, OSError):  # another disk, or one that cannot
+        except OSError:  # another disk, or one that cannot
             shutil.copyfileobj(read, file, 1 << 20)
 
 

@@ -1,10 +1,11 @@
-"""Text that anybody may have written, read as data: YAML, JSON, and cells for spreadsheets."""
+"""Text that anybody may have written: read as data (YAML, JSON), and shown as what it is."""
 
 from __future__ import annotations
 
 import functools
 import json
 import math
+import os
 import re
 import reprlib
 from typing import Any
@@ -119,3 +120,29 @@ def spreadsheet_cell(value: Any) -> Any:
 _RUN_AS_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _NUMBER = r"(-|[-+]?\d+(\.\d*)?(e[-+]?\d+)?)"  # or a hyphen where there is none
 _NUMBERS = re.compile(rf"{_NUMBER}( {_NUMBER})*", re.ASCII)
+
+
+def readable(text: str) -> str:
+    r"""Return text that can be written anywhere: a byte of a file name that is no text is `\xff`.
+
+    Python holds such a byte as half of a pair of UTF-16, which no encoding takes.
+    """
+    text = _NO_TEXT.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+_NO_TEXT = re.compile("[\udc80-\udcff]")
+
+
+def is_text(name: str) -> bool:
+    """Return whether a name can be written as UTF-8."""
+    return not _HALF.search(name)
+
+
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """Return a path as one line of text, whatever bytes its name holds."""
+    text = readable(os.fspath(path))
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

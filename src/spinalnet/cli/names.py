@@ -27,7 +27,7 @@ def all_names() -> dict[str, list[str]]:
     """Return what `names.json` must hold, from the tables; loads torch."""
     from spinalnet.bench import BENCHMARKS
     from spinalnet.comparison.metrics import METRICS
-    from spinalnet.comparison.table_heads import TABLE_MODELS
+    from spinalnet.comparison.tables.heads import TABLE_MODELS
     from spinalnet.comparison.trackers import TRACKERS
     from spinalnet.data import AUGMENTATIONS, DATASETS
     from spinalnet.data.frames import BUNDLED

@@ -358,16 +358,25 @@ class RunOptions:
             named: dict[str, Any] = {"model": find_backbone(self.backbone).name}
             pretrained = True if self.weights is None else str(self.weights)
             return {**named, "pretrained": pretrained, "freeze": self.freeze}
-        if self.model is not None or self.weights is not None:
-            pretrained = False if self.weights is None else str(self.weights)
+        if self.weights is not None:
+            pretrained = str(self.weights)
             return {"model": self.model or SMALL, "pretrained": pretrained, "freeze": self.freeze}
         channels: Any = self.in_channels
         data = DataSpec(self.data, self.data_dir, self.image_size, channels)
         taken = default_network(
-            data, self.training, probe_epochs=probe_epochs, download=self.download
+            data,
+            self.training,
+            model=self.model,
+            is_rate_open=not self.given & {"lr", "phases"},
+            probe_epochs=probe_epochs,
+            download=self.download,
         )
-        found = {k: v for k, v in taken.options.items() if k not in self.given}
-        return {"pretrained": False, "freeze": self.freeze, **found, "chosen": taken.why}
+        return {
+            "pretrained": False,
+            "freeze": self.freeze,
+            **{k: v for k, v in taken.options.items() if k not in self.given - {"model"}},
+            "chosen": taken.why,
+        }
 
     def check_labels(self, is_table: bool) -> None:
         """Refuse a table in place of the folder that its labels belong to."""

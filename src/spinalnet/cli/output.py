@@ -25,6 +25,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from spinalnet.texts import readable
+
 out_console = Console()
 err_console = Console(stderr=True)
 
@@ -86,7 +88,7 @@ class _Handler(logging.Handler):
                 line.append(f"{_time_of_day(record)} ", "dim")
             if kind in _STYLES:
                 line.append(f"{kind} ", _STYLES[kind])
-            _print(err_console, line.append(text))
+            _print(err_console, line.append(readable(text)))
 
 
 def _time_of_day(record: logging.LogRecord) -> str:
@@ -121,7 +123,7 @@ def answer(result: Mapping[str, Any], *shown: Any) -> None:
         write_json("result", result)
         return
     for one in shown:
-        _print(out_console, Text(one) if isinstance(one, str) else one)
+        _print(out_console, _text(one) if isinstance(one, str) else one)
 
 
 def listed(header: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> Any:
@@ -135,13 +137,13 @@ def listed(header: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
     rows = list(rows)
     narrow = out_console.width < 20 * len(rows[0] if rows else header)
     if narrow and len(header) > 2:
-        lines = [Text(title, "bold")] if title else []
+        lines = [_text(title, "bold")] if title else []
         for name, *cells in rows:
             told = [(label, cell) for label, cell in zip(header[1:], cells, strict=True) if cell]
-            lines += [Text(name, "bold"), *(Text(f"  {label}: {cell}") for label, cell in told)]
+            lines += [_text(name, "bold"), *(_text(f"  {label}: {cell}") for label, cell in told)]
         return Group(*lines)
     table = Table(
-        title=Text(title, "italic") if title else None,
+        title=_text(title, "italic") if title else None,
         title_justify="left",
         box=None,
         show_header=bool(header),
@@ -150,7 +152,7 @@ def listed(header: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
     for place in range(len(rows[0]) if rows else len(header)):
         table.add_column(Text(header[place]) if header else "", no_wrap=place == 0)
     for name, *cells in rows:
-        table.add_row(Text(name, "bold"), *map(Text, cells))
+        table.add_row(_text(name, "bold"), *map(_text, cells))
     return table
 
 
@@ -166,7 +168,7 @@ def complain(text: str) -> None:
     """Say what is wrong, in one sentence, before or instead of everything else."""
     if manner.as_json or "--json" in sys.argv[1:]:
         write_json("error", {"text": text})
-    line = Text().append("error ", "red").append(text)
+    line = Text().append("error ", "red").append(readable(text))
     _print(err_console, line)
 
 
@@ -174,12 +176,16 @@ def say_now(text: str) -> None:
     """Say a line on standard error, however the command speaks: it ends here."""
     if manner.as_json:
         write_json("message", {"text": text})
-    _print(err_console, Text(text))
+    _print(err_console, _text(text))
 
 
 def hush(quiet: bool) -> None:
     """Let this process say nothing: another one speaks."""
     out_console.quiet = err_console.quiet = quiet
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text(readable(text), style)
 
 
 def _print(console: Console, shown: Any) -> None:

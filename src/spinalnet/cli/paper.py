@@ -116,7 +116,7 @@ def recipes_command(
         ),
     ] = None,
     page: Annotated[
-        Path | None, typer.Option(help="Write the page of all records to this file.")
+        Path | None, typer.Option(help="Write the page of all records to this file (.md or .html).")
     ] = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -125,6 +125,11 @@ def recipes_command(
     from spinalnet.paper import records
     from spinalnet.paper.experiments import experiments_page
 
+    if page is not None and page.suffix.lower() in (".html", ".htm"):
+        from spinalnet.paper.overview import write_overview
+
+        say(f"{write_overview(page, results or records.RESULTS)}")
+        return
     if page is not None:
         files.write_text(page, experiments_page(results or records.RESULTS))
         say(f"{page}")
@@ -207,6 +212,10 @@ def reproduce_command(
         )
         if figure is not None:
             say(f"{figure}")
+    if _dist.is_main():
+        from spinalnet.paper.overview import write_overview
+
+        say(f"All recipes here: {write_overview(out / 'report.html', out, '*/recipe.json')}")
 
 
 @app.command("datasets", rich_help_panel=KNOW)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from spinalnet.training import loop, runs
 
 _BETWEEN_LINES = 30.0  # seconds, where there is no terminal to draw a bar on
+_BETWEEN_SHORT = 1.0  # seconds between epochs of a net on a table that are told; they are many
 
 
 def reporter(*, bars: bool, scored: bool = True) -> Any:
@@ -45,6 +46,7 @@ def reporter(*, bars: bool, scored: bool = True) -> Any:
 
         def __init__(self) -> None:
             self._epochs: dict[str, int | None] = {}  # of runs that were begun
+            self._told: dict[str, float] = {}  # when an epoch of a table was last told
 
         def run_started(self, run: str, config: Mapping[str, Any]) -> None:
             self._epochs[run] = (config.get("train") or {}).get("epochs")
@@ -53,9 +55,21 @@ def reporter(*, bars: bool, scored: bool = True) -> Any:
         def epoch_ended(self, run: str, row: Mapping[str, Any], *, best: bool) -> None:
             of = f"/{epochs}" if (epochs := self._epochs.get(run)) else ""
             text = f"{run}: epoch {row['epoch']}{of}"
+            if "net" in row:
+                text = f"{run}: {_of_net(row)}"
             if scored and (score := _score(row)):
                 text += f", {score}"
-            tell("epoch_ended", "" if bars else text, run=run, row=row, best=best)
+            silent = bars or not self._is_due(run, row)
+            tell("epoch_ended", "" if silent else text, run=run, row=row, best=best)
+
+        def _is_due(self, run: str, row: Mapping[str, Any]) -> bool:
+            """Whether an epoch gets a line: all of images, of a table the last and some between."""
+            now = time.monotonic()
+            due = "net" not in row or row["is_last"]
+            due = due or now - self._told.setdefault(run, now) >= _BETWEEN_SHORT
+            if due:
+                self._told[run] = now
+            return due
 
         def run_finished(self, run: str, result: Mapping[str, Any]) -> None:
             text = f"{run}: {_said(result, scored)}" if run in self._epochs else ""
@@ -68,8 +82,14 @@ def reporter(*, bars: bool, scored: bool = True) -> Any:
     return Reporter()
 
 
+def _of_net(row: Mapping[str, Any]) -> str:
+    """Say which epoch of which net of a table a row is of."""
+    net = f"net {row['net']}/{row['nets']}, " if row["nets"] > 1 else ""
+    return f"{net}epoch {row['epoch_of_net']}/{row['epochs']}"
+
+
 class _Phases:
-    """Tells notes, and of the features that frozen trunks compute now and then."""
+    """Tells notes, of the features that frozen trunks compute now and then, and of trials."""
 
     def __init__(self, *, bars: bool) -> None:
         self._bars, self._said = bars, -math.inf
@@ -84,6 +104,9 @@ class _Phases:
                 self._said = now
                 text = "" if self._bars else step.note
                 tell("phase", text, phase="features", done=step.step, of=step.steps)
+        elif step.phase == "tuning":
+            text = "" if self._bars else step.note
+            tell("phase", text, phase="tuning", done=step.epoch, of=step.epochs - 1)
 
 
 class _Grid:
@@ -130,7 +153,12 @@ class _Grid:
         fields: dict[str, Any] = {"completed": share}
         if step.row is not None and self.scored:
             fields["detail"] = _score(step.row)
-        self._line(worker, description=f"{name} epoch {step.epoch}/{step.epochs}", **fields)
+        where = f"epoch {step.epoch}/{step.epochs}"
+        if step.phase == "tuning":
+            where = f"trial {step.epoch}/{step.epochs - 1}"
+        elif step.row is not None and "net" in step.row:
+            where = _of_net(step.row)
+        self._line(worker, description=f"{name} {where}", **fields)
 
 
 @contextmanager

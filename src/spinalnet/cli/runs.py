@@ -127,8 +127,10 @@ def _train_on_table(
 ) -> None:
     """Fit one model to a table and leave its folder."""
     from spinalnet import _dist
-    from spinalnet.comparison import TableSpec, asking, table_rows, tables
-    from spinalnet.comparison.table_spec import training_of
+    from spinalnet.comparison import TableSpec, asking
+    from spinalnet.comparison.tables import rows as table_rows
+    from spinalnet.comparison.tables import running as table_running
+    from spinalnet.comparison.tables.spec import training_of
     from spinalnet.training import runs
 
     asked.refuse(_OF_IMAGES, f"for a table ('{asked.data}')")
@@ -146,7 +148,8 @@ def _train_on_table(
         return  # one process fits a table
     folder = out or asking.default_run_folder(spec)
     if runs.is_done(folder):  # its table may be gone
-        record = tables.run_table(spec, folder)  # refuses another question in the same folder
+        # It refuses another question in the same folder.
+        record = table_running.run_table(spec, folder)
         say(f"{folder} is already done; nothing to train.")
         print_run(record)
         return
@@ -154,7 +157,7 @@ def _train_on_table(
         for note in table_rows.rows_of(spec).table.notes:
             print_note(note)
         with show_run(spec.name) as tell:  # hears of a spec of images or of a table alike
-            record = tables.run_table(spec, folder, on_progress=tell)  # type: ignore[arg-type]
+            record = table_running.run_table(spec, folder, on_progress=tell)  # type: ignore[arg-type]
     print_run(record)
     if reason := (record.result or {}).get("model_not_kept"):
         print_note(f"the model is not kept as data, and is fitted again when used: {reason}.")

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from spinalnet.comparison.running import run_one
     from spinalnet.comparison.spec import RunSpec
     from spinalnet.comparison.summary import load_summary, summarize
-    from spinalnet.comparison.table_model import TableModel
-    from spinalnet.comparison.table_spec import TableSpec
+    from spinalnet.comparison.tables.model import TableModel
+    from spinalnet.comparison.tables.spec import TableSpec
     from spinalnet.comparison.trained import TrainedModel, load_trained
     from spinalnet.comparison.watching import Watcher
 
@@ -32,8 +32,8 @@ __getattr__, __dir__, __all__ = attach(
         "running": "run_one",
         "spec": "RunSpec",
         "summary": "load_summary summarize",
-        "table_model": "TableModel",
-        "table_spec": "TableSpec",
+        "tables.model": "TableModel",
+        "tables.spec": "TableSpec",
         "trained": "TrainedModel load_trained",
         "watching": "Watcher",
     },

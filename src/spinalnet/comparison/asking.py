@@ -12,8 +12,8 @@ from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.comparison.defaults import SMALL, default_network
 from spinalnet.comparison.question import DEFAULT_HEADS, TABLE_HEADS, ComparisonSpec, read_heads
 from spinalnet.comparison.spec import RunSpec
-from spinalnet.comparison.table_heads import TABLE_MODELS
-from spinalnet.comparison.table_spec import TableSpec
+from spinalnet.comparison.tables.heads import TABLE_MODELS
+from spinalnet.comparison.tables.spec import TableSpec
 from spinalnet.data import Table, frames
 from spinalnet.training import presets
 
@@ -129,13 +129,17 @@ def _images(
             raise InputError("a RunSpec knows its model and options: leave them out.")
         return data.having(**own) if own else data
     options = {**presets.of_images(preset, options), **options}
-    if model is None and not options.get("pretrained"):
-        plain = RunSpec.of(str(data), **own, **options)
+    if not options.get("pretrained"):
+        plain = RunSpec.of(str(data), model or SMALL, **own, **options)
         taken = default_network(
-            plain.data, plain.train, probe_epochs=plain.probe_epochs, download=download
+            plain.data,
+            plain.train,
+            model=model,
+            is_rate_open=not options.keys() & {"lr", "phases", "train"},
+            probe_epochs=plain.probe_epochs,
+            download=download,
         )
-        found = {k: v for k, v in taken.options.items() if k != "lr" or "train" not in options}
-        options = {"chosen": taken.why, **found, **options}
+        options = {"chosen": taken.why, **taken.options, **options}
         model = options.pop("model")
     return RunSpec.of(str(data), model or SMALL, **own, **options)
 

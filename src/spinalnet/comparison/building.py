@@ -10,7 +10,7 @@ from spinalnet import _dist
 from spinalnet._checks import InputError
 from spinalnet.data import build_augment, load
 from spinalnet.data.batches import Units
-from spinalnet.models import zoo
+from spinalnet.models import assembly, zoo
 from spinalnet.training import placement
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def load_splits(
             that may not be fetched.
     """
     build_augment(spec.train.augment)  # a misspelt step is told now, not in the first epoch
-    data, expected = zoo.complete(spec.model, spec.data)
+    data, expected = assembly.complete(spec.model, spec.data)
     if download is False and spec.model.pretrained is True:
         zoo.check_weights_here(spec.model.name)
     with one_after_another(spec.train):  # a download is for one
@@ -72,9 +72,9 @@ def one_after_another(config: TrainConfig) -> AbstractContextManager[None]:
     return _dist.main_first()
 
 
-def build_model(spec: RunSpec, info: DatasetInfo) -> zoo.ImageModel:
+def build_model(spec: RunSpec, info: DatasetInfo) -> assembly.ImageModel:
     """Build the network of a run, initialised from its seed."""
     channels, *sides = info.input_shape
     outputs = info.num_classes or 1  # a regression has one
     side = sides[0] if sides else None
-    return zoo.build(spec.model, outputs, channels, side, seed=spec.train.seed)
+    return assembly.build(spec.model, outputs, channels, side, seed=spec.train.seed)

@@ -19,10 +19,11 @@ import torch
 
 from spinalnet import _dist, files
 from spinalnet._checks import InputError, TrainingError
-from spinalnet.comparison import building, running, tables
+from spinalnet.comparison import building, running
 from spinalnet.comparison.finished import FAILED_FILE
 from spinalnet.comparison.spec import RunSpec
-from spinalnet.comparison.table_spec import TableSpec
+from spinalnet.comparison.tables import running as table_running
+from spinalnet.comparison.tables.spec import TableSpec
 from spinalnet.locks import FolderInUse
 from spinalnet.training import runs, trouble
 
@@ -92,7 +93,7 @@ class Bench:
         """
         spec = cell.spec
         if isinstance(spec, TableSpec):
-            return tables.run_table(spec, cell.folder, on_progress=on_step)
+            return table_running.run_table(spec, cell.folder, on_progress=on_step)
         if not runs.is_done(cell.folder) and (self._splits is None or self._key != cell.data_key):
             self._splits = None  # two of them may not fit
             began = time.perf_counter()

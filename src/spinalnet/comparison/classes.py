@@ -25,7 +25,7 @@ from spinalnet.comparison.statistics import (
     mean,
     paired_difference,
 )
-from spinalnet.data.walking import shown
+from spinalnet.texts import shown
 from spinalnet.training import RunRecord
 
 if TYPE_CHECKING:
@@ -61,6 +61,28 @@ class ClassRow:
 
 
 @dataclass(frozen=True)
+class LayerShare:
+    """What a layer of a spinal head adds to two logits of an image, on average over runs.
+
+    Attributes:
+        layer: Its number, from 1.
+        slice: Number of the slice of the features that it sees beside the layer before it, from 1.
+        predicted: Added to the logit of the class that the image was taken for.
+        true: Added to that of its own class.
+    """
+
+    layer: int
+    slice: int
+    predicted: float
+    true: float
+
+    @property
+    def lead(self) -> float:
+        """How much it spoke for the wrong class, against the true one where negative."""
+        return self.predicted - self.true
+
+
+@dataclass(frozen=True)
 class Mistake:
     """A test image that the runs of a head got wrong.
 
@@ -73,6 +95,9 @@ class Mistake:
         true_probability: Geometric mean over all runs of what they gave the true class.
         wrong: Number of runs that were wrong.
         pixels: Shape `(h, w)` or `(h, w, 3)`, uint8.
+        layers: Of a spinal head what each layer added, over the runs that kept it and took the
+            image for that class; empty of other heads. With the biases of the output row they add
+            up to the logits.
     """
 
     row: int
@@ -83,6 +108,7 @@ class Mistake:
     true_probability: float
     wrong: int
     pixels: np.ndarray
+    layers: tuple[LayerShare, ...] = ()
 
     @property
     def file_name(self) -> str:
@@ -136,6 +162,7 @@ class HeadQuality:
             "reliability": [asdict(b) for b in self.bins],
             "most_wrong": [
                 {key: value for key, value in vars(mistake).items() if key != "pixels"}
+                | {"layers": [asdict(share) for share in mistake.layers]}
                 for mistake in self.mistakes
             ],
         }
@@ -181,7 +208,11 @@ def judge(comparison: FinishedRuns, summary: Summary) -> list[HeadQuality]:
                     for name in _COMPARED
                     if judged and name in first and name in values
                 },
-                mistakes=_mistakes([outputs[seed] for seed in scored], confusion.names),
+                mistakes=_mistakes(
+                    [outputs[seed] for seed in scored],
+                    confusion.names,
+                    _slices(result_of(next(iter(records.values())))),
+                ),
             )
         )
         first = first or values
@@ -240,7 +271,36 @@ def _class_rows(records: Iterable[RunRecord], names: Sequence[str]) -> tuple[Cla
     return tuple(rows)
 
 
-def _mistakes(several: Sequence[Outputs], names: Sequence[str]) -> tuple[Mistake, ...]:
+def _slices(result: Mapping[str, Any]) -> list[int]:
+    """Return the number of the slice that each layer of a head sees, from 1."""
+    layers = (result.get("wiring") or {}).get("layers") or ()
+    starts = sorted({layer["start"] for layer in layers})
+    return [starts.index(layer["start"]) + 1 for layer in layers]
+
+
+def _layers(
+    several: Sequence[Outputs], row: int, guess: int, slices: Sequence[int]
+) -> tuple[LayerShare, ...]:
+    """Return what the layers added to two logits of an image, where runs took it for `guess`."""
+    found = [
+        outputs.shares[place]
+        for outputs in several
+        if outputs.shares is not None and outputs.shown is not None
+        if int(outputs.predicted[row]) == guess
+        for place in (outputs.shown == row).nonzero()[:, 0].tolist()
+    ]
+    if not found or {len(one) for one in found} != {len(slices)}:
+        return ()
+    means = torch.stack(found).double().mean(0).tolist()
+    return tuple(
+        LayerShare(layer + 1, number, *shares)
+        for layer, (number, shares) in enumerate(zip(slices, means, strict=True))
+    )
+
+
+def _mistakes(
+    several: Sequence[Outputs], names: Sequence[str], slices: Sequence[int]
+) -> tuple[Mistake, ...]:
     """Find the images that the runs of a head got most wrong, on average over the runs."""
     kept = pictures(several)
     if not kept:
@@ -262,6 +322,7 @@ def _mistakes(several: Sequence[Outputs], names: Sequence[str]) -> tuple[Mistake
                 true_probability=float(likelihood[row].exp()),
                 wrong=len(wrong),
                 pixels=kept[row],
+                layers=_layers(several, row, guess, slices),
             )
         )
     return tuple(found)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spinalnet import _dist, files, locks
 from spinalnet._checks import InputError, SpinalnetError, TrainingError, unknown_name
-from spinalnet.comparison import building, engine, moved, running, tables
+from spinalnet.comparison import building, engine, moved, running
 from spinalnet.comparison.asking import Source, ask, check_worth_asking, default_folder
 from spinalnet.comparison.cells import Bench, Cell, Event, Failure, Load
 from spinalnet.comparison.cost import MeasurementError, Stopwatches, are_equal, time_heads
@@ -31,7 +31,8 @@ from spinalnet.comparison.result import Comparison
 from spinalnet.comparison.schema import check_folder, read_mapping
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.summary import is_decided
-from spinalnet.comparison.table_spec import TableSpec
+from spinalnet.comparison.tables import running as table_running
+from spinalnet.comparison.tables.spec import TableSpec
 from spinalnet.comparison.times import SCHEMA as TIMES_SCHEMA
 from spinalnet.comparison.tuning import check_tuning
 from spinalnet.comparison.tuning import tune as tune_heads
@@ -338,7 +339,7 @@ def prepare(
     if finished is not None:
         _check_judging(question, finished)
     elif isinstance(question.base, TableSpec):
-        task = tables.check_specs([c.spec for c in cells if isinstance(c.spec, TableSpec)])
+        task = table_running.check_specs([c.spec for c in cells if isinstance(c.spec, TableSpec)])
         _check_judging(question, task)
     else:
         splits = _first_splits(question, cells[0], load)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import pickle
 import signal
@@ -37,8 +38,10 @@ from spinalnet.training.updates import MovingAverage, clip_gradients, new_optimi
 if TYPE_CHECKING:
     from spinalnet.comparison.question import ComparisonSpec
     from spinalnet.data import ArrayDataset, FolderDataset, Splits
-    from spinalnet.models import zoo
+    from spinalnet.models import assembly
     from spinalnet.training import TrainConfig
+
+_log = logging.getLogger(__name__)
 
 _PROCESSES = {"cpu": 5}
 _PROCESSES_ELSEWHERE = 3  # a GPU's own memory is laid out alike in all, and starting one is slow
@@ -137,7 +140,7 @@ def are_equal(one: nn.Module, other: nn.Module) -> bool:
 
 
 def _peak_memory(
-    model: zoo.ImageModel,
+    model: assembly.ImageModel,
     spec: RunSpec,
     batch: tuple[Tensor, Tensor],
     features: Tensor,
@@ -366,6 +369,9 @@ class Stopwatches:
             if process.returncode:
                 raise _ended(process, errors)
             found.append(json.loads(said))
+            done = {"done": len(found), "of": self._count}
+            told = {"phase": "timing", "data": done}
+            _log.info("timing: %(done)d of %(of)d processes have measured", done, extra=told)
         return found
 
 

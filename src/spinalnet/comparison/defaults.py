@@ -1,4 +1,4 @@
-"""The network that is taken where nobody names one."""
+"""The network that is taken where nobody names one, and the learning rate of it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from spinalnet._checks import InputError, install_extra
 from spinalnet.data import DataSpec
-from spinalnet.data.loading import find_folder
 from spinalnet.data.photographs import look_at
+from spinalnet.data.request import find_folder
 from spinalnet.models.available import available_backbone
 from spinalnet.training import TrainConfig
 
@@ -24,6 +24,12 @@ was 95.2 % at 1e-3, 95.1 at 3e-3, 94.4 at the usual 1e-2 and 94.1 at 3e-2: of th
 it is the one nearer to the usual.
 """
 
+COLOUR_RATE = 3e-3
+"""Learning rate of networks that learn colour images from scratch.
+
+`benchmarks/default_rate.py --images colour` chose it, on validation parts.
+"""
+
 LARGE_FROM = 65
 """Pixels of the shorter side from which on a photograph is more than the small network sees."""
 
@@ -33,9 +39,9 @@ class Network:
     """A network that was chosen for somebody.
 
     Attributes:
-        options: Fields of a run: model, and with a pre-trained one pretrained, freeze and lr, which
-            a rate that was asked for replaces.
-        why: A sentence that is told and that a run keeps; empty where there was nothing to choose.
+        options: Fields of a run: model, with a pre-trained one pretrained and freeze, and lr where
+            it was open and is not the usual one.
+        why: Sentences that are told and that a run keeps; empty where there was nothing to choose.
     """
 
     options: Mapping[str, Any] = field(default_factory=lambda: {"model": SMALL})
@@ -46,46 +52,65 @@ def default_network(
     data: DataSpec,
     train: TrainConfig | None = None,
     *,
+    model: str | None = None,
+    is_rate_open: bool = True,
     probe_epochs: int = 0,
     download: bool | None = None,
 ) -> Network:
-    """Choose a network for data of which none was named.
+    """Choose a network for data of which none was named, and the rate of one that starts anew.
 
     For a folder of colour photographs larger than 64 pixels it is a pre-trained one that is here or
     can be had, frozen; a small network learns little from some hundred photographs. For all else it
-    is the small one, as ever.
+    is the small one, as ever. What learns colour images from scratch does so at `COLOUR_RATE`.
 
     Args:
         data: The data; a folder is looked at.
         train: How it is to be trained, which may need a network that learns.
+        model: The network that was named, which is not pre-trained.
+        is_rate_open: Whether nobody has named the learning rate.
         probe_epochs: As of the run.
         download: Whether weights may be fetched; by default they may.
     """
     if data.row is not None:
-        return Network()
+        rate = _rate_of(data.row.image_shape[0] == 3 and is_rate_open)
+        return Network({"model": model or SMALL, **rate.options}, rate.why)
     try:
         looks = look_at(find_folder(data))
     except InputError:
-        return Network()  # whoever loads it tells
+        looks = None  # whoever loads it tells
     if looks is None:
-        return Network()
-    reason = _why_small(looks.side, looks.is_colour, data, train, probe_epochs)
-    if reason is not None:
-        return Network(why=f"No network was named, and {reason}: {SMALL} is trained from scratch.")
-    found = available_backbone(download=download is not False)
+        return Network({"model": model or SMALL})
+    is_colour = looks.is_colour and data.in_channels != 1
+    scratch = _rate_of(is_colour and is_rate_open)
+    if model is not None:
+        return Network({"model": model, **scratch.options}, scratch.why)
+    reason = _why_small(looks.side, is_colour, data, train, probe_epochs)
+    found = None if reason is not None else available_backbone(download=download is not False)
     if found is None:
-        return Network(
-            why=f"No network was named, and no pre-trained one is here: {SMALL} is trained from "
+        why = (
+            f"No network was named, and {reason}: {SMALL} is trained from scratch."
+            if reason is not None
+            else f"No network was named, and no pre-trained one is here: {SMALL} is trained from "
             "scratch. On photographs a pre-trained one is usually far better: "
             f"{install_extra('transfer')} brings one."
         )
+        return Network({"model": SMALL, **scratch.options}, f"{why} {scratch.why}".strip())
+    rate, said = ({"lr": RATE}, f" --lr {RATE}") if is_rate_open else ({}, "")
     return Network(
-        {"model": found.name, "pretrained": True, "freeze": True, "lr": RATE},
+        {"model": found.name, "pretrained": True, "freeze": True, **rate},
         "No network was named, and these are colour photographs of more than "
         f"{LARGE_FROM - 1} pixels: heads are trained on features of {found.name}, pre-trained and "
-        f"frozen (what --backbone {found.name} --freeze --lr {RATE} asks for; --model {SMALL} "
+        f"frozen (what --backbone {found.name} --freeze{said} asks for; --model {SMALL} "
         f"trains a small one from scratch). It is this one, {found.reason}.",
     )
+
+
+def _rate_of(learns_colour: bool) -> Network:
+    """Return the rate of a network that learns all of its weights, where it is not the usual."""
+    if not learns_colour:
+        return Network({})
+    told = f"It learns colour images from scratch: the learning rate is {COLOUR_RATE:g} (--lr)."
+    return Network({"lr": COLOUR_RATE}, told)
 
 
 def _why_small(
@@ -96,7 +121,7 @@ def _why_small(
         return f"images of {data.image_size} pixels are asked for"
     if side < LARGE_FROM:
         return f"the images are small (half of them at most {side} pixels)"
-    if not is_colour or data.in_channels == 1:
+    if not is_colour:
         return "the images are grey"
     if train is not None and train.mix != "none":
         return "mix needs a network that learns"

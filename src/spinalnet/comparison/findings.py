@@ -271,24 +271,27 @@ def _about_times(timing: Mapping[str, Any]) -> str:
 
 
 def head_rows(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    """Return the result as text: header (lines split at newlines) and one row per head."""
+    """Return the result as text: header (lines split at newlines) and one row per head.
+
+    What the comparison says comes first, so that a narrow screen shows it beside the names.
+    """
     heads = summary.heads
-    columns = [*_first_columns(summary)]
+    name, *costs = _first_columns(summary)
     if any(head.params not in (None, head.head_params) for head in heads):
-        columns.insert(2, ("params,\nnetwork", [_count(head.params) for head in heads]))
+        costs.insert(1, ("params,\nnetwork", [_count(head.params) for head in heads]))
     if any(head.inference_us or head.training_us for head in heads):
-        for title, name in (
+        for title, time in (
             ("inference,\nµs", "inference_us"),
             ("training\nstep, µs", "training_us"),
         ):
-            columns.append((title, [three_digits(getattr(head, name)) for head in heads]))
+            costs.append((title, [three_digits(getattr(head, time)) for head in heads]))
     memory = [(head.cost or {}).get("peak_memory_bytes") for head in heads]
     if any(memory):
         shown = [NONE if one is None else f"{one / 2**20:,.3g}" for one in memory]
-        columns.append(("peak\nmemory,\nMiB", shown))
-    columns += _answer_columns(summary)
-    columns.append(("train\nseconds", [three_digits(head.train_seconds_mean) for head in heads]))
-    return _as_rows(columns, summary)
+        costs.append(("peak\nmemory,\nMiB", shown))
+    costs.append(("train\nseconds", [three_digits(head.train_seconds_mean) for head in heads]))
+    scores, *answers, counts = _answer_columns(summary)
+    return _as_rows([name, *answers, scores, counts, *costs], summary)
 
 
 def short_rows(summary: Summary) -> tuple[list[str], list[list[str]]]:

@@ -39,9 +39,9 @@ Reason = Literal[
     "no-spread",  # the gaps are constant, so that nothing says how they vary
     "single",  # one run each: two trained models, not two heads
     "correction",  # decided but for the number of comparisons
-    "test-set-too-small",  # infinitely many seeds would leave an interval wider than the margin
     "more-seeds",  # `Estimate.more` further ones would probably decide
     "more-splits",
+    "test-set-too-small",  # no number would: all leave an interval wider than the margin
     "too-close",  # to 0 or to the margin: no affordable number would probably decide
 ]
 
@@ -377,11 +377,11 @@ def _undecided_because(estimate: Estimate) -> Reason:
     assert estimate.p_equal is not None
     if min(estimate.p_difference, estimate.p_equal) < ALPHA:
         return "correction"
+    if estimate.more is not None:
+        return "more-splits" if estimate.method == "splits" else "more-seeds"
     if estimate.resolution is not None and estimate.resolution >= estimate.margin:
         return "test-set-too-small"
-    if estimate.more is None:
-        return "too-close"
-    return "more-splits" if estimate.method == "splits" else "more-seeds"
+    return "too-close"
 
 
 def _tested(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from spinalnet import files
 from spinalnet.comparison.result import Comparison
-from spinalnet.comparison.table_columns import Tell
-from spinalnet.comparison.table_model import TableModel, is_table_run, load_table_model
+from spinalnet.comparison.tables.columns import Tell
+from spinalnet.comparison.tables.model import TableModel, is_table_run, load_table_model
 from spinalnet.comparison.trained import TrainedModel, load_trained
 
 

@@ -17,8 +17,8 @@ from spinalnet import files
 from spinalnet._checks import InputError
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.data import DataSpec, places
-from spinalnet.data.loading import find_folder
 from spinalnet.data.named_files import table_path
+from spinalnet.data.request import find_folder
 from spinalnet.training import runs
 
 DATA_FILE = "data-fingerprint.json"
@@ -58,7 +58,7 @@ def keep_labels(folder: Path, data: DataSpec, *, begun: bool) -> None:
     table = table_path(find_folder(data), data.labels)
     digest = hashlib.blake2b(table.read_bytes(), digest_size=16).hexdigest()
     noted = folder / LABELS_FILE
-    if begun and noted.exists() and noted.read_text(encoding="utf-8").strip() != digest:
+    if begun and noted.exists() and noted.read_bytes().strip() != digest.encode():
         raise InputError(
             f"{folder} was begun with other labels than {table} holds now: bring the file back to "
             "what it was, or choose another folder."
@@ -200,5 +200,5 @@ def _rename_left_out(folder: Path, old: str, new: str) -> None:
     """Let the list of the files that are left out name them where they lie now."""
     listed = folder / "bad-images.txt"
     if listed.exists():
-        text = listed.read_text(encoding="utf-8")
+        text = files.read_text(listed)
         files.write_text(listed, text.replace(f"'{old}{os.sep}", f"'{new}{os.sep}"))

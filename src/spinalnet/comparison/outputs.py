@@ -43,6 +43,9 @@ class Outputs:
         shown: Rows of the worst mistakes, which have thumbnails, `(M,)`.
         thumbnails: Pixels of those examples, uint8, `(M, C, h, w)`.
         rows: Place of every example in the whole data set, int32, `(N,)`; None if not known.
+        shares: What each of the L layers of a spinal head adds to the logit of the predicted class,
+            and to that of the true one, for the examples in `shown`, float32, `(M, L, 2)`; None of
+            other heads. With the bias of the output row they add up to the logits.
     """
 
     targets: Tensor
@@ -55,6 +58,7 @@ class Outputs:
     shown: Tensor | None = None
     thumbnails: Tensor | None = None
     rows: Tensor | None = None
+    shares: Tensor | None = None
 
     @classmethod
     def of(cls, logits: Tensor, targets: Tensor, paths: Sequence[str] = ()) -> Outputs:
@@ -106,6 +110,10 @@ class Outputs:
         """Return the same with pixels of some rows."""
         return replace(self, shown=shown, thumbnails=thumbnails)
 
+    def with_shares(self, shares: Tensor) -> Outputs:
+        """Return the same with the shares of layers for the rows in `shown`."""
+        return replace(self, shares=shares)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file: some 70 bytes an example, its path and the thumbnails."""
         small = torch.int16 if self.num_classes < 2**15 else torch.int32
@@ -116,6 +124,8 @@ class Outputs:
             "log_likelihood": self.log_likelihood,
             "squares": self.squares,
         }
+        if self.shares is not None:
+            tensors["shares"] = self.shares
         files.save_weights(path, tensors | _places(self), {"num_classes": self.num_classes})
 
     @classmethod
@@ -264,6 +274,7 @@ def _classification(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> 
         shown=shown,
         thumbnails=thumbnails,
         rows=rows,
+        shares=tensors.get("shares"),
     )
 
 
@@ -348,6 +359,13 @@ def _wrong_pictures(outputs: AnyOutputs) -> str | None:
         inside = shown.ndim == 1 and bool(((shown >= 0) & (shown < n)).all())
         if not inside or pixels.ndim != 4 or len(pixels) != len(shown):
             return "its thumbnails must belong to its examples"
+    shares = outputs.shares if isinstance(outputs, Outputs) else None
+    if shares is not None and not (
+        shown is not None
+        and shares.ndim == 3
+        and _is_table(shares, (len(shown), shares.shape[1], 2), torch.float32)
+    ):
+        return "the shares of its layers must belong to its examples"
     return None
 
 
@@ -407,15 +425,24 @@ def _joined_pictures(parts: Sequence[AnyOutputs], order: Tensor) -> dict[str, Te
     if len({part.num_classes for part in parts if isinstance(part, Outputs)}) > 1:
         raise InputError("outputs can be joined only where they have the same classes.")
     place = order.argsort()
-    shown, pixels, before = [], [], 0
+    shown, pixels, shares, before = [], [], [], 0
     for part in parts:
         if part.shown is not None and part.thumbnails is not None:
             shown.append(place[before + part.shown])
             pixels.append(part.thumbnails)
+            shares.append(getattr(part, "shares", None))
         before += len(part)
-    if not pixels or len({tuple(p.shape[1:]) for p in pixels}) > 1:
-        return {"shown": None, "thumbnails": None}
-    return {"shown": torch.cat(shown), "thumbnails": torch.cat(pixels)}
+    of_shares = {} if isinstance(parts[0], RegressionOutputs) else {"shares": _together(shares)}
+    if (found := _together(pixels)) is None:
+        return {"shown": None, "thumbnails": None} | dict.fromkeys(of_shares)
+    return {"shown": torch.cat(shown), "thumbnails": found, **of_shares}
+
+
+def _together(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Return what parts have as one; None if they have not all the same."""
+    known = [part for part in parts if part is not None]
+    alike = len({tuple(part.shape[1:]) for part in known}) == 1 and len(known) == len(parts)
+    return torch.cat(known) if alike else None
 
 
 def pictures(several: Sequence[AnyOutputs]) -> dict[int, np.ndarray]:

@@ -19,7 +19,7 @@ from spinalnet._checks import InputError
 from spinalnet.comparison import building, comparing, engine, running, workers
 from spinalnet.comparison.cells import Bench, Cell, Load, pinned
 from spinalnet.comparison.spec import RunSpec
-from spinalnet.comparison.table_spec import TableSpec
+from spinalnet.comparison.tables.spec import TableSpec
 from spinalnet.data import ArrayDataset
 from spinalnet.nn import count_params
 from spinalnet.training import evaluate, fitting, runs

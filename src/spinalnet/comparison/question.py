@@ -14,7 +14,7 @@ from typing import Any
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.comparison.metrics import METRICS
 from spinalnet.comparison.spec import RunSpec
-from spinalnet.comparison.table_spec import TableSpec
+from spinalnet.comparison.tables.spec import TableSpec
 from spinalnet.comparison.units import Contestant, Unit
 from spinalnet.data import Resample
 from spinalnet.nn import HEADS, is_own, use_head

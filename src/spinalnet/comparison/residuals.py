@@ -59,7 +59,9 @@ class HeadResiduals:
 
 def largest_residuals(comparison: FinishedRuns, summary: Summary) -> list[HeadResiduals]:
     """Find them for every head whose runs kept thumbnails; tables and classes give none."""
-    found = []
+    if summary.task != "regression":
+        return []  # without reading a thousand files to find that out
+    found: list[HeadResiduals] = []
     for head in [head.head for head in summary.heads if head.n]:
         files = [record.path / OUTPUTS_FILE for record in comparison.runs[head].values()]
         several = [load_outputs(file) for file in files if file.exists()]

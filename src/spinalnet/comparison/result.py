@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from spinalnet.comparison.table_model import TableModel
+    from spinalnet.comparison.tables.model import TableModel
     from spinalnet.comparison.trained import TrainedModel
 
 
@@ -193,7 +193,7 @@ class Comparison:
     def best(self) -> TrainedModel | TableModel:
         """Return the model of `best_run`: its `predict` of a table takes a data frame."""
         if self.summary.is_table:
-            from spinalnet.comparison.table_model import load_table_model
+            from spinalnet.comparison.tables.model import load_table_model
 
             return load_table_model(self.best_run())
         from spinalnet.comparison.trained import load_trained

@@ -28,19 +28,21 @@ from spinalnet.comparison.building import build_model, load_splits, one_after_an
 from spinalnet.comparison.calibration import quality
 from spinalnet.comparison.metrics import measured
 from spinalnet.comparison.outputs import OUTPUTS_FILE, AnyOutputs, Outputs, RegressionOutputs
+from spinalnet.comparison.samples import keep_samples
 from spinalnet.comparison.spec import RunSpec
+from spinalnet.comparison.spoken import with_shares
 from spinalnet.comparison.trained import Description
 from spinalnet.data import batches
 from spinalnet.data.depths import Depths
 from spinalnet.data.images import bad_list, fit_to, read_all
-from spinalnet.models import features, zoo
+from spinalnet.models import assembly, features
 from spinalnet.nn import count_macs, count_params, wiring_in
 from spinalnet.training import TrainConfig, evaluation, fitting, loop, lrfind, placement, runs
 
 if TYPE_CHECKING:
     from spinalnet.comparison.question import ComparisonSpec
     from spinalnet.comparison.spec import OnProgress
-    from spinalnet.comparison.table_spec import TableSpec
+    from spinalnet.comparison.tables.spec import TableSpec
 
 
 def run_one(
@@ -113,8 +115,12 @@ def _run(
             rows = splits.test_rows
             outputs = replace(outputs, rows=None if rows is None else rows.int())
             depths = Depths(splits.info.pixel_range)
-            _with_thumbnails(outputs, splits.test, depths).save(folder.path / OUTPUTS_FILE)
-            result |= {"test": tested}
+            outputs = _with_thumbnails(outputs, splits.test, depths)
+            if isinstance(outputs, Outputs):
+                outputs = with_shares(outputs, trained, parts.test)
+            outputs.save(folder.path / OUTPUTS_FILE)
+            samples = keep_samples(folder.path, splits, spec.train)
+            result |= {"test": tested, "samples": samples and samples.to_dict()}
         else:
             result["val"] |= measure(fitted.model, parts.val, spec.train, splits.info)[0]
             result["val"].pop("confusion", None)
@@ -145,7 +151,7 @@ def open_folder(path: str | Path, spec: RunSpec | TableSpec) -> runs.RunFolder:
 
 def _result(
     spec: RunSpec,
-    model: zoo.ImageModel,
+    model: assembly.ImageModel,
     splits: batches.Splits,
     parts: batches.Splits | features.FeatureSplits,
     fitted: loop.FitResult,
@@ -214,7 +220,7 @@ def keep_left_out(folder: Path, splits: batches.Splits, *, begun: bool) -> None:
             files.write_text(folder / name, lines)
     path = folder / "bad-images.txt"
     listed = bad_list(splits.left_out)
-    if begun and listed != (path.read_text(encoding="utf-8") if path.exists() else ""):
+    if begun and listed.encode() != (path.read_bytes() if path.exists() else b""):
         raise InputError(
             f"{folder} was begun with other image files left out than cannot be used now "
             "(bad-images.txt lists them): bring the files back to what they were, or choose "
@@ -225,7 +231,7 @@ def keep_left_out(folder: Path, splits: batches.Splits, *, begun: bool) -> None:
 
 
 def _features(
-    model: zoo.ImageModel,
+    model: assembly.ImageModel,
     splits: batches.Splits,
     config: TrainConfig,
     on_progress: Callable[[loop.Progress], None] | None = None,
@@ -236,13 +242,13 @@ def _features(
     )
 
 
-def head_alone(model: zoo.ImageModel) -> zoo.ImageModel:
+def head_alone(model: assembly.ImageModel) -> assembly.ImageModel:
     """Return the head as a model of features; its weights keep the names they have in `model`."""
-    return zoo.ImageModel(nn.Identity(), model.head, model.name)
+    return assembly.ImageModel(nn.Identity(), model.head, model.name)
 
 
 def _probe(
-    model: zoo.ImageModel,
+    model: assembly.ImageModel,
     splits: batches.Splits,
     spec: RunSpec,
     on_progress: Callable[[loop.Progress], None] | None,

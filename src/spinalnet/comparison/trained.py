@@ -30,7 +30,8 @@ from spinalnet.data import (
 from spinalnet.data.doubles import Part
 from spinalnet.data.folders import same_name
 from spinalnet.data.loading import load_labelled
-from spinalnet.models import ImageModel, ModelSpec, features
+from spinalnet.models import MODELS, ImageModel, ModelSpec, features
+from spinalnet.nn import made_for
 from spinalnet.training import runs
 
 
@@ -333,7 +334,11 @@ def load_trained(path: str | Path) -> TrainedModel:
                 "its training has diverged; train again."
             )
     spec = spec.having(pretrained=False, probe_epochs=0)  # the weights are here
-    model = build_model(spec, about.info)
+    # A backbone comes with a classifier, which is replaced: the largest published ones have more
+    # than a hundred million parameters there.
+    spare = 2**20 if spec.model.name in MODELS else 2**28
+    with files.reading(file), made_for(weights, spare=spare):
+        model = build_model(spec, about.info)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:  # torch says it in several lines, of which the first is a title

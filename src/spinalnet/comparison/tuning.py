@@ -27,7 +27,7 @@ from spinalnet.comparison.schema import SCHEMA, read_mapping
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.tuned import TUNING_FILE, Tuned, read_tuning
 from spinalnet.comparison.units import Unit, run_name
-from spinalnet.models import ModelSpec, zoo
+from spinalnet.models import ModelSpec, assembly, zoo
 from spinalnet.nn import head_arguments
 from spinalnet.training import TrainConfig, runs
 
@@ -186,7 +186,7 @@ def space_of(
 
 def _sized(model: ModelSpec) -> ModelSpec:
     """Return the network whose size is tuned: of a control that of its twin."""
-    if model.head not in zoo.CONTROLS:
+    if model.head not in assembly.CONTROLS:
         return model
     own = model.head_options
     return ModelSpec(model.name, own.get("match", "spinal"), own.get("match_options", {}))
@@ -223,11 +223,11 @@ def _with_options(model: ModelSpec, settings: Mapping[str, Any], num_classes: in
     own = dict(model.head_options)
     size = {name: value for name, value in settings.items() if name != "dropout"}
     others = {name: value for name, value in settings.items() if name == "dropout"}
-    if model.head in zoo.CONTROLS:
+    if model.head in assembly.CONTROLS:
         twin = _with_options(_sized(model), size, num_classes)
         return replace(model, head_options={**own, "match_options": twin.head_options, **others})
     if (factor := size.pop(spaces.WIDTH, None)) is not None:
-        width = zoo.starting_width(model, num_classes)
+        width = assembly.starting_width(model, num_classes)
         if width is not None:
             size["hidden_features"] = _scaled(width, factor)
     return replace(model, head_options={**own, **size, **others})

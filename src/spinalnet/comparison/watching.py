@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from spinalnet.comparison.answer import Summary
     from spinalnet.comparison.cells import Event
     from spinalnet.comparison.spec import RunSpec
-    from spinalnet.comparison.table_spec import TableSpec
+    from spinalnet.comparison.tables.spec import TableSpec
     from spinalnet.training import Progress
 
     OnProgress = Callable[[Any, Progress], None]
@@ -52,8 +52,11 @@ class _Run:
 
     def __init__(self) -> None:
         self.best: tuple[float, float] | None = None
+        self.net: Any = None
 
     def is_best(self, row: Mapping[str, Any]) -> bool:
+        if row.get("net") != self.net:  # of several nets of a table each has its own best
+            self.net, self.best = row.get("net"), None
         loss = float(row.get("val_loss", float("nan")))
         score = row.get("val_accuracy")
         key = (-loss if score is None else float(score), -loss)

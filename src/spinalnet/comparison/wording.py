@@ -27,11 +27,6 @@ Show = Callable[..., list[str]]
 NONE = "–"  # where there is no number
 
 
-def readable(name: str) -> str:
-    """Return the name of a file as text: bytes of it that are none are spelled out."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 @dataclass(frozen=True)
 class Units:
     """How values of a metric are compared and printed.
@@ -306,13 +301,14 @@ def _why_undecided(d: Difference, units: Units) -> str:
     if d.low is None or d.high is None:
         return _without_spread(d, units)
     if d.reason == "test-set-too-small":
-        found = (
+        return (
             f"the test set is too small to show equality (it resolves "
             f"{units.amount(d.resolution or 0.0)}, the margin is {units.amount(d.margin or 0.0)})"
         )
-        return found if not d.more else f"{found}, but {_further(d, 'show a difference')}"
     if d.reason in ("more-seeds", "more-splits") and d.more:
-        return _further(d, "decide")
+        # Where the test set cannot show equality, what they would decide for is a difference.
+        alone = d.resolution is not None and d.margin is not None and d.resolution >= d.margin
+        return _further(d, "show a difference" if alone else "decide")
     if d.reason == "correction":
         return "alone it would be decided, but not after the correction for several comparisons"
     if d.reason == "no-margin":

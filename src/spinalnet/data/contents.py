@@ -156,7 +156,9 @@ def unread(path: str) -> str:
     kind = kind_of(head)
     if kind is None:
         return "is not an image"
-    return f"is {kind} ({lacking(kind) or 'which cannot be decoded here'})"
+    if reason := lacking(kind):
+        return f"is {kind} ({reason})"
+    return f"begins as {kind} files do, but cannot be decoded: damaged, or of a rare variant"
 
 
 def prepare() -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from spinalnet.data.images import BadImage, read_all
 from spinalnet.data.likeness import Looks, alike
-from spinalnet.data.walking import shown
+from spinalnet.texts import shown
 
 How = Literal["bytes", "pixels", "look"]
 _HOW = {

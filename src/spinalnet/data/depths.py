@@ -8,6 +8,9 @@ all files of the data set, its low end black, its high end white, what lies beyo
   with the range that would fit.
 - signed, 32-bit and floating-point files have no agreed range: refused until one is stated.
 
+What a TIFF file says of its values (signed, zero is white, one channel after the other) and Pillow
+does not look at, or not at every depth, counts here.
+
 The range is part of what is known of the data (`DatasetInfo.pixel_range`), of the checkpoint, and
 so of every later prediction.
 """
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +31,8 @@ PixelRange = tuple[float, float]
 FULL: PixelRange = (0.0, 65535.0)
 _UPPER_HALF = 32768
 _VISIBLE = 4096  # a sixteenth of the range: below it, an image ends as 16 of 256 greys
-_SIXTEENTHS = {"RGB;16", "RGBA;16", "RGBa;16", "RGBX;16", "LA;16"}  # decoded to their upper 8 bits
+# Decoded to their upper 8 bits.
+_SIXTEENTHS = {"RGB;16", "RGBA;16", "RGBa;16", "RGBX;16", "LA;16", "CMYK;16"}
 _WAY_OUT = "say which values are black and white with pixel_range=(LOW, HIGH) (--pixel-range)"
 
 
@@ -122,9 +127,47 @@ def _coding(image: Any) -> str:
     return str(coding[0] if isinstance(coding, tuple) and coding else coding)
 
 
+# Tags of TIFF: bits of each channel, whether zero is white, whether planes lie one after the other,
+# and whether values are signed.
+_BITS, _ZERO_IS, _PLANES, _NUMBERS = 258, 262, 284, 339
+_WHITE, _APART, _UNSIGNED, _SIGNED = 0, 2, 1, 2
+
+
+def _tag(image: Any, number: int, default: int) -> int:
+    """Return the first value of a tag of a TIFF file, what it stands for without it elsewhere."""
+    value = image.tag_v2.get(number, default) if image.format == "TIFF" else default
+    return value[0] if isinstance(value, tuple) else value
+
+
+def _has_signed_bytes(image: Any) -> bool:
+    return image.mode == "L" and _tag(image, _NUMBERS, _UNSIGNED) == _SIGNED
+
+
+def _has_deep_planes(image: Any) -> bool:
+    """Whether 16-bit channels lie one after the other as they are, which Pillow takes for bytes."""
+    apart = _tag(image, _PLANES, 1) == _APART and _tag(image, _BITS, 1) == 16
+    return apart and len(_coding(image)) == 1
+
+
+def _largest_of_ppm(image: Any) -> int:
+    """Return the value that is white in a colour PPM file of more than 8 bits, 0 in all others."""
+    if image.format != "PPM" or image.mode != "RGB" or not image.tile:
+        return 0
+    *_, args = image.tile[0]
+    largest = args[-1] if isinstance(args, tuple) else args
+    return largest if isinstance(largest, int) and largest > 255 else 0
+
+
 def is_deep(image: Any) -> bool:
-    """Whether an image that was opened, but not decoded, has more than 8 bits per channel."""
-    return image.mode == "F" or image.mode.startswith("I") or _coding(image)[:-1] in _SIXTEENTHS
+    """Whether an image that was opened, but not decoded, has other values than 0 to 255."""
+    return (
+        image.mode == "F"
+        or image.mode.startswith("I")
+        or _coding(image)[:-1] in _SIXTEENTHS
+        or _has_signed_bytes(image)
+        or _has_deep_planes(image)
+        or bool(_largest_of_ppm(image))
+    )
 
 
 def to_8_bits(image: Any, depths: Depths) -> Any:
@@ -137,7 +180,12 @@ def to_8_bits(image: Any, depths: Depths) -> Any:
     from PIL import Image
 
     depths.any_deep = True
-    if image.mode not in ("F", "I") and not image.mode.startswith("I;"):
+    if largest := _largest_of_ppm(image):
+        values = _values_of_ppm(image, largest)
+        depths.saw(int(values.max()))
+        return Image.fromarray(_scaled(values, depths))
+    signed_bytes = _has_signed_bytes(image)
+    if not signed_bytes and image.mode not in ("F", "I") and not image.mode.startswith("I;"):
         return _colour(image, depths)
     # Earlier versions of Pillow read 16-bit PNG files, and still read PGM files, to 32 bits.
     unsigned = image.mode.startswith("I;") or (image.mode == "I" and image.format in ("PNG", "PPM"))
@@ -145,9 +193,15 @@ def to_8_bits(image: Any, depths: Depths) -> Any:
         kind = "32-bit float" if image.mode == "F" else "signed or 32-bit"
         raise ValueError(f"{kind} pixels have no agreed range; save it with 8 bits, or {_WAY_OUT}")
     values = np.asarray(image)
+    if signed_bytes:
+        values = values.view(np.int8)
+    elif image.mode == "I" and (_tag(image, _BITS, 0), _tag(image, _NUMBERS, 1)) == (32, _UNSIGNED):
+        values = values.view(np.uint32)  # Pillow has no other mode for them
     if unsigned:
         depths.saw(int(values.max()))
     grey = _scaled(values, depths)
+    if _tag(image, _ZERO_IS, 1) == _WHITE:  # Pillow turns 8 bits round, and no others
+        grey = 255 - grey
     clear = image.info.get("transparency")
     if isinstance(clear, int):
         grey = np.where(values == clear, np.uint8(255), grey)
@@ -190,9 +244,12 @@ def _colour(image: Any, depths: Depths) -> Any:
     clear = image.info.pop("transparency", None)
     exact = depths.low_high != FULL or clear is not None
     lower = _lower_bytes(image) if exact else None
+    if _has_deep_planes(image):
+        order = _order(image)
+        image.tile = [_coded(tile, f"{tile[3][0]};16{order}") for tile in image.tile]
     image.load()
     upper = np.asarray(image)
-    colours = upper[..., :3]
+    colours = upper if image.mode == "CMYK" else upper[..., :3]
     if lower is None:
         depths.saw(int(colours.max()) * 257)
         return image
@@ -202,6 +259,32 @@ def _colour(image: Any, depths: Depths) -> Any:
     if clear is not None:
         scaled[(values == np.asarray(clear)).all(2)] = 255
     return Image.fromarray(np.dstack([scaled, upper[..., 3:]]))
+
+
+def _values_of_ppm(image: Any, largest: int) -> Any:
+    """Return a PPM file of more than 8 bits on the scale of 16, as Pillow reads grey ones."""
+    import numpy as np
+
+    width, height = image.size
+    decoder, _, start, _ = image.tile[0]
+    image.fp.seek(start)
+    content = image.fp.read()
+    if decoder == "ppm_plain":
+        words = re.sub(rb"#[^\r\n]*", b"", content).split()
+        values = np.array(words[: 3 * width * height], dtype=np.int64)
+    else:
+        values = np.frombuffer(content[: min(len(content) // 2 * 2, 6 * width * height)], ">u2")
+    if values.size < 3 * width * height:
+        raise OSError("image file is truncated")
+    if values.min() < 0 or values.max() > largest:
+        raise ValueError(f"it holds values outside of the 0 to {largest} that it states")
+    shares = values.reshape(height, width, 3) / largest
+    return np.rint(shares * 65535).astype(np.uint16)
+
+
+def _order(image: Any) -> str:
+    """Return in which order the bytes of a TIFF file lie, as Pillow calls it."""
+    return "L" if image.tag_v2.prefix == b"II" else "B"
 
 
 def _coded(tile: Any, coding: str) -> Any:
@@ -223,6 +306,8 @@ def _lower_bytes(image: Any) -> Any:
         coding = "RGBA"
     elif kind in ("RGB;16", "RGBA;16"):
         coding = kind + other[order]
+    elif _has_deep_planes(image):
+        coding = ""
     else:
         raise ValueError(
             f"of channels stored as {coding} only the upper 8 bits can be read, and the pixel "
@@ -231,7 +316,8 @@ def _lower_bytes(image: Any) -> Any:
     image.fp.seek(0)
     twin: Any
     with Image.open(io.BytesIO(image.fp.read())) as twin:
-        twin.tile = [_coded(tile, coding) for tile in twin.tile]
+        swapped = f";16{other[_order(image)]}" if not coding else ""
+        twin.tile = [_coded(tile, coding or tile[3][0] + swapped) for tile in twin.tile]
         twin.load()
         pixels = np.array(twin)
     return pixels[..., 1:2] if coding == "RGBA" else pixels[..., :3]

@@ -166,9 +166,10 @@ def _transfer(url: str, part: Path, path: Path, digest: str, progress: _Progress
             time.sleep(PAUSE * 2**idle)
             resumed = digest != "" and now > 0
             continue
-        if is_whole(part, digest):
+        seen = _instead_of_a_file(part)
+        if is_whole(part, digest) and not seen:
             return
-        seen = _what_came(part, digest)
+        seen = seen or _what_came(part, digest)
         with files.writing(part):
             part.unlink(missing_ok=True)
         if not resumed:
@@ -253,13 +254,18 @@ def _checksum(path: Path, kind: str) -> str:
         return hashlib.file_digest(file, new).hexdigest()
 
 
+def _instead_of_a_file(part: Path) -> str:
+    """Say what came if it is no file of data, whatever its checksum should be; "" if it may be."""
+    with part.open("rb") as file:
+        head = file.read(256)
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "answers with a web page instead of the file"
+    return "" if head else "gives an empty file"
+
+
 def _what_came(part: Path, digest: str) -> str:
     """Say what is wrong with a file whose checksum is not the one it should have."""
     kind, _, begins = digest.partition(":")
-    with part.open("rb") as file:
-        head = file.read(256).lstrip().lower()
-    if head.startswith((b"<!doctype html", b"<html")):
-        return "answers with a web page instead of the file"
     found = _checksum(part, kind)[: len(begins)]
     return (
         f"gives another file ({part.stat().st_size:,} bytes with {kind.upper()} {found}, "

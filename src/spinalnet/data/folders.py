@@ -19,7 +19,8 @@ from torch import Tensor
 from spinalnet._checks import InputError, some
 from spinalnet.data import contents
 from spinalnet.data.layout import PARTS, Layout, base_name, images_in_words, part_of
-from spinalnet.data.walking import Tally, Walk, instead, shown
+from spinalnet.data.walking import Tally, Walk, instead
+from spinalnet.texts import is_text, shown
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def _scan_classes(walk: Walk, folder: str, paths: Sequence[str]) -> dict[str, li
     Raises:
         InputError: If names are no text, or differ by what does not count.
     """
-    unreadable = [f"'{shown(path)}'" for path in paths if not _is_text(base_name(path))]
+    unreadable = [f"'{shown(path)}'" for path in paths if not is_text(base_name(path))]
     if unreadable:
         raise InputError(
             f"the name of a class must be UTF-8 text, got {some(unreadable, 20)}: rename the "
@@ -135,14 +136,6 @@ def _scan_classes(walk: Walk, folder: str, paths: Sequence[str]) -> dict[str, li
             "into the other, or rename it."
         )
     return {same_name(base_name(path)): walk.images(path) for path in paths}
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _refuse_empty(walk: Walk, layout: Layout, found: _Found) -> None:

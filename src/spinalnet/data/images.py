@@ -24,12 +24,12 @@ from torch.nn import functional
 from spinalnet._checks import InputError
 from spinalnet.data import contents
 from spinalnet.data.depths import Depths, is_deep, to_8_bits
-from spinalnet.data.opening import SIDEWAYS, named_by_its_start, opened, turned
-from spinalnet.data.walking import shown
+from spinalnet.data.opening import SIDEWAYS, opened, turned
+from spinalnet.texts import shown
 
 # Whatever is computed from pixels and kept (features of a frozen network) is kept under this name
 # too: a change of `read_pixels` that changes pixels changes it.
-RECIPE = "draft-2,centre-square,bilinear-antialias,one-range,inks"
+RECIPE = "draft-2,centre-square,bilinear-antialias,one-range-2,inks"
 
 _DRAFT_MARGIN = 2  # times the wanted size; what less costs is measured in benchmarks/images.py
 _CHUNK = 8  # images per task of a thread: the hand-over is then a small share of the work
@@ -76,9 +76,6 @@ def _reason(error: Exception, path: str) -> str:
     if isinstance(error, PermissionError):
         return "cannot be read: permission denied"
     if isinstance(error, UnidentifiedImageError):
-        kind = named_by_its_start(path)
-        if kind is not None:
-            return f"begins as {kind} does, but cannot be decoded: damaged, or of a rare variant"
         return contents.unread(path)
     if isinstance(error, OSError) and error.errno == errno.ELOOP:
         return "is a link to itself"
@@ -393,3 +390,17 @@ def find_bad(
     depths.beyond += beyond
     depths.any_deep |= any_deep
     return bad
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel of uint8 images, on the 0..1 scale."""
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    mean, std = [], []
+    for channel in images.unbind(1):
+        share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
+        centre = (share * levels).sum()
+        spread = (share * (levels - centre) ** 2).sum().sqrt()
+        mean.append(round(centre.item(), 4))
+        # A folder of blank images has no spread; one grey level keeps the division harmless.
+        std.append(round(max(spread.item(), 1 / 255), 4))
+    return tuple(mean), tuple(std)

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spinalnet._checks import InputError, some
-from spinalnet.data.walking import UNASKED_FOLDER, Level, Reason, Walk, instead, shown
+from spinalnet.data.walking import UNASKED_FOLDER, Level, Reason, Walk, instead
+from spinalnet.texts import shown
 
 PARTS = {
     "train": ("train", "training"),

@@ -74,17 +74,6 @@ def opened(path: str, *, whole: bool = True) -> Iterator[tuple[Any, int]]:
             yield image, orientation
 
 
-def named_by_its_start(path: str) -> str | None:
-    """Return the format that the first bytes of a file promise, with its article; None if none."""
-    with Path(path).open("rb") as file:
-        start = file.read(12)
-    if start.startswith(_JPEG):
-        return "a JPEG file"
-    if start.startswith(_PNG):
-        return "a PNG file"
-    return "a TIFF file" if start[:4] in _TIFF_STARTS else None
-
-
 SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 
 
@@ -228,6 +217,7 @@ def _png(file: IO[bytes], whole: bool) -> tuple[IO[bytes], int]:
     Those of animations go too: what is left is the still image that every decoder shows.
     """
     kept, exif, xmp = [file.read(8)], None, None
+    few = 0  # largest grey of 2 or 4 bits, if it is such a file
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
         if kind == b"IDAT" and not whole:
@@ -245,12 +235,26 @@ def _png(file: IO[bytes], whole: bool) -> tuple[IO[bytes], int]:
             else:
                 file.seek(length + 4, io.SEEK_CUR)
             continue
-        kept += [head, file.read(length + 4)]
+        body = file.read(length + 4)
+        if kind == b"IHDR":
+            bits, colours = body[8:10].ljust(2, b"\0")
+            few = 2**bits - 1 if colours == 0 and bits in (2, 4) else 0
+        elif kind == b"tRNS" and few:
+            body = _clear_grey(body, few)
+        kept += [head, body]
         if kind == b"IEND":
             break
     else:
         kept.append(head)
     return io.BytesIO(b"".join(kept)), exif or xmp or 1
+
+
+def _clear_grey(body: bytes, largest: int) -> bytes:
+    """Return the transparent grey of 2 or 4 bits as one of 8, which Pillow compares pixels with."""
+    if len(body) != 6:  # damaged: the decoder says how
+        return body
+    grey = struct.pack(">H", min(body[1], largest) * 255 // largest)
+    return grey + struct.pack(">I", zlib.crc32(b"tRNS" + grey))
 
 
 # --- TIFF and AVIF --------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pathlib import Path
 from spinalnet import files
 from spinalnet.data import readers
 from spinalnet.data.folders import permission_explained
-from spinalnet.data.loading import DataSpec
+from spinalnet.data.request import DataSpec
 
 _ENDS = 4096  # bytes that are looked at, at the beginning and at the end of a file
 _LOOKED_INTO = 2000  # files at most; of the others name and size are enough

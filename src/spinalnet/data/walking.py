@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from spinalnet.data import contents
+from spinalnet.texts import shown
 
 # What systems put into folders, by name in lower case; hidden folders are known by their dot.
 _SYSTEM_FOLDERS = frozenset(
@@ -23,12 +24,6 @@ _SYSTEM_FOLDERS = frozenset(
     )
 )
 _SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", "icon\r", "ehthumbs.db", "picasa.ini"))
-
-
-def shown(path: str | os.PathLike[str]) -> str:
-    """Return a path as one line of text, whatever bytes its name holds."""
-    text = os.fspath(path).encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 # One folder is a reason of its own: left out because it was asked for, or unused unasked.

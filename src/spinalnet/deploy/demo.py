@@ -18,7 +18,7 @@ from torch import Tensor
 from spinalnet._checks import InputError, SpinalnetError
 from spinalnet.comparison import TableModel, TrainedModel, load
 from spinalnet.comparison.loading import run_of
-from spinalnet.comparison.table_columns import Tell
+from spinalnet.comparison.tables.columns import Tell
 from spinalnet.comparison.wording import plain_number
 from spinalnet.data import normalize
 from spinalnet.data.depths import Depths

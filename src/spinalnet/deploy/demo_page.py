@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from spinalnet._checks import InputError, SpinalnetError, install_extra
-from spinalnet.comparison.table_columns import Tell
+from spinalnet.comparison.tables.columns import Tell
 from spinalnet.comparison.wording import as_plain_markdown
 from spinalnet.deploy.demo import SHOWN, Answer, ImageDemo, TableDemo, demo_of
 

@@ -14,8 +14,8 @@ from spinalnet.comparison import TableModel, TrainedModel, load_trained, moved
 from spinalnet.comparison.calibration import ClassScore, per_class
 from spinalnet.comparison.loading import run_of
 from spinalnet.comparison.running import measure
-from spinalnet.comparison.table_columns import Tell
-from spinalnet.comparison.tables import scores_of
+from spinalnet.comparison.tables.columns import Tell
+from spinalnet.comparison.tables.running import scores_of
 from spinalnet.comparison.trained import refuse_for_own
 from spinalnet.data import DataSpec, frames
 from spinalnet.deploy.mirrored import with_tta

@@ -12,16 +12,16 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from spinalnet import files
 from spinalnet._checks import InputError, install_extra
 from spinalnet.comparison import load
 from spinalnet.comparison.loading import run_of
-from spinalnet.comparison.table_store import MODEL_FILE
+from spinalnet.comparison.tables.store import MODEL_FILE
 from spinalnet.deploy import card
 from spinalnet.models.features import TRUNK_FILE
-from spinalnet.nn import ACTIVATIONS, SpinalNet
+from spinalnet.nn import ACTIVATIONS, SpinalNet, made_for
 
 if TYPE_CHECKING:
     from spinalnet.comparison import TableModel, TrainedModel
@@ -107,11 +107,16 @@ def from_pretrained(
     if kind != "head":
         return load(folder / MODEL_FILE)
     given = {name: value for name, value in config.items() if name != "spinalnet"}
-    try:
-        net = SpinalNet(**given)
-    except TypeError as error:
-        raise InputError(f"'{source}' describes no SpinalNet: {error}.") from error
     weights, _ = files.load_weights(folder / MODEL_FILE)
+    held = sum(map(Tensor.numel, weights.values()))
+    with files.reading(folder / CONFIG_FILE):
+        if any(isinstance(value, int) and value > held for value in given.values()):
+            raise InputError(f"it names a size that {held:,} weights cannot be of.")
+        try:
+            with made_for(weights):
+                net = SpinalNet(**given)
+        except (TypeError, RuntimeError) as error:
+            raise InputError(f"it describes no SpinalNet: {str(error).splitlines()[0]}.") from error
     try:
         net.load_state_dict(weights)
     except RuntimeError as error:

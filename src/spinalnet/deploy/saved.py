@@ -7,8 +7,8 @@ from pathlib import Path
 from spinalnet._checks import InputError
 from spinalnet.comparison import TableModel
 from spinalnet.comparison.loading import run_of
-from spinalnet.comparison.table_columns import Tell
-from spinalnet.comparison.table_model import is_table_run, load_table_model
+from spinalnet.comparison.tables.columns import Tell
+from spinalnet.comparison.tables.model import is_table_run, load_table_model
 
 
 def is_of_table(path: str | Path) -> bool:

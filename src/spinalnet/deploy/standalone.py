@@ -96,8 +96,19 @@ def _upright(image: Any, exif: bytes) -> Any:
     return image
 
 
+def _refuse_misread(image: Any) -> None:
+    """Refuse TIFF files whose values Pillow hands out as others: inverted, unsigned or as noise."""
+    if image.format != "TIFF":
+        return
+    bits, numbers = image.tag_v2.get(258, (1,))[0], image.tag_v2.get(339, (1,))[0]
+    zero_is_white, apart = image.tag_v2.get(262) == 0, image.tag_v2.get(284) == 2
+    if (bits > 8 and (zero_is_white or apart)) or (bits, numbers) in ((8, 2), (32, 1)):
+        raise ValueError("Pillow does not read the values of this TIFF file; save it with 8 bits")
+
+
 def _to_8_bits(image: Any) -> Any:
     """Scale an image of more than 8 bits per channel, grey, by the range of the training images."""
+    _refuse_misread(image)
     if image.mode != "F" and not image.mode.startswith("I"):
         coding = str(image.tile[0][3]) if image.tile else ""
         if ";16" in coding and PIXEL_RANGE not in (None, (0.0, 65535.0)):

@@ -25,8 +25,8 @@ import numpy as np
 from spinalnet import files
 from spinalnet._checks import InputError
 from spinalnet.comparison import TableModel
-from spinalnet.comparison.table_columns import Tell
-from spinalnet.comparison.table_heads import head_row
+from spinalnet.comparison.tables.columns import Tell
+from spinalnet.comparison.tables.heads import head_row
 from spinalnet.comparison.wording import as_csv
 from spinalnet.deploy.saved import table_model
 from spinalnet.deploy.tables import rows_to_ask

@@ -24,9 +24,9 @@ import spinalnet
 from spinalnet import files
 from spinalnet._checks import InputError, SpinalnetError, some
 from spinalnet.comparison import TableModel
-from spinalnet.comparison.forest import ForestEstimator
 from spinalnet.comparison.layered import LayeredEstimator, Several
-from spinalnet.comparison.table_columns import Tell
+from spinalnet.comparison.tables.columns import Tell
+from spinalnet.comparison.tables.forest import ForestEstimator
 from spinalnet.deploy.export import OPSET, OPSETS, TOLERANCE, exporting, import_for_export
 from spinalnet.deploy.saved import table_model
 from spinalnet.deploy.table_graph import ML, ML_OPSET, Graph, add_forest, add_layers, add_net

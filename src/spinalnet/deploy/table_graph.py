@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from spinalnet.comparison.forest import Forest
 from spinalnet.comparison.layered import LayeredEstimator
+from spinalnet.comparison.tables.forest import Forest
 
 ML = "ai.onnx.ml"
 ML_OPSET = 3  # trees of float64; onnxruntime >= 1.12 reads it

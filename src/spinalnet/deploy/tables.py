@@ -17,7 +17,7 @@ import numpy as np
 
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.comparison import TableModel
-from spinalnet.comparison.table_columns import Tell
+from spinalnet.comparison.tables.columns import Tell
 from spinalnet.data import frames
 from spinalnet.deploy.predict import FEW_CLASSES, Format, form_of, writable
 from spinalnet.deploy.saved import table_model

@@ -1,5 +1,6 @@
 """Networks: the paper's, published backbones, and a new head in any network."""
 
+from spinalnet.models.assembly import ImageModel, ModelSpec, create_model
 from spinalnet.models.backbones import find_backbone
 from spinalnet.models.finding import find_classifier
 from spinalnet.models.surgery import (
@@ -8,4 +9,4 @@ from spinalnet.models.surgery import (
     replace_head_,
     replace_hidden_,
 )
-from spinalnet.models.zoo import MODELS, ImageModel, ModelSpec, create_model, list_models
+from spinalnet.models.zoo import MODELS, list_models

@@ -10,8 +10,9 @@ from __future__ import annotations
 import itertools
 import pickle
 import pickletools
+import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -43,8 +44,8 @@ _NO_WEIGHTS = {
     b"\x93NUMPY": "is an array of NumPy: save the weights by name",
     b"\x1f\x8b": "is compressed: unpack it with gunzip",
     b"version https://git-lfs": "is a placeholder of Git LFS: fetch the file with 'git lfs pull'",
-    b"<!": "is a web page, not the file that was to be downloaded: download it again",
-    b"<html": "is a web page, not the file that was to be downloaded: download it again",
+    b"<": "is a web page or XML, not the file that was to be downloaded: download it again",
+    b"{": "is JSON text, such as an index of files or a server's answer: give the file of weights",
 }
 
 
@@ -66,11 +67,12 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise InputError(f"there is no file of weights {path}.")
     with path.open("rb") as file:
         start = file.read(64)
+    is_safetensors = start[8:9] == b"{"
     for magic, reason in _NO_WEIGHTS.items():
-        if start.startswith(magic):
+        if start.lstrip().startswith(magic) and not is_safetensors:
             raise InputError(f"{path} cannot be read as weights: it {reason}.")
     try:
-        held = _safetensors(path) if start[8:9] == b"{" else _torch_save(path, start)
+        held = _safetensors(path) if is_safetensors else _torch_save(path, start)
     except InputError:
         raise
     except Exception as error:  # torch and safetensors raise many kinds for a damaged file
@@ -105,13 +107,17 @@ def _torch_save(path: Path, start: bytes) -> Any:
             )
         files.check_archive(path)  # which programs may be, and weights are not
     try:
-        with path.open("rb") as file:  # of a path torch would believe the ending
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its own ways of reading
+            # Of a path torch would believe the ending.
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = _scan(path)
-        if found is None or not found.types:
+        if found is None or not (found.types or found.by_pickle):
             raise
         load = f"torch.load({path.name!r}, map_location='cpu', weights_only=False)"
+        if found.by_pickle:
+            load = f"pickle.loads(pathlib.Path({path.name!r}).read_bytes())"
         raise InputError(
             f"{path} cannot be read as weights: it holds {found.words()}, and pickled objects are "
             "not opened because they can run code. Where it was made, or where you trust it, run\n"
@@ -121,7 +127,7 @@ def _torch_save(path: Path, start: bytes) -> Any:
 
 def _converting(path: Path, load: str, expression: str) -> str:
     return (
-        f"    import torch; held = {load}\n"
+        f"    import {'pathlib, pickle, ' * load.startswith('pickle')}torch; held = {load}\n"
         f"    torch.save({expression}, {path.stem + '-weights.pth'!r})"
     )
 
@@ -140,6 +146,7 @@ class _Pickled:
     """What a pickle says of itself: types by their dotted names, in order."""
 
     outer: str  # type of the object itself; "" for a mapping
+    by_pickle: bool  # whether Python's pickle wrote the file, which torch cannot read in any way
     types: tuple[str, ...]  # all that are not part of plain weights
     entries: Mapping[str, str]  # of `WRAPPERS` that are there: the type, "" for a mapping
 
@@ -147,19 +154,28 @@ class _Pickled:
         """Say what it holds."""
         if self.outer:
             return f"a pickled {self.outer}"
+        if not self.types:
+            return "what Python's pickle has written"
         return f"objects of the type {some(self.types, 3)} beside its tensors"
 
     def expression(self) -> str:
         """Return the Python that gets the weights out of it, called `held`."""
         if self.outer:
             return "held.state_dict()"
-        for name, kind in self.entries.items():
-            return f"held[{name!r}]" + (".state_dict()" if kind else "")
+        first = next(iter(self.entries), None)
+        inner = "held" if first is None else f"held[{first!r}]"
+        if first is not None and self.entries[first]:
+            return f"{inner}.state_dict()"
+        if "numpy.ndarray" in self.types:
+            return f"{{k: torch.as_tensor(v) for k, v in {inner}.items() if hasattr(v, 'shape')}}"
+        if first is not None:
+            return inner
         return "{k: v for k, v in held.items() if isinstance(v, torch.Tensor)}"
 
 
 def _scan(path: Path) -> _Pickled | None:
     """Read the names of types in a file of `torch.save` or of pickle; None if it is damaged."""
+    by_pickle = False
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -172,6 +188,8 @@ def _scan(path: Path) -> _Pickled | None:
                 if any(kind == "number" and text == str(_TORCH_MAGIC) for kind, text in events):
                     for _ in range(3):  # its protocol, the machine, and then the object
                         events = list(_events(file))
+                else:
+                    by_pickle = True
     except (ValueError, StopIteration, OSError, IndexError, zipfile.BadZipFile):
         return None
     outer = next((text for kind, text in events if kind in ("type", "mapping")), "")
@@ -182,7 +200,8 @@ def _scan(path: Path) -> _Pickled | None:
         if kind == "text" and name in WRAPPERS and inner in ("type", "mapping"):
             entries.setdefault(name, "" if of_type == _PLAIN[0] else of_type)
     types = [text for kind, text in events if kind == "type" and not _is_plain(text)]
-    return _Pickled("" if outer == _PLAIN[0] else outer, tuple(dict.fromkeys(types)), entries)
+    outer = "" if outer == _PLAIN[0] else outer
+    return _Pickled(outer, by_pickle, tuple(dict.fromkeys(types)), entries)
 
 
 def _is_plain(kind: str) -> bool:
@@ -227,21 +246,56 @@ def _unwrapped(held: Any, path: Path) -> dict[str, Tensor]:
     """Return the one mapping of names to tensors in a record of a training."""
     if not _has_weights(held):
         raise InputError(f"{path} holds no weights by name: save model.state_dict().")
+    whole, taken = held, ""
     while not _is_weights(held):
         sets = {str(name): inner for name, inner in held.items() if _has_weights(inner)}
         known = [name for name in WRAPPERS if name in sets] or list(sets)
         first = known[0]
         others = [name for name in known[1:] if not _equal(sets[first], sets[name])]
         if others:
-            both = [first, *others]
-            out = f"{path.stem}-{others[-1]}.pth"
-            raise InputError(
-                f"{path} holds several sets of weights, which differ: {some(both, 5)}. Keep the "
-                f"one you mean, such as torch.save(torch.load({path.name!r})[{others[-1]!r}], "
-                f"{out!r})."
-            )
-        held = sets[first]
+            raise _several(path, taken + _at(first), [taken + _at(name) for name in others])
+        held, taken = sets[first], taken + _at(first)
+    # An average, a teacher, the best so far: the same network once more, under any name.
+    own = without_prefixes(held)
+    others = [
+        place
+        for place, inner in _all_sets(whole)
+        if place != taken and _rivals(own, without_prefixes(inner))
+    ]
+    if others:
+        raise _several(path, taken, others)
     return {str(name): value for name, value in held.items()}
+
+
+def _at(name: str) -> str:
+    return f"[{name!r}]"
+
+
+def _several(path: Path, first: str, others: Sequence[str]) -> InputError:
+    """Return the error of a file with several sets of weights, given where in it they stand."""
+    named = [place[2:-2].replace("']['", ".") for place in (first, *others)]
+    out = f"{path.stem}-{named[-1].rpartition('.')[2]}.pth"
+    return InputError(
+        f"{path} holds several sets of weights, which differ: {some(named, 5)}. Keep the one you "
+        f"mean, such as torch.save(torch.load({path.name!r}){others[-1]}, {out!r})."
+    )
+
+
+def _all_sets(held: Any, place: str = "") -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+    """Yield every set of weights in a record, with where it stands."""
+    if _is_weights(held):
+        yield place, held
+    elif _has_weights(held):
+        for name, inner in held.items():
+            yield from _all_sets(inner, place + _at(name))
+
+
+def _rivals(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Return whether two sets are of one network, and differ."""
+    counted = [{name for name in one if not name.endswith(COUNTER)} for one in (own, other)]
+    if counted[0] != counted[1] or any(own[n].shape != other[n].shape for n in counted[0]):
+        return False
+    return not all(torch.equal(own[name], other[name]) for name in counted[0])
 
 
 def _is_weights(held: Any) -> bool:
@@ -349,12 +403,13 @@ def differences(missing: Sequence[str], additional: Sequence[str], shapes: Seque
 
 
 def check_numbers(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], what: str) -> None:
-    """Raise `InputError` for weights that are quantised, or no numbers where the network's are."""
-    quantised = [name for name, value in weights.items() if value.is_quantized]
-    if quantised:
-        raise InputError(
-            f"{what}: {some(quantised, 3)} are quantised. Give the weights from before that."
-        )
+    """Raise `InputError` for weights of another kind than the network's, or no numbers at all."""
+    for kind, is_so in _OTHER_KINDS.items():
+        named = [name for name, value in weights.items() if is_so(value, own.get(name))]
+        if named:
+            raise InputError(
+                f"{what}: {some(named, 3)} are {kind}. Give the weights from before that."
+            )
     wrong = [
         name
         for name, value in weights.items()
@@ -369,6 +424,19 @@ def check_numbers(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], what
             f"{what}: {some(wrong, 3)} hold numbers that are not finite (NaN or infinite), so "
             "their training had failed. Give weights from before that."
         )
+
+
+_OTHER_KINDS: dict[str, Callable[[Tensor, Tensor | None], bool]] = {
+    "quantised": lambda value, _: value.is_quantized,
+    "sparse": lambda value, _: value.layout != torch.strided,
+    "without numbers (saved from the meta device)": lambda value, own: (
+        value.is_meta and own is not None and not own.is_meta
+    ),
+    "complex": lambda value, own: value.is_complex() and (own is None or not own.is_complex()),
+    "whole numbers where the network has fractions": lambda value, own: (
+        own is not None and own.is_floating_point() and not value.is_floating_point()
+    ),
+}
 
 
 def _find_prefix(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> str:

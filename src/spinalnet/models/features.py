@@ -64,6 +64,10 @@ class FeatureDataset:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def subset(self, indices: Tensor) -> FeatureDataset:
+        """Return the samples at `indices` as a data set of their own."""
+        return FeatureDataset([view.inputs[indices] for view in self._views], self.targets[indices])
+
     def batches(
         self,
         batch_size: int,

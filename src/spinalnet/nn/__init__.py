@@ -14,7 +14,7 @@ from spinalnet.nn.backends import (
     describe_call,
     use_backend,
 )
-from spinalnet.nn.counting import Count, count_macs, count_params
+from spinalnet.nn.counting import Count, count_macs, count_params, made_for
 from spinalnet.nn.dense import LinearHead, MLPHead, Normed, ProgressiveNet, matched_mlp
 from spinalnet.nn.diagram import spine_diagram, wiring_in
 from spinalnet.nn.forms import form_of, why_no_form

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from spinalnet._checks import InputError
 from spinalnet.nn.layers import SpinalLayer
 
 
@@ -40,6 +44,46 @@ def count_params(model: nn.Module) -> Count:
     head = getattr(model, "head", None)
     of_head = sum(p.numel() for p in head.parameters()) if isinstance(head, nn.Module) else 0
     return Count(total, total - of_head, of_head)
+
+
+@contextmanager
+def made_for(weights: Mapping[str, Tensor], *, spare: int = 2**20) -> Iterator[None]:
+    """Refuse modules, while they are made, that are too large for weights that are then loaded.
+
+    For networks by a description that anybody may have written: a few bytes can name one that fills
+    the memory, but a file that holds the weights of such a one is large itself. What other threads
+    make is not counted.
+
+    Args:
+        weights: That are there.
+        spare: Parameters that may be made beside twice those, for what is replaced again.
+
+    Raises:
+        InputError: With the first parameter that is too many, or too large to be had at all.
+    """
+    here, made = threading.get_ident(), 0
+    held = sum(map(Tensor.numel, weights.values()))
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal made
+        if parameter is None or threading.get_ident() != here:
+            return
+        made += parameter.numel()
+        if made > 2 * held + spare:
+            raise InputError(
+                f"it describes a network of {made:,} parameters or more, whose weights {held:,} "
+                "numbers cannot be."
+            )
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(word in str(error) for word in ("memory", "Storage size", "overflow")):
+            raise
+        raise InputError("it describes a network that no memory can hold.") from error
+    finally:
+        handle.remove()
 
 
 def count_macs(model: nn.Module, input_shape: Sequence[int]) -> Count:

@@ -30,7 +30,7 @@ def experiments_page(results: str | Path = "results/recipes") -> str:
     records = [record for record in kept if record.budget != "smoke"]
     tried = [record for record in kept if record.budget == "smoke"]
     run = [name for name in RECIPES if any(record.recipe == name for record in records)]
-    overview = [row for name in run for row in _overview(RECIPES[name], records)]
+    overview = [row for name in run for row in overview_rows(RECIPES[name], records)]
     lines = [
         "# Experiments",
         "",
@@ -67,9 +67,13 @@ def experiments_page(results: str | Path = "results/recipes") -> str:
     return "\n".join(lines) + "\n"
 
 
-def _tried_out(records: Sequence[Record]) -> list[str]:
-    """Return the part of the page on smoke runs, without their numbers, which mean nothing."""
-    rows = [
+_TRIED = ("recipe", "protocol", "heads (parameters)", "torch", "commit")
+_WAITING = ("recipe", "data", "GPU-hours a run, about", "printed")
+
+
+def tried_rows(records: Sequence[Record]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Return header and rows of smoke runs, without their numbers, which mean nothing."""
+    return _TRIED, [
         [
             record.recipe,
             record.protocol,
@@ -79,6 +83,10 @@ def _tried_out(records: Sequence[Record]) -> list[str]:
         ]
         for record in records
     ]
+
+
+def _tried_out(records: Sequence[Record]) -> list[str]:
+    """Return the part of the page on smoke runs."""
     return [
         "## Tried out on random data",
         "",
@@ -87,14 +95,14 @@ def _tried_out(records: Sequence[Record]) -> list[str]:
         "training, validation and test. It shows that the recipe runs; what came out means nothing "
         "and is not shown. The test suite does the same for every recipe.",
         "",
-        as_markdown(("recipe", "protocol", "heads (parameters)", "torch", "commit"), rows, left=5),
+        as_markdown(*tried_rows(records), left=5),
         "",
     ]
 
 
-def _not_run(recipes: Sequence[Recipe]) -> list[str]:
-    """Return the part of the page on recipes without a record."""
-    rows = [
+def not_run_rows(recipes: Sequence[Recipe]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Return header and rows of recipes without a record."""
+    return _WAITING, [
         [
             recipe.name,
             recipe.data,
@@ -103,16 +111,20 @@ def _not_run(recipes: Sequence[Recipe]) -> list[str]:
         ]
         for recipe in recipes
     ]
+
+
+def _not_run(recipes: Sequence[Recipe]) -> list[str]:
+    """Return the part of the page on recipes without a record."""
     return [
         "## Not run yet",
         "",
         "GPU-hours are those of one head and one seed at 10 TFLOP/s, from the number of MACs.",
         "",
-        as_markdown(("recipe", "data", "GPU-hours a run, about", "printed"), rows, left=2),
+        as_markdown(*not_run_rows(recipes), left=2),
     ]
 
 
-def _overview(recipe: Recipe, records: Sequence[Record]) -> list[list[str]]:
+def overview_rows(recipe: Recipe, records: Sequence[Record]) -> list[list[str]]:
     """Return one row per head: what was printed, and the longest run of each protocol."""
     best = {
         (record.protocol, record.budget): record
@@ -183,24 +195,38 @@ def _section(recipe: Recipe, records: Sequence[Record]) -> list[str]:
     return [*lines, ""]
 
 
-def _result(record: Record) -> list[str]:
-    """Return the part of the page on one record: how it was made, a row per head, notes."""
-    summary = record.summary
-    environment, selected = summary.environment, summary.selected_on
+def title_of(record: Record) -> str:
+    """Return how a record was made, in a few words."""
+    selected = record.summary.selected_on
     words = "selected on test" if selected == "test" else f"selected on {selected} data"
     title = f"{record.protocol} protocol, {words}"
     if record.budget != "full":
         title += f", {record.budget} budget"
-    header, rows = _rows(record)
-    return [
-        f"### {title.capitalize()}",
-        "",
+    return title.capitalize()
+
+
+def how_made(record: Record) -> str:
+    """Return with what effort, where and by which version a record was made, in a sentence."""
+    summary = record.summary
+    environment = summary.environment
+    return (
         f"{record.epochs} of {record.of_epochs} epochs, {record.train_size:,} of "
         f"{record.of_train_size:,} training examples, {len(summary.seeds)} seeds, "
         f"{record.hours:.2g} hours of training on "
         f"{environment.get('cuda_device') or environment.get('cpu')}, "
         f"{environment.get('threads')} thread(s), torch {environment.get('torch')}, commit "
-        f"{_short_commit(environment.get('commit'))}.",
+        f"{_short_commit(environment.get('commit'))}."
+    )
+
+
+def _result(record: Record) -> list[str]:
+    """Return the part of the page on one record: how it was made, a row per head, notes."""
+    summary = record.summary
+    header, rows = result_rows(record)
+    return [
+        f"### {title_of(record)}",
+        "",
+        how_made(record),
         "",
         f"`{summary.command}`",
         "",
@@ -210,7 +236,7 @@ def _result(record: Record) -> list[str]:
     ]
 
 
-def _rows(record: Record) -> tuple[list[str], list[list[str]]]:
+def result_rows(record: Record) -> tuple[list[str], list[list[str]]]:
     """Return the result of a record as text: header and one row per head."""
     summary = record.summary
     has_train = any("train_mse" in extra for extra in record.heads.values())

@@ -227,6 +227,12 @@ class Pictures:
         twin.mean, twin.std = tuple(mean), tuple(std)
         return twin
 
+    def subset(self, indices: torch.Tensor) -> Pictures:
+        """Return the pictures at `indices` as a part of their own."""
+        part = self.part.subset(indices)
+        chosen = Pictures(part, self.train, self.test, self.channels, self.side)
+        return chosen.normalized_by(self.mean, self.std)
+
     def _picture(self, row: int) -> Any:
         from PIL import Image
 

@@ -24,17 +24,17 @@ import torch
 
 from spinalnet import _dist, files, locks
 from spinalnet._checks import InputError, TrainingError, check_positive, unknown_name
-from spinalnet.comparison import ComparisonSpec, RunSpec, comparing
+from spinalnet.comparison import ComparisonSpec, RunSpec, comparing, write_report
 from spinalnet.comparison.cells import Event
 from spinalnet.comparison.engine import Effort
 from spinalnet.comparison.finished import read_folder
 from spinalnet.data import DATASETS, ArrayDataset, DatasetInfo, DataSpec, Splits, loading, readers
 from spinalnet.data.augment import ORIGINAL
 from spinalnet.models import MODELS, ModelSpec, zoo
-from spinalnet.models.zoo import CONTROLS, flavour_of, mlp_options
+from spinalnet.models.assembly import CONTROLS, flavour_of, mlp_options
 from spinalnet.paper.originals import as_pictures, load_originals
 from spinalnet.paper.recipes import CONSTANTS, RECIPES, Recipe, find_recipes
-from spinalnet.paper.records import Budget, LastBatches, Protocol, make_record
+from spinalnet.paper.records import Budget, LastBatches, Protocol, make_record, published_of
 from spinalnet.training import TrainConfig
 
 _SHORT_EPOCHS, _SHORT_DATA = 0.1, 0.2
@@ -352,7 +352,7 @@ def _run_in(folder: Path, request: RecipeRequest, on_event: Callable[[Event], No
         command=f"spinalnet reproduce {request.recipe.name} --protocol {request.protocol} "
         f"--seeds {request.seeds} --budget {request.budget}",
         timed=False,  # the benchmarks do that, on a quiet machine
-        reported=request.budget != "smoke",
+        reported=False,  # below, beside what the original printed
     )
     for row, reasons in read_folder(folder).failed.items():
         for unit, reason in reasons.items():
@@ -360,6 +360,9 @@ def _run_in(folder: Path, request: RecipeRequest, on_event: Callable[[Event], No
     if _dist.is_main():
         record = make_record(request.recipe, request.protocol, request.budget, folder)
         files.write_mapping(folder / "recipe.json", record.to_dict())
+        if request.budget != "smoke":
+            published_of(record).save(folder)
+            write_report(folder)
     _dist.barrier()
     return folder
 

@@ -10,7 +10,9 @@ from typing import Any, Literal
 from spinalnet import files
 from spinalnet._checks import InputError, read_fields
 from spinalnet.comparison import RunSpec, Summary, summarize
+from spinalnet.comparison.published import Published, PublishedValue
 from spinalnet.comparison.schema import SCHEMA, check_version, load, with_paper_mlp
+from spinalnet.comparison.wording import listing
 from spinalnet.data import DATASETS, readers
 from spinalnet.files import expanded
 from spinalnet.paper.recipes import RECIPES, Recipe, find_recipes
@@ -174,6 +176,60 @@ def make_record(recipe: Recipe, protocol: Protocol, budget: Budget, folder: Path
         heads=heads,
         summary=summarize(folder),
     )
+
+
+def published_of(record: Record) -> Published:
+    """Return what the original printed of a recipe, beside the same quantities of a record."""
+    recipe, summary = RECIPES[record.recipe], record.summary
+    marks = []
+    if "test" in summary.selected_on.split():
+        marks.append("selected on test: optimistic")
+    if record.budget != "full":
+        marks.append(f"{record.budget} budget: not its result")
+    selected = "on the test data" if marks and "test" in marks[0] else "on validation data"
+    if summary.selected_on == "training":
+        selected = "on training data"
+    how = "by the original's own procedure" if record.protocol == "paper" else "honestly"
+    setting = [
+        f"An experiment of the original ({listing(recipe.sources)}): {recipe.model} on "
+        f"{recipe.data}. It reported: {recipe.selection}.",
+        f"Here it was run {how}, the epoch chosen {selected}: {record.epochs} of "
+        f"{record.of_epochs} epochs, {record.train_size:,} of {record.of_train_size:,} training "
+        "examples.",
+    ]
+    if recipe.defects:
+        setting.append(
+            f"What is known to be wrong with the original here: {listing(recipe.defects)} in "
+            "docs/paper-vs-code.md."
+        )
+    values = [
+        PublishedValue(
+            row.head, printed.what.partition(": ")[2], printed.value, printed.where, here
+        )
+        for row in summary.heads
+        for printed in recipe.printed
+        if _is_of(printed.what, row.head)
+        for here in [_found(record, row.head, printed.what)]
+    ]
+    title = f"{recipe.name}, {record.protocol} protocol"
+    in_points = summary.metric == "accuracy"
+    return Published(title, tuple(marks), tuple(setting), tuple(values), in_points)
+
+
+def _is_of(what: str, head: str) -> bool:
+    """Whether a printed number is of a head; the original's spinal one may be a variant of ours."""
+    return what.startswith((f"{head}:", f"{head.partition('-reused')[0]}:"))
+
+
+def _found(record: Record, head: str, what: str) -> tuple[float, ...]:
+    """Return the same quantity as a record has it, one value per seed; empty where it has not."""
+    extra = record.heads.get(head, {})
+    if "last mini-batch" in what:
+        return tuple(extra.get("last_batch_minimum", ()))
+    if "accuracy" in what and record.budget == "full":
+        row = next(row for row in record.summary.heads if row.head == head)
+        return tuple(value for value in row.values if value is not None)
+    return ()
 
 
 class LastBatches:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from spinalnet.models import trunks, zoo
+from spinalnet.models import assembly, trunks
 from spinalnet.nn.dense import LinearHead, MLPHead, ProgressiveNet
 from spinalnet.nn.layers import SpinalLayer, SpinalNet
 from spinalnet.nn.variants import MultiTapSpinalNet, ReusedSpinalNet
@@ -212,7 +212,7 @@ def _head_names(head: nn.Module) -> Iterator[Names]:
 
 def candidates(model: nn.Module) -> Iterator[Names]:
     """Yield every spelling of a whole model or of a head on its own."""
-    if isinstance(model, zoo.ImageModel):
+    if isinstance(model, assembly.ImageModel):
         trunk = _TRUNKS.get(model.name, _under(""))(model.trunk)
         shared = {f"trunk.{ours}": key for ours, key in trunk.items()}
         head, prefix, attributes = model.head, "head.", attributes_of(model.name)

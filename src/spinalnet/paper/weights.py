@@ -10,6 +10,7 @@ The networks of the scripts end in log-softmax where ours return logits; the wei
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from spinalnet import files
 from spinalnet._checks import InputError, some, unknown_name
 from spinalnet.comparison.schema import SCHEMA
-from spinalnet.models import checkpoints, zoo
+from spinalnet.models import assembly, checkpoints, zoo
 from spinalnet.nn.activations import ACTIVATIONS
 from spinalnet.nn.dense import LinearHead, ProgressiveNet
 from spinalnet.nn.heads import head_arguments
@@ -30,11 +31,11 @@ from spinalnet.paper.spellings import candidates
 
 
 def _head_of(model: nn.Module) -> nn.Module:
-    return model.head if isinstance(model, zoo.ImageModel) else model
+    return model.head if isinstance(model, assembly.ImageModel) else model
 
 
 def _describe(model: nn.Module) -> str:
-    name = f"model '{model.name}' with " if isinstance(model, zoo.ImageModel) else ""
+    name = f"model '{model.name}' with " if isinstance(model, assembly.ImageModel) else ""
     return f"{name}head {type(_head_of(model)).__name__}"
 
 
@@ -90,7 +91,7 @@ def _fit(
     ours = model.state_dict()
     wanted = {key: ours[own] for own, key in names.keys.items()}
     ignored = set(names.dead)
-    if isinstance(model, zoo.ImageModel) and model.name == "vgg19_bn":
+    if isinstance(model, assembly.ImageModel) and model.name == "vgg19_bn":
         ignored |= {key for key in weights if key.startswith("fc.")} - wanted.keys()
     problems = checkpoints.differences(
         [key for key in wanted if key not in weights and not key.endswith(checkpoints.COUNTER)],
@@ -143,7 +144,7 @@ def convert_checkpoint(
     std: Sequence[float] | None = None,
     on_assumption: Callable[[str], None] | None = None,
     **options: Any,
-) -> zoo.ImageModel:
+) -> assembly.ImageModel:
     """Turn a checkpoint of the original scripts into one of ours.
 
     Head, widths, slices and number of classes are read from the shapes in the file. What they leave
@@ -179,6 +180,9 @@ def convert_checkpoint(
     """
     if model_name not in zoo.MODELS:
         raise unknown_name("model", model_name, zoo.MODELS)
+    old, new = files.expanded(path), files.expanded(out)
+    if new.exists() and old.exists() and new.samefile(old):
+        raise InputError(f"{out} is the file to convert, which would be lost: give another name.")
     reading, model, about = _build(path, model_name, head, wiring, in_channels, image_size, options)
     outputs, channels = len(about["class_names"]), about["input_shape"][0]
     if class_names is not None and len(class_names) != outputs:
@@ -186,11 +190,14 @@ def convert_checkpoint(
             f"class_names must have {outputs} names, one per output of {path}, got "
             f"{len(class_names)}."
         )
+    if class_names is not None and (len({*class_names}) < outputs or not all(class_names)):
+        raise InputError(f"class_names must differ, and none be empty, got {list(class_names)}.")
+    is_image = len(about["input_shape"]) == 3
     constants = {
-        name: _constants(name, values, channels, usual)
+        name: _constants(name, values, channels, usual, is_image=is_image)
         for name, values, usual in (("mean", mean, 0.0), ("std", std, 1.0))
     }
-    if mean is None and std is None and len(about["input_shape"]) == 3:
+    if mean is None and std is None and is_image:
         reading.assumed.append(
             "mean=0, std=1: the file does not say how images were normalised, so that pixels are "
             "taken as they are, from 0 to 1"
@@ -211,13 +218,21 @@ def convert_checkpoint(
 
 
 def _constants(
-    name: str, values: Sequence[float] | None, channels: int, usual: float
+    name: str, values: Sequence[float] | None, channels: int, usual: float, *, is_image: bool
 ) -> list[float]:
     if values is not None and len(values) not in (1, channels):
         raise InputError(
             f"{name} must have one number per channel ({channels}), got {len(values)}."
         )
     given = [usual] if values is None else [float(value) for value in values]
+    if not all(math.isfinite(value) and (name == "mean" or value > 0) for value in given):
+        kind = "a number" if name == "mean" else "a positive number"
+        raise InputError(f"{name} must be {kind} per channel, got {given}.")
+    if is_image and any(abs(value) > 1 for value in given):
+        raise InputError(
+            f"{name} must be on the scale of pixels from 0 to 1, got {given}: divide what is on "
+            "that of 0 to 255 by 255."
+        )
     return given if len(given) == channels else given * channels
 
 
@@ -229,7 +244,7 @@ def _build(
     in_channels: int | None,
     image_size: int | None,
     options: Mapping[str, Any],
-) -> tuple[Reading, zoo.ImageModel, dict[str, Any]]:
+) -> tuple[Reading, assembly.ImageModel, dict[str, Any]]:
     """Return what a file says, its network with its weights, and what to keep of both."""
     weights = checkpoints.read_weights(path)
     checkpoints.check_numbers(weights, {}, f"{path} is useless")
@@ -246,7 +261,7 @@ def _build(
     accepted = head_arguments(head)
     chosen = {key: value for key, value in reading.options.items() if key in accepted}
     chosen |= options
-    model = zoo.create_model(
+    model = assembly.create_model(
         model_name, reading.num_classes, in_channels, image_size, head, neck=reading.neck, **chosen
     )
     if dead := _fit(model, weights, any_activation="activation" in options):
@@ -281,7 +296,9 @@ def _one_wiring(head: str | None, wiring: str | None) -> str | None:
 
 def _features(model_name: str, in_channels: int | None, image_size: int | None) -> int:
     """Return how many features the trunk of a model makes, from a twin without numbers."""
-    build = functools.partial(zoo.create_model, model_name, 2, in_channels, image_size, "linear")
+    build = functools.partial(
+        assembly.create_model, model_name, 2, in_channels, image_size, "linear"
+    )
     try:
         with torch.device("meta"):
             model = build()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +104,44 @@ class Job:
     optimizer: Optimizer | None = None
 
 
+@dataclass(frozen=True)
+class NetEpoch:
+    """An epoch of one of the nets of an estimator, which learn one after another.
+
+    Attributes:
+        net: Its number, from 1.
+        nets: How many there are.
+        epoch: Number of the epoch, from 1.
+        epochs: How many there are at most.
+        row: Its losses, rate and, with rows held out, scores, as `Loop.history` has them.
+        is_last: Whether the net is done.
+    """
+
+    net: int
+    nets: int
+    epoch: int
+    epochs: int
+    row: Mapping[str, Any]
+    is_last: bool
+
+
+OnEpoch = Callable[[NetEpoch], None]
+_listener: ContextVar[OnEpoch | None] = ContextVar("spinalnet_on_epoch", default=None)
+
+
+@contextmanager
+def hearing_epochs(on_epoch: OnEpoch) -> Iterator[None]:
+    """Call `on_epoch` after every epoch of estimators that are fitted in the block.
+
+    The signature of `fit` is scikit-learn's, and what a model is told to do is no part of it.
+    """
+    token = _listener.set(on_epoch)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
 def train_members(jobs: Sequence[Job], rows: Rows, task: Task) -> None:
     """Train every member on its rows, from where it is to the last epoch of its settings.
 
@@ -113,8 +153,15 @@ def train_members(jobs: Sequence[Job], rows: Rows, task: Task) -> None:
     Raises:
         TrainingError: If a loss or a weight is no longer finite.
     """
-    for job in jobs:
-        _train(job, rows, task)
+    on_epoch = _listener.get()
+    for number, job in enumerate(jobs):
+
+        def tell(loop: Loop, row: Mapping[str, Any], net: int = number + 1) -> None:
+            if on_epoch is not None:
+                done, most = loop.epochs_done, loop.config.epochs
+                on_epoch(NetEpoch(net, len(jobs), done, most, row, bool(loop.stopped)))
+
+        _train(job, rows, task, tell)
 
 
 def _some(rows: Rows, which: Tensor | None) -> Rows:
@@ -124,7 +171,9 @@ def _some(rows: Rows, which: Tensor | None) -> Rows:
     return x[which], targets[which], None if weights is None else weights[which]
 
 
-def _train(job: Job, rows: Rows, task: Task) -> None:
+def _train(
+    job: Job, rows: Rows, task: Task, tell: Callable[[Loop, Mapping[str, Any]], None]
+) -> None:
     """Go on to the last epoch and keep the best."""
     member, net, config = job.member, job.net, job.config
     held_out = None if job.held_out is None else _some(rows, job.held_out)
@@ -138,7 +187,8 @@ def _train(job: Job, rows: Rows, task: Task) -> None:
     with own_generators():
         torch.manual_seed(job.seed)
         while not loop.stopped:
-            loop.run_epoch()
+            row, _ = loop.run_epoch()
+            tell(loop, row)
     member.n_iter, member.best_epoch = loop.epoch, loop.best_epoch or loop.epoch
     member.loss_curve += [row["train_loss"] for row in loop.history]
     if held_out is not None:

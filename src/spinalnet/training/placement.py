@@ -22,7 +22,7 @@ from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.training.config import TrainConfig
 
 Task = Literal["classification", "regression"]
-Phase = Literal["features", "train", "validate", "epoch", "note"]
+Phase = Literal["features", "tuning", "train", "validate", "epoch", "note"]
 Batch = tuple[Tensor, Tensor]
 
 

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from spinalnet import _dist, files, locks
 from spinalnet._checks import InputError
-from spinalnet.texts import from_json, from_yaml
+from spinalnet.texts import from_json, from_yaml, is_text, shown
 from spinalnet.training import states
 from spinalnet.training.environment import describe_environment
 
@@ -81,11 +81,12 @@ class RunFolder:
 
         Raises:
             InputError: If the folder holds something else, or a run with another `config` (the
-                first differing field is named), or cannot be written.
+                first differing field is named), cannot be written, or a name is no text.
             FolderInUse: If another process writes into it.
         """
         run = cls(path)
         wanted = _plain(config)
+        _check_names(run.path, wanted)
         if not _dist.is_main() and is_run(run.path):
             run._check_same(wanted, read)
             return run  # the main process of the job has begun it, and alone writes
@@ -370,6 +371,21 @@ def first_difference(
         elif old != new:
             return f"{prefix}{key}", old, new
     return None
+
+
+def _check_names(path: Path, config: Any) -> None:
+    """Refuse names that are no text: neither the configuration nor the weights could be read."""
+    inside = [str(path), config]
+    for one in inside:  # which grows
+        if isinstance(one, Mapping):
+            inside += one.values()
+        elif isinstance(one, list):
+            inside += one
+        elif isinstance(one, str) and not is_text(one):
+            raise InputError(
+                f"'{shown(one)}' is no UTF-8 text, so that a run could not be read again: rename "
+                "it, or make a link to it with another name and give that."
+            )
 
 
 def _check_empty(path: Path) -> None:

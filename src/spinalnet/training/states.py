@@ -95,6 +95,9 @@ def _keep(target: Path) -> None:
     try:
         aside.hardlink_to(target)
         aside.replace(target.with_name(BEFORE_FILE))
+        # Where a kill came between this and the new state both are one file already, and renaming
+        # one name of a file to another of its names does nothing.
+        aside.unlink(missing_ok=True)
     except OSError:  # a disk without such links
         with suppress(OSError):
             target.replace(target.with_name(BEFORE_FILE))

@@ -17,7 +17,8 @@ from spinalnet.comparison.classes import (
 from spinalnet.comparison.report import drawing
 from spinalnet.comparison.report.drawing import Drawn, Theme, clip, series
 from spinalnet.comparison.residuals import HeadResiduals, Residual
-from spinalnet.comparison.wording import listing, per_cent, readable
+from spinalnet.comparison.wording import listing, per_cent
+from spinalnet.texts import readable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +34,7 @@ def confusion_figure(confusions: Sequence[Confusion]) -> Drawn:
             "Most confused classes",
             f"The commonest mistakes, as share of the true class's test examples, all runs of "
             f"{counted}.",
-            (6.4, 5.2),
+            (drawing.WIDTH, 5.2),
             lambda figure, theme: _paint_pairs(figure, theme, confusions),
         )
     panel = 4.6 if len(confusions[0].names) <= 12 else 7.0  # inches
@@ -172,10 +173,42 @@ def mistakes(head: HeadQuality | HeadResiduals) -> list[dict[str, Any]]:
         return [
             _picture(image, _values(image.true), _values(image.predicted)) for image in head.images
         ]
+    leads = [abs(share.lead) for one in head.mistakes for share in one.layers]
     return [
         _picture(one, one.true, one.predicted, f", {per_cent(one.probability, '.0f')}")
+        | {"spoken": _spoken(one, max(leads, default=0.0) or 1.0)}
         for one in head.mistakes
     ]
+
+
+BARS = 60
+"""Half the width of the bars that say which layer spoke for which class, in their own units."""
+
+
+def _spoken(mistake: Mistake, most: float) -> dict[str, Any] | None:
+    """Say which layer spoke for the wrong class, and which for the true one; None if not known.
+
+    Args:
+        mistake: An image.
+        most: What makes a bar of full length.
+    """
+    if not mistake.layers:
+        return None
+    bars = []
+    for share in mistake.layers:
+        length = BARS * abs(share.lead) / most
+        bars.append(
+            {
+                "left": BARS - (length if share.lead < 0 else 0),
+                "length": length,
+                "wrong": share.lead > 0,
+                "title": f"layer {share.layer}, slice {share.slice}: {share.predicted:+.2f} for "
+                f"{mistake.predicted}, {share.true:+.2f} for {mistake.true}",
+            }
+        )
+    loudest = max(mistake.layers, key=lambda share: share.lead)
+    said = f"layer {loudest.layer} (slice {loudest.slice}) most: {loudest.lead:+.1f}"
+    return {"bars": bars, "said": said if loudest.lead > 0 else "no layer: the biases decide"}
 
 
 def _values(values: Sequence[float]) -> str:
@@ -199,4 +232,5 @@ def _picture(image: Mistake | Residual, true: str, said: str, more: str = "") ->
         "title": f"{true} taken for {said}",
         "caption": f"{true} → {said}{more}",
         "file": image.path and readable(Path(image.path).name),
+        "spoken": None,
     }

@@ -53,6 +53,10 @@ DARK = Theme(
     heat="#6cc0ff",
     series=("#4fb0e8", "#ff8a3d", "#2cc79b", "#e39ac4", "#f2bd3f", "#a4d8f5", "#b5b5b5"),
 )
+WIDTH = 5.2
+"""Of a figure of one panel, in inches: a phone shows it whole, with letters that can be read."""
+
+_SMALLEST = 0.7  # of its size that a figure shrinks to; a wider one scrolls
 _DASHES = ("solid", "dashed", "dotted")
 _VARIABLES = {colour: name for name, colour in LIGHT.variables().items()}
 _TIP = "tip:"
@@ -83,7 +87,8 @@ class Drawn:
         element = re.sub(r"<style.*?</style>", "", element, flags=re.DOTALL)
         width = re.search(r'viewBox="0 0 ([\d.]+)', element)
         described = f'role="img" aria-labelledby="title-{self.name}"'
-        style = f"max-width: {float(width[1]) * 4 / 3:.0f}px" if width else ""
+        size = float(width[1]) * 4 / 3 if width else 0.0
+        style = f"max-width: {size:.0f}px; min-width: {_SMALLEST * size:.0f}px" if width else ""
         element = re.sub(
             r' width="[^"]*pt" height="[^"]*pt"', f' {described} style="{style}"', element, count=1
         )

@@ -39,7 +39,7 @@ def differences(summary: Summary) -> Drawn:
         "that there is none worth the name."
     )
     height = 1.3 + 0.42 * len(summary.heads)
-    return drawing.draw("differences", "Differences", caption, (6.4, height), paint)
+    return drawing.draw("differences", "Differences", caption, (drawing.WIDTH, height), paint)
 
 
 def paint_differences(axes: Axes, theme: Theme, summary: Summary) -> None:
@@ -94,7 +94,7 @@ def learning_curves(comparison: FinishedRuns, summary: Summary) -> Drawn | None:
     caption += " The axis leaves out the steep start." if cut else ""
     if max(map(len, found.by_head.values())) > MOST_POINTS:
         caption += " Neighbouring epochs are drawn as one, with the mean and range of all."
-    return drawing.draw("learning_curves", "Learning curves", caption, (6.4, 4.2), paint)
+    return drawing.draw("learning_curves", "Learning curves", caption, (drawing.WIDTH, 3.8), paint)
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ def scores(summary: Summary) -> Drawn:
 
     caption = f"Each dot is one {summary.unit_kind}; the line is the mean."
     height = 1.2 + 0.42 * len(summary.heads)
-    return drawing.draw("scores", "Every run", caption, (6.4, height), paint)
+    return drawing.draw("scores", "Every run", caption, (drawing.WIDTH, height), paint)
 
 
 def paint_scores(axes: Axes, theme: Theme, summary: Summary) -> None:

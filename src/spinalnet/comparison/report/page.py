@@ -6,6 +6,7 @@ What the numbers mean stands in `summary`, `classes` and `outputs`.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,17 +17,26 @@ from spinalnet.comparison.classes import ClassRow, HeadQuality
 from spinalnet.comparison.findings import head_rows, paragraphs
 from spinalnet.comparison.finished import FinishedRuns, note_look, read_folder, result_of
 from spinalnet.comparison.next_steps import NextStep, next_steps
-from spinalnet.comparison.report import class_figures, drawing, figures, tuning_figures
+from spinalnet.comparison.published import Published, read_published
+from spinalnet.comparison.report import (
+    class_figures,
+    drawing,
+    figures,
+    published_figures,
+    tuning_figures,
+)
 from spinalnet.comparison.report.drawing import Drawn
 from spinalnet.comparison.residuals import HeadResiduals, largest_residuals
+from spinalnet.comparison.samples import SHARP, Samples
 from spinalnet.comparison.schema import SCHEMA
 from spinalnet.comparison.summary import summarize_runs
 from spinalnet.comparison.wording import Show, digits, interval, plus_minus
-from spinalnet.files import expanded, to_json, write_bytes
+from spinalnet.files import expanded, reading, to_json, write_bytes
 from spinalnet.wiring import Wiring, draw_wiring
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 
 def write_report(
@@ -68,6 +78,11 @@ def write_report(
     cost = figures.metric_against_cost(summary) if len(summary.heads) > 1 else None
     if cost is not None:  # by the differences
         drawn.insert(1, cost)
+    published = read_published(folder)
+    if published is not None:
+        labelled = [(one.head, one) for one in published.values]
+        beside = published_figures.published_figure(labelled, published.in_points)
+        drawn += [] if beside is None else [beside]
     steps = next_steps(comparison, summary, folder)
     record = summary.to_dict()
     rows = [_summary_row(head, summary.metric) for head in record["heads"]]
@@ -85,7 +100,8 @@ def write_report(
         "scores.csv": wording.as_csv(by_unit).encode(),
         **{f"{figure.name}.svg": figure.svg.encode() for figure in drawn},
         "report.html": _page(
-            summary, drawn, judged, residuals, steps, _spines(comparison)
+            *(summary, drawn, judged, residuals, steps, _spines(comparison)),
+            **{"samples": _samples(comparison), "published": published},
         ).encode(),
     }
     if residuals:
@@ -149,6 +165,43 @@ def _spines(comparison: FinishedRuns) -> list[str]:
     return drawn
 
 
+def _samples(comparison: FinishedRuns) -> dict[str, Any] | None:
+    """Return the training images that the first run with any has kept, for the page."""
+    for record in comparison.records:
+        kept = result_of(record).get("samples")
+        if not kept:
+            continue
+        with reading(record.path / "result.json"):
+            found = Samples.from_dict(kept)
+        path = record.path / Path(found.file).name
+        if path.exists():
+            return _sample_strip(found, path)
+    return None
+
+
+def _sample_strip(samples: Samples, path: Path) -> dict[str, Any]:
+    count, side = len(samples.labels), samples.side
+    title = f"{count} training images at {side} x {side} pixels"
+    caption = f"Training images as the network sees them, at {side} × {side} pixels"
+    if samples.augment != "none":
+        title += f", plain above, augmented by {samples.augment} below"
+        caption += (
+            f": plain above, and below as one epoch sees them, augmented by {samples.augment}"
+        )
+    caption += "."
+    if samples.mix != "none":
+        caption += f" Training mixes several of them ({samples.mix}), which is not shown."
+    kind = "png" if path.suffix == ".png" else "jpeg"
+    content = base64.b64encode(path.read_bytes()).decode()
+    return {
+        "source": f"data:image/{kind};base64,{content}",
+        "small": side < SHARP,
+        "title": title,
+        "caption": caption,
+        "labels": samples.labels,
+    }
+
+
 def _summary_row(head: Mapping[str, Any], metric: str) -> dict[str, Any]:
     """One head as a row, its numbers named after the metric, the difference spread over columns."""
     values = "accuracies" if metric == "accuracy" else f"{metric}_values"
@@ -179,19 +232,25 @@ _FEW_ROWS = 30  # classes that the page lists; beyond, only those with the lowes
 
 def _probability_cells(judged: Sequence[HeadQuality]) -> tuple[list[str], list[list[str]]]:
     """The table of probabilities as text: header, and a row per head."""
-    names = [name for name in _PROBABILITIES if any(name in head.means for head in judged)]
     compared = [name for name in ("nll", "ece") if any(name in h.differences for h in judged)]
-    header = ["head", *(_PROBABILITIES[name] for name in names)]
-    header += [f"{judged[0].head} minus\nthis, {name.upper()}" for name in compared]
+    # What is compared stands first, its difference beside it: a narrow screen shows no more.
+    names = [name for name in _PROBABILITIES if any(name in head.means for head in judged)]
+    names.sort(key=lambda name: name not in compared)
+    header = ["head"]
+    for name in names:
+        header.append(_PROBABILITIES[name])
+        if name in compared:
+            header.append(f"{judged[0].head} minus\nthis, {name.upper()}")
     rows = []
     for head in judged:
         row = [head.head]
         for name in names:
             std = head.stds.get(name) if name in ("nll", "ece") else None
             row.append(plus_minus(head.means.get(name), std, _show(name)))
-        for name in compared:
-            d = head.differences.get(name)
-            row.append(wording.NONE if d is None or d.low is None else interval(d, _show(name)))
+            if name in compared:
+                d = head.differences.get(name)
+                found = d is not None and d.low is not None
+                row.append(interval(d, _show(name)) if found else wording.NONE)
         rows.append(row)
     return header, rows
 
@@ -227,24 +286,39 @@ def _class_cells(judged: Sequence[HeadQuality]) -> tuple[list[str], list[list[st
     return header, rows
 
 
-def environment() -> Environment:
-    """Return the templates of pages."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def environment(*packages: str) -> Environment:
+    """Return the templates of pages, and those of other packages."""
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-    return Environment(
-        loader=PackageLoader("spinalnet.comparison.report"),
+    made = Environment(
+        loader=ChoiceLoader([PackageLoader(name) for name in (__package__, *packages)]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["foldable"] = _foldable
+    return made
+
+
+def _foldable(cell: str) -> Markup:
+    """Return a cell that a narrow screen breaks before its interval, and nowhere else."""
+    from markupsafe import Markup, escape
+
+    value, _, rest = cell.partition(" (")
+    if " to " not in rest:
+        return escape(cell)
+    return escape(value) + Markup(' <br class="narrow">(') + escape(rest)
 
 
 def _of_its_cost(first: HeadSummary, other: HeadSummary) -> str:
-    """Say what part of another head's multiplications the first one takes."""
-    if not first.head_macs or not other.head_macs:
-        return ""
-    return f"{first.head_macs / other.head_macs:.2g}×"
+    """Say what the first head costs of another: multiplications, else the seconds of training."""
+    if first.head_macs and other.head_macs:
+        return f"{first.head_macs / other.head_macs:.2g}× its multiplications"
+    if first.train_seconds_mean and other.train_seconds_mean:
+        ours, theirs = (wording.three_digits(head.train_seconds_mean) for head in (first, other))
+        return f"trains in {theirs} s, {first.head} in {ours} s"
+    return ""
 
 
 def _page(
@@ -254,12 +328,20 @@ def _page(
     residuals: Sequence[HeadResiduals],
     steps: Sequence[NextStep],
     spines: Sequence[str],
+    *,
+    samples: Mapping[str, Any] | None,
+    published: Published | None,
 ) -> str:
     """Fill the template: one HTML page with everything inside."""
     units = summary.wording
     header, rows = head_rows(summary)
     confusions = [head.confusion for head in judged[:2]]
     many = bool(confusions) and len(confusions[0].names) > classes.LARGEST_MATRIX
+    mistakes = [
+        (head, pictures)
+        for head in (*judged[:2], *residuals[:2])
+        if (pictures := class_figures.mistakes(head))
+    ]
     return (
         environment()
         .get_template("report.html.j2")
@@ -274,6 +356,7 @@ def _page(
                 for head in summary.heads
                 if head.difference
             ],
+            multiplied=any("×" in _of_its_cost(summary.heads[0], h) for h in summary.heads[1:]),
             units=units,
             by_unit=[
                 (unit, [units.value(head.values[i], unit=False) for head in summary.heads])
@@ -283,14 +366,16 @@ def _page(
             per_cent=wording.per_cent,
             next_steps=steps,
             spines=spines,
+            samples=samples,
+            published=published,
+            published_cells=published and published_figures.published_cells(published),
             main=next((figure for figure in drawn if figure.name == "differences"), None),
-            figures=[figure for figure in drawn if figure.name != "differences"],
+            beside=next((figure for figure in drawn if figure.name == "published"), None),
+            figures=[f for f in drawn if f.name not in ("differences", "published")],
             colours={"light": drawing.LIGHT.variables(), "dark": drawing.DARK.variables()},
-            mistakes=[
-                (head, pictures)
-                for head in (*judged[:2], *residuals[:2])
-                if (pictures := class_figures.mistakes(head))
-            ],
+            mistakes=mistakes,
+            spoken=any(picture["spoken"] for _, pictures in mistakes for picture in pictures),
+            bars=class_figures.BARS,
             residuals=bool(residuals),
             tuning=tuning_figures.tuning_cells(summary),
             probabilities=_probability_cells(judged) if judged else None,

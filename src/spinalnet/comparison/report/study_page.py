@@ -88,7 +88,7 @@ def critical_difference(heads: tuple[str, ...], ranks: Ranks) -> Drawn:
     if ranks.p_value is not None:
         caption += f" Friedman's test that all rank alike: p = {ranks.p_value:.2g}."
     height = 1.0 + 0.3 * len(heads)
-    return drawing.draw("ranks", "Ranks", caption, (6.8, height), paint)
+    return drawing.draw("ranks", "Ranks", caption, (drawing.WIDTH, height), paint)
 
 
 def paint_ranks(axes: Axes, theme: Theme, heads: tuple[str, ...], ranks: Ranks) -> None:
@@ -135,4 +135,6 @@ def by_data_set(study: Study) -> Drawn:
         "practical purposes."
     )
     height = 1.5 + 0.32 * len(study.means)
-    return drawing.draw("by_data_set", "Data set by data set", caption, (6.8, height), paint)
+    return drawing.draw(
+        "by_data_set", "Data set by data set", caption, (drawing.WIDTH, height), paint
+    )

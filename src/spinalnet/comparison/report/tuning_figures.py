@@ -32,7 +32,7 @@ def tuning(summary: Summary) -> Drawn | None:
         "the head was not tuned; it is dashed if it rose by more than the margin in its last third."
     )
     caption += " Mean over units." if summary.is_table else ""
-    return drawing.draw("tuning", "Tuning", caption, (6.4, 4.2), paint)
+    return drawing.draw("tuning", "Tuning", caption, (drawing.WIDTH, 3.8), paint)
 
 
 def paint_tuning(axes: Axes, theme: Theme, summary: Summary) -> None:

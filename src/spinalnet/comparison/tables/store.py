@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from spinalnet import files
 from spinalnet._checks import InputError
 from spinalnet.comparison import packing
-from spinalnet.comparison.forest import Forest, ForestEstimator
 from spinalnet.comparison.layered import LayeredEstimator, Several
-from spinalnet.comparison.table_columns import Column, columns_of
-from spinalnet.comparison.table_heads import estimator_class, head_row
-from spinalnet.comparison.table_rows import TableRows
-from spinalnet.comparison.table_spec import TableSpec
+from spinalnet.comparison.tables.columns import Column, columns_of
+from spinalnet.comparison.tables.forest import Forest, ForestEstimator
+from spinalnet.comparison.tables.heads import estimator_class, head_row
+from spinalnet.comparison.tables.rows import TableRows
+from spinalnet.comparison.tables.spec import TableSpec
+from spinalnet.nn import made_for
 from spinalnet.randomness import own_generators
 
 MODEL_FILE = "model.safetensors"
@@ -235,7 +236,10 @@ def _put_together(
                 for key, value in tensors.items()
                 if key.startswith(start)
             }
-            with own_generators():  # whose draws are lost, and must not be another's
+            with (
+                made_for(weights),
+                own_generators(),
+            ):  # whose draws are lost, and must not be another's
                 module = _untrained(estimator, shape, weights)
             module.load_state_dict(weights)
             setattr(estimator, name, module.eval())

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-# Loading this file fails where these two are missing: see `table_baselines.find_class`.
+# Loading this file fails where these two are missing: see `baselines.find_class`.
 import rtdl_num_embeddings as rtdl  # pyright: ignore[reportMissingImports]
 import tabm  # pyright: ignore[reportMissingImports]
 import torch

@@ -12,13 +12,14 @@ import torch
 
 from spinalnet import files
 from spinalnet._checks import InputError, some
-from spinalnet.comparison import table_store, tables
 from spinalnet.comparison.outputs import AnyOutputs
-from spinalnet.comparison.table_columns import Tell, align
-from spinalnet.comparison.table_fitting import outputs_of, quiet
-from spinalnet.comparison.table_rows import digest, rows_of
-from spinalnet.comparison.table_spec import TableSpec
-from spinalnet.comparison.table_store import MODEL_FILE, Description
+from spinalnet.comparison.tables import running as table_running
+from spinalnet.comparison.tables import store as table_store
+from spinalnet.comparison.tables.columns import Tell, align
+from spinalnet.comparison.tables.fitting import outputs_of, quiet
+from spinalnet.comparison.tables.rows import digest, rows_of
+from spinalnet.comparison.tables.spec import TableSpec
+from spinalnet.comparison.tables.store import MODEL_FILE, Description
 from spinalnet.training import runs
 
 
@@ -199,5 +200,5 @@ def load_table_model(path: str | Path, table: Any = None) -> TableModel:
             return TableModel(estimator, about, spec, folder)
         why = about.not_kept or why
     rows = rows_of(replace(spec, frame=table))
-    estimator = tables.refit(folder, table)
+    estimator = table_running.refit(folder, table)
     return TableModel(estimator, table_store.describe(spec, rows), spec, folder, why)

@@ -17,7 +17,7 @@ from spinalnet.data import Resample, Table, draw_parts, load_table
 from spinalnet.data.columns import column_kind, is_frame, rows_in_words
 
 if TYPE_CHECKING:
-    from spinalnet.comparison.table_spec import TableSpec
+    from spinalnet.comparison.tables.spec import TableSpec
 
 FEWEST_ROWS = 10
 """Rows below which a test part is a row or two, whose score says nothing."""

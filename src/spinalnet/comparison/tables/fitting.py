@@ -14,9 +14,9 @@ from torch import Tensor
 
 from spinalnet._checks import InputError
 from spinalnet.comparison.outputs import AnyOutputs, Outputs, RegressionOutputs
-from spinalnet.comparison.table_heads import head_row, make_estimator, tuned_options
-from spinalnet.comparison.table_rows import TableRows
-from spinalnet.comparison.table_spec import TableSpec
+from spinalnet.comparison.tables.heads import head_row, make_estimator, tuned_options
+from spinalnet.comparison.tables.rows import TableRows
+from spinalnet.comparison.tables.spec import TableSpec
 from spinalnet.data.columns import is_frame
 
 
@@ -81,7 +81,7 @@ def fit(estimator: Any, rows: TableRows, train: np.ndarray) -> Any:
 
 def _fed(estimator: Any, rows: TableRows) -> Any:
     """Give a model of another library the columns of a frame as the nets know them."""
-    from spinalnet.comparison.on_columns import OnColumns
+    from spinalnet.comparison.tables.on_columns import OnColumns
 
     bare = type(estimator).__module__.startswith("sklearn.") and is_frame(rows.table.X)
     return OnColumns(estimator) if bare else estimator

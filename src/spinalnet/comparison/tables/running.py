@@ -3,13 +3,12 @@
 All heads of a unit get the same rows. With `tune`, each chooses its settings in the same number of
 trials, by cross-validation inside the training rows (nested: the test rows decide nothing).
 
-The folder of a run holds its model as data (`table_store`), and the settings that fit it again bit
+The folder of a run holds its model as data (`store`), and the settings that fit it again bit
 by bit (`refit`).
 """
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ import torch
 
 from spinalnet import files, locks
 from spinalnet._checks import InputError
-from spinalnet.comparison import spaces, table_store
+from spinalnet.comparison import spaces
 from spinalnet.comparison.baseline import Baseline
 from spinalnet.comparison.calibration import quality
 from spinalnet.comparison.metrics import measured
@@ -33,14 +32,17 @@ from spinalnet.comparison.outputs import (
     RegressionOutputs,
     load_outputs,
 )
-from spinalnet.comparison.table_fitting import estimator_of, fit, predicted, warm_up
-from spinalnet.comparison.table_rows import TableRows, digest, load, rows_of
-from spinalnet.comparison.table_spec import TableSpec
-from spinalnet.comparison.table_tuning import metric_of, tune, tuned_space
+from spinalnet.comparison.tables import store as table_store
+from spinalnet.comparison.tables.fitting import estimator_of, fit, predicted, warm_up
+from spinalnet.comparison.tables.rows import TableRows, digest, load, rows_of
+from spinalnet.comparison.tables.spec import TableSpec
+from spinalnet.comparison.tables.tuning import metric_of, tune, tuned_space
+from spinalnet.tabular.ensemble import NetEpoch, hearing_epochs
 from spinalnet.training import Progress, describe_environment, runs
 
 if TYPE_CHECKING:
     from spinalnet.data import Table
+    from spinalnet.training.placement import Phase
 
 
 def check_specs(specs: Sequence[TableSpec]) -> str:
@@ -84,9 +86,37 @@ def check_specs(specs: Sequence[TableSpec]) -> str:
 OnTable = Callable[[TableSpec, Progress], None]
 
 
-def _tell(spec: TableSpec, on_progress: OnTable | None, fits: int) -> None:
-    if on_progress is not None:
-        on_progress(spec, Progress("epoch", fits, spec.tune + 1, 1, 1))
+class _Told:
+    """Tells how far a run has come: the trials of its tuning and its fit are fits, one by one."""
+
+    def __init__(self, spec: TableSpec, on_progress: OnTable | None) -> None:
+        self._spec, self._on_progress, self._fits = spec, on_progress, spec.tune + 1
+        self._done = self._epochs = 0
+
+    def trial(self, number: int) -> None:
+        """A trial of tuning is done."""
+        self._done = number
+        told = f"{self._spec.name}: trial {number} of {self._spec.tune}"
+        self._tell("tuning", number, step=1, steps=1, note=told)
+
+    def epoch(self, found: NetEpoch) -> None:
+        """An epoch of one of the nets is over."""
+        self._epochs += 1
+        # Of all nets together: what draws a line by epoch must not go back.
+        row = {**found.row, "epoch": self._epochs}
+        row |= {"net": found.net, "nets": found.nets, "epochs": found.epochs}
+        row |= {"epoch_of_net": found.epoch, "is_last": found.is_last}
+        share = (found.net - 1 + (found.epoch / found.epochs if not found.is_last else 1)) * 1000
+        steps = {"step": round(share), "steps": 1000 * found.nets}
+        self._tell("epoch", self._done + 1, row=row, **steps)
+
+    def done(self) -> None:
+        """All is."""
+        self._tell("epoch", self._fits, step=1, steps=1)
+
+    def _tell(self, phase: Phase, fit: int, **more: Any) -> None:
+        if self._on_progress is not None:
+            self._on_progress(self._spec, Progress(phase, fit, self._fits, **more))
 
 
 def _check(spec: TableSpec, rows: TableRows) -> None:
@@ -108,8 +138,8 @@ def run_table(
     Args:
         spec: What to run.
         folder: Folder of the run.
-        on_progress: Called with the spec after every trial of tuning and after the fit, each of
-            which is an "epoch".
+        on_progress: Called with the spec after every trial of tuning, after every epoch of the nets
+            of the fit, and after the fit; trials and fit are counted as epochs.
 
     Raises:
         InputError: If anything asked for is impossible, before anything is written; or if the
@@ -128,13 +158,14 @@ def _run(spec: TableSpec, folder: str | Path, on_progress: OnTable | None) -> ru
     rows = rows_of(spec)
     _check(spec, rows)
     begun = _begin(spec, folder)
-    done = functools.partial(_tell, spec, on_progress)
+    told = _Told(spec, on_progress)
     began = time.perf_counter()
-    trials, chosen = tune(spec, rows, done) if spec.tune else ([], None)
+    trials, chosen = tune(spec, rows, told.trial) if spec.tune else ([], None)
     tune_seconds = time.perf_counter() - began
     warm_up(spec, rows, chosen)
     began = time.perf_counter()
-    estimator = fit(estimator_of(spec, rows, chosen), rows, rows.train)
+    with hearing_epochs(told.epoch):
+        estimator = fit(estimator_of(spec, rows, chosen), rows, rows.train)
     seconds = time.perf_counter() - began
     outputs = predicted(estimator, rows, rows.test)
     outputs.save(begun.path / OUTPUTS_FILE)
@@ -147,7 +178,7 @@ def _run(spec: TableSpec, folder: str | Path, on_progress: OnTable | None) -> ru
         result["space"] = {name: str(part) for name, part in space.items()}
         result |= {"edges": spaces.edges(space, chosen), "tune_seconds": tune_seconds}
     begun.finish(result)
-    done(spec.tune + 1)
+    told.done()
     return runs.load_run(begun.path)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from spinalnet import files
 from spinalnet._checks import InputError, read_fields, unknown_name
 from spinalnet.comparison.metrics import find_metric
-from spinalnet.comparison.table_heads import (
+from spinalnet.comparison.tables.heads import (
     FOLLOWING,
     SIZE,
     check_options,

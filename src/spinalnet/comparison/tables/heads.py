@@ -40,7 +40,7 @@ class TableHead:
     width: int = 0
 
 
-_HERE = "spinalnet.comparison"
+_HERE = "spinalnet.comparison.tables"
 
 TABLE_MODELS: dict[str, TableHead] = {
     "spinal": TableHead("spinal net, 4 layers of 16, 2 slices", "Spinal", width=16),
@@ -88,7 +88,7 @@ TABLE_MODELS: dict[str, TableHead] = {
     ),
     "tabm": TableHead(
         "TabM, 32 networks that share most of their weights",
-        classes=(f"{_HERE}.table_tabm:TabMClassifier", f"{_HERE}.table_tabm:TabMRegressor"),
+        classes=(f"{_HERE}.tabm:TabMClassifier", f"{_HERE}.tabm:TabMRegressor"),
         brief={"epochs": 1},
     ),
     "lightgbm": TableHead(
@@ -140,14 +140,14 @@ def estimator_class(head: str, task: str) -> Any:
 
         ending = "Classifier" if task == "classification" else "Regressor"
         return getattr(tabular, f"{row.kind}{ending}")
-    from spinalnet.comparison.table_baselines import find_class
+    from spinalnet.comparison.tables.baselines import find_class
 
     return find_class(row.classes[task != "classification"], head)
 
 
 def option_names(head: str, task: str = "classification") -> list[str]:
     """Return the options that a head takes; errors as of `head_row`."""
-    from spinalnet.comparison.table_baselines import options_of
+    from spinalnet.comparison.tables.baselines import options_of
 
     names = options_of(estimator_class(head, task))
     taken = {"random_state", "device", "warm_start", "verbose", *head_row(head).fixed}
@@ -223,7 +223,7 @@ def make_estimator(
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(f"head '{head}' cannot be made on a table: {reason}.") from error
     if not row.kind and row.encoded:
-        from spinalnet.comparison.table_baselines import Encoded
+        from spinalnet.comparison.tables.baselines import Encoded
 
         estimator = Encoded(estimator, task == "classification")
     if outputs > 1 and not row.kind:

@@ -15,9 +15,9 @@ from spinalnet._checks import InputError, TrainingError
 from spinalnet.comparison import spaces
 from spinalnet.comparison.metrics import Metric, default_metric, find_metric, measured
 from spinalnet.comparison.outputs import joined
-from spinalnet.comparison.table_fitting import estimator_of, fit, predicted
-from spinalnet.comparison.table_rows import TableRows
-from spinalnet.comparison.table_spec import TableSpec
+from spinalnet.comparison.tables.fitting import estimator_of, fit, predicted
+from spinalnet.comparison.tables.rows import TableRows
+from spinalnet.comparison.tables.spec import TableSpec
 from spinalnet.data.order import stream_seed
 
 
