@@ -2,20 +2,26 @@
 
     python benchmarks/whole.py
     python benchmarks/whole.py --against ../other-checkout/src   # the same there, in turns
+    python benchmarks/whole.py --against 8b2dc0b --seconds --case "8 short runs" --out FILE
 
 Each case is the command in a fresh process, with clocks around public functions. Runs of several
 workers lie side by side; what they do is summed and divided by the number of workers, so that all
 parts of a case add up to the seconds of the whole. Needs two free processors.
+
+Of a commit whose inside is another, --seconds compares the time from the command to its report.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,7 +33,11 @@ from typing import Any
 
 RESULT = Path(__file__).parent / "results" / "whole.json"
 HERE = Path(__file__).resolve().parents[1] / "src"
-CASES = {"25 runs, as by default": [], "20 runs": ["--heads", "spinal,matched,mlp,linear"]}
+CASES = {
+    "25 runs, as by default": [],
+    "20 runs": ["--heads", "spinal,matched,mlp,linear"],
+    "8 short runs": ["--heads", "spinal,mlp,matched,linear", "--seeds", "2", "--epochs", "5"],
+}
 
 
 class Clock:
@@ -163,39 +173,86 @@ def measure(source: Path, arguments: list[str]) -> dict[str, Any]:
         return {**json.loads(result.read_text()), "accuracies": values}
 
 
+def seconds(source: Path, arguments: list[str]) -> dict[str, Any]:
+    """Run the command once in a fresh process; return how long it took to its report."""
+    with tempfile.TemporaryDirectory() as place:
+        out = Path(place) / "out"
+        command = ["compare", "digits", "--out", str(out), *arguments]
+        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "spinalnet", *command],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": str(source)},
+        )
+        whole, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert (out / "report.html").exists()
+        summary = json.loads((out / "summary.json").read_text())
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    values = {head["head"]: head["values"] for head in summary["heads"]}
+    return {"whole": whole, "processor seconds": used, "accuracies": values}
+
+
+def source_of(place: str, folder: Path) -> Path:
+    """Return the `src` that is asked for: a folder, or that of a commit, which is unpacked."""
+    if Path(place).is_dir():
+        return Path(place).resolve()
+    archive = subprocess.run(
+        ["git", "archive", place, "src"], check=True, capture_output=True, cwd=HERE.parent
+    )
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as packed:
+        packed.extractall(folder, filter="data")
+    return folder / "src"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--against", type=Path, help="src of another checkout")
+    parser.add_argument("--against", help="src of another checkout, or a commit")
+    parser.add_argument("--seconds", action="store_true", help="only how long it takes")
     parser.add_argument("--case", choices=CASES, action="append")
     parser.add_argument("--out", type=Path, default=RESULT)
     asked = parser.parse_args()
     from spinalnet.files import write_mapping
     from spinalnet.training.environment import describe_environment
 
-    sources = {"this": HERE} | ({"other": asked.against.resolve()} if asked.against else {})
-    rows = []
-    for case in asked.case or CASES:
-        accuracies: Any = None
-        for repeat in range(asked.repeats):
-            for which, source in sources.items():
-                row = measure(source, CASES[case])
-                found = row.pop("accuracies")
-                accuracies = accuracies or found
-                assert found == accuracies, f"{which} gives other results"
-                rows.append({"case": case, "source": which, "repeat": repeat, **row})
-                print(json.dumps(rows[-1]), flush=True)
+    with tempfile.TemporaryDirectory() as place:
+        sources = {"this": HERE}
+        if asked.against:
+            sources["other"] = source_of(asked.against, Path(place))
+        rows = in_turns(sources, asked.case or list(CASES), asked.repeats, parts=not asked.seconds)
     record = {
         "benchmark": "whole",
-        "command": "python benchmarks/whole.py",
+        "command": " ".join(["python", "benchmarks/whole.py", *map(shlex.quote, sys.argv[1:])]),
         "protocol": "wall seconds of `spinalnet compare digits` in a fresh process; parts of runs "
         "are divided by the number of workers; overhead is the whole over training, less 1; seeds "
-        "0 to 4, one thread a run; the accuracies of all repeats are the same",
+        "from 0, one thread a run; the accuracies of all repeats are the same",
+        "kernels": os.environ.get("SPINALNET_KERNELS", "on"),
         "rows": rows,
         "medians": medians(rows),
         "environment": describe_environment(),
     }
     write_mapping(asked.out, record)
+
+
+def in_turns(
+    sources: dict[str, Path], cases: list[str], repeats: int, *, parts: bool
+) -> list[dict[str, Any]]:
+    """Run all cases, every source in turn; return a row for each."""
+    rows: list[dict[str, Any]] = []
+    for case in cases:
+        accuracies: dict[str, Any] = {}
+        for repeat in range(repeats):
+            for which, source in sources.items():
+                row = (measure if parts else seconds)(source, CASES[case])
+                found = row.pop("accuracies")
+                # Of a commit whose inside is another the results may be, too.
+                known = accuracies.setdefault("all" if parts else which, found)
+                assert found == known, f"{which} gives other results"
+                rows.append({"case": case, "source": which, "repeat": repeat, **row})
+                print(json.dumps(rows[-1]), flush=True)
+    return rows
 
 
 def medians(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -204,9 +261,12 @@ def medians(rows: list[dict[str, Any]]) -> dict[str, Any]:
     for row in rows:
         alike = [r for r in rows if (r["case"], r["source"]) == (row["case"], row["source"])]
         numbers = ("whole", "first loss", "first accuracy", "overhead", "processor seconds")
+        parts = row.get("parts", {})
         found.setdefault(row["case"], {})[row["source"]] = {
-            **{name: median(r[name] for r in alike) for name in numbers},
-            "parts": {name: median(r["parts"][name] for r in alike) for name in row["parts"]},
+            **{name: median(r[name] for r in alike) for name in numbers if name in row},
+            **(
+                {"parts": {n: median(r["parts"][n] for r in alike) for n in parts}} if parts else {}
+            ),
         }
     return found
 

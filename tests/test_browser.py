@@ -5,6 +5,10 @@ Needs Chromium (`apt install chromium`, or any that is called so); skipped with 
 
 from __future__ import annotations
 
+import csv
+import io
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +126,39 @@ def test_tables_sort_by_a_click_and_by_keyboard(page):
     assert found["focused"]
 
 
+def test_a_table_is_copied_as_csv_that_no_spreadsheet_runs(page):
+    script = """
+      navigator.clipboard.writeText = async (text) => { found.copied = text; };
+      document.querySelector("#classes tbody th").textContent = '=HYPERLINK("x")';
+      const button = document.querySelector("#classes .copy");
+      button.click();
+      await new Promise((done) => setTimeout(done, 50));
+      found.said = button.textContent;
+      found.hidden = button.hidden;
+      const results = document.querySelector("#results .copy");
+      const kept = found.copied;
+      results.click();
+      await new Promise((done) => setTimeout(done, 50));
+      found.results = found.copied;
+      found.copied = kept;
+    """
+    found = browse(page, script)
+    assert (found["said"], found["hidden"]) == ("copied", False)
+    rows = list(csv.reader(io.StringIO(found["copied"])))
+    assert rows[0][:2] == ["class", "test examples"]
+    assert rows[1][0] == '\'=HYPERLINK("x")'
+    assert [row[0] for row in rows[2:]] == ["1", "2", "3"]
+    (_, mlp, *_) = list(csv.reader(io.StringIO(found["results"])))[1:]
+    assert (mlp[0], mlp[2]) == ("mlp", "better")
+    assert re.fullmatch(r"26\.3 \(18\.1 to 35\.9\)", mlp[1])  # one line, whatever the screen
+
+
 def test_a_page_of_fifty_runs_and_three_hundred_classes_stays_light(tmp_path):
     scores = {"spinal": [0.9] * 20, "mlp": [0.8] * 15, "matched": [0.85] * 15}
     folder = write_comparison(tmp_path, scores, classes=300, epochs=3)
+    began = time.process_time()
     page = write_report(folder)
+    assert time.process_time() - began < 4.5  # 3 of drawing, and reading 50 runs of 300 classes
     assert page.stat().st_size < 3_000_000
     assert look(page, width=390)["overflow"] <= 0
 

@@ -141,6 +141,9 @@ _KINDS = {
 }
 
 
+_PLAIN_LISTS = {(kind, ...) for kind in (int, bool, str)}
+
+
 def _as(hint: Any, value: Any, what: str) -> Any:
     """Return `value` as a `hint`; a `TypeError` says what it must be."""
     if hint is Any:
@@ -165,6 +168,8 @@ def _as(hint: Any, value: Any, what: str) -> Any:
     elif origin is tuple:
         if not isinstance(value, list | tuple):
             raise TypeError("a list")
+        if inner in _PLAIN_LISTS and set(map(type, value)) <= {inner[0]}:
+            return tuple(value)  # a confusion of many classes has millions of these
         of_each = inner[:1] * len(value) if inner[1:] == (...,) else inner
         if len(of_each) != len(value):
             raise TypeError(f"a list of {len(of_each)}")

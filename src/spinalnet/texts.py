@@ -94,6 +94,9 @@ def _plain(value: Any) -> Any:
                         raise ValueError(f"names must be text, got {reprlib.repr(key)}")
                 inner.extend(one.values())
             elif kind is list:
+                # Rows of counts, of which there may be millions, at once.
+                if set(map(type, one)) == {int} and -_LARGEST <= min(one) <= max(one) <= _LARGEST:
+                    continue
                 inner.extend(one)
             elif kind is int:
                 if abs(one) > _LARGEST:

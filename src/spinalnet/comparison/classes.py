@@ -250,7 +250,8 @@ def _sum_confusions(head: str, records: Iterable[RunRecord]) -> Confusion:
     results = [result_of(record) for record in records]
     matrices = [result["test"]["confusion"] for result in results]
     size = range(len(matrices[0]))
-    counts = tuple(tuple(sum(int(m[i][j]) for m in matrices) for j in size) for i in size)
+    summed = sum(torch.tensor(matrix, dtype=torch.int64) for matrix in matrices)
+    counts = tuple(map(tuple, torch.as_tensor(summed).tolist()))
     names = tuple(str(name) for name in results[0].get("class_names") or ())
     names = names if len(names) == len(size) else tuple(str(i) for i in size)
     return Confusion(head, len(matrices), names, counts)

@@ -67,10 +67,4 @@ def read_published(folder: Path) -> Published | None:
     if kept is None:
         return None
     with files.reading(folder / PUBLISHED_FILE):
-        values = tuple(
-            PublishedValue(**read_fields(PublishedValue, one, "field"))
-            for one in kept.get("values") or ()
-        )
-        return Published(
-            **read_fields(Published, {**kept, "values": []}, "field") | {"values": values}
-        )
+        return Published(**read_fields(Published, kept, "field"))

@@ -286,12 +286,15 @@ def _class_cells(judged: Sequence[HeadQuality]) -> tuple[list[str], list[list[st
     return header, rows
 
 
+_TEMPLATES = "spinalnet.comparison.report"
+
+
 def environment(*packages: str) -> Environment:
     """Return the templates of pages, and those of other packages."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     made = Environment(
-        loader=ChoiceLoader([PackageLoader(name) for name in (__package__, *packages)]),
+        loader=ChoiceLoader([PackageLoader(name) for name in (_TEMPLATES, *packages)]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
