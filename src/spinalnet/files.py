@@ -239,9 +239,13 @@ def replacing(
         try:
             with file:
                 yield file
+                file.flush()
                 if durable:
-                    flush_to_disk(file)
-            aside.replace(path)
+                    os.fsync(file.fileno())
+                if fcntl is not None:
+                    aside.replace(path)  # under its lock, or another might take it for a dead one's
+            if fcntl is None:
+                aside.replace(path)  # Windows renames no open file
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
@@ -256,11 +260,17 @@ def _open_aside(path: Path) -> tuple[Path, IO[bytes]]:
         file = aside.open("xb")
         if fcntl is None:
             return aside, file
-        with suppress(OSError):  # a file system without locks, where nothing is taken for dead
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-        if aside.exists():
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            taken = True
+        except OSError:  # a file system without locks, where nothing is taken for dead
+            taken = False
+        else:
+            taken = not aside.exists()
+        if not taken:
             return aside, file
-        file.close()  # it was taken for a dead one in the moment before it was locked
+        file.close()  # another took it for a dead one's in the moment before it was locked
 
 
 def _remove_dead(path: Path) -> None:
