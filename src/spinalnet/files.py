@@ -46,6 +46,10 @@ class DamagedFile(InputError):
     """A file does not hold what was written to it."""
 
 
+class NotWritten(InputError):
+    """A file cannot be written: the disk is full or broken, or the folder not ours."""
+
+
 def damaged(path: str | os.PathLike[str], what_to_do: str = "") -> DamagedFile:
     """Return the error for a file whose content does not match its digest."""
     todo = what_to_do or "restore it from a copy, or delete the folder of its run and run it again"
@@ -359,18 +363,18 @@ def reading(path: Path) -> Iterator[None]:
         raise InputError(f"{path} cannot be used: {error}") from error
 
 
-def not_written(path: Path, error: OSError, size: int | None = None) -> InputError:
+def not_written(path: Path, error: OSError, size: int | None = None) -> NotWritten:
     """Return the error for a file, of so many bytes, that cannot be written."""
     reason = error.strerror or str(error)
     if error.errno not in _NO_ROOM:
-        return InputError(
+        return NotWritten(
             f"cannot write {path}: {reason}. Choose a folder that can be written, or free some "
             "space."
         )
     needed = "" if size is None else f", {size:,} bytes needed"
     with suppress(OSError):
         needed += f", {shutil.disk_usage(path.parent).free:,} free"
-    return InputError(
+    return NotWritten(
         f"cannot write {path}: {reason}{needed}. Make room and run the same command again; what "
         "was written before is whole."
     )
