@@ -32,7 +32,7 @@ def run_part(record: Record, *, quick: bool = False) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--parts", default=",".join(PARTS))
-    parser.add_argument("--commands", default="", help="of kill, faults and disk; divided by ;")
+    parser.add_argument("--commands", default="", help="those that are tried; divided by ;")
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--afresh", action="store_true")

@@ -355,3 +355,24 @@ def test_what_a_killed_writer_left_beside_a_users_files_goes_and_what_a_living_o
     files.write_text(said, "whole again")
     assert sorted(tmp_path.iterdir()) == [stranger, said]
     assert (said.read_text(), stranger.read_text()) == ("whole again", "mine")
+
+
+def test_many_write_one_file_at_once_and_none_takes_another_for_dead(tmp_path):
+    path, wrong = tmp_path / "said.csv", []
+
+    def write(number: int) -> None:
+        try:
+            for _ in range(150):
+                with files.replacing(path, durable=False) as file:
+                    file.write(bytes([number]) * 500)
+        except InputError as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert list(tmp_path.iterdir()) == [path]
+    assert len(set(path.read_bytes())) == 1

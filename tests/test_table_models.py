@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import pickle
@@ -18,6 +19,7 @@ import pytest
 import torch
 
 import spinalnet
+from spinalnet import files
 from spinalnet._checks import InputError
 from spinalnet.comparison import Comparison, TableModel, TableSpec
 from spinalnet.comparison.layered import LayeredEstimator
@@ -848,3 +850,23 @@ def test_a_model_is_written_once_and_read_as_text(folder: Path) -> None:
     assert any(name.startswith("module_.") for name in names)
     assert {"encoder_.mean", "encoder_.scale"} <= names
     assert table_store.is_table_model(about)
+
+
+def test_a_full_disk_leaves_no_finished_run_without_its_model(tmp_path: Path, monkeypatch) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    save = files.save_weights
+
+    def once(path: Path, *rest: Any) -> None:
+        if path.name != table_store.MODEL_FILE:
+            return save(path, *rest)
+        monkeypatch.setattr(files, "save_weights", save)
+        raise files.not_written(Path(path), full, 200_000) from full
+
+    monkeypatch.setattr(files, "save_weights", once)
+    spec = TableSpec("sklearn:iris", head="linear")
+    with pytest.raises(InputError, match=r"No space left on device, 200,000 bytes needed"):
+        run_table(spec, tmp_path / "run")
+    assert not runs.is_done(tmp_path / "run")
+    record = run_table(spec, tmp_path / "run")
+    assert record.result is not None
+    assert record.result["model_kept"]

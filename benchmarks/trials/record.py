@@ -69,6 +69,10 @@ class Record:
         """Whether the time is up."""
         return time.monotonic() > self._until
 
+    def wanted(self, names: Sequence[str]) -> list[str]:
+        """Return those of some commands that are to be tried."""
+        return [name for name in names if not self.commands or name in self.commands]
+
     def row(self, name: str) -> Mapping[str, Any]:
         """Return a row of numbers, to be looked at."""
         return self.found["rows"].get(name, {})

@@ -339,7 +339,7 @@ def undisturbed(scenario: Scenario, place: Path, folder: Path) -> Straight:
 
 def chosen(commands: Sequence[str], draw: random.Random, *, quick: bool = False) -> list[Scenario]:
     """Return the scenarios, those of some names or all, in the order in which they take turns."""
-    wanted = QUICK if quick else commands or BY_NAME
+    wanted = QUICK if quick else commands or list(BY_NAME)
     kept = [BY_NAME[name] for name in wanted]
     draw.shuffle(kept)
     return kept

@@ -21,7 +21,7 @@ def run(record: Record, folder: Path, *, quick: bool = False) -> None:
     """Start pairs, of each command in turns, until there were enough or the time is up."""
     place = folder / "place"
     scenarios.prepare(place, quick=quick)
-    names = NAMES[:1] if quick else NAMES
+    names = NAMES[:1] if quick else record.wanted(NAMES)
     known: dict[str, Straight] = {}
     for name in [name for _ in range(2 if quick else ROUNDS) for name in names]:
         if record.is_over:

@@ -46,6 +46,10 @@ class DamagedFile(InputError):
     """A file does not hold what was written to it."""
 
 
+class NotWritten(InputError):
+    """A file cannot be written: the disk is full or broken, or the folder not ours."""
+
+
 def damaged(path: str | os.PathLike[str], what_to_do: str = "") -> DamagedFile:
     """Return the error for a file whose content does not match its digest."""
     todo = what_to_do or "restore it from a copy, or delete the folder of its run and run it again"
@@ -239,9 +243,13 @@ def replacing(
         try:
             with file:
                 yield file
+                file.flush()
                 if durable:
-                    flush_to_disk(file)
-            aside.replace(path)
+                    os.fsync(file.fileno())
+                if fcntl is not None:
+                    aside.replace(path)  # under its lock, or another might take it for a dead one's
+            if fcntl is None:
+                aside.replace(path)  # Windows renames no open file
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
@@ -256,11 +264,17 @@ def _open_aside(path: Path) -> tuple[Path, IO[bytes]]:
         file = aside.open("xb")
         if fcntl is None:
             return aside, file
-        with suppress(OSError):  # a file system without locks, where nothing is taken for dead
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-        if aside.exists():
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            taken = True
+        except OSError:  # a file system without locks, where nothing is taken for dead
+            taken = False
+        else:
+            taken = not aside.exists()
+        if not taken:
             return aside, file
-        file.close()  # it was taken for a dead one in the moment before it was locked
+        file.close()  # another took it for a dead one's in the moment before it was locked
 
 
 def _remove_dead(path: Path) -> None:
@@ -349,18 +363,18 @@ def reading(path: Path) -> Iterator[None]:
         raise InputError(f"{path} cannot be used: {error}") from error
 
 
-def not_written(path: Path, error: OSError, size: int | None = None) -> InputError:
+def not_written(path: Path, error: OSError, size: int | None = None) -> NotWritten:
     """Return the error for a file, of so many bytes, that cannot be written."""
     reason = error.strerror or str(error)
     if error.errno not in _NO_ROOM:
-        return InputError(
+        return NotWritten(
             f"cannot write {path}: {reason}. Choose a folder that can be written, or free some "
             "space."
         )
     needed = "" if size is None else f", {size:,} bytes needed"
     with suppress(OSError):
         needed += f", {shutil.disk_usage(path.parent).free:,} free"
-    return InputError(
+    return NotWritten(
         f"cannot write {path}: {reason}{needed}. Make room and run the same command again; what "
         "was written before is whole."
     )

@@ -188,6 +188,9 @@ def _keep(
     """Write the model as data, read it, and ask it about the test rows; return what is wrong.
 
     What does not give the same answers again is not kept: it can be fitted again.
+
+    Raises:
+        NotWritten: If there is no room for it.
     """
     about = table_store.describe(spec, rows)
     try:
@@ -196,6 +199,8 @@ def _keep(
         if same_answers(predicted(kept, rows, rows.test), outputs):
             return None
         reason = "what was kept answers differently"
+    except files.NotWritten:
+        raise  # with room it can be kept, and the run goes on
     except (TypeError, AttributeError, InputError) as error:
         reason = str(error).rstrip(".")
     table_store.save_without(about, reason, folder)
