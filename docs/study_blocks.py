@@ -209,7 +209,7 @@ def transfer_answers() -> str:
     header = ("images of each class", "spinal minus", "points", "answer")
     return as_markdown(header, rows, left=4) + (
         "\n\n95 % intervals over seeds 0 to 19 and 5,000 test images; margin 1 point, Holm over "
-        "the nine; settings of all heads chosen of the same six on validation by seeds 1000 "
+        "the six; settings of all heads chosen of the same six on validation by seeds 1000 "
         "and 1001."
     )
 
