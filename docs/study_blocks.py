@@ -166,7 +166,9 @@ def regression_examples() -> str:
             if not own:
                 continue
             middles = {n: median(_r_squared(cell)) for n, cell in own.items()}
-            well = next((f"{n:,}" for n, value in middles.items() if value >= 0.5), "none of these")
+            well = next(
+                (f"{n:,}" for n, value in middles.items() if value >= 0.5), "none that was run"
+            )
             shown = [f"{middles[n]:.2f}" if n in middles else "-" for n in group["examples"]]
             rows.append([function, net, *shown, well])
     header = ("function", "net", *(f"{n:,}" for n in group["examples"]), "learnt well from")
