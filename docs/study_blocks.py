@@ -166,7 +166,9 @@ def regression_examples() -> str:
             if not own:
                 continue
             middles = {n: median(_r_squared(cell)) for n, cell in own.items()}
-            well = next((f"{n:,}" for n, value in middles.items() if value >= 0.5), "none of these")
+            well = next(
+                (f"{n:,}" for n, value in middles.items() if value >= 0.5), "none that was run"
+            )
             shown = [f"{middles[n]:.2f}" if n in middles else "-" for n in group["examples"]]
             rows.append([function, net, *shown, well])
     header = ("function", "net", *(f"{n:,}" for n in group["examples"]), "learnt well from")
@@ -209,7 +211,7 @@ def transfer_answers() -> str:
     header = ("images of each class", "spinal minus", "points", "answer")
     return as_markdown(header, rows, left=4) + (
         "\n\n95 % intervals over seeds 0 to 19 and 5,000 test images; margin 1 point, Holm over "
-        "the nine; settings of all heads chosen of the same six on validation by seeds 1000 "
+        "the six; settings of all heads chosen of the same six on validation by seeds 1000 "
         "and 1001."
     )
 

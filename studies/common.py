@@ -208,6 +208,7 @@ class Study:
                 "command": f"python studies/{self.name}.py",
                 "design": asked,
                 "environments": [*record.get("environments", []), describe_environment()],
+                "answers": record.get("answers", []),  # of an earlier time, until there are more
                 **{name: record.get(name, []) for name in self.rows},
             }
             self.complete(record, Run(getattr(given, "data_dir", Path()), given.out, given.jobs))

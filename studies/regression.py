@@ -203,7 +203,7 @@ def keys() -> list[Key]:
         asked = name == "paper" and examples == 1_000 and net != "matched"
         runs = len(GROUPS[name].seeds) + len(RATES) * len(GROUPS[name].tuning_seeds)
         steps = runs * examples * EPOCHS[examples]
-        return not asked, steps * (6 if net == "mlp" else 1)  # two hidden layers take as long
+        return not asked, steps * (6 if net == "mlp" else 1)  # two hidden layers take so long
 
     return sorted(found, key=place)
 
@@ -247,7 +247,8 @@ def draw(record: Record, path: Path) -> None:
     by = common.keyed(record["cells"], KEY)
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    places = [(n, f) for n in GROUPS["paper"].examples for f in PAPER]
+    seen = {(n, f) for group, f, n, _ in by if group == "paper"}
+    places = [(n, f) for n in GROUPS["paper"].examples for f in PAPER if (n, f) in seen]
     for index, net in enumerate(NETS):
         found = [
             (at, by["paper", f, n, net])
