@@ -284,7 +284,7 @@ def main() -> None:
     stopping.install()
     try:
         with _of_processes():
-            code = app(standalone_mode=False)
+            code = app(prog_name="spinalnet", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except _WrongUse as error:
         complain(advice.explain(error, typer.main.get_command(app), sys.argv[1:]))
