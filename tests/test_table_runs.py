@@ -92,8 +92,15 @@ def test_every_head_leaves_a_folder_and_has_its_model_again(
     told = []
     record = run_table(asked, tmp_path / "run", on_progress=lambda *what: told.append(what))
     assert record.done
-    assert [(one, step.epoch, step.epochs) for one, step in told] == [(asked, 1, 1)]
+    assert all(one == asked for one, _ in told)
+    assert {(step.epoch, step.epochs) for _, step in told} == {(1, 1)}
     is_net = head in NETS
+    rows = [step.row for _, step in told if step.row is not None]
+    assert told[-1][1].row is None  # the fit, after the epochs of its nets
+    assert len(rows) == len(told) - 1
+    assert bool(rows) == is_net
+    assert [row["epoch"] for row in rows] == [*range(1, len(rows) + 1)]
+    assert sum(row["is_last"] for row in rows) == (rows[0]["nets"] if rows else 0)
     kept = {path.name for path in (tmp_path / "run").iterdir()}
     assert kept == {
         *("config.yaml", "environment.json", "result.json", OUTPUTS_FILE, "DONE"),
@@ -503,9 +510,11 @@ def test_tuning_never_sees_the_test_rows(
 @pytest.mark.parametrize("metric", [None, "log-loss", "balanced-accuracy"])
 def test_the_best_trial_is_chosen_and_all_are_kept(metric: str | None, tmp_path: Path) -> None:
     asked = spec(flowers(), head="mlp", tune=5, metric=metric, head_options={"lr": 0.02})
-    told: list[int] = []
-    record = run_table(asked, tmp_path / "run", on_progress=lambda _, step: told.append(step.epoch))
-    assert told == [1, 2, 3, 4, 5, 6]
+    told: list[Any] = []
+    record = run_table(asked, tmp_path / "run", on_progress=lambda _, step: told.append(step))
+    trials = [step for step in told if step.phase == "tuning"]
+    assert [step.epoch for step in trials] == [1, 2, 3, 4, 5]
+    assert {step.epoch for step in told[len(trials) :]} == {6}  # the fit with what was chosen
     result = record.result
     assert len(result["trials"]) == 5
     assert all(set(trial["settings"]) == {"weight_decay", "dropout", "width"} for trial in

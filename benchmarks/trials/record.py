@@ -123,6 +123,8 @@ class Record:
             found["seconds"] = round(found["seconds"] + took, 1)
             if commit not in found["commits"]:
                 found["commits"].append(commit)
+            if (processor := environment["cpu"]) not in found.setdefault("processors", []):
+                found["processors"].append(processor)
 
         self._find(made)
         with locks.FolderLock(self.path.parent, wait=True):
