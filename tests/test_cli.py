@@ -109,6 +109,7 @@ def test_train_evaluate_predict_round_trip(tmp_path: Path) -> None:
         "metrics.jsonl",
         "model.safetensors",
         "test-outputs.safetensors",
+        "samples.png",
         "result.json",
         "DONE",
     }
