@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("universality", "regression")
+NAMES = ("universality", "regression", "transfer")
 
 
 def script(name: str) -> Any:
