@@ -7,8 +7,10 @@ linear runs exist already: those of `results/fashion-mnist.json`, with the same 
 taken over as they are):
 
 - Data: MNIST, Fashion-MNIST, CIFAR-10 at 32 px (JPEG copies), each with its own test part.
-- Network: `mnist-cnn`, 8 epochs, the default rate of 1e-2, which `benchmarks/default_rate.py` chose
-  on validation parts with seeds 1000 to 1002; the epoch is chosen on validation.
+- Network: `mnist-cnn`, 8 epochs, the default rates, which `benchmarks/default_rate.py` chose on
+  validation parts with seeds that no run here has: 1e-2 for grey images, 3e-3 for colour (before a
+  result on CIFAR-10 was kept; at 1e-2 half of the heads learn nothing there). The epoch is chosen
+  on validation.
 - Seeds 0 to 9, paired. One look, at ten seeds.
 - Confirmatory, Holm over these three: spinal minus unchained (the chain), minus mlp (the fully
   connected layer it replaces), minus linear (any hidden layer). Margin: half a point of accuracy.
@@ -30,6 +32,7 @@ from spinalnet import files
 from spinalnet.comparison import ComparisonSpec, RunSpec, building
 from spinalnet.comparison.cells import Event
 from spinalnet.comparison.comparing import run_comparison
+from spinalnet.comparison.defaults import COLOUR_RATE
 from spinalnet.comparison.engine import Effort
 from spinalnet.comparison.finished import FinishedRuns, read_folder
 from spinalnet.comparison.summary import summarize_runs
@@ -51,6 +54,7 @@ def question(name: str, data_dir: Path) -> ComparisonSpec:
     row = DATA[name]
     train = TrainConfig(epochs=EPOCHS)
     if row.get("folder"):
+        train = TrainConfig(epochs=EPOCHS, lr=COLOUR_RATE)
         spec = RunSpec.of(str(data_dir / row["data"]), "mnist-cnn", train=train, image_size=32)
     else:
         spec = RunSpec.of(row["data"], "mnist-cnn", train=train, data_dir=str(data_dir))
