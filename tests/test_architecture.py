@@ -82,7 +82,7 @@ HEAVY = {
 # Classes of scikit-learn's, kernels of triton's: these are loaded when first used.
 HEAVY_AT_THE_TOP = {
     *("tabular.estimators", "tabular.base", "tabular.encoder", "kernels.triton"),
-    *("comparison.tables.baselines", "comparison.tables.tabm", "comparison.tables.on_columns"),
+    *("comparison.tables.baselines", "comparison.tables.tabm_net", "comparison.tables.on_columns"),
     "deploy.standalone",  # never imported: a text that export writes beside its files
 }
 

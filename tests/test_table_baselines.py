@@ -104,7 +104,7 @@ def test_a_missing_library_is_one_sentence(head: str, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("spinalnet.comparison.tables.baselines.import_module", import_without)
     monkeypatch.delitem(
-        __import__("sys").modules, "spinalnet.comparison.tables.tabm", raising=False
+        __import__("sys").modules, "spinalnet.comparison.tables.tabm_net", raising=False
     )
     with pytest.raises(InputError, match=r"which is not installed: pip install \w+, or leave"):
         make_estimator(head, {}, "classification", 0)

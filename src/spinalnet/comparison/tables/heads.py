@@ -88,7 +88,7 @@ TABLE_MODELS: dict[str, TableHead] = {
     ),
     "tabm": TableHead(
         "TabM, 32 networks that share most of their weights",
-        classes=(f"{_HERE}.tabm:TabMClassifier", f"{_HERE}.tabm:TabMRegressor"),
+        classes=(f"{_HERE}.tabm_net:TabMClassifier", f"{_HERE}.tabm_net:TabMRegressor"),
         brief={"epochs": 1},
     ),
     "lightgbm": TableHead(
