@@ -70,6 +70,7 @@ def test_a_row_tells_how_many_times_faster_ours_is() -> None:
     )
 
 
+@pytest.mark.slow
 def test_augmentation_and_epochs_are_timed_against_what_scripts_do() -> None:
     for found, baselines in (
         (images.bench_augment(count=8, seconds=0.0), {"torchvision per sample"}),

@@ -140,7 +140,7 @@ def test_a_row_is_answered_with_what_spoke_for_it(table: Path) -> None:
 
 def test_a_missing_gradio_is_one_sentence(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(InputError, match=r"pip install 'spinalnet\[demo\]'"):
+    with pytest.raises(InputError, match=r"pip install '\.\[demo\]'"):
         demo_page.interface(images)
 
 

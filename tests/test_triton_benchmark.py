@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("triton")
 
 
+@pytest.mark.slow
 def test_a_dry_run_does_every_step(tmp_path: Path) -> None:
     root = Path(__file__).parents[1]
     out = tmp_path / "gpu.json"

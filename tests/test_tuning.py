@@ -189,6 +189,7 @@ def test_two_jobs_find_the_same_bits(done: Comparison, tmp_path: Path) -> None:
     assert (tmp_path / "cmp/tuning.json").read_text() == (done.folder / "tuning.json").read_text()
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_and_done_it_repeats_nothing(
     done: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -525,7 +525,7 @@ REFUSED: dict[str, Refused] = {
     ),
     "a class name that is no text": Refused(
         both(flat, lambda d: (d / "b").rename(d / "caf\udce9")),
-        "the name of a class must be UTF-8 text, got '{d}/caf\\udce9': rename the folder.",
+        "the name of a class must be UTF-8 text, got '{d}/caf\\xe9': rename the folder.",
     ),
     "a folder in a folder": Refused(
         lambda d: parts(d / "archive"),
