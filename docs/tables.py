@@ -262,9 +262,10 @@ def reliability(part: str) -> str:
         rows.append(["**all**", *(f"**{end:,.6g}**" for end in ends)])
     env, commits = record["environment"], [str(commit)[:7] for commit in found["commits"]]
     processors = ", ".join(found.get("processors", [env["cpu"]]))
+    seeds = f"seeds 1 to {found['seeds']}, " if found["seeds"] else ""
     made = (
         f"`python benchmarks/reliability.py --parts {part}`, {found['seconds'] / 60:.0f} minutes "
-        f"of its processes on {processors}, torch {env['torch']}, seeds 1 to {found['seeds']}, "
+        f"of its processes on {processors}, torch {env['torch']}, {seeds}"
         f"commit {', '.join(commits)}."
     )
     wrong = len(found["found"])
