@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 # One thread, here and in subprocesses: on small tensors a second one is slower, and on a busy
 # machine very much so. Before torch is imported.
@@ -12,6 +13,8 @@ import pytest
 import torch
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
+
+from helpers import stay_in_one_process
 
 settings.register_profile("ci", max_examples=40, derandomize=True, deadline=None)
 settings.register_profile("deep", max_examples=1000, deadline=None)
@@ -38,6 +41,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScope
             return "processes" if file.endswith(PROCESSES) else file
 
     return ByFile(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _comparisons_stay_in_this_process() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        stay_in_one_process(patch)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 import spinalnet
-from helpers import write_images
+from helpers import command, write_images
 from spinalnet.cli.root import app
 from spinalnet.comparison.schema import read_mapping
 
@@ -121,24 +120,22 @@ def test_a_dry_run_writes_nothing_and_printed_commands_do_the_same(
     assert done.exit_code == 0, done.output
     assert list(tmp_path.iterdir()) == []
     for end in (["--engine", "print"], ["--only", "mlp-seed1"]):
-        command = [sys.executable, "-m", "spinalnet", *words, "--out", "printed", *end]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        assert command(*words, "--out", "printed", *end).returncode == 0
     assert not (tmp_path / "printed" / "runs" / "spinal-seed0").exists()
     script = (tmp_path / "printed" / "slurm.sh").read_text(encoding="utf-8")
-    # The script calls the command, which may lie in an environment that is not active.
-    command = tmp_path / "bin" / "spinalnet"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m spinalnet "$@"\n')
-    command.chmod(0o755)
-    path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
+    # The script calls the command, and here one that writes down how it was called.
+    called = tmp_path / "bin" / "spinalnet"
+    called.parent.mkdir()
+    called.write_text('#!/bin/bash\nprintf "%s\\n" "$@" >> called\necho >> called\n')
+    called.chmod(0o755)
+    path = f"{called.parent}{os.pathsep}{os.environ['PATH']}"
     for number in range(4):  # what each task of the array does
-        subprocess.run(
-            ["bash", "printed/slurm.sh"],
-            env={**os.environ, "SLURM_ARRAY_TASK_ID": str(number), "PATH": path},
-            check=True,
-            capture_output=True,
-            timeout=300,
-        )
+        task = {**os.environ, "SLURM_ARRAY_TASK_ID": str(number), "PATH": path}
+        subprocess.run(["bash", "printed/slurm.sh"], env=task, check=True, capture_output=True)
+    tasks = [task.split("\n") for task in Path("called").read_text().split("\n\n")[:-1]]
+    assert len(tasks) == 4
+    for task in tasks:
+        assert command(*task).returncode == 0, task
     assert "--only" in script
     here = spinalnet.compare("digits", "spinal,mlp", out=tmp_path / "here", **ONE_EPOCH)
     assert spinalnet.Comparison.load("printed").scores().equals(here.scores())

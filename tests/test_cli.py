@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+from helpers import command
 from spinalnet import TrainConfig
 from spinalnet.cli import options as options_module
 from spinalnet.cli import root
@@ -20,14 +20,9 @@ from spinalnet.cli import root
 
 def spinalnet(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the command in this process, which has all loaded."""
-    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in "oe")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["spinalnet", *map(str, arguments)])
-        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stop:
-            root.main()
-    said, told = (stream.buffer.getvalue().decode() for stream in (out, err))
-    assert stop.value.code in (None, 0), f"exit code {stop.value.code}:\n{said}\n{told}"
-    return subprocess.CompletedProcess(arguments, 0, said, told)
+    done = command(*arguments)
+    assert done.returncode == 0, f"exit code {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done
 
 
 def answered(done: object) -> dict:
@@ -35,19 +30,6 @@ def answered(done: object) -> dict:
     answer = json.loads(done.stdout.splitlines()[-1])
     assert answer.pop("event") == "result"
     return answer
-
-
-def in_a_process(*arguments: object, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user does."""
-    done = subprocess.run(
-        [sys.executable, "-m", "spinalnet", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == expect, f"exit code {done.returncode}:\n{done.stdout}\n{done.stderr}"
-    return done
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -66,7 +48,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("cli") / "cmp"
-    done = in_a_process(
+    done = spinalnet(
         *("compare", "digits", "--heads", "spinal,mlp", "--seeds", 2, "--epochs", 1),
         *("--limit", 200, "--device", "cpu", "--out", out),
     )
@@ -98,7 +80,7 @@ def test_compare_leaves_the_promised_files(comparison: Path) -> None:
     assert summary["command"].startswith("spinalnet compare digits --heads spinal,mlp")
 
 
-def test_train_evaluate_predict_round_trip(tmp_path: Path) -> None:
+def test_train_evaluate_predict_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     arguments = ("train", "digits", "--model", "mnist-cnn", "--head", "spinal", "--epochs", 1)
     options = ("--seed", 3, "--limit", 200, "--head-option", "num_layers=3", "--device", "cpu")
@@ -126,13 +108,9 @@ def test_train_evaluate_predict_round_trip(tmp_path: Path) -> None:
     predicted = spinalnet("predict", run, tmp_path / "white.png").stdout.splitlines()
     assert predicted[0].startswith("path,prediction,probability,p_0")
     assert len(predicted) == 2
-    listed = subprocess.run(
-        [sys.executable, "-m", "spinalnet", "predict", run, "-", "--format=jsonl", "--top-k=2"],
-        input=f"{tmp_path / 'white.png'}\0{tmp_path / 'white.png'}\0",
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    names = f"{tmp_path / 'white.png'}\0{tmp_path / 'white.png'}\0".encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(names)))
+    listed = spinalnet("predict", run, "-", "--format=jsonl", "--top-k=2")
     records = [json.loads(line) for line in listed.stdout.splitlines()]
     assert [record["prediction"] for record in records] == [predicted[1].split(",")[1]] * 2
     assert len(records[0]["top"]) == 2

@@ -9,10 +9,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import os
 import pickle
 import signal
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -27,6 +25,7 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers import Started
 from local_server import Answer, Served, serving, wait_until
 from spinalnet import InputError, load_dataset
 from spinalnet.data import fetching, readers
@@ -606,7 +605,7 @@ def test_no_room_is_said_before_the_transfer(tmp_path, served, monkeypatch):
     assert len(served.asked) == 1  # no other mirror makes room
 
 
-def run_fetch(served: Served, path: Path, before: str = "") -> subprocess.Popen[str]:
+def run_fetch(served: Served, path: Path, before: str = "") -> Started:
     """Start a process that fetches the file, after running some code."""
     script = (
         "import sys\n"
@@ -618,19 +617,16 @@ def run_fetch(served: Served, path: Path, before: str = "") -> subprocess.Popen[
         "except InputError as error:\n"
         "    sys.exit(str(error))\n"
     )
-    return subprocess.Popen(
-        [sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, env={**os.environ}
-    )
+    return Started(code=script)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX systems")
 def test_a_disk_that_fills_up_is_one_sentence_and_the_rest_comes_later(tmp_path, served):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))"
-    process = run_fetch(served, tmp_path / "file.bin", limit)
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert "cannot write" in told
-    assert "Traceback" not in told
+    done = run_fetch(served, tmp_path / "file.bin", limit).ended()
+    assert done.returncode == 1
+    assert "cannot write" in done.stderr
+    assert "Traceback" not in done.stderr
     assert not (tmp_path / "file.bin").exists()
     fetching.fetch(ask(served, "a"), tmp_path / "file.bin", DIGEST)  # there is room again
     assert (tmp_path / "file.bin").read_bytes() == BODY
@@ -644,15 +640,12 @@ def test_of_two_processes_one_fetches_and_the_other_waits(tmp_path, served):
     first = run_fetch(served, path)
     wait_until(lambda: len(served.asked) == 1)
     second = run_fetch(served, path)
-    assert second.stderr is not None
-    assert "another process fetches it; waiting" in second.stderr.readline()
+    wait_until(lambda: "another process fetches it; waiting" in second.told.read_text())
     served.go_on.set()
-    assert (first.wait(60), second.wait(60)) == (0, 0)
+    assert (first.ended().returncode, second.ended().returncode) == (0, 0)
     assert path.read_bytes() == BODY
     assert len(served.asked) == 1
     assert [one.name for one in tmp_path.iterdir()] == ["file.bin"]
-    for process in (first, second):
-        process.communicate()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX systems")
@@ -661,8 +654,8 @@ def test_a_killed_process_is_followed_by_one_that_goes_on(tmp_path, served):
     part = tmp_path / ".file.bin.part"
     process = run_fetch(served, tmp_path / "file.bin")
     wait_until(lambda: part.exists() and part.stat().st_size == 600_000)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.process.kill()
+    process.ended()
     served.go_on.set()
     assert not (tmp_path / "file.bin").exists()
     fetching.fetch(ask(served, "a"), tmp_path / "file.bin", DIGEST)
@@ -689,7 +682,7 @@ def test_a_process_killed_while_it_unpacks_leaves_nothing_half(tmp_path, served,
         "Path.replace = replace\n"
         f"fetching.get({row.downloads[0]!r}, Path({str(tmp_path)!r}))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    done = Started(code=script).ended()
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not readers.is_present(row, tmp_path)
     served.files.clear()  # the archive had come, so nobody is asked again

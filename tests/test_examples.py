@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import spinalnet
-from helpers import write_images
+from helpers import Started, write_images
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 pytestmark = pytest.mark.xdist_group("examples")
@@ -57,17 +57,20 @@ def test_an_example_runs_alone(tmp_path, name):
         )
         spinalnet.run_one(spec, tmp_path / "run")
         spinalnet.export_onnx(tmp_path / "run", tmp_path / "model.onnx", output="probabilities")
-    start = [sys.executable]
+    script = str(EXAMPLES / f"{name}.py")
     if name == "distributed":
-        start += ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    done = subprocess.run(
-        [*start, str(EXAMPLES / f"{name}.py"), *options.split()],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+        start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+        done = subprocess.run(
+            [*start, "--standalone", script, *options.split()],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+    else:
+        code = f"import runpy; runpy.run_path({script!r}, run_name='__main__')"
+        done = Started(*options.split(), code=code, cwd=tmp_path).ended()
     assert done.returncode == 0, done.stderr[-2000:]
     assert re.search(expected, done.stdout), done.stdout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from helpers import Started
 from spinalnet import SpinalNet
 from spinalnet.data import ArrayDataset
 from spinalnet.models.features import FeatureDataset
@@ -44,15 +44,7 @@ TRAIN = ["train", "digits", "--epochs", "3", "--limit", "400", "--device", "cpu"
 
 
 def command(*words: object, code: str | None = None) -> subprocess.CompletedProcess[str]:
-    start = ["-m", "spinalnet"] if code is None else ["-c", code]
-    return subprocess.run(
-        [sys.executable, *start, *map(str, words)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env={**os.environ, "COLUMNS": "200"},
-    )
+    return Started(*words, code=code, COLUMNS="200").ended()
 
 
 def result_of(run: Path) -> dict[str, Any]:
@@ -126,7 +118,10 @@ sys.meta_path.insert(0, Meddler())
 from spinalnet.__main__ import main
 main()
 """
-    stopped = command(*TRAIN, "--out", tmp_path / "run", code=code)
+    words = map(str, [*TRAIN, "--out", tmp_path / "run"])
+    stopped = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
+    )
     assert stopped.returncode == 130
     assert "Traceback" not in stopped.stderr
     assert stopped.stderr.strip() in ("", "stopped.")

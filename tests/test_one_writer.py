@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import nn
 
+from helpers import Started
 from spinalnet import ComparisonSpec, InputError, RunSpec, files, locks, run_one
 from spinalnet.comparison import comparing
 from spinalnet.comparison.engine import Effort
@@ -191,21 +192,15 @@ def test_a_run_that_another_process_makes_is_refused_and_not_touched(tmp_path):
     assert run_one(SPEC, tmp_path / "run").done
 
 
-def train(folder: Path, *more: str) -> subprocess.Popen[str]:
+def train(folder: Path, *more: str) -> Started:
     command = ["train", "digits", "--limit", "60", "--epochs", "12", "--device", "cpu"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "spinalnet", *command, "--out", str(folder), *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return Started(*command, "--out", folder, *more)
 
 
 def test_of_two_that_train_into_one_folder_one_ends_whole_and_the_other_is_told(tmp_path):
-    with ExitStack() as stack:
-        both = [stack.enter_context(train(tmp_path / "run")) for _ in range(2)]
-        said = [process.communicate(timeout=120)[0] for process in both]
-    codes = [process.returncode for process in both]
+    both = [one.ended() for one in [train(tmp_path / "run") for _ in range(2)]]
+    codes = [done.returncode for done in both]
+    said = [done.stdout + done.stderr for done in both]
     assert sorted(codes) in ([0, 2], [0, 0])  # the second may have come when the first was done
     for code, text in zip(codes, said, strict=True):
         told = "is in use by process" in text and "--wait" in text
@@ -216,15 +211,16 @@ def test_of_two_that_train_into_one_folder_one_ends_whole_and_the_other_is_told(
 
 
 def test_the_second_waits_if_it_is_told_to(tmp_path):
-    with held(tmp_path / "run") as process, train(tmp_path / "run", "--wait") as waiting:
-        said = ""
-        while "since" not in said:  # the sentence takes several lines
-            said += waiting.stdout.readline()
+    with held(tmp_path / "run") as process:
+        waiting = train(tmp_path / "run", "--wait")
+        while "since" not in waiting.told.read_text():  # the sentence takes several lines
+            assert waiting.process.is_alive()
+            time.sleep(0.05)
+        said = " ".join(waiting.told.read_text().split())
         assert "waiting for" in said
-        assert f"process {process.pid}" in " ".join(said.split())
+        assert f"process {process.pid}" in said
         process.kill()
-        waiting.communicate(timeout=120)
-    assert waiting.returncode == 0
+        assert waiting.ended().returncode == 0
     assert runs.is_done(tmp_path / "run")
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
+from helpers import Started
 from spinalnet import InputError, RunSpec, files, run_one
 from spinalnet.paper import protocol
 from spinalnet.paper.recipes import RECIPES
@@ -173,12 +172,7 @@ def test_no_room_says_how_much_is_needed_and_the_run_goes_on_after(tmp_path):
     run_one(SPEC, straight)
     model = (straight / "model.safetensors").stat().st_size
     for limit in (model // 2, model + 1000):  # no room for the model; for the state
-        done = subprocess.run(
-            [sys.executable, "-c", LIMITED, str(limit), str(run)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = Started(limit, run, code=LIMITED).ended()
         assert done.returncode == 2, done.stderr
         assert "bytes needed" in done.stdout
         assert "enforce" not in done.stdout + done.stderr

@@ -6,8 +6,6 @@ The processes are real, on this machine, and talk through gloo.
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +20,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from helpers import Started, command
 from spinalnet import InputError, SpinalNet, _dist, randomness
 from spinalnet.data import ArrayDataset, FolderDataset
 from spinalnet.randomness import BatchPart, draw_rows, part_of_batch
@@ -41,26 +40,19 @@ def free_port() -> str:
 
 
 @contextmanager
-def job(size: int, *words: str) -> Iterator[list[subprocess.Popen[str]]]:
+def job(size: int, *words: str, code: str | None = None) -> Iterator[list[Started]]:
     """Start the processes of a job, without an agent that would end the others with one."""
     shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    path = f"{HERE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     started = [
-        subprocess.Popen(
-            [sys.executable, *words],
-            env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank, "PYTHONPATH": path},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        Started(*words, code=code, **shared, RANK=rank, LOCAL_RANK=rank)
         for rank in map(str, range(size))
     ]
     try:
         yield started
     finally:
-        for process in started:
-            process.kill()
-            process.communicate()
+        for one in started:
+            one.process.kill()
+            one.process.join()
 
 
 # --- the same training ----------------------------------------------------------------------------
@@ -130,9 +122,9 @@ def test_any_number_of_processes_finds_the_losses_of_one(
     tmp_path: Path, alone: dict[str, Any], size: int
 ) -> None:
     code = f"import test_processes as t; t.train_all({str(tmp_path)!r})"
-    with job(size, "-c", code) as processes:
-        said = [process.communicate(timeout=200)[1] for process in processes]
-        assert [process.returncode for process in processes] == [0] * size, said
+    with job(size, code=code) as processes:
+        done = [process.ended() for process in processes]
+        assert [one.returncode for one in done] == [0] * size, [one.stderr for one in done]
     for name, one in alone.items():
         together = runs.RunFolder(tmp_path / name)
         for row, expected in zip(together.metrics(), one.history, strict=True):
@@ -252,7 +244,7 @@ def test_each_process_decodes_only_its_share(
 # --- what ends a job, and what goes on ------------------------------------------------------------
 
 
-COMMAND = ["-m", "spinalnet", "train", "digits", "--limit", "600", "--device", "cpu", "--out"]
+COMMAND = ["train", "digits", "--limit", "600", "--device", "cpu", "--out"]
 
 
 def wait_for(run: Path, epochs: int) -> None:
@@ -272,26 +264,19 @@ def test_a_killed_process_ends_the_others_with_a_sentence_and_the_run_goes_on(
     run, epochs = tmp_path / "run", ["--epochs", "200", "--early-stopping", "3"]
     with job(2, *COMMAND, str(run), *epochs) as processes:
         wait_for(run, 2)
-        processes[victim].kill()
-        killed = time.monotonic()
-        said = processes[1 - victim].communicate(timeout=60)[1]
-        assert time.monotonic() - killed < 30
-        assert processes[1 - victim].returncode == 1
+        processes[victim].process.kill()
+        done = processes[1 - victim].ended(30)
+    said = done.stderr
+    assert done.returncode == 1
     assert "as another has ended" in said
     assert "also with another number of processes" in said
     assert "Traceback" not in said
-    done = len(runs.RunFolder(run).metrics())
-    again = subprocess.run(
-        [sys.executable, *COMMAND, str(run), *epochs],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    trained = len(runs.RunFolder(run).metrics())
+    again = command(*COMMAND, run, *epochs)
     assert again.returncode == 0, again.stderr
     said = " ".join(again.stderr.split())
     assert "other circumstances than it was begun (processes 1, not 2)" in said
-    assert len(runs.RunFolder(run).metrics()) > done
+    assert len(runs.RunFolder(run).metrics()) > trained
     environment = json.loads((run / "environment.json").read_text())
     assert environment["processes"] == 2
     assert environment["continued"][0]["processes"] == 1
@@ -301,9 +286,10 @@ def test_a_signal_to_one_process_saves_and_ends_all(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with job(2, *COMMAND, str(run), "--epochs", "500") as processes:
         wait_for(run, 2)
-        processes[1].send_signal(signal.SIGTERM)
-        said = [process.communicate(timeout=60)[1] for process in processes]
-        assert [process.returncode for process in processes] == [143, 143], said
+        processes[1].process.terminate()
+        done = [process.ended(60) for process in processes]
+    said = [one.stderr for one in done]
+    assert [one.returncode for one in done] == [143, 143], said
     assert "Traceback" not in said[0] + said[1]
     assert "the same command continues" in said[0]
     state = runs.RunFolder(run).load_state()
@@ -345,7 +331,7 @@ def test_two_hosts_train_together(tmp_path: Path) -> None:
     words = ["--epochs", "3", "--lr", "1e-3"]
     hosts = [
         subprocess.Popen(
-            [*agent, *COMMAND, str(run), *words],
+            [*agent, "-m", "spinalnet", *COMMAND, str(run), *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -361,7 +347,7 @@ def test_two_hosts_train_together(tmp_path: Path) -> None:
     environment = json.loads((run / "environment.json").read_text())
     assert environment["processes"] == 2
     alone = tmp_path / "alone"
-    subprocess.run([sys.executable, *COMMAND, str(alone), *words], check=True, timeout=120)
+    assert command(*COMMAND, alone, *words).returncode == 0
     for one, two in zip(
         runs.RunFolder(alone).metrics(), runs.RunFolder(run).metrics(), strict=True
     ):

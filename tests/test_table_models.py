@@ -7,8 +7,6 @@ import errno
 import json
 import math
 import pickle
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+import helpers
 import spinalnet
 from spinalnet import files
 from spinalnet._checks import InputError
@@ -764,14 +763,7 @@ def test_a_file_that_would_answer_differently_is_not_written(folder, tmp_path, m
 
 
 def command(*arguments: object, cwd: Path, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "spinalnet", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        cwd=cwd,
-        check=False,
-    )
+    done = helpers.command(*arguments, cwd=cwd)
     assert done.returncode == code, done.stderr
     return done.stdout + " ".join(done.stderr.split())
 

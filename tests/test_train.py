@@ -7,8 +7,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from helpers import Started
 from spinalnet import _dist
 from spinalnet._checks import InputError, TrainingError
 from spinalnet.training import runs
@@ -85,12 +84,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def environment(**variables):
-    """The variables of a child process, in which this file can be imported."""
-    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | variables
 
 
 class Deep(nn.Module):
@@ -1122,10 +1115,7 @@ def test_every_kind_of_training_is_resumed_bit_for_bit(tmp_path, options):
 
 def test_a_killed_process_goes_on_bit_for_bit(tmp_path, one_thread):
     code = f"import test_train as t; t.careful_fit({str(tmp_path)!r}, t.kill_in_third_epoch)"
-    process = subprocess.run(
-        [sys.executable, "-c", code], env=environment(), check=False, timeout=120
-    )
-    assert process.returncode == -signal.SIGKILL
+    assert Started(code=code).ended().returncode == -signal.SIGKILL
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(b'{"epoch": 3, "lr"')  # torn by the kill
     check_resumed(careful_fit(None), tmp_path)
@@ -1252,17 +1242,8 @@ def test_two_processes_equal_one(tmp_path, one_thread):
         port = str(probe.getsockname()[1])
     job = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     code = f"import test_train; test_train.distributed_fit({str(tmp_path)!r})"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code], env=environment(**job, RANK=rank, LOCAL_RANK=rank)
-        )
-        for rank in "01"
-    ]
-    try:
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
+    processes = [Started(code=code, **job, RANK=rank, LOCAL_RANK=rank) for rank in "01"]
+    assert [process.ended().returncode for process in processes] == [0, 0]
     one = distributed_fit(None)
     run = runs.RunFolder(tmp_path)
     for row, expected in zip(run.metrics(), one.history, strict=True):
