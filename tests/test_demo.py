@@ -152,7 +152,7 @@ from spinalnet.deploy import demo_page
 def fetch(address, **data):
     body = json.dumps(data).encode() if data else None
     headers = {"Content-Type": "application/json"}
-    with urllib.request.urlopen(urllib.request.Request(address, body, headers), timeout=60) as got:
+    with urllib.request.urlopen(urllib.request.Request(address, body, headers), timeout=200) as got:
         return got.status, got.read().decode()
 
 images, table = sys.argv[1:]

@@ -647,7 +647,7 @@ def test_of_two_processes_one_fetches_and_the_other_waits(tmp_path, served):
     assert second.stderr is not None
     assert "another process fetches it; waiting" in second.stderr.readline()
     served.go_on.set()
-    assert (first.wait(60), second.wait(60)) == (0, 0)
+    assert (first.wait(200), second.wait(200)) == (0, 0)
     assert path.read_bytes() == BODY
     assert len(served.asked) == 1
     assert [one.name for one in tmp_path.iterdir()] == ["file.bin"]
