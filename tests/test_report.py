@@ -24,7 +24,7 @@ from spinalnet.comparison.classes import judge
 from spinalnet.comparison.findings import head_rows, short_rows
 from spinalnet.comparison.finished import read_folder
 from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs
-from spinalnet.comparison.report.figures import _apart
+from spinalnet.comparison.report.figures import _apart, learning_curves
 from spinalnet.comparison.report.page import write_report
 from spinalnet.comparison.statistics import paired_difference
 from spinalnet.comparison.summary import load_summary, summarize, summarize_runs
@@ -905,3 +905,27 @@ def test_a_count_of_more_than_64_bits_is_refused_in_a_sentence(tmp_path):
     (path.parent / "DONE").write_text("")  # as of a version that kept no digests
     with pytest.raises(InputError, match=r"result\.json cannot be used: a count of the confusion"):
         write_report(folder)
+
+
+def test_curves_of_a_table_are_by_epoch_of_each_net(tmp_path):
+    folder = write_comparison(tmp_path, {"spinal": [0.9] * 2, "mlp": [0.8] * 2}, epochs=0)
+    for path in (folder / "runs").iterdir():
+        path.joinpath("DONE").write_text("")  # as of a version that kept no digests
+        result = json.loads((path / "result.json").read_text()) | {"epochs_run": 4}
+        (path / "result.json").write_text(json.dumps(result))
+        rows = [
+            {
+                "epoch": i + 1,
+                "net": i // 2 + 1,
+                "epoch_of_net": i % 2 + 1,
+                "train_loss": 1 / (i + 1),
+            }
+            for i in range(4)
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (path / "metrics.jsonl").write_text(text)
+    comparison = read_folder(folder)
+    drawn = learning_curves(comparison, summarize_runs(comparison, None))
+    assert drawn is not None
+    assert drawn.caption.startswith("Training loss per epoch: mean over seeds and nets, ")
+    assert f"mlp: {(1 / 2 + 1 / 4) / 2:.4g} in epoch 2" in drawn.svg

@@ -87,9 +87,10 @@ def learning_curves(comparison: FinishedRuns, summary: Summary) -> Drawn | None:
         paint_curves(axes, theme, found, summary)
         drawing.legend(figure, axes, theme)
 
+    nets = " and nets" if any("net" in r for one in comparison.records for r in one.metrics) else ""
     caption = (
-        f"Validation result per epoch: mean over {summary.unit_kind}s, band from the lowest to the "
-        "highest; a thin line where some had already stopped."
+        f"{found.label.capitalize()} per epoch: mean over {summary.unit_kind}s{nets}, band from "
+        "the lowest to the highest; a thin line where some had already stopped."
     )
     caption += " The axis leaves out the steep start." if cut else ""
     if max(map(len, found.by_head.values())) > MOST_POINTS:
@@ -107,6 +108,12 @@ class FoundCurves:
     left: float | None
     cut: bool
 
+    @property
+    def label(self) -> str:
+        """What is drawn, in words."""
+        part, _, metric = self.key.partition("_")
+        return f"{'training' if part == 'train' else 'validation'} {metric}"
+
 
 def find_curves(comparison: FinishedRuns, summary: Summary) -> FoundCurves | None:
     """Return the validation curves of all runs; None if they have no epochs."""
@@ -114,15 +121,17 @@ def find_curves(comparison: FinishedRuns, summary: Summary) -> FoundCurves | Non
     if not rows:
         return None
     key = f"val_{summary.metric}"
-    if not any(row.get(key) is not None for row in rows):
-        key = "val_loss"
+    # Of tables there may be rows held out, or none.
+    known = {name for row in rows for name, value in row.items() if value is not None}
+    key = next((name for name in (key, "val_loss", "train_loss") if name in known), key)
     top = 1.0 if key == "val_accuracy" else None
     curves: Curves = {head.head: {} for head in summary.heads}
     for head, by_epoch in curves.items():
         for record in comparison.runs[head].values():
             for row in record.metrics:
                 if row.get(key) is not None:
-                    by_epoch.setdefault(int(row["epoch"]), []).append(float(row[key]))
+                    epoch = row.get("epoch_of_net") or row["epoch"]  # nets learn one by one
+                    by_epoch.setdefault(int(epoch), []).append(float(row[key]))
     epochs = sorted({epoch for by_epoch in curves.values() for epoch in by_epoch})
     # The first steep epochs would flatten all that follows; the axis may cut them.
     settled = epochs[len(epochs) // 3 :]
@@ -139,7 +148,7 @@ def paint_curves(axes: Axes, theme: Theme, found: FoundCurves, summary: Summary)
     """Draw validation curves on axes."""
     from matplotlib.ticker import MaxNLocator
 
-    drawing.label_axes(axes, theme, "epoch", f"validation {found.key.removeprefix('val_')}")
+    drawing.label_axes(axes, theme, "epoch", found.label)
     for i, (head, by_epoch) in enumerate(found.by_head.items()):
         if by_epoch:
             _paint_curve(axes, head, by_epoch, series(theme, i))
