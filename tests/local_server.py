@@ -89,7 +89,7 @@ def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
                 first, body = body[: served.hold_after], body[served.hold_after :]
                 self.wfile.write(first)
                 self.wfile.flush()
-                served.go_on.wait(60)
+                served.go_on.wait(200)
             with suppress(OSError):  # who asked may be gone
                 self.wfile.write(body[: answer.breaks_after])
             if answer.breaks_after is not None:
@@ -117,7 +117,7 @@ def serving() -> Iterator[Served]:
         thread.join()
 
 
-def wait_until(true: Any, seconds: float = 60.0) -> None:
+def wait_until(true: Any, seconds: float = 200.0) -> None:
     """Return when a condition holds.
 
     Raises:

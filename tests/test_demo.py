@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from spinalnet._checks import InputError
+from spinalnet.cli import app
 from spinalnet.comparison import RunSpec, TableSpec, load, running
 from spinalnet.comparison.tables import running as table_running
 from spinalnet.deploy import demo, demo_page, predict_images
+from spinalnet.training import stopping
 
 SMALL = {"limit": 200, "epochs": 2, "device": "cpu"}
 
@@ -144,6 +148,29 @@ def test_a_missing_gradio_is_one_sentence(images: Path, monkeypatch: pytest.Monk
         demo_page.interface(images)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_it_as_announced(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[bool] = []
+
+    class Page:
+        def block_thread(self) -> None:
+            raise stopping.Interrupted(number)
+
+        def close(self, *, verbose: bool) -> None:
+            closed.append(verbose)
+
+    monkeypatch.setattr(demo_page, "interface", lambda *_: Page())
+    monkeypatch.setattr(demo_page, "serve", lambda *_, **__: "http://127.0.0.1:7860/")
+    if number == signal.SIGTERM:
+        with pytest.raises(stopping.Interrupted):
+            CliRunner().invoke(app, ["demo", "run"], catch_exceptions=False)
+        return
+    done = CliRunner().invoke(app, ["demo", "run"])
+    assert done.exit_code == 0, done.output
+    assert closed == [False]
+    assert "the demo has ended" in done.output
+
+
 # In a process of its own: Gradio leaves event loops and sockets to be collected.
 PAGE = """
 import json, sys, urllib.request
@@ -152,7 +179,7 @@ from spinalnet.deploy import demo_page
 def fetch(address, **data):
     body = json.dumps(data).encode() if data else None
     headers = {"Content-Type": "application/json"}
-    with urllib.request.urlopen(urllib.request.Request(address, body, headers), timeout=60) as got:
+    with urllib.request.urlopen(urllib.request.Request(address, body, headers), timeout=200) as got:
         return got.status, got.read().decode()
 
 images, table = sys.argv[1:]

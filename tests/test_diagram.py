@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -92,3 +93,20 @@ def test_a_damaged_description_is_refused(change):
     kept = wiring_in(make_head("spinal", 20, 4, **HEADS["spinal"])).to_dict()
     with pytest.raises(InputError, match="no description"):
         Wiring.from_dict({**kept, **change})
+
+
+@pytest.mark.parametrize("sizes", [(8, 64, 3), (512, 8, 10), (60, 16, 900)])
+def test_layers_stand_apart_whatever_is_largest(sizes):
+    in_features, width, outputs = sizes
+    net = SpinalNet(in_features, outputs, hidden_features=width, num_layers=4)
+    drawn = ET.fromstring(str(spine_diagram(net)))
+    bars = [
+        (float(one.get("x")), float(one.get("y")), float(one.get("height")))
+        for one in drawn.iter("{http://www.w3.org/2000/svg}rect")
+    ]
+    high = float(drawn.get("viewBox").split()[3])
+    assert all(top >= 46 and top + tall <= high - 26 + 0.1 for _, top, tall in bars)
+    layers = sorted((top, tall) for x, top, tall in bars if x == 200)
+    assert len(layers) == 4
+    for (top, tall), (below, _) in pairwise(layers):
+        assert below - (top + tall) >= 8  # the arrow of the chain is there

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import statistics
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -23,7 +24,7 @@ from spinalnet.comparison.classes import judge
 from spinalnet.comparison.findings import head_rows, short_rows
 from spinalnet.comparison.finished import read_folder
 from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs
-from spinalnet.comparison.report.figures import _apart
+from spinalnet.comparison.report.figures import _apart, learning_curves
 from spinalnet.comparison.report.page import write_report
 from spinalnet.comparison.statistics import paired_difference
 from spinalnet.comparison.summary import load_summary, summarize, summarize_runs
@@ -89,7 +90,7 @@ def write_comparison(
                 "macs": TRUNK_MACS + macs,
                 "trunk_macs": TRUNK_MACS,
                 "head_macs": macs,
-                "val": test,
+                "val": {name: value for name, value in test.items() if name != "confusion"},
                 "test": test,
                 "best_epoch": 1,
                 "epochs_run": ran,
@@ -856,3 +857,75 @@ def test_many_classes_show_those_that_fare_worst(tmp_path):
     assert table
     assert table[0].count("<tr>") == 1 + 30
     assert "10 more are in" in page
+
+
+def work_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], list[int]]:
+    """Write a report: how often each run's result was read, and the elements of each figure."""
+    from matplotlib.figure import Figure
+
+    read: Counter[Path] = Counter()
+    passes: list[Figure] = []
+    read_bytes, draw = Path.read_bytes, Figure.draw
+
+    def counted(path: Path) -> bytes:
+        read[path] += path.name == "result.json"
+        return read_bytes(path)
+
+    def drawing(figure: Figure, renderer: Any) -> None:
+        passes.append(figure)
+        draw(figure, renderer)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", counted)
+        patched.setattr(Figure, "draw", drawing)
+        page = write_report(folder).read_text(encoding="utf-8")
+    figures = re.findall(r"<figure.*?</figure>", page, flags=re.DOTALL)
+    drawn = [one.count("<") for one in figures if "<svg" in one]
+    assert len(passes) == len(drawn)  # each is drawn once, and shown
+    return sorted(filter(None, read.values())), drawn
+
+
+def test_the_work_of_a_report_does_not_grow_with_classes(tmp_path, monkeypatch):
+    scores = {"spinal": [0.9] * 2, "mlp": [0.8] * 2}
+    some, many = (
+        work_of(write_comparison(tmp_path / f"{n}", scores, classes=n), monkeypatch)
+        for n in (40, 80)
+    )
+    assert some[0] == many[0] == [1] * 4
+    assert some[1] == pytest.approx(many[1], abs=20)  # ticks have other numbers
+    assert sum(many[1]) < 4000
+
+
+def test_a_count_of_more_than_64_bits_is_refused_in_a_sentence(tmp_path):
+    folder = write_comparison(tmp_path, {"spinal": [0.9], "mlp": [0.8]}, classes=2)
+    path = folder / "runs" / "mlp-seed0" / "result.json"
+    result = json.loads(path.read_text())
+    result["test"]["confusion"][0][0] = 2**63
+    path.write_text(json.dumps(result))
+    (path.parent / "DONE").write_text("")  # as of a version that kept no digests
+    with pytest.raises(InputError, match=r"result\.json cannot be used: a count of the confusion"):
+        write_report(folder)
+
+
+def test_curves_of_a_table_are_by_epoch_of_each_net(tmp_path):
+    folder = write_comparison(tmp_path, {"spinal": [0.9] * 2, "mlp": [0.8] * 2}, epochs=0)
+    for path in (folder / "runs").iterdir():
+        path.joinpath("DONE").write_text("")  # as of a version that kept no digests
+        result = json.loads((path / "result.json").read_text()) | {"epochs_run": 4}
+        (path / "result.json").write_text(json.dumps(result))
+        rows = [
+            {
+                "epoch": i + 1,
+                "net": i // 2 + 1,
+                "epoch_of_net": i % 2 + 1,
+                "train_loss": 1 / (i + 1),
+            }
+            for i in range(4)
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (path / "metrics.jsonl").write_text(text)
+    comparison = read_folder(folder)
+    drawn = learning_curves(comparison, summarize_runs(comparison, None))
+    assert drawn is not None
+    assert drawn.caption.startswith("Training loss per epoch: mean over seeds and nets, ")
+    assert f"mlp: {(1 / 2 + 1 / 4) / 2:.4g} in epoch 2" in drawn.svg

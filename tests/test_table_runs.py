@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from spinalnet.comparison.tables.rows import rows_of
 from spinalnet.comparison.tables.running import check_specs, refit, run_table
 from spinalnet.comparison.tables.spec import TableSpec
 from spinalnet.data import Resample, Table, draw_parts
+from spinalnet.deploy import verify
 from spinalnet.deploy.evaluation import evaluate_table
 from spinalnet.deploy.tables import predict_rows
 from spinalnet.tabular import ControlClassifier, ControlRegressor, SpinalClassifier, SpinalRegressor
@@ -83,6 +85,12 @@ def bits(folder: Path) -> dict[str, bytes]:
     return found | {"result": json.dumps(result).encode()}
 
 
+def kept_of(row: Mapping[str, Any]) -> list[str]:
+    """Return what of a told epoch is written down: not what only a bar needs, nor what is None."""
+    of_bars = ("nets", "epochs", "is_last")
+    return [name for name, value in row.items() if name not in of_bars and value is not None]
+
+
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("table", [flowers(), prices(), prices(outputs=2)], ids=["3", "1", "2"])
 def test_every_head_leaves_a_folder_and_has_its_model_again(
@@ -105,7 +113,14 @@ def test_every_head_leaves_a_folder_and_has_its_model_again(
     assert kept == {
         *("config.yaml", "environment.json", "result.json", OUTPUTS_FILE, "DONE"),
         "model.safetensors",
+        *(["metrics.jsonl"] if is_net else []),
     }
+    # What was told of an epoch is written down, in the columns that a run on images has too.
+    assert record.metrics == [{name: row[name] for name in kept_of(row)} for row in rows]
+    assert record.result.get("epochs_run") == (len(rows) or None)
+    if is_net:
+        columns = {"epoch", "lr", "train_loss", "seconds", "net", "epoch_of_net"}
+        assert columns <= set(record.metrics[0])
     assert TableSpec.from_dict(record.config) == replace(asked, frame=None)
     assert record.environment["scikit-learn"]
     result = record.result
@@ -167,6 +182,35 @@ def test_a_finished_run_is_returned_and_an_unfinished_one_done_again(tmp_path: P
         refit(tmp_path / "a", other.frame)
     with pytest.raises(InputError, match="holds no finished run"):
         refit(tmp_path / "b", other.frame)
+
+
+def test_a_lost_epoch_is_seen_and_a_run_of_before_is_read(tmp_path: Path) -> None:
+    run_table(spec(flowers(), head="linear"), tmp_path / "a")
+    path, result = tmp_path / "a" / "metrics.jsonl", tmp_path / "a" / "result.json"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "a" / "DONE").write_bytes(b"")  # without digests, which would see it too
+    for kept, said in ((lines[:-1], "should have"), (lines[:1] * len(lines), "epoch 2 in line 2")):
+        path.write_text("".join(kept), encoding="utf-8")
+        (found,) = verify(tmp_path / "a", models=False)
+        assert any(said in sentence for sentence in found.damage)
+    path.unlink()  # as a version left it that wrote none
+    held = json.loads(result.read_text(encoding="utf-8"))
+    del held["epochs_run"]
+    result.write_text(json.dumps(held), encoding="utf-8")
+    (found,) = verify(tmp_path / "a", models=False)
+    assert not found.damage
+    assert runs.load_run(tmp_path / "a").metrics == []
+
+
+def test_a_run_that_is_done_again_has_the_epochs_of_one_fit(tmp_path: Path) -> None:
+    asked = spec(flowers(), head="linear")
+    first = run_table(asked, tmp_path / "a").metrics
+    (tmp_path / "a" / "DONE").unlink()
+    with (tmp_path / "a" / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"epoch": 7')
+    again = run_table(asked, tmp_path / "a").metrics
+    timeless = [[{**row, "seconds": 0} for row in rows] for rows in (first, again)]
+    assert timeless[0] == timeless[1]
 
 
 def test_a_model_that_cannot_be_had_again_is_not_given(tmp_path: Path) -> None:

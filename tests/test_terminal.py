@@ -130,7 +130,7 @@ def completed(line: str, **environment: str) -> list[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=200,
     )
     return done.stdout.split()
 

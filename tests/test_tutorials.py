@@ -82,10 +82,10 @@ class Reader:
         assert program == "python"
         started = subprocess.Popen([sys.executable, *words])
         if not line.endswith("&"):
-            assert started.wait(timeout=100) == 0
+            assert started.wait(timeout=200) == 0
             return
         self.started.append(started)
-        for _ in range(600):
+        for _ in range(2000):
             assert started.poll() is None
             with socket.socket() as there:
                 if there.connect_ex(("127.0.0.1", self.port)) == 0:

@@ -167,10 +167,45 @@ def test_the_command_tells_trackers(tmp_path, words, run):
     assert again.exit_code == 0, again.output
 
 
+def test_the_command_tells_trackers_of_a_table(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = tmp_path / "out"
+    words = ["train", "sklearn:iris", "--epochs", "2", "--head-option", "ensemble_size=2"]
+    done = CliRunner().invoke(app, [*words, "--out", str(out), "--log", "tensorboard"])
+    assert done.exit_code == 0, done.output
+    (written,) = (out / "tensorboard").iterdir()
+    kept = EventAccumulator(str(written))
+    kept.Reload()
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["epoch"], row["net"], row["epoch_of_net"]) for row in rows] == [
+        *((1, 1, 1), (2, 1, 2), (3, 2, 1), (4, 2, 2))
+    ]
+    drawn = kept.Scalars("val_loss")
+    assert [one.step for one in drawn] == [1, 2, 3, 4]
+    assert [one.value for one in drawn] == pytest.approx([row["val_loss"] for row in rows])
+    told = set(kept.Tags()["scalars"])
+    assert {"train_loss", "test_accuracy"} <= told
+    assert not told & {"net", "epochs", "is_last"}  # which are no measurements
+
+
+def test_of_a_net_without_rows_held_out_every_epoch_is_kept(tmp_path):
+    class Brief(Diary):
+        def run_started(self, run, config):
+            """Of a table the epochs are an option of the head."""
+
+    diary, options = Brief(), "epochs=3,early_stopping=false"
+    heads = [f"spinal:{options},ensemble_size=1", f"linear:{options}"]
+    spinalnet.compare("sklearn:iris", heads, seeds=1, out=tmp_path / "d", jobs=1, watch=[diary])
+    assert [len(rows) for rows in diary.rows.values()] == [3, 3]
+    assert [*diary.best.values()] == [3, 3]
+
+
 def test_the_command_refuses_what_it_cannot_tell(tmp_path):
     for words, said in (
         (["compare", "digits", "--log", "tensorbord"], "did you mean 'tensorboard'"),
-        (["train", "sklearn:iris", "--log", "tensorboard"], "no meaning for one model of a table"),
+        (["train", "sklearn:iris", "--log", "wanb"], "did you mean 'wandb'"),
     ):
         done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "o")])
         assert said in str(done.exception) + done.output

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import reprlib
+from array import array
 from typing import Any
 
 _DEEPEST = 60  # of lists and mappings in one another; ours have six
@@ -94,10 +95,8 @@ def _plain(value: Any) -> Any:
                         raise ValueError(f"names must be text, got {reprlib.repr(key)}")
                 inner.extend(one.values())
             elif kind is list:
-                # Rows of counts, of which there may be millions, at once.
-                if set(map(type, one)) == {int} and -_LARGEST <= min(one) <= max(one) <= _LARGEST:
-                    continue
-                inner.extend(one)
+                if not _is_counts(one):
+                    inner.extend(one)
             elif kind is int:
                 if abs(one) > _LARGEST:
                     raise ValueError("it holds a whole number of more than 64 bits")
@@ -107,6 +106,18 @@ def _plain(value: Any) -> Any:
             return value
         layer = inner
     raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
+
+
+def _is_counts(row: list[Any]) -> bool:
+    """Return whether a list holds nothing but whole numbers that fit into 64 bits.
+
+    Confusions of many classes have millions: a row is looked at as a whole, by a loop in C.
+    """
+    try:
+        array("q", row)
+    except (TypeError, OverflowError):
+        return False
+    return True
 
 
 def spreadsheet_cell(value: Any) -> Any:

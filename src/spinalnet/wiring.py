@@ -112,6 +112,7 @@ def wired(
 _LARGEST = 10  # layers that are all drawn; of more the first and the last ones
 _FIRST, _LAST = 6, 2
 _ROW = 34  # height of a layer's place
+_GAP = 9  # at least, between two layers: an arrow that can be seen
 _TOP, _LOW = 46, 26  # room for the title, and for what stands below
 _INPUT, _LAYER, _OUTPUT, _BAR = 70, 200, 330, 14  # left edges, and the width of a bar
 _WIDTH = 420
@@ -176,7 +177,11 @@ def _chain(wiring: Wiring) -> list[str]:
     """Layers below each other between the input on the left and the output row on the right."""
     rows = _rows(len(wiring.layers))
     high = _height(rows)
-    scale = high / max(wiring.in_features, *(layer.width for layer in wiring.layers))
+    # Layers stand below each other, with room for an arrow between.
+    widest = max(layer.width for layer in wiring.layers)
+    of_layers = (high / len(rows) - _GAP) / widest
+    scale = min(high / max(wiring.in_features, wiring.out_features), of_layers)
+    in_top = _TOP + (high - wiring.in_features * scale) / 2
     middles = {
         layer: _TOP + high * (place + 0.5) / len(rows)
         for place, layer in enumerate(rows)
@@ -190,13 +195,13 @@ def _chain(wiring: Wiring) -> list[str]:
     for k, (a, b) in enumerate(slices):
         tip = f"inputs {a:,} to {b - 1:,}"
         shade = 0.9 if k % 2 == 0 else 0.55
-        front.append(_bar(_INPUT, _TOP + a * scale, (b - a) * scale - 1, "input", tip, shade))
+        front.append(_bar(_INPUT, in_top + a * scale, (b - a) * scale - 1, "input", tip, shade))
     for i, middle in middles.items():
         layer = wiring.layers[i]
         half = max(layer.width * scale, 2.5) / 2
         ends = middle - half, middle + half
         if layer.stop > layer.start:
-            seen = _TOP + layer.start * scale, _TOP + layer.stop * scale
+            seen = in_top + layer.start * scale, in_top + layer.stop * scale
             back.append(_fan(_INPUT + _BAR, seen, _LAYER, ends, "layer"))
         if i in wiring.seen:
             back.append(_fan(_LAYER + _BAR, ends, _OUTPUT, (out_top, out_top + out_high), "output"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -79,8 +80,16 @@ def demo_command(
     (pip install '.[demo]' in a checkout).
     """
     from spinalnet.deploy import demo_page
+    from spinalnet.training import stopping
 
     page = demo_page.interface(run, print_note)
     address = demo_page.serve(page, port=port, browser=browser, block=False)
     answer({"address": address}, f"{address} (Ctrl-C ends it)")
-    page.block_thread()
+    try:
+        page.block_thread()
+    except stopping.Interrupted as error:
+        if error.number != signal.SIGINT:
+            raise
+    # As was announced: nothing was cut short.
+    page.close(verbose=False)
+    say("the demo has ended.")

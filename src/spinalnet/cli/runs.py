@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spinalnet._checks import InputError
 from spinalnet.cli import names as complete
 from spinalnet.cli.options import (
     NETWORK,
@@ -83,11 +82,9 @@ def train_command(
 
     asked.check_labels(is_table := asking.names_table(asked.data, target))
     if is_table:
-        if log:
-            raise InputError("log has no meaning for one model of a table: leave it out.")
         of_table: dict[str, Any] = {"target": target, "task": task, "group": group, "time": time}
         of_table["ignore"] = tuple(asked.ignore or ())
-        _train_on_table(asked, head, out, wait, **of_table)
+        _train_on_table(asked, head, out, wait, log, **of_table)
         return
     asked.refuse_of_tables({"target", "time"})
     of_data = {"task": task, "group": group}
@@ -123,7 +120,7 @@ _OF_IMAGES |= {"labels", "image_column", "label_column", "split_column"}
 
 
 def _train_on_table(
-    asked: RunOptions, head: str, out: Path | None, wait: bool, **of_table: Any
+    asked: RunOptions, head: str, out: Path | None, wait: bool, log: str, **of_table: Any
 ) -> None:
     """Fit one model to a table and leave its folder."""
     from spinalnet import _dist
@@ -156,8 +153,11 @@ def _train_on_table(
     with alone_in(folder, wait):
         for note in table_rows.rows_of(spec).table.notes:
             print_note(note)
-        with show_run(spec.name) as tell:  # hears of a spec of images or of a table alike
-            record = table_running.run_table(spec, folder, on_progress=tell)  # type: ignore[arg-type]
+        # Both hear of a spec of images or of a table alike.
+        with watched(log, folder) as watching, show_run(spec.name) as on_progress:
+            tell = watching.before(on_progress)
+            record = table_running.run_table(spec, folder, on_progress=tell)
+            watching.finished(spec.name, record.result or {})
     print_run(record)
     if reason := (record.result or {}).get("model_not_kept"):
         print_note(f"the model is not kept as data, and is fitted again when used: {reason}.")

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -132,15 +133,17 @@ class ClassScore:
     support: int  # examples that are it
 
 
-def per_class(confusion: Sequence[Sequence[int]]) -> tuple[ClassScore, ...]:
+def per_class(confusion: Sequence[Sequence[int]] | np.ndarray) -> tuple[ClassScore, ...]:
     """Score every class from counts; rows are true classes, columns predicted ones."""
-    predicted = [sum(column) for column in zip(*confusion, strict=True)]
+    counts = np.asarray(confusion, dtype=np.int64)
+    sums = (counts.diagonal(), counts.sum(1), counts.sum(0))
+    right, support, predicted = (one.tolist() for one in sums)
     return tuple(
         ClassScore(
-            precision=row[k] / max(predicted[k], 1),
-            recall=row[k] / max(sum(row), 1),
-            f1=2 * row[k] / max(predicted[k] + sum(row), 1),
-            support=sum(row),
+            precision=hits / max(said, 1),
+            recall=hits / max(are, 1),
+            f1=2 * hits / max(said + are, 1),
+            support=are,
         )
-        for k, row in enumerate(confusion)
+        for hits, are, said in zip(right, support, predicted, strict=True)
     )

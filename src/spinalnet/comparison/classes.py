@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from spinalnet._checks import InputError
 from spinalnet.comparison.calibration import Bin, ClassScore, Quality, per_class, pooled, quality
 from spinalnet.comparison.finished import FinishedRuns, result_of
 from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs, pictures
@@ -25,6 +27,7 @@ from spinalnet.comparison.statistics import (
     mean,
     paired_difference,
 )
+from spinalnet.files import reading
 from spinalnet.texts import shown
 from spinalnet.training import RunRecord
 
@@ -193,13 +196,14 @@ def judge(comparison: FinishedRuns, summary: Summary) -> list[HeadQuality]:
         scored = {seed: quality(said) for seed, said in outputs.items()}
         scored = {seed: found for seed, found in scored.items() if math.isfinite(found.ece)}
         values = _values(records, scored)
-        confusion = _sum_confusions(head, records.values())
+        matrices = [_matrix(record) for record in records.values()]
+        confusion = _sum_confusions(head, matrices, result_of(next(iter(records.values()))))
         judged.append(
             HeadQuality(
                 head=head,
                 n=len(records),
                 confusion=confusion,
-                classes=_class_rows(records.values(), confusion.names),
+                classes=_class_rows(matrices, confusion.names),
                 means=_known(mean, values),
                 stds=_known(deviation, values),
                 bins=pooled([found.bins for found in scored.values()]),
@@ -245,21 +249,28 @@ def _known(
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _sum_confusions(head: str, records: Iterable[RunRecord]) -> Confusion:
-    """Sum the confusion matrices of the runs of a head."""
-    results = [result_of(record) for record in records]
-    matrices = [result["test"]["confusion"] for result in results]
-    size = range(len(matrices[0]))
-    summed = sum(torch.tensor(matrix, dtype=torch.int64) for matrix in matrices)
-    counts = tuple(map(tuple, torch.as_tensor(summed).tolist()))
-    names = tuple(str(name) for name in results[0].get("class_names") or ())
-    names = names if len(names) == len(size) else tuple(str(i) for i in size)
+def _matrix(record: RunRecord) -> np.ndarray:
+    """Return the confusion of a run, `(classes, classes)`: of many classes a list is slow."""
+    with reading(record.path / "result.json"):
+        try:
+            return np.array(result_of(record)["test"]["confusion"], dtype=np.int64)
+        except OverflowError:
+            raise InputError("a count of the confusion must fit into 64 bits.") from None
+
+
+def _sum_confusions(
+    head: str, matrices: Sequence[np.ndarray], result: Mapping[str, Any]
+) -> Confusion:
+    """Sum the confusion matrices of the runs of a head, one of which has this result."""
+    counts = tuple(map(tuple, np.sum(matrices, axis=0).tolist()))
+    names = tuple(str(name) for name in result.get("class_names") or ())
+    names = names if len(names) == len(counts) else tuple(map(str, range(len(counts))))
     return Confusion(head, len(matrices), names, counts)
 
 
-def _class_rows(records: Iterable[RunRecord], names: Sequence[str]) -> tuple[ClassRow, ...]:
+def _class_rows(matrices: Sequence[np.ndarray], names: Sequence[str]) -> tuple[ClassRow, ...]:
     """Average the scores of every class over runs."""
-    by_run = [per_class(result_of(record)["test"]["confusion"]) for record in records]
+    by_run = [per_class(matrix) for matrix in matrices]
     rows = []
     for name, scores in zip(names, zip(*by_run, strict=True), strict=True):
         average = ClassScore(

@@ -68,7 +68,8 @@ def _on_what(summary: Summary) -> str:
         where += f", {len(summary.seeds)} seeds each"
     if summary.test_size:
         to = f" to {summary.largest_test:,}" if summary.largest_test else ""
-        where += f", {summary.test_size:,}{to} test examples{'' if kind == 'seed' else ' each'}"
+        each = "" if kind == "seed" or asked == 1 else " each"
+        where += f", {summary.test_size:,}{to} test examples{each}"
     return where
 
 

@@ -355,7 +355,12 @@ def _without_heads(timing: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _epochs(comparison: FinishedRuns) -> int | None:
-    """Epochs asked for: as the question says, else the longest run."""
+    """Epochs asked for: as the question says, else the longest run; None for tables.
+
+    The nets of a table's run count theirs together, and stop when they are done.
+    """
+    if comparison.is_table:
+        return None
     asked = comparison.question.get("epochs")
     ran = [result["epochs_run"] for result in comparison.results if result.get("epochs_run")]
     return int(asked) if asked else max(ran, default=None)

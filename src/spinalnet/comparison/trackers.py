@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Tell = Callable[[str], None]
 
 _PROJECT = "spinalnet"
+_PLACES = ("epoch", "net", "nets", "epochs", "epoch_of_net")  # of a line of metrics
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def numbers(row: Mapping[str, Any]) -> dict[str, float]:
     return {
         key: float(value)
         for key, value in row.items()
-        if key != "epoch" and isinstance(value, int | float) and math.isfinite(value)
+        if key not in _PLACES and type(value) in (int, float) and math.isfinite(value)
     }
 
 

@@ -57,7 +57,9 @@ class _Run:
     def is_best(self, row: Mapping[str, Any]) -> bool:
         if row.get("net") != self.net:  # of several nets of a table each has its own best
             self.net, self.best = row.get("net"), None
-        loss = float(row.get("val_loss", float("nan")))
+        if row.get("val_loss") is None:  # nothing is held out: the last is kept
+            return True
+        loss = float(row["val_loss"])
         score = row.get("val_accuracy")
         key = (-loss if score is None else float(score), -loss)
         better = self.best is None or key > self.best

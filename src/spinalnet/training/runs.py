@@ -138,16 +138,16 @@ class RunFolder:
                 "replaced while the run went on. Run the same command again to begin anew."
             )
 
-    def append_metrics(self, row: Mapping[str, Any], *, durable: bool = True) -> None:
-        """Add one epoch's line to `metrics.jsonl`; if `durable` it is on the disk after."""
-        line = json.dumps(row, allow_nan=False) + "\n"
+    def append_metrics(self, *rows: Mapping[str, Any], durable: bool = True) -> None:
+        """Add a line for each epoch to `metrics.jsonl`; if `durable` they are on the disk after."""
+        lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         target = self.path / METRICS_FILE
         self._check_there()
         with (
-            files.writing(target, len(line)),
+            files.writing(target, len(lines)),
             open(target, "a", encoding="utf-8", opener=_open_no_link) as file,
         ):
-            file.write(line)
+            file.write(lines)
             if durable:
                 files.flush_to_disk(file)
 

@@ -107,18 +107,21 @@ def draw(
 ) -> Drawn:
     """Run `paint(figure, theme)` on an empty figure of `size` inches."""
     import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     # A Figure of its own, without pyplot: no global state, no display, nothing to close.
     figure = Figure(figsize=size, dpi=72, facecolor=LIGHT.ground)
-    figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
+    FigureCanvasSVG(figure)
     buffer = io.StringIO()
     # The same runs give the same bytes: names inside are hashes of what they name.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
         # The width of a class name in a script the font lacks is a guess; its text is not.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         paint(figure, LIGHT)
+        # Saving would draw all of it once more, to find where things go.
+        ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1).execute(figure)
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return Drawn(name, title, caption, _with_tips(buffer.getvalue()))
 

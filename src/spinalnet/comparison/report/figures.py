@@ -32,11 +32,12 @@ def differences(summary: Summary) -> Drawn:
     def paint(figure: Figure, theme: Theme) -> None:
         paint_differences(figure.add_subplot(), theme, summary)
 
+    of_seeds = any(h.difference and h.difference.seeds_low is not None for h in summary.heads)
+    lines = " (thin line), and that for other seeds on the same test set (thick line)"
     caption = (
         f"{summary.heads[0].head} minus each other: the mean of the paired differences with its "
-        "95 % interval (thin line), and that for other seeds on the same test set (thick line). An "
-        "interval that leaves out 0 shows a difference; one inside the band (the margin) shows "
-        "that there is none worth the name."
+        f"95 % interval{lines if of_seeds else ''}. An interval that leaves out 0 shows a "
+        "difference; one inside the band (the margin) shows that there is none worth the name."
     )
     height = 1.3 + 0.42 * len(summary.heads)
     return drawing.draw("differences", "Differences", caption, (drawing.WIDTH, height), paint)
@@ -88,8 +89,8 @@ def learning_curves(comparison: FinishedRuns, summary: Summary) -> Drawn | None:
         drawing.legend(figure, axes, theme)
 
     caption = (
-        f"Validation result per epoch: mean over {summary.unit_kind}s, band from the lowest to the "
-        "highest; a thin line where some had already stopped."
+        f"{found.label.capitalize()} per epoch: mean over {found.over}, band from "
+        "the lowest to the highest; a thin line where some had already stopped."
     )
     caption += " The axis leaves out the steep start." if cut else ""
     if max(map(len, found.by_head.values())) > MOST_POINTS:
@@ -106,6 +107,13 @@ class FoundCurves:
     limits: tuple[float, float]
     left: float | None
     cut: bool
+    over: str
+
+    @property
+    def label(self) -> str:
+        """What is drawn, in words."""
+        part, _, metric = self.key.partition("_")
+        return f"{'training' if part == 'train' else 'validation'} {metric}"
 
 
 def find_curves(comparison: FinishedRuns, summary: Summary) -> FoundCurves | None:
@@ -114,15 +122,17 @@ def find_curves(comparison: FinishedRuns, summary: Summary) -> FoundCurves | Non
     if not rows:
         return None
     key = f"val_{summary.metric}"
-    if not any(row.get(key) is not None for row in rows):
-        key = "val_loss"
+    # Of tables there may be rows held out, or none.
+    known = {name for row in rows for name, value in row.items() if value is not None}
+    key = next((name for name in (key, "val_loss", "train_loss") if name in known), key)
     top = 1.0 if key == "val_accuracy" else None
     curves: Curves = {head.head: {} for head in summary.heads}
     for head, by_epoch in curves.items():
         for record in comparison.runs[head].values():
             for row in record.metrics:
                 if row.get(key) is not None:
-                    by_epoch.setdefault(int(row["epoch"]), []).append(float(row[key]))
+                    epoch = row.get("epoch_of_net") or row["epoch"]  # nets learn one by one
+                    by_epoch.setdefault(int(epoch), []).append(float(row[key]))
     epochs = sorted({epoch for by_epoch in curves.values() for epoch in by_epoch})
     # The first steep epochs would flatten all that follows; the axis may cut them.
     settled = epochs[len(epochs) // 3 :]
@@ -132,18 +142,19 @@ def find_curves(comparison: FinishedRuns, summary: Summary) -> FoundCurves | Non
     cut = any(not limits[0] <= v <= limits[1] for v in everything)
     seen = [e for by in curves.values() for e, vs in by.items() if limits[0] < max(vs) < limits[1]]
     left = max(epochs[0], min(seen, default=1) - 1) if cut and len(epochs) > 1 else None
-    return FoundCurves(key, curves, limits, left, cut)
+    nets = " and nets" if any("net" in row for row in rows) else ""
+    return FoundCurves(key, curves, limits, left, cut, f"{summary.unit_kind}s{nets}")
 
 
 def paint_curves(axes: Axes, theme: Theme, found: FoundCurves, summary: Summary) -> None:
     """Draw validation curves on axes."""
     from matplotlib.ticker import MaxNLocator
 
-    drawing.label_axes(axes, theme, "epoch", f"validation {found.key.removeprefix('val_')}")
+    drawing.label_axes(axes, theme, "epoch", found.label)
     for i, (head, by_epoch) in enumerate(found.by_head.items()):
         if by_epoch:
             _paint_curve(axes, head, by_epoch, series(theme, i))
-    repeats = f"mean and range over {summary.unit_kind}s"
+    repeats = f"mean and range over {found.over}"
     setting = f"{clip(summary.data, 32)}, {summary.model}: {repeats}"
     axes.set_title(setting, color=theme.ink, loc="left", fontsize=10)
     axes.set_ylim(*found.limits)
@@ -264,7 +275,7 @@ def scores(summary: Summary) -> Drawn:
 
     caption = f"Each dot is one {summary.unit_kind}; the line is the mean."
     height = 1.2 + 0.42 * len(summary.heads)
-    return drawing.draw("scores", "Every run", caption, (drawing.WIDTH, height), paint)
+    return drawing.draw("scores", "Spread of the runs", caption, (drawing.WIDTH, height), paint)
 
 
 def paint_scores(axes: Axes, theme: Theme, summary: Summary) -> None:

@@ -320,7 +320,7 @@ def _of_its_cost(first: HeadSummary, other: HeadSummary) -> str:
         return f"{first.head_macs / other.head_macs:.2g}× its multiplications"
     if first.train_seconds_mean and other.train_seconds_mean:
         ours, theirs = (wording.three_digits(head.train_seconds_mean) for head in (first, other))
-        return f"trains in {theirs} s, {first.head} in {ours} s"
+        return f"trains in {theirs}\u00a0s, {first.head} in {ours}\u00a0s"
     return ""
 
 

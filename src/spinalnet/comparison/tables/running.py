@@ -86,12 +86,22 @@ def check_specs(specs: Sequence[TableSpec]) -> str:
 OnTable = Callable[[TableSpec, Progress], None]
 
 
-class _Told:
-    """Tells how far a run has come: the trials of its tuning and its fit are fits, one by one."""
+_BETWEEN_WRITES = 1.0  # seconds: an epoch of a table can take less time than a line of its own
 
-    def __init__(self, spec: TableSpec, on_progress: OnTable | None) -> None:
+
+class _Told:
+    """Tells how far a run has come: the trials of its tuning and its fit are fits, one by one.
+
+    What is told of an epoch is written down too, as `metrics.jsonl` of the run.
+    """
+
+    def __init__(
+        self, spec: TableSpec, folder: runs.RunFolder, on_progress: OnTable | None
+    ) -> None:
         self._spec, self._on_progress, self._fits = spec, on_progress, spec.tune + 1
-        self._done = self._epochs = 0
+        self._done = self.epochs = 0
+        self._folder, self._written = folder, time.monotonic()
+        self._rows: list[dict[str, Any]] = []  # not written yet
 
     def trial(self, number: int) -> None:
         """A trial of tuning is done."""
@@ -101,14 +111,22 @@ class _Told:
 
     def epoch(self, found: NetEpoch) -> None:
         """An epoch of one of the nets is over."""
-        self._epochs += 1
+        self.epochs += 1
         # Of all nets together: what draws a line by epoch must not go back.
-        row = {**found.row, "epoch": self._epochs}
-        row |= {"net": found.net, "nets": found.nets, "epochs": found.epochs}
-        row |= {"epoch_of_net": found.epoch, "is_last": found.is_last}
+        row = {**found.row, "epoch": self.epochs, "net": found.net, "epoch_of_net": found.epoch}
+        self._rows.append({name: value for name, value in row.items() if value is not None})
+        if time.monotonic() - self._written >= _BETWEEN_WRITES:
+            self.write()
+        row |= {"nets": found.nets, "epochs": found.epochs, "is_last": found.is_last}
         share = (found.net - 1 + (found.epoch / found.epochs if not found.is_last else 1)) * 1000
         steps = {"step": round(share), "steps": 1000 * found.nets}
         self._tell("epoch", self._done + 1, row=row, **steps)
+
+    def write(self) -> None:
+        """Write what was heard of epochs."""
+        if self._rows:
+            self._folder.append_metrics(*self._rows, durable=False)
+        self._rows, self._written = [], time.monotonic()
 
     def done(self) -> None:
         """All is."""
@@ -158,21 +176,25 @@ def _run(spec: TableSpec, folder: str | Path, on_progress: OnTable | None) -> ru
     rows = rows_of(spec)
     _check(spec, rows)
     begun = _begin(spec, folder)
-    told = _Told(spec, on_progress)
+    told = _Told(spec, begun, on_progress)
     began = time.perf_counter()
     trials, chosen = tune(spec, rows, told.trial) if spec.tune else ([], None)
     tune_seconds = time.perf_counter() - began
     warm_up(spec, rows, chosen)
     began = time.perf_counter()
-    with hearing_epochs(told.epoch):
-        estimator = fit(estimator_of(spec, rows, chosen), rows, rows.train)
-    seconds = time.perf_counter() - began
+    try:
+        with hearing_epochs(told.epoch):
+            estimator = fit(estimator_of(spec, rows, chosen), rows, rows.train)
+        seconds = time.perf_counter() - began
+    finally:
+        told.write()  # of a fit that failed too: they show how
     outputs = predicted(estimator, rows, rows.test)
     outputs.save(begun.path / OUTPUTS_FILE)
     not_kept = _keep(estimator, spec, rows, outputs, begun.path)
     result = _result(spec, rows, outputs, getattr(estimator, "module_", None))
     result |= {"model_kept": not_kept is None, "model_not_kept": not_kept}
     result |= {"train_seconds": seconds, "trials": trials, "chosen": chosen}
+    result |= {"epochs_run": told.epochs} if told.epochs else {}
     if chosen is not None:
         space = tuned_space(spec)
         result["space"] = {name: str(part) for name, part in space.items()}
@@ -325,6 +347,7 @@ def _open(spec: TableSpec, folder: str | Path) -> runs.RunFolder:
 def _begin(spec: TableSpec, folder: str | Path) -> runs.RunFolder:
     """Open the folder of a run that is done from its beginning, here and now."""
     begun = _open(spec, folder)
+    begun.keep_metrics(0)
     files.write_mapping(begun.path / "environment.json", _environment())
     return begun
 
