@@ -132,7 +132,6 @@ def _run(
     """Be the command, inside its process."""
     for number, path in ((1, said), (2, told)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-    sys.stdin = io.StringIO()
     sys.stdout, sys.stderr = (
         io.TextIOWrapper(io.FileIO(number, "w", closefd=False), "utf-8", write_through=True)
         for number in (1, 2)

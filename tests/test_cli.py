@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 import re
 import subprocess
@@ -108,9 +107,10 @@ def test_train_evaluate_predict_round_trip(tmp_path: Path, monkeypatch: pytest.M
     predicted = spinalnet("predict", run, tmp_path / "white.png").stdout.splitlines()
     assert predicted[0].startswith("path,prediction,probability,p_0")
     assert len(predicted) == 2
-    names = f"{tmp_path / 'white.png'}\0{tmp_path / 'white.png'}\0".encode()
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(names)))
-    listed = spinalnet("predict", run, "-", "--format=jsonl", "--top-k=2")
+    (tmp_path / "names").write_text(f"{tmp_path / 'white.png'}\0" * 2)
+    with (tmp_path / "names").open() as names, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdin", names)
+        listed = spinalnet("predict", run, "-", "--format=jsonl", "--top-k=2")
     records = [json.loads(line) for line in listed.stdout.splitlines()]
     assert [record["prediction"] for record in records] == [predicted[1].split(",")[1]] * 2
     assert len(records[0]["top"]) == 2
