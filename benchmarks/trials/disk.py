@@ -24,8 +24,7 @@ SENTENCES = ("bytes needed", "No space left", "File too large")
 
 def run(record: Record, folder: Path, *, quick: bool = False) -> None:
     """Try every command with too little room."""
-    place = folder / "place"
-    scenarios.prepare(place, quick=quick)
+    place = scenarios.prepare(folder, quick=quick)
     draw = random.Random(record.seed())
     for scenario in scenarios.chosen(record.commands, draw, quick=quick):
         if record.is_over:

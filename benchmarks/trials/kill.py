@@ -23,9 +23,7 @@ MOST = 8  # kills of one command
 
 def run(record: Record, folder: Path, *, quick: bool = False) -> None:
     """Kill, and go on, until enough kills are counted or the time is up."""
-    place = folder / "place"
-    scenarios.prepare(place, quick=quick)
-    known: dict[str, Straight] = {}
+    place = scenarios.prepare(folder, quick=quick)
     wanted = 4 if quick else WANTED
     start = record.total("kills")
     while record.total("kills") - (start if quick else 0) < wanted and not record.is_over:
@@ -33,10 +31,8 @@ def run(record: Record, folder: Path, *, quick: bool = False) -> None:
         for scenario in scenarios.chosen(record.commands, draw, quick=quick):
             if record.is_over:
                 break
-            if scenario.name not in known:
-                known[scenario.name] = scenarios.undisturbed(scenario, place, folder / "straight")
-            attempt = Attempt(scenario, place, folder / "chain")
-            _chain(attempt, draw, known[scenario.name], record)
+            straight = scenarios.undisturbed(scenario, place, folder / "straight")
+            _chain(Attempt(scenario, place, folder / "chain"), draw, straight, record)
             record.save(now=False)
     record.save()
 

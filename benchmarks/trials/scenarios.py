@@ -119,10 +119,11 @@ QUICK = ("train",)
 """What a test has the time for; it needs nothing of `prepare`."""
 
 
-def prepare(place: Path, *, quick: bool = False) -> None:
-    """Make what the commands work on, by commands of this process's forks."""
-    if quick:
-        return
+def prepare(folder: Path, *, quick: bool = False) -> Path:
+    """Make what the commands work on, by commands of this process's forks; return its folder."""
+    place = folder / "place"
+    if quick or (place / "comparison").exists():
+        return place
     import numpy as np
     from PIL import Image
 
@@ -151,6 +152,7 @@ def prepare(place: Path, *, quick: bool = False) -> None:
         options = {"before": _without_times, "after": save, "cwd": place}
         if (ended := forked.run(words, place / "log.txt", **options)).code:
             raise RuntimeError(ended.said)
+    return place
 
 
 def _save_trunk(path: Path) -> None:
@@ -311,8 +313,12 @@ class Attempt:
         ]
 
 
+@functools.cache
 def undisturbed(scenario: Scenario, place: Path, folder: Path) -> Straight:
-    """Run a command twice, see that it leaves the same, and load what it has loaded."""
+    """Run a command twice, see that it leaves the same, and load what it has loaded.
+
+    What is known of one is asked no more in this process.
+    """
     from trials.meddling import Meddling
 
     seen: list[dict[str, str]] = []
