@@ -41,8 +41,9 @@ class Ended:
 
 def warm_up() -> None:
     """Load the command and what it loads late, and compute nothing: forks have no threads."""
-    import spinalnet.cli  # noqa: F401
+    from spinalnet.cli.root import command
 
+    command()
     for name in ("pandas", "jinja2", "yaml", "safetensors.torch", "sklearn.datasets", "PIL.Image"):
         importlib.import_module(name)
     check_single()
