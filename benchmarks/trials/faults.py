@@ -1,7 +1,7 @@
 """Calls by which a command changes files fail: a disk with a fault, or one that is full.
 
 A command is started, one call fails, and the same command is started again and meets the next fault
-where it goes on, up to twenty times; then it runs undisturbed. Each time it must say in a sentence
+where it goes on, up to forty times; then it runs undisturbed. Each time it must say in a sentence
 what failed, or do without; what was whole before is still there; and it must end with the same
 bits. First the calls of every site fail once, which is a kind of call of a file of one name (the
 rename of `state.pt`), then every site in all three ways, then calls drawn at random.
@@ -20,7 +20,7 @@ from trials.meddling import Meddling, failing
 from trials.record import Record
 from trials.scenarios import Attempt, Straight
 
-MOST = 20  # faults of one sequence, so that what they lead to can be found
+MOST = 40  # faults of one sequence, so that what they lead to can be found
 
 
 class Kind(NamedTuple):
@@ -42,7 +42,10 @@ def run(record: Record, folder: Path, *, quick: bool = False) -> None:
     """Let calls of every command fail, in turns, until the time is up."""
     place = scenarios.prepare(folder, quick=quick)
     draw = random.Random(record.seed())
-    chosen = scenarios.chosen(record.commands, draw, quick=quick)
+    chosen = [
+        scenarios.with_empty_figures(scenario)
+        for scenario in scenarios.chosen(record.commands, draw, quick=quick)
+    ]
     while not record.is_over:
         for scenario in chosen:
             if record.is_over:
