@@ -43,7 +43,7 @@ def main() -> None:
     commands = [name.strip() for name in asked.commands.split(";") if name.strip()]
     if unknown := set(commands) - scenarios.BY_NAME.keys():
         parser.error(f"no commands: {', '.join(unknown)}; there are {'; '.join(scenarios.BY_NAME)}")
-    forked.warm_up()
+    forked.warm_up(quick=asked.quick)
     with tempfile.TemporaryDirectory(prefix="reliability-") as scratch:
         for name in asked.parts.split(","):
             began = time.perf_counter()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import json
 import random
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from trials.meddling import Meddling, failing
 from trials.record import Record
 from trials.scenarios import Attempt, Straight
 
+QUICK = ("replace model.safetensors", "write .state.pt.*.tmp", "fsync .result.json.*.tmp")
 MOST = 40  # faults of one sequence, so that what they lead to can be found
 
 
@@ -52,7 +54,8 @@ def run(record: Record, folder: Path, *, quick: bool = False) -> None:
                 break
             straight = scenarios.undisturbed(scenario, place, folder / "straight")
             attempt = Attempt(scenario, place, folder / "fault")
-            _sequence(attempt, straight, draw, record, 3 if quick else MOST)
+            sites = set(QUICK if quick else straight.sites)
+            _sequence(attempt, sites, straight, draw, record)
             record.save(now=False)
         if quick:
             break
@@ -60,16 +63,19 @@ def run(record: Record, folder: Path, *, quick: bool = False) -> None:
 
 
 def _sequence(
-    attempt: Attempt, straight: Straight, draw: random.Random, record: Record, most: int
+    attempt: Attempt,
+    sites: Collection[str],
+    straight: Straight,
+    draw: random.Random,
+    record: Record,
 ) -> None:
-    """Let a command meet one fault after the other, then end, and compare."""
+    """Let a command meet one fault after the other at some sites, then end, and compare."""
     row, told = attempt.scenario.name, []
-    sites = set(straight.sites)
-    record.put(row, calls=straight.calls, sites=len(sites))
-    while len(told) < most and not record.is_over:
+    record.put(row, calls=straight.calls, sites=len(set(straight.sites)))
+    while len(told) < min(MOST, len(sites)) and not record.is_over:
         kind = draw.choice(KINDS)
         tried = {(name, site) for name, site in record.row(row).get("tried", [])}
-        wanted = sites - {site for _, site in tried}
+        wanted = set(sites) - {site for _, site in tried}
         wanted = wanted or {site for site in sites if (kind.name, site) not in tried}
         at = -1 if wanted else draw.randrange(straight.calls)
         meddling = Meddling(

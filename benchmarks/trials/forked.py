@@ -39,12 +39,16 @@ class Ended:
         return self.code in (0, 2) and "Traceback" not in self.said
 
 
-def warm_up() -> None:
+_LATE = ("yaml", "safetensors.torch")  # of all commands
+_OF_MANY = ("pandas", "jinja2", "sklearn.datasets", "PIL.Image")
+
+
+def warm_up(*, quick: bool = False) -> None:
     """Load the command and what it loads late, and compute nothing: forks have no threads."""
     from spinalnet.cli.root import command
 
     command()
-    for name in ("pandas", "jinja2", "yaml", "safetensors.torch", "sklearn.datasets", "PIL.Image"):
+    for name in _LATE if quick else _LATE + _OF_MANY:
         importlib.import_module(name)
     check_single()
 
