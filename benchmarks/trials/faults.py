@@ -12,9 +12,9 @@ from __future__ import annotations
 import errno
 import json
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trials import scenarios
 from trials.meddling import Meddling, failing
@@ -49,7 +49,8 @@ def run(record: Record, folder: Path, *, quick: bool = False) -> None:
         for scenario in scenarios.chosen(record.commands, draw, quick=quick)
     ]
     while not record.is_over:
-        for scenario in chosen:
+        behind = [one for one in chosen if not _is_covered(record.row(one.name))]
+        for scenario in behind or chosen:
             if record.is_over:
                 break
             straight = scenarios.undisturbed(scenario, place, folder / "straight")
@@ -60,6 +61,11 @@ def run(record: Record, folder: Path, *, quick: bool = False) -> None:
         if quick:
             break
     record.save()
+
+
+def _is_covered(row: Mapping[str, Any]) -> bool:
+    """Return whether every site of a command has failed."""
+    return row.get("sites_tried", 0) >= row.get("sites", 1)
 
 
 def _sequence(
