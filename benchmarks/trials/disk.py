@@ -26,7 +26,7 @@ def run(record: Record, folder: Path, *, quick: bool = False) -> None:
     """Try every command with too little room."""
     place = scenarios.prepare(folder, quick=quick)
     draw = random.Random(record.seed())
-    for scenario in scenarios.chosen(record.commands, draw, quick=quick):
+    for scenario in scenarios.chosen(record.commands, draw, quick=quick, figures=False):
         if record.is_over:
             break
         straight = scenarios.undisturbed(scenario, place, folder / "straight")

@@ -44,10 +44,7 @@ def run(record: Record, folder: Path, *, quick: bool = False) -> None:
     """Let calls of every command fail, in turns, until the time is up."""
     place = scenarios.prepare(folder, quick=quick)
     draw = random.Random(record.seed())
-    chosen = [
-        scenarios.with_empty_figures(scenario)
-        for scenario in scenarios.chosen(record.commands, draw, quick=quick)
-    ]
+    chosen = scenarios.chosen(record.commands, draw, quick=quick, figures=False)
     while not record.is_over:
         behind = [one for one in chosen if not _is_covered(record.row(one.name))]
         for scenario in behind or chosen:

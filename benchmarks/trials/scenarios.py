@@ -53,15 +53,8 @@ def _without_times() -> None:
     comparing._is_known = lambda *_: True
 
 
-def with_empty_figures(scenario: Scenario) -> Scenario:
-    """Return a command whose figures hold nothing, which saves most of its time.
-
-    Their files are written as ever.
-    """
-    return replace(scenario, before=functools.partial(_emptied, scenario.before))
-
-
 def _emptied(before: Callable[[], None]) -> None:
+    """Let figures hold nothing, and do what is done before a command."""
     from spinalnet.comparison.report import drawing
 
     def draw(name: str, title: str, caption: str, *_: object) -> drawing.Drawn:
@@ -365,10 +358,16 @@ def undisturbed(scenario: Scenario, place: Path, folder: Path) -> Straight:
     return Straight(seen[0], seconds, sites)
 
 
-def chosen(commands: Sequence[str], draw: random.Random, *, quick: bool = False) -> list[Scenario]:
-    """Return the scenarios, those of some names or all, in the order in which they take turns."""
-    if quick:
-        return [QUICK]
-    kept = [BY_NAME[name] for name in commands or BY_NAME]
+def chosen(
+    commands: Sequence[str], draw: random.Random, *, quick: bool = False, figures: bool = True
+) -> list[Scenario]:
+    """Return the scenarios, those of some names or all, in the order in which they take turns.
+
+    Without `figures` those of reports hold nothing, which saves most of the time of a command.
+    Their files are written as ever.
+    """
+    kept = [QUICK] if quick else [BY_NAME[name] for name in commands or BY_NAME]
+    if not figures:
+        kept = [replace(one, before=functools.partial(_emptied, one.before)) for one in kept]
     draw.shuffle(kept)
     return kept
