@@ -24,7 +24,8 @@ MOST = 8  # kills of one command
 def run(record: Record, folder: Path, *, quick: bool = False) -> None:
     """Kill, and go on, until enough kills are counted or the time is up."""
     place = scenarios.prepare(folder, quick=quick)
-    while record.total("kills") < WANTED and not record.is_over:
+    start = record.total("kills")
+    while record.total("kills") - start < WANTED and not record.is_over:
         draw = random.Random(record.seed())
         for scenario in scenarios.chosen(record.commands, draw, quick=quick):
             if record.is_over:
