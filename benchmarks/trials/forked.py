@@ -144,7 +144,9 @@ def fresh(
         environment: Variables that it has beside ours; None for one that it lacks.
         cwd: Its folder.
     """
-    wanted = {**os.environ, "COLUMNS": "200", **(environment or {})}
+    # Of torch, loaded here: where a Python that has another folder for it may not write.
+    ours = {name: one for name, one in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    wanted = {**ours, "COLUMNS": "200", **(environment or {})}
     with log.open("ab") as file:
         return subprocess.Popen(
             [sys.executable, "-m", "spinalnet", *words],
