@@ -22,10 +22,12 @@ from trials.record import RESULT, Record
 PARTS = ("kill", "mutate", "faults", "reports", "disk", "limits", "writers", "soak")
 
 
-def run_part(record: Record, *, quick: bool = False) -> None:
-    """Try one part; `quick` where seconds must be enough, as in a test."""
-    with tempfile.TemporaryDirectory(prefix="reliability-") as scratch:
-        importlib.import_module(f"trials.{record.part}").run(record, Path(scratch), quick=quick)
+def run_part(record: Record, scratch: Path, *, quick: bool = False) -> None:
+    """Try one part; `quick` where seconds must be enough, as in a test.
+
+    What commands work on, and how they end undisturbed, is made once for all parts in `scratch`.
+    """
+    importlib.import_module(f"trials.{record.part}").run(record, scratch, quick=quick)
     record.save()
 
 
@@ -41,15 +43,16 @@ def main() -> None:
     commands = [name.strip() for name in asked.commands.split(";") if name.strip()]
     if unknown := set(commands) - scenarios.BY_NAME.keys():
         parser.error(f"no commands: {', '.join(unknown)}; there are {'; '.join(scenarios.BY_NAME)}")
-    forked.warm_up()
-    for name in asked.parts.split(","):
-        began = time.perf_counter()
-        record = Record(name, asked.out, asked.minutes, afresh=asked.afresh, commands=commands)
-        run_part(record, quick=asked.quick)
-        took = time.perf_counter() - began
-        print(f"{name}: {took:.0f} s, {len(record.found['found'])} faults", flush=True)
-        for row, numbers in record.found["rows"].items():
-            print(f"  {row}: {numbers}", flush=True)
+    forked.warm_up(quick=asked.quick)
+    with tempfile.TemporaryDirectory(prefix="reliability-") as scratch:
+        for name in asked.parts.split(","):
+            began = time.perf_counter()
+            record = Record(name, asked.out, asked.minutes, afresh=asked.afresh, commands=commands)
+            run_part(record, Path(scratch), quick=asked.quick)
+            took = time.perf_counter() - began
+            print(f"{name}: {took:.0f} s, {len(record.found['found'])} faults", flush=True)
+            for row, numbers in record.found["rows"].items():
+                print(f"  {row}: {numbers}", flush=True)
 
 
 if __name__ == "__main__":

@@ -164,9 +164,10 @@ RELIABILITY = {  # part: what a row is called, and its numbers by column
         "command",
         {
             "its calls": "calls",
-            "made to fail": "faults",
             "its sites": "sites",
             "sites made to fail": "sites_tried",
+            "ways": "ways_tried",
+            "faults": "faults",
             "one sentence": "refused",
             "did without": "did_without",
             "anything else": "not_a_sentence",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import re
 import subprocess
@@ -12,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from helpers import command
-from spinalnet import TrainConfig
+from spinalnet import TrainConfig, files
 from spinalnet.cli import options as options_module
 from spinalnet.cli import root
 
@@ -42,6 +43,46 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     assert "Traceback" not in said.err
     assert said.out == ""
     return re.sub(r"\s+", " ", said.err)
+
+
+STUDY = """data: [{{data: {place}/a.csv, target: y}}, {{data: {place}/b.csv, target: y}}]
+heads: linear,spinal
+seeds: 2
+options: {{preset: quick}}
+"""
+NO_ROOM = {
+    "images": "compare digits --limit 60 --epochs 1 --device cpu",
+    "a table": "compare {place}/a.csv --target y --preset quick",
+    "a study": "study {place}/study.yaml",
+}
+
+
+@pytest.mark.parametrize("words", NO_ROOM.values(), ids=NO_ROOM)
+def test_a_run_without_room_ends_a_comparison_in_a_sentence(tmp_path, capsys, monkeypatch, words):
+    rows = "".join(f"{k},{k % 7},{'ny'[k % 2]}\n" for k in range(60))
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text(f"p,q,y\n{rows}")
+    (tmp_path / "study.yaml").write_text(STUDY.format(place=tmp_path))
+    out = tmp_path / "out"
+    command = [*words.format(place=tmp_path).split(), "--jobs", "1", "--out", out]
+    if words.startswith("compare"):
+        command += ["--heads", "linear,spinal", "--seeds", "2"]
+    write, places = files.write_bytes, []
+
+    def full(path, data):
+        if Path(path).name == "result.json":
+            places.append(path)
+            if len(places) == 2:
+                raise files.not_written(Path(path), OSError(errno.ENOSPC, "No space left"), 4321)
+        write(path, data)
+
+    monkeypatch.setattr(files, "write_bytes", full)
+    said = refusal(capsys, *command)
+    assert "No space left, 4,321 bytes needed" in said
+    assert "run the same command again" in said
+    assert len(places) == 2
+    assert len(list(out.rglob("DONE"))) == 1
+    assert not list(out.rglob("failed.json"))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ from spinalnet import (
     TrainingError,
     compare,
     create_model,
+    files,
     fit,
     run_one,
 )
@@ -195,6 +197,30 @@ def test_what_fails_is_told_and_the_others_go_on(
     assert (cells[0].folder / "DONE").stat().st_mtime_ns == stamp
     assert all(runs.is_done(cell.folder) for cell in cells)
     assert not list(tmp_path.rglob("failed.json"))
+
+
+def no_room(spec: RunSpec) -> Splits:
+    """Load the data of a run, of which the last finds a full disk."""
+    if spec.train.seed == 2 and not os.environ.get(MENDED):
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise files.not_written(Path("cache.bin"), full, 200_000)
+    return building.load_splits(spec)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_full_disk_is_that_of_all_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    cells = grid(tmp_path, ("linear",), 4)
+    with pytest.raises(files.NotWritten, match=r"No space left on device, 200,000 bytes needed"):
+        run_cells(cells, jobs=jobs, load=no_room)
+    done = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("DONE")}
+    assert done
+    assert not runs.is_done(cells[2].folder)
+    assert not list(tmp_path.rglob("failed.json"))
+    monkeypatch.setenv(MENDED, "1")
+    assert run_cells(cells, jobs=jobs, load=no_room) == [None] * 4
+    assert {path: path.stat().st_mtime_ns for path in done} == done
 
 
 def count_loads(spec: RunSpec) -> Splits:

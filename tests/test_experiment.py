@@ -237,6 +237,12 @@ def test_a_refused_run_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_network_for_images_refuses_rows_of_numbers(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="takes images, and regression-sum has rows of 8 numbers"):
+        run_one(RunSpec.of("regression-sum", limit=60), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_interrupted_comparison_goes_on(tmp_path: Path) -> None:
     question = ComparisonSpec(spec(), ("spinal",), seeds=2)
 

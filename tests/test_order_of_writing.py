@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -198,6 +199,22 @@ def test_a_full_disk_under_a_state_leaves_both_that_were_there(tmp_path, monkeyp
     with pytest.raises(InputError, match=r"No space left on device, [\d,]+ bytes needed"):
         run.save_state({"epoch": 3, "w": torch.ones(1000)})
     assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
+
+
+def test_a_state_that_cannot_be_put_before_leaves_no_third_name(tmp_path, monkeypatch):
+    run = runs.RunFolder.start(tmp_path / "run", {"a": 1})
+    run.save_state({"epoch": 1})
+    replace_ = Path.replace
+
+    def broken(self, target):
+        if Path(target).name == states.BEFORE_FILE and self.name.startswith("."):
+            raise OSError(5, "Input/output error")
+        return replace_(self, target)
+
+    monkeypatch.setattr(Path, "replace", broken)
+    run.save_state({"epoch": 2})
+    assert run.load_state() == {"epoch": 2}
+    assert not list(run.path.glob(".*"))
 
 
 def test_a_kill_between_the_two_states_leaves_nothing_aside_in_the_next_save(tmp_path):

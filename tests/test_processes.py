@@ -297,7 +297,9 @@ def test_a_signal_to_one_process_saves_and_ends_all(tmp_path: Path) -> None:
     assert state["epoch"] == len(runs.RunFolder(run).metrics())
 
 
-def test_another_precision_is_refused_when_a_run_goes_on(tmp_path: Path) -> None:
+def test_another_precision_is_refused_when_a_run_goes_on_and_other_threads_are_told(
+    tmp_path: Path,
+) -> None:
     class End(Exception):
         pass
 
@@ -319,6 +321,11 @@ def test_another_precision_is_refused_when_a_run_goes_on(tmp_path: Path) -> None
     runs.RunFolder(tmp_path).save_state(state)
     with pytest.raises(InputError, match=r"was trained in bfloat16 .* would go on in float32"):
         fit(model(torch.float32), images(50), images(9), config, out=tmp_path)
+    threads = torch.get_num_threads()
+    state["circumstances"] |= {"precision": "float32", "threads": threads + 1}
+    runs.RunFolder(tmp_path).save_state(state)
+    notes = fit(model(torch.float32), images(50), images(9), config, out=tmp_path).notes
+    assert any(f"(threads {threads}, not {threads + 1})" in note for note in notes)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from spinalnet import InputError
+from spinalnet import InputError, files
 from spinalnet.comparison import comparing, spaces, tuning
 from spinalnet.comparison.building import build_model, load_splits
 from spinalnet.comparison.comparing import compare
@@ -249,6 +250,25 @@ def test_a_diverged_trial_is_a_failed_one_and_is_not_tried_again(
     again.clear()
     compare("digits", "linear,matched", tune=4, out=out, **options)
     assert not again
+
+
+def test_a_trial_that_meets_a_fault_of_the_disk_is_no_failed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be left out of the choice, and change it when it is tried again."""
+    unlink = Path.unlink
+
+    def broken(self: Path, missing_ok: bool = False) -> None:
+        if self.name == "model.safetensors":
+            raise OSError(errno.EIO, "Input/output error")
+        unlink(self, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", broken)
+    out = tmp_path / "cmp"
+    with pytest.raises(files.NotWritten, match="Input/output error"):
+        compare("digits", "linear,matched", tune=2, out=out, **SMALL | {"jobs": 1})
+    assert not (out / "tuning.json").exists()
+    assert not list(out.rglob("failed.json"))
 
 
 def test_a_head_whose_every_trial_fails_keeps_its_settings(

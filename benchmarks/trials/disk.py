@@ -24,10 +24,9 @@ SENTENCES = ("bytes needed", "No space left", "File too large")
 
 def run(record: Record, folder: Path, *, quick: bool = False) -> None:
     """Try every command with too little room."""
-    place = folder / "place"
-    scenarios.prepare(place, quick=quick)
+    place = scenarios.prepare(folder, quick=quick)
     draw = random.Random(record.seed())
-    for scenario in scenarios.chosen(record.commands, draw, quick=quick):
+    for scenario in scenarios.chosen(record.commands, draw, quick=quick, figures=False):
         if record.is_over:
             break
         straight = scenarios.undisturbed(scenario, place, folder / "straight")

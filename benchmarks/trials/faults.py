@@ -1,8 +1,10 @@
-"""Every call by which a command changes files fails once: a disk with a fault, or one that is full.
+"""Calls by which a command changes files fail: a disk with a fault, or one that is full.
 
-The command must say so in a sentence, or do without; what was whole before is still there; and the
-same command, on a disk that works again, ends with the same bits. Every third time the disk stays
-full to the end. One call of every kind of file comes first, then all others, as time allows.
+A command is started, one call fails, and the same command is started again and meets the next fault
+where it goes on, up to forty times; then it runs undisturbed. Each time it must say in a sentence
+what failed, or do without; what was whole before is still there; and it must end with the same
+bits. First the calls of every site fail once, which is a kind of call of a file of one name (the
+rename of `state.pt`), then every site in all three ways, then calls drawn at random.
 """
 
 from __future__ import annotations
@@ -10,86 +12,113 @@ from __future__ import annotations
 import errno
 import json
 import random
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from trials import scenarios
 from trials.meddling import Meddling, failing
 from trials.record import Record
-from trials.scenarios import Attempt, Scenario, Straight
+from trials.scenarios import Attempt, Straight
 
-KINDS = (("EIO", errno.EIO, False), ("ENOSPC", errno.ENOSPC, False), ("full", errno.ENOSPC, True))
+QUICK = ("replace model.safetensors", "write .state.pt.*.tmp", "fsync .result.json.*.tmp")
+MOST = 40  # faults of one sequence, so that what they lead to can be found
+
+
+class Kind(NamedTuple):
+    """How calls fail: with an error number, once or, if they need room, from then on."""
+
+    name: str
+    number: int
+    sticky: bool
+
+
+KINDS = (
+    Kind("EIO", errno.EIO, False),
+    Kind("ENOSPC", errno.ENOSPC, False),
+    Kind("full", errno.ENOSPC, True),
+)
 
 
 def run(record: Record, folder: Path, *, quick: bool = False) -> None:
-    """Let one call after the other fail, of every command in turns, until the time is up."""
-    place = folder / "place"
-    scenarios.prepare(place, quick=quick)
+    """Let calls of every command fail, in turns, until the time is up."""
+    place = scenarios.prepare(folder, quick=quick)
     draw = random.Random(record.seed())
-    known: dict[str, tuple[Straight, list[int]]] = {}
-    left = scenarios.chosen(record.commands, draw, quick=quick)
-    while left and not record.is_over:
-        for scenario in list(left):
+    chosen = scenarios.chosen(record.commands, draw, quick=quick, figures=False)
+    while not record.is_over:
+        behind = [one for one in chosen if not _is_covered(record.row(one.name))]
+        for scenario in behind or chosen:
             if record.is_over:
                 break
-            if scenario.name not in known:
-                straight = scenarios.undisturbed(scenario, place, folder / "straight")
-                known[scenario.name] = straight, _calls(record, scenario, straight, draw, quick)
-            straight, calls = known[scenario.name]
-            for _ in range(min(5, len(calls))):
-                attempt = Attempt(scenario, place, folder / "fault")
-                _fault(attempt, calls.pop(), straight, record)
-            if not calls:
-                left.remove(scenario)
+            straight = scenarios.undisturbed(scenario, place, folder / "straight")
+            attempt = Attempt(scenario, place, folder / "fault")
+            sites = set(QUICK if quick else straight.sites)
+            _sequence(attempt, sites, straight, draw, record)
             record.save(now=False)
+        if quick:
+            break
     record.save()
 
 
-def _calls(
-    record: Record, scenario: Scenario, straight: Straight, draw: random.Random, quick: bool
-) -> list[int]:
-    """Return the numbers of the calls that were not tried yet, the next one last.
-
-    First comes one of every site, a call of a file of one name; then all others.
-    """
-    record.put(scenario.name, calls=straight.calls, sites=len(set(straight.sites)))
-    tried = set(record.row(scenario.name).get("tried", []))
-    calls = [number for number in range(straight.calls) if number not in tried]
-    draw.shuffle(calls)
-    seen = {straight.sites[number] for number in tried}
-    first, others = [], []
-    for number in calls:
-        (others if straight.sites[number] in seen else first).append(number)
-        seen.add(straight.sites[number])
-    return calls[:3] if quick else others + first
+def _is_covered(row: Mapping[str, Any]) -> bool:
+    """Return whether every site of a command has failed."""
+    return row.get("sites_tried", 0) >= row.get("sites", 1)
 
 
-def _fault(attempt: Attempt, at: int, straight: Straight, record: Record) -> None:
-    """Let one call fail, look, and repeat the command."""
-    row = attempt.scenario.name
-    name, number, sticky = KINDS[at % len(KINDS)]
-    meddling = Meddling(attempt.watched, at, failing(number), sticky=sticky)
-    kept_file = attempt.folder / "kept.json"
+def _sequence(
+    attempt: Attempt,
+    sites: Collection[str],
+    straight: Straight,
+    draw: random.Random,
+    record: Record,
+) -> None:
+    """Let a command meet one fault after the other at some sites, then end, and compare."""
+    row, told = attempt.scenario.name, []
+    record.put(row, calls=straight.calls, sites=len(set(straight.sites)))
+    while len(told) < min(MOST, len(sites)) and not record.is_over:
+        kind = draw.choice(KINDS)
+        tried = {(name, site) for name, site in record.row(row).get("tried", [])}
+        wanted = set(sites) - {site for _, site in tried}
+        wanted = wanted or {site for site in sites if (kind.name, site) not in tried}
+        at = -1 if wanted else draw.randrange(straight.calls)
+        meddling = Meddling(
+            attempt.watched, at, failing(kind.number), sites=wanted, sticky=kind.sticky
+        )
+        site = _fault(attempt, meddling, kind.name, record)
+        if site is None:
+            break  # it has ended, undisturbed
+        told.append(f"{kind.name} at {site}")
+        if site in sites and (kind.name, site) not in tried:
+            record.add(row, tried=[[kind.name, site]])
+            tried.add((kind.name, site))
+        ways = {(name, one) for name, one in tried if one in sites}
+        record.put(row, sites_tried=len({one for _, one in ways}), ways_tried=len(ways))
+    if wrong := attempt.repeated(straight):
+        record.add(row, differing=1)
+        record.tell(f"{row}, {', '.join(told)}: at last it {wrong}")
+
+
+def _fault(attempt: Attempt, meddling: Meddling, kind: str, record: Record) -> str | None:
+    """Run the command, which meets a fault, and look; return where it did, or None."""
+    row, seen = attempt.scenario.name, attempt.folder / "seen.json"
 
     def after() -> None:
-        kept_file.write_text(json.dumps(meddling.kept()))
+        seen.write_text(json.dumps([meddling.where, meddling.kept()]))
 
+    seen.unlink(missing_ok=True)
     ended = attempt.run(meddling.install, after=after)
-    where = f"{row}, {name} at call {at}"
-    record.add(row, tried=[at])
-    tried = {straight.sites[number] for number in record.row(row)["tried"]}
-    record.put(row, sites_tried=len(tried))
+    site, kept = json.loads(seen.read_text())
+    if site is None and not ended.code:
+        return None
+    where = f"{row}, {kind} at {site}"
     record.add(row, faults=1, **{"refused" if ended.code else "did_without": 1})
     if not ended.is_in_order:
         record.add(row, not_a_sentence=1)
         record.tell(f"{where}: exit code {ended.code}: {ended.said[-800:]}")
-    if kept_file.is_file():
-        kept = map(Path, json.loads(kept_file.read_text()))
-        if lost := [path.name for path in kept if path.parent.exists() and not path.exists()]:
-            record.add(row, lost=len(lost))
-            record.tell(f"{where}: lost {lost}")
+    if lost := [path.name for path in map(Path, kept) if path.parent.exists() > path.exists()]:
+        record.add(row, lost=len(lost))
+        record.tell(f"{where}: lost {lost}")
     if damage := attempt.damage():
         record.add(row, damaged=1)
         record.tell(f"{where}: {damage}")
-    if wrong := attempt.repeated(straight):
-        record.add(row, differing=1)
-        record.tell(f"{where}: repeated, it {wrong}")
+    return str(site)

@@ -39,11 +39,16 @@ class Ended:
         return self.code in (0, 2) and "Traceback" not in self.said
 
 
-def warm_up() -> None:
-    """Load the command and what it loads late, and compute nothing: forks have no threads."""
-    import spinalnet.cli  # noqa: F401
+_LATE = ("yaml", "safetensors.torch")  # of all commands
+_OF_MANY = ("pandas", "jinja2", "sklearn.datasets", "PIL.Image")
 
-    for name in ("pandas", "jinja2", "yaml", "safetensors.torch", "sklearn.datasets", "PIL.Image"):
+
+def warm_up(*, quick: bool = False) -> None:
+    """Load the command and what it loads late, and compute nothing: forks have no threads."""
+    from spinalnet.cli.root import command
+
+    command()
+    for name in _LATE if quick else _LATE + _OF_MANY:
         importlib.import_module(name)
     check_single()
 
@@ -139,7 +144,9 @@ def fresh(
         environment: Variables that it has beside ours; None for one that it lacks.
         cwd: Its folder.
     """
-    wanted = {**os.environ, "COLUMNS": "200", **(environment or {})}
+    # Of torch, loaded here: where a Python that has another folder for it may not write.
+    ours = {name: one for name, one in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    wanted = {**ours, "COLUMNS": "200", **(environment or {})}
     with log.open("ab") as file:
         return subprocess.Popen(
             [sys.executable, "-m", "spinalnet", *words],

@@ -23,29 +23,30 @@ MOST = 8  # kills of one command
 
 def run(record: Record, folder: Path, *, quick: bool = False) -> None:
     """Kill, and go on, until enough kills are counted or the time is up."""
-    place = folder / "place"
-    scenarios.prepare(place, quick=quick)
-    known: dict[str, Straight] = {}
-    wanted = 4 if quick else WANTED
+    place = scenarios.prepare(folder, quick=quick)
     start = record.total("kills")
-    while record.total("kills") - (start if quick else 0) < wanted and not record.is_over:
+    while record.total("kills") - start < WANTED and not record.is_over:
         draw = random.Random(record.seed())
         for scenario in scenarios.chosen(record.commands, draw, quick=quick):
             if record.is_over:
                 break
-            if scenario.name not in known:
-                known[scenario.name] = scenarios.undisturbed(scenario, place, folder / "straight")
+            straight = scenarios.undisturbed(scenario, place, folder / "straight")
+            kills = 4 if quick else draw.randrange(1, MOST + 1)
             attempt = Attempt(scenario, place, folder / "chain")
-            _chain(attempt, draw, known[scenario.name], record)
+            _chain(attempt, kills, draw, straight, record)
             record.save(now=False)
+        if quick:
+            break
     record.save()
 
 
-def _chain(attempt: Attempt, draw: random.Random, straight: Straight, record: Record) -> None:
-    """Kill a command some times, let it end, and compare."""
+def _chain(
+    attempt: Attempt, kills: int, draw: random.Random, straight: Straight, record: Record
+) -> None:
+    """Kill a command so often, at most, let it end, and compare."""
     name, told = attempt.scenario.name, []
     record.add(name, kills=0)
-    for _ in range(draw.randrange(1, MOST + 1)):
+    for _ in range(kills):
         share = draw.random() ** 2
         at, after = -1, straight.seconds * share
         if draw.random() < 0.5:

@@ -68,8 +68,7 @@ def run(record: Record, folder: Path, *, quick: bool = False) -> None:
 
 
 def _run(record: Record, folder: Path, quick: bool) -> None:
-    place = folder / "place"
-    scenarios.prepare(place, quick=quick)
+    place = scenarios.prepare(folder, quick=quick)
     for name in NAMES[:1] if quick else record.wanted(NAMES):
         straight = scenarios.undisturbed(BY_NAME[name], place, folder / "straight")
         for where in ("32 open files", "no HOME") if quick else SURROUNDINGS:

@@ -12,7 +12,7 @@ import io
 import os
 import re
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +41,22 @@ class Meddling:
         folders: Below which calls count.
         at: Number, from 0, of the call that is met with `act`; -1 for none.
         act: What is done then.
+        sites: Of calls, the first of which is met so instead.
         sticky: Whether all further calls that need room are met likewise.
     """
 
     def __init__(
-        self, folders: Sequence[Path], at: int = -1, act: Act = kill, *, sticky: bool = False
+        self,
+        folders: Sequence[Path],
+        at: int = -1,
+        act: Act = kill,
+        *,
+        sites: Collection[str] = (),
+        sticky: bool = False,
     ) -> None:
         self.folders = tuple(f"{folder}{os.sep}" for folder in folders)
-        self.at, self.act, self.sticky = at, act, sticky
+        self.at, self.act, self.wanted, self.sticky = at, act, frozenset(sites), sticky
+        self.where: str | None = None  # the site of the call that was met
         self.sites: list[str] = []  # of all calls: which call, of which file
         self.made: list[str] = []  # files that were put in place, or removed: see `kept`
         self.removed: set[str] = set()
@@ -61,9 +69,13 @@ class Meddling:
         if not f"{path}{os.sep}".startswith(self.folders):
             return False
         number = len(self.sites)
-        self.sites.append(f"{what} {_RANDOM.sub('*', os.path.basename(path))}")  # noqa: PTH119
+        site = f"{what} {_RANDOM.sub('*', os.path.basename(path))}"  # noqa: PTH119
+        self.sites.append(site)
+        if self.where is None and (number == self.at or site in self.wanted):
+            self.where = site
+            return True
         needs_room = what in ("open", "write", "fsync", "mkdir")
-        return number == self.at or (self.sticky and 0 <= self.at < number and needs_room)
+        return self.sticky and self.where is not None and needs_room
 
     def meet(self, what: str, path: Any) -> None:
         """Count a call, and act if it is the one."""

@@ -53,6 +53,17 @@ def _without_times() -> None:
     comparing._is_known = lambda *_: True
 
 
+def _emptied(before: Callable[[], None]) -> None:
+    """Let figures hold nothing, and do what is done before a command."""
+    from spinalnet.comparison.report import drawing
+
+    def draw(name: str, title: str, caption: str, *_: object) -> drawing.Drawn:
+        return drawing.Drawn(name, title, caption, '<svg viewBox="0 0 9 9"></svg>')
+
+    drawing.draw = draw
+    before()
+
+
 def _shorter_recipe() -> None:
     """Let a recipe of the paper be done in a second, in its own protocol."""
     from spinalnet.paper.recipes import RECIPES
@@ -115,14 +126,19 @@ SCENARIOS = (
     Scenario("report", "report {out}/comparison"),
 )
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
-QUICK = ("train",)
-"""What a test has the time for; it needs nothing of `prepare`."""
+QUICK = Scenario(
+    "train",
+    "train regression-sum --model regression-net --device cpu --limit 60 --epochs 2 "
+    "--batch-size 16 --out {out}/run",
+)
+"""What a test has the time for: it needs nothing of `prepare`, and loads no scikit-learn."""
 
 
-def prepare(place: Path, *, quick: bool = False) -> None:
-    """Make what the commands work on, by commands of this process's forks."""
-    if quick:
-        return
+def prepare(folder: Path, *, quick: bool = False) -> Path:
+    """Make what the commands work on, by commands of this process's forks; return its folder."""
+    place = folder / "place"
+    if quick or (place / "comparison").exists():
+        return place
     import numpy as np
     from PIL import Image
 
@@ -151,6 +167,7 @@ def prepare(place: Path, *, quick: bool = False) -> None:
         options = {"before": _without_times, "after": save, "cwd": place}
         if (ended := forked.run(words, place / "log.txt", **options)).code:
             raise RuntimeError(ended.said)
+    return place
 
 
 def _save_trunk(path: Path) -> None:
@@ -311,8 +328,12 @@ class Attempt:
         ]
 
 
+@functools.cache
 def undisturbed(scenario: Scenario, place: Path, folder: Path) -> Straight:
-    """Run a command twice, see that it leaves the same, and load what it has loaded."""
+    """Run a command twice, see that it leaves the same, and load what it has loaded.
+
+    What is known of one is asked no more in this process.
+    """
     from trials.meddling import Meddling
 
     seen: list[dict[str, str]] = []
@@ -337,9 +358,16 @@ def undisturbed(scenario: Scenario, place: Path, folder: Path) -> Straight:
     return Straight(seen[0], seconds, sites)
 
 
-def chosen(commands: Sequence[str], draw: random.Random, *, quick: bool = False) -> list[Scenario]:
-    """Return the scenarios, those of some names or all, in the order in which they take turns."""
-    wanted = QUICK if quick else commands or list(BY_NAME)
-    kept = [BY_NAME[name] for name in wanted]
+def chosen(
+    commands: Sequence[str], draw: random.Random, *, quick: bool = False, figures: bool = True
+) -> list[Scenario]:
+    """Return the scenarios, those of some names or all, in the order in which they take turns.
+
+    Without `figures` those of reports hold nothing, which saves most of the time of a command.
+    Their files are written as ever.
+    """
+    kept = [QUICK] if quick else [BY_NAME[name] for name in commands or BY_NAME]
+    if not figures:
+        kept = [replace(one, before=functools.partial(_emptied, one.before)) for one in kept]
     draw.shuffle(kept)
     return kept

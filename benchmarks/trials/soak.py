@@ -31,8 +31,7 @@ class Stop(Exception):
 
 def run(record: Record, folder: Path, *, quick: bool = False) -> None:
     """Make rounds until the time is up; enter the slopes."""
-    place = folder / "place"
-    scenarios.prepare(place)
+    place = scenarios.prepare(folder)
     torch.set_num_threads(1)
     draw = random.Random(record.seed())
     began, seen = time.monotonic(), []

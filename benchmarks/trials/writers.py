@@ -19,17 +19,14 @@ ROUNDS = 10
 
 def run(record: Record, folder: Path, *, quick: bool = False) -> None:
     """Start pairs, of each command in turns, until there were enough or the time is up."""
-    place = folder / "place"
-    scenarios.prepare(place, quick=quick)
+    place = scenarios.prepare(folder, quick=quick)
     names = NAMES[:1] if quick else record.wanted(NAMES)
-    known: dict[str, Straight] = {}
     for name in [name for _ in range(2 if quick else ROUNDS) for name in names]:
         if record.is_over:
             break
-        if name not in known:
-            known[name] = scenarios.undisturbed(BY_NAME[name], place, folder / "straight")
+        straight = scenarios.undisturbed(BY_NAME[name], place, folder / "straight")
         draw = random.Random(record.seed())
-        _pair(Attempt(BY_NAME[name], place, folder / "pair"), draw, known[name], record)
+        _pair(Attempt(BY_NAME[name], place, folder / "pair"), draw, straight, record)
     record.save()
 
 

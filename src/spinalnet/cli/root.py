@@ -218,15 +218,21 @@ def _hush_other_processes() -> None:
         output.hush(not _dist.is_main())
 
 
+@functools.cache
+def command() -> Any:
+    """Return the command with all of its commands, which takes a tenth of a second to make."""
+    return typer.main.get_command(app)
+
+
 def as_options(sentence: str) -> str:
     """Return a sentence of the library, which speaks of arguments, in the words of the command.
 
     An argument is known by an underscore in its name, or by a value: `name=value`.
     """
-    command = typer.main.get_command(app)
+    asked = command()
     for word in sys.argv[1:]:
-        command = getattr(command, "commands", {}).get(word, command)
-    flags = {p.name: p.opts[0] for p in command.params if p.param_type_name == "option" and p.name}
+        asked = getattr(asked, "commands", {}).get(word, asked)
+    flags = {p.name: p.opts[0] for p in asked.params if p.param_type_name == "option" and p.name}
     if "weights" in flags:  # the only option that is called otherwise than its argument
         flags["pretrained"] = flags["weights"]
     names = "|".join(sorted(flags, key=len, reverse=True))
@@ -253,21 +259,21 @@ def say_stopped(error: BaseException) -> None:
     """Say in one sentence what a stopped command leaves, and what continues it."""
     from spinalnet.training import stopping
 
-    known = getattr(typer.main.get_command(app), "commands", {})
-    command = next((word for word in sys.argv[1:] if word in known), "")
+    known = getattr(command(), "commands", {})
+    name = next((word for word in sys.argv[1:] if word in known), "")
     number = getattr(error, "number", signal.SIGINT)
     why = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
-    saved = stopping.saved() if stopping.saved is not None and command != "lr-find" else ""
+    saved = stopping.saved() if stopping.saved is not None and name != "lr-find" else ""
     again = "the same command"
     if "RANK" not in os.environ:  # else it is the command that started all processes
         again = f"'{shlex.join(['spinalnet', *sys.argv[1:]])}'"
-    if command in ("compare", "reproduce"):
-        kept = f"{_KEPT[command]}{', and ' + saved if saved else ''}"
+    if name in ("compare", "reproduce"):
+        kept = f"{_KEPT[name]}{', and ' + saved if saved else ''}"
         sentence = f"stopped{why}; the same command continues: {kept}."
     elif saved:
         sentence = f"stopped{why}; {saved}; {again} continues."
     else:
-        kept = _KEPT.get(command, "nothing is kept of it; the same command begins anew")
+        kept = _KEPT.get(name, "nothing is kept of it; the same command begins anew")
         sentence = f"stopped{why}; {kept}."
     output.say_now(sentence)
 
@@ -284,10 +290,10 @@ def main() -> None:
     stopping.install()
     try:
         with _of_processes():
-            code = app(prog_name="spinalnet", standalone_mode=False)
+            code = command()(prog_name="spinalnet", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except _WrongUse as error:
-        complain(advice.explain(error, typer.main.get_command(app), sys.argv[1:]))
+        complain(advice.explain(error, command(), sys.argv[1:]))
         sys.exit(2)
     except SpinalnetError as error:
         output.hush(False)  # it may be the mistake of one process alone

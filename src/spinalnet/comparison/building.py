@@ -73,8 +73,17 @@ def one_after_another(config: TrainConfig) -> AbstractContextManager[None]:
 
 
 def build_model(spec: RunSpec, info: DatasetInfo) -> assembly.ImageModel:
-    """Build the network of a run, initialised from its seed."""
+    """Build the network of a run, initialised from its seed.
+
+    Raises:
+        InputError: If it takes images and the data are rows of numbers, or as `create_model`.
+    """
     channels, *sides = info.input_shape
     outputs = info.num_classes or 1  # a regression has one
+    if not sides and len(zoo.model_row(spec.model.name, outputs).input_shape) > 1:
+        raise InputError(
+            f"model '{spec.model.name}' takes images, and {info.name} has rows of {channels} "
+            "numbers: choose model=regression-net."
+        )
     side = sides[0] if sides else None
     return assembly.build(spec.model, outputs, channels, side, seed=spec.train.seed)

@@ -104,7 +104,12 @@ class Bench:
     def attempt(
         self, cell: Cell, threads: int, on_step: OnStep | None = None
     ) -> RunRecord | Failure:
-        """Run a cell with so many threads; where it fails, write why into its folder."""
+        """Run a cell with so many threads; where it fails, write why into its folder.
+
+        Raises:
+            NotWritten: If a file cannot be written: its disk is that of all runs, and a word on it
+                would have no room.
+        """
         mark = cell.folder / FAILED_FILE
         with files.writing(mark):
             mark.unlink(missing_ok=True)
@@ -113,6 +118,8 @@ class Bench:
                 return self.run(cell, on_step)
         except FolderInUse as error:
             return explained(error)  # nothing is written there: it is another's
+        except files.NotWritten:
+            raise
         except Exception as error:
             if _dist.world_size() > 1:
                 raise  # the other processes of the job would wait for this one

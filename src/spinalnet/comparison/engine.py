@@ -2,7 +2,7 @@
 
 Whatever runs them and however many at a time, the results are the same bits: every run has its own
 number of threads and its own generators, and nothing is shared but files. A run that fails is
-told and the others go on.
+told and the others go on; a disk that fails, or is full, ends them all.
 """
 
 from __future__ import annotations
@@ -125,6 +125,7 @@ def run_cells(
 
     Raises:
         InputError: If the engine cannot be had, or `load` cannot be sent to other processes.
+        NotWritten: If a run cannot write its files. Workers are stopped; what was finished stays.
         KeyboardInterrupt: Workers are stopped; what was finished stays.
     """
     if engine not in ENGINES:

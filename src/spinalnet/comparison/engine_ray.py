@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spinalnet import files
 from spinalnet._checks import BackendUnavailable, InputError, install_extra
 from spinalnet.comparison.cells import Bench, Cell, Failure, Load, keep_failure
 from spinalnet.comparison.storage import Storage, scratch
@@ -26,9 +27,16 @@ _PUT_EVERY = 60.0  # seconds between two copies of an unfinished run into the st
 
 def _run_cell(
     cell: Cell, threads: int, load: Load | None, storage: Storage | None
-) -> RunRecord | Failure:
+) -> RunRecord | Failure | files.NotWritten:
     """Be a task: run a cell, on from where a worker that was killed has left it."""
     bench = _benches.setdefault("here", Bench(load))
+    try:
+        return _run_by(bench, cell, threads, storage)
+    except files.NotWritten as error:
+        return error  # as what Ray makes of it, it would be the death of a worker
+
+
+def _run_by(bench: Bench, cell: Cell, threads: int, storage: Storage | None) -> RunRecord | Failure:
     if storage is None:
         return bench.attempt(cell, threads)
     name, last = _stored(cell), time.monotonic()
@@ -69,6 +77,7 @@ def run(
     Raises:
         BackendUnavailable: If there is no Ray, or no cluster at the address.
         InputError: If the storage cannot be used.
+        NotWritten: If a run cannot write its files.
     """
     try:
         import ray  # pyright: ignore[reportMissingImports]  # an extra
@@ -96,6 +105,8 @@ def run(
                 outcome = _outcome(ray, reference, cells[index])
                 if storage is not None:
                     storage.get(_stored(cells[index]), cells[index].folder)
+                if isinstance(outcome, files.NotWritten):
+                    raise outcome
                 kind = "failed" if isinstance(outcome, Failure) else "done"
                 tell(index, kind, index, outcome)
     finally:
@@ -120,7 +131,7 @@ def _connect(ray: Any, address: str | None, cpus: int) -> None:
         ) from error
 
 
-def _outcome(ray: Any, reference: Any, cell: Cell) -> RunRecord | Failure:
+def _outcome(ray: Any, reference: Any, cell: Cell) -> RunRecord | Failure | files.NotWritten:
     """Return what a task has returned, or how its workers died."""
     try:
         return ray.get(reference)

@@ -126,7 +126,8 @@ def _run(
             result["val"].pop("confusion", None)
         if not spec.tested:  # of a trial only the numbers are of use
             for name in ("model.safetensors", features.TRUNK_FILE):
-                (folder.path / name).unlink(missing_ok=True)
+                with files.writing(folder.path / name):
+                    (folder.path / name).unlink(missing_ok=True)
         folder.finish(result)
     _dist.barrier()
     return runs.load_run(folder.path)

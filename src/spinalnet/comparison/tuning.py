@@ -370,12 +370,13 @@ def _keep(
     }
     files.write_mapping(folder / TUNING_FILE, record)
     for path in stale:  # last: a run that was killed here does it now
-        (folder / "timing.json").unlink(missing_ok=True)  # the heads have other sizes
         target = folder / FOLDER / "before" / path.name
         while target.exists():
             target = target.with_name(f"{target.name}-again")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(target)
+        with files.writing(target):
+            (folder / "timing.json").unlink(missing_ok=True)  # the heads have other sizes
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
 
 
 def _stale(folder: Path, question: ComparisonSpec) -> list[Path]:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
+from spinalnet import files
 from spinalnet._checks import InputError
 from spinalnet.comparison.cells import Bench, Cell, Failure, Load, keep_failure, thread_variables
 from spinalnet.training import stopping
@@ -178,10 +179,12 @@ def run(
             kind, outcome = message
             if kind == "refused":
                 raise _not_sent(outcome)
+            if kind == "unwritten":
+                raise outcome
             tell(index, kind, worker.number, outcome)
             if kind != "progress":
                 give(worker)
-    except (KeyboardInterrupt, stopping.Interrupted):
+    except (KeyboardInterrupt, stopping.Interrupted, files.NotWritten):
         _let_save(workers.values())
         raise
     finally:
@@ -264,7 +267,11 @@ def _serve() -> None:
             told = now
             answer("progress", progress)
 
-        outcome = bench.attempt(cell, threads, on_step)
+        try:
+            outcome = bench.attempt(cell, threads, on_step)
+        except files.NotWritten as error:
+            answer("unwritten", error)
+            os._exit(0)  # no further run has a disk
         answer("failed" if isinstance(outcome, Failure) else "done", outcome)
 
 

@@ -98,7 +98,9 @@ def _keep(target: Path) -> None:
         # Where a kill came between this and the new state both are one file already, and renaming
         # one name of a file to another of its names does nothing.
         aside.unlink(missing_ok=True)
-    except OSError:  # a disk without such links
+    except OSError:  # a disk without such links, or one with a fault
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
         with suppress(OSError):
             target.replace(target.with_name(BEFORE_FILE))
 
