@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 
+import helpers
 from helpers import no_times
 from spinalnet import (
     ComparisonSpec,
@@ -285,17 +286,19 @@ def wait_for(what: Callable[[], object], seconds: float = 200.0) -> None:
         time.sleep(0.05)
 
 
-COMMAND = [sys.executable, "-m", "spinalnet", "compare", "digits", "--heads", "linear,spinal,mlp"]
+COMMAND = ["compare", "digits", "--heads", "linear,spinal,mlp"]
 COMMAND += ["--device", "cpu", "--limit", "300", "--seeds", "2", "--jobs", "2", "--epochs"]
 
 
 @LINUX
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "how", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGINT]
+)
 def test_an_end_of_any_kind_keeps_finished_runs_and_leaves_no_worker(
     tmp_path: Path, how: signal.Signals
 ) -> None:
     out = tmp_path / "out"
-    command = [*COMMAND, "15", "--out", str(out)]
+    command = [sys.executable, "-m", "spinalnet", *COMMAND, "15", "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         wait_for(lambda: list(out.rglob("DONE")) or process.poll() is not None)
@@ -313,7 +316,7 @@ def test_an_end_of_any_kind_keeps_finished_runs_and_leaves_no_worker(
     done = {path: path.stat().st_mtime_ns for path in out.rglob("DONE")}
     assert 1 <= len(done) < 6
     assert not list(out.rglob("failed.json"))
-    again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    again = helpers.command(*COMMAND, "15", "--out", out)
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert len(list(out.rglob("DONE"))) == 6
@@ -440,6 +443,7 @@ def test_seeds_are_added_until_all_is_decided(tmp_path: Path) -> None:
 
 
 @LINUX
+@pytest.mark.slow  # five Pythons; that the tasks are the runs stands in test_answer.py
 def test_the_tasks_of_an_array_make_the_same_comparison(tmp_path: Path, alone: Path) -> None:
     out = tmp_path / "out put"
     command = ["compare", "digits", "--heads", "spinal,mlp", "--seeds", "1", "--epochs", "2"]

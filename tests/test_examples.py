@@ -70,7 +70,8 @@ def test_an_example_runs_alone(tmp_path, name):
             check=False,
         )
     else:
-        code = f"import runpy; runpy.run_path({script!r}, run_name='__main__')"
+        code = f"import runpy, sys\nsys.path.insert(0, {str(EXAMPLES)!r})\n"
+        code += f"runpy.run_path({script!r}, run_name='__main__')"
         done = Started(*options.split(), code=code, cwd=tmp_path).ended()
     assert done.returncode == 0, done.stderr[-2000:]
     assert re.search(expected, done.stdout), done.stdout

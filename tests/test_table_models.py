@@ -268,7 +268,7 @@ def test_an_earlier_run_whose_file_has_weights_alone_is_fitted_again(folder, tmp
         for name, value in kept.items()
         if name.startswith("module_.")
     }
-    for name in ("config.yaml", "environment.json", "result.json", "DONE"):
+    for name in ("config.yaml", "environment.json", "metrics.jsonl", "result.json", "DONE"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
     runs.RunFolder(tmp_path).save_model(old, {"table": "kinds", "head": "mlp"})
     model = load_table_model(tmp_path)
