@@ -84,6 +84,9 @@ def test_compare_answers_on_a_table(tmp_path: Path) -> None:
         check(found, ("matched", "linear", "trees"), tmp_path)
     assert found.summary.unit_kind == "split"
     assert found.plot_curves().get_ylabel() == "validation accuracy"
+    assert found.plot_cost(by="fit").get_xlabel() == "seconds of a run's fit"
+    page = (tmp_path / "t" / "report.html").read_text(encoding="utf-8")
+    assert "seconds of a run's fit" in page  # trees have nothing else that it can be held against
     assert found.best() is not None
     # Also before its first report is the folder that of a table.
     (tmp_path / "t" / "summary.json").unlink()

@@ -225,7 +225,8 @@ class Comparison:
 
         Args:
             ax: Axes to draw on; new ones without them.
-            by: `parameters`, `macs` or `inference` (microseconds per batch).
+            by: `parameters`, `macs`, `inference` (microseconds per batch) or `fit` (seconds of a
+                run, as long as it took beside whatever ran).
 
         Raises:
             InputError: If there is no such cost, or it was not measured.
@@ -243,11 +244,11 @@ class Comparison:
         """Draw validation curves, mean and range over units; return the axes.
 
         Raises:
-            InputError: If the runs have no epochs (those of a table).
+            InputError: If the runs have no epochs, as those of trees.
         """
         found = figures.find_curves(self.runs, self.summary)
         if found is None:
-            raise InputError("runs on a table have no validation curves.")
+            raise InputError("these runs have no epochs, so there are no curves.")
         return self._plot(
             ax, lambda axes, theme, summary: figures.paint_curves(axes, theme, found, summary)
         )

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from statistics import quantiles
 from typing import Any, Literal
 
 from spinalnet._checks import InputError, some
@@ -272,6 +273,11 @@ def _head_summary(
     known = results[0] if results else {}
     values = finite(by_unit.values())
     times = ((comparison.timing or {}).get("heads") or {}).get(head) or {}
+    cost = {k: v for k, v in times.items() if k not in ("inference", "training")}
+    seconds = finite(r.get("train_seconds") for r in results)
+    if len(seconds) > 1:
+        low, _, high = quantiles(seconds, n=4, method="inclusive")
+        cost["fit_quartiles"] = [low, high]
     return HeadSummary(
         head=head,
         **{name: known.get(name) for name in ("params", "head_params", "head_macs", "macs")},
@@ -279,13 +285,13 @@ def _head_summary(
         mean=mean(values),
         std=deviation(values),
         values=tuple(by_unit.get(unit) for unit in comparison.units),
-        train_seconds_mean=mean(finite(r.get("train_seconds") for r in results)),
+        train_seconds_mean=mean(seconds),
         inference_us=times.get("inference"),
         training_us=times.get("training"),
         difference=difference,
         failed=dict(comparison.failed.get(head, {})) or None,
         chosen=next((row.chosen for row in tuning if row.label == head), None),
-        cost={k: v for k, v in times.items() if k not in ("inference", "training")} or None,
+        cost=cost or None,
     )
 
 

@@ -208,15 +208,23 @@ COSTS: dict[str, Cost] = {
         lambda head: head.inference_us,
         lambda head: (head.cost or {}).get("inference_quartiles"),
     ),
+    "fit": Cost(
+        "seconds of a run's fit",
+        lambda head: head.train_seconds_mean,
+        lambda head: (head.cost or {}).get("fit_quartiles"),
+    ),
 }
 
 
 def metric_against_cost(summary: Summary) -> Drawn | None:
     """Test metric against what the head costs: every unit, mean and its interval."""
+    timed = any(head.inference_us for head in summary.heads)
     costs = [
         cost
-        for cost in COSTS.values()
+        for name, cost in COSTS.items()
         if len([head for head in summary.heads if head.mean is not None and cost.value(head)]) > 1
+        # Runs that train side by side disturb each other, but trees have no other time.
+        and not (name == "fit" and timed)
     ]
     if not costs:
         return None
@@ -235,7 +243,7 @@ def metric_against_cost(summary: Summary) -> Drawn | None:
         "t interval. Runs are paired, so overlap of these intervals says nothing about a "
         "difference: the answers above do. Heads of about equal cost are drawn slightly apart."
     )
-    if len(costs) == len(COSTS):
+    if any(cost.spread(head) for cost in costs for head in summary.heads):
         caption += " The line across a time joins its quartiles."
     return drawing.draw("cost", title, caption, (1.4 + 3.2 * len(costs), 4.0), paint)
 
