@@ -152,6 +152,7 @@ def test_a_table_is_copied_as_csv_that_no_spreadsheet_runs(page):
     assert re.fullmatch(r"26\.3 \(18\.1 to 35\.9\)", mlp[1])  # one line, whatever the screen
 
 
+@pytest.mark.slow
 def test_a_page_of_fifty_runs_and_three_hundred_classes_stays_light(tmp_path):
     scores = {"spinal": [0.9] * 20, "mlp": [0.8] * 15, "matched": [0.85] * 15}
     folder = write_comparison(tmp_path, scores, classes=300, epochs=3)

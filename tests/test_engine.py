@@ -69,7 +69,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("jobs", [2, 3])
+@pytest.mark.parametrize("jobs", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_results_are_the_same_bits_whatever_the_number_of_jobs(
     alone: Path, tmp_path: Path, jobs: int
 ) -> None:

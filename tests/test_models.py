@@ -378,7 +378,12 @@ def flavour_of(module: nn.Module) -> tuple[set[float], set[str], set[str]]:
     return set(dropout_rates(module)), norms, activations
 
 
-@pytest.mark.parametrize("name", MODELS)
+LARGE = pytest.mark.slow  # a third of a gigabyte of weights, drawn twice
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=LARGE if "vit_large" in name else ()) for name in MODELS]
+)
 def test_mlp_has_the_flavour_of_the_spinal_head_and_the_papers_widths(name: str) -> None:
     needs_timm(name)
     with torch.device("meta"):

@@ -311,7 +311,17 @@ def test_the_demonstration_prints_what_it_printed():
 # --- running --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list_recipes())
+def first_of_a_network(names: list[str]) -> list:
+    """All recipes, of which the second and later ones of a network are slow."""
+    models = [RECIPES[name].model for name in names]
+    is_first = [model not in models[:place] for place, model in enumerate(models)]
+    return [
+        pytest.param(name, marks=() if first else pytest.mark.slow)
+        for name, first in zip(names, is_first, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", first_of_a_network(list_recipes()))
 def test_every_recipe_trains_two_steps(tmp_path, name):
     if RECIPES[name].model.startswith("vit_"):
         pytest.importorskip("timm")

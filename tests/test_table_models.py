@@ -570,8 +570,14 @@ def session_of(path: Path) -> Any:
     return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("head", KEPT)
-@pytest.mark.parametrize("table", ["plain", "kinds", "grades", "two"])
+@pytest.mark.parametrize(
+    ("table", "head"),
+    [
+        pytest.param(table, head, marks=pytest.mark.slow if later and head != "spinal" else ())
+        for later, table in enumerate(["kinds", "plain", "grades", "two"])
+        for head in KEPT
+    ],
+)
 def test_an_exported_model_takes_columns_as_they_are(
     folder: Path, tmp_path: Path, table: str, head: str
 ) -> None:
