@@ -153,11 +153,12 @@ def judged(
 
 @dataclass(frozen=True)
 class Run:
-    """How a study is run: the folder of the data, the file of the results, cells at a time."""
+    """How a study is run: folder of the data, file of the results, cells at a time, which part."""
 
     data_dir: Path
     out: Path
     jobs: int = 1
+    only: str | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,7 @@ class Study:
         draw: Draws the figure of a record.
         needs_data: Whether there is a `--data-dir`.
         rows: The lists of a record whose rows are lines of the file.
+        parts: What can be asked for alone.
     """
 
     name: str
@@ -183,6 +185,7 @@ class Study:
     draw: Callable[[Record, Path], None]
     needs_data: bool = False
     rows: tuple[str, ...] = field(default=("cells",))
+    parts: tuple[str, ...] = ()
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Compute what the file lacks, then its answers and the figure; return the exit code."""
@@ -193,6 +196,8 @@ class Study:
         parser.add_argument("--out", type=Path, default=out, help="File of the results.")
         parser.add_argument("--jobs", type=int, default=1, help="Cells computed at a time.")
         parser.add_argument("--draw", action="store_true", help="Compute nothing anew.")
+        if self.parts:
+            parser.add_argument("--only", choices=self.parts, help="Compute this part alone.")
         given = parser.parse_args(argv)
         torch.set_num_threads(1)
         record: Record = json.loads(given.out.read_text("utf-8")) if given.out.exists() else {}
@@ -211,7 +216,8 @@ class Study:
                 "answers": record.get("answers", []),  # of an earlier time, until there are more
                 **{name: record.get(name, []) for name in self.rows},
             }
-            self.complete(record, Run(getattr(given, "data_dir", Path()), given.out, given.jobs))
+            data_dir, only = getattr(given, "data_dir", Path()), getattr(given, "only", None)
+            self.complete(record, Run(data_dir, given.out, given.jobs, only))
         record["answers"] = self.answers(record)
         files.write_rows(given.out, record, *self.rows)
         self.draw(record, given.out.with_suffix(".png"))

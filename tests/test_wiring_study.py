@@ -1,0 +1,81 @@
+"""The study of the wiring: its runs, kept one by one, and what it answers of right and wrong."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+study = SimpleNamespace(**runpy.run_path(str(ROOT / "studies" / "wiring.py")))
+
+
+def test_a_run_is_kept_as_a_row_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = study.cell.__globals__
+    monkeypatch.setitem(names, "DATA", {"digits": {}})
+    monkeypatch.setitem(names, "SEEDS", (100, 101))
+    monkeypatch.setitem(names, "HEADS", ("spinal", "matched"))
+    monkeypatch.setitem(names, "ASKED", ("matched",))
+    monkeypatch.setitem(names, "OTHERS", ())
+    monkeypatch.setitem(names, "EPOCHS", 1)
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "wiring.json"
+    words = ["--data-dir", "data", "--out", str(out)]
+    assert study.STUDY.main(words) == 0
+    found = json.loads(out.read_text())
+    keys = [(row["data"], row["seed"], row["head"]) for row in found["cells"]]
+    assert keys == [("digits", seed, head) for seed in (100, 101) for head in ("spinal", "matched")]
+    for row in found["cells"]:
+        run = tmp_path / "runs" / "wiring" / f"digits-{row['head']}-{row['seed']}"
+        result = json.loads((run / "result.json").read_text())
+        assert row["test"] == [pytest.approx(result["test"]["accuracy"])]
+        assert result["head"] == row["head"]
+    one, two = (
+        np.array([row["test"][0] for row in found["cells"] if row["head"] == head])
+        for head in ("spinal", "matched")
+    )
+    (answer,) = found["answers"]
+    assert answer["difference"] == pytest.approx(float((one - two).mean()))
+    # What stands in the file is not made again, also where the folders of the runs are gone.
+    monkeypatch.setitem(names, "run_one", lambda *_, **__: pytest.fail("made again"))
+    assert study.STUDY.main(words) == 0
+    assert json.loads(out.read_text())["cells"] == found["cells"]
+
+
+def made_up(right: dict[str, float], examples: int = 2000) -> dict[str, Any]:
+    """A record whose heads are right with these chances."""
+    draw = np.random.default_rng(0)
+    packed = sys.modules["common"].packed
+    return {
+        "cells": [
+            {
+                "data": "mnist",
+                "seed": seed,
+                "head": head,
+                "examples": examples,
+                "right": packed((draw.random(examples) < chance).astype(float)),
+            }
+            for seed in study.SEEDS
+            for head, chance in right.items()
+        ]
+    }
+
+
+def test_three_are_asked_and_the_others_get_no_verdict() -> None:
+    right = dict.fromkeys(study.HEADS, 0.9) | {"linear": 0.7}
+    found = {one["other"]: one for one in study.answers(made_up(right))}
+    assert list(found) == [*study.ASKED, *study.OTHERS]
+    assert found["linear"]["verdict"] == "better"
+    assert found["linear"]["difference"] == pytest.approx(0.2, abs=0.02)
+    assert found["unchained"]["verdict"] == "undecided"
+    assert all(found[other]["verdict"] is None for other in study.OTHERS)
+    del right["mlp"]
+    assert study.answers(made_up(right)) == []
