@@ -64,6 +64,26 @@ def numbers(history: Any) -> list[list[float]]:
     return [[value for key, value in row.items() if key != "seconds"] for row in history]
 
 
+@pytest.mark.parametrize("count", [17, 65])
+def test_a_single_row_left_over_joins_the_batch_before(count: int) -> None:
+    (views, targets), ((val,), val_targets) = data(1, count), data(1, 30)
+    held_out, config = ArrayDataset(val, val_targets), CONFIGS["adamw"]
+    ours = model("spinal")
+    theirs = copy.deepcopy(ours)
+    steps: list[tuple[int, int]] = []
+
+    def tell(progress: Any) -> None:
+        if progress.phase == "train":
+            steps.append((progress.step, progress.steps))
+
+    found = fit(ours, FeatureDataset(views, targets), held_out, config)
+    expected = fit(theirs, InTurn(views, targets), held_out, config, on_progress=tell)
+    for mine, other in zip(numbers(found.history), numbers(expected.history), strict=True):
+        assert mine == pytest.approx(other, abs=2e-5)
+    batches = count // config.batch_size
+    assert steps == [(step + 1, batches) for _ in range(4) for step in range(batches)]
+
+
 @pytest.mark.parametrize("settings", CONFIGS)
 @pytest.mark.parametrize("kind", HEADS)
 def test_fit_finds_the_same_as_batch_by_batch(kind: str, settings: str, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ class ModelLearner:
         self.advice = "lower lr, set clip_norm, or use warmup_epochs"
         if self.placement.amp_dtype is torch.float16:
             self.advice += ", or amp=bf16"
-        self.steps = count_batches(train, config.batch_size, "training data")
+        self.steps = count_batches(train, config.batch_size, "training data", shuffled=True)
         count_batches(val, config.eval_batch_size, "validation data")
         if not isinstance(train, BatchSource):
             _check_iterable(train, config)

@@ -45,7 +45,11 @@ class BatchSource(Protocol):
         augment: str = "none",
         channels_last: bool = False,
     ) -> Iterator[Batch]:
-        """Yield (inputs `(B, ...)`, targets `(B, ...)`) on `device`."""
+        """Yield (inputs `(B, ...)`, targets `(B, ...)`) on `device`.
+
+        While shuffling, a single left-over example belongs into the batch before: batch norm cannot
+        train on it.
+        """
         ...
 
 
@@ -178,10 +182,12 @@ def batches_of(
         yield inputs, targets if targets.is_floating_point() else targets.long()
 
 
-def count_batches(data: Data, batch_size: int, what: str) -> int:
+def count_batches(data: Data, batch_size: int, what: str, *, shuffled: bool = False) -> int:
     """Return the number of batches; refuse data that is empty or allows one pass only."""
     if isinstance(data, BatchSource):
         count = math.ceil(len(data) / batch_size)
+        joins = shuffled and batch_size > 1 and len(data) % batch_size == 1
+        count -= joins and count > 1
     elif isinstance(data, Iterator) or not hasattr(data, "__len__"):
         raise InputError(
             f"the {what} must have a length and allow several passes, got {type(data).__name__}: "
