@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from spinalnet import InputError, RunSpec, files, run_one, summarize
+from helpers import command
+from spinalnet import InputError, RunSpec, compare, files, run_one, summarize
 from spinalnet.cli import app
 from spinalnet.comparison import load_trained
 from spinalnet.comparison.outputs import OUTPUTS_FILE, load_outputs
@@ -355,5 +356,50 @@ def test_the_command_says_which_run_of_a_folder_is_damaged(whole, tmp_path):
     assert run.exit_code == 2
     said = [json.loads(line) for line in run.stdout.splitlines()]
     found = [one for one in said if one["event"] == "run_checked"]
-    assert said[-1] == {"event": "result", "runs": 2, "whole": 1}
+    assert said[-1] == {"event": "result", "runs": 2, "whole": 1, "comparisons_damaged": 0}
     assert [bool(one["damage"]) for one in found] == [False, True]
+
+
+# --- comparisons ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("compared") / "c"
+    compare("digits", "spinal,linear", 1, epochs=1, limit=60, device="cpu", jobs=1, tune=1, out=out)
+    return out
+
+
+def test_a_comparison_is_checked_beside_its_runs(compared: Path) -> None:
+    assert [(one.kind, one.damage) for one in verify(compared, models=False)] == [
+        *[("run", ())] * (len(list(compared.rglob("DONE")))),
+        ("comparison", ()),
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["comparison.yaml", "timing.json", "looks.json", "tuning.json", "summary.json"]
+)
+def test_half_a_file_of_a_comparison_is_damage(compared: Path, tmp_path: Path, name: str) -> None:
+    whole = tmp_path / "c"
+    shutil.copytree(compared, whole)
+    target = whole / name
+    target.write_text('{"heads": [' if name.endswith("json") else "data: [")
+    *_, found = verify(whole, models=False)
+    assert found.kind == "comparison"
+    assert name in " ".join(found.damage)
+    done = command("verify", whole, "--no-models")
+    assert done.returncode == 2
+    assert "The runs' comparison is damaged." in done.stderr
+
+
+def test_a_summary_that_tells_something_else_than_the_runs_is_damage(
+    compared: Path, tmp_path: Path
+) -> None:
+    whole = tmp_path / "c"
+    shutil.copytree(compared, whole)
+    told = json.loads((whole / "summary.json").read_text())
+    told["heads"][1]["mean"] += 0.01
+    (whole / "summary.json").write_text(json.dumps(told))
+    *_, found = verify(whole, models=False)
+    assert "tells another result of linear than its runs" in found.damage[0]

@@ -307,10 +307,11 @@ def verify_command(
     """
     from spinalnet.deploy import verify
 
-    broken = count = 0
+    broken = {"run": 0, "comparison": 0}
+    count = dict(broken)
     for found in verify(folder, models=models):
-        count += 1
-        broken += bool(found.damage)
+        count[found.kind] += 1
+        broken[found.kind] += bool(found.damage)
         word = "damaged" if found.damage else "whole"
         said = [f"{found.run}: {word} ({len(found.checked)} checks)", *found.damage]
         said += [f"note: {note}" for note in found.notes]
@@ -318,10 +319,13 @@ def verify_command(
             tell("run_checked", **found.to_dict())
         else:
             answer({}, "\n  ".join(said))
-    say(f"{count - broken} of {count} runs are whole.")
+    say(f"{count['run'] - broken['run']} of {count['run']} runs are whole.")
+    if broken["comparison"]:
+        say("The runs' comparison is damaged.")
     if manner.as_json:
-        answer({"runs": count, "whole": count - broken})
-    if broken:
+        whole = count["run"] - broken["run"]
+        answer({"runs": count["run"], "whole": whole, "comparisons_damaged": broken["comparison"]})
+    if any(broken.values()):
         raise typer.Exit(2)
 
 

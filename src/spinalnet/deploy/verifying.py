@@ -7,15 +7,19 @@ Nothing is changed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from spinalnet import files
 from spinalnet._checks import InputError, SpinalnetError
+from spinalnet.comparison.finished import read_folder
 from spinalnet.comparison.metrics import measured
 from spinalnet.comparison.outputs import OUTPUTS_FILE, load_outputs
+from spinalnet.comparison.summary import load_summary, summarize
+from spinalnet.comparison.tuned import TUNING_FILE, read_tuning
 from spinalnet.deploy.evaluation import evaluate_run
 from spinalnet.training import describe_environment, runs, states
 
@@ -25,19 +29,21 @@ _CHANGES = ("started", "commit", "threads", "cores", "cpu", "platform")  # told 
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found in the folder of a run.
+    """What was found in the folder of a run, or in that of a comparison beside its runs.
 
     Attributes:
         run: The folder.
         checked: What was held against what, in words.
         damage: Sentences on what does not hold; empty if all does.
         notes: Sentences on what could not be checked, or has changed around the run.
+        kind: "run" or "comparison".
     """
 
     run: Path
     checked: tuple[str, ...]
     damage: tuple[str, ...]
     notes: tuple[str, ...]
+    kind: Literal["run", "comparison"] = "run"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -62,7 +68,7 @@ class _Found:
 
 
 def verify(folder: str | Path, *, models: bool = True) -> Iterator[Verified]:
-    """Check the run in a folder, or every run below it, one after the other.
+    """Check the run in a folder, or every run below it, and the comparisons that they belong to.
 
     Args:
         folder: Of a run, of a comparison, or of many.
@@ -73,6 +79,42 @@ def verify(folder: str | Path, *, models: bool = True) -> Iterator[Verified]:
     """
     for path in runs.find_runs(folder):
         yield verify_run(path, models=models)
+    for asked in sorted(Path(folder).rglob("comparison.yaml")):
+        yield verify_comparison(asked.parent)
+
+
+def verify_comparison(path: Path) -> Verified:
+    """Check the files of a comparison that are of no run: they can be read, and tell what runs do.
+
+    They have no digests: most are written anew with every report. What tuning has measured is held
+    against nothing, as its trials keep no models.
+    """
+    found = _Found()
+    read = found.holds("comparison.yaml, timing.json, looks.json", lambda: read_folder(path))
+    if (path / TUNING_FILE).exists():
+        found.holds(TUNING_FILE, lambda: read_tuning(path))
+    if read is not None and (path / "summary.json").exists():
+        found.holds("summary.json", lambda: _check_summary(path))
+    return Verified(path, tuple(found.checked), tuple(found.damage), (), "comparison")
+
+
+def _check_summary(path: Path) -> None:
+    """See that the summary tells the results of the runs, as far as it counts the same ones."""
+    told = load_summary(path / "summary.json")
+    now = {head.head: head for head in summarize(path, metric=told.metric).heads}
+    for head in told.heads:
+        same = now.get(head.head)
+        if same is not None and same.n == head.n and not _is_close(head.mean, same.mean):
+            raise files.DamagedFile(
+                f"{path / 'summary.json'} tells another result of {head.head} than its runs: "
+                "`spinalnet report` writes it anew."
+            )
+
+
+def _is_close(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
 
 
 def verify_run(path: Path, *, models: bool = True) -> Verified:
