@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import spinalnet
+from helpers import command
 from spinalnet import SpinalNet, from_pretrained, push_to_hub, save_pretrained
 from spinalnet._checks import InputError
 from spinalnet.deploy.hub import head_arguments
@@ -52,7 +55,7 @@ def test_the_hub_s_own_mixin_loads_a_head(tmp_path):
 def compared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub") / "private name"
     return spinalnet.compare(
-        "digits", "spinal,linear", seeds=1, epochs=2, limit=120, out=folder, jobs=1
+        "digits", "spinal,linear", seeds=2, epochs=2, limit=120, out=folder, jobs=1
     ).folder
 
 
@@ -67,7 +70,15 @@ def test_a_run_comes_back_with_a_card(compared, tmp_path):
     result = json.loads((run / "result.json").read_text())
     assert f"{result['test']['accuracy']:.4g}" in card
     assert "library_name: spinalnet" in card
-    assert "Undecided" in card or "undecided" in card
+    assert spinalnet.Comparison.load(compared).verdict.split(":")[0] in card
+    number = r"-?[\d.]+"
+    assert re.search(rf"\n\| linear \| {number} \| {number} to {number} \| [\w-]+ \|\n", card)
+    assert "answers with one of its classes" in card
+    # The commands that it names are commands.
+    Image.new("L", (20, 20)).save(tmp_path / "a.png")
+    (words,) = re.findall(r"^spinalnet (predict .*)$", card, re.MULTILINE)
+    asked = words.replace("FOLDER", str(folder)).replace("PICTURE.png", str(tmp_path / "a.png"))
+    assert command(*asked.split()).returncode == 0
     assert hub.ModelCard(card).data.library_name == "spinalnet"
     # Nothing says where it was made.
     for path in folder.iterdir():
@@ -111,7 +122,7 @@ def test_a_table_s_model_comes_back(tmp_path):
     rows = frame[["size", "city"]]
     assert (back.predict(rows) == first.predict(rows)).all()
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert "`size`" in card
+    assert "the columns size, city" in card or "the columns size and city" in card
     assert str(tmp_path) not in card
 
 

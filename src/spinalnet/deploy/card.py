@@ -81,16 +81,20 @@ def of_run(run: Path, config: Mapping[str, Any]) -> str:
             "The comparison that it is a run of says:",
             "",
             f"> {_text(summary.headline)}",
+            *_differences(summary),
         ]
     lines += ["", "## Limits", "", *_limits(config), "", "## Use", ""]
-    lines += _loading("model = from_pretrained({name})  # spinalnet predict takes the folder, too")
+    lines += _loading("model = from_pretrained({name})")
+    asked, options = "PICTURE.png", " --output probabilities" if task == "classification" else ""
+    if config["spinalnet"] == "table":
+        asked, options = "ROWS.csv", " --data ROWS.csv"
     lines += [
-        "As one file that needs neither this package nor torch, with the checked answers:",
+        "On the command line, and as one file that needs neither this package nor torch, with the "
+        "checked answers:",
         "",
         "```bash",
-        "spinalnet export FOLDER/model.safetensors model.onnx --output probabilities"
-        if task == "classification" and config["spinalnet"] == "image"
-        else "spinalnet export FOLDER/model.safetensors model.onnx",
+        f"spinalnet predict FOLDER/model.safetensors {asked}",
+        f"spinalnet export FOLDER/model.safetensors model.onnx{options}",
         "```",
         "",
         *_cited(),
@@ -105,8 +109,13 @@ def _front(tags: list[str]) -> list[str]:
 def _what(config: Mapping[str, Any]) -> list[str]:
     lines = []
     if config["spinalnet"] == "table":
-        columns = [f"`{_text(name)}`" for name in config.get("columns", ())]
-        lines.append(f"Takes the rows of a table with the columns {some(columns, 12)}.")
+        columns = [_text(name) for name in config.get("columns", ())]
+        if any(columns):
+            lines.append(f"Takes the rows of a table with the columns {some(columns, 12)}.")
+        else:  # it was made from numbers alone
+            lines.append(
+                f"Takes rows of {len(columns)} columns, in the order of the training rows."
+            )
         if config.get("targets"):
             lines.append(f"Predicts {', '.join(map(_text, config['targets']))}.")
     else:
@@ -137,8 +146,9 @@ def _results(config: Mapping[str, Any]) -> list[str]:
         return ["It has not been tested."]
     on = f"{test['n']:,} test examples" if "n" in test else "test examples"
     how = config.get("selected_on", "validation")
+    chosen = f" (the epoch was chosen on {how})" if config["spinalnet"] == "image" else ""
     return [
-        f"On {on} that no choice was made on (the epoch was chosen on {how}); one run, of which",
+        f"On {on} that no choice was made on{chosen}; one run, of which",
         "another seed would give another:",
         "",
         "| metric | test |",
@@ -148,12 +158,32 @@ def _results(config: Mapping[str, Any]) -> list[str]:
 
 
 def _limits(config: Mapping[str, Any]) -> list[str]:
+    answers = (
+        "one of its classes whatever it is given. Its probabilities are those of data like it: "
+        "look at their calibration before decisions rest on them."
+        if config.get("task") == "classification"
+        else "a number whatever it is given, and does not say how sure it is."
+    )
     return [
-        f"It knows what {_text(config.get('data'))} looked like, and answers with one of its "
-        "classes or a number whatever it is given. Its probabilities are those of data like it: "
-        "look at their calibration before decisions rest on them. Whether the spinal head is what "
-        "makes it good, a single model cannot say; `spinalnet compare` can."
+        f"It knows what {_text(config.get('data'))} looked like, and answers with {answers} "
+        "Whether the spinal head is what makes it good, a single model cannot say; `spinalnet "
+        "compare` can."
     ]
+
+
+def _differences(summary: Summary) -> list[str]:
+    """Return the lines of a table of the differences, with their intervals and answers."""
+    rows = []
+    for head in summary.heads:
+        d = head.difference
+        if d is not None and d.mean is not None and d.low is not None and d.high is not None:
+            mean, low, high = summary.wording.differences(d.mean, d.low, d.high)
+            rows.append(f"| {_text(head.head)} | {mean} | {low} to {high} | {d.code} |")
+    if not rows:
+        return []
+    unit = "points" if summary.wording.in_points else summary.wording.title
+    title = f"| {_text(summary.heads[0].head)} minus | {unit} | 95 % interval | answer |"
+    return ["", title, "| --- | ---: | ---: | --- |", *rows]
 
 
 def _loading(line: str) -> list[str]:
