@@ -129,7 +129,9 @@ def browse(
         dark: Whether the reader prefers a dark page.
         picture: Where what is seen first goes, as a PNG file.
     """
-    with tempfile.TemporaryDirectory() as profile, _Chromium(profile) as browser:
+    # What the browser still writes while it ends is in the way of removing its folder.
+    folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    with folder as profile, _Chromium(profile) as browser:
         target = browser.call("Target.createTarget", url="about:blank")["targetId"]
         attached = browser.call("Target.attachToTarget", targetId=target, flatten=True)
         browser.session = attached["sessionId"]
