@@ -25,7 +25,6 @@ import functools
 import statistics
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,8 @@ def cell(key: tuple[str, int, str], asked: ComparisonSpec, splits: Splits, folde
     """Make one run, and return its row; a run that was left half way goes on."""
     began = time.perf_counter()
     name, seed, head = key
-    specs = asked.of_unit(asked.units()[SEEDS.index(seed)])
+    unit = asked.of_unit(asked.units()[SEEDS.index(seed)])
+    specs = [one for one in unit if isinstance(one, RunSpec)]
     spec = next(one for one in specs if one.label == head or one.model.head == head)
     assert spec.train.seed == seed
     done = run_one(spec, folder / f"{name}-{head}-{seed}", splits=splits)
@@ -143,7 +143,7 @@ def draw(record: Record, path: Path) -> None:
         for place, head in enumerate(HEADS):
             rows = [row for row in record["cells"] if (row["data"], row["head"]) == (name, head)]
             values = [100 * row["test"][0] for row in rows]
-            apart: Sequence[float] = np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else [0]
+            apart: Any = np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else [0]
             axes.plot(values, place + np.array(apart), "o", ms=4, alpha=0.5, color=f"C{place}")
             if values:
                 middle = statistics.fmean(values)
@@ -165,6 +165,7 @@ def design() -> Record:
 def _splits(name: str, seed: int, data_dir: Path) -> tuple[ComparisonSpec, Splits]:
     asked = question(name, data_dir)
     spec = asked.of_unit(asked.units()[SEEDS.index(seed)])[0]
+    assert isinstance(spec, RunSpec)
     return asked, building.load_splits(spec, download=False)
 
 
