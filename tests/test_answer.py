@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import spinalnet
 from helpers import command, write_images
 from spinalnet.cli.root import app
+from spinalnet.comparison.report.figures import metric_against_cost
 from spinalnet.comparison.schema import read_mapping
 
 CODES = {"better", "worse", "equal", "undecided", "nothing-learned"}
@@ -87,6 +88,9 @@ def test_compare_answers_on_a_table(tmp_path: Path) -> None:
     assert found.plot_cost(by="fit").get_xlabel() == "seconds of a run's fit"
     page = (tmp_path / "t" / "report.html").read_text(encoding="utf-8")
     assert "seconds of a run's fit" in page  # trees have nothing else that it can be held against
+    drawn = metric_against_cost(found.summary)
+    assert drawn is not None
+    assert all(f">{head}</text>" in drawn.svg for head in ("matched", "linear", "trees"))
     assert found.best() is not None
     # Also before its first report is the folder that of a table.
     (tmp_path / "t" / "summary.json").unlink()

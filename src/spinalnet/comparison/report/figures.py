@@ -234,7 +234,9 @@ def metric_against_cost(summary: Summary) -> Drawn | None:
         for axes, cost in zip(panels, costs, strict=True):
             paint_against_cost(axes, theme, summary, cost)
             axes.label_outer()
-        drawing.legend(figure, panels[0], theme)
+        # Trees have no parameters, so that not every panel names every head.
+        whole = max(panels, key=lambda axes: len(axes.get_legend_handles_labels()[1]))
+        drawing.legend(figure, whole, theme)
 
     units = summary.wording
     title = f"{units.title.capitalize() if units.in_points else units.title} against cost"
