@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from spinalnet import __version__
 from spinalnet.kernels import native
 
 
@@ -21,7 +22,7 @@ def describe_environment() -> dict[str, Any]:
     """Return what a result may depend on besides the request: versions, processor, commit."""
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "spinalnet": _version("spinalnet"),
+        "spinalnet": __version__,
         "commit": _commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
