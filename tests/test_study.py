@@ -81,7 +81,7 @@ def test_the_bootstrap_covers_as_it_says():
         draw = np.random.default_rng(seed)
         units = [draw.normal(k, 1.0, 20) for k in (0.0, 1.0, 2.0)]
         found = across.bootstrap(
-            lambda several: float(np.mean([one.mean() for one in several])),
+            lambda several: np.mean([one.mean(-1) for one in several], axis=0),
             units,
             draws=300,
             seed=seed,

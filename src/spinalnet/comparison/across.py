@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -27,6 +26,8 @@ ROPE = 0.01
 """Half the width of the region of practical equivalence, in accuracy or R2."""
 
 Scores = np.ndarray
+
+PART = 200  # draws of the bootstrap at once
 
 
 @dataclass(frozen=True)
@@ -142,46 +143,49 @@ class Interval:
     high: float
 
 
-def interquartile_mean(units: Sequence[Scores]) -> float:
-    """Return the mean of the middle half of all scores, `(units,)` for each data set."""
-    values = np.sort(np.concatenate([np.asarray(one, dtype=float) for one in units]))
-    cut = len(values) // 4  # as scipy's trimmed mean, and rliable, cut it
-    return float(values[cut : len(values) - cut].mean())
+def interquartile_mean(units: Sequence[Scores]) -> np.ndarray:
+    """Return the mean of the middle half of all scores, `(..., units)` for each data set."""
+    values = np.sort(np.concatenate([np.asarray(one, dtype=float) for one in units], axis=-1))
+    size = values.shape[-1]
+    cut = size // 4  # as scipy's trimmed mean, and rliable, cut it
+    return values[..., cut : size - cut].mean(axis=-1)
 
 
-def probability_of_improvement(first: Sequence[Scores], second: Sequence[Scores]) -> float:
+def probability_of_improvement(first: Sequence[Scores], second: Sequence[Scores]) -> np.ndarray:
     """Return how probably a run of the first beats one of the second, on a data set of these.
 
     Args:
-        first: Scores of the units of every data set, `(units,)`.
+        first: Scores of the units of every data set, `(..., units)`.
         second: The same of the other head.
     """
-    won = [
-        float((a[:, None] > b[None, :]).mean() + 0.5 * (a[:, None] == b[None, :]).mean())
-        for a, b in zip(map(np.asarray, first), map(np.asarray, second), strict=True)
-    ]
-    return float(np.mean(won))
+    won = []
+    for a, b in zip(map(np.asarray, first), map(np.asarray, second), strict=True):
+        mine, other = a[..., :, None], b[..., None, :]
+        won.append(((mine > other) + 0.5 * (mine == other)).mean(axis=(-2, -1)))
+    return np.mean(won, axis=0)
 
 
 def bootstrap(
-    statistic: Callable[..., float], *units: Sequence[Scores], draws: int = 2000, seed: int = 0
+    statistic: Callable[..., np.ndarray], *units: Sequence[Scores], draws: int = 2000, seed: int = 0
 ) -> Interval:
     """Return a statistic with its percentile interval: units are drawn anew, data set by data set.
 
     Args:
-        statistic: Takes what `units` are, drawn.
-        units: One sequence or more of the units of every data set.
+        statistic: Takes what `units` are, and returns a number; of scores `(draws, units)`, one for
+            each draw.
+        units: One sequence or more of the units of every data set, `(units,)` each.
         draws: Number of draws.
         seed: Of the draws.
     """
     generator = np.random.default_rng(seed)
     arrays = [[np.asarray(one, dtype=float) for one in several] for several in units]
-    found = []
-    for _ in range(draws):
-        drawn: list[Any] = [
-            [one[generator.integers(len(one), size=len(one))] for one in several]
-            for several in arrays
-        ]
-        found.append(statistic(*drawn))
-    low, high = np.quantile(found, [0.025, 0.975])
-    return Interval(statistic(*arrays), float(low), float(high))
+    drawn = [
+        [one[generator.integers(len(one), size=(draws, len(one)))] for one in several]
+        for several in arrays
+    ]
+    found = [  # in parts, since what is compared with all grows with the square of the units
+        statistic(*([one[start : start + PART] for one in several] for several in drawn))
+        for start in range(0, draws, PART)
+    ]
+    low, high = np.quantile(np.concatenate(found), [0.025, 0.975])
+    return Interval(float(statistic(*arrays)), float(low), float(high))
