@@ -1,0 +1,165 @@
+"""Every sentence of the README that claims a number carries the one of a committed result."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+WORDS += ("eleven", "twelve")
+NUMBER = re.compile(rf"\b(?:\d[\d,.]*\d|\d|{'|'.join(WORDS[2:])})\b", re.IGNORECASE)
+
+# Numbers that nobody measured: of the interface, of the text itself, of what is usual.
+DEFINED = (
+    "Python 3.11 or later",
+    "The answer is one of five",
+    "95 % intervals",
+    "Three ways in",
+    "Input in two slices, six narrow layers",
+    "estimators that average eight nets",
+    "Ten programs to copy",
+    "CIFAR-10 are",  # names
+    "*l − 1*",
+)
+
+
+def load(name: str) -> dict[str, Any]:
+    """Return a committed file of results."""
+    return json.loads((ROOT / name).read_text(encoding="utf-8"))
+
+
+def first_comparison() -> str:
+    """How long the first command takes."""
+    found = load("benchmarks/results/whole.json")
+    minutes = found["medians"]["25 runs, as by default"]["this"]["whole"] / 60
+    cores = found["environment"]["cores"]
+    assert minutes < 2
+    return f"compares on handwritten digits (under two minutes on {WORDS[cores]} cores)"
+
+
+def times_the_parameters() -> str:
+    """Of how many times the parameters of the spinal head the paper's layer is."""
+    ratios = []
+    for name in ("digits", "fashion-mnist", "hymenoptera", "cifar10-features-again"):
+        of = {row["head"]: row["head_params"] for row in load(f"results/{name}.json")["heads"]}
+        ratios.append(of["mlp"] / of["spinal"])
+    least, most = (WORDS[round(value)] for value in (min(ratios), max(ratios)))
+    return f"*mlp* the paper's own layer, of {least} to {most} times as many"
+
+
+def digits_resolve() -> str:
+    """What the test images of digits can tell apart."""
+    found = load("results/digits.json")
+    points = {round(100 * row["difference"]["resolution"]) for row in found["heads"][1:]}
+    assert points == {1}
+    return f"{found['test_size']} test images resolve differences of about a point"
+
+
+def photographs() -> str:
+    """How many photographs the folds of ants and bees have, and that they teach little."""
+    found = load("results/hymenoptera.json")
+    count = 398
+    folds = len({unit.partition("-")[0] for unit in found["units"]})
+    assert folds * found["test_size"] <= count <= folds * found["largest_test"]
+    assert max(row["mean"] for row in found["heads"]) < 0.7  # of two classes
+    return f"Ants and bees are {count} photographs, on which no head gets far from guessing"
+
+
+def what_the_chain_is_for() -> str:
+    """Interactions across slices, with and without the chain; and images."""
+    found = load("results/studies/interactions.json")
+    with_chain, without = (
+        fmean(
+            value
+            for cell in found["cells"]
+            if (cell["task"], cell["net"]) == ("2 across", net)
+            for value in cell["test"]
+        )
+        for net in ("spinal", "unchained")
+    )
+    assert abs(without - 0.5) < 0.005
+    images = [
+        row for row in found["answers"] if (row["group"], row["other"]) == ("images", "unchained")
+    ]
+    assert images
+    assert {row["verdict"] for row in images} == {"equal"}
+    assert found["design"]["margin"] == 0.01
+    return (
+        f"On raw inputs whose class is a product across slices that is {100 * with_chain:.0f} % "
+        "against chance; on pixels and behind convolutions of Fashion-MNIST it is nothing (equal "
+        "within a point)"
+    )
+
+
+def tables_of_the_deciding_half() -> str:
+    """What the tables that chose nothing say of a spinal net."""
+    found = load("benchmarks/results/table-reach.json")
+    against = found["against"]
+    wired = min(against[head]["equal"] for head in ("unchained", "matched", "mlp"))
+    lines = min(against[head]["better"] for head in ("linear", "ridge"))
+    trees = 1 - against["trees"]["worse"]
+    return (
+        f"On {len(found['tables'])} tables that had no part in choosing the defaults, a spinal net "
+        f"lies within {found['rope']:g} of nets with another wiring (probability {wired:.2f} and "
+        f"more), ahead of linear models ({lines:.2f}), and not behind boosted trees ({trees:.2f})"
+    )
+
+
+CLAIMS = (
+    first_comparison,
+    times_the_parameters,
+    digits_resolve,
+    photographs,
+    what_the_chain_is_for,
+    tables_of_the_deciding_half,
+)
+
+
+def prose(text: str) -> str:
+    """Return what a page says outside of code, addresses, and tables made from results."""
+    for pattern in (
+        r"```.*?```",
+        r"<!-- table:.*?<!-- /table -->",  # tests/test_evidence.py looks after these
+        r"`[^`]*`",
+        r"(?<=\])\([^)]*\)",
+        r"\[docs/[^\]]*\]",
+    ):
+        text = re.sub(pattern, "", text, flags=re.DOTALL)
+    return " ".join(text.split())
+
+
+def unpaired(text: str, claims: tuple[str, ...]) -> list[str]:
+    """Return the numbers of a page that no claim and no definition has, each with its words."""
+    for known in (*claims, *DEFINED):
+        text = text.replace(known, "")
+    return [text[max(0, m.start() - 40) : m.end() + 20] for m in NUMBER.finditer(text)]
+
+
+README = prose((ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_sentence_carries_the_number_of_its_file(claim: Callable[[], str]):
+    assert claim() in README
+
+
+def test_no_other_sentence_claims_a_number():
+    assert unpaired(README, tuple(claim() for claim in CLAIMS)) == []
+
+
+def test_a_number_that_nobody_measured_is_found():
+    text = prose(
+        "It is `3` times [fast](docs/7.md), and 1.7 times as good:\n```\n5\n```\nin ten tries"
+    )
+    assert [NUMBER.findall(one) for one in unpaired(text, ())] == [["1.7"], ["1.7", "ten"]]
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 160
