@@ -56,7 +56,18 @@ def accuracy() -> tuple[str, str]:
         "CIFAR-10, frozen EfficientNet-Lite0": "cifar10-features-again",
         "ants and bees, the same network": "transfer-hymenoptera",
     }
-    return _higher([(words, against(name, "mlp")) for words, name in names.items()])
+    rows = [(words, against(name, "mlp")) for words, name in names.items()]
+    words_of = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10-32px": "CIFAR-10"}
+    for one in study_blocks.record("wiring")["answers"]:
+        if one["other"] == "mlp":
+            rows.append((f"{words_of[one['data']]}, small CNN, the wiring study", _answered(one)))
+    return _higher(rows)
+
+
+def _answered(one: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer of a study as the row of a head."""
+    gap_of = {"mean": one["difference"], "code": one["verdict"]}
+    return {"head": one["other"], "difference": gap_of | {"low": one["low"], "high": one["high"]}}
 
 
 def transfer() -> tuple[str, str]:
@@ -70,9 +81,7 @@ def transfer() -> tuple[str, str]:
     for one in study_blocks.record("transfer")["answers"]:
         if one["other"] in ("linear", "mlp"):
             words = f"CIFAR-10, {one['images']:,} images of each class, heads tuned equally"
-            gap_of = {"mean": one["difference"], "code": one["verdict"]}
-            gap_of |= {"low": one["low"], "high": one["high"]}
-            rows.append((words, {"head": one["other"], "difference": gap_of}))
+            rows.append((words, _answered(one)))
     return _higher(rows)
 
 
