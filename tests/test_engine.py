@@ -506,6 +506,25 @@ def test_a_plan_says_what_is_missing_and_writes_nothing(tmp_path: Path) -> None:
     assert len(columns) == len(rows[0])
 
 
+def test_a_plan_counts_the_trials_of_tuning_that_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spinalnet.comparison import planning, tuning
+
+    question = ComparisonSpec(BASE, ("linear", "mlp"), 3)
+    seconds = (10.0, 20.0)
+    measured = [planning.Measured(one, 0.1, 1000, None) for one in seconds]
+    monkeypatch.setattr(planning, "_in_a_worker", lambda *_: measured)
+    settled = tmp_path / "tuning" / "mlp-seed100000-trial1"
+    monkeypatch.setattr(tuning, "_is_settled", settled.__eq__)
+    plan = planning.plan(question, tmp_path, Effort(jobs=2), building.load_splits, trials=4)
+    assert [row.trials for row in plan.rows] == [4, 3]
+    assert plan.seconds == pytest.approx(((3 + 4) * 10 + (3 + 3) * 20) / 2)
+    sentences, columns, rows = planning.in_words(plan)
+    assert "The 7 trials of tuning that come first are counted" in sentences[1]
+    assert [row[columns.index("trials")] for row in rows] == ["4", "3"]
+
+
 def _of_a_cluster() -> list[int]:
     """Return the processes that run a task of a Ray cluster now."""
     found = []

@@ -430,8 +430,8 @@ def test_recipes_know_what_was_found_wherever_they_are_asked(
 
 
 def test_what_cannot_be_planned_is_refused_in_options(capsys: pytest.CaptureFixture[str]) -> None:
-    said = refusal(capsys, "compare", "digits", "--tune", 4, "--dry-run")
-    assert "--tune chooses the settings before the runs are known, and --dry-run needs them" in said
+    said = refusal(capsys, "compare", "digits", "--tune", 4, "--engine", "print")
+    assert "the settings before the runs are known, and --engine print needs them" in said
     assert " only " not in said.replace("--only", "")
 
 

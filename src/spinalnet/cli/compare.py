@@ -197,20 +197,20 @@ def compare_command(
     effort = Effort(read_jobs(jobs), threads, chosen, ray_address, None, storage)
     folder = asking.default_folder(question) if out is None else out
     load = functools.partial(building.load_splits, download=asked.download)
-    if tune and not question.is_of_table and (dry_run or only is not None or engine == "print"):
-        beside = "--dry-run" if dry_run else "--engine print" if engine == "print" else "--only"
+    trials = 0 if question.is_of_table else tune
+    if trials and (only is not None or engine == "print"):
+        beside = "--engine print" if engine == "print" else "--only"
         raise InputError(
             f"--tune chooses the settings before the runs are known, and {beside} needs them: "
             "leave out one of the two (--jobs and --engine ray run trials side by side)."
         )
     if dry_run:
-        plan = planning.plan(question, folder, effort, load)
+        plan = planning.plan(question, folder, effort, load, trials=trials, given=asked.given)
         print_plan(plan)
         _tell_chosen(question)
     elif only is not None:
         _run_only(only, question, folder, effort, load)
     else:
-        trials = 0 if question.is_of_table else tune
         with alone_in(folder, wait):
             if engine == "print":
                 _print_script(question, folder, effort, load)

@@ -6,7 +6,7 @@ import pickle
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from spinalnet._checks import InputError
-from spinalnet.comparison import building, comparing, engine, running, workers
+from spinalnet.comparison import building, comparing, engine, running, tuning, workers
 from spinalnet.comparison.cells import Bench, Cell, Load, pinned
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.tables.spec import TableSpec
@@ -53,12 +53,26 @@ class Measured:
 
 @dataclass(frozen=True)
 class RowPlan:
-    """One head of the grid: which units are done, which are missing, and what one costs."""
+    """One head of the grid: which units are done, which are missing, and what one costs.
+
+    Attributes:
+        label: The row's name.
+        done: Units whose run is finished.
+        missing: The others.
+        measured: What a run costs; of a head that is tuned, one with its settings before.
+        trials: Trials of tuning that come before.
+    """
 
     label: str
     done: tuple[str, ...]
     missing: tuple[str, ...]
     measured: Measured
+    trials: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """Time of all that is missing, one after another."""
+        return self.measured.seconds * (len(self.missing) + self.trials)
 
 
 @dataclass(frozen=True)
@@ -82,20 +96,39 @@ class Plan:
     disk: int
 
 
-def plan(question: ComparisonSpec, out: str | Path, effort: engine.Effort, load: Load) -> Plan:
+def plan(
+    question: ComparisonSpec,
+    out: str | Path,
+    effort: engine.Effort,
+    load: Load,
+    *,
+    trials: int = 0,
+    given: Collection[str] = (),
+) -> Plan:
     """Measure a few steps of every head in a process of its own, as a worker is one.
+
+    Args:
+        question: What is compared.
+        out: Folder of the comparison.
+        effort: How it would run.
+        load: Reads the data of a run.
+        trials: Of tuning on images, for every head.
+        given: Settings that were asked for by name, and are not tuned.
 
     Raises:
         InputError: If what is asked is impossible, as in `compare`.
     """
     out = comparing.checked_folder(out)
     comparing.check_same_question(question, out)
+    tuning.check_tuning(question, trials, out, given)
+    left = tuning.trials_left(question, trials, out) if trials else {}
     first = question.of_unit(question.units()[0])
     measured = _in_a_worker(first, effort.threads, load)
     cells = comparing.cells_of(question, out)
     done = {cell.spec.name for cell in cells if runs.is_done(cell.folder)}
     for cell in cells:
-        if cell.spec.name in done:  # with other settings it is refused, as it will be
+        # With other settings it is refused, as it will be; those of tuning are found meanwhile.
+        if cell.spec.name in done and not trials:
             running.open_folder(cell.folder, cell.spec)
     rows = []
     for place, (label, costs) in enumerate(zip(question.heads, measured, strict=True)):
@@ -106,18 +139,20 @@ def plan(question: ComparisonSpec, out: str | Path, effort: engine.Effort, load:
                 tuple(c.spec.unit.name for c in own if c.spec.name in done),
                 tuple(c.spec.unit.name for c in own if c.spec.name not in done),
                 costs,
+                left.get(label, 0),
             )
         )
     base = question.base
     device = base.train.device if isinstance(base, RunSpec) else "cpu"
     missing = len(cells) - len(done)
-    jobs = engine.jobs_for(effort.jobs, missing, effort.threads, device)
+    cells_left = missing + sum(left.values())
+    jobs = engine.jobs_for(effort.jobs, cells_left, effort.threads, device)
     peaks = [row.measured.memory for row in rows if row.measured.memory is not None]
     return Plan(
         folder=out,
         rows=tuple(rows),
         jobs=jobs,
-        seconds=sum(row.measured.seconds * len(row.missing) for row in rows) / jobs,
+        seconds=sum(row.seconds for row in rows) / jobs,
         memory=max(peaks, default=None),
         disk=sum(row.measured.disk * len(row.missing) for row in rows),
     )
@@ -278,6 +313,14 @@ def in_words(plan: Plan) -> tuple[list[str], list[str], list[list[str]]]:
         f"{plan.folder}. They would take about {_time(plan.seconds)}{together}, and keep "
         f"{_bytes(plan.disk)} (a run takes up to four times its own while it trains)."
     ]
+    if trials := sum(row.trials for row in plan.rows):
+        columns.insert(3, "trials")
+        for cells, row in zip(rows, plan.rows, strict=True):
+            cells.insert(3, str(row.trials))
+        sentences.append(
+            f"The {trials} trials of tuning that come first are counted in the time, each as a run "
+            "of the head before tuning: a wider one takes longer, a narrower one less."
+        )
     if plan.memory is not None:
         sentences.append(
             f"A worker takes {_bytes(plan.memory)} of memory in a step of training, its data "

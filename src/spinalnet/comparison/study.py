@@ -202,9 +202,18 @@ def plan_study(
     from spinalnet.comparison import building, planning
     from spinalnet.comparison.engine import Effort
 
+    asked = _asked(spec)
     for name, question in _questions(spec).items():
         folder = files.expanded(out) / name
-        yield name, planning.plan(question, folder, Effort(jobs), building.load_splits)
+        trials = 0 if question.is_of_table else asked[name].get("tune", 0)
+        yield (
+            name,
+            planning.plan(
+                *(question, folder, Effort(jobs), building.load_splits),
+                trials=trials,
+                given=asked[name],
+            ),
+        )
 
 
 def read_folders(folders: Sequence[str | Path]) -> dict[str, Summary]:

@@ -160,6 +160,19 @@ def tune(
     return found, tuple(tuned)
 
 
+def trials_left(question: ComparisonSpec, trials: int, folder: Path) -> dict[str, int]:
+    """Return how many trials of every row `tune` would still run."""
+    rows = zip(question.heads, question.of_unit(Unit(TUNING_SEED)), strict=True)
+    return {
+        label: sum(not _is_settled(_trial_folder(folder, spec.name, k)) for k in range(trials))
+        for label, spec in rows
+    }
+
+
+def _trial_folder(folder: Path, name: str, k: int) -> Path:
+    return folder / FOLDER / f"{name}-trial{k}"
+
+
 def space_of(
     question: ComparisonSpec, label: str, given: Collection[str] = ()
 ) -> dict[str, spaces.Range | spaces.Choice]:
@@ -214,7 +227,7 @@ def _plan(
         options = {name: value for name, value in settings.items() if name not in training}
         model = _with_options(plain.model, options, num_classes)
         spec = replace(plain, model=model, train=replace(plain.train, **training), tested=False)
-        made.append(Trial(settings, Cell(spec, folder / FOLDER / f"{spec.name}-trial{k}")))
+        made.append(Trial(settings, Cell(spec, _trial_folder(folder, spec.name, k))))
     return made
 
 
