@@ -230,12 +230,29 @@ def wiring() -> str:
         values = [100 * cell["test"][0] for cell in own]
         spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
         costs = [f"{own[0][name]:,}" for name in ("head_params", "head_macs")]
-        rows.append([data, head, f"{fmean(values):.2f}{spread}", len(values), *costs])
+        rows.append([data, head, f"{fmean(values):.2f}{spread}", f"{len(values)}", *costs])
     header = ("data", "head", "accuracy, % (mean ± std)", "seeds", "params, head", "MACs, head")
     table = as_markdown(header, rows, left=2)
     planned = prod(len(found["design"][name]) for name in ("data", "heads", "seeds"))
     made = _made(found, f"{len(found['cells'])} of {planned} runs")
     return f"{table}\n\n{made}"
+
+
+def answered(data: str, words: str, rivals: Iterable[str]) -> list[list[str]]:
+    """Return the row of a data set for the table of answers; none where it has none yet."""
+    found = record("wiring")
+    of = {one["other"]: one for one in found["answers"] if one["data"] == data}
+    own = [c for c in found["cells"] if (c["data"], c["head"]) == (data, "spinal")]
+    if not of:
+        return []
+    cells = []
+    for rival in rivals:
+        one = of.get(rival, {"verdict": None})
+        said = f": **{one['verdict']}**" if one["verdict"] else ""  # else it was not asked
+        shown = f"{100 * one['low']:+.1f} to {100 * one['high']:+.1f}" if "low" in one else "–"
+        cells.append(shown + said)
+    mean = f"{100 * fmean(cell['test'][0] for cell in own):.1f}"
+    return [[words, f"{len(own)}", f"{own[0]['examples']:,}", mean, *cells]]
 
 
 def wiring_answers() -> str:

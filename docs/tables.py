@@ -63,7 +63,7 @@ ANSWERS = {  # results with a test part that can decide, and the command that is
 def answers() -> str:
     """Return one row per comparison: what the chain does, and what the layers it replaces do."""
     rivals = ("unchained", "matched", "mlp", "linear")
-    rows = []
+    rows = study_blocks.answered("mnist", "MNIST, small CNN", rivals)
     for name, words in ANSWERS.items():
         found = load(f"results/{name}.json")
         heads = {head["head"]: head for head in found["heads"]}
@@ -772,7 +772,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "cifar10-features": lambda: comparison("cifar10-features"),
     "cifar10-features-again": lambda: comparison("cifar10-features-again"),
     "fashion-mnist": lambda: comparison("fashion-mnist"),
-    "mnist": lambda: comparison("mnist"),
     "hymenoptera": lambda: comparison("hymenoptera"),
     "transfer-hymenoptera": lambda: comparison("transfer-hymenoptera"),
     "transfer-hymenoptera-dropout": lambda: comparison("transfer-hymenoptera-dropout"),

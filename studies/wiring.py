@@ -142,14 +142,14 @@ def draw(record: Record, path: Path) -> None:
     for axes, name in zip(figure.subplots(1, max(1, len(names)), squeeze=False)[0], names):  # noqa: B905
         for place, head in enumerate(HEADS):
             rows = [row for row in record["cells"] if (row["data"], row["head"]) == (name, head)]
+            if not rows:  # of another time
+                continue
             values = [100 * row["test"][0] for row in rows]
             apart: Any = np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else [0]
             axes.plot(values, place + np.array(apart), "o", ms=4, alpha=0.5, color=f"C{place}")
-            if values:
-                middle = statistics.fmean(values)
-                axes.plot([middle], [place], "|", ms=18, mew=2, color="0.2")
+            axes.plot([statistics.fmean(values)], [place], "|", ms=18, mew=2, color="0.2")
         axes.set_yticks(range(len(HEADS)), HEADS)
-        axes.invert_yaxis()
+        axes.set_ylim(len(HEADS) - 0.5, -0.5)
         axes.set_title(name, loc="left", fontsize=10)
         axes.set_xlabel("test accuracy, % (dots: seeds; line: mean)", fontsize=8)
         common.plain(axes, grid="x")

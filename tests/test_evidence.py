@@ -26,7 +26,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # What older files do not say, by name. Nothing joins this list: a new file is made by a command
 # that says all of it. One that is made anew must leave it.
-BEFORE_COMMITS = ("mnist",)
 BEFORE_COMMANDS = (
     *("augment", "epoch", "estimators", "export", "features", "heads", "heads-fit", "images"),
     *("many-files", "memory", "models", "scale", "stacked", "steps", "table-defaults"),
@@ -37,7 +36,6 @@ SMOKE = (
     "letters-vgg5",
 )
 MISSING: dict[str, set[str]] = {
-    **{f"results/{name}.json": {"commit"} for name in BEFORE_COMMITS},
     **{f"benchmarks/results/{name}.json": {"command"} for name in BEFORE_COMMANDS},
     **{f"results/recipes/emnist-{name}-honest-smoke.json": {"command"} for name in SMOKE},
 }

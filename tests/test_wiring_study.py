@@ -79,3 +79,11 @@ def test_three_are_asked_and_the_others_get_no_verdict() -> None:
     assert all(found[other]["verdict"] is None for other in study.OTHERS)
     del right["mlp"]
     assert study.answers(made_up(right)) == []
+
+
+def test_the_figure_shows_the_heads_that_have_runs(tmp_path: Path) -> None:
+    record = made_up(dict.fromkeys(("spinal", "mlp"), 0.9))
+    for cell in record["cells"]:
+        cell["test"] = [0.9]
+    study.draw(record, tmp_path / "wiring.png")
+    assert (tmp_path / "wiring.png").stat().st_size > 1000
