@@ -10,7 +10,7 @@ import typer
 
 from spinalnet._checks import unknown_name
 from spinalnet.cli import names as complete
-from spinalnet.cli.output import answer, listed, say
+from spinalnet.cli.output import answer, answer_part, listed, say
 from spinalnet.cli.root import KNOW, app
 
 
@@ -59,13 +59,15 @@ def bench_command(
         if name not in BENCHMARKS:
             raise unknown_name("benchmark", name, BENCHMARKS)
     torch.set_num_threads(threads)
+    found = {}
     for name in names:
         benchmark = BENCHMARKS[name]
-        rows = benchmark.run()
-        answer({"benchmark": name, "rows": rows}, benchmark.show(rows))
+        rows = found[name] = benchmark.run()
+        answer_part("measured", {"benchmark": name, "rows": rows}, benchmark.show(rows))
         if out is not None:
             write_result(out / f"{name}.json", name, benchmark.protocol, rows)
             say(f"{out / name}.json")
+    answer({"benchmarks": found})
 
 
 @app.command("env", rich_help_panel=KNOW)
