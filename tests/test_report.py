@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -23,6 +24,7 @@ from spinalnet.comparison.calibration import quality
 from spinalnet.comparison.classes import judge
 from spinalnet.comparison.findings import head_rows, short_rows
 from spinalnet.comparison.finished import read_folder
+from spinalnet.comparison.next_steps import next_steps
 from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs
 from spinalnet.comparison.report.figures import _apart, learning_curves
 from spinalnet.comparison.report.page import write_report
@@ -287,6 +289,58 @@ def test_the_paragraph_tells_cost_and_times_only_where_they_surely_differ(tmp_pa
     verdict = summarize(folder).verdict
     assert "0.51 times the parameters" in verdict
     assert "time" not in verdict.replace("times", "")
+
+
+def test_words_quote_the_ratio_of_times_that_the_table_shows(tmp_path):
+    """The medians of two heads may stand the other way round: another turn, another speed."""
+    ratio = {"ratio": 1.312, "low": 1.224, "high": 1.408}
+    level = {"ratio": 1.01, "low": 0.97, "high": 1.05}
+    timing: Any = {
+        "spinal": {"inference": 90.0, "training": 300.0},
+        "mlp": {
+            **{"inference": 91.0, "training": 310.0},
+            **{"inference_ratio": ratio, "training_ratio": level},
+        },
+    }
+    summary = summarize(write_comparison(tmp_path, {"spinal": FIRST, "mlp": OTHER}, timing=timing))
+    header, rows = head_rows(summary)
+    cells = dict(zip(header, rows[1], strict=True))
+    assert cells["spinal over this,\ninference"] == "1.31 (1.22 to 1.41)"
+    assert cells["spinal over this,\ntraining step"] == "1.01 (0.97 to 1.05)"
+    assert "1.31 (1.22 to 1.41) times the inference time of mlp" in summary.verdict
+    assert "training-step time" not in summary.verdict
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert page.count("spinal over this: heads take turns") == 1
+    place = page.index("spinal over this: heads take turns")
+    assert place - page.index('<table id="results">') < 5000
+
+
+@pytest.mark.parametrize(
+    ("needed", "asked", "purpose"),
+    [
+        ({"mlp": 12}, 12, "Decide what is open"),
+        ({"mlp": 44, "linear": 9}, 45, "Decide what is open"),
+        ({"mlp": 30, "linear": 430}, 30, "Decide a part (it would probably take about 430 aga"),
+        ({"mlp": 2400}, 100, "Come nearer to an answer (it would probably take about 2,400 agai"),
+    ],
+)
+def test_the_seeds_that_would_decide_are_those_that_are_asked_for(needed, asked, purpose, tmp_path):
+    scores = dict.fromkeys(["spinal", *needed], FIRST)
+    summary = summarize(write_comparison(tmp_path, scores))
+    heads = [
+        dataclasses.replace(
+            head,
+            difference=head.difference
+            and dataclasses.replace(head.difference, more=needed[head.head] - len(FIRST)),
+        )
+        for head in summary.heads
+    ]
+    summary = dataclasses.replace(
+        summary, heads=tuple(heads), command="spinalnet compare digits --seeds 5 --until-decided"
+    )
+    step = next_steps(read_folder(tmp_path), summary, tmp_path)[0]
+    assert step.command == f"spinalnet compare digits --seeds {asked}"
+    assert step.purpose.startswith(purpose)
 
 
 def test_without_timing_no_time_is_claimed(tmp_path):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from spinalnet.comparison import classes, wording
 from spinalnet.comparison.answer import HeadSummary, Summary
 from spinalnet.comparison.classes import ClassRow, HeadQuality
-from spinalnet.comparison.findings import head_rows, paragraphs
+from spinalnet.comparison.findings import head_rows, paragraphs, times_note
 from spinalnet.comparison.finished import FinishedRuns, note_look, read_folder, result_of
 from spinalnet.comparison.next_steps import NextStep, next_steps
 from spinalnet.comparison.published import Published, read_published
@@ -351,6 +351,7 @@ def _page(
         .render(
             summary=summary,
             findings=paragraphs(summary),
+            times=times_note(summary),
             verdicts=wording.VERDICTS,
             header=header,
             rows=rows,
