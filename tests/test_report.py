@@ -20,6 +20,7 @@ from scipy import stats
 
 from spinalnet._checks import InputError
 from spinalnet.cli.progress import print_run
+from spinalnet.comparison import classes
 from spinalnet.comparison.calibration import quality
 from spinalnet.comparison.classes import judge
 from spinalnet.comparison.findings import head_rows, short_rows
@@ -465,6 +466,15 @@ def test_page_is_self_contained_and_holds_the_result(written):
     assert "prefers-color-scheme: dark" in page
 
 
+def test_a_cost_is_told_in_digits(tmp_path, monkeypatch):
+    macs = {"spinal": 43_776, "linear": 10, "mlp": 480, "matched": 44_300}
+    for head, count in macs.items():
+        monkeypatch.setitem(SIZES, head, (count + 10, count))
+    folder = write_comparison(tmp_path, dict.fromkeys(macs, FIRST[:2]))
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert re.findall(r"([\d.,e+]+)× its", page) == ["4,400", "91", "0.99"]
+
+
 def test_names_are_escaped(tmp_path):
     folder = write_comparison(tmp_path, {"spinal": FIRST[:2]}, data="<b>$a</b>", epochs=2)
     page = write_report(folder, command="spinalnet <i>").read_text(encoding="utf-8")
@@ -747,7 +757,7 @@ def test_the_most_wrong_images_are_named_by_their_files(tmp_path):
         ]
 
 
-def test_layers_that_spoke_for_a_mistake_are_shown_with_their_slices(tmp_path):
+def test_layers_that_spoke_for_a_mistake_are_shown_with_their_slices(tmp_path, monkeypatch):
     layers = [{"width": 2, "start": start, "stop": start + 4, "earlier": []} for start in (0, 4, 0)]
     wiring = {"in_features": 8, "out_features": 4, "layers": layers, "seen": [0, 1, 2]}
     wiring |= {"sees_input": False, "params": 40}
@@ -778,6 +788,12 @@ def test_layers_that_spoke_for_a_mistake_are_shown_with_their_slices(tmp_path):
     assert re.findall(r'<g class="for-(\w+)"', bars[0]) == ["wrong", "wrong", "true"]
     widths = [float(one) for one in re.findall(r'width="([\d.]+)" height="4"', bars[0])]
     assert widths == pytest.approx([30.0, 60.0, 50.0])
+    assert "No run that answered so" not in page
+    kept = classes._layers
+    with monkeypatch.context() as patch:  # of one image no run has kept them
+        patch.setattr(classes, "_layers", lambda *of: () if of[1] == 7 else kept(*of))
+        page = write_report(folder).read_text(encoding="utf-8")
+    assert page.count("No run that answered so has kept what its layers said of this image") == 1
 
 
 def test_samples_of_a_run_are_shown_and_nothing_where_there_are_none(tmp_path):
@@ -901,6 +917,8 @@ def test_one_run_has_a_report_of_its_own(tmp_path):
     assert "<h1>digits: the spinal head</h1>" in page
     assert "against" not in page[page.index("<h2") :].split("</table>")[0]
     assert not (run / "cost.svg").exists()
+    for words in ("mean over", "range over", "had already stopped"):  # of a single one
+        assert words not in page
     assert load_runs(run)[0].done  # still the folder of a run
 
 

@@ -269,10 +269,11 @@ def times_note(summary: Summary) -> str:
     timing = summary.timing
     if not timing:
         return ""
-    batch, device = timing.get("batch_size", "?"), timing.get("device", "?")
+    batch, device, threads = (timing.get(k, "?") for k in ("batch_size", "device", "threads"))
     text = (
         f"Head times are microseconds per batch of {batch} on {device} with "
-        f"{timing.get('threads', '?')} thread(s): the head alone, inference and training step"
+        f"{threads} thread{'' if threads == 1 else 's'}: the head alone, inference and training "
+        "step"
     )
     processes = timing.get("processes")
     if processes:

@@ -317,11 +317,15 @@ def _foldable(cell: str) -> Markup:
 def _of_its_cost(first: HeadSummary, other: HeadSummary) -> str:
     """Say what the first head costs of another: multiplications, else the seconds of training."""
     if first.head_macs and other.head_macs:
-        return f"{first.head_macs / other.head_macs:.2g}× its multiplications"
+        return f"{_two_digits(first.head_macs / other.head_macs)}× its multiplications"
     if first.train_seconds_mean and other.train_seconds_mean:
         ours, theirs = (wording.three_digits(head.train_seconds_mean) for head in (first, other))
         return f"trains in {theirs}\u00a0s, {first.head} in {ours}\u00a0s"
     return ""
+
+
+def _two_digits(ratio: float) -> str:
+    return f"{ratio:.2g}" if ratio < 10 else f"{float(f'{ratio:.2g}'):,.0f}"
 
 
 def _page(
