@@ -475,6 +475,17 @@ def test_a_cost_is_told_in_digits(tmp_path, monkeypatch):
     assert re.findall(r"([\d.,e+]+)× its", page) == ["4,400", "91", "0.99"]
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [("spinalnet compare digits", "--class-weights balanced"), (None, "class_weights=balanced")],
+)
+def test_a_report_speaks_in_options_where_a_command_made_the_runs(tmp_path, command, said):
+    note = "Some classes are never predicted: set class_weights=balanced."
+    folder = write_comparison(tmp_path, {"spinal": FIRST[:2]}, notes=[note], question=False)
+    page = write_report(folder, command=command).read_text(encoding="utf-8")
+    assert f"never predicted: set {said}." in page
+
+
 def test_names_are_escaped(tmp_path):
     folder = write_comparison(tmp_path, {"spinal": FIRST[:2]}, data="<b>$a</b>", epochs=2)
     page = write_report(folder, command="spinalnet <i>").read_text(encoding="utf-8")

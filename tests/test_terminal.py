@@ -73,8 +73,8 @@ def test_a_page_shows_about_fifteen_options_and_names_the_rest(name: str) -> Non
     command = COMMANDS[name]
     known = {one.name for one in command.params}
     assert set(pages.EVERYDAY[name]) <= known
-    assert 13 <= len(pages.EVERYDAY[name]) <= 17
     short, full = (spinalnet(name, option).stdout for option in ("--help", "--help-all"))
+    assert 13 <= len(re.findall(r"^│ --\w", short, re.M)) <= 17
     assert "--help-all" in short
     assert "--label-smoothing" not in short
     assert "--label-smoothing" in full
@@ -181,7 +181,19 @@ def test_names_are_completed_in_lists_and_runs_by_what_they_hold(tmp_path: Path)
         ("compare digits --redraw-power 2", "is a setting of the paper's experiments"),
         ("report x --tta flip", "--tta is an option of evaluate and predict, not of"),
         ("train digits --epochs x", "--epochs must be a whole number, got 'x'."),
-        ("train digits --lr", "--lr needs a value behind it"),
+        (
+            "train digits --lr",
+            "--lr needs a value behind it, a number; spinalnet train --help says more.",
+        ),
+        ("train --epochs", "a whole number; spinalnet train --help says more."),
+        ("compare digits --engine", "behind it, local|ray|print; spinalnet compare --help"),
+        ("theory approximate --seeds", "spinalnet theory approximate --help says more."),
+        ("list heds", "did you mean 'heads'"),
+        ("list heads mlp", "spinalnet list takes no 'mlp'"),
+        ("train nothere", "unknown dataset 'nothere'; known: "),
+        ("train nothere.csv --target y", "'nothere.csv'"),
+        ("train fashion-mnst", "did you mean 'fashion-mnist'"),
+        ("evalute x", "did you mean spinalnet evaluate x?"),
         ("train", "spinalnet train needs DATA, such as spinalnet train digits."),
         ("compare iris", "'iris' is a table that comes with scikit-learn: sklearn:iris."),
         ("compare iris --target x", "sklearn:iris."),
@@ -250,6 +262,23 @@ def test_a_wrong_choice_is_refused_before_anything_is_loaded(
     monkeypatch.chdir(tmp_path)
     assert sentence in refusal(capsys, *words.format(run=run).split())
     assert not list(tmp_path.rglob("*.yaml"))
+
+
+def test_a_folder_or_file_alone_gets_the_command_that_is_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("cmp/comparison.yaml", "mine/config.yaml", "photos/a/1.png", "t.csv", "a.jpg"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    for word, meant in {
+        "cmp": "report cmp",
+        "mine": "report mine",
+        "photos": "compare photos",
+        "t.csv": "compare t.csv",
+        "a.jpg": "predict RUN a.jpg",
+    }.items():
+        assert f": spinalnet {meant}." in refusal(capsys, word)
 
 
 def test_a_run_behind_its_images_is_put_before_them(

@@ -13,10 +13,21 @@ from spinalnet.cli import names as complete
 from spinalnet.cli.output import answer, answer_part, listed, say
 from spinalnet.cli.root import KNOW, app
 
+_KINDS = ("datasets", "models", "heads", "augmentations", "schedules")  # in the order of the list
+
 
 @app.command("list", rich_help_panel=KNOW)
-def list_command() -> None:
+def list_command(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            help=f"One kind alone: {', '.join(_KINDS)}.", autocompletion=complete.of(_KINDS)
+        ),
+    ] = None,
+) -> None:
     """List data sets, networks, heads, augmentations and schedules."""
+    if what is not None and what not in _KINDS:
+        raise unknown_name("kind of names", what, _KINDS)
     from spinalnet.data import AUGMENTATIONS, DATASETS
     from spinalnet.models import MODELS
     from spinalnet.nn import HEADS
@@ -32,6 +43,9 @@ def list_command() -> None:
         },
         "schedules": {name: row.summary for name, row in SCHEDULES.items()},
     }
+    if what is not None:
+        title = list(tables)[_KINDS.index(what)]
+        tables = {title: tables[title]}
     shown = [
         part for title, rows in tables.items() for part in (listed((), rows.items(), title), "")
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ from spinalnet.comparison.schema import SCHEMA
 from spinalnet.comparison.summary import summarize_runs
 from spinalnet.comparison.wording import Show, digits, interval, plus_minus
 from spinalnet.files import expanded, reading, to_json, write_bytes
+from spinalnet.texts import in_options
+from spinalnet.training.config import TrainConfig
 from spinalnet.wiring import Wiring, draw_wiring
 
 if TYPE_CHECKING:
@@ -324,6 +327,19 @@ def _of_its_cost(first: HeadSummary, other: HeadSummary) -> str:
     return ""
 
 
+def _notes(summary: Summary) -> list[str]:
+    """Return what is to be known, in the words of the command where one made the runs."""
+    notes = [*summary.notes, *summary.methods]
+    if not (summary.command or "").startswith("spinalnet "):
+        return notes
+    named = [*(one.name for one in fields(TrainConfig)), *_OF_DATA]
+    flags = {name: "--" + name.replace("_", "-") for name in named}
+    return [in_options(note, flags) for note in notes]
+
+
+_OF_DATA = ("image_size", "in_channels", "on_bad_image", "on_duplicate", "pixel_range")
+
+
 def _two_digits(ratio: float) -> str:
     return f"{ratio:.2g}" if ratio < 10 else f"{float(f'{ratio:.2g}'):,.0f}"
 
@@ -356,6 +372,7 @@ def _page(
             summary=summary,
             findings=paragraphs(summary),
             times=times_note(summary),
+            notes=_notes(summary),
             verdicts=wording.VERDICTS,
             header=header,
             rows=rows,
