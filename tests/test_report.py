@@ -18,6 +18,7 @@ import yaml
 from rich.console import Console
 from scipy import stats
 
+from spinalnet import files
 from spinalnet._checks import InputError
 from spinalnet.cli.progress import print_run
 from spinalnet.comparison import classes
@@ -484,6 +485,14 @@ def test_a_report_speaks_in_options_where_a_command_made_the_runs(tmp_path, comm
     folder = write_comparison(tmp_path, {"spinal": FIRST[:2]}, notes=[note], question=False)
     page = write_report(folder, command=command).read_text(encoding="utf-8")
     assert f"never predicted: set {said}." in page
+
+
+def test_lists_of_numbers_take_a_line_of_json():
+    values = {"confusion": [[1, 0], [2, 3]], "f": [1.5, math.inf], "names": ["é", "b"], "none": {}}
+    text = files.to_json(values)
+    assert json.loads(text) == values | {"f": [1.5, None]}
+    assert "    [1, 0],\n    [2, 3]\n" in text
+    assert '"f": [1.5, null]' in text
 
 
 def test_names_are_escaped(tmp_path):
