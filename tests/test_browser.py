@@ -16,7 +16,7 @@ import pytest
 from browser import SETTINGS, browse, with_browser
 from spinalnet.comparison.report import write_report
 from spinalnet.paper.overview import write_overview
-from test_report import FIRST, NOISY, OTHER, write_comparison, write_outputs
+from test_report import FIRST, NOISY, OTHER, SIZES, write_comparison, write_outputs
 
 pytestmark = with_browser
 
@@ -97,6 +97,25 @@ def test_a_browser_shows_the_page_whole_and_axe_finds_nothing(page, width, dark)
     assert found["axe"] == []
     assert found["text"] != found["background"]
     assert (found["background"] == "rgb(255, 255, 255)") is not dark
+
+
+def test_many_heads_with_all_their_costs_fit_the_first_screen_and_the_desktop(
+    tmp_path, monkeypatch
+):
+    heads = ["spinal", "unchained", "unchained-matched", "matched", "mlp", "linear", "progressive"]
+    ratio = {"ratio": 1.313, "low": 0.977, "high": 12.141}
+    of_head: Any = {"inference": 1899.0, "training": 27_580.0, "peak_memory_bytes": 8_640_000}
+    ratios = {"inference_ratio": ratio, "training_ratio": ratio}
+    timing = {head: of_head | (ratios if head != "spinal" else {}) for head in heads}
+    for head in heads:
+        monkeypatch.setitem(SIZES, head, (656_898, 656_384))
+    folder = write_comparison(tmp_path, dict.fromkeys(heads, NOISY), timing=timing)
+    page = write_report(folder)
+    phone = browse(page, FIRST_SCREEN, width=390)
+    assert max(phone["below"][what] for what in ("verdict", "cost", "margin")) <= 0
+    whole = 'const t = document.querySelector("#results"); found.cut = t.scrollWidth - '
+    wide = browse(page, whole + "t.parentElement.clientWidth;", width=1280)
+    assert wide["cut"] <= 0
 
 
 @pytest.mark.parametrize(("width", "dark"), SETTINGS)

@@ -261,7 +261,7 @@ def test_version_and_env() -> None:
         (["compare", "digits", "--margin", "2"], "is a share below 1, got 2"),
         (["compare", "sklearn:iris", "--heads=mlp,mlp:hidden_features=64"], "same model here"),
         (["compare", "sklearn:iris", "--metric", "mse"], "metric mse is not for a classification"),
-        (["compare", "digits", "--engine", "rey"], "unknown engine 'rey'"),
+        (["compare", "digits", "--engine", "rey"], "unknown choice of --engine 'rey'"),
         (["lr-find", "digits", "--lr", "0.1", "--epochs=3"], "--epochs, --lr has no meaning for"),
         (["compare", "digits", "--task", "auto"], "--task has no meaning for"),
         (["compare", "digits", "--target", "x"], "'digits', which is no table: leave it out"),
@@ -308,7 +308,7 @@ def test_every_broken_image_is_in_the_refusal_whatever_its_name(
     assert "[bold]x.png' is empty" in said
     assert "y [red].jpg' is empty" in said
     said = refusal(capsys, "compare", tmp_path / "set", "--on-bad-image", "skp")
-    assert "--on-bad-image must be error or skip, got 'skp'" in said
+    assert "unknown choice of --on-bad-image 'skp'; did you mean 'skip'" in said
     assert not (tmp_path / "out").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,12 @@ SCRIPT = """
   found.widths = CASES.map(([inputs, , , , outputs], k) =>
     equalWidth(inputs, outputs, found.numbers[k][0][1]));
   document.querySelector("button").click();
+  const area = document.querySelector(".scroll");
+  found.cut = area.scrollWidth - area.clientWidth;
+  SIZES.forEach(([name]) => { fields[name].number.value = 1; });
+  update();
+  found.ones = document.querySelector("main").textContent;
+  document.querySelector("button").click();
   found.drawn = document.querySelectorAll("svg path").length;
   found.code = document.querySelector("#code").textContent;
 """
@@ -42,6 +49,9 @@ def test_the_sliders_say_what_the_package_counts(width: int, dark: bool) -> None
     found = browse(PAGE, script, width=width, dark=dark)
     assert found["errors"] == found["requests"] == found["axe"] == []
     assert found["overflow"] <= 0
+    assert found["cut"] <= 0
+    assert not re.findall(r"\b1 (?:\w+ )?\w+s\b", found["ones"])
+    assert "MLP, 1 hidden unit" in found["ones"]
     for case, numbers, hidden in zip(CASES, found["numbers"], found["widths"], strict=True):
         inputs, splits, size, layers, outputs = case
         heads = (

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -17,12 +18,15 @@ import yaml
 from rich.console import Console
 from scipy import stats
 
+from spinalnet import files
 from spinalnet._checks import InputError
 from spinalnet.cli.progress import print_run
+from spinalnet.comparison import classes
 from spinalnet.comparison.calibration import quality
 from spinalnet.comparison.classes import judge
 from spinalnet.comparison.findings import head_rows, short_rows
 from spinalnet.comparison.finished import read_folder
+from spinalnet.comparison.next_steps import next_steps
 from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs
 from spinalnet.comparison.report.figures import _apart, learning_curves
 from spinalnet.comparison.report.page import write_report
@@ -289,6 +293,58 @@ def test_the_paragraph_tells_cost_and_times_only_where_they_surely_differ(tmp_pa
     assert "time" not in verdict.replace("times", "")
 
 
+def test_words_quote_the_ratio_of_times_that_the_table_shows(tmp_path):
+    """The medians of two heads may stand the other way round: another turn, another speed."""
+    ratio = {"ratio": 1.312, "low": 1.224, "high": 1.408}
+    level = {"ratio": 1.01, "low": 0.97, "high": 1.05}
+    timing: Any = {
+        "spinal": {"inference": 90.0, "training": 300.0},
+        "mlp": {
+            **{"inference": 91.0, "training": 310.0},
+            **{"inference_ratio": ratio, "training_ratio": level},
+        },
+    }
+    summary = summarize(write_comparison(tmp_path, {"spinal": FIRST, "mlp": OTHER}, timing=timing))
+    header, rows = head_rows(summary)
+    cells = dict(zip(header, rows[1], strict=True))
+    assert cells["spinal over this,\ninference"] == "1.31 (1.22 to 1.41)"
+    assert cells["spinal over this,\ntraining step"] == "1.01 (0.97 to 1.05)"
+    assert "1.31 (1.22 to 1.41) times the inference time of mlp" in summary.verdict
+    assert "training-step time" not in summary.verdict
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert page.count("spinal over this: heads take turns") == 1
+    place = page.index("spinal over this: heads take turns")
+    assert place - page.index('<table id="results">') < 5000
+
+
+@pytest.mark.parametrize(
+    ("needed", "asked", "purpose"),
+    [
+        ({"mlp": 12}, 12, "Decide what is open"),
+        ({"mlp": 44, "linear": 9}, 45, "Decide what is open"),
+        ({"mlp": 30, "linear": 430}, 30, "Decide a part (it would probably take about 430 aga"),
+        ({"mlp": 2400}, 100, "Come nearer to an answer (it would probably take about 2,400 agai"),
+    ],
+)
+def test_the_seeds_that_would_decide_are_those_that_are_asked_for(needed, asked, purpose, tmp_path):
+    scores = dict.fromkeys(["spinal", *needed], FIRST)
+    summary = summarize(write_comparison(tmp_path, scores))
+    heads = [
+        dataclasses.replace(
+            head,
+            difference=head.difference
+            and dataclasses.replace(head.difference, more=needed[head.head] - len(FIRST)),
+        )
+        for head in summary.heads
+    ]
+    summary = dataclasses.replace(
+        summary, heads=tuple(heads), command="spinalnet compare digits --seeds 5 --until-decided"
+    )
+    step = next_steps(read_folder(tmp_path), summary, tmp_path)[0]
+    assert step.command == f"spinalnet compare digits --seeds {asked}"
+    assert step.purpose.startswith(purpose)
+
+
 def test_without_timing_no_time_is_claimed(tmp_path):
     summary = summarize(write_comparison(tmp_path, {"spinal": NOISY, "mlp": FIRST}))
     assert "inference time" not in summary.verdict
@@ -409,6 +465,34 @@ def test_page_is_self_contained_and_holds_the_result(written):
     assert "spinalnet compare digits" in page
     assert 'name="viewport"' in page
     assert "prefers-color-scheme: dark" in page
+
+
+def test_a_cost_is_told_in_digits(tmp_path, monkeypatch):
+    macs = {"spinal": 43_776, "linear": 10, "mlp": 480, "matched": 44_300}
+    for head, count in macs.items():
+        monkeypatch.setitem(SIZES, head, (count + 10, count))
+    folder = write_comparison(tmp_path, dict.fromkeys(macs, FIRST[:2]))
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert re.findall(r"([\d.,e+]+)× its", page) == ["4,400", "91", "0.99"]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [("spinalnet compare digits", "--class-weights balanced"), (None, "class_weights=balanced")],
+)
+def test_a_report_speaks_in_options_where_a_command_made_the_runs(tmp_path, command, said):
+    note = "Some classes are never predicted: set class_weights=balanced."
+    folder = write_comparison(tmp_path, {"spinal": FIRST[:2]}, notes=[note], question=False)
+    page = write_report(folder, command=command).read_text(encoding="utf-8")
+    assert f"never predicted: set {said}." in page
+
+
+def test_lists_of_numbers_take_a_line_of_json():
+    values = {"confusion": [[1, 0], [2, 3]], "f": [1.5, math.inf], "names": ["é", "b"], "none": {}}
+    text = files.to_json(values)
+    assert json.loads(text) == values | {"f": [1.5, None]}
+    assert "    [1, 0],\n    [2, 3]\n" in text
+    assert '"f": [1.5, null]' in text
 
 
 def test_names_are_escaped(tmp_path):
@@ -693,7 +777,7 @@ def test_the_most_wrong_images_are_named_by_their_files(tmp_path):
         ]
 
 
-def test_layers_that_spoke_for_a_mistake_are_shown_with_their_slices(tmp_path):
+def test_layers_that_spoke_for_a_mistake_are_shown_with_their_slices(tmp_path, monkeypatch):
     layers = [{"width": 2, "start": start, "stop": start + 4, "earlier": []} for start in (0, 4, 0)]
     wiring = {"in_features": 8, "out_features": 4, "layers": layers, "seen": [0, 1, 2]}
     wiring |= {"sees_input": False, "params": 40}
@@ -724,6 +808,12 @@ def test_layers_that_spoke_for_a_mistake_are_shown_with_their_slices(tmp_path):
     assert re.findall(r'<g class="for-(\w+)"', bars[0]) == ["wrong", "wrong", "true"]
     widths = [float(one) for one in re.findall(r'width="([\d.]+)" height="4"', bars[0])]
     assert widths == pytest.approx([30.0, 60.0, 50.0])
+    assert "No run that answered so" not in page
+    kept = classes._layers
+    with monkeypatch.context() as patch:  # of one image no run has kept them
+        patch.setattr(classes, "_layers", lambda *of: () if of[1] == 7 else kept(*of))
+        page = write_report(folder).read_text(encoding="utf-8")
+    assert page.count("No run that answered so has kept what its layers said of this image") == 1
 
 
 def test_samples_of_a_run_are_shown_and_nothing_where_there_are_none(tmp_path):
@@ -847,6 +937,8 @@ def test_one_run_has_a_report_of_its_own(tmp_path):
     assert "<h1>digits: the spinal head</h1>" in page
     assert "against" not in page[page.index("<h2") :].split("</table>")[0]
     assert not (run / "cost.svg").exists()
+    for words in ("mean over", "range over", "had already stopped"):  # of a single one
+        assert words not in page
     assert load_runs(run)[0].done  # still the folder of a run
 
 

@@ -14,6 +14,8 @@ import pytest
 import typer
 import yaml
 
+import helpers
+from helpers import write_images
 from spinalnet import TrainConfig
 from spinalnet.cli import help as pages
 from spinalnet.cli import names, output, root
@@ -71,8 +73,8 @@ def test_a_page_shows_about_fifteen_options_and_names_the_rest(name: str) -> Non
     command = COMMANDS[name]
     known = {one.name for one in command.params}
     assert set(pages.EVERYDAY[name]) <= known
-    assert 13 <= len(pages.EVERYDAY[name]) <= 17
     short, full = (spinalnet(name, option).stdout for option in ("--help", "--help-all"))
+    assert 13 <= len(re.findall(r"^│ --\w", short, re.M)) <= 17
     assert "--help-all" in short
     assert "--label-smoothing" not in short
     assert "--label-smoothing" in full
@@ -179,7 +181,19 @@ def test_names_are_completed_in_lists_and_runs_by_what_they_hold(tmp_path: Path)
         ("compare digits --redraw-power 2", "is a setting of the paper's experiments"),
         ("report x --tta flip", "--tta is an option of evaluate and predict, not of"),
         ("train digits --epochs x", "--epochs must be a whole number, got 'x'."),
-        ("train digits --lr", "--lr needs a value behind it"),
+        (
+            "train digits --lr",
+            "--lr needs a value behind it, a number; spinalnet train --help says more.",
+        ),
+        ("train --epochs", "a whole number; spinalnet train --help says more."),
+        ("compare digits --engine", "behind it, local|ray|print; spinalnet compare --help"),
+        ("theory approximate --seeds", "spinalnet theory approximate --help says more."),
+        ("list heds", "did you mean 'heads'"),
+        ("list heads mlp", "spinalnet list takes no 'mlp'"),
+        ("train nothere", "unknown dataset 'nothere'; known: "),
+        ("train nothere.csv --target y", "'nothere.csv'"),
+        ("train fashion-mnst", "did you mean 'fashion-mnist'"),
+        ("evalute x", "did you mean spinalnet evaluate x?"),
         ("train", "spinalnet train needs DATA, such as spinalnet train digits."),
         ("compare iris", "'iris' is a table that comes with scikit-learn: sklearn:iris."),
         ("compare iris --target x", "sklearn:iris."),
@@ -195,6 +209,76 @@ def test_a_near_miss_gets_the_right_command(
     said = refusal(capsys, *words.split())
     assert sentence in said
     assert said.startswith("error ")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("train digits --log tensorbord", "unknown tracker 'tensorbord'; did you mean 'tensorbo"),
+        ("train sklearn:iris --log tensorboard,nothing", "unknown tracker 'nothing'; known: "),
+        ("train digits --optimizer admw", "unknown choice of --optimizer 'admw'; did you mean 'ad"),
+        ("train digits --schedule cosin", "did you mean 'cosine'"),
+        ("train digits --device gpu", "unknown choice of --device 'gpu'"),
+        ("train digits --augment rotate:10", "unknown augmentation 'rotate'; did you mean 'rota"),
+        ("train digits --mix mixip:1", "mix must be none, mixup:ALPHA"),
+        ("train digits --on-bad-image skp", "did you mean 'skip'"),
+        ("train digits --model mnist-cn", "did you mean 'mnist-cnn'"),
+        ("train digits --head-option num_layer=4", "did you mean 'num_layers'"),
+        ("compare digits --head-option num_layer=4", "did you mean 'num_layers'"),
+        ("compare digits --heads spinal:num_layer=4,mlp", "did you mean 'num_layers'"),
+        ("train sklearn:iris --task regresion", "did you mean 'regression'"),
+        ("train sklearn:iris --head spinl", "did you mean 'spinal'"),
+        ("compare digits --log mlflo", "did you mean 'mlflow'"),
+        ("compare digits --metric acuracy", "did you mean 'accuracy'"),
+        ("compare digits --engine slurm", "unknown choice of --engine 'slurm'"),
+        ("compare digits --preset quik", "did you mean 'quick'"),
+        ("compare digits --heads spinal,mpl", "did you mean 'mlp'"),
+        ("compare sklearn:iris --metric auc", "unknown metric 'auc'"),
+        ("predict {run} a.png --format cvs", "did you mean 'csv'"),
+        ("predict {run} a.png --device gpu", "unknown choice of --device 'gpu'"),
+        ("evaluate {run} --tta flop", "did you mean 'flip'"),
+        ("evaluate {run} --device gpu", "unknown choice of --device 'gpu'"),
+        ("export {run} a.onnx --inputs uint8-hcw", "did you mean 'uint8-hwc'"),
+        ("export {run} a.onnx --output probability", "did you mean 'probabilities'"),
+        ("report {run} --metric acuracy", "did you mean 'accuracy'"),
+        ("reproduce mnist-cnn --budget ful", "did you mean 'full'"),
+        ("lr-find digits --device gpu", "unknown choice of --device 'gpu'"),
+        ("theory approximate --target sins", "did you mean 'sin-sum'"),
+    ],
+)
+def test_a_wrong_choice_is_refused_before_anything_is_loaded(
+    words: str,
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def loaded(*_: object, **__: object) -> None:
+        raise AssertionError("data are loaded")
+
+    monkeypatch.setattr(building, "load", loaded)
+    monkeypatch.setattr("spinalnet.comparison.tables.rows.rows_of", loaded)
+    run = Path(__file__).parent / "frozen_run"
+    monkeypatch.chdir(tmp_path)
+    assert sentence in refusal(capsys, *words.format(run=run).split())
+    assert not list(tmp_path.rglob("*.yaml"))
+
+
+def test_a_folder_or_file_alone_gets_the_command_that_is_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("cmp/comparison.yaml", "mine/config.yaml", "photos/a/1.png", "t.csv", "a.jpg"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    for word, meant in {
+        "cmp": "report cmp",
+        "mine": "report mine",
+        "photos": "compare photos",
+        "t.csv": "compare t.csv",
+        "a.jpg": "predict RUN a.jpg",
+    }.items():
+        assert f": spinalnet {meant}." in refusal(capsys, word)
 
 
 def test_a_run_behind_its_images_is_put_before_them(
@@ -302,19 +386,77 @@ def test_json_is_lines_of_events_and_the_answer_the_last(run: tuple[Path, list[d
     kinds = [line["event"] for line in lines]
     assert kinds.count("epoch_ended") == 2
     assert kinds.index("run_started") < kinds.index("epoch_ended")
-    assert kinds[-1] == "result" or kinds[-2] == "result"
+    assert kinds.count("run_finished") == 1
+    assert kinds.index("run_finished") > kinds.index("epoch_ended")
+    assert kinds.index("result") == len(kinds) - 1
     kept = json.loads((folder / "result.json").read_text())
-    result = next(line for line in lines if line["event"] == "result")
-    assert result["result"]["test"] == kept["test"]
+    assert lines[-1]["result"]["test"] == kept["test"]
+    assert next(line for line in lines if line["event"] == "run_finished")["result"] == kept
     again = answered(spinalnet("evaluate", folder, "--json"))
     assert again["accuracy"] == kept["test"]["accuracy"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train digits --limit 100 --epochs 2 --device cpu --out {run}",  # it is done
+        "train {table} --target c --head linear --out {tmp}/run",
+        "evaluate {run}",
+        "predict {run} {images}",
+        "predict {run} {images} --out {tmp}/p.csv",
+        "export {run} {tmp}/m.pt2",
+        "explain {run} --out {tmp}",
+        "report {run}",
+        "verify {run}",
+        "lr-find digits --limit 60 --steps 10 --device cpu --out {tmp}",
+        "compare {digits} --seeds 1 --out {tmp}/c --only linear-seed0",
+        "compare {digits} --seeds 1 --engine print --out {tmp}/c",
+        "reproduce mnist-cnn-default --budget smoke --seeds 1 --out {tmp}/r",
+        "recipes --page {tmp}/r.md",
+        "datasets",
+        "datasets --get digits",
+        "list",
+        "env",
+    ],
+)
+def test_with_json_every_line_is_an_object_and_the_last_the_result(
+    words: str, run: tuple[Path, list[dict]], tmp_path: Path
+) -> None:
+    write_images(tmp_path / "i", {"a": 2})
+    table = tmp_path / "t.csv"
+    table.write_text("x,y,c\n" + "".join(f"{k % 7},{k % 5},{'ab'[k % 2]}\n" for k in range(60)))
+    places = {"run": run[0], "tmp": tmp_path, "images": tmp_path / "i" / "a"}
+    digits = "digits --heads linear,mlp --limit 60 --epochs 1 --device cpu"
+    asked = words.format(digits=digits, table=table, **places).split()
+    done = helpers.command(*asked, "--json")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert all(isinstance(line, dict) for line in lines)
+    kinds = [line.get("event") for line in lines]
+    assert kinds.count("result") == 1
+    assert kinds[-1] == "result"
+    if words.startswith("train"):
+        assert kinds.count("run_finished") == 1
+
+
+def test_json_and_csv_are_not_mixed(
+    run: tuple[Path, list[dict]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        words = ["spinalnet", "predict", str(run[0]), "a.png", "--json", "--format", "csv"]
+        patch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit):
+            root.main()
+    said = capsys.readouterr().out
+    assert json.loads(said)["event"] == "error"
+    assert "leave out --format csv" in said
 
 
 def test_quiet_gives_the_answer_alone_and_verbose_the_time(run: tuple[Path, list[dict]]) -> None:
     folder, _ = run
     done = spinalnet("train", "digits", *SMALL, "--out", folder, "-q")
     assert done.stderr == ""
-    assert re.fullmatch(r"run: val accuracy .*\n", done.stdout)
+    assert re.fullmatch(r"run: val accuracy .*\nRun folder: .*\n", done.stdout)
     loud = spinalnet("train", "digits", *SMALL, "--out", folder, "--verbose")
     assert re.match(r"\d\d:\d\d:\d\d .*already done", loud.stderr)
 
@@ -353,7 +495,7 @@ def test_a_comparison_tells_epochs_and_phases_without_a_terminal(
     assert "epoch" not in again.stderr.replace("best epoch", "")
     assert again.stdout == done.stdout
     lines = lines_of(spinalnet(*words, *SMALL, "--out", tmp_path / "c", "--json"))
-    assert lines[-1]["event"] == "result"
+    assert [line["event"] for line in lines].index("result") == len(lines) - 1
     assert [head["head"] for head in lines[-1]["summary"]["heads"]] == ["spinal", "linear"]
     judged = spinalnet("report", tmp_path / "c", "--metric", "macro-f1").stderr
     assert "The metric macro-f1 was chosen when the report was written" in judged

@@ -9,6 +9,7 @@ import os
 import re
 import reprlib
 from array import array
+from collections.abc import Mapping
 from typing import Any
 
 _DEEPEST = 60  # of lists and mappings in one another; ours have six
@@ -160,3 +161,24 @@ def shown(path: str | os.PathLike[str]) -> str:
     """Return a path as one line of text, whatever bytes its name holds."""
     text = readable(os.fspath(path))
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def in_options(sentence: str, flags: Mapping[str, str]) -> str:
+    """Return a sentence that speaks of arguments in the words of a command.
+
+    An argument is known by an underscore in its name, or by a value: `name=value`.
+
+    Args:
+        sentence: Any.
+        flags: The options by the names of their arguments.
+    """
+    names = "|".join(sorted(flags, key=len, reverse=True))
+
+    def in_words(match: re.Match[str]) -> str:
+        name, value = match["name"], match["value"]
+        if value is None:
+            return flags[name] if "_" in name else name
+        return flags[name] if value == "True" else f"{flags[name]} {value}"
+
+    pattern = rf"(?<![\w'\"/.-])(?P<name>{names})\b(?:=(?P<value>[\w:+-]+(?:\.\w+)*))?(?![\w'\"/=])"
+    return re.sub(pattern, in_words, sentence)

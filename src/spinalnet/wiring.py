@@ -193,7 +193,7 @@ def _chain(wiring: Wiring) -> list[str]:
     edges = sorted({edge for layer in wiring.layers for edge in (layer.start, layer.stop)})
     slices = [(a, b) for a, b in pairwise(edges) if b > a]
     for k, (a, b) in enumerate(slices):
-        tip = f"inputs {a:,} to {b - 1:,}"
+        tip = _inputs(a, b)
         shade = 0.9 if k % 2 == 0 else 0.55
         front.append(_bar(_INPUT, in_top + a * scale, (b - a) * scale - 1, "input", tip, shade))
     for i, middle in middles.items():
@@ -213,7 +213,9 @@ def _chain(wiring: Wiring) -> list[str]:
         left_out = len(wiring.layers) - _FIRST - _LAST
         y = _TOP + high * (_FIRST + 0.5) / len(rows) + 4
         front.append(_label(_LAYER + _BAR / 2, y, f"… {left_out} more", "middle"))
-    front.append(_bar(_OUTPUT, out_top, out_high, "output", f"{wiring.out_features:,} outputs"))
+    front.append(
+        _bar(_OUTPUT, out_top, out_high, "output", _counted(wiring.out_features, "output"))
+    )
     widths = {layer.width for layer in wiring.layers}
     each = f" of {widths.pop():,}" if len(widths) == 1 else ""
     if wiring.sees_input:
@@ -222,10 +224,20 @@ def _chain(wiring: Wiring) -> list[str]:
     return [
         *back,
         *front,
-        _label(_INPUT + _BAR / 2, low, f"{wiring.in_features:,} inputs", "middle"),
-        _label(_LAYER + _BAR / 2, low, f"{len(wiring.layers)} layers{each}", "middle"),
-        _label(_OUTPUT + _BAR / 2, low, f"{wiring.out_features:,} outputs", "middle"),
+        _label(_INPUT + _BAR / 2, low, _counted(wiring.in_features, "input"), "middle"),
+        _label(_LAYER + _BAR / 2, low, _counted(len(wiring.layers), "layer") + each, "middle"),
+        _label(_OUTPUT + _BAR / 2, low, _counted(wiring.out_features, "output"), "middle"),
     ]
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def _inputs(start: int, stop: int) -> str:
+    if stop - start == 1:
+        return f"input {start:,}"
+    return f"inputs {start:,} to {stop - 1:,}"
 
 
 def _arrow(x: float, top: float, bottom: float) -> str:
@@ -239,7 +251,7 @@ def _arrow(x: float, top: float, bottom: float) -> str:
 def _tip(i: int, layer: WiredLayer) -> str:
     seen = []
     if layer.stop > layer.start:
-        seen.append(f"inputs {layer.start:,} to {layer.stop - 1:,}")
+        seen.append(_inputs(layer.start, layer.stop))
     if layer.earlier:
         numbers = [n + 1 for n in layer.earlier]
         several = f"layers 1 to {numbers[-1]}" if len(numbers) > 1 else f"layer {numbers[0]}"
@@ -254,7 +266,11 @@ def _stack(wiring: Wiring) -> list[str]:
     scale = high / max(sizes)
     places = [_INPUT + (_OUTPUT - _INPUT) * i / (len(sizes) - 1) for i in range(len(sizes))]
     colours = ["input", *["layer"] * len(wiring.layers), "output"]
-    names = ["inputs", *["wide"] * len(wiring.layers), "outputs"]
+    names = [
+        _counted(wiring.in_features, "input"),
+        *(f"{layer.width:,} wide" for layer in wiring.layers),
+        _counted(wiring.out_features, "output"),
+    ]
     ends = []
     for size in sizes:
         half = max(size * scale, 2.5) / 2
@@ -263,9 +279,7 @@ def _stack(wiring: Wiring) -> list[str]:
         _fan(places[i] + _BAR, ends[i], places[i + 1], ends[i + 1], colours[i + 1])
         for i in range(len(sizes) - 1)
     ]
-    for x, (top, bottom), size, colour, name in zip(
-        places, ends, sizes, colours, names, strict=True
-    ):
-        drawn.append(_bar(x, top, bottom - top, colour, f"{size:,} {name}"))
-        drawn.append(_label(x + _BAR / 2, _TOP + high + 16, f"{size:,} {name}", "middle"))
+    for x, (top, bottom), colour, name in zip(places, ends, colours, names, strict=True):
+        drawn.append(_bar(x, top, bottom - top, colour, name))
+        drawn.append(_label(x + _BAR / 2, _TOP + high + 16, name, "middle"))
     return drawn

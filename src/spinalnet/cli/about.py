@@ -10,13 +10,24 @@ import typer
 
 from spinalnet._checks import unknown_name
 from spinalnet.cli import names as complete
-from spinalnet.cli.output import answer, listed, say
+from spinalnet.cli.output import answer, answer_part, listed, say
 from spinalnet.cli.root import KNOW, app
+
+_KINDS = ("datasets", "models", "heads", "augmentations", "schedules")  # in the order of the list
 
 
 @app.command("list", rich_help_panel=KNOW)
-def list_command() -> None:
+def list_command(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            help=f"One kind alone: {', '.join(_KINDS)}.", autocompletion=complete.of(_KINDS)
+        ),
+    ] = None,
+) -> None:
     """List data sets, networks, heads, augmentations and schedules."""
+    if what is not None and what not in _KINDS:
+        raise unknown_name("kind of names", what, _KINDS)
     from spinalnet.data import AUGMENTATIONS, DATASETS
     from spinalnet.models import MODELS
     from spinalnet.nn import HEADS
@@ -32,6 +43,9 @@ def list_command() -> None:
         },
         "schedules": {name: row.summary for name, row in SCHEDULES.items()},
     }
+    if what is not None:
+        title = list(tables)[_KINDS.index(what)]
+        tables = {title: tables[title]}
     shown = [
         part for title, rows in tables.items() for part in (listed((), rows.items(), title), "")
     ]
@@ -59,13 +73,15 @@ def bench_command(
         if name not in BENCHMARKS:
             raise unknown_name("benchmark", name, BENCHMARKS)
     torch.set_num_threads(threads)
+    found = {}
     for name in names:
         benchmark = BENCHMARKS[name]
-        rows = benchmark.run()
-        answer({"benchmark": name, "rows": rows}, benchmark.show(rows))
+        rows = found[name] = benchmark.run()
+        answer_part("measured", {"benchmark": name, "rows": rows}, benchmark.show(rows))
         if out is not None:
             write_result(out / f"{name}.json", name, benchmark.protocol, rows)
             say(f"{out / name}.json")
+    answer({"benchmarks": found})
 
 
 @app.command("env", rich_help_panel=KNOW)

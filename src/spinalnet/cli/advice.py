@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -53,7 +54,10 @@ def explain(error: Any, root: Any, words: Sequence[str]) -> str:
         return _no_option(command, root, option, words)
     if hasattr(command, "commands") and type(error).__name__ in ("UsageError", "NoSuchCommand"):
         return _no_command(command, words)
-    path = ctx.command_path if ctx is not None else "spinalnet"
+    if ctx is None:  # the parser does not always say where it was
+        path, command = _asked(root, words)
+    else:
+        path = ctx.command_path
     if type(error).__name__ == "MissingParameter":
         missing = error.param
         name = missing.metavar or (missing.name or "").upper()
@@ -63,14 +67,29 @@ def explain(error: Any, root: Any, words: Sequence[str]) -> str:
         shown = f", such as {example}" if example else f"; {path} --help says what it takes"
         return f"{path} needs {name}{shown}."
     if option is not None:
-        return f"{option} needs a value behind it; {path} --help says which."
+        params = {flag: one for one in command.params for flag in one.opts}
+        kind = behind(params[option]) if option in params else ""
+        shown = f", {_KINDS.get(kind, kind)}" if kind else ""
+        return f"{option} needs a value behind it{shown}; {path} --help says more."
     param = getattr(error, "param", None)
     if param is not None and (kind := _KINDS.get(behind(param))):
         name = param.opts[0] if param.param_type_name == "option" else behind(param)
         got = next((after for one, after in itertools.pairwise(words) if one == name), "")
         return f"{name} must be {kind}{got and f', got {got!r}'}."
+    if extra := re.match(r"Got unexpected extra argument\S* \((.*)\)", error.format_message()):
+        return f"{path} takes no '{extra[1]}': leave it out; {path} --help says what it takes."
     said = " ".join(error.format_message().split()).rstrip(".")
     return f"{said[:1].lower()}{said[1:]}; {path} --help says what it takes."
+
+
+def _asked(root: Any, words: Sequence[str]) -> tuple[str, Any]:
+    """Return the command that words begin with: how it is called, and it."""
+    path, command = "spinalnet", root
+    for word in words:
+        if word not in getattr(command, "commands", {}):
+            break
+        path, command = f"{path} {word}", command.commands[word]
+    return path, command
 
 
 _KINDS = {"N": "a whole number", "X": "a number"}
@@ -100,14 +119,32 @@ def _no_command(group: Any, words: Sequence[str]) -> str:
         if other in group.commands:
             rest = [one for one in words if one != other]
             return f"the command comes first: {_shown(path, other, *rest)}."
-    near = _COMMANDS.get(word.lower()) or _near(word.lower(), group.commands)
+    near = _COMMANDS.get(word.lower())
+    if path == "spinalnet" and near is None and (meant := _of_file(word, words, others)):
+        return meant
+    near = near or _near(word.lower(), group.commands)
     if near is not None and near in group.commands:
         return f"there is no command '{word}'; did you mean {_shown(path, near, *others)}?"
-    if path == "spinalnet" and (word in names.known()["datasets"] or Path(word).exists()):
+    if path == "spinalnet" and word in names.known()["datasets"]:
         return f"a command comes before the data: {_shown(path, 'compare', word, *others)}."
     if path == "spinalnet" and word in names.known()["recipes"]:
         return f"a command comes before the recipe: {_shown(path, 'reproduce', word, *others)}."
     return f"there is no command '{word}'; {path} --help names those there are."
+
+
+def _of_file(word: str, words: Sequence[str], others: Sequence[str]) -> str:
+    """Say which command is for a folder or file that stands in its place; empty if it is none."""
+    if _is_run(Path(word)):
+        return f"a command comes before the folder: {_shown('spinalnet', 'report', word, *others)}."
+    if not Path(word).exists():
+        return ""
+    if Path(word).suffix.lower() in _PICTURES:
+        meant = _shown("spinalnet predict RUN", *words)
+        return f"a command and a run come before the images: {meant}."
+    return f"a command comes before the data: {_shown('spinalnet', 'compare', word, *others)}."
+
+
+_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
 def _no_option(command: Any, root: Any, option: str, words: Sequence[str]) -> str:

@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from spinalnet._checks import InputError, TrainingError, unknown_name
+from spinalnet._checks import InputError, TrainingError
 from spinalnet.cli import names as complete
 from spinalnet.cli.options import (
     OUTPUT,
@@ -32,9 +32,9 @@ from spinalnet.cli.options import (
 from spinalnet.cli.output import answer, complain, say
 from spinalnet.cli.progress import (
     alone_in,
+    plan_in_words,
     print_answer,
     print_note,
-    print_plan,
     show_progress,
     watched,
 )
@@ -170,7 +170,7 @@ def compare_command(
     The same command again continues: finished runs stay, failed ones are tried again.
     """
     from spinalnet.comparison import asking, building, planning
-    from spinalnet.comparison.engine import ENGINES, Effort
+    from spinalnet.comparison.engine import Effort
     from spinalnet.comparison.question import use_heads
     from spinalnet.training import TrainConfig
 
@@ -191,9 +191,7 @@ def compare_command(
         base = asked.spec(task=task, probe_epochs=probe_epochs, probe_lr=probe_lr)
         question = asking.ask(base, heads, units, **shared)
     most = asking.check_worth_asking(question, until_decided, max_seeds)
-    if engine not in (*ENGINES, "print"):
-        raise unknown_name("engine", engine, [*ENGINES, "print"])
-    chosen = "local" if engine == "print" else engine
+    chosen: Any = "local" if engine == "print" else engine
     effort = Effort(read_jobs(jobs), threads, chosen, ray_address, None, storage)
     folder = asking.default_folder(question) if out is None else out
     load = functools.partial(building.load_splits, download=asked.download)
@@ -206,7 +204,8 @@ def compare_command(
         )
     if dry_run:
         plan = planning.plan(question, folder, effort, load, trials=trials, given=asked.given)
-        print_plan(plan)
+        told, shown = plan_in_words(plan)
+        answer(told, *shown)
         _tell_chosen(question)
     elif only is not None:
         _run_only(only, question, folder, effort, load)
@@ -304,6 +303,8 @@ def _run_only(
     with show_progress(1) as on_event:
         effort = replace(effort, on_event=on_event)
         failure = comparing.run_only(name, question, folder, effort, load)
+    reason = None if failure is None else failure.reason
+    answer({"folder": folder, "only": name, "failed": reason})
     if failure is not None:
         raise typer.Exit(1)
 

@@ -27,7 +27,7 @@ from spinalnet.cli.options import (
     option,
     patterns,
 )
-from spinalnet.cli.output import answer, manner, say, say_now, tell
+from spinalnet.cli.output import answer, answer_part, manner, say, say_now
 from spinalnet.cli.progress import counting, print_note
 from spinalnet.cli.root import USE, app
 
@@ -177,6 +177,11 @@ def predict_command(
     if not run.expanduser().exists():
         raise InputError(f"{run} is not the folder of a run: there is nothing of that name.")
     if manner.as_json and out is None:
+        if form == "csv":
+            raise InputError(
+                "--json writes lines of JSON alone to standard output: leave out --format csv, or "
+                "name a file for it (--out)."
+            )
         form = form or "jsonl"
     if out is not None and out.expanduser().is_file() and not force:
         raise InputError(f"'{out}' exists already: name another file, or replace it with --force.")
@@ -187,8 +192,6 @@ def predict_command(
         return
     _refuse(ctx, ("keep",), "for the model of images")
     run = run_of(run, print_note)
-    if on_bad_image not in ("error", "skip"):
-        raise InputError(f"on_bad_image must be error or skip, got '{on_bad_image}'.")
     skipped = 0
 
     def leave_out(bad: images.BadImage) -> None:
@@ -239,8 +242,7 @@ def _say_written(count: int, out: Path | None, also: str = "") -> None:
     """Say how many predictions were written, where they do not stand above."""
     if out is not None and not manner.as_json:
         say(f"{count} predictions{also}: {out}")
-    if manner.as_json:
-        answer({"predictions": count, "file": out})
+    answer({"predictions": count, "file": out})
 
 
 def _refuse(ctx: typer.Context, options: Sequence[str], why: str) -> None:
@@ -315,16 +317,12 @@ def verify_command(
         word = "damaged" if found.damage else "whole"
         said = [f"{found.run}: {word} ({len(found.checked)} checks)", *found.damage]
         said += [f"note: {note}" for note in found.notes]
-        if manner.as_json:
-            tell("run_checked", **found.to_dict())
-        else:
-            answer({}, "\n  ".join(said))
+        answer_part("run_checked", found.to_dict(), "\n  ".join(said))
     say(f"{count['run'] - broken['run']} of {count['run']} runs are whole.")
     if broken["comparison"]:
         say("The runs' comparison is damaged.")
-    if manner.as_json:
-        whole = count["run"] - broken["run"]
-        answer({"runs": count["run"], "whole": whole, "comparisons_damaged": broken["comparison"]})
+    whole = count["run"] - broken["run"]
+    answer({"runs": count["run"], "whole": whole, "comparisons_damaged": broken["comparison"]})
     if any(broken.values()):
         raise typer.Exit(2)
 

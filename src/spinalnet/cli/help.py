@@ -21,21 +21,21 @@ from spinalnet.cli.output import out_console
 # --help-all. Of a command that is not named here all are shown.
 EVERYDAY = {
     "compare": (
-        *("heads", "seeds", "tune", "until_decided", "metric", "dry_run"),
-        *("model", "backbone", "freeze", "preset"),
-        *("epochs", "lr", "device", "target", "labels", "out", "jobs"),
+        *("heads", "seeds", "until_decided", "tune", "metric", "dry_run", "jobs"),
+        *("preset", "model", "backbone", "freeze", "epochs", "target", "labels", "out"),
     ),
     "train": (
-        *("head", "head_option", "model", "backbone", "freeze", "preset"),
-        *("epochs", "lr", "batch_size", "augment", "seed", "device"),
-        *("target", "labels", "image_size", "out"),
+        *("head", "preset", "model", "backbone", "freeze"),
+        *("epochs", "lr", "augment", "device", "seed"),
+        *("target", "labels", "out", "config"),
     ),
     "lr-find": (
         *("heads", "steps", "lowest", "highest", "model", "backbone", "freeze"),
-        *("batch_size", "optimizer", "augment", "seed", "device", "image_size", "out"),
+        *("batch_size", "optimizer", "augment", "device", "out"),
     ),
 }
 
+_ALWAYS = ("help_all", "help")  # of every page
 _FIRST, _LAST = ("Arguments", "Comparison", "Options", "Network", "Training"), "Output"
 _STACKED_BELOW = 72  # columns: two columns of text would be a word wide
 _WIDEST_NAME = 34
@@ -85,8 +85,7 @@ def visible(command: Any, ctx: Any, *, everything: bool) -> Iterable[Any]:
         return
     by_name = {one.name: one for one in params}
     yield from _arguments(command, ctx)
-    yield from (by_name[name] for name in chosen)
-    yield from (one for one in params if one.name not in chosen and _panel(one) == _LAST)
+    yield from (by_name[name] for name in (*chosen, *_ALWAYS) if name in by_name)
 
 
 def _arguments(command: Any, ctx: Any) -> list[Any]:

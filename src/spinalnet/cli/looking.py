@@ -10,7 +10,7 @@ import typer
 
 from spinalnet._checks import InputError
 from spinalnet.cli.options import RunFolder
-from spinalnet.cli.output import answer, say
+from spinalnet.cli.output import answer, answer_part, say
 from spinalnet.cli.progress import print_note
 from spinalnet.cli.root import USE, app
 
@@ -84,7 +84,7 @@ def demo_command(
 
     page = demo_page.interface(run, print_note)
     address = demo_page.serve(page, port=port, browser=browser, block=False)
-    answer({"address": address}, f"{address} (Ctrl-C ends it)")
+    answer_part("serving", {"address": address}, f"{address} (Ctrl-C ends it)")
     try:
         page.block_thread()
     except stopping.Interrupted as error:
@@ -93,3 +93,4 @@ def demo_command(
     # As was announced: nothing was cut short.
     page.close(verbose=False)
     say("the demo has ended.")
+    answer({"address": address})

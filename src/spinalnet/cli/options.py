@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spinalnet._checks import InputError
+from spinalnet._checks import InputError, unknown_name
 from spinalnet.cli import names as complete
 from spinalnet.cli.config_file import REST, read_config
 from spinalnet.texts import from_yaml
@@ -30,13 +30,34 @@ if TYPE_CHECKING:
 def option(
     panel: str, help_text: str, *names: str, choices: Collection[str] = (), **more: Any
 ) -> Any:
-    """Return an option in a panel of the help page; `choices` are shown, and completed."""
+    """Return an option in a panel of the help page; `choices` are shown, completed and enforced."""
     if choices:
         shown, more = "|".join(choices), {"autocompletion": complete.of(tuple(choices)), **more}
+        more = {"callback": _one_of(choices), **more}
         if len(shown) > _WIDEST_CHOICES:
             shown, help_text = "NAME", f"{help_text} One of: {', '.join(choices)}."
         more = {"metavar": shown, **more}
     return typer.Option(*names, help=help_text, rich_help_panel=panel, **more)
+
+
+def _one_of(choices: Collection[str]) -> Callable[..., str | None]:
+    """Return what refuses another value, before anything is read that takes its time."""
+
+    def check(ctx: typer.Context, param: typer.CallbackParam, value: str | None) -> str | None:
+        if value is not None and value not in choices and not ctx.resilient_parsing:
+            raise unknown_name(f"choice of {param.opts[0]}", value, choices)
+        return value
+
+    return check
+
+
+def _known_trackers(ctx: typer.Context, value: str) -> str:
+    """Return names of trackers that there are."""
+    known = complete.known()["trackers"]
+    for name in filter(None, (one.strip() for one in value.split(","))):
+        if name not in known and not ctx.resilient_parsing:
+            raise unknown_name("tracker", name, known)
+    return value
 
 
 _WIDEST_CHOICES = 34  # characters behind the name of an option
@@ -225,6 +246,7 @@ Log = Annotated[
         "--log",
         metavar="NAMES",
         autocompletion=complete.several("trackers"),
+        callback=_known_trackers,
     ),
 ]
 Wait = Annotated[

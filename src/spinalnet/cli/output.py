@@ -43,12 +43,14 @@ class Manner:
         quiet: The answer alone, and what has failed.
         verbose: Also what the library does meanwhile, with the time of day.
         noted: Notes that were told.
+        result: The answer in lines of JSON, which is the last of them, whatever is told behind it.
     """
 
     as_json: bool = False
     quiet: bool = False
     verbose: bool = False
     noted: set[str] = dataclasses.field(default_factory=set)
+    result: Mapping[str, Any] | None = None
 
 
 manner = Manner()
@@ -59,13 +61,15 @@ def speaking(*, as_json: bool, quiet: bool, verbose: bool) -> Iterator[None]:
     """Speak so until the command has ended; what other programs log is theirs."""
     logger, handler = logging.getLogger("spinalnet"), _Handler()
     before = dataclasses.replace(manner), logger.level, logger.propagate
-    manner.as_json, manner.quiet, manner.verbose, manner.noted = as_json, quiet, verbose, set()
+    manner.__dict__.update(vars(Manner(as_json, quiet, verbose)))
     logger.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
     logger.addHandler(handler)
     logger.propagate = False
     try:
         yield
     finally:
+        if manner.result is not None:
+            write_json("result", manner.result)
         logger.removeHandler(handler)
         old, level, logger.propagate = before
         logger.setLevel(level)
@@ -113,15 +117,34 @@ def say(text: str, **data: Any) -> None:
 
 
 def answer(result: Mapping[str, Any], *shown: Any) -> None:
-    """Give what the command was asked for: as a table and lines, or as the last line of JSON.
+    """Give what the command was asked for, once: as a table and lines, or as the last line of JSON.
 
     Args:
         result: The same for programs.
         shown: For people: text, which is no markup, and anything else that rich can print.
     """
     if manner.as_json:
-        write_json("result", result)
+        assert manner.result is None, "one answer for a command; parts of it are `answer_part`"
+        manner.result = result
         return
+    _show(shown)
+
+
+def answer_part(event: str, part: Mapping[str, Any], *shown: Any) -> None:
+    """Give a part of an answer as soon as it is known; the whole `answer` follows.
+
+    Args:
+        event: What kind of line it is for programs.
+        part: See `answer`.
+        shown: See `answer`.
+    """
+    if manner.as_json:
+        write_json(event, part)
+        return
+    _show(shown)
+
+
+def _show(shown: Iterable[Any]) -> None:
     for one in shown:
         _print(out_console, _text(one) if isinstance(one, str) else one)
 

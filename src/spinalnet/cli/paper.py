@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,7 @@ from spinalnet.cli.options import (
     head_options,
     option,
 )
-from spinalnet.cli.output import answer, listed, say
+from spinalnet.cli.output import answer, answer_part, listed, say
 from spinalnet.cli.progress import alone_in, print_answer, show_progress
 from spinalnet.cli.root import KNOW, PAPER, app, as_options
 
@@ -128,11 +129,11 @@ def recipes_command(
     if page is not None and page.suffix.lower() in (".html", ".htm"):
         from spinalnet.paper.overview import write_overview
 
-        say(f"{write_overview(page, results or records.RESULTS)}")
+        answer({"page": write_overview(page, results or records.RESULTS)}, f"{page}")
         return
     if page is not None:
         files.write_text(page, experiments_page(results or records.RESULTS))
-        say(f"{page}")
+        answer({"page": page}, f"{page}")
         return
     rows = records.describe_recipes(results, data_dir)
     shown = [
@@ -194,6 +195,7 @@ def reproduce_command(
 
     chosen = find_recipes(pattern)
     asked = {"seeds": seeds, "data_dir": data_dir, "download": download}
+    folders = []
     for request in [prepare(r, protocol, budget, **asked) for r in chosen]:
         say(request.recipe.name)
         total = seeds * len(request.heads)
@@ -201,7 +203,8 @@ def reproduce_command(
         with alone_in(out / request.name, wait), show_progress(total, scored=scored) as on_event:
             folder = run_request(request, out, on_event=on_event)
         if scored:
-            print_answer(folder)
+            print_answer(folder, functools.partial(answer_part, "recipe_finished"))
+        folders.append(folder)
         if keep is not None and _dist.is_main():
             say(f"{records.keep_record(folder, keep)}")
     drawn = budget != "smoke" and any(recipe.name in regression.STUDY for recipe in chosen)
@@ -215,7 +218,8 @@ def reproduce_command(
     if _dist.is_main():
         from spinalnet.paper.overview import write_overview
 
-        say(f"All recipes here: {write_overview(out / 'report.html', out, '*/recipe.json')}")
+        page = write_overview(out / "report.html", out, "*/recipe.json")
+        answer({"folders": folders, "report": page}, f"All recipes here: {page}")
 
 
 @app.command("datasets", rich_help_panel=KNOW)
@@ -235,7 +239,7 @@ def datasets_command(
         if get not in catalog.DATASETS:
             raise unknown_name("dataset", get, catalog.DATASETS)
         readers.ensure_present(catalog.DATASETS[get], data_dir, download=True)
-        say(f"{get} is here.")
+        answer({"dataset": get, "present": True}, f"{get} is here.")
         return
     rows = listing.describe_datasets(data_dir)
     shown = [

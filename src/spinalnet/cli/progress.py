@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from spinalnet.comparison.cells import Event
     from spinalnet.comparison.planning import Plan
-    from spinalnet.comparison.spec import OnProgress
     from spinalnet.comparison.watching import Watching
     from spinalnet.training import loop, runs
 
@@ -32,12 +31,13 @@ _BETWEEN_LINES = 30.0  # seconds, where there is no terminal to draw a bar on
 _BETWEEN_SHORT = 1.0  # seconds between epochs of a net on a table that are told; they are many
 
 
-def reporter(*, bars: bool, scored: bool = True) -> Any:
+def reporter(*, bars: bool, scored: bool = True, ends: bool = True) -> Any:
     """Return a watcher that tells what happens in runs.
 
     Args:
         bars: Whether epochs are drawn already.
         scored: Whether scores mean anything; those of random data do not.
+        ends: Whether people are told of the end of a run here.
     """
     from spinalnet.comparison.watching import Watcher
 
@@ -72,7 +72,7 @@ def reporter(*, bars: bool, scored: bool = True) -> Any:
             return due
 
         def run_finished(self, run: str, result: Mapping[str, Any]) -> None:
-            text = f"{run}: {_said(result, scored)}" if run in self._epochs else ""
+            text = f"{run}: {_said(result, scored)}" if ends and run in self._epochs else ""
             tell("run_finished", text, run=run, result=result)  # of one that was done no text
 
         def run_failed(self, run: str, reason: str) -> None:
@@ -215,25 +215,38 @@ def show_progress(total: int, *, scored: bool = True) -> Iterator[Callable[[Even
         yield hear
 
 
+class ShownRun:
+    """Told how far one run has come and that it ended, which `print_run` shows; trackers too."""
+
+    def __init__(self, name: str, bars: Progress | None, trackers: Watching) -> None:
+        from spinalnet.comparison.watching import Watching
+
+        self._name, self._trackers = name, trackers
+        self._grid = None if bars is None else _Grid(bars, 1)
+        if bars is not None and self._grid is not None:
+            bars.update(self._grid.grid, visible=False)
+        self._told = Watching([reporter(bars=bars is not None, ends=False)])
+        self._phases = _Phases(bars=bars is not None)
+
+    def __call__(self, spec: Any, step: loop.Progress) -> None:
+        """Hear of a step of training."""
+        self._trackers.on_progress(self._name, step, spec)
+        self._told.on_progress(self._name, step, spec)
+        self._phases(step)
+        if self._grid is not None:
+            self._grid.step(0, self._name, step)
+
+    def finished(self, result: Mapping[str, Any]) -> None:
+        """Hear of the end."""
+        self._trackers.finished(self._name, result)
+        self._told.finished(self._name, result)
+
+
 @contextmanager
-def show_run(name: str) -> Iterator[OnProgress]:
-    """Show how far one run has come; its end is `print_run`'s to tell."""
-    from spinalnet.comparison.watching import Watching
-
+def show_run(name: str, trackers: Watching) -> Iterator[ShownRun]:
+    """Show how far one run has come; trackers are told too."""
     with _bars() as bars:
-        grid = None if bars is None else _Grid(bars, 1)
-        if bars is not None and grid is not None:
-            bars.update(grid.grid, visible=False)
-        watching = Watching([reporter(bars=bars is not None)])
-        phases = _Phases(bars=bars is not None)
-
-        def hear(spec: Any, step: loop.Progress) -> None:
-            watching.on_progress(name, step, spec)
-            phases(step)
-            if grid is not None:
-                grid.step(0, name, step)
-
-        yield hear
+        yield ShownRun(name, bars, trackers)
 
 
 @contextmanager
@@ -308,7 +321,7 @@ def print_run(record: runs.RunRecord) -> None:
 
     result = result_of(record)
     line = f"{record.path.name}: {_said(result)}"
-    answer({"run": record.path, "result": result}, line)
+    answer({"run": record.path, "result": result}, line, f"Run folder: {record.path}")
 
 
 def _said(result: Mapping[str, Any], scored: bool = True) -> str:
@@ -335,14 +348,19 @@ def _said(result: Mapping[str, Any], scored: bool = True) -> str:
     return ", ".join(told)
 
 
-def print_plan(plan: Plan, name: str = "") -> None:
-    """Give what a comparison would do and cost; `name` is that of its data in a study."""
+def plan_in_words(plan: Plan, name: str = "") -> tuple[dict[str, Any], list[Any]]:
+    """Return what a comparison would do and cost, for `answer`: for programs, and for people.
+
+    Args:
+        plan: Of the comparison.
+        name: That of its data in a study.
+    """
     from spinalnet.comparison.planning import in_words
     from spinalnet.comparison.wording import as_rich
 
     sentences, columns, rows = in_words(plan)
     table = as_rich(columns, rows, f"what would run{name and f' on {name}'}")
-    answer({"data": name, "plan": plan, "text": " ".join(sentences)}, table, *sentences)
+    return {"data": name, "plan": plan, "text": " ".join(sentences)}, [table, *sentences]
 
 
 def print_report(folder: Path, metric: str | None = None, margin: float | None = None) -> None:
@@ -355,8 +373,8 @@ def print_report(folder: Path, metric: str | None = None, margin: float | None =
         print_answer(folder)
 
 
-def print_answer(folder: Path) -> None:
-    """Give the gist of a report that was written."""
+def print_answer(folder: Path, give: Callable[..., None] = answer) -> None:
+    """Give the gist of a report that was written, as the answer of a command or a part of it."""
     from spinalnet import _dist
     from spinalnet.comparison import load_summary
     from spinalnet.comparison.findings import short_rows
@@ -378,4 +396,4 @@ def print_answer(folder: Path) -> None:
     page = folder / "report.html"
     told = {"folder": folder, "report": page, "summary": summary.to_dict()}
     table = as_rich(*short_rows(summary), f"{summary.data}, {what}")
-    answer(told, table, *lines, f"Report: {page}")
+    give(told, table, *lines, f"Report: {page}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import re
 import shlex
 import signal
 import sys
@@ -27,6 +26,7 @@ import spinalnet
 from spinalnet._checks import SpinalnetError
 from spinalnet.cli import advice, help, output
 from spinalnet.cli.output import complain, out_console
+from spinalnet.texts import in_options
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 # What the parser raises; typer brings its own or click's, by its version.
@@ -225,26 +225,14 @@ def command() -> Any:
 
 
 def as_options(sentence: str) -> str:
-    """Return a sentence of the library, which speaks of arguments, in the words of the command.
-
-    An argument is known by an underscore in its name, or by a value: `name=value`.
-    """
+    """Return a sentence of the library, which speaks of arguments, in the words of the command."""
     asked = command()
     for word in sys.argv[1:]:
         asked = getattr(asked, "commands", {}).get(word, asked)
     flags = {p.name: p.opts[0] for p in asked.params if p.param_type_name == "option" and p.name}
     if "weights" in flags:  # the only option that is called otherwise than its argument
         flags["pretrained"] = flags["weights"]
-    names = "|".join(sorted(flags, key=len, reverse=True))
-
-    def in_words(match: re.Match[str]) -> str:
-        name, value = match["name"], match["value"]
-        if value is None:
-            return flags[name] if "_" in name else name
-        return flags[name] if value == "True" else f"{flags[name]} {value}"
-
-    pattern = rf"(?<![\w'\"/.-])(?P<name>{names})\b(?:=(?P<value>[\w:+-]+(?:\.\w+)*))?(?![\w'\"/=])"
-    return re.sub(pattern, in_words, sentence)
+    return in_options(sentence, flags)
 
 
 # What is left of a command that was stopped where it trained nothing into a folder of its own.

@@ -34,6 +34,7 @@ from spinalnet.cli.progress import (
     print_note,
     print_report,
     print_run,
+    reporter,
     show_run,
     watched,
 )
@@ -42,6 +43,7 @@ from spinalnet.training.presets import of_tables
 
 if TYPE_CHECKING:
     from spinalnet.comparison import RunSpec
+    from spinalnet.training.runs import RunRecord
 
 
 HeadOf = Annotated[
@@ -95,22 +97,26 @@ def train_command(
     if runs.is_done(folder):  # its data may be gone
         note = moved.follow(folder, spec)
         record = running.run_one(spec, folder)
-        say(f"{folder} is already done; nothing to train. {note or ''}".rstrip())
-        print_run(record)
+        _say_done(record, note)
         return
     moved.check_there(folder, spec.data)
-    with alone_in(folder, wait):
+    with watched(log, folder) as trackers, alone_in(folder, wait):
         if note := moved.follow(folder, spec):
             print_note(note)
         splits = building.load_splits(spec, download=asked.download)
         for note in filter(None, (spec.chosen, *splits.info.notes)):
             print_note(note)
-        with watched(log, folder) as watching, show_run(spec.name) as on_progress:
-            tell = watching.before(on_progress)
-            record = running.run_one(spec, folder, splits=splits, on_progress=tell)
-            watching.finished(spec.name, record.result or {})
+        with show_run(spec.name, trackers) as shown:
+            record = running.run_one(spec, folder, splits=splits, on_progress=shown)
+            shown.finished(record.result or {})
     print_run(record)
-    say(f"Run folder: {folder}")
+
+
+def _say_done(record: RunRecord, note: str | None = None) -> None:
+    """Give a run that was done before as the answer."""
+    reporter(bars=False).run_finished(record.path.name, record.result or {})
+    say(f"{record.path} is already done; nothing to train. {note or ''}".rstrip())
+    print_run(record)
 
 
 _OF_IMAGES = {"model", "backbone", "weights", "freeze", "data_dir", "download", "image_size"}
@@ -146,22 +152,17 @@ def _train_on_table(
     folder = out or asking.default_run_folder(spec)
     if runs.is_done(folder):  # its table may be gone
         # It refuses another question in the same folder.
-        record = table_running.run_table(spec, folder)
-        say(f"{folder} is already done; nothing to train.")
-        print_run(record)
+        _say_done(table_running.run_table(spec, folder))
         return
-    with alone_in(folder, wait):
+    with watched(log, folder) as trackers, alone_in(folder, wait):
         for note in table_rows.rows_of(spec).table.notes:
             print_note(note)
-        # Both hear of a spec of images or of a table alike.
-        with watched(log, folder) as watching, show_run(spec.name) as on_progress:
-            tell = watching.before(on_progress)
-            record = table_running.run_table(spec, folder, on_progress=tell)
-            watching.finished(spec.name, record.result or {})
+        with show_run(spec.name, trackers) as shown:
+            record = table_running.run_table(spec, folder, on_progress=shown)
+            shown.finished(record.result or {})
     print_run(record)
     if reason := (record.result or {}).get("model_not_kept"):
         print_note(f"the model is not kept as data, and is fitted again when used: {reason}.")
-    say(f"Run folder: {folder}")
 
 
 # What decides how long training goes on, and at which rate.

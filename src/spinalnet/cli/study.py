@@ -11,8 +11,8 @@ import typer
 
 from spinalnet._checks import InputError
 from spinalnet.cli.compare import read_jobs
-from spinalnet.cli.output import answer, say
-from spinalnet.cli.progress import print_plan, show_progress
+from spinalnet.cli.output import answer, answer_part, say
+from spinalnet.cli.progress import plan_in_words, show_progress
 from spinalnet.cli.root import ASK, app
 
 
@@ -54,8 +54,12 @@ def study_command(
         out = out or Path("runs") / Path(what[0]).stem
         workers = read_jobs(jobs)
         if dry_run:
+            plans = []
             for name, plan in study.plan_study(spec, out, jobs=workers):
-                print_plan(plan, name)
+                told, shown = plan_in_words(plan, name)
+                answer_part("planned", told, *shown)
+                plans.append(told)
+            answer({"plans": plans})
             return
         with show_progress(len(spec.data) * len(spec.heads) * spec.seeds) as on_event:
             found = study.run_study(

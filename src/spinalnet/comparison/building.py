@@ -7,10 +7,12 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from spinalnet import _dist
-from spinalnet._checks import InputError
+from spinalnet._checks import InputError, unknown_name
 from spinalnet.data import build_augment, load
 from spinalnet.data.batches import Units
 from spinalnet.models import assembly, zoo
+from spinalnet.nn import is_own
+from spinalnet.nn.heads import head_arguments
 from spinalnet.training import placement
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ def load_splits(
             that may not be fetched.
     """
     build_augment(spec.train.augment)  # a misspelt step is told now, not in the first epoch
+    _check_head_options(spec.model)
     data, expected = assembly.complete(spec.model, spec.data)
     if download is False and spec.model.pretrained is True:
         zoo.check_weights_here(spec.model.name)
@@ -50,6 +53,18 @@ def load_splits(
         _refuse_classes(spec.train)
     return splits
 
+
+def _check_head_options(model: assembly.ModelSpec) -> None:
+    """Refuse an option that the head does not have, before the data are read."""
+    if is_own(model.head):
+        return
+    known = [*head_arguments(model.head), *_OF_TWINS]
+    for name in model.head_options:
+        if name not in known:
+            raise unknown_name(f"option of head '{model.head}'", name, known)
+
+
+_OF_TWINS = ("match", "match_options")  # see `ModelSpec.control`
 
 # What has a meaning for classes alone, and its value that asks for nothing.
 _OF_CLASSES = {"label_smoothing": 0.0, "class_weights": "none", "mix": "none"}

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spinalnet.comparison.statistics import ALPHA
-from spinalnet.comparison.wording import NONE, VERDICTS, Units, interval, listing, three_digits
+from spinalnet.comparison.wording import (
+    NONE,
+    VERDICTS,
+    Units,
+    interval,
+    listing,
+    three_digits,
+    time_ratio,
+)
 
 if TYPE_CHECKING:
     from spinalnet.comparison.answer import Difference, HeadSummary, Summary
@@ -123,21 +131,20 @@ def _cost(first: HeadSummary, other: HeadSummary) -> str:
         "inference time": _certain(other, "inference_ratio"),
         "training-step time": _certain(other, "training_ratio"),
     }
-    known = [f"{ratio:.2f} times the {name}" for name, ratio in ratios.items() if ratio is not None]
+    known = [f"{ratio} times the {name}" for name, ratio in ratios.items() if ratio is not None]
     return f"{first.head} takes {listing(known)} of {other.head}." if known else ""
 
 
-def _over(first: float | None, other: float | None) -> float | None:
-    return first / other if first and other else None
+def _over(first: float | None, other: float | None) -> str | None:
+    return f"{first / other:.2f}" if first and other else None
 
 
-def _certain(head: HeadSummary, name: str) -> float | None:
-    """Return a ratio of times whose interval excludes 1, first over this row."""
+def _certain(head: HeadSummary, name: str) -> str | None:
+    """Return a ratio of times whose interval excludes 1, first over this row, as in the table."""
     found = (head.cost or {}).get(name)
     if not isinstance(found, Mapping) or found.get("low") is None:
         return None
-    low, high = float(found["low"]), float(found["high"])
-    return None if low <= 1.0 <= high else float(found["ratio"])
+    return None if float(found["low"]) <= 1.0 <= float(found["high"]) else time_ratio(found)
 
 
 def missing_notes(comparison: FinishedRuns, unusable: Sequence[str]) -> list[str]:
@@ -204,7 +211,7 @@ def warnings(summary: Summary, sizes: Sequence[int]) -> list[str]:
 
 def method_notes(summary: Summary) -> list[str]:
     """Say how the numbers were made and what they mean."""
-    units, timing, tested = summary.wording, summary.timing, _tested(summary)
+    units, tested = summary.wording, _tested(summary)
     first, size = summary.heads[0], summary.test_size
     notes = [_about_intervals(tested[0], units)] if tested else []
     if len(summary.heads) > 1 and summary.margin is not None:
@@ -231,9 +238,7 @@ def method_notes(summary: Summary) -> list[str]:
             f"binomial standard error of a single accuracy near {units.value(first.mean)} is "
             f"{100 * error:.2g} points."
         )
-    if timing:
-        notes.append(_about_times(timing))
-    return notes
+    return [*notes, *([about] if (about := times_note(summary)) else [])]
 
 
 def _tested(summary: Summary) -> list[Difference]:
@@ -259,16 +264,37 @@ def _about_intervals(d: Difference, units: Units) -> str:
     )
 
 
-def _about_times(timing: Mapping[str, Any]) -> str:
-    batch, device = timing.get("batch_size", "?"), timing.get("device", "?")
+def times_note(summary: Summary) -> str:
+    """Say how the times of heads were measured, and what their ratios are; empty without any."""
+    timing = summary.timing
+    if not timing:
+        return ""
+    batch, device, threads = (timing.get(k, "?") for k in ("batch_size", "device", "threads"))
     text = (
         f"Head times are microseconds per batch of {batch} on {device} with "
-        f"{timing.get('threads', '?')} thread(s): the head alone, inference and training step"
+        f"{threads} thread{'' if threads == 1 else 's'}: the head alone, inference and training "
+        "step"
     )
     processes = timing.get("processes")
     if processes:
         text += f", medians over {processes} processes"
-    return text + "."
+    text += "."
+    if _ratios(summary, "inference_ratio") or _ratios(summary, "training_ratio"):
+        text += (
+            f" {_of_first(summary)}: heads take turns, and each is held against the first in the "
+            "same turn; the mean over processes of the median ratio of each, with a 95 % interval "
+            "over processes. What slows both is in neither, so it may differ from the ratio of two "
+            "medians."
+        )
+    return text
+
+
+def _of_first(summary: Summary) -> str:
+    return f"{summary.heads[0].head} over this"
+
+
+def _ratios(summary: Summary, name: str) -> bool:
+    return any((head.cost or {}).get(name) for head in summary.heads)
 
 
 def head_rows(summary: Summary) -> tuple[list[str], list[list[str]]]:
@@ -281,11 +307,13 @@ def head_rows(summary: Summary) -> tuple[list[str], list[list[str]]]:
     if any(head.params not in (None, head.head_params) for head in heads):
         costs.insert(1, ("params,\nnetwork", [_count(head.params) for head in heads]))
     if any(head.inference_us or head.training_us for head in heads):
-        for title, time in (
-            ("inference,\nµs", "inference_us"),
-            ("training\nstep, µs", "training_us"),
-        ):
-            costs.append((title, [three_digits(getattr(head, time)) for head in heads]))
+        for title, mode in (("inference,\nµs", "inference"), ("training\nstep, µs", "training")):
+            times = [three_digits(getattr(head, f"{mode}_us")) for head in heads]
+            costs.append((title, times))
+            if _ratios(summary, ratio := f"{mode}_ratio"):
+                ratios = [time_ratio((head.cost or {}).get(ratio)) for head in heads[1:]]
+                what = "inference" if mode == "inference" else "training step"
+                costs.append((f"{_of_first(summary)},\n{what}", ["", *ratios]))
     memory = [(head.cost or {}).get("peak_memory_bytes") for head in heads]
     if any(memory):
         shown = [NONE if one is None else f"{one / 2**20:,.3g}" for one in memory]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from spinalnet.comparison.answer import Summary
 from spinalnet.comparison.finished import FinishedRuns
+from spinalnet.comparison.wording import listing
 
-_MANY_SEEDS = 30  # beyond, the test set decides, not the seeds
+_MANY_SEEDS = 100  # more are not asked for in one go
+_EXACT_SEEDS = 20  # beyond, an estimate is rounded up to a multiple of 5
 _TRIALS = 16
 
 
@@ -43,16 +47,32 @@ def _of_comparison(summary: Summary, command: str) -> list[NextStep]:
     if not command.startswith("spinalnet compare "):
         return []
     found = []
-    more = [d.more for head in summary.heads if (d := head.difference) is not None and d.more]
-    if more and summary.unit_kind == "seed":
-        asked = min(len(summary.units) + max(more), _MANY_SEEDS)
-        if asked > len(summary.units):
-            bare = re.sub(r" --until-decided| --max-seeds[ =]\d+", "", command)
-            found.append(NextStep("Decide what is open", _with(bare, "seeds", asked)))
+    done = len(summary.units)
+    needed = {d.minus: done + d.more for h in summary.heads if (d := h.difference) and d.more}
+    if needed and summary.unit_kind == "seed" and done < _MANY_SEEDS:
+        purpose, asked = _seeds_for(needed)
+        bare = re.sub(r" --until-decided| --max-seeds[ =]\d+", "", command)
+        found.append(NextStep(purpose, _with(bare, "seeds", asked)))
     if not summary.tuning:
         tuned = re.sub(r" --out[ =]\S+", "", command)  # a folder holds one question
         found.append(NextStep("Tune every head equally", _with(tuned, "tune", _TRIALS)))
     return found
+
+
+def _seeds_for(needed: Mapping[str, int]) -> tuple[str, int]:
+    """Return what so many seeds are good for, and their number.
+
+    Args:
+        needed: By head, the seeds in all that would probably decide against it.
+    """
+    beyond = [head for head, seeds in needed.items() if seeds > _MANY_SEEDS]
+    most = max((seeds for seeds in needed.values() if seeds <= _MANY_SEEDS), default=_MANY_SEEDS)
+    asked = most if most <= _EXACT_SEEDS else 5 * math.ceil(most / 5)
+    if not beyond:
+        return "Decide what is open", asked
+    far = listing([f"about {needed[head]:,} against {head}" for head in beyond])
+    what = "Come nearer to an answer" if len(beyond) == len(needed) else "Decide a part"
+    return f"{what} (it would probably take {far})", asked
 
 
 def _with(command: str, option: str, value: int) -> str:

@@ -115,6 +115,13 @@ def interval(d: Difference | PairedDifference | None, show: Show) -> str:
     return f"{mean} ({low} to {high})"
 
 
+def time_ratio(found: Mapping[str, Any] | None) -> str:
+    """Print a ratio of times with its interval, as `HeadSummary.cost` holds it."""
+    if not found or found.get("low") is None:
+        return NONE
+    return f"{found['ratio']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+
+
 def per_cent(share: float, spec: str = ".6g") -> str:
     """Print a share."""
     return f"{100 * share:{spec}} %"

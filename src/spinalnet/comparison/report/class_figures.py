@@ -102,8 +102,8 @@ def paint_confusion(axes: Axes, theme: Theme, confusion: Confusion) -> None:
 def reliability_figure(heads: Sequence[HeadQuality]) -> Drawn:
     """Accuracy by confidence, and how many predictions there are of each, head by head."""
     runs = listing([f"{head.head} (n={head.n})" for head in heads])
-    columns = min(len(heads), 4)
-    rows = math.ceil(len(heads) / columns)
+    rows = math.ceil(len(heads) / 4)
+    columns = math.ceil(len(heads) / rows)  # 3 and 2 panels of 5, not 4 and 1
     most = max(b.count / sum(c.count for c in head.bins) for head in heads for b in head.bins)
 
     def paint(figure: Figure, theme: Theme) -> None:
@@ -117,6 +117,8 @@ def reliability_figure(heads: Sequence[HeadQuality]) -> Drawn:
                 lower.set_axis_off()
                 continue
             _paint_reliability(upper, lower, theme, heads[place], place)
+            if place + columns >= len(heads):  # nothing below it, maybe in a row of its own
+                lower.tick_params(axis="x", labelbottom=True)
             lower.set_ylim(0, 1.05 * most)
             if column:
                 upper.set_ylabel("")

@@ -88,10 +88,11 @@ def learning_curves(comparison: FinishedRuns, summary: Summary) -> Drawn | None:
         paint_curves(axes, theme, found, summary)
         drawing.legend(figure, axes, theme)
 
-    caption = (
-        f"{found.label.capitalize()} per epoch: mean over {found.over}, band from "
-        "the lowest to the highest; a thin line where some had already stopped."
-    )
+    caption = f"{found.label.capitalize()} per epoch"
+    if found.over:
+        caption += f": mean over {found.over}, band from the lowest to the highest; a thin line "
+        caption += "where some had already stopped"
+    caption += "."
     caption += " The axis leaves out the steep start." if cut else ""
     if max(map(len, found.by_head.values())) > MOST_POINTS:
         caption += " Neighbouring epochs are drawn as one, with the mean and range of all."
@@ -142,8 +143,9 @@ def find_curves(comparison: FinishedRuns, summary: Summary) -> FoundCurves | Non
     cut = any(not limits[0] <= v <= limits[1] for v in everything)
     seen = [e for by in curves.values() for e, vs in by.items() if limits[0] < max(vs) < limits[1]]
     left = max(epochs[0], min(seen, default=1) - 1) if cut and len(epochs) > 1 else None
-    nets = " and nets" if any("net" in row for row in rows) else ""
-    return FoundCurves(key, curves, limits, left, cut, f"{summary.unit_kind}s{nets}")
+    over = [f"{summary.unit_kind}s"] if len(summary.units) > 1 else []
+    over += ["nets"] if len({row.get("net") for row in rows}) > 1 else []
+    return FoundCurves(key, curves, limits, left, cut, " and ".join(over))
 
 
 def paint_curves(axes: Axes, theme: Theme, found: FoundCurves, summary: Summary) -> None:
@@ -154,8 +156,8 @@ def paint_curves(axes: Axes, theme: Theme, found: FoundCurves, summary: Summary)
     for i, (head, by_epoch) in enumerate(found.by_head.items()):
         if by_epoch:
             _paint_curve(axes, head, by_epoch, series(theme, i))
-    repeats = f"mean and range over {found.over}"
-    setting = f"{clip(summary.data, 32)}, {summary.model}: {repeats}"
+    setting = f"{clip(summary.data, 32)}, {summary.model}"
+    setting += f": mean and range over {found.over}" if found.over else ""
     axes.set_title(setting, color=theme.ink, loc="left", fontsize=10)
     axes.set_ylim(*found.limits)
     if found.left is not None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spinalnet.comparison import classes, wording
 from spinalnet.comparison.answer import HeadSummary, Summary
 from spinalnet.comparison.classes import ClassRow, HeadQuality
-from spinalnet.comparison.findings import head_rows, paragraphs
+from spinalnet.comparison.findings import head_rows, paragraphs, times_note
 from spinalnet.comparison.finished import FinishedRuns, note_look, read_folder, result_of
 from spinalnet.comparison.next_steps import NextStep, next_steps
 from spinalnet.comparison.published import Published, read_published
@@ -32,6 +33,8 @@ from spinalnet.comparison.schema import SCHEMA
 from spinalnet.comparison.summary import summarize_runs
 from spinalnet.comparison.wording import Show, digits, interval, plus_minus
 from spinalnet.files import expanded, reading, to_json, write_bytes
+from spinalnet.texts import in_options
+from spinalnet.training.config import TrainConfig
 from spinalnet.wiring import Wiring, draw_wiring
 
 if TYPE_CHECKING:
@@ -317,11 +320,28 @@ def _foldable(cell: str) -> Markup:
 def _of_its_cost(first: HeadSummary, other: HeadSummary) -> str:
     """Say what the first head costs of another: multiplications, else the seconds of training."""
     if first.head_macs and other.head_macs:
-        return f"{first.head_macs / other.head_macs:.2g}× its multiplications"
+        return f"{_two_digits(first.head_macs / other.head_macs)}× its multiplications"
     if first.train_seconds_mean and other.train_seconds_mean:
         ours, theirs = (wording.three_digits(head.train_seconds_mean) for head in (first, other))
         return f"trains in {theirs}\u00a0s, {first.head} in {ours}\u00a0s"
     return ""
+
+
+def _notes(summary: Summary) -> list[str]:
+    """Return what is to be known, in the words of the command where one made the runs."""
+    notes = [*summary.notes, *summary.methods]
+    if not (summary.command or "").startswith("spinalnet "):
+        return notes
+    named = [*(one.name for one in fields(TrainConfig)), *_OF_DATA]
+    flags = {name: "--" + name.replace("_", "-") for name in named}
+    return [in_options(note, flags) for note in notes]
+
+
+_OF_DATA = ("image_size", "in_channels", "on_bad_image", "on_duplicate", "pixel_range")
+
+
+def _two_digits(ratio: float) -> str:
+    return f"{ratio:.2g}" if ratio < 10 else f"{float(f'{ratio:.2g}'):,.0f}"
 
 
 def _page(
@@ -351,6 +371,8 @@ def _page(
         .render(
             summary=summary,
             findings=paragraphs(summary),
+            times=times_note(summary),
+            notes=_notes(summary),
             verdicts=wording.VERDICTS,
             header=header,
             rows=rows,
