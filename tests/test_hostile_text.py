@@ -16,6 +16,7 @@ import torch
 from trials import mutate, samples
 from trials.mutate import MARK
 
+from helpers import without_digests
 from make_frozen_run import FROZEN, TEST_ACCURACY
 from spinalnet import InputError, RunSpec, files, run_one, summarize, texts, write_report
 from spinalnet._checks import SpinalnetError
@@ -252,7 +253,7 @@ def test_the_name_of_a_row_leads_no_file_out_of_the_folder(tmp_path):
     path = folder / "runs" / "spinal-seed0" / "result.json"
     result = json.loads(path.read_text()) | {"label": "x/../../../evil"}
     path.write_text(json.dumps(result))
-    (path.parent / "DONE").write_bytes(b"")
+    without_digests(path.parent)
     write_report(folder)
     assert [one.name for one in tmp_path.iterdir()] == ["deep"]
     assert [one.name for one in (tmp_path / "deep").iterdir()] == ["folder"]
@@ -279,6 +280,6 @@ def test_a_run_of_a_newer_version_is_refused_by_its_version(tmp_path):
     run = copy(FROZEN, tmp_path / "run")
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace("schema: 3", "schema: 99"))
-    (run / "DONE").write_bytes(b"")
+    without_digests(run)
     with pytest.raises(InputError, match=r"schema 3, got 99. Update spinalnet"):
         load_trained(run)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _HEADER_KEY = "spinalnet"  # of our JSON string among the metadata of a safetensors file
-_DIGEST_KEY = "blake2b"  # of the digest in that JSON
+_DIGEST_KEY = "blake2b"  # of the digest in that JSON, and in files that are kept
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -178,6 +178,46 @@ def write_mapping(path: str | os.PathLike[str], values: Mapping[str, Any]) -> No
     else:
         text = to_json(values)
     write_text(path, text)
+
+
+def write_kept(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
+    """Replace a `.yaml` or `.json` file by which decisions are made later: it holds its digest.
+
+    `checked` returns the same values, as every reader here does.
+    """
+    write_mapping(path, sealed(values))
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values and, last among them, the digest of the others."""
+    others = {name: value for name, value in values.items() if name != _DIGEST_KEY}
+    return {**others, _DIGEST_KEY: _digest_of_values(others)}
+
+
+def is_sealed(path: Path) -> bool:
+    """Return whether a JSON file holds a digest, be it the right one.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    return path.is_file() and f'"{_DIGEST_KEY}"' in read_text(path)
+
+
+def checked(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a file without their digest, which an earlier version did not write.
+
+    Raises:
+        DamagedFile: If they are not those that it was made of.
+    """
+    digest = values.pop(_DIGEST_KEY, None)
+    if digest not in (None, _digest_of_values(values)):
+        raise damaged(path, "restore it from a copy, or delete it and run the same command again")
+    return values
+
+
+def _digest_of_values(values: Mapping[str, Any]) -> str:
+    """Return the digest of what comes back from a file: lists, text as names, no NaN."""
+    return digest_of(json.dumps(_strict(values), sort_keys=True).encode())
 
 
 def to_json(values: Mapping[str, Any]) -> str:
@@ -428,7 +468,7 @@ def read_json(path: Path, *, digest: str | None = None) -> dict[str, Any] | None
             f"{path} cannot be used: a mapping of names to values belongs there, got "
             f"{reprlib.repr(held)}."
         )
-    return held
+    return checked(path, held)
 
 
 def _strict(value: Any) -> Any:

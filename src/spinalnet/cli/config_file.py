@@ -25,7 +25,7 @@ REST = "spinalnet.rest"
 _PARTS = ("data", "model", "train")
 # What a run or a comparison notes beside what it was asked for, or repeats of it.
 _NOTES = {"schema", "chosen", "label", "tested", "units", "command", "selected_on", "frame"}
-_NOTES |= {"resample", "other"}
+_NOTES |= {"resample", "other", "blake2b"}  # the last is the digest of the file
 _BY_PYTHON_ALONE = {
     "neck",
     *(o.name for o in dataclasses.fields(TrainConfig) if o.metadata["recipe"]),

@@ -368,7 +368,7 @@ def _task_of_finished(
         return None
     if not all(runs.is_done(cell.folder) for cell in cells):
         return None
-    result = read_mapping(cells[0].folder / "result.json") or {}
+    result = runs.read_result(cells[0].folder) or {}
     return str(result["task"]) if "task" in result else None
 
 
@@ -445,12 +445,12 @@ def _write_question(out: Path, question: ComparisonSpec) -> None:
         return
     kept = read_mapping(out / "comparison.yaml") or {}
     noted = {name: kept[name] for name in ("command",) if name in kept}
-    files.write_mapping(out / "comparison.yaml", {**question.to_dict(), **noted})
+    files.write_kept(out / "comparison.yaml", {**question.to_dict(), **noted})
 
 
 def _note(out: Path, **values: Any) -> None:
     kept = read_mapping(out / "comparison.yaml") or {}
-    files.write_mapping(out / "comparison.yaml", {**kept, **values})
+    files.write_kept(out / "comparison.yaml", {**kept, **values})
 
 
 def _tuned(
@@ -552,7 +552,7 @@ def _time(
         measured = time_heads(replace(question, heads=heads, other=other), splits, watches=watches)
     except (MeasurementError, MemoryError, RuntimeError):
         return  # the runs are whole without it
-    files.write_mapping(out / "timing.json", measured)
+    files.write_kept(out / "timing.json", measured)
 
 
 def _head(spec: RunSpec | TableSpec) -> str:

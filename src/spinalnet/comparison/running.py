@@ -219,7 +219,7 @@ def keep_left_out(folder: Path, splits: batches.Splits, *, begun: bool) -> None:
     for name, lines in (("unused-files.txt", splits.unused), ("copies.txt", splits.copies)):
         if lines:
             files.write_text(folder / name, lines)
-    path = folder / "bad-images.txt"
+    path = folder / moved.LEFT_OUT_FILE
     listed = bad_list(splits.left_out)
     if begun and listed.encode() != (path.read_bytes() if path.exists() else b""):
         raise InputError(

@@ -69,4 +69,4 @@ def keep(folder: Path, now: Mapping[str, Any]) -> None:
     else:
         return
     with files.replacing(folder / _FILE, durable=False) as file:  # the run needs it not
-        file.write(files.to_json(environment).encode())
+        file.write(files.to_json(files.sealed(environment)).encode())
