@@ -17,6 +17,7 @@ import re
 import reprlib
 import secrets
 import shutil
+import stat
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -330,7 +331,7 @@ def _remove_dead(path: Path) -> None:
         left = [entry.path for entry in entries if of_this.fullmatch(entry.name)]
         for name in left:
             with suppress(OSError):  # its writer lives, or there are no locks; it costs room only
-                descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW)
+                descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     os.unlink(name)  # noqa: PTH108 (what scandir gave)
@@ -364,6 +365,22 @@ def write_figure(path: str | os.PathLike[str], figure: Figure) -> None:
     """
     with replacing(path) as file:
         figure.savefig(file, format="png", dpi=110)
+
+
+def open_own(path: str | os.PathLike[str], flags: int) -> int:
+    """Open a file of a folder for writing in place; it is made if need be.
+
+    Raises:
+        OSError: If what lies there is a link, a second name of a file that may lie anywhere, or no
+            file at all: whoever has put it there would have us write elsewhere, or wait for ever.
+    """
+    safe = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    descriptor = os.open(path, flags | os.O_CREAT | safe, 0o666)
+    about = os.fstat(descriptor)
+    if stat.S_ISREG(about.st_mode) and about.st_nlink <= 1:
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.ELOOP, "it is no file of its own, but another name of one, or a pipe")
 
 
 def is_aside(name: str) -> bool:
@@ -437,11 +454,20 @@ def read_text(path: Path) -> str:
         InputError: If it cannot be read, is too large, or is no text.
     """
     try:
+        if not path.is_file():
+            raise InputError(f"{path} cannot be read: {_what_is(path)}.")
         if path.stat().st_size > _LARGEST:
             raise InputError(f"{path} cannot be read: it is larger than {_LARGEST:,} bytes.")
         return path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: it is damaged ({error}).") from error
+
+
+def _what_is(path: Path) -> str:
+    """Say what lies in the place of a file."""
+    if path.is_dir():
+        return "it is a folder"
+    return "it is no file" if path.exists() else "there is no such file"
 
 
 def read_json(path: Path, *, digest: str | None = None) -> dict[str, Any] | None:

@@ -161,7 +161,7 @@ class RunFolder:
         written = self._written_rows()
         with (
             files.writing(target, len(lines)),
-            open(target, "a", encoding="utf-8", opener=_open_no_link) as file,
+            open(target, "a", encoding="utf-8", opener=files.open_own) as file,
         ):
             file.write(lines)
             if durable:
@@ -297,6 +297,8 @@ def is_run(path: str | os.PathLike[str]) -> bool:
     """Return whether `path` is the folder of a run."""
     try:
         config = files.expanded(path) / CONFIG_FILE
+        if not config.is_file():  # a pipe would be waited for
+            return False
         with config.open(encoding="utf-8", errors="replace") as file:
             return file.readline(len(_MARK)) == _MARK
     except OSError:
@@ -401,9 +403,9 @@ def read_digests(path: str | os.PathLike[str]) -> dict[str, str]:
         DamagedFile: If the file that holds them is damaged: emptied, cut off, or changed.
     """
     target = Path(path) / DONE_FILE
-    if not target.is_file():
+    if not target.exists():
         return {}
-    if not target.stat().st_size and not _has_digests(target.parent):
+    if target.is_file() and not target.stat().st_size and not _has_digests(target.parent):
         return {}
     try:
         held = (files.read_json(target) or {}).get("digests")
@@ -494,14 +496,10 @@ def _check_empty(path: Path) -> None:
         )
 
 
-def _open_no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
-
-
 def _metrics_bytes(path: Path) -> bytes:
     target = path / METRICS_FILE
     try:
-        return target.read_bytes() if target.exists() else b""
+        return target.read_bytes() if target.is_file() else b""
     except OSError as error:
         raise InputError(f"{target} cannot be read: {error.strerror}.") from error
 
