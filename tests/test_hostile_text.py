@@ -201,6 +201,7 @@ def test_an_archive_that_unpacks_to_gigabytes_is_refused(tmp_path):
         ("@SUM(A1)", "'@SUM(A1)"),
         ("\t=1", "'\t=1"),
         ("\r=1", "'\r=1"),
+        ("\n=1", "'\n=1"),
         ("-0.5", "-0.5"),
         ("-1e-05", "-1e-05"),
         (-0.5, -0.5),

@@ -36,7 +36,7 @@ from spinalnet.deploy import verify
 from spinalnet.deploy.evaluation import evaluate_table
 from spinalnet.deploy.tables import predict_rows
 from spinalnet.tabular import ControlClassifier, ControlRegressor, SpinalClassifier, SpinalRegressor
-from spinalnet.training import Progress, runs
+from spinalnet.training import Progress, runs, stopping
 
 pd = pytest.importorskip("pandas")
 
@@ -238,8 +238,10 @@ def test_a_table_goes_on_after_the_last_net_that_is_done(tmp_path, monkeypatch, 
     train = {"epochs": 4, "batch_size": 8, "ensemble_size": 4, "early_stopping": False}
     asked = spec(flowers(), head="spinal", train=train)
     whole = run_table(asked, tmp_path / "whole")
-    broken_off(asked, tmp_path / "run", net=2)
-    broken_off(asked, tmp_path / "run", net=4)
+    for net, said in ((2, "1 finished net is"), (4, "3 finished nets are")):
+        broken_off(asked, tmp_path / "run", net=net)
+        assert stopping.saved is not None
+        assert stopping.saved() == f"{said} saved in {tmp_path / 'run'}"
     (found,) = verify(tmp_path / "run", models=False)
     assert not found.damage
     seen = []

@@ -118,8 +118,9 @@ def _run(
             outputs = _with_thumbnails(outputs, splits.test, depths)
             if isinstance(outputs, Outputs):
                 outputs = with_shares(outputs, trained, parts.test)
-            outputs.save(folder.path / OUTPUTS_FILE)
-            samples = keep_samples(folder.path, splits, spec.train)
+            with folder.there():
+                outputs.save(folder.path / OUTPUTS_FILE)
+                samples = keep_samples(folder.path, splits, spec.train)
             result |= {"test": tested, "samples": samples and samples.to_dict()}
         else:
             result["val"] |= measure(fitted.model, parts.val, spec.train, splits.info)[0]

@@ -25,7 +25,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,13 +154,27 @@ class RunFolder:
                 "replaced while the run went on. Run the same command again to begin anew."
             )
 
+    @contextmanager
+    def there(self) -> Iterator[None]:
+        """Write into the folder of the run, as long as it is there.
+
+        Raises:
+            InputError: If it was removed, before or while something was written.
+        """
+        self._check_there()
+        try:
+            yield
+        except InputError:
+            self._check_there()  # removed just now, which is the reason then
+            raise
+
     def append_metrics(self, *rows: Mapping[str, Any], durable: bool = True) -> None:
         """Add a line for each epoch to `metrics.jsonl`; if `durable` they are on the disk after."""
         lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         target = self.path / METRICS_FILE
-        self._check_there()
         written = self._written_rows()
         with (
+            self.there(),
             files.writing(target, len(lines)),
             open(target, "a", encoding="utf-8", opener=files.open_own) as file,
         ):
@@ -184,9 +199,9 @@ class RunFolder:
         if epochs:
             self.check_rows()
         if epochs or (self.path / METRICS_FILE).exists():
-            self._check_there()
             text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-            files.write_text(self.path / METRICS_FILE, text)
+            with self.there():
+                files.write_text(self.path / METRICS_FILE, text)
         self._rows = None
         return rows
 
@@ -221,12 +236,12 @@ class RunFolder:
             rows: How many rows of metrics belong to it; all that are there without a number.
             durable: As in `files.replacing`.
         """
-        self._check_there()
         belonging = self._written_rows() if rows is None else _Rows()
         if rows is not None:
             belonging.add(b"".join(_lines(_metrics_bytes(self.path))[:rows]))
         sealed = {_ROWS_KEY: belonging.to_dict()}
-        states.save(self.path, {**state, **sealed}, durable=durable)
+        with self.there():
+            states.save(self.path, {**state, **sealed}, durable=durable)
 
     def has_state(self) -> bool:
         """Return whether `save_state` was ever called, so that the run can go on."""
@@ -260,9 +275,9 @@ class RunFolder:
                 plain values; kept as JSON in the file's header.
             durable: As in `files.replacing`.
         """
-        self._check_there()
         path = self.path / "model.safetensors"
-        files.save_weights(path, state_dict, description, durable=durable)
+        with self.there():
+            files.save_weights(path, state_dict, description, durable=durable)
 
     def load_model(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the weights and the description of `model.safetensors`."""
@@ -270,9 +285,9 @@ class RunFolder:
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write `result.json`, then `DONE`; remove the states. Numbers not finite become null."""
-        self._check_there()
-        files.write_mapping(self.path / RESULT_FILE, result)
-        files.write_kept(self.path / DONE_FILE, {"digests": _digests(self.path)})
+        with self.there():
+            files.write_mapping(self.path / RESULT_FILE, result)
+            files.write_kept(self.path / DONE_FILE, {"digests": _digests(self.path)})
         # After DONE: a run killed between the two must not lose what it needs to go on.
         states.remove(self.path)
 

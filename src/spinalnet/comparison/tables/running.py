@@ -287,8 +287,9 @@ def _run(spec: TableSpec, folder: str | Path, on_progress: OnTable | None) -> ru
         told.write()
         tune_seconds, seconds = kept.seconds[0], kept.since_begun()
         outputs = predicted(estimator, rows, rows.test)
-        outputs.save(begun.path / OUTPUTS_FILE)
-        not_kept = _keep(estimator, spec, rows, outputs, begun.path)
+        with begun.there():
+            outputs.save(begun.path / OUTPUTS_FILE)
+            not_kept = _keep(estimator, spec, rows, outputs, begun.path)
         result = _result(spec, rows, outputs, getattr(estimator, "module_", None))
         result |= {"model_kept": not_kept is None, "model_not_kept": not_kept}
         result |= {"train_seconds": seconds, "trials": trials, "chosen": chosen}
