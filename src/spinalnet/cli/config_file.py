@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from spinalnet import files, texts
+from spinalnet import texts
 from spinalnet._checks import InputError, unknown_name
 from spinalnet.training import TrainConfig
 from spinalnet.training.presets import of_tables
@@ -45,6 +45,8 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
     """
     if path is None or ctx.resilient_parsing:
         return path
+    from spinalnet import files  # which loads torch
+
     path = path.expanduser()
     try:
         if not path.exists():
