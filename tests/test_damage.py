@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -13,11 +14,12 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from helpers import command
+from helpers import command, without_digests
 from spinalnet import InputError, RunSpec, compare, files, run_one, summarize
 from spinalnet.cli import app
 from spinalnet.comparison import load_trained
 from spinalnet.comparison.outputs import OUTPUTS_FILE, load_outputs
+from spinalnet.comparison.schema import read_mapping
 from spinalnet.deploy import evaluate_run, verify
 from spinalnet.files import DamagedFile
 from spinalnet.models import features
@@ -188,7 +190,7 @@ def test_rows_that_are_not_one_for_every_epoch_are_refused(broken_off, whole, tm
         lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
         (run / "metrics.jsonl").write_bytes(b"".join(wrong(lines)))
         if folder is whole:  # as an earlier version left it: without digests
-            (run / "DONE").write_bytes(b"")
+            without_digests(run)
         with pytest.raises(DamagedFile, match=r"metrics\.jsonl should have"):
             runs.load_runs(run)
         if folder is broken_off:
@@ -217,11 +219,7 @@ def test_a_result_that_is_gone_is_said(whole, tmp_path):
 
 def test_a_run_of_an_earlier_version_has_no_digests_and_is_read(whole, tmp_path):
     run = copy(whole, tmp_path / "run")
-    (run / "DONE").write_bytes(b"")
-    tensors, about = files.load_weights(run / MODEL)
-    from safetensors.torch import save_file
-
-    save_file(tensors, run / MODEL, metadata={"spinalnet": json.dumps(about)})
+    without_digests(run)
     assert summarize(run).heads[0].n == 1
     assert evaluate_run(run).metrics == evaluate_run(whole).metrics
     (found,) = verify(run)
@@ -329,11 +327,41 @@ def test_a_result_that_is_not_the_models_is_found_whatever_its_digest(whole, tmp
     (run / "result.json").write_text(json.dumps(result))
     done = json.loads((run / "DONE").read_text())
     done["digests"]["result.json"] = files.digest_of((run / "result.json").read_bytes())
-    (run / "DONE").write_text(json.dumps(done))
+    files.write_kept(run / "DONE", done)
     (found,) = verify(run, models=False)
     assert any("what the model said" in sentence for sentence in found.damage)
     (found,) = verify(run)
     assert any("accuracy is" in sentence for sentence in found.damage)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda data: b"", id="emptied"),
+        pytest.param(lambda data: data[: len(data) // 2], id="cut off"),
+        pytest.param(lambda data: b"{}", id="of nothing"),
+        pytest.param(lambda data: data.replace(b"result.json", b"sesult.json"), id="changed"),
+    ],
+)
+def test_a_damaged_mark_of_completion_is_a_fault(whole, tmp_path, damage):
+    run = copy(whole, tmp_path / "run")
+    (run / "DONE").write_bytes(damage((run / "DONE").read_bytes()))
+    (found,) = verify(run, models=False)
+    assert any("DONE is damaged" in sentence for sentence in found.damage)
+    for use in (summarize, evaluate_run, lambda path: run_one(SPEC, path)):
+        with pytest.raises(DamagedFile, match=r"DONE is damaged.*delete the folder"):
+            use(run)
+
+
+def test_rows_that_an_interrupted_run_did_not_write_are_never_gone_on_from(broken_off, tmp_path):
+    run = copy(broken_off, tmp_path / "run")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows[0]["train_loss"] += 0.25
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (found,) = verify(run)
+    assert any("metrics.jsonl is damaged" in sentence for sentence in found.damage)
+    with pytest.raises(DamagedFile, match=r"metrics\.jsonl is damaged"):
+        run_one(SPEC, run)
 
 
 def test_an_interrupted_run_is_verified_by_its_states(broken_off, tmp_path):
@@ -393,6 +421,43 @@ def test_half_a_file_of_a_comparison_is_damage(compared: Path, tmp_path: Path, n
     assert "The runs' comparison is damaged." in done.stderr
 
 
+KEPT = {
+    "comparison.yaml": (b"epochs: 1", b"epochs: 2"),
+    "timing.json": (b'"rounds": 5', b'"rounds": 9'),
+    "looks.json": (b"1", b"2"),
+    "tuning.json": (b'"trials": 1', b'"trials": 3'),
+    "summary.json": (b'"mean": 0.', b'"mean": 1.'),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_no_number_of_a_comparison_changes_unseen(
+    compared: Path, tmp_path: Path, name: str
+) -> None:
+    whole = tmp_path / "c"
+    shutil.copytree(compared, whole)
+    target = whole / name
+    target.write_bytes(target.read_bytes().replace(*KEPT[name], 1))
+    assert target.read_bytes() != (compared / name).read_bytes()
+    *_, found = verify(whole, models=False)
+    assert f"{name} is damaged" in " ".join(found.damage)
+    with pytest.raises(DamagedFile, match=re.escape(name)):
+        read_mapping(target)
+
+
+def test_kept_values_come_back_without_their_digest(tmp_path: Path) -> None:
+    values = {"a": [1.5e-05, float("nan"), "\udcff", None], "b": {"1": (1, 2)}}
+    for name in ("a.json", "a.yaml"):
+        if name == "a.yaml":  # YAML says what no text can
+            values["a"] = [1e-05, "x"]
+        files.write_kept(tmp_path / name, values)
+        back = read_mapping(tmp_path / name)
+        assert back == json.loads(json.dumps(files._strict(values)))
+        assert "blake2b" in (tmp_path / name).read_text()
+    (tmp_path / "a.json").write_text('{"a": 1}')  # of an earlier version
+    assert read_mapping(tmp_path / "a.json") == {"a": 1}
+
+
 def test_a_summary_that_tells_something_else_than_the_runs_is_damage(
     compared: Path, tmp_path: Path
 ) -> None:
@@ -400,6 +465,20 @@ def test_a_summary_that_tells_something_else_than_the_runs_is_damage(
     shutil.copytree(compared, whole)
     told = json.loads((whole / "summary.json").read_text())
     told["heads"][1]["mean"] += 0.01
-    (whole / "summary.json").write_text(json.dumps(told))
+    files.write_kept(whole / "summary.json", told)
     *_, found = verify(whole, models=False)
     assert "tells another result of linear than its runs" in found.damage[0]
+
+
+def test_a_comparison_none_of_whose_runs_is_done_is_not_damaged(
+    compared: Path, tmp_path: Path
+) -> None:
+    begun = tmp_path / "c"
+    shutil.copytree(compared, begun)
+    for mark in (begun / "runs").rglob("DONE"):
+        mark.unlink()
+    for name in ("summary.json", "report.html"):
+        (begun / name).unlink()
+    *_, found = verify(begun, models=False)
+    assert (found.kind, found.damage) == ("comparison", ())
+    assert "none of its runs is done" in found.notes[0]

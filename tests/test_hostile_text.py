@@ -16,6 +16,7 @@ import torch
 from trials import mutate, samples
 from trials.mutate import MARK
 
+from helpers import command, without_digests
 from make_frozen_run import FROZEN, TEST_ACCURACY
 from spinalnet import InputError, RunSpec, files, run_one, summarize, texts, write_report
 from spinalnet._checks import SpinalnetError
@@ -200,6 +201,7 @@ def test_an_archive_that_unpacks_to_gigabytes_is_refused(tmp_path):
         ("@SUM(A1)", "'@SUM(A1)"),
         ("\t=1", "'\t=1"),
         ("\r=1", "'\r=1"),
+        ("\n=1", "'\n=1"),
         ("-0.5", "-0.5"),
         ("-1e-05", "-1e-05"),
         (-0.5, -0.5),
@@ -252,11 +254,36 @@ def test_the_name_of_a_row_leads_no_file_out_of_the_folder(tmp_path):
     path = folder / "runs" / "spinal-seed0" / "result.json"
     result = json.loads(path.read_text()) | {"label": "x/../../../evil"}
     path.write_text(json.dumps(result))
-    (path.parent / "DONE").write_bytes(b"")
+    without_digests(path.parent)
     write_report(folder)
     assert [one.name for one in tmp_path.iterdir()] == ["deep"]
     assert [one.name for one in (tmp_path / "deep").iterdir()] == ["folder"]
     assert "x/../../../evil" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a: &a [x]\nb: [*a, *a]\n", "aliases"),
+        ("epochs: !!python/object/apply:os.system ['true']\n", "could not determine a constructor"),
+        (f"a: {'[' * 3000}{']' * 3000}\n", "nested deeper"),
+        ("heads: [a, [b]]\n", "heads must be a list of names"),
+        ("heads: [null]\n", "heads must be a list of names"),
+        ("model: {head_options: 7}\n", "head_options must hold names and values"),
+        ("table: a.csv\ntrain: [1]\n", "train must hold names and values"),
+        ("data: {pixel_range: [a, b]}\n", "pixel-range must be a list of numbers"),
+        ("image_size: 18446744073709551615\n", "size must be at most 16,384 pixels"),
+        ("epochs: 99999999999999999999999999\n", "more than 64 bits"),
+        ("lr: .nan\n", "lr must be a positive number"),
+    ],
+)
+def test_a_hostile_config_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    words = ("train", "digits", "--config", tmp_path / "c.yaml", "--out", tmp_path / "o")
+    ended = command(*words)
+    assert ended.returncode == 2
+    assert sentence in " ".join(ended.stderr.split())
+    assert not (tmp_path / "o").exists()
 
 
 # A run of another time
@@ -279,6 +306,6 @@ def test_a_run_of_a_newer_version_is_refused_by_its_version(tmp_path):
     run = copy(FROZEN, tmp_path / "run")
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace("schema: 3", "schema: 99"))
-    (run / "DONE").write_bytes(b"")
+    without_digests(run)
     with pytest.raises(InputError, match=r"schema 3, got 99. Update spinalnet"):
         load_trained(run)

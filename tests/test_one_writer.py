@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from helpers import Started
-from spinalnet import ComparisonSpec, InputError, RunSpec, files, locks, run_one
+from spinalnet import ComparisonSpec, InputError, RunSpec, compare, files, locks, run_one
 from spinalnet.comparison import comparing
 from spinalnet.comparison.engine import Effort
 from spinalnet.locks import FolderInUse, FolderLock
@@ -286,6 +286,81 @@ def test_links_that_were_planted_lead_nothing_outside_the_folder(tmp_path):
         (run / name).symlink_to(outside)
     assert run_one(SPEC, run).done
     assert outside.read_text() == "precious"
+
+
+OURS = ("environment.json", "metrics.jsonl", "model.safetensors", "result.json")
+
+
+@pytest.mark.parametrize("how", ["symlink_to", "hardlink_to"])
+def test_no_file_of_a_run_is_written_through_a_link(tmp_path, how):
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run_one(SPEC, run, on_progress=stop_at_once)
+    for name in (*OURS, "test-outputs.safetensors", "samples.png"):
+        (run / name).unlink(missing_ok=True)
+        outside = tmp_path / f"precious-{name}"
+        outside.write_bytes(b"{}")
+        getattr(run / name, how)(outside)
+    run_one(SPEC, run)
+    for outside in tmp_path.glob("precious-*"):
+        assert outside.read_bytes() == b"{}", outside
+
+
+def stop_at_once(spec, progress):
+    raise KeyboardInterrupt
+
+
+def test_a_second_name_of_a_file_elsewhere_is_not_written_to_in_place(tmp_path):
+    outside = tmp_path / "precious"
+    outside.write_text("precious\n")
+    run = runs.RunFolder.start(tmp_path / "run", {"a": 1})
+    for name in ("metrics.jsonl", locks.LOCK_FILE):
+        (run.path / name).hardlink_to(outside)
+    with pytest.raises(InputError, match="another name of one"):
+        run.append_metrics({"epoch": 1})
+    with pytest.raises(InputError, match="another name of one"), FolderLock(run.path):
+        pass
+    assert outside.read_text() == "precious\n"
+
+
+def test_no_state_from_elsewhere_is_gone_on_from(tmp_path):
+    mine, other = (runs.RunFolder.start(tmp_path / name, {"a": 1}) for name in ("a", "b"))
+    other.save_state({"epoch": 3})
+    (mine.path / "state.pt").symlink_to(other.path / "state.pt")
+    with pytest.raises(InputError, match="is a link"):
+        mine.load_state()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "DONE", "state.pt", ".lock"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path, name):
+    run = runs.RunFolder.start(tmp_path / "run", {"a": 1})
+    (run.path / name).unlink(missing_ok=True)
+    os.mkfifo(run.path / name)
+    os.mkfifo(run.path / f".config.yaml.{'0' * 16}.tmp")
+    code = f"""
+import contextlib, sys
+from spinalnet._checks import InputError
+from spinalnet.training import runs
+for use in (
+    lambda: runs.load_run({str(run.path)!r}),
+    lambda: runs.RunFolder.start({str(run.path)!r}, {{"a": 1}}),
+    lambda: runs.RunFolder({str(run.path)!r}).load_state(),
+    lambda: runs.RunFolder({str(run.path)!r}).keep_metrics(0),
+):
+    with contextlib.suppress(InputError):
+        use()
+"""
+    assert Started(code=code).ended(20).returncode == 0
+
+
+def test_a_link_among_the_runs_of_a_comparison_is_refused(tmp_path):
+    elsewhere, out = tmp_path / "elsewhere", tmp_path / "c"
+    elsewhere.mkdir()
+    out.mkdir()
+    (out / "runs").symlink_to(elsewhere)
+    with pytest.raises(InputError, match="is a link to a folder elsewhere"):
+        compare("digits", "spinal,linear", 1, epochs=1, limit=60, device="cpu", jobs=1, out=out)
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_names_of_what_is_being_written_cannot_be_guessed(tmp_path):

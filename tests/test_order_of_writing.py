@@ -12,6 +12,7 @@ import torch
 
 from helpers import Started
 from spinalnet import InputError, RunSpec, files, run_one
+from spinalnet.comparison import running
 from spinalnet.paper import protocol
 from spinalnet.paper.recipes import RECIPES
 from spinalnet.paper.records import LastBatches
@@ -151,6 +152,31 @@ def test_a_folder_that_is_removed_at_the_end_is_not_made_again_as_a_result_alone
         with pytest.raises(InputError, match="is gone"):
             write()
     assert not run.path.exists()
+
+
+def test_a_folder_that_is_removed_while_it_is_written_to_is_the_reason(tmp_path, monkeypatch):
+    run, open_aside = runs.RunFolder.start(tmp_path / "run", {"a": 1}), files._open_aside
+
+    def removed(path):
+        shutil.rmtree(run.path)
+        return open_aside(path)
+
+    monkeypatch.setattr(files, "_open_aside", removed)
+    with pytest.raises(InputError, match="is gone"):
+        run.save_state({"epoch": 1})
+
+
+def test_a_folder_that_is_removed_behind_the_last_epoch_is_not_made_again(tmp_path, monkeypatch):
+    run, measure = tmp_path / "run", running.measure
+
+    def removed(*args):
+        shutil.rmtree(run)
+        return measure(*args)
+
+    monkeypatch.setattr(running, "measure", removed)
+    with pytest.raises(InputError, match="is gone"):
+        run_one(SPEC, run)
+    assert not run.exists()
 
 
 LIMITED = """

@@ -29,7 +29,9 @@ from spinalnet import (
     write_predictions,
 )
 from spinalnet.cli import root, theory
+from spinalnet.comparison import moved
 from spinalnet.data import DataSpec, places
+from spinalnet.deploy import verify
 from spinalnet.deploy.mirrored import MirrorAveraged
 from spinalnet.models import backbones
 
@@ -421,6 +423,18 @@ def test_after_a_move_evaluate_scores_the_test_part_of_the_run(tmp_path):
     told.clear()
     assert evaluate_run(out, str(new), tell=told.append).metrics["n"] == 15
     assert not any("own test part" in one for one in told)
+
+
+def test_a_finished_run_that_has_followed_its_data_is_whole(tmp_path):
+    old, new, out = pets(tmp_path / "pets"), tmp_path / "moved", tmp_path / "run"
+    (old / "cat" / "broken.png").write_text("no image")
+    asked = SMALL | {"on_bad_image": "skip"}
+    run_one(RunSpec.of(str(old), epochs=1, **asked), out)
+    shutil.move(old, new)
+    assert moved.follow(out, RunSpec.of(str(new), epochs=1, **asked)) is not None
+    (found,) = verify(out, models=False)
+    assert found.damage == ()
+    assert str(new) in (out / "bad-images.txt").read_text()
 
 
 def test_evaluate_has_the_options_that_it_advises(run, tmp_path, capsys):

@@ -328,6 +328,23 @@ def test_another_precision_is_refused_when_a_run_goes_on_and_other_threads_are_t
     assert any(f"(threads {threads}, not {threads + 1})" in note for note in notes)
 
 
+def test_a_run_that_goes_on_in_other_parts_of_batches_is_told(tmp_path: Path) -> None:
+    def end(progress: Any) -> None:
+        if progress.phase == "train" and progress.epoch == 2:
+            raise KeyboardInterrupt
+
+    def trained(accumulate: int, on_progress: Any = None) -> Any:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(100, 4))
+        config = TrainConfig(epochs=2, device="cpu", accumulate=accumulate)
+        data = images(50), images(9)
+        return fit(model, *data, config, out=tmp_path, on_progress=on_progress)
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(1, end)
+    assert any("(accumulate 2, not 1)" in note for note in trained(2).notes)
+
+
 @pytest.mark.slow
 def test_two_hosts_train_together(tmp_path: Path) -> None:
     """Two agents, as on two machines, that meet at an address; here both are this machine."""

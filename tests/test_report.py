@@ -18,6 +18,7 @@ import yaml
 from rich.console import Console
 from scipy import stats
 
+from helpers import without_digests
 from spinalnet import files
 from spinalnet._checks import InputError
 from spinalnet.cli.progress import print_run
@@ -385,6 +386,7 @@ def test_summary_json_holds_the_agreed_keys(written):
         raise AssertionError(f"{constant} is not strict JSON")
 
     record = json.loads((written / "summary.json").read_text(), parse_constant=refuse)
+    assert record.pop("blake2b")
     assert record == json.loads(json.dumps(summarize(written).to_dict()))
     top = (
         "schema data model epochs seeds metric selected_on heads verdict notes environment command"
@@ -611,7 +613,7 @@ def test_mangled_files_are_named(tmp_path, file, change, sentence):
         change = {key: value for key, value in (held | change).items() if value is not ...}
     path.write_text(json.dumps(change))
     if of_run:  # as an earlier version left it: with no digest, which would not match
-        (path.parent / "DONE").write_bytes(b"")
+        without_digests(path.parent)
     with pytest.raises(InputError, match=rf"{re.escape(file)} cannot be used: .*{sentence}"):
         write_report(folder)
 
@@ -994,7 +996,7 @@ def test_a_count_of_more_than_64_bits_is_refused_in_a_sentence(tmp_path):
     result = json.loads(path.read_text())
     result["test"]["confusion"][0][0] = 2**63
     path.write_text(json.dumps(result))
-    (path.parent / "DONE").write_text("")  # as of a version that kept no digests
+    without_digests(path.parent)  # as of a version that kept no digests
     with pytest.raises(InputError, match=r"result\.json cannot be used: a count of the confusion"):
         write_report(folder)
 
@@ -1002,7 +1004,7 @@ def test_a_count_of_more_than_64_bits_is_refused_in_a_sentence(tmp_path):
 def test_curves_of_a_table_are_by_epoch_of_each_net(tmp_path):
     folder = write_comparison(tmp_path, {"spinal": [0.9] * 2, "mlp": [0.8] * 2}, epochs=0)
     for path in (folder / "runs").iterdir():
-        path.joinpath("DONE").write_text("")  # as of a version that kept no digests
+        without_digests(path)  # as of a version that kept no digests
         result = json.loads((path / "result.json").read_text()) | {"epochs_run": 4}
         (path / "result.json").write_text(json.dumps(result))
         rows = [

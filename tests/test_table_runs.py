@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import without_digests
 from spinalnet._checks import InputError, TrainingError
 from spinalnet.cli import root
 from spinalnet.comparison import spaces
@@ -23,6 +24,8 @@ from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs, load_outputs
 from spinalnet.comparison.question import ComparisonSpec
 from spinalnet.comparison.spec import Unit
 from spinalnet.comparison.tables import rows as table_rows
+from spinalnet.comparison.tables import running as table_running
+from spinalnet.comparison.tables import tuning as table_tuning
 from spinalnet.comparison.tables.heads import TABLE_MODELS, make_estimator, option_names
 from spinalnet.comparison.tables.model import load_table_model
 from spinalnet.comparison.tables.rows import rows_of
@@ -33,7 +36,7 @@ from spinalnet.deploy import verify
 from spinalnet.deploy.evaluation import evaluate_table
 from spinalnet.deploy.tables import predict_rows
 from spinalnet.tabular import ControlClassifier, ControlRegressor, SpinalClassifier, SpinalRegressor
-from spinalnet.training import runs
+from spinalnet.training import Progress, runs, stopping
 
 pd = pytest.importorskip("pandas")
 
@@ -188,7 +191,7 @@ def test_a_lost_epoch_is_seen_and_a_run_of_before_is_read(tmp_path: Path) -> Non
     run_table(spec(flowers(), head="linear"), tmp_path / "a")
     path, result = tmp_path / "a" / "metrics.jsonl", tmp_path / "a" / "result.json"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    (tmp_path / "a" / "DONE").write_bytes(b"")  # without digests, which would see it too
+    without_digests(tmp_path / "a")  # which would see it too
     for kept, said in ((lines[:-1], "should have"), (lines[:1] * len(lines), "epoch 2 in line 2")):
         path.write_text("".join(kept), encoding="utf-8")
         (found,) = verify(tmp_path / "a", models=False)
@@ -213,6 +216,88 @@ def test_a_run_that_is_done_again_has_the_epochs_of_one_fit(tmp_path: Path) -> N
     assert timeless[0] == timeless[1]
 
 
+class Stop(BaseException):
+    """Ends a run as a signal does."""
+
+
+def broken_off(asked: TableSpec, folder: Path, *, net: int) -> None:
+    """Leave a run in the second epoch of a net."""
+
+    def stop(_: TableSpec, step: Progress) -> None:
+        row = step.row or {}
+        if (row.get("net"), row.get("epoch_of_net")) == (net, 2):
+            raise Stop
+
+    with pytest.raises(Stop):
+        run_table(asked, folder, on_progress=stop)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_table_goes_on_after_the_last_net_that_is_done(tmp_path, monkeypatch, at_once) -> None:
+    monkeypatch.setattr(table_running, "_BETWEEN_WRITES", 0.0 if at_once else 1e9)
+    train = {"epochs": 4, "batch_size": 8, "ensemble_size": 4, "early_stopping": False}
+    asked = spec(flowers(), head="spinal", train=train)
+    whole = run_table(asked, tmp_path / "whole")
+    for net, said in ((2, "1 finished net is"), (4, "3 finished nets are")):
+        broken_off(asked, tmp_path / "run", net=net)
+        assert stopping.saved is not None
+        assert stopping.saved() == f"{said} saved in {tmp_path / 'run'}"
+    (found,) = verify(tmp_path / "run", models=False)
+    assert not found.damage
+    seen = []
+
+    def see(_: TableSpec, step: Progress) -> None:
+        seen.append((step.row or {}).get("net"))
+
+    again = run_table(asked, tmp_path / "run", on_progress=see)
+    assert seen == [4] * 4 + [None]
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+    timeless = [[{**row, "seconds": 0} for row in one.metrics] for one in (whole, again)]
+    assert timeless[0] == timeless[1]
+    assert not runs.states.exists(tmp_path / "run")
+
+
+def test_a_table_that_has_changed_since_begins_anew(tmp_path: Path) -> None:
+    train = {"epochs": 3, "batch_size": 8, "ensemble_size": 2, "early_stopping": False}
+    other = spec(flowers(seed=1), head="mlp", train=train)
+    broken_off(spec(flowers(), head="mlp", train=train), tmp_path / "run", net=2)
+    run_table(other, tmp_path / "whole")
+    run_table(other, tmp_path / "run")
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+
+
+def test_trials_of_a_table_that_are_done_are_not_made_again(tmp_path, monkeypatch) -> None:
+    asked, made = spec(flowers(), head="linear", tune=3), []
+    try_ = table_tuning._try
+    whole = run_table(asked, tmp_path / "whole")
+
+    def tried(*args: Any) -> Any:
+        made.append(args[2])
+        if len(made) == 3:
+            raise Stop
+        return try_(*args)
+
+    monkeypatch.setattr(table_tuning, "_try", tried)
+    with pytest.raises(Stop):
+        run_table(asked, tmp_path / "run")
+    again = run_table(asked, tmp_path / "run")
+    assert len(made) == 4
+    assert again.result["trials"] == whole.result["trials"]
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+
+
+def test_nets_of_another_fit_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    train = {"epochs": 3, "batch_size": 8, "ensemble_size": 2, "early_stopping": False}
+    asked = spec(flowers(), head="mlp", train=train)
+    broken_off(asked, tmp_path / "run", net=2)
+    folder = runs.RunFolder(tmp_path / "run")
+    state = folder.load_state()
+    state["nets"][0]["net"] = {"weight": torch.zeros(2)}
+    folder.save_state(state)
+    with pytest.raises(InputError, match="net 1 that was kept is none of this fit"):
+        run_table(asked, tmp_path / "run")
+
+
 def test_a_model_that_cannot_be_had_again_is_not_given(tmp_path: Path) -> None:
     asked = spec(flowers(), head="mlp")
     run_table(asked, tmp_path / "a")
@@ -223,7 +308,7 @@ def test_a_model_that_cannot_be_had_again_is_not_given(tmp_path: Path) -> None:
     path = tmp_path / "a" / "environment.json"
     environment = json.loads(path.read_text(encoding="utf-8")) | {"torch": "1.0"}
     path.write_text(json.dumps(environment), encoding="utf-8")
-    (tmp_path / "a" / "DONE").write_bytes(b"")  # as an earlier version left it: without digests
+    without_digests(tmp_path / "a")
     with pytest.raises(
         InputError, match=rf"torch was 1.0 and is {torch.__version__}".split("+")[0]
     ):

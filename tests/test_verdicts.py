@@ -23,6 +23,7 @@ from spinalnet.comparison.result import Comparison
 from spinalnet.comparison.summary import Difference, Summary, load_summary, summarize
 from spinalnet.comparison.units import Unit, run_name
 from spinalnet.data import Resample
+from spinalnet.files import write_kept
 from spinalnet.training.runs import RunFolder
 
 CLASSES = 4
@@ -530,6 +531,6 @@ def test_a_later_version_is_refused(tmp_path: Path) -> None:
     folder = write(tmp_path, said)
     write_report(folder)
     kept = json.loads((folder / "summary.json").read_text())
-    (folder / "summary.json").write_text(json.dumps(kept | {"schema": 4}))
+    write_kept(folder / "summary.json", kept | {"schema": 4})
     with pytest.raises(InputError, match=r"up to schema 3, got 4\. Update spinalnet"):
         load_summary(folder / "summary.json")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -58,7 +57,7 @@ def make(folder: Path) -> None:
     _make_comparison(folder)
     run = folder / TABLE_RUN
     table_running.run_table(TableSpec("sklearn:iris", head="linear", tune=2), run)
-    (run / "DONE").write_bytes(b"")
+    _unseal(run)
     _make_state(folder)
     shutil.copy(RECORD, folder / "recipe.json")
     files.write_mapping(folder / "last_batches" / "a.json", {"1": 0.5, "2": 0.25})
@@ -74,10 +73,8 @@ def make(folder: Path) -> None:
 def _make_comparison(folder: Path) -> None:
     """Write a comparison, a run of which has failed, and beside it a run with its digests."""
     run_one(SPEC, folder / RUN)
-    (folder / RUN / "DONE").write_bytes(b"")
     shutil.copytree(folder / RUN, folder / "sealed")  # with digests
-    (folder / "sealed" / "DONE").unlink()
-    runs.RunFolder(folder / "sealed").finish(json.loads((folder / RUN / "result.json").read_text()))
+    _unseal(folder / RUN)
     folder = folder / COMPARISON
     question = {"heads": ["spinal"], "seeds": [0], "units": ["seed0"], "data": "digits"}
     files.write_mapping(folder / "comparison.yaml", question | {"model": "mnist-cnn"})
@@ -93,6 +90,13 @@ def _make_comparison(folder: Path) -> None:
     tuning = {"schema": 3, "seed": 1, "trials": 2, "metric": "accuracy", "rows": [row]}
     files.write_mapping(folder / "tuning.json", tuning | {"looked": []})
     files.write_mapping(folder / "summary.json", summarize(folder).to_dict())
+
+
+def _unseal(run: Path) -> None:
+    """Let no digest guard the texts of a run."""
+    files.write_kept(run / runs.DONE_FILE, {"digests": {}})
+    environment = files.read_json(run / "environment.json") or {}
+    files.write_mapping(run / "environment.json", environment)
 
 
 def _make_state(folder: Path) -> None:

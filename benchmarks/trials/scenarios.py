@@ -201,6 +201,7 @@ _TIMES = {
     "environment",
     "timing",
     "command",
+    "blake2b",  # a digest of these too
 }
 _OF_TIMES = {
     "environment.json",

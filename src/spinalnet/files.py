@@ -17,6 +17,7 @@ import re
 import reprlib
 import secrets
 import shutil
+import stat
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _HEADER_KEY = "spinalnet"  # of our JSON string among the metadata of a safetensors file
-_DIGEST_KEY = "blake2b"  # of the digest in that JSON
+_DIGEST_KEY = "blake2b"  # of the digest in that JSON, and in files that are kept
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -180,6 +181,46 @@ def write_mapping(path: str | os.PathLike[str], values: Mapping[str, Any]) -> No
     write_text(path, text)
 
 
+def write_kept(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
+    """Replace a `.yaml` or `.json` file by which decisions are made later: it holds its digest.
+
+    `checked` returns the same values, as every reader here does.
+    """
+    write_mapping(path, sealed(values))
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values and, last among them, the digest of the others."""
+    others = {name: value for name, value in values.items() if name != _DIGEST_KEY}
+    return {**others, _DIGEST_KEY: _digest_of_values(others)}
+
+
+def is_sealed(path: Path) -> bool:
+    """Return whether a JSON file holds a digest, be it the right one.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    return path.is_file() and f'"{_DIGEST_KEY}"' in read_text(path)
+
+
+def checked(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a file without their digest, which an earlier version did not write.
+
+    Raises:
+        DamagedFile: If they are not those that it was made of.
+    """
+    digest = values.pop(_DIGEST_KEY, None)
+    if digest not in (None, _digest_of_values(values)):
+        raise damaged(path, "restore it from a copy, or delete it and run the same command again")
+    return values
+
+
+def _digest_of_values(values: Mapping[str, Any]) -> str:
+    """Return the digest of what comes back from a file: lists, text as names, no NaN."""
+    return digest_of(json.dumps(_strict(values), sort_keys=True).encode())
+
+
 def to_json(values: Mapping[str, Any]) -> str:
     """Return strict JSON: numbers that are not finite become null."""
     text = _indented(_strict(values), "") + "\n"
@@ -312,7 +353,7 @@ def _remove_dead(path: Path) -> None:
         left = [entry.path for entry in entries if of_this.fullmatch(entry.name)]
         for name in left:
             with suppress(OSError):  # its writer lives, or there are no locks; it costs room only
-                descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW)
+                descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     os.unlink(name)  # noqa: PTH108 (what scandir gave)
@@ -346,6 +387,22 @@ def write_figure(path: str | os.PathLike[str], figure: Figure) -> None:
     """
     with replacing(path) as file:
         figure.savefig(file, format="png", dpi=110)
+
+
+def open_own(path: str | os.PathLike[str], flags: int) -> int:
+    """Open a file of a folder for writing in place; it is made if need be.
+
+    Raises:
+        OSError: If what lies there is a link, a second name of a file that may lie anywhere, or no
+            file at all: whoever has put it there would have us write elsewhere, or wait for ever.
+    """
+    safe = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    descriptor = os.open(path, flags | os.O_CREAT | safe, 0o666)
+    about = os.fstat(descriptor)
+    if stat.S_ISREG(about.st_mode) and about.st_nlink <= 1:
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.ELOOP, "it is no file of its own, but another name of one, or a pipe")
 
 
 def is_aside(name: str) -> bool:
@@ -419,11 +476,20 @@ def read_text(path: Path) -> str:
         InputError: If it cannot be read, is too large, or is no text.
     """
     try:
+        if not path.is_file():
+            raise InputError(f"{path} cannot be read: {_what_is(path)}.")
         if path.stat().st_size > _LARGEST:
             raise InputError(f"{path} cannot be read: it is larger than {_LARGEST:,} bytes.")
         return path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: it is damaged ({error}).") from error
+
+
+def _what_is(path: Path) -> str:
+    """Say what lies in the place of a file."""
+    if path.is_dir():
+        return "it is a folder"
+    return "it is no file" if path.exists() else "there is no such file"
 
 
 def read_json(path: Path, *, digest: str | None = None) -> dict[str, Any] | None:
@@ -450,7 +516,7 @@ def read_json(path: Path, *, digest: str | None = None) -> dict[str, Any] | None
             f"{path} cannot be used: a mapping of names to values belongs there, got "
             f"{reprlib.repr(held)}."
         )
-    return held
+    return checked(path, held)
 
 
 def _strict(value: Any) -> Any:

@@ -27,7 +27,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from spinalnet import _dist
 from spinalnet._checks import InputError
-from spinalnet.files import writing
+from spinalnet.files import open_own, writing
 from spinalnet.texts import from_json
 
 try:
@@ -147,7 +147,7 @@ class FolderLock:
             with writing(path):
                 self._make_folder()
                 try:
-                    descriptor = _open(path, os.O_RDWR)
+                    descriptor = open_own(path, os.O_RDWR)
                 except FileNotFoundError:  # another has just removed the folder it had made
                     continue
             if fcntl is None:
@@ -184,7 +184,7 @@ class FolderLock:
                 return None, lambda: None
             try:
                 with writing(path):
-                    descriptor = _open(path, os.O_WRONLY | os.O_EXCL)
+                    descriptor = open_own(path, os.O_WRONLY | os.O_EXCL)
             except InputError as error:
                 if not isinstance(error.__cause__, FileExistsError):
                     raise
@@ -219,11 +219,6 @@ def writes_alone(function: Callable[Asked, Made]) -> Callable[Asked, Made]:
             return function(*args, **kwargs)
 
     return alone
-
-
-def _open(path: Path, how: int) -> int:
-    """Open a lock file, which is made if need be; never one that a link leads to."""
-    return os.open(path, how | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _is(descriptor: int, path: Path) -> bool:

@@ -124,15 +124,16 @@ def _is_counts(row: list[Any]) -> bool:
 def spreadsheet_cell(value: Any) -> Any:
     """Return what stands in a CSV file for a value: text that a spreadsheet would run is quoted.
 
-    A cell that begins with one of `= + - @` or a tab is a formula to spreadsheets, whoever has
-    chosen the name of the file or the class that stands there. Numbers are left as they are.
+    A cell that begins with one of `= + - @`, a tab or a new line is a formula to spreadsheets,
+    whoever has chosen the name of the file or the class that stands there. Numbers are left as they
+    are.
     """
     if not isinstance(value, str) or not value.startswith(_RUN_AS_FORMULA):
         return value
     return value if _NUMBERS.fullmatch(value) else f"'{value}"
 
 
-_RUN_AS_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_RUN_AS_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _NUMBER = r"(-|[-+]?\d+(\.\d*)?(e[-+]?\d+)?)"  # or a hyphen where there is none
 _NUMBERS = re.compile(rf"{_NUMBER}( {_NUMBER})*", re.ASCII)
 

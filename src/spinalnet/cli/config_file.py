@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import reprlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ REST = "spinalnet.rest"
 _PARTS = ("data", "model", "train")
 # What a run or a comparison notes beside what it was asked for, or repeats of it.
 _NOTES = {"schema", "chosen", "label", "tested", "units", "command", "selected_on", "frame"}
-_NOTES |= {"resample", "other"}
+_NOTES |= {"resample", "other", "blake2b"}  # the last is the digest of the file
 _BY_PYTHON_ALONE = {
     "neck",
     *(o.name for o in dataclasses.fields(TrainConfig) if o.metadata["recipe"]),
@@ -44,11 +45,13 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
     """
     if path is None or ctx.resilient_parsing:
         return path
+    from spinalnet import files  # which loads torch
+
     path = path.expanduser()
     try:
-        values = texts.from_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read '{path}': {error.strerror}.") from error
+        if not path.exists():
+            raise InputError(f"cannot read '{path}': there is no such file.")
+        values = texts.from_yaml(files.read_text(path))
     except ValueError as error:
         raise InputError(f"'{path}' cannot be read as YAML: {error}.") from error
     if not isinstance(values, Mapping):
@@ -56,7 +59,9 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
     params = {one.name: one for one in ctx.command.params if one.name not in ("config", None)}
     _refuse_other_questions(path, values)
     options, rest = {}, {}
-    for name, value in _flat(values):
+    with files.reading(path):
+        found = list(_flat(values))
+    for name, value in found:
         name = name.replace("-", "_")
         if value is None or name in _NOTES:
             continue
@@ -108,7 +113,7 @@ def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     if isinstance(values.get("seeds"), list):
         values["seeds"] = len(values["seeds"])
     if isinstance(values.get("heads"), list):
-        values["heads"] = ",".join(values["heads"])
+        values["heads"] = ",".join(_texts("heads", values["heads"]))
     if "table" in values:
         yield from _of_table(values)
         return
@@ -119,7 +124,7 @@ def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from _of_part(name, value)
         elif value == _USUAL.get(name, ...):
             continue
-        elif name == "head_options" and isinstance(value, Mapping):
+        elif name == "head_options":
             yield "head_option", _pairs(value)
         else:
             yield name, value
@@ -134,13 +139,14 @@ def _of_part(part: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield ("backbone" if learned is True else "model"), name
         if isinstance(learned, str):
             yield "weights", learned
-        yield "head_option", _pairs(values.pop("head_options", None) or {})
+        yield "head_option", _pairs(values.pop("head_options", None))
         if values.get("freeze") is False:
             del values["freeze"]
     elif part == "data":
         yield "data", values.pop("name", None)
         if isinstance(values.get("pixel_range"), list):
-            values["pixel_range"] = ",".join(f"{one:g}" for one in values["pixel_range"])
+            ends = _numbers("pixel_range", values["pixel_range"])
+            values["pixel_range"] = ",".join(f"{one:g}" for one in ends)
         usual = {"task": "auto", "on_bad_image": "error", "on_duplicate": "keep"}
         values = {k: v for k, v in values.items() if usual.get(k) != v}
     elif not values.get("phases"):
@@ -155,8 +161,8 @@ def _of_table(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the options that the settings of a run on a table stand for."""
     values = dict(values)
     yield "data", values.pop("table")
-    yield "head_option", _pairs(values.pop("head_options", None) or {})
-    train = dict(values.pop("train", None) or {})
+    yield "head_option", _pairs(values.pop("head_options", None))
+    train = _mapping("train", values.pop("train", None))
     patience = train.pop("n_iter_no_change", 20)
     if "early_stopping" in train:
         train["early_stopping"] = patience if train["early_stopping"] else 0
@@ -168,8 +174,27 @@ def _of_table(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield from ((name, value) for name, value in values.items() if usual.get(name, ...) != value)
 
 
-def _pairs(options: Mapping[str, Any]) -> list[str] | None:
+def _pairs(options: Any) -> list[str] | None:
+    options = _mapping("head_options", options)
     return [f"{name}={json.dumps(value)}" for name, value in options.items()] or None
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping | None):
+        raise InputError(f"{name} must hold names and values, got {reprlib.repr(value)}.")
+    return dict(value or {})
+
+
+def _texts(name: str, values: list[Any]) -> list[str]:
+    if not all(isinstance(one, str) for one in values):
+        raise InputError(f"{name} must be a list of names, got {reprlib.repr(values)}.")
+    return values
+
+
+def _numbers(name: str, values: list[Any]) -> list[float]:
+    if not all(isinstance(one, int | float) for one in values):
+        raise InputError(f"{name} must be a list of numbers, got {reprlib.repr(values)}.")
+    return values
 
 
 def _as_given(value: Any) -> Any:

@@ -154,7 +154,7 @@ def keep_failure(cell: Cell, failure: Failure, details: str | None = None) -> No
     told |= {"traceback": details} if details and failure.kind == "error" else {}
     if not runs.is_run(cell.folder):  # it failed before its settings were written
         running.open_folder(cell.folder, spec)
-    files.write_mapping(cell.folder / FAILED_FILE, told)
+    files.write_kept(cell.folder / FAILED_FILE, told)
 
 
 _LIBRARIES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

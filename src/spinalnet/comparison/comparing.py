@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -290,14 +291,24 @@ def checked_folder(out: str | Path) -> Path:
     """Return the folder of a comparison as a path.
 
     Raises:
-        InputError: If it is an address, and not a path.
+        InputError: If it is an address, and not a path, or what would be written below it would
+            lie elsewhere.
     """
     if re.match("[A-Za-z][A-Za-z0-9+.-]+:/", str(out)):  # a Path has lost one of the slashes
         raise InputError(
             f"out must be a folder on a disk, got '{out}': give an address as storage, through "
             "which the machines of a Ray cluster pass the runs on."
         )
-    return files.expanded(out)
+    out = files.expanded(out)
+    for place in (out, out / "runs", out / "tuning"):
+        with contextlib.suppress(OSError), os.scandir(place) as entries:
+            linked = next((one for one in entries if one.is_symlink() and one.is_dir()), None)
+            if linked is not None:
+                raise InputError(
+                    f"{linked.path} is a link to a folder elsewhere, where a comparison neither "
+                    "writes nor looks for its runs: put the folder itself there, or choose another."
+                )
+    return out
 
 
 def cells_of(question: ComparisonSpec, out: Path) -> list[Cell]:
@@ -368,7 +379,7 @@ def _task_of_finished(
         return None
     if not all(runs.is_done(cell.folder) for cell in cells):
         return None
-    result = read_mapping(cells[0].folder / "result.json") or {}
+    result = runs.read_result(cells[0].folder) or {}
     return str(result["task"]) if "task" in result else None
 
 
@@ -445,12 +456,12 @@ def _write_question(out: Path, question: ComparisonSpec) -> None:
         return
     kept = read_mapping(out / "comparison.yaml") or {}
     noted = {name: kept[name] for name in ("command",) if name in kept}
-    files.write_mapping(out / "comparison.yaml", {**question.to_dict(), **noted})
+    files.write_kept(out / "comparison.yaml", {**question.to_dict(), **noted})
 
 
 def _note(out: Path, **values: Any) -> None:
     kept = read_mapping(out / "comparison.yaml") or {}
-    files.write_mapping(out / "comparison.yaml", {**kept, **values})
+    files.write_kept(out / "comparison.yaml", {**kept, **values})
 
 
 def _tuned(
@@ -552,7 +563,7 @@ def _time(
         measured = time_heads(replace(question, heads=heads, other=other), splits, watches=watches)
     except (MeasurementError, MemoryError, RuntimeError):
         return  # the runs are whole without it
-    files.write_mapping(out / "timing.json", measured)
+    files.write_kept(out / "timing.json", measured)
 
 
 def _head(spec: RunSpec | TableSpec) -> str:

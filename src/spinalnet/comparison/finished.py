@@ -200,7 +200,7 @@ def note_look(folder: Path, count: int, *, stopping: bool = False) -> None:
     looks = sorted({*(held.get("looks") or ()), count})
     stopping = stopping or bool(held.get("stopping"))
     if held != (made := {"looks": looks, "stopping": stopping}):
-        files.write_mapping(folder / LOOKS_FILE, made)
+        files.write_kept(folder / LOOKS_FILE, made)
 
 
 _Found = tuple[

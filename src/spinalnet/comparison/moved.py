@@ -23,6 +23,7 @@ from spinalnet.training import runs
 
 DATA_FILE = "data-fingerprint.json"
 LABELS_FILE = "labels-digest.txt"
+LEFT_OUT_FILE = "bad-images.txt"
 _NEAR = 3  # folders between a run and its comparison, at most
 
 
@@ -44,7 +45,7 @@ def keep_data(folder: Path, data: DataSpec) -> None:
     if known is not None and _is_same(known, found):
         _rename_left_out(folder, known["place"], place)
         noted["moved_from"] = known["place"]
-    files.write_mapping(folder / DATA_FILE, noted)
+    files.write_kept(folder / DATA_FILE, noted)
 
 
 def keep_labels(folder: Path, data: DataSpec, *, begun: bool) -> None:
@@ -104,9 +105,12 @@ def follow(folder: str | Path, spec: RunSpec) -> str | None:
             f"{folder} holds a run on the data in {old}, not in {new}; {before}: give the folder "
             "with the same files, or choose another folder for a run on these."
         )
-    runs.RunFolder(folder).replace_config(spec.to_dict())
-    _rename_left_out(folder, old, new)
-    files.write_mapping(folder / DATA_FILE, {**known, "place": new, "moved_from": old})
+    noted = {**known, "place": new, "moved_from": old}
+    others = {
+        LEFT_OUT_FILE: lambda: _rename_left_out(folder, old, new),
+        DATA_FILE: lambda: files.write_kept(folder / DATA_FILE, noted),
+    }
+    runs.RunFolder(folder).replace_config(spec.to_dict(), others)
     return moved_note(folder)
 
 
@@ -198,7 +202,7 @@ def _is_same(known: Mapping[str, Any], found: places.Fingerprint) -> bool:
 
 def _rename_left_out(folder: Path, old: str, new: str) -> None:
     """Let the list of the files that are left out name them where they lie now."""
-    listed = folder / "bad-images.txt"
+    listed = folder / LEFT_OUT_FILE
     if listed.exists():
         text = files.read_text(listed)
         files.write_text(listed, text.replace(f"'{old}{os.sep}", f"'{new}{os.sep}"))

@@ -54,7 +54,7 @@ class Published:
 
     def save(self, folder: Path) -> None:
         """Write it into the folder of a comparison."""
-        files.write_mapping(folder / PUBLISHED_FILE, asdict(self))
+        files.write_kept(folder / PUBLISHED_FILE, asdict(self))
 
 
 def read_published(folder: Path) -> Published | None:

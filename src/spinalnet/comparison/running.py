@@ -118,8 +118,9 @@ def _run(
             outputs = _with_thumbnails(outputs, splits.test, depths)
             if isinstance(outputs, Outputs):
                 outputs = with_shares(outputs, trained, parts.test)
-            outputs.save(folder.path / OUTPUTS_FILE)
-            samples = keep_samples(folder.path, splits, spec.train)
+            with folder.there():
+                outputs.save(folder.path / OUTPUTS_FILE)
+                samples = keep_samples(folder.path, splits, spec.train)
             result |= {"test": tested, "samples": samples and samples.to_dict()}
         else:
             result["val"] |= measure(fitted.model, parts.val, spec.train, splits.info)[0]
@@ -219,7 +220,7 @@ def keep_left_out(folder: Path, splits: batches.Splits, *, begun: bool) -> None:
     for name, lines in (("unused-files.txt", splits.unused), ("copies.txt", splits.copies)):
         if lines:
             files.write_text(folder / name, lines)
-    path = folder / "bad-images.txt"
+    path = folder / moved.LEFT_OUT_FILE
     listed = bad_list(splits.left_out)
     if begun and listed.encode() != (path.read_bytes() if path.exists() else b""):
         raise InputError(

@@ -79,7 +79,7 @@ def read_mapping(path: Path) -> dict[str, Any] | None:
         ) from error
     if not isinstance(loaded, dict):
         raise InputError(f"{path} must hold a mapping: it is damaged; restore or delete it.")
-    return loaded
+    return files.checked(path, loaded)
 
 
 def check_folder(folder: Path, kind: Literal["data", "table"], name: str) -> None:

@@ -289,7 +289,7 @@ def _validated(folder: Path) -> Mapping[str, Any]:
     """Return the validation metrics of a trial; empty if it failed."""
     if not runs.is_done(folder):
         return {}
-    return (read_mapping(folder / "result.json") or {}).get("val") or {}
+    return (runs.read_result(folder) or {}).get("val") or {}
 
 
 def _metric(question: ComparisonSpec, plans: Mapping[str, Sequence[Trial]]) -> Metric:
@@ -381,7 +381,7 @@ def _keep(
         "looked": sorted(looked),
         "rows": [*records, *others],
     }
-    files.write_mapping(folder / TUNING_FILE, record)
+    files.write_kept(folder / TUNING_FILE, record)
     for path in stale:  # last: a run that was killed here does it now
         target = folder / FOLDER / "before" / path.name
         while target.exists():
@@ -400,7 +400,7 @@ def _stale(folder: Path, question: ComparisonSpec) -> list[Path]:
         for path in sorted((folder / "runs").glob("*")):
             if not runs.is_run(path):
                 continue
-            held = RunSpec.from_dict(read_mapping(path / "config.yaml") or {})
+            held = RunSpec.from_dict(runs.read_config(path))
             if path.name == run_name(label, held.unit) and not _alike(held, spec):
                 found.append(path)
     return found

@@ -16,6 +16,8 @@ from spinalnet.data.frames import BUNDLED
 from spinalnet.data.labels import TASKS, Labels, Task
 from spinalnet.data.resampling import Resample
 
+_LARGEST_SIDE = 2**14  # pixels; one such image is three gigabytes of numbers
+
 
 @dataclass(frozen=True)
 class DataSpec:
@@ -77,6 +79,10 @@ class DataSpec:
         for name in ("image_size", "limit"):
             if getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
+        if (self.image_size or 0) > _LARGEST_SIDE:
+            raise InputError(
+                f"image_size must be at most {_LARGEST_SIDE:,} pixels, got {self.image_size:,}."
+            )
         if self.in_channels not in (None, 1, 3):
             raise InputError(f"in_channels must be 1 or 3, got {self.in_channels!r}.")
         if self.on_bad_image not in ("error", "skip"):

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import spinalnet
-from spinalnet import files
 from spinalnet._checks import some
 from spinalnet.comparison import Summary, load_summary
 from spinalnet.comparison.metrics import METRICS
+from spinalnet.training import runs
 
 _CITATION = """```bibtex
 @article{kabir2022spinalnet,
@@ -26,7 +26,7 @@ _CITATION = """```bibtex
 
 def facts(run: Path, header: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the configuration says of a model: what it takes, gives, and reached."""
-    result = files.read_json(run / "result.json") or {}
+    result = runs.read_result(run) or {}
     test = {
         key: value
         for key, value in (result.get("test") or {}).items()

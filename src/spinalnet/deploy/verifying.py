@@ -15,14 +15,21 @@ from typing import Any, Literal
 
 from spinalnet import files
 from spinalnet._checks import InputError, SpinalnetError
-from spinalnet.comparison.finished import read_folder
+from spinalnet.comparison.finished import LOOKS_FILE, read_folder
 from spinalnet.comparison.metrics import measured
+from spinalnet.comparison.moved import DATA_FILE
 from spinalnet.comparison.outputs import OUTPUTS_FILE, load_outputs
+from spinalnet.comparison.published import PUBLISHED_FILE
+from spinalnet.comparison.schema import read_mapping
 from spinalnet.comparison.summary import load_summary, summarize
-from spinalnet.comparison.tuned import TUNING_FILE, read_tuning
+from spinalnet.comparison.tuned import TUNING_FILE
 from spinalnet.deploy.evaluation import evaluate_run
 from spinalnet.training import describe_environment, runs, states
 
+_OF_COMPARISONS = (
+    *("comparison.yaml", "timing.json", "summary.json", "recipe.json"),
+    *(LOOKS_FILE, TUNING_FILE, DATA_FILE, PUBLISHED_FILE),
+)
 _CLOSE = 1e-4  # relative; another processor rounds otherwise
 _CHANGES = ("started", "commit", "threads", "cores", "cpu", "platform")  # told by no result alone
 
@@ -86,16 +93,21 @@ def verify(folder: str | Path, *, models: bool = True) -> Iterator[Verified]:
 def verify_comparison(path: Path) -> Verified:
     """Check the files of a comparison that are of no run: they can be read, and tell what runs do.
 
-    They have no digests: most are written anew with every report. What tuning has measured is held
-    against nothing, as its trials keep no models.
+    Each is held against the digest in it, and the summary against the runs too.
     """
     found = _Found()
-    read = found.holds("comparison.yaml, timing.json, looks.json", lambda: read_folder(path))
-    if (path / TUNING_FILE).exists():
-        found.holds(TUNING_FILE, lambda: read_tuning(path))
-    if read is not None and (path / "summary.json").exists():
-        found.holds("summary.json", lambda: _check_summary(path))
-    return Verified(path, tuple(found.checked), tuple(found.damage), (), "comparison")
+    for name in _OF_COMPARISONS:
+        if (path / name).exists():
+            found.holds(name, lambda name=name: read_mapping(path / name))
+    ended = [one.parent.relative_to(path).parts for one in path.rglob(runs.DONE_FILE)]
+    if not any("tuning" not in parts for parts in ended):
+        found.notes.append("none of its runs is done: the same command goes on with it")
+    elif not found.damage:
+        read = found.holds("the runs and files of the comparison", lambda: read_folder(path))
+        if read is not None and (path / "summary.json").exists():
+            found.holds("the summary against the runs", lambda: _check_summary(path))
+    damage = tuple(dict.fromkeys(found.damage))
+    return Verified(path, tuple(found.checked), damage, tuple(found.notes), "comparison")
 
 
 def _check_summary(path: Path) -> None:
@@ -123,7 +135,7 @@ def verify_run(path: Path, *, models: bool = True) -> Verified:
     done = runs.is_done(path)
     digests: Mapping[str, str] = found.holds("DONE", lambda: runs.read_digests(path)) or {}
     if done and not digests and not found.damage:
-        found.notes.append("it has no digests: an earlier version wrote it, or DONE was emptied")
+        found.notes.append("it has no digests: an earlier version wrote it")
     for name, digest in digests.items():
         found.holds(name, lambda name=name, digest=digest: _check_file(path / name, digest))
     for weights in sorted(path.glob("*.safetensors")):
@@ -166,6 +178,7 @@ def _check_epochs(path: Path, record: runs.RunRecord, found: _Found) -> None:
     if state is None:
         return
     found.damage.extend(one for one in run.notes if "damaged" in one)
+    found.holds("the rows that the state was saved with", run.check_rows)
     epochs = int(state.get("epochs_before", 0)) + int(state.get("epoch", 0))
     if len(record.metrics) < epochs:
         found.damage.append(

@@ -359,7 +359,7 @@ def _run_in(folder: Path, request: RecipeRequest, on_event: Callable[[Event], No
             raise TrainingError(f"{row}-{unit}: {reason}")
     if _dist.is_main():
         record = make_record(request.recipe, request.protocol, request.budget, folder)
-        files.write_mapping(folder / "recipe.json", record.to_dict())
+        files.write_kept(folder / "recipe.json", record.to_dict())
         if request.budget != "smoke":
             published_of(record).save(folder)
             write_report(folder)

@@ -243,7 +243,7 @@ class LastBatches:
         if step.phase == "validate":  # before the state that says that the epoch is done
             assert step.last_loss is not None
             losses = self.read(spec.name) | {str(step.epoch): step.last_loss}
-            files.write_mapping(self._file(spec.name), losses)
+            files.write_kept(self._file(spec.name), losses)
 
     def _file(self, run: str) -> Path:
         return self.folder / "last_batches" / f"{run}.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from spinalnet._checks import TrainingError
+from spinalnet._checks import InputError, TrainingError
 from spinalnet.randomness import own_generators
 from spinalnet.tabular.learner import Rows
 from spinalnet.tabular.stacked import rows_learner
@@ -142,6 +143,69 @@ def hearing_epochs(on_epoch: OnEpoch) -> Iterator[None]:
         _listener.reset(token)
 
 
+class _KeptNets:
+    """The nets of a fit that are done, in the order in which they were trained."""
+
+    def __init__(
+        self, done: Sequence[Mapping[str, Any]], on_net: Callable[[list[dict[str, Any]]], None]
+    ) -> None:
+        self._before, self._on_net = list(done), on_net
+        self._done: list[dict[str, Any]] = []
+
+    def take_up(self, job: Job) -> bool:
+        """Let a job be as it was when its net was done; return whether it was."""
+        place = len(self._done)
+        if place >= len(self._before):
+            return False
+        state = dict(self._before[place])
+        try:
+            if state["member"]["seed"] != job.member.seed:
+                raise KeyError("seed")
+            job.net.load_state_dict(state["net"])
+            job.member, job.optimizer = Member(**state["member"]), tuple(state["optimizer"])
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"net {place + 1} that was kept is none of this fit ({reason}): delete the folder "
+                "of its run and start again."
+            ) from error
+        job.net.eval()
+        self._done.append(state)
+        return True
+
+    def add(self, job: Job) -> None:
+        """Take up a net that is done."""
+        net = {name: tensor.detach().clone() for name, tensor in job.net.state_dict().items()}
+        member = dataclasses.asdict(job.member)
+        self._done.append({"member": member, "net": net, "optimizer": list(job.optimizer or ())})
+        self._on_net(list(self._done))
+
+
+_keeper: ContextVar[_KeptNets | None] = ContextVar("spinalnet_kept_nets", default=None)
+
+
+@contextmanager
+def keeping_nets(
+    done: Sequence[Mapping[str, Any]], on_net: Callable[[list[dict[str, Any]]], None]
+) -> Iterator[None]:
+    """Take up the nets that are done of an estimator that is fitted in the block.
+
+    It ends as one that was never interrupted, to the bit: a net depends on no other.
+
+    Args:
+        done: What `on_net` was last given when the same estimator was fitted to the same rows.
+        on_net: Called when a net is done, with all that are: tensors, numbers, text and lists.
+
+    Raises:
+        InputError: If what is done is of another fit.
+    """
+    token = _keeper.set(_KeptNets(done, on_net))
+    try:
+        yield
+    finally:
+        _keeper.reset(token)
+
+
 def train_members(jobs: Sequence[Job], rows: Rows, task: Task) -> None:
     """Train every member on its rows, from where it is to the last epoch of its settings.
 
@@ -153,8 +217,10 @@ def train_members(jobs: Sequence[Job], rows: Rows, task: Task) -> None:
     Raises:
         TrainingError: If a loss or a weight is no longer finite.
     """
-    on_epoch = _listener.get()
+    on_epoch, kept = _listener.get(), _keeper.get()
     for number, job in enumerate(jobs):
+        if kept is not None and kept.take_up(job):
+            continue
 
         def tell(loop: Loop, row: Mapping[str, Any], net: int = number + 1) -> None:
             if on_epoch is not None:
@@ -162,6 +228,8 @@ def train_members(jobs: Sequence[Job], rows: Rows, task: Task) -> None:
                 on_epoch(NetEpoch(net, len(jobs), done, most, row, bool(loop.stopped)))
 
         _train(job, rows, task, tell)
+        if kept is not None:
+            kept.add(job)
 
 
 def _some(rows: Rows, which: Tensor | None) -> Rows:

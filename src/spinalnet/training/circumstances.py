@@ -1,4 +1,4 @@
-"""What a result may depend on in its last digits: processes, threads, precision, device.
+"""What the last digits of a result may depend on: processes, threads, precision, device, parts.
 
 They are no part of what a run is asked for. A run may go on under others; it is told, as sums are
 then rounded in another order. Another precision is another training, and refused.
@@ -19,18 +19,20 @@ from spinalnet.training.placement import Placement
 _FILE = "environment.json"
 
 
-def present(placement: Placement, dtype: torch.dtype) -> dict[str, Any]:
+def present(placement: Placement, dtype: torch.dtype, accumulate: int) -> dict[str, Any]:
     """Return the circumstances of a training here.
 
     Args:
         placement: Where and how it computes.
         dtype: Of the parameters.
+        accumulate: Parts in which a batch is computed; 0 for as many as the memory asks for.
     """
     return {
         "processes": _dist.world_size(),
         "threads": torch.get_num_threads(),
         "precision": str(placement.amp_dtype or dtype).removeprefix("torch."),
         "device": placement.device.type,
+        "accumulate": accumulate,
     }
 
 
@@ -69,4 +71,4 @@ def keep(folder: Path, now: Mapping[str, Any]) -> None:
     else:
         return
     with files.replacing(folder / _FILE, durable=False) as file:  # the run needs it not
-        file.write(files.to_json(environment).encode())
+        file.write(files.to_json(files.sealed(environment)).encode())

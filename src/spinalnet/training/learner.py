@@ -71,7 +71,7 @@ class ModelLearner:
         self.task, self.outputs = self._probe()
         # What the last digits of a result depend on here.
         self.circumstances = circumstances.present(
-            self.placement, next(self.model.parameters()).dtype
+            self.placement, next(self.model.parameters()).dtype, config.accumulate
         )
         self.criterion = criterion_for(config, self.task, train, self.outputs, self.placement)
         self.mix = mixer_for(config, self.outputs, self.placement)

@@ -22,9 +22,11 @@ may be damaged. Nothing here needs the code of a model.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,8 @@ from spinalnet.training.environment import describe_environment
 
 _MARK = "# A spinalnet run: what was asked for. Do not edit.\n"
 
+
+_ROWS_KEY = "metrics"  # in a state: the rows that it was saved with
 
 CONFIG_FILE, METRICS_FILE, RESULT_FILE = "config.yaml", "metrics.jsonl", "result.json"
 DONE_FILE = "DONE"
@@ -63,6 +67,8 @@ class RunFolder:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = files.expanded(path)
         self.notes: list[str] = []  # what the user should know of what was found there
+        self._rows: _Rows | None = None  # of its metrics, once they are written to
+        self._sealed: Any = None  # what the state that was loaded says of them
 
     @classmethod
     def start(
@@ -103,18 +109,28 @@ class RunFolder:
                 _check_empty(run.path)
                 files.write_text(run.path / CONFIG_FILE, _MARK + files.to_yaml(wanted))
             if not (run.path / "environment.json").exists():
-                files.write_mapping(run.path / "environment.json", describe_environment())
+                files.write_kept(run.path / "environment.json", describe_environment())
         return run
 
-    def replace_config(self, config: Mapping[str, Any]) -> None:
-        """Replace `config.yaml`, where what is asked for is the same and only written otherwise."""
-        digests = read_digests(self.path)
-        digests.pop(CONFIG_FILE, None)  # killed in between, the file is one without a digest
+    def replace_config(
+        self, config: Mapping[str, Any], others: Mapping[str, Callable[[], None]]
+    ) -> None:
+        """Replace `config.yaml`, where what is asked for is the same and only written otherwise.
+
+        Args:
+            config: The same, as it is written now.
+            others: Names of files that change with it, and what writes them; may be called again.
+        """
+        digests, mark = read_digests(self.path), self.path / DONE_FILE
+        # Killed in between, the files are some without a digest.
+        left = {name: digests[name] for name in digests if name not in (CONFIG_FILE, *others)}
         if digests:
-            files.write_text(self.path / DONE_FILE, files.to_json({"digests": digests}))
+            files.write_kept(mark, {"digests": left})
+        for write in others.values():
+            write()
         files.write_text(self.path / CONFIG_FILE, _MARK + files.to_yaml(_plain(config)))
         if digests:
-            files.write_text(self.path / DONE_FILE, files.to_json({"digests": _digests(self.path)}))
+            files.write_kept(mark, {"digests": _digests(self.path)})
 
     def _check_same(
         self, wanted: Mapping[str, Any], read: Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -138,18 +154,34 @@ class RunFolder:
                 "replaced while the run went on. Run the same command again to begin anew."
             )
 
+    @contextmanager
+    def there(self) -> Iterator[None]:
+        """Write into the folder of the run, as long as it is there.
+
+        Raises:
+            InputError: If it was removed, before or while something was written.
+        """
+        self._check_there()
+        try:
+            yield
+        except InputError:
+            self._check_there()  # removed just now, which is the reason then
+            raise
+
     def append_metrics(self, *rows: Mapping[str, Any], durable: bool = True) -> None:
         """Add a line for each epoch to `metrics.jsonl`; if `durable` they are on the disk after."""
         lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         target = self.path / METRICS_FILE
-        self._check_there()
+        written = self._written_rows()
         with (
+            self.there(),
             files.writing(target, len(lines)),
-            open(target, "a", encoding="utf-8", opener=_open_no_link) as file,
+            open(target, "a", encoding="utf-8", opener=files.open_own) as file,
         ):
             file.write(lines)
             if durable:
                 files.flush_to_disk(file)
+        written.add(lines.encode())
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the complete rows of `metrics.jsonl`, oldest first."""
@@ -159,20 +191,57 @@ class RunFolder:
         """Drop a torn line and the rows after the first `epochs`; return the rows kept.
 
         Raises:
-            InputError: If fewer than `epochs` rows are there, or not of the epochs from 1 on.
+            InputError: If fewer than `epochs` rows are there, or not of the epochs from 1 on, or
+                not those that were there when the state was saved.
         """
         rows = self.metrics()[:epochs]
         _check_rows(self.path, rows, epochs)
+        if epochs:
+            self.check_rows()
         if epochs or (self.path / METRICS_FILE).exists():
-            self._check_there()
             text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-            files.write_text(self.path / METRICS_FILE, text)
+            with self.there():
+                files.write_text(self.path / METRICS_FILE, text)
+        self._rows = None
         return rows
 
-    def save_state(self, state: Mapping[str, Any], *, durable: bool = True) -> None:
-        """Replace `state.pt`. `state` holds tensors, numbers, strings, lists and dicts only."""
-        self._check_there()
-        states.save(self.path, state, durable=durable)
+    def check_rows(self) -> None:
+        """See that the rows are those that the state was saved with; an earlier version says none.
+
+        Raises:
+            DamagedFile: If they are not those of the state that was loaded.
+        """
+        sealed = self._sealed
+        if not isinstance(sealed, Mapping) or type(sealed.get("count")) is not int:
+            return
+        lines = _lines(_metrics_bytes(self.path))[: sealed["count"]]
+        if files.digest_of(b"".join(lines)) != sealed.get("digest"):
+            target = self.path / METRICS_FILE
+            raise files.damaged(target, "delete the folder of the run and start again")
+
+    def _written_rows(self) -> _Rows:
+        """Return the digest of the rows that are there."""
+        if self._rows is None:
+            self._rows = _Rows()
+            self._rows.add(_metrics_bytes(self.path))
+        return self._rows
+
+    def save_state(
+        self, state: Mapping[str, Any], *, rows: int | None = None, durable: bool = True
+    ) -> None:
+        """Replace `state.pt`.
+
+        Args:
+            state: Tensors, numbers, strings, lists and dicts only.
+            rows: How many rows of metrics belong to it; all that are there without a number.
+            durable: As in `files.replacing`.
+        """
+        belonging = self._written_rows() if rows is None else _Rows()
+        if rows is not None:
+            belonging.add(b"".join(_lines(_metrics_bytes(self.path))[:rows]))
+        sealed = {_ROWS_KEY: belonging.to_dict()}
+        with self.there():
+            states.save(self.path, {**state, **sealed}, durable=durable)
 
     def has_state(self) -> bool:
         """Return whether `save_state` was ever called, so that the run can go on."""
@@ -188,6 +257,7 @@ class RunFolder:
         """
         state, notes = states.load(self.path)
         self.notes += notes
+        self._sealed = None if state is None else state.pop(_ROWS_KEY, None)
         return state
 
     def save_model(
@@ -205,9 +275,9 @@ class RunFolder:
                 plain values; kept as JSON in the file's header.
             durable: As in `files.replacing`.
         """
-        self._check_there()
         path = self.path / "model.safetensors"
-        files.save_weights(path, state_dict, description, durable=durable)
+        with self.there():
+            files.save_weights(path, state_dict, description, durable=durable)
 
     def load_model(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the weights and the description of `model.safetensors`."""
@@ -215,17 +285,35 @@ class RunFolder:
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write `result.json`, then `DONE`; remove the states. Numbers not finite become null."""
-        self._check_there()
-        files.write_mapping(self.path / RESULT_FILE, result)
-        files.write_text(self.path / DONE_FILE, files.to_json({"digests": _digests(self.path)}))
+        with self.there():
+            files.write_mapping(self.path / RESULT_FILE, result)
+            files.write_kept(self.path / DONE_FILE, {"digests": _digests(self.path)})
         # After DONE: a run killed between the two must not lose what it needs to go on.
         states.remove(self.path)
+
+
+class _Rows:
+    """How many rows of metrics were written, and a digest of them, which grows with them."""
+
+    def __init__(self) -> None:
+        self.count, self.digest = 0, hashlib.blake2b(digest_size=16)
+
+    def add(self, lines: bytes) -> None:
+        """Take up rows."""
+        self.count += lines.count(b"\n")
+        self.digest.update(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what stands in a state."""
+        return {"count": self.count, "digest": self.digest.hexdigest()}
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:
     """Return whether `path` is the folder of a run."""
     try:
         config = files.expanded(path) / CONFIG_FILE
+        if not config.is_file():  # a pipe would be waited for
+            return False
         with config.open(encoding="utf-8", errors="replace") as file:
             return file.readline(len(_MARK)) == _MARK
     except OSError:
@@ -327,15 +415,33 @@ def read_digests(path: str | os.PathLike[str]) -> dict[str, str]:
     Of a file of weights it is the one in its header.
 
     Raises:
-        InputError: If the file that holds them is damaged.
+        DamagedFile: If the file that holds them is damaged: emptied, cut off, or changed.
     """
     target = Path(path) / DONE_FILE
-    if not target.is_file() or not target.stat().st_size:
+    if not target.exists():
         return {}
-    held = (files.read_json(target) or {}).get("digests")
+    if target.is_file() and not target.stat().st_size and not _has_digests(target.parent):
+        return {}
+    try:
+        held = (files.read_json(target) or {}).get("digests")
+    except InputError:
+        held = None
     if not isinstance(held, dict) or not all(isinstance(one, str) for one in held.values()):
-        raise InputError(f"{target} is damaged: restore it, or empty it to do without digests.")
+        raise files.DamagedFile(
+            f"{target} is damaged, so that nobody knows whether the run is whole: restore it from "
+            "a copy, or delete the folder of its run and run it again."
+        )
     return held
+
+
+def _has_digests(path: Path) -> bool:
+    """Whether a version has written the files of a run that also put their digests into `DONE`."""
+    try:
+        if files.is_sealed(path / "environment.json"):
+            return True
+    except InputError:
+        pass  # of either
+    return any(files.digest_in(one) is not None for one in path.glob("*.safetensors"))
 
 
 def digest_of_file(path: Path) -> str | None:
@@ -405,14 +511,10 @@ def _check_empty(path: Path) -> None:
         )
 
 
-def _open_no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
-
-
 def _metrics_bytes(path: Path) -> bytes:
     target = path / METRICS_FILE
     try:
-        return target.read_bytes() if target.exists() else b""
+        return target.read_bytes() if target.is_file() else b""
     except OSError as error:
         raise InputError(f"{target} cannot be read: {error.strerror}.") from error
 
@@ -424,10 +526,14 @@ def _read_metrics(path: Path, digest: str | None) -> list[dict[str, Any]]:
     return _rows_of(data)
 
 
+def _lines(data: bytes) -> list[bytes]:
+    return data.splitlines(keepends=True)
+
+
 def _rows_of(data: bytes) -> list[dict[str, Any]]:
     """Return the rows up to the first line that is torn."""
     rows: list[dict[str, Any]] = []
-    for line in data.splitlines(keepends=True):
+    for line in _lines(data):
         try:
             row = from_json(line)
         except ValueError:

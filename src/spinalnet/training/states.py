@@ -135,6 +135,10 @@ def load(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
         path = folder / name
         if not path.exists():
             continue
+        if path.is_symlink() or not path.is_file():
+            raise files.DamagedFile(
+                f"{path} is a link, or no file, which no run of ours has put there: delete it."
+            )
         try:
             state, sealed = _read(path)
         except files.DamagedFile as error:

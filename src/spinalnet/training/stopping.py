@@ -68,19 +68,29 @@ def deferred(what: Callable[[], str] | None) -> Iterator[None]:
     Args:
         what: Says in a sentence what is saved; None to put nothing off.
     """
-    global _deferring, saved
+    global _deferring
     if what is None:
         yield
         return
+    with saying(what):
+        _deferring += 1
+        try:
+            yield
+        finally:
+            _deferring -= 1
+    end_if_asked()  # one that came after the last step
+
+
+@contextmanager
+def saying(what: Callable[[], str]) -> Iterator[None]:
+    """Let `what` say what is saved of the work inside, which a signal ends where it is."""
+    global saved
     saved = what
-    _deferring += 1
     try:
         yield
     finally:
-        _deferring -= 1
         said = what()
         saved = lambda: said  # noqa: E731 (what was trained must not be held in memory)
-    end_if_asked()  # one that came after the last step
 
 
 def end_if_asked() -> None:

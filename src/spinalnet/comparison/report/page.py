@@ -32,7 +32,7 @@ from spinalnet.comparison.samples import SHARP, Samples
 from spinalnet.comparison.schema import SCHEMA
 from spinalnet.comparison.summary import summarize_runs
 from spinalnet.comparison.wording import Show, digits, interval, plus_minus
-from spinalnet.files import expanded, reading, to_json, write_bytes
+from spinalnet.files import expanded, reading, sealed, to_json, write_bytes
 from spinalnet.texts import in_options
 from spinalnet.training.config import TrainConfig
 from spinalnet.wiring import Wiring, draw_wiring
@@ -98,7 +98,7 @@ def write_report(
         for i, unit in enumerate(summary.units)
     ]
     contents = {
-        "summary.json": to_json(record).encode(),
+        "summary.json": to_json(sealed(record)).encode(),
         "summary.csv": wording.as_csv(rows).encode(),
         "scores.csv": wording.as_csv(by_unit).encode(),
         **{f"{figure.name}.svg": figure.svg.encode() for figure in drawn},

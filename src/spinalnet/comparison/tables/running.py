@@ -9,8 +9,10 @@ by bit (`refit`).
 
 from __future__ import annotations
 
+import json
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -37,8 +39,8 @@ from spinalnet.comparison.tables.fitting import estimator_of, fit, predicted, wa
 from spinalnet.comparison.tables.rows import TableRows, digest, load, rows_of
 from spinalnet.comparison.tables.spec import TableSpec
 from spinalnet.comparison.tables.tuning import metric_of, tune, tuned_space
-from spinalnet.tabular.ensemble import NetEpoch, hearing_epochs
-from spinalnet.training import Progress, describe_environment, runs
+from spinalnet.tabular.ensemble import NetEpoch, hearing_epochs, keeping_nets
+from spinalnet.training import Progress, describe_environment, runs, stopping
 
 if TYPE_CHECKING:
     from spinalnet.data import Table
@@ -96,16 +98,16 @@ class _Told:
     """
 
     def __init__(
-        self, spec: TableSpec, folder: runs.RunFolder, on_progress: OnTable | None
+        self, spec: TableSpec, folder: runs.RunFolder, on_progress: OnTable | None, epochs: int = 0
     ) -> None:
         self._spec, self._on_progress, self._fits = spec, on_progress, spec.tune + 1
-        self._done = self.epochs = 0
+        self._done, self.epochs = 0, epochs
         self._folder, self._written = folder, time.monotonic()
         self._rows: list[dict[str, Any]] = []  # not written yet
 
-    def trial(self, number: int) -> None:
+    def trial(self, trials: Sequence[Mapping[str, Any]]) -> None:
         """A trial of tuning is done."""
-        self._done = number
+        self._done = number = len(trials)
         told = f"{self._spec.name}: trial {number} of {self._spec.tune}"
         self._tell("tuning", number, step=1, steps=1, note=told)
 
@@ -137,6 +139,89 @@ class _Told:
             self._on_progress(self._spec, Progress(phase, fit, self._fits, **more))
 
 
+class _Kept:
+    """What is done of a run, in its state: trials and nets, from which it goes on.
+
+    They are those of a run without an interruption, to the bit, where table, versions and threads
+    are the same; otherwise the run begins anew.
+
+    Attributes:
+        trials: Of tuning, that are done.
+        nets: States of the nets that are done; see `keeping_nets`.
+        seconds: That they took: of tuning, and of the fit.
+        epochs: Of those nets.
+        said: What of it is saved, in words; empty for nothing.
+    """
+
+    def __init__(self, folder: runs.RunFolder, table: Table) -> None:
+        self._folder, self._written = folder, -math.inf
+        self._of = {"table": digest(table)} | {
+            name: value
+            for name, value in _environment().items()
+            if name not in ("started", "commit", "host")
+        }
+        self.trials: list[dict[str, Any]] = []
+        self.nets: list[dict[str, Any]] = []
+        self.seconds, self.epochs = [0.0, 0.0], 0
+        self._began, self._is_new, self.said = time.perf_counter(), False, ""
+        state = folder.load_state()
+        if state is None or state.get("of") != json.dumps(self._of):
+            return
+        try:
+            self.trials, self.seconds = json.loads(state["trials"]), list(state["seconds"])
+            self.nets, self.epochs = state["nets"], int(state["epoch"])
+            self._tell()
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"the state in {folder.path} is none that this version can go on from: delete the "
+                "folder and start again."
+            ) from error
+
+    def begin(self) -> None:
+        """Tuning, or the fit, begins here."""
+        self._began = time.perf_counter()
+
+    def trial(self, trials: Sequence[Mapping[str, Any]]) -> None:
+        """A trial of tuning is done."""
+        self._is_new = self._is_new or len(trials) > len(self.trials)
+        self.trials = [dict(trial) for trial in trials]
+        self._since(0)
+
+    def net(self, nets: list[dict[str, Any]]) -> None:
+        """A net is done."""
+        self.nets, self._is_new = nets, True
+        self.epochs = sum(net["member"]["n_iter"] for net in nets)
+        self._since(1)
+
+    def since_begun(self) -> float:
+        """Return the seconds of the whole fit, also those before an interruption."""
+        return self.seconds[1] + time.perf_counter() - self._began
+
+    def _since(self, place: int) -> None:
+        now = time.perf_counter()
+        self.seconds[place] += now - self._began
+        self._began = now
+        if now - self._written >= _BETWEEN_WRITES:
+            self.write()
+            self._written = now
+
+    def write(self) -> None:
+        """Write what is done, whose epochs stand in the metrics."""
+        if not self._is_new:
+            return
+        state = {"of": json.dumps(self._of), "trials": json.dumps(self.trials)}
+        state |= {"seconds": self.seconds, "nets": self.nets, "epoch": self.epochs}
+        self._folder.save_state(state, rows=self.epochs, durable=False)
+        self._is_new = False
+        self._tell()
+
+    def _tell(self) -> None:
+        counts = (("trial", len(self.trials)), ("net", len(self.nets)))
+        told = [f"{count} finished {name}{'s' * (count > 1)}" for name, count in counts if count]
+        verb = "is" if len(self.trials) + len(self.nets) == 1 else "are"
+        self.said = f"{' and '.join(told)} {verb} saved in {self._folder.path}" if told else ""
+
+
 def _check(spec: TableSpec, rows: TableRows) -> None:
     """Refuse an impossible option, a metric of the other task, and nothing to tune."""
     estimator_of(spec, rows)
@@ -150,8 +235,10 @@ def run_table(
 ) -> runs.RunRecord:
     """Fit to the training rows, score once on the test rows, and leave a complete run folder.
 
-    A finished run with the same settings is returned as it is; an unfinished one is done again.
-    Equal settings give equal bits, whatever runs beside it, at the same number of threads.
+    A finished run with the same settings is returned as it is; an unfinished one goes on after the
+    last of its trials and nets that is done, where the table, the versions of libraries and the
+    number of threads are the same, and else begins anew. Equal settings give equal bits, whatever
+    runs beside it, at the same number of threads.
 
     Args:
         spec: What to run.
@@ -175,31 +262,44 @@ def _run(spec: TableSpec, folder: str | Path, on_progress: OnTable | None) -> ru
     """Do what `run_table` says, alone in the folder."""
     rows = rows_of(spec)
     _check(spec, rows)
-    begun = _begin(spec, folder)
-    told = _Told(spec, begun, on_progress)
-    began = time.perf_counter()
-    trials, chosen = tune(spec, rows, told.trial) if spec.tune else ([], None)
-    tune_seconds = time.perf_counter() - began
-    warm_up(spec, rows, chosen)
-    began = time.perf_counter()
-    try:
-        with hearing_epochs(told.epoch):
-            estimator = fit(estimator_of(spec, rows, chosen), rows, rows.train)
-        seconds = time.perf_counter() - began
-    finally:
-        told.write()  # of a fit that failed too: they show how
-    outputs = predicted(estimator, rows, rows.test)
-    outputs.save(begun.path / OUTPUTS_FILE)
-    not_kept = _keep(estimator, spec, rows, outputs, begun.path)
-    result = _result(spec, rows, outputs, getattr(estimator, "module_", None))
-    result |= {"model_kept": not_kept is None, "model_not_kept": not_kept}
-    result |= {"train_seconds": seconds, "trials": trials, "chosen": chosen}
-    result |= {"epochs_run": told.epochs} if told.epochs else {}
-    if chosen is not None:
-        space = tuned_space(spec)
-        result["space"] = {name: str(part) for name, part in space.items()}
-        result |= {"edges": spaces.edges(space, chosen), "tune_seconds": tune_seconds}
-    begun.finish(result)
+    begun, kept = _begin(spec, folder, rows.table)
+    told = _Told(spec, begun, on_progress, kept.epochs)
+
+    def tried(trials: Sequence[Mapping[str, Any]]) -> None:
+        kept.trial(trials)
+        told.trial(trials)
+
+    def learned(nets: list[dict[str, Any]]) -> None:
+        told.write()  # before the state that says that they are done
+        kept.net(nets)
+
+    with stopping.saying(lambda: kept.said):
+        try:
+            trials, chosen = tune(spec, rows, tried, kept.trials) if spec.tune else ([], None)
+            warm_up(spec, rows, chosen)
+            kept.begin()
+            with hearing_epochs(told.epoch), keeping_nets(kept.nets, learned):
+                estimator = fit(estimator_of(spec, rows, chosen), rows, rows.train)
+        except BaseException:
+            told.write()  # of a fit that failed too: they show how
+            kept.write()
+            raise
+        told.write()
+        tune_seconds, seconds = kept.seconds[0], kept.since_begun()
+        outputs = predicted(estimator, rows, rows.test)
+        with begun.there():
+            outputs.save(begun.path / OUTPUTS_FILE)
+            not_kept = _keep(estimator, spec, rows, outputs, begun.path)
+        result = _result(spec, rows, outputs, getattr(estimator, "module_", None))
+        result |= {"model_kept": not_kept is None, "model_not_kept": not_kept}
+        result |= {"train_seconds": seconds, "trials": trials, "chosen": chosen}
+        result |= {"epochs_run": told.epochs} if told.epochs else {}
+        if chosen is not None:
+            space = tuned_space(spec)
+            result["space"] = {name: str(part) for name, part in space.items()}
+            result |= {"edges": spaces.edges(space, chosen), "tune_seconds": tune_seconds}
+        begun.finish(result)
+        kept.said = ""
     told.done()
     return runs.load_run(begun.path)
 
@@ -344,12 +444,13 @@ def _open(spec: TableSpec, folder: str | Path) -> runs.RunFolder:
     )
 
 
-def _begin(spec: TableSpec, folder: str | Path) -> runs.RunFolder:
-    """Open the folder of a run that is done from its beginning, here and now."""
+def _begin(spec: TableSpec, folder: str | Path, table: Table) -> tuple[runs.RunFolder, _Kept]:
+    """Open the folder of a run, which goes on after what is done of it, here and now."""
     begun = _open(spec, folder)
-    begun.keep_metrics(0)
-    files.write_mapping(begun.path / "environment.json", _environment())
-    return begun
+    kept = _Kept(begun, table)
+    begun.keep_metrics(kept.epochs)
+    files.write_kept(begun.path / "environment.json", _environment())
+    return begun, kept
 
 
 def _environment() -> dict[str, Any]:

@@ -49,14 +49,18 @@ def tuned_space(spec: TableSpec) -> spaces.Space:
 
 
 def tune(
-    spec: TableSpec, rows: TableRows, done: Callable[[int], None]
+    spec: TableSpec,
+    rows: TableRows,
+    done: Callable[[Sequence[Mapping[str, Any]]], None],
+    known: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Try settings by cross-validation inside the training rows.
 
     Args:
         spec: The run.
         rows: Its rows, of which those to train on alone are looked at.
-        done: Called with the number of trials that are done.
+        done: Called with the trials that are done.
+        known: Trials of the same run that are done, which are not made again.
 
     Returns:
         Every trial: its settings, its score by the metric of the comparison on all scoring rows
@@ -70,9 +74,11 @@ def tune(
     seed = stream_seed("tune", spec.seed, spec.unit.name) % 2**31
     folds = rows.inner()
     trials: list[dict[str, Any]] = []
-    for k, settings in enumerate(spaces.sample(tuned_space(spec), spec.tune, seed)):
-        trials.append({"settings": settings, **_try(spec, rows, settings, seed, folds, metric)})
-        done(k + 1)
+    for settings in spaces.sample(tuned_space(spec), spec.tune, seed):
+        before = known[len(trials)] if len(trials) < len(known) else None
+        found = before or _try(spec, rows, settings, seed, folds, metric)
+        trials.append({**found, "settings": settings})
+        done(trials)
     finite = [trial for trial in trials if trial["score"] is not None]
     if not finite:
         raise TrainingError(
