@@ -15,14 +15,14 @@ from spinalnet.data import DataSpec
 from spinalnet.models import backbones, channels, surgery
 from spinalnet.models.trunks import MultiTapTrunk
 from spinalnet.models.zoo import MODELS, ModelRow, model_row
-from spinalnet.nn import head_arguments, head_row, is_own, make_head, use_head
+from spinalnet.nn import Drawn, head_arguments, head_row, is_own, make_head, use_head
 from spinalnet.randomness import own_generators
 
 CONTROLS = ("matched", "unchained", "unchained-matched")
 """The heads that are made after another one, whatever its options are."""
 
 
-class ImageModel(nn.Module):
+class ImageModel(Drawn, nn.Module):
     """Trunk and head: images `(B, C, H, W)` to features `(B, F)` to logits `(B, num_classes)`.
 
     The trunk of a network for tables leaves its rows `(B, F)` as they are.
