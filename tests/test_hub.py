@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import shlex
+import subprocess
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -15,7 +20,7 @@ import spinalnet
 from helpers import command
 from spinalnet import SpinalNet, from_pretrained, push_to_hub, save_pretrained
 from spinalnet._checks import InputError
-from spinalnet.deploy.hub import head_arguments
+from spinalnet.nn import describe_head
 
 hub = pytest.importorskip("huggingface_hub")
 
@@ -38,7 +43,7 @@ def test_a_head_comes_back(tmp_path, options):
     back = from_pretrained(folder)
     x = torch.randn(6, 11)
     assert torch.equal(back(x), net.eval()(x))
-    assert head_arguments(back) == head_arguments(net)
+    assert describe_head(back) == describe_head(net)
 
 
 def test_the_hub_s_own_mixin_loads_a_head(tmp_path):
@@ -74,15 +79,97 @@ def test_a_run_comes_back_with_a_card(compared, tmp_path):
     number = r"-?[\d.]+"
     assert re.search(rf"\n\| linear \| {number} \| {number} to {number} \| [\w-]+ \|\n", card)
     assert "answers with one of its classes" in card
-    # The commands that it names are commands.
-    Image.new("L", (20, 20)).save(tmp_path / "a.png")
-    (words,) = re.findall(r"^spinalnet (predict .*)$", card, re.MULTILINE)
-    asked = words.replace("FOLDER", str(folder)).replace("PICTURE.png", str(tmp_path / "a.png"))
-    assert command(*asked.split()).returncode == 0
     assert hub.ModelCard(card).data.library_name == "spinalnet"
     # Nothing says where it was made.
     for path in folder.iterdir():
         assert str(compared).encode() not in path.read_bytes()
+
+
+def run_card(folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch, **files: Path) -> str:
+    """Do all that the card of a folder shows, in another folder; return what it printed."""
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    places = {"NAME/OF-THIS-REPOSITORY": folder, "FOLDER": folder, **files}
+    monkeypatch.chdir(home)
+    monkeypatch.syspath_prepend(str(home))
+    said = ""
+    for kind, block in re.findall(r"```(python|bash)\n(.*?)```", card, re.DOTALL):
+        text = re.sub("|".join(places), lambda found: str(places[found[0]]), block)
+        if kind == "python":
+            with redirect_stdout(io.StringIO()) as out:
+                exec(compile(text, "card", "exec"), {"__name__": "card"})
+            said += out.getvalue()
+            continue
+        for line in text.splitlines():
+            program, *words = shlex.split(line)
+            if program == "spinalnet":
+                done = command(*words)
+            else:
+                assert program == "python"
+                words = [sys.executable, *words]
+                done = subprocess.run(words, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            said += done.stdout
+    sys.modules.pop("model_preprocess", None)
+    return said
+
+
+def test_all_that_a_card_of_images_shows_runs(compared, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    Image.new("L", (20, 20), 90).save(tmp_path / "a.png")
+    folder = save_pretrained(compared / "runs" / "spinal-seed0", tmp_path / "out")
+    said = run_card(folder, tmp_path, monkeypatch, **{"PICTURE.png": tmp_path / "a.png"})
+    (found,) = spinalnet.predict_images(compared / "runs" / "spinal-seed0", tmp_path / "a.png")
+    assert said.count(f"{found.class_name} {found.probability}") == 1
+    assert f"'{found.class_name}': {found.probability:.4f}"[:-1] in said
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    for row in (
+        "| seed | 0 |",
+        "| examples | 120 training, 216 validation, 359 test |",
+        "| first weights of the trunk | random |",
+        "| epochs | 2 of at most 2 |",
+        "| batch size | 64 |",
+        "| optimiser | adamw, rate 0.01, schedule cosine |",
+        "| augmentation | none |",
+    ):
+        assert f"\n{row}\n" in card
+    assert re.search(r"\| choice of the epoch \| the best on validation: epoch [12] \|", card)
+    assert "(2 seeds of each head)" in card
+    again = save_pretrained(folder, tmp_path / "again")  # it keeps what it knows
+    assert json.loads((again / "config.json").read_text()) == json.loads(
+        (folder / "config.json").read_text()
+    )
+
+
+@pytest.mark.parametrize("target", ["kind", "price"])
+def test_all_that_a_card_of_a_table_shows_runs(tmp_path, monkeypatch, target):
+    pd = pytest.importorskip("pandas")
+    pytest.importorskip("onnxruntime")
+    from spinalnet.comparison.tables.running import run_table
+
+    frame = pd.DataFrame({"size": range(60), "city|": ["a", None, "b"] * 20})
+    frame["kind"] = ["x" if value > 30 else "y" for value in frame["size"]]
+    frame["price"] = frame["size"] * 2.5
+    if target == "price":
+        frame["when"] = pd.date_range("2020-01-01", periods=60).astype(str)
+    frame.to_csv(tmp_path / "homes.csv", index=False)
+    other = {"kind": "price", "price": "kind"}[target]
+    options = {"epochs": 2, "ensemble_size": 2}
+    table = str(tmp_path / "homes.csv")
+    spec = spinalnet.TableSpec(table, target, head_options=options, ignore=(other,))
+    run_table(spec, tmp_path / "r")
+    folder = save_pretrained(spinalnet.load(tmp_path / "r"), tmp_path / "out")
+    frame.drop(columns=[target, other]).to_csv(tmp_path / "new.csv", index=False)
+    said = run_card(folder, tmp_path, monkeypatch, **{"ROWS.csv": tmp_path / "new.csv"})
+    assert ("'probabilities'" if target == "kind" else "'values'") in said
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    for row in (
+        "| examples | 45 training, 15 test |",
+        "| nets | 2, averaged |",
+        "| epochs | at most 2 of each net (4 of all nets) |",
+        "| optimiser | adamw, rate 0.003, schedule cosine, weight decay 0.01 |",
+    ):
+        assert f"\n{row}\n" in card
+    assert ("Of the columns when the file takes parts" in card) == (target == "price")
 
 
 def test_a_comparison_gives_its_best_run(compared, tmp_path):
@@ -142,7 +229,7 @@ def say(folder: Path, **values: object) -> None:
             lambda folder: (folder / "config.json").write_text(
                 '{"spinalnet": "head", "in_features": 4, "evil": 1}'
             ),
-            "describes no SpinalNet",
+            "describes no (SpinalNet|head)",
         ),
         (
             lambda folder: (folder / "config.json").write_text(

@@ -16,6 +16,7 @@ from spinalnet import files
 from spinalnet._checks import InputError, read_fields, some
 from spinalnet.comparison.building import build_model, load_splits
 from spinalnet.comparison.moved import gone_note
+from spinalnet.comparison.passed_on import file_of
 from spinalnet.comparison.schema import SCHEMA, with_present_heads
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.data import (
@@ -31,7 +32,7 @@ from spinalnet.data.doubles import Part
 from spinalnet.data.folders import same_name
 from spinalnet.data.loading import load_labelled
 from spinalnet.models import MODELS, ImageModel, ModelSpec, features
-from spinalnet.nn import made_for
+from spinalnet.nn import largest_size, made_for
 from spinalnet.training import runs
 
 
@@ -113,11 +114,19 @@ class Description:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model out of a run folder, with all it needs to read images and name classes."""
+    """A model out of a run folder, with all it needs to read images and name classes.
+
+    Attributes:
+        model: The network, in evaluation mode.
+        info: What it takes, and its classes.
+        spec: The run it comes from, as far as its file says.
+        source: The folder or file that it was read from; None of one made otherwise.
+    """
 
     model: ImageModel
     info: DatasetInfo
     spec: RunSpec
+    source: Path | None = None
 
     def load_data(
         self, data: str | None = None, data_dir: str | None = None, device: str | None = None
@@ -288,29 +297,23 @@ def _check_sizes(
     if inputs > _LARGEST_INPUT:
         raise InputError(f"{file} cannot be used: it names inputs of {inputs:,} numbers each.")
     for options in (about.head_options, spec.model.head_options):
-        if (size := _largest_of(options)) > max(held, 1024):
+        if (size := largest_size(options)) > max(held, 1024):
             raise InputError(
                 f"{file} cannot be used: it names a head with a size of {size:,}, but holds "
                 f"{held:,} numbers."
             )
 
 
-def _largest_of(value: Any) -> int:
-    """Return the largest whole number among options."""
-    if isinstance(value, Mapping):
-        return max(map(_largest_of, value.values()), default=0)
-    if isinstance(value, list | tuple):
-        return max(map(_largest_of, value), default=0)
-    return value if isinstance(value, int) else 0
-
-
 def load_trained(path: str | Path) -> TrainedModel:
     """Rebuild a model from the folder of a run (its best weights) or from a checkpoint file.
 
+    Args:
+        path: The folder of a run, or one that `save_pretrained` wrote; or a checkpoint file.
+
     Raises:
-        InputError: If `path` is neither, or the run has no weights yet.
+        InputError: If `path` is none of them, or the run has no weights yet.
     """
-    path = files.expanded(path)
+    path = file_of(path)
     is_file = path.is_file()
     if not is_file and not runs.is_run(path):
         raise InputError(f"{path} is not the folder of a run, nor a checkpoint: give one of them.")
@@ -347,4 +350,4 @@ def load_trained(path: str | Path) -> TrainedModel:
             f"{file}: its weights do not fit the network it names "
             f"({textwrap.shorten(reason[0], 200, placeholder=' ...').rstrip('.')})."
         ) from error
-    return TrainedModel(model.eval(), about.info, spec)
+    return TrainedModel(model.eval(), about.info, spec, path)

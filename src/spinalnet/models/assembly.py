@@ -30,9 +30,11 @@ class ImageModel(Drawn, nn.Module):
     Attributes:
         name: The row of `MODELS` it was built from.
         notes: Sentences the user must see, such as what of a file of weights was not used.
+        trunk_of: What its trunk was made of, see `make_trunk`; None of one made otherwise.
     """
 
     notes: tuple[str, ...] = ()
+    trunk_of: Mapping[str, Any] | None = None
 
     def __init__(self, trunk: nn.Module, head: nn.Module, name: str = "") -> None:
         super().__init__()
@@ -350,8 +352,24 @@ def build(
         head = make_head(kind, sum(tap_features), num_classes, **options)
     model = ImageModel(trunk, head, spec.name)
     model.notes = getattr(trunk, "notes", ())
+    channels, size = input_shape[0], input_shape[1] if len(input_shape) == 3 else None
+    model.trunk_of = {"neck": spec.neck, "in_channels": channels, "image_size": size}
     if row.zero_head_bias:
         for module in model.head.modules():
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
     return model
+
+
+def make_trunk(
+    name: str, *, neck: str | None = None, in_channels: int, image_size: int | None = None
+) -> nn.Module:
+    """Return the trunk of a network, with weights of its own, to load others into.
+
+    Raises:
+        InputError: As `create_model`.
+    """
+    row = model_row(name)
+    _check_input(name, row, in_channels, image_size)
+    with own_generators():
+        return _build_trunk(ModelSpec(name, neck=neck), row, in_channels)

@@ -13,6 +13,7 @@ import torch
 from spinalnet import files
 from spinalnet._checks import InputError, some
 from spinalnet.comparison.outputs import AnyOutputs
+from spinalnet.comparison.passed_on import file_of
 from spinalnet.comparison.tables import running as table_running
 from spinalnet.comparison.tables import store as table_store
 from spinalnet.comparison.tables.columns import Tell, align
@@ -158,7 +159,7 @@ def _as_name(value: Any, names: Mapping[str, int]) -> str:
 
 def is_table_run(path: str | Path) -> bool:
     """Return whether a path is the folder of a run on a table, or the file of its model."""
-    path = files.expanded(path)
+    path = file_of(path)
     if path.is_file():
         return path.suffix == ".safetensors" and table_store.is_table_model(
             files.load_weights(path)[1]
@@ -175,14 +176,14 @@ def load_table_model(path: str | Path, table: Any = None) -> TableModel:
     of an earlier version of this package) is fitted again to its training rows.
 
     Args:
-        path: Folder of the run, or its `model.safetensors`.
+        path: Folder of the run, or one that `save_pretrained` wrote; or `model.safetensors`.
         table: The table, where it was given in memory and has to be fitted to again.
 
     Raises:
         InputError: If there is no such model, its file is damaged, or it must be fitted again and
             its table is gone or has changed.
     """
-    path = files.expanded(path)
+    path = file_of(path)
     folder = path if path.is_dir() else path.parent
     if path.is_file():
         estimator, about = table_store.load(path)
