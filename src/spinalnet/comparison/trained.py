@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from spinalnet import files
 from spinalnet._checks import InputError, read_fields, some
 from spinalnet.comparison.building import build_model, load_splits
 from spinalnet.comparison.moved import gone_note
+from spinalnet.comparison.notebook import as_html, names_of, test_of
 from spinalnet.comparison.passed_on import file_of
 from spinalnet.comparison.schema import SCHEMA, with_present_heads
 from spinalnet.comparison.spec import RunSpec
@@ -32,8 +33,13 @@ from spinalnet.data.doubles import Part
 from spinalnet.data.folders import same_name
 from spinalnet.data.loading import load_labelled
 from spinalnet.models import MODELS, ImageModel, ModelSpec, features
-from spinalnet.nn import largest_size, made_for
+from spinalnet.nn import count_params, largest_size, made_for, spine_diagram, wiring_in
 from spinalnet.training import runs
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from spinalnet.wiring import Drawing
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,36 @@ class TrainedModel:
     info: DatasetInfo
     spec: RunSpec
     source: Path | None = None
+
+    @overload
+    def spine_diagram(self) -> Drawing: ...
+    @overload
+    def spine_diagram(self, *, ax: Axes) -> Axes: ...
+    def spine_diagram(self, *, ax: Axes | None = None) -> Drawing | Axes:
+        """Draw the head to scale; see `spinalnet.spine_diagram`, also for errors.
+
+        Args:
+            ax: Axes of matplotlib to draw it on.
+        """
+        return spine_diagram(self.model, self.spec.model.head, ax=ax)
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook what it is, what its run reached, and the drawn head."""
+        info, spec = self.info, self.spec
+        params = count_params(self.model)
+        frozen = " (frozen)" if spec.model.freeze else ""
+        rows = {
+            "network": f"{spec.model.name}{frozen}, {params.total:,} parameters",
+            "head": f"{spec.model.head}, {params.head:,} parameters",
+            "data": info.name,
+            "input": " x ".join(map(str, info.input_shape)),
+            "task": info.task,
+            "classes": names_of(info.class_names),
+            "read from": self.source,
+        }
+        title = f"{spec.model.head} on {info.name or spec.model.name}"
+        drawing = "" if wiring_in(self.model) is None else self.spine_diagram()
+        return as_html(title, rows, test_of(self.source), drawing)
 
     def load_data(
         self, data: str | None = None, data_dir: str | None = None, device: str | None = None

@@ -11,7 +11,7 @@ import spinalnet
 from spinalnet import files
 from spinalnet._checks import install_extra, some
 from spinalnet.comparison import Summary, load_summary
-from spinalnet.comparison.metrics import METRICS
+from spinalnet.comparison.metrics import title_of
 from spinalnet.comparison.passed_on import KIND, config_of
 from spinalnet.training import runs
 
@@ -426,11 +426,7 @@ def _what(config: Mapping[str, Any]) -> list[str]:
 
 def _results(config: Mapping[str, Any]) -> list[str]:
     test = config.get("test") or {}
-    rows = [
-        f"| {_TITLES.get(key) or (METRICS[key].title if key in METRICS else key)} | {value:.4g} |"
-        for key, value in test.items()
-        if key != "n"
-    ]
+    rows = [f"| {title_of(key)} | {value:.4g} |" for key, value in test.items() if key != "n"]
     if not rows:
         return ["It has not been tested."]
     on = f"{test['n']:,} test examples" if "n" in test else "test examples"
@@ -444,16 +440,6 @@ def _results(config: Mapping[str, Any]) -> list[str]:
         "| --- | ---: |",
         *rows,
     ]
-
-
-_TITLES = {
-    "balanced_accuracy": "balanced accuracy",
-    "macro_f1": "macro F1",
-    "top5_accuracy": "top-5 accuracy",
-    "brier": "Brier score",
-    "ece": "calibration error (ECE)",
-    "adaptive_ece": "calibration error, bins of equal counts",
-}
 
 
 def _limits(config: Mapping[str, Any]) -> list[str]:

@@ -37,6 +37,7 @@ from spinalnet.nn import (
     made_for,
     make_described,
 )
+from spinalnet.training import runs
 
 if TYPE_CHECKING:
     Savable = str | Path | nn.Module | TrainedModel | TableModel | Comparison
@@ -67,6 +68,8 @@ def save_pretrained(model: Savable, folder: str | Path) -> Path:
         InputError: If there is no such model, or it is not kept as data.
     """
     folder = files.expanded(folder)
+    if runs.is_run(folder) or (folder / "comparison.yaml").is_file():
+        raise InputError(f"{folder} is the folder of a run or a comparison: name another one.")
     if isinstance(model, Comparison):
         model = model.folder
     if isinstance(model, TableModel):
@@ -87,7 +90,8 @@ def save_pretrained(model: Savable, folder: str | Path) -> Path:
             "comparison, what spinalnet.load returned, a head, or a network with one. (An "
             "estimator is written as the run that compare or train makes of it.)"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    with files.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     for name in (MODEL_FILE, TRUNK_FILE):
         if isinstance(found := weights.get(name), Path):
             if not (folder / name).exists() or not found.samefile(folder / name):

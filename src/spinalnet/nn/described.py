@@ -45,19 +45,30 @@ def describe_head(head: nn.Module) -> dict[str, Any]:
             )
     else:
         kind = _kind_of(head)
-        given = {_CLASS: kind.__name__, **_READERS[kind](head)}
+        try:
+            given = {_CLASS: kind.__name__, **_READERS[kind](head)}
+        except (AttributeError, IndexError, TypeError) as error:
+            raise _changed(head, "its parts are others") from error
     with torch.device("meta"):
         twin = make_described(given)
     wanted, there = (
         {key: tuple(value.shape) for key, value in one.state_dict().items()} for one in (twin, head)
     )
     if wanted != there:
-        changed = next(key for key in {**wanted, **there} if wanted.get(key) != there.get(key))
-        raise InputError(
-            f"a {type(head).__name__} that was changed since it was made (see '{changed}') is not "
-            "described by its arguments: put the change into a class of your own."
-        )
+        differs = next(key for key in {**wanted, **there} if wanted.get(key) != there.get(key))
+        raise _changed(head, f"see '{differs}'")
+    if not getattr(head, "is_flat", False):  # of which linear maps are of another class
+        parts = [repr(one).partition("(")[2] for one in (twin, head)]
+        if parts[0] != parts[1]:
+            raise _changed(head, "its parts are others")
     return given
+
+
+def _changed(head: nn.Module, why: str) -> InputError:
+    return InputError(
+        f"a {type(head).__name__} that was changed since it was made ({why}) is not described by "
+        "its arguments: put the change into a class of your own."
+    )
 
 
 def make_described(given: Mapping[str, Any]) -> nn.Module:

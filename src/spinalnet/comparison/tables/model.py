@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from spinalnet import files
 from spinalnet._checks import InputError, some
+from spinalnet.comparison.notebook import as_html, names_of, test_of
 from spinalnet.comparison.outputs import AnyOutputs
 from spinalnet.comparison.passed_on import file_of
 from spinalnet.comparison.tables import running as table_running
@@ -21,6 +23,7 @@ from spinalnet.comparison.tables.fitting import outputs_of, quiet
 from spinalnet.comparison.tables.rows import digest, rows_of
 from spinalnet.comparison.tables.spec import TableSpec
 from spinalnet.comparison.tables.store import MODEL_FILE, Description
+from spinalnet.nn import spine_diagram, wiring_in
 from spinalnet.training import runs
 
 
@@ -41,6 +44,24 @@ class TableModel:
     spec: TableSpec | None
     source: Path
     refitted: str | None = None
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook what it is, what its run reached, and the drawn head of its nets."""
+        about = self.about
+        module = getattr(self.estimator, "module_", None)
+        rows = {
+            "model": about.head,
+            "data": about.data,
+            "columns": names_of([column.name for column in about.columns]),
+            "predicts": ", ".join(about.targets),
+            "task": about.task,
+            "classes": names_of(self.class_names),
+            "read from": self.source,
+        }
+        drawing = ""
+        if isinstance(module, nn.Module) and wiring_in(module) is not None:
+            drawing = spine_diagram(module, about.head)
+        return as_html(f"{about.head} on {about.data}", rows, test_of(self.source), drawing)
 
     @property
     def task(self) -> str:
