@@ -18,7 +18,10 @@ SOURCE = Path(spinalnet.__file__).parent
 # Wings by line. A wing imports wings of the lines below it; wings of one line do not import one
 # another. A file beside the wings counts as one.
 LINES = [
-    {"_checks", "_dist", "_lazy", "files", "locks", "randomness", "texts", "timing", "wiring"},
+    {
+        *("_checks", "_dist", "_lazy", "files", "locks", "panels", "randomness", "texts"),
+        *("timing", "wiring"),
+    },
     {"kernels"},
     {"nn", "data", "training"},
     {"models", "tabular", "theory"},

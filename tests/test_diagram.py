@@ -6,10 +6,12 @@ from xml.etree import ElementTree as ET
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
+from spinalnet import create_model, replace_head_
 from spinalnet._checks import InputError
-from spinalnet.nn import SpinalNet, count_macs, make_head, spine_diagram, wiring_in
+from spinalnet.nn import SpinalNet, as_html, count_macs, make_head, spine_diagram, wiring_in
 from spinalnet.wiring import Wiring, draw_wiring
 
 HEADS = {
@@ -72,9 +74,38 @@ def test_a_notebook_shows_the_net():
     assert net.spine_diagram() in shown
 
 
+def test_a_notebook_shows_any_head_and_the_network_around_it():
+    model = create_model("mnist-cnn", 10, head="spinal")
+    assert model.spine_diagram() == spine_diagram(model)
+    assert model._repr_html_().startswith("<svg")
+    assert "ImageModel(" in model._repr_html_()
+    assert spine_diagram(model)._repr_html_() == spine_diagram(model)  # a picture, not its text
+    network = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+    surgical = replace_head_(network, "spinal", num_classes=4)
+    assert "8 inputs" in spine_diagram(surgical)
+    for name, options in HEADS.items():
+        head = make_head(name, 20, 4, **options)
+        assert head._repr_html_().startswith("<svg")
+    of_taps = {"tap_features": [4, 2], "layers_per_tap": [2, 2]}
+    taps = make_head("spinal-taps", 6, 2, hidden_features=2, **of_taps)
+    assert wiring_in(taps) is None  # what lies on top of its chains is not the whole
+    assert as_html(taps).startswith("<pre>MultiTapSpinalNet(")
+
+
+def test_axes_show_what_the_picture_shows():
+    axes = spine_diagram(SpinalNet(7, 2, 3, 30), "<net> $a", ax=Figure().add_subplot())
+    assert axes.get_title(loc="left").startswith("<net> $a\n")
+    assert [text.get_text() for text in axes.texts if text.get_text()] == [
+        *("… 22 more", "7 inputs", "30 layers of 3", "2 outputs")
+    ]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # downwards, as in the picture
+
+
 def test_another_module_is_refused_by_name():
     with pytest.raises(InputError, match="a ReLU is not one chain of layers"):
         spine_diagram(nn.ReLU())
+    with pytest.raises(InputError, match=r"must be a torch\.nn\.Module, got a str"):
+        spine_diagram("net")
 
 
 @pytest.mark.parametrize(

@@ -104,13 +104,17 @@ def test_what_layers_add_to_the_logits_of_mistakes_is_all_but_the_bias(
     said = Outputs.load(tmp_path / "run" / OUTPUTS_FILE)
     trained = load_trained(tmp_path / "run")
     assert said.shown is not None
+    assert said.explained is not None
     assert said.shares is not None
-    assert said.shares.shape == (len(said.shown), 6, 2)
+    # Far more than are shown: a report shows what several runs together got most wrong.
+    assert torch.equal(said.explained, said.worst(256))
+    assert len(said.explained) > len(said.shown)
+    assert said.shares.shape == (len(said.explained), 6, 2)
     images, targets = next(iter(trained.load_data().test.batches(359)))
     with torch.no_grad():
-        logits = trained.model(images)[said.shown]
+        logits = trained.model(images)[said.explained]
     bias = trained.model.head.output.bias.detach()
-    for place, of in enumerate((said.predicted[said.shown], targets[said.shown])):
+    for place, of in enumerate((said.predicted[said.explained], targets[said.explained])):
         wanted = logits.gather(1, of[:, None])[:, 0]
         assert torch.allclose(said.shares[..., place].sum(1) + bias[of], wanted, atol=1e-4)
 

@@ -109,7 +109,7 @@ def test_an_impossible_range_is_one_sentence() -> None:
 def test_the_figure_shows_every_test() -> None:
     found = range_test(network(), batches(), config(), steps=12)
     figure = lrfind.draw_range_tests({"spinal": found, "mlp": found}, "title")
-    (axes,) = figure.axes
+    (axes,) = figure.figure.axes
     legend = axes.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["spinal", "mlp"]

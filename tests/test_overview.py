@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from spinalnet import count_macs, count_params, create_model, summary
+from spinalnet import InputError, count_macs, count_params, create_model, summary
 from spinalnet.nn import SpinalNet
 
 
@@ -59,3 +59,45 @@ def test_a_layer_that_is_called_twice_counts_twice(shared):
             return self.one(self.one(x)) if shared else self.one(x)
 
     assert summary(Twice(), (3,)).rows[0].macs == (18 if shared else 9)
+
+
+class Odd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.inner(x) @ torch.zeros(2, 2)
+
+
+@pytest.mark.parametrize("ask", [summary, count_macs])
+@pytest.mark.parametrize(
+    ("make", "shape", "said"),
+    [
+        (
+            lambda: create_model("mnist-cnn", 10),
+            (3, 28, 28),
+            r"ImageModel takes no input of shape \(3, 28, 28\): its layer 'trunk.0', a Conv2d, "
+            r"gets a tensor of shape \(1, 3, 28, 28\), with the batch first, and takes 1 channels",
+        ),
+        (
+            lambda: create_model("mnist-cnn", 10),
+            (1, 64, 64),
+            r"'head.spine', a SpinalLayer, gets a tensor of shape \(1, 3380\).* takes 320 features",
+        ),
+        (lambda: create_model("mnist-cnn", 10), (1, 2, 2), r"trunk.*says: .*\(2 x 2\)"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), (5,), "layer '1', a Linear, gets"),
+        (Odd, (4,), r"Odd takes no input of shape \(4,\): it gets .*says: .*multiplied"),
+        (lambda: SpinalNet(8, 2, 3, 2), 28, "sizes of one input without the batch.*got 28"),
+        (lambda: SpinalNet(8, 2, 3, 2), (8.0,), r"sizes of one input.*got \(8.0,\)"),
+        (lambda: "net", (8,), "must be a torch.nn.Module, got a str"),
+    ],
+)
+def test_an_input_that_does_not_fit_is_told_by_layer_and_shape(ask, make, shape, said):
+    model = make()
+    with pytest.raises(InputError, match=said) as told:
+        ask(model, shape)
+    assert "\n" not in str(told.value)
+    if isinstance(model, nn.Module):
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+        assert model.training

@@ -790,7 +790,7 @@ def test_layers_that_spoke_for_a_mistake_are_shown_with_their_slices(tmp_path, m
         said = Outputs.load(path)
         shares = torch.zeros(len(said.shown), 3, 2)
         shares[said.shown == 7] = torch.tensor([[1.0 + seed, 0], [4.0, 1.0], [0, 2.5]])
-        said.with_shares(shares).save(path)
+        said.with_shares(said.shown, shares).save(path)
     page = write_report(folder).read_text(encoding="utf-8")
     spinal, mlp = json.loads((folder / "classification.json").read_text())["heads"]
     assert spinal["most_wrong"][0]["layers"] == [  # means over both runs
@@ -816,6 +816,30 @@ def test_layers_that_spoke_for_a_mistake_are_shown_with_their_slices(tmp_path, m
         patch.setattr(classes, "_layers", lambda *of: () if of[1] == 7 else kept(*of))
         page = write_report(folder).read_text(encoding="utf-8")
     assert page.count("No run that answered so has kept what its layers said of this image") == 1
+
+
+def test_a_mistake_is_explained_by_runs_that_do_not_show_it(tmp_path):
+    layers = [{"width": 2, "start": start, "stop": start + 4, "earlier": []} for start in (0, 4)]
+    wiring = {"in_features": 8, "out_features": 4, "layers": layers, "seen": [0, 1]}
+    wiring |= {"sees_input": False, "params": 40}
+    folder = write_comparison(tmp_path, {"spinal": FIRST[:3]}, wiring=wiring)
+    write_outputs(folder, {"spinal": 3.0})
+    for seed in range(3):
+        path = folder / "runs" / f"spinal-seed{seed}" / OUTPUTS_FILE
+        said = Outputs.load(path)
+        if seed == 0:  # it alone has the picture, and took it for something else
+            said.classes[7, :2] = said.classes[7, :2].flip(0)
+            rows = said.shown
+        else:
+            rows = torch.tensor([7])
+            others = said.shown != 7
+            said = said.with_thumbnails(said.shown[others], said.thumbnails[others])
+        said.with_shares(rows, torch.full((len(rows), 2, 2), float(seed))).save(path)
+    write_report(folder)
+    (head,) = json.loads((folder / "classification.json").read_text())["heads"]
+    worst = head["most_wrong"][0]
+    assert (worst["path"], worst["predicted"]) == ("photos/7.jpg", "class 0")
+    assert [layer["predicted"] for layer in worst["layers"]] == [1.5, 1.5]
 
 
 def test_samples_of_a_run_are_shown_and_nothing_where_there_are_none(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from spinalnet import spine_diagram
 from spinalnet._checks import InputError
 from spinalnet.comparison import RunSpec, explaining, run_one
 from spinalnet.data import frames
@@ -80,7 +82,7 @@ def test_shares_in_the_compatibility_wiring() -> None:
         explain(MLPHead(7, 3, 4), x)  # type: ignore[arg-type]
 
 
-def pixels(figure: object) -> np.ndarray:
+def pixels(figure: Any) -> np.ndarray:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
@@ -93,7 +95,7 @@ def test_drawings_show_what_they_are_given() -> None:
     x = torch.rand(2, 64)
     figure = draw_explanations(
         net, x, ["ant", "bee", "cat"], images=x.view(2, 1, 8, 8), targets=[0, 1]
-    )
+    ).figure
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
     logits = net(x).detach()
     assert [t for t in texts if t.lstrip("-")[0].isdigit()] == [
@@ -108,7 +110,7 @@ def test_drawings_show_what_they_are_given() -> None:
     assert pixels(figure).std() > 0
 
     summary = sensitivities(net, x, outputs=names)
-    bars = draw_sensitivities(summary, top=5).axes[0]
+    bars = draw_sensitivities(summary, top=5).figure.axes[1]
     assert len(bars.patches) == 15
     longest = max(patch.get_width() for patch in bars.patches)
     top = summary.importance().argsort(descending=True)[:5]
@@ -117,14 +119,14 @@ def test_drawings_show_what_they_are_given() -> None:
 
 def test_diagrams_are_drawn_from_numbers() -> None:
     proof = drawings.draw_proof()
-    assert [axes.get_title()[:3] for axes in proof.axes] == ["(a)", "(b)", "(c)", "(d)"]
+    assert [axes.get_title()[:3] for axes in proof.figure.axes[1:]] == ["(a)", "(b)", "(c)", "(d)"]
     errors = approximation.approximation_errors(
         approximation.TARGETS["sum"], 2, groups=(1, 2), widths=(2, 4), seeds=2
     )
-    left, right = drawings.draw_errors(errors, "sum").axes
+    _, left, right = drawings.draw_errors(errors, "sum").figure.axes
     assert [list(line.get_xdata()) for line in left.lines] == [[2, 4], [2, 4]]
     assert [list(line.get_xdata()) for line in right.lines] == [[4, 8], [8, 16]]
-    (axes,) = drawings.draw_trade_off({"tuned": [(10, [0.5, 0.7])]}, (20, 0.9)).axes
+    axes = drawings.draw_trade_off({"tuned": [(10, [0.5, 0.7])]}, (20, 0.9))
     assert axes.lines[0].get_ydata() == pytest.approx([0.6])
 
 
@@ -232,3 +234,34 @@ def test_an_estimator_or_a_list_is_refused_with_what_is_taken() -> None:
     step = 1e-6 * x.std()
     slope = (model.predict(x + step) - model.predict(x - step)) / (2 * step) * x.std()
     assert float(found.mean[0, 0]) == pytest.approx(slope.mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_all_that_is_drawn_is_drawn_on_given_axes_in_their_place(free: bool) -> None:
+    from matplotlib.figure import Figure
+
+    from spinalnet.training.lrfind import RangeTest, draw_range_tests
+
+    net, x = SpinalNet(64, 3, 4, 4), torch.rand(2, 64)
+    tests = {"spinal": RangeTest((0.1, 0.2), (1.0, 0.5), (1.0, 0.5), False)}
+    errors = {2: [(2, [0.5, 0.6]), (4, [0.2, 0.3])]}
+    drawn: list[Callable[[Any], Any]] = [
+        lambda ax: spine_diagram(net, ax=ax),
+        lambda ax: net.spine_diagram(ax=ax),
+        lambda ax: drawings.draw_proof(ax=ax),
+        lambda ax: drawings.draw_errors(errors, "sum", ax=ax),
+        lambda ax: drawings.draw_trade_off({"a": [(10, [0.5])]}, (20, 0.9), ax=ax),
+        lambda ax: draw_sensitivities(sensitivities(net, x), ax=ax),
+        lambda ax: draw_explanations(net, x, list("abc"), ax=ax),
+        lambda ax: draw_range_tests(tests, "rates", ax=ax),
+    ]
+    for draw in drawn:
+        figure = Figure(figsize=(8, 8), layout=None if free else "constrained")
+        place = (0.5, 0.5, 0.45, 0.45)
+        ax = figure.add_axes(place) if free else figure.subplots(2, 2)[0][1]
+        assert draw(ax) is ax
+        shown = pixels(figure)
+        assert shown[:380, 420:].std() > 0
+        assert shown[600:, :200].std() == 0 or not free  # what lies elsewhere is left alone
+    with pytest.raises(InputError, match=r"ax must be axes of matplotlib.*got a Figure"):
+        drawings.draw_proof(ax=Figure())  # type: ignore[arg-type]

@@ -52,20 +52,104 @@ def compared(folder: Path, *watchers: Watcher, heads: str = "spinal,linear", **m
     )
 
 
-def test_a_watcher_is_told_what_the_run_folders_hold(tmp_path):
-    diary = Diary()
-    found = compared(tmp_path / "d", diary)
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    diary, heard, folder = Diary(), [], tmp_path_factory.mktemp("watched") / "d"
+    return compared(folder, heard.append, diary), diary, heard, folder
+
+
+def test_a_watcher_is_told_what_the_run_folders_hold(watched):
+    found, diary, _, place = watched
     names = ["spinal-seed0", "linear-seed0"]
     assert [one for one in diary.told if one[0] == "started"] == [("started", n) for n in names]
-    assert diary.told[-2:] == [("answer", found.summary.headline, tmp_path / "d"), ("closed",)]
+    assert diary.told[-2:] == [("answer", found.summary.headline, place), ("closed",)]
     for name in names:
-        folder = tmp_path / "d" / "runs" / name
+        folder = place / "runs" / name
         kept = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         told = [{key: row[key] for key in kept[0]} for row in diary.rows[name]]
         assert told == kept
         result = json.loads((folder / "result.json").read_text())
         assert diary.results[name]["test"] == result["test"]
         assert diary.best[name] == result["best_epoch"]
+
+
+def test_a_function_is_told_the_same_as_events(watched):
+    found, diary, heard, place = watched
+    kinds = [event.kind for event in heard if event.run == "spinal-seed0"]
+    assert (kinds[0], kinds[-1]) == ("run_started", "run_finished")
+    assert kinds.count("epoch_ended") == 3
+    rows = [dict(event.data) for event in heard if event.kind == "epoch_ended"]
+    assert rows == [row for rows in diary.rows.values() for row in rows]
+    best = {e.run: e.data["epoch"] for e in heard if e.kind == "best_found"}
+    assert best == diary.best
+    bests = [event.data for event in heard if event.kind == "epoch_ended" and event.best]
+    assert bests == [event.data for event in heard if event.kind == "best_found"]
+    assert heard[-1].kind == "comparison_finished"
+    assert heard[-1].data["headline"] == found.summary.headline == heard[-1].summary.headline
+    assert heard[-1].folder == place
+    assert "epoch_ended" in str(heard[1])
+    again = []
+    compared(place, again.append)  # all is done
+    assert {event.kind for event in again} == {"run_finished", "comparison_finished"}
+
+
+def test_one_run_is_watched_and_its_failure_told(tmp_path):
+    heard = []
+    spec = spinalnet.RunSpec.of("digits", train=spinalnet.TrainConfig(epochs=2), limit=100)
+    spinalnet.run_one(spec, tmp_path / "r", watch=heard.append)
+    kinds = [event.kind for event in heard]
+    assert kinds[:3] == ["run_started", "epoch_ended", "best_found"]
+    assert kinds[-1] == "run_finished"
+
+    def breaks(event):
+        heard.append(event)
+        if event.kind == "epoch_ended":
+            raise LookupError("no more")
+
+    with pytest.raises(LookupError):
+        spinalnet.run_one(spec, tmp_path / "other", watch=[breaks])
+    assert heard[-1].kind == "run_failed"
+    assert heard[-1].data == {"reason": "no more"}
+    # It goes on after its first epoch, whose best is the one to beat.
+    heard.clear()
+    spinalnet.run_one(spec, tmp_path / "other", watch=heard.append)
+    rows = [
+        json.loads(line) for line in (tmp_path / "other/metrics.jsonl").read_text().splitlines()
+    ]
+    (ended,) = [event for event in heard if event.kind == "epoch_ended"]
+    first, second = [(row["val_accuracy"], -row["val_loss"]) for row in rows]
+    assert ended.data["epoch"] == 2
+    assert ended.best == (second > first)
+
+
+def test_a_table_s_nets_have_bests_of_their_own(tmp_path):
+    heard = []
+    spec = spinalnet.TableSpec("sklearn:iris", head_options={"epochs": 3, "ensemble_size": 2})
+    from spinalnet.comparison.tables.running import run_table
+
+    run_table(spec, tmp_path / "r", watch=heard.append)
+    best = [event.data for event in heard if event.kind == "best_found"]
+    assert {row["net"] for row in best} == {1, 2}
+    assert {row["epoch_of_net"] for row in best if row["epoch_of_net"] == 1} == {1}
+    assert heard[-1].kind == "run_finished"
+
+
+@pytest.mark.parametrize(
+    ("watch", "said"),
+    [
+        (Diary, r"not its class: give Diary\(\)"),
+        ([lambda: None], "a function of one event, a spinalnet.WatchEvent, got .*too many"),
+        (lambda a, b: None, "function of one event.*missing a required argument"),
+        ("tensorboard", "got 'tensorboard' .trackers by name: comparison.trackers.open_trackers"),
+        ({"epoch": print}, "watch must be a spinalnet.Watcher, or a function"),
+        (3, "got 3"),
+        ([None], "got None"),
+    ],
+)
+def test_what_cannot_watch_is_refused_before_anything_runs(tmp_path, watch, said):
+    with pytest.raises(InputError, match=said):
+        spinalnet.compare("digits", "spinal,linear", out=tmp_path / "d", watch=watch)
+    assert not (tmp_path / "d").exists()
 
 
 def test_workers_tell_too(tmp_path):
@@ -196,8 +280,12 @@ def test_of_a_net_without_rows_held_out_every_epoch_is_kept(tmp_path):
             """Of a table the epochs are an option of the head."""
 
     diary, options = Brief(), "epochs=3,early_stopping=false"
+    heard = []
     heads = [f"spinal:{options},ensemble_size=1", f"linear:{options}"]
-    spinalnet.compare("sklearn:iris", heads, seeds=1, out=tmp_path / "d", jobs=1, watch=[diary])
+    spinalnet.compare(
+        "sklearn:iris", heads, seeds=1, out=tmp_path / "d", jobs=1, watch=[diary, heard.append]
+    )
+    assert sum(event.kind == "best_found" for event in heard) == 6
     assert [len(rows) for rows in diary.rows.values()] == [3, 3]
     assert [*diary.best.values()] == [3, 3]
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from spinalnet.comparison import TableSpec as TableSpec
     from spinalnet.comparison import TrainedModel as TrainedModel
     from spinalnet.comparison import Watcher as Watcher
+    from spinalnet.comparison import WatchEvent as WatchEvent
     from spinalnet.comparison import compare as compare
     from spinalnet.comparison import load as load
     from spinalnet.comparison import load_summary as load_summary
@@ -106,7 +107,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "_checks": "BackendUnavailable InputError SpinalnetError SurgeryError TrainingError",
         "comparison": "Comparison ComparisonSpec RunSpec Summary TableModel TableSpec TrainedModel "
-        "Watcher compare load load_summary load_trained run_one summarize write_report",
+        "WatchEvent Watcher compare load load_summary load_trained run_one summarize write_report",
         "data": "ArrayDataset DataSpec DatasetInfo Splits list_datasets load_dataset",
         "deploy": "Evaluation Exported Prediction evaluate_run export_onnx export_program "
         "from_pretrained predict_images push_to_hub save_pretrained write_predictions",

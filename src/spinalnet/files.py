@@ -36,7 +36,7 @@ except ImportError:  # Windows
     fcntl: ModuleType | None = None
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 _HEADER_KEY = "spinalnet"  # of our JSON string among the metadata of a safetensors file
 _DIGEST_KEY = "blake2b"  # of the digest in that JSON, and in files that are kept
@@ -379,14 +379,14 @@ def clone(source: Path, target: Path) -> None:
             shutil.copyfileobj(read, file, 1 << 20)
 
 
-def write_figure(path: str | os.PathLike[str], figure: Figure) -> None:
-    """Replace a PNG file by a figure of matplotlib's.
+def write_figure(path: str | os.PathLike[str], drawn: Axes) -> None:
+    """Replace a PNG file by the figure of matplotlib's that axes are on.
 
     Raises:
         InputError: If it cannot be written.
     """
     with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=110)
+        drawn.figure.savefig(file, format="png", dpi=110)  # type: ignore[union-attr]
 
 
 def open_own(path: str | os.PathLike[str], flags: int) -> int:

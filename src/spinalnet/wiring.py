@@ -1,7 +1,8 @@
 """What feeds what in a head, as plain data, and its drawing to scale.
 
 Heads say it themselves (`SpinalNet.wiring`). It is kept with a result, so that a report can draw a
-head without making it. The drawing is SVG in the colours of the page around it, or its own.
+head without making it. The drawing is SVG in the colours of the page around it, or its own; or it
+is made on axes of matplotlib.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spinalnet._checks import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -128,21 +132,155 @@ _COLOURS = {
 _INK = _COLOURS["ink"]
 
 
-def draw_wiring(wiring: Wiring, title: str) -> str:
+@dataclass(frozen=True)
+class _Bar:
+    """A part of the input, a layer, or the output row; `tip` says what it is."""
+
+    x: float
+    top: float
+    height: float
+    colour: str
+    tip: str
+    opacity: float = 1
+
+    @property
+    def shown(self) -> float:
+        """Its height, that it can be seen."""
+        return max(self.height, 2.5)
+
+
+@dataclass(frozen=True)
+class _Fan:
+    """Everything of one bar to everything of another: from (x, a) to (to, b)."""
+
+    x: float
+    a: tuple[float, float]
+    to: float
+    b: tuple[float, float]
+    colour: str
+
+    @property
+    def corners(self) -> list[tuple[float, float]]:
+        """The four of them, around."""
+        (a, b), (c, d) = self.a, self.b
+        return [(self.x, a), (self.to, c), (self.to, d), (self.x, b)]
+
+
+@dataclass(frozen=True)
+class _Label:
+    """What is written in the middle below something."""
+
+    x: float
+    y: float
+    text: str
+
+
+@dataclass(frozen=True)
+class _Arrow:
+    """From a layer to the next, downwards."""
+
+    x: float
+    top: float
+    bottom: float
+
+
+_Shape = _Bar | _Fan | _Label | _Arrow
+
+
+def draw_wiring(wiring: Wiring, title: str) -> Drawing:
     """Draw a head's wiring to scale, as an `<svg>` element."""
-    count = len(wiring.layers)
-    chained = count > 1 and len(wiring.seen) == count
-    parts = _chain(wiring) if chained else _stack(wiring)
-    height = _TOP + _LOW + _height(_rows(count) if chained else [])
-    said = f"{wiring.params:,} parameters, {wiring.macs:,} multiplications"
+    height, said, shapes = _laid_out(wiring)
     text = escape(title)
-    return (
+    return Drawing(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:.0f}" '
         f'role="img" aria-label="{text}: {said}" style="max-width: {_WIDTH}px" '
         'font-family="system-ui, sans-serif" font-size="11">'
         f'<text x="0" y="14" font-size="14" font-weight="600" fill="{_INK}">{text}</text>'
-        f'<text x="0" y="30" fill="{_COLOURS["soft"]}">{said}</text>' + "".join(parts) + "</svg>"
+        f'<text x="0" y="30" fill="{_COLOURS["soft"]}">{said}</text>'
+        + "".join(map(_as_svg, shapes))
+        + "</svg>"
     )
+
+
+class Drawing(str):
+    """An `<svg>` element as text, which a notebook shows as what it draws."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        return str(self)
+
+
+def paint_wiring(ax: Axes, wiring: Wiring, title: str) -> None:
+    """Draw the same on axes, which are made as wide and high as the drawing is."""
+    from matplotlib import rcParams
+    from matplotlib.patches import Polygon, Rectangle
+
+    height, said, shapes = _laid_out(wiring)
+    ink = rcParams["text.color"]
+    ax.set_title(f"{title}\n{said}", fontsize="medium", loc="left", parse_math=False)
+    ax.set(xlim=(_INPUT - 50, _OUTPUT + _BAR + 50), ylim=(height, _TOP - 6), aspect="equal")
+    ax.set_axis_off()
+    for shape in shapes:
+        match shape:
+            case _Bar():
+                place, fill = (shape.x, shape.top), _plain(shape.colour)
+                ax.add_patch(
+                    Rectangle(place, _BAR, shape.shown, color=fill, alpha=shape.opacity, lw=0)
+                )
+            case _Fan():
+                ax.add_patch(Polygon(shape.corners, color=_plain(shape.colour), alpha=0.13, lw=0))
+            case _Label():
+                ax.text(
+                    shape.x, shape.y, shape.text, ha="center", va="baseline", fontsize="small",
+                    color=ink,
+                )  # fmt: skip
+            case _Arrow():
+                ax.annotate(
+                    "", (shape.x, shape.bottom), (shape.x, shape.top),
+                    arrowprops={"arrowstyle": "->", "color": _plain("chain"), "shrinkA": 0,
+                                "shrinkB": 0},
+                )  # fmt: skip
+
+
+def _plain(colour: str) -> str:
+    """Return a colour without the page that may have another."""
+    return _COLOURS[colour].split(", ")[1].rstrip(")")
+
+
+def _laid_out(wiring: Wiring) -> tuple[float, str, list[_Shape]]:
+    """Return the height of a drawing, its second line, and what is drawn, the lowest first."""
+    count = len(wiring.layers)
+    chained = count > 1 and len(wiring.seen) == count
+    parts = _chain(wiring) if chained else _stack(wiring)
+    height = _TOP + _LOW + _height(_rows(count) if chained else [])
+    return height, f"{wiring.params:,} parameters, {wiring.macs:,} multiplications", parts
+
+
+def _as_svg(shape: _Shape) -> str:
+    match shape:
+        case _Bar():
+            return (
+                f'<rect x="{shape.x}" y="{shape.top:.1f}" width="{_BAR}" '
+                f'height="{shape.shown:.1f}" rx="1.5" fill="{_COLOURS[shape.colour]}" '
+                f'fill-opacity="{shape.opacity}"><title>{escape(shape.tip)}</title></rect>'
+            )
+        case _Fan():
+            points = " ".join(f"{x},{y:.1f}" for x, y in shape.corners)
+            return (
+                f'<polygon points="{points}" fill="{_COLOURS[shape.colour]}" fill-opacity="0.13"/>'
+            )
+        case _Label():
+            return (
+                f'<text x="{shape.x}" y="{shape.y:.1f}" text-anchor="middle" fill="{_INK}">'
+                f"{shape.text}</text>"
+            )
+        case _Arrow():
+            return (
+                f'<path d="M{shape.x},{shape.top:.1f} L{shape.x},{shape.bottom:.1f} '
+                f'm-3.5,-5 l3.5,5 l3.5,-5" fill="none" stroke="{_COLOURS["chain"]}" '
+                'stroke-width="1.6"/>'
+            )
 
 
 def _rows(count: int) -> list[int | None]:
@@ -156,24 +294,7 @@ def _height(rows: Sequence[int | None]) -> float:
     return max(_ROW * len(rows), 3.2 * _ROW)
 
 
-def _bar(x: float, top: float, height: float, colour: str, tip: str, opacity: float = 1) -> str:
-    return (
-        f'<rect x="{x}" y="{top:.1f}" width="{_BAR}" height="{max(height, 2.5):.1f}" rx="1.5" '
-        f'fill="{_COLOURS[colour]}" fill-opacity="{opacity}"><title>{escape(tip)}</title></rect>'
-    )
-
-
-def _fan(x: float, a: tuple[float, float], to: float, b: tuple[float, float], colour: str) -> str:
-    """Everything of one bar to everything of another: from (x, a) to (to, b)."""
-    points = f"{x},{a[0]:.1f} {to},{b[0]:.1f} {to},{b[1]:.1f} {x},{a[1]:.1f}"
-    return f'<polygon points="{points}" fill="{_COLOURS[colour]}" fill-opacity="0.13"/>'
-
-
-def _label(x: float, y: float, text: str, anchor: str = "start") -> str:
-    return f'<text x="{x}" y="{y:.1f}" text-anchor="{anchor}" fill="{_INK}">{text}</text>'
-
-
-def _chain(wiring: Wiring) -> list[str]:
+def _chain(wiring: Wiring) -> list[_Shape]:
     """Layers below each other between the input on the left and the output row on the right."""
     rows = _rows(len(wiring.layers))
     high = _height(rows)
@@ -189,33 +310,33 @@ def _chain(wiring: Wiring) -> list[str]:
     }
     out_high = max(wiring.out_features * scale, 2.5)
     out_top = _TOP + (high - out_high) / 2
-    back, front = [], []
+    back: list[_Shape] = []
+    front: list[_Shape] = []
     edges = sorted({edge for layer in wiring.layers for edge in (layer.start, layer.stop)})
     slices = [(a, b) for a, b in pairwise(edges) if b > a]
     for k, (a, b) in enumerate(slices):
         tip = _inputs(a, b)
         shade = 0.9 if k % 2 == 0 else 0.55
-        front.append(_bar(_INPUT, in_top + a * scale, (b - a) * scale - 1, "input", tip, shade))
+        front.append(_Bar(_INPUT, in_top + a * scale, (b - a) * scale - 1, "input", tip, shade))
     for i, middle in middles.items():
         layer = wiring.layers[i]
         half = max(layer.width * scale, 2.5) / 2
         ends = middle - half, middle + half
         if layer.stop > layer.start:
             seen = in_top + layer.start * scale, in_top + layer.stop * scale
-            back.append(_fan(_INPUT + _BAR, seen, _LAYER, ends, "layer"))
+            back.append(_Fan(_INPUT + _BAR, seen, _LAYER, ends, "layer"))
         if i in wiring.seen:
-            back.append(_fan(_LAYER + _BAR, ends, _OUTPUT, (out_top, out_top + out_high), "output"))
+            back.append(_Fan(_LAYER + _BAR, ends, _OUTPUT, (out_top, out_top + out_high), "output"))
         if i - 1 in layer.earlier and i - 1 in middles:
             before = middles[i - 1] + max(wiring.layers[i - 1].width * scale, 2.5) / 2
-            back.append(_arrow(_LAYER + _BAR / 2, before, ends[0]))
-        front.append(_bar(_LAYER, ends[0], 2 * half, "layer", _tip(i, layer)))
+            back.append(_Arrow(_LAYER + _BAR / 2, before, ends[0]))
+        front.append(_Bar(_LAYER, ends[0], 2 * half, "layer", _tip(i, layer)))
     if None in rows:
         left_out = len(wiring.layers) - _FIRST - _LAST
         y = _TOP + high * (_FIRST + 0.5) / len(rows) + 4
-        front.append(_label(_LAYER + _BAR / 2, y, f"… {left_out} more", "middle"))
-    front.append(
-        _bar(_OUTPUT, out_top, out_high, "output", _counted(wiring.out_features, "output"))
-    )
+        front.append(_Label(_LAYER + _BAR / 2, y, f"… {left_out} more"))
+    told = _counted(wiring.out_features, "output")
+    front.append(_Bar(_OUTPUT, out_top, out_high, "output", told))
     widths = {layer.width for layer in wiring.layers}
     each = f" of {widths.pop():,}" if len(widths) == 1 else ""
     if wiring.sees_input:
@@ -224,9 +345,9 @@ def _chain(wiring: Wiring) -> list[str]:
     return [
         *back,
         *front,
-        _label(_INPUT + _BAR / 2, low, _counted(wiring.in_features, "input"), "middle"),
-        _label(_LAYER + _BAR / 2, low, _counted(len(wiring.layers), "layer") + each, "middle"),
-        _label(_OUTPUT + _BAR / 2, low, _counted(wiring.out_features, "output"), "middle"),
+        _Label(_INPUT + _BAR / 2, low, _counted(wiring.in_features, "input")),
+        _Label(_LAYER + _BAR / 2, low, _counted(len(wiring.layers), "layer") + each),
+        _Label(_OUTPUT + _BAR / 2, low, _counted(wiring.out_features, "output")),
     ]
 
 
@@ -240,14 +361,6 @@ def _inputs(start: int, stop: int) -> str:
     return f"inputs {start:,} to {stop - 1:,}"
 
 
-def _arrow(x: float, top: float, bottom: float) -> str:
-    colour = _COLOURS["chain"]
-    return (
-        f'<path d="M{x},{top:.1f} L{x},{bottom:.1f} m-3.5,-5 l3.5,5 l3.5,-5" fill="none" '
-        f'stroke="{colour}" stroke-width="1.6"/>'
-    )
-
-
 def _tip(i: int, layer: WiredLayer) -> str:
     seen = []
     if layer.stop > layer.start:
@@ -259,7 +372,7 @@ def _tip(i: int, layer: WiredLayer) -> str:
     return f"layer {i + 1}: {layer.width:,} wide, sees {' and '.join(seen)}"
 
 
-def _stack(wiring: Wiring) -> list[str]:
+def _stack(wiring: Wiring) -> list[_Shape]:
     """Layers beside each other, each of which sees all of the one before."""
     sizes = [wiring.in_features, *(layer.width for layer in wiring.layers), wiring.out_features]
     high = _height([])
@@ -275,11 +388,11 @@ def _stack(wiring: Wiring) -> list[str]:
     for size in sizes:
         half = max(size * scale, 2.5) / 2
         ends.append((_TOP + high / 2 - half, _TOP + high / 2 + half))
-    drawn = [
-        _fan(places[i] + _BAR, ends[i], places[i + 1], ends[i + 1], colours[i + 1])
+    drawn: list[_Shape] = [
+        _Fan(places[i] + _BAR, ends[i], places[i + 1], ends[i + 1], colours[i + 1])
         for i in range(len(sizes) - 1)
     ]
     for x, (top, bottom), colour, name in zip(places, ends, colours, names, strict=True):
-        drawn.append(_bar(x, top, bottom - top, colour, name))
-        drawn.append(_label(x + _BAR / 2, _TOP + high + 16, name, "middle"))
+        drawn.append(_Bar(x, top, bottom - top, colour, name))
+        drawn.append(_Label(x + _BAR / 2, _TOP + high + 16, name))
     return drawn

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from spinalnet.comparison.tables.model import TableModel
     from spinalnet.comparison.tables.spec import TableSpec
     from spinalnet.comparison.trained import TrainedModel, load_trained
-    from spinalnet.comparison.watching import Watcher
+    from spinalnet.comparison.watching import Watcher, WatchEvent
 
 # When first used: a process that times heads needs none of these.
 __getattr__, __dir__, __all__ = attach(
@@ -35,6 +35,6 @@ __getattr__, __dir__, __all__ = attach(
         "tables.model": "TableModel",
         "tables.spec": "TableSpec",
         "trained": "TrainedModel load_trained",
-        "watching": "Watcher",
+        "watching": "WatchEvent Watcher",
     },
 )  # pyright: ignore[reportUnsupportedDunderAll]

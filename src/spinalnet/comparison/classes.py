@@ -297,9 +297,9 @@ def _layers(
     found = [
         outputs.shares[place]
         for outputs in several
-        if outputs.shares is not None and outputs.shown is not None
+        if outputs.shares is not None and outputs.explained is not None
         if int(outputs.predicted[row]) == guess
-        for place in (outputs.shown == row).nonzero()[:, 0].tolist()
+        for place in (outputs.explained == row).nonzero()[:, 0].tolist()
     ]
     if not found or {len(one) for one in found} != {len(slices)}:
         return ()

@@ -37,7 +37,7 @@ from spinalnet.comparison.tables.spec import TableSpec
 from spinalnet.comparison.times import SCHEMA as TIMES_SCHEMA
 from spinalnet.comparison.tuning import check_tuning
 from spinalnet.comparison.tuning import tune as tune_heads
-from spinalnet.comparison.watching import Watcher, Watching, both
+from spinalnet.comparison.watching import Watch, Watching, both
 from spinalnet.comparison.wording import listing
 from spinalnet.training import runs
 
@@ -74,7 +74,7 @@ def compare(
     preset: str | None = None,
     command: str | None = None,
     on_event: Callable[[Event], None] | None = None,
-    watch: Sequence[Watcher] = (),
+    watch: Watch = (),
     **options: Any,
 ) -> Comparison:
     """Answer "does a spinal head help on this data, and what does it cost?".
@@ -112,7 +112,8 @@ def compare(
             (see `training.presets.PRESETS`).
         command: Kept with the result as what made it.
         on_event: Told of every run that begins, goes on, ends or fails.
-        watch: Told the same as plain data, and of every epoch; see `Watcher`.
+        watch: Told the same as plain data, of every epoch and of every new best: a function of a
+            `WatchEvent`, a `Watcher`, or several of them.
         options: Fields of a run, such as epochs=20, lr=1e-3, limit=1000, seed=100; for images with
             a table of labels labels=TABLE, label_column=..., task="regression" (see `DataSpec`).
 
@@ -120,6 +121,7 @@ def compare(
         InputError: If anything asked for is impossible, before anything is written.
         TrainingError: If no run finished.
     """
+    watching = Watching(watch)
     if isinstance(data, ComparisonSpec):
         given = {"model": model, "target": target, "heads": heads, "preset": preset, **options}
         if unused := sorted(name for name, value in given.items() if value is not None):
@@ -137,20 +139,20 @@ def compare(
             **options,
         )
     most = check_worth_asking(question, until_decided, max_seeds)
-    watching = Watching(watch)
-    folder = run_comparison(
-        question,
-        default_folder(question) if out is None else out,
-        Effort(jobs, threads, engine, ray_address, both(on_event, watching), storage),
-        load=functools.partial(building.load_splits, download=download),
-        command=command,
-        max_seeds=most,
-        trials=0 if isinstance(question.base, TableSpec) else tune,
-        given=options,
-    )
-    found = Comparison.load(folder)
-    watching.concluded(found.summary, folder)
-    watching.close()
+    folder = default_folder(question) if out is None else out
+    with contextlib.closing(watching):
+        folder = run_comparison(
+            question,
+            folder,
+            Effort(jobs, threads, engine, ray_address, both(on_event, watching), storage),
+            load=functools.partial(building.load_splits, download=download),
+            command=command,
+            max_seeds=most,
+            trials=0 if isinstance(question.base, TableSpec) else tune,
+            given=options,
+        )
+        found = Comparison.load(folder)
+        watching.concluded(found.summary, folder)
     return found
 
 

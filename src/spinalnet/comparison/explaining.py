@@ -76,7 +76,7 @@ def explain_run(
     rows = candidates.nonzero()[:examples, 0]
     if len(rows) == 0:
         raise InputError("no test image of the first 512 is classified wrongly.")
-    figure = drawings.draw_explanations(
+    drawn = drawings.draw_explanations(
         head,
         features[rows],
         trained.info.class_names,
@@ -84,7 +84,7 @@ def explain_run(
         targets=targets[rows].tolist(),
     )
     path = files.expanded(out) / "explanations.png"
-    files.write_figure(path, figure)
+    files.write_figure(path, drawn)
     return path
 
 
@@ -122,8 +122,8 @@ def shrink_run(
         "pruned, fine-tuned": [(row.macs, row.tuned) for row in found.rows],
         "from scratch": [(row.macs, row.scratch) for row in found.rows],
     }
-    figure = drawings.draw_trade_off(lines, (found.dense_macs, found.dense))
-    files.write_figure(files.expanded(out) / "trade-off.png", figure)
+    drawn = drawings.draw_trade_off(lines, (found.dense_macs, found.dense))
+    files.write_figure(files.expanded(out) / "trade-off.png", drawn)
     numbers = asdict(found) | describe_origin()
     files.write_mapping(files.expanded(out) / "trade-off.json", numbers)
     return found

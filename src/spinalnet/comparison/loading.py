@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spinalnet import files
+from spinalnet.comparison.passed_on import file_of
 from spinalnet.comparison.result import Comparison
 from spinalnet.comparison.tables.columns import Tell
 from spinalnet.comparison.tables.model import TableModel, is_table_run, load_table_model
@@ -15,7 +15,8 @@ def load(path: str | Path) -> TrainedModel | TableModel:
     """Read a trained model, of images or of a table.
 
     Args:
-        path: Folder of a run or of a comparison, whose best run is taken; or a checkpoint file.
+        path: Folder of a run, of a comparison, whose best run is taken, or one that
+            `save_pretrained` wrote; or a checkpoint file.
 
     Raises:
         InputError: If there is no finished run, or its files cannot be used.
@@ -25,16 +26,17 @@ def load(path: str | Path) -> TrainedModel | TableModel:
 
 
 def run_of(path: str | Path, tell: Tell | None = None) -> Path:
-    """Return the run that a path means: itself, or the best one of a comparison.
+    """Return the run, or the file of a model, that a path means; of a comparison the best run.
 
     Args:
-        path: Folder of a run or of a comparison, or a checkpoint file.
+        path: Folder of a run or of a comparison, or of a model that is passed on; or a checkpoint
+            file.
         tell: Called with a sentence that says which run of a comparison it is.
 
     Raises:
         InputError: If a comparison has no finished run.
     """
-    path = files.expanded(path)
+    path = file_of(path)
     if not (path / "comparison.yaml").is_file():
         return path
     found = Comparison.load(path)

@@ -376,3 +376,20 @@ def _check_same(one: AnyOutputs, other: AnyOutputs) -> None:
             f"models are compared on the same test examples, and these were tested on others "
             f"({len(one)} and {len(other)}): keep one folder per data set, or run them again."
         )
+
+
+_TITLES = {
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "top5_accuracy": "top-5 accuracy",
+    "brier": "Brier score",
+    "ece": "calibration error (ECE)",
+    "adaptive_ece": "calibration error, bins of equal counts",
+}
+
+
+def title_of(key: str) -> str:
+    """Return what a number of `result.json` is called for people."""
+    if key in _TITLES or key not in METRICS:
+        return _TITLES.get(key, key.replace("_", " "))
+    return METRICS[key].title

@@ -44,8 +44,10 @@ class Outputs:
         thumbnails: Pixels of those examples, uint8, `(M, C, h, w)`.
         rows: Place of every example in the whole data set, int32, `(N,)`; None if not known.
         shares: What each of the L layers of a spinal head adds to the logit of the predicted class,
-            and to that of the true one, for the examples in `shown`, float32, `(M, L, 2)`; None of
-            other heads. With the bias of the output row they add up to the logits.
+            and to that of the true one, for the examples in `explained`, float32, `(E, L, 2)`; None
+            of other heads. With the bias of the output row they add up to the logits.
+        explained: Rows of those examples, `(E,)`: mistakes, more than those with thumbnails, since
+            a report shows the mistakes that several runs together got most wrong.
     """
 
     targets: Tensor
@@ -59,6 +61,7 @@ class Outputs:
     thumbnails: Tensor | None = None
     rows: Tensor | None = None
     shares: Tensor | None = None
+    explained: Tensor | None = None
 
     @classmethod
     def of(cls, logits: Tensor, targets: Tensor, paths: Sequence[str] = ()) -> Outputs:
@@ -110,9 +113,9 @@ class Outputs:
         """Return the same with pixels of some rows."""
         return replace(self, shown=shown, thumbnails=thumbnails)
 
-    def with_shares(self, shares: Tensor) -> Outputs:
-        """Return the same with the shares of layers for the rows in `shown`."""
-        return replace(self, shares=shares)
+    def with_shares(self, explained: Tensor, shares: Tensor) -> Outputs:
+        """Return the same with the shares of layers for some rows."""
+        return replace(self, explained=explained, shares=shares)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file: some 70 bytes an example, its path and the thumbnails."""
@@ -124,8 +127,8 @@ class Outputs:
             "log_likelihood": self.log_likelihood,
             "squares": self.squares,
         }
-        if self.shares is not None:
-            tensors["shares"] = self.shares
+        if self.shares is not None and self.explained is not None:
+            tensors |= {"shares": self.shares, "explained": self.explained.int()}
         files.save_weights(path, tensors | _places(self), {"num_classes": self.num_classes})
 
     @classmethod
@@ -275,7 +278,14 @@ def _classification(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> 
         thumbnails=thumbnails,
         rows=rows,
         shares=tensors.get("shares"),
+        explained=_read_explained(tensors),
     )
+
+
+def _read_explained(tensors: Mapping[str, Tensor]) -> Tensor | None:
+    """Return the rows of the shares; before they were named, they were those with thumbnails."""
+    rows = tensors.get("explained", tensors.get("shown"))
+    return None if rows is None or "shares" not in tensors else rows.long()
 
 
 def _read_places(tensors: Mapping[str, Tensor]) -> tuple[tuple[str, ...], Tensor | None]:
@@ -359,13 +369,16 @@ def _wrong_pictures(outputs: AnyOutputs) -> str | None:
         inside = shown.ndim == 1 and bool(((shown >= 0) & (shown < n)).all())
         if not inside or pixels.ndim != 4 or len(pixels) != len(shown):
             return "its thumbnails must belong to its examples"
-    shares = outputs.shares if isinstance(outputs, Outputs) else None
-    if shares is not None and not (
-        shown is not None
-        and shares.ndim == 3
-        and _is_table(shares, (len(shown), shares.shape[1], 2), torch.float32)
-    ):
-        return "the shares of its layers must belong to its examples"
+    if isinstance(outputs, Outputs) and outputs.shares is not None:
+        shares, rows = outputs.shares, outputs.explained
+        if not (
+            rows is not None
+            and rows.ndim == 1
+            and bool(((rows >= 0) & (rows < n)).all())
+            and shares.ndim == 3
+            and _is_table(shares, (len(rows), shares.shape[1], 2), torch.float32)
+        ):
+            return "the shares of its layers must belong to its examples"
     return None
 
 
@@ -425,17 +438,24 @@ def _joined_pictures(parts: Sequence[AnyOutputs], order: Tensor) -> dict[str, Te
     if len({part.num_classes for part in parts if isinstance(part, Outputs)}) > 1:
         raise InputError("outputs can be joined only where they have the same classes.")
     place = order.argsort()
-    shown, pixels, shares, before = [], [], [], 0
+    shown, pixels, before = [], [], 0
+    explained, shares = [], []
     for part in parts:
         if part.shown is not None and part.thumbnails is not None:
             shown.append(place[before + part.shown])
             pixels.append(part.thumbnails)
-            shares.append(getattr(part, "shares", None))
+        if isinstance(part, Outputs) and part.shares is not None and part.explained is not None:
+            explained.append(place[before + part.explained])
+            shares.append(part.shares)
         before += len(part)
-    of_shares = {} if isinstance(parts[0], RegressionOutputs) else {"shares": _together(shares)}
-    if (found := _together(pixels)) is None:
-        return {"shown": None, "thumbnails": None} | dict.fromkeys(of_shares)
-    return {"shown": torch.cat(shown), "thumbnails": found, **of_shares}
+    found: dict[str, Tensor | None] = {"shown": None, "thumbnails": _together(pixels)}
+    if found["thumbnails"] is not None:
+        found["shown"] = torch.cat(shown)
+    if isinstance(parts[0], Outputs):
+        found |= {"explained": None, "shares": _together(shares)}
+        if found["shares"] is not None:
+            found["explained"] = torch.cat(explained)
+    return found
 
 
 def _together(parts: Sequence[Tensor | None]) -> Tensor | None:

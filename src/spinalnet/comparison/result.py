@@ -19,6 +19,7 @@ from spinalnet.comparison.metrics import find_metric
 from spinalnet.comparison.report import drawing, figures, tuning_figures, write_report
 from spinalnet.comparison.summary import summarize_runs
 from spinalnet.files import expanded, write_bytes
+from spinalnet.panels import axes_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -264,10 +265,7 @@ class Comparison:
         return self._plot(ax, tuning_figures.paint_tuning)
 
     def _plot(self, ax: Axes | None, paint: Callable[..., object]) -> Axes:
-        if ax is None:
-            from matplotlib.figure import Figure
-
-            ax = Figure(figsize=(6.4, 4.2), layout="constrained").add_subplot()
+        ax = axes_of(ax, (6.4, 4.2))
         paint(ax, drawing.LIGHT, self.summary)
         return ax
 

@@ -32,6 +32,7 @@ from spinalnet.comparison.samples import keep_samples
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.spoken import with_shares
 from spinalnet.comparison.trained import Description
+from spinalnet.comparison.watching import Watching
 from spinalnet.data import batches
 from spinalnet.data.depths import Depths
 from spinalnet.data.images import bad_list, fit_to, read_all
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from spinalnet.comparison.question import ComparisonSpec
     from spinalnet.comparison.spec import OnProgress
     from spinalnet.comparison.tables.spec import TableSpec
+    from spinalnet.comparison.watching import Watch
 
 
 def run_one(
@@ -51,6 +53,7 @@ def run_one(
     *,
     splits: batches.Splits | None = None,
     on_progress: OnProgress | None = None,
+    watch: Watch = (),
 ) -> runs.RunRecord:
     """Train, choose on validation, test once, and leave a complete run folder.
 
@@ -61,17 +64,25 @@ def run_one(
         out: Folder of the run.
         splits: The data, if already loaded by `load_splits` for this seed.
         on_progress: Called with the spec at every step of training.
+        watch: Told of every epoch and of the end, as `compare` tells; not of a run that is done.
 
     Raises:
         InputError: If anything asked for is impossible, before anything is written.
         FolderInUse: If another process writes into `out`.
         TrainingError: If the loss is no longer finite.
     """
+    watching = Watching(watch if _dist.is_main() else ())
     if runs.is_done(out):
         open_folder(out, spec)  # refuses another question in the same folder
         return runs.load_run(files.expanded(out))
-    with locks.FolderLock(out) if _dist.is_main() else contextlib.nullcontext():
-        return _run(spec, out, splits, on_progress)
+    with (
+        locks.FolderLock(out) if _dist.is_main() else contextlib.nullcontext(),
+        contextlib.closing(watching),
+        watching.of_run(spec, on_progress) as tell,
+    ):
+        record = _run(spec, out, splits, tell)
+        watching.finished(spec.name, record.result or {})
+    return record
 
 
 def _run(

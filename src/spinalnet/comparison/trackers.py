@@ -61,6 +61,10 @@ class Guarded(Watcher):
         """See `Watcher`."""
         self._pass("epoch_ended", run, row, best=best)
 
+    def best_found(self, run: str, row: Mapping[str, Any]) -> None:
+        """See `Watcher`."""
+        self._pass("best_found", run, row)
+
     def run_finished(self, run: str, result: Mapping[str, Any]) -> None:
         """See `Watcher`."""
         self._pass("run_finished", run, result)

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import Tensor
 
@@ -16,6 +16,8 @@ from spinalnet import files
 from spinalnet._checks import InputError, read_fields, some
 from spinalnet.comparison.building import build_model, load_splits
 from spinalnet.comparison.moved import gone_note
+from spinalnet.comparison.notebook import as_html, names_of, test_of
+from spinalnet.comparison.passed_on import file_of
 from spinalnet.comparison.schema import SCHEMA, with_present_heads
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.data import (
@@ -31,8 +33,13 @@ from spinalnet.data.doubles import Part
 from spinalnet.data.folders import same_name
 from spinalnet.data.loading import load_labelled
 from spinalnet.models import MODELS, ImageModel, ModelSpec, features
-from spinalnet.nn import made_for
+from spinalnet.nn import count_params, largest_size, made_for, spine_diagram, wiring_in
 from spinalnet.training import runs
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from spinalnet.wiring import Drawing
 
 
 @dataclass(frozen=True)
@@ -113,11 +120,49 @@ class Description:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model out of a run folder, with all it needs to read images and name classes."""
+    """A model out of a run folder, with all it needs to read images and name classes.
+
+    Attributes:
+        model: The network, in evaluation mode.
+        info: What it takes, and its classes.
+        spec: The run it comes from, as far as its file says.
+        source: The folder or file that it was read from; None of one made otherwise.
+    """
 
     model: ImageModel
     info: DatasetInfo
     spec: RunSpec
+    source: Path | None = None
+
+    @overload
+    def spine_diagram(self) -> Drawing: ...
+    @overload
+    def spine_diagram(self, *, ax: Axes) -> Axes: ...
+    def spine_diagram(self, *, ax: Axes | None = None) -> Drawing | Axes:
+        """Draw the head to scale; see `spinalnet.spine_diagram`, also for errors.
+
+        Args:
+            ax: Axes of matplotlib to draw it on.
+        """
+        return spine_diagram(self.model, self.spec.model.head, ax=ax)
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook what it is, what its run reached, and the drawn head."""
+        info, spec = self.info, self.spec
+        params = count_params(self.model)
+        frozen = " (frozen)" if spec.model.freeze else ""
+        rows = {
+            "network": f"{spec.model.name}{frozen}, {params.total:,} parameters",
+            "head": f"{spec.model.head}, {params.head:,} parameters",
+            "data": info.name,
+            "input": " x ".join(map(str, info.input_shape)),
+            "task": info.task,
+            "classes": names_of(info.class_names),
+            "read from": self.source,
+        }
+        title = f"{spec.model.head} on {info.name or spec.model.name}"
+        drawing = "" if wiring_in(self.model) is None else self.spine_diagram()
+        return as_html(title, rows, test_of(self.source), drawing)
 
     def load_data(
         self, data: str | None = None, data_dir: str | None = None, device: str | None = None
@@ -288,29 +333,23 @@ def _check_sizes(
     if inputs > _LARGEST_INPUT:
         raise InputError(f"{file} cannot be used: it names inputs of {inputs:,} numbers each.")
     for options in (about.head_options, spec.model.head_options):
-        if (size := _largest_of(options)) > max(held, 1024):
+        if (size := largest_size(options)) > max(held, 1024):
             raise InputError(
                 f"{file} cannot be used: it names a head with a size of {size:,}, but holds "
                 f"{held:,} numbers."
             )
 
 
-def _largest_of(value: Any) -> int:
-    """Return the largest whole number among options."""
-    if isinstance(value, Mapping):
-        return max(map(_largest_of, value.values()), default=0)
-    if isinstance(value, list | tuple):
-        return max(map(_largest_of, value), default=0)
-    return value if isinstance(value, int) else 0
-
-
 def load_trained(path: str | Path) -> TrainedModel:
     """Rebuild a model from the folder of a run (its best weights) or from a checkpoint file.
 
+    Args:
+        path: The folder of a run, or one that `save_pretrained` wrote; or a checkpoint file.
+
     Raises:
-        InputError: If `path` is neither, or the run has no weights yet.
+        InputError: If `path` is none of them, or the run has no weights yet.
     """
-    path = files.expanded(path)
+    path = file_of(path)
     is_file = path.is_file()
     if not is_file and not runs.is_run(path):
         raise InputError(f"{path} is not the folder of a run, nor a checkpoint: give one of them.")
@@ -347,4 +386,4 @@ def load_trained(path: str | Path) -> TrainedModel:
             f"{file}: its weights do not fit the network it names "
             f"({textwrap.shorten(reason[0], 200, placeholder=' ...').rstrip('.')})."
         ) from error
-    return TrainedModel(model.eval(), about.info, spec)
+    return TrainedModel(model.eval(), about.info, spec, path)

@@ -30,9 +30,10 @@ from spinalnet.comparison.tables.heads import head_row
 from spinalnet.comparison.wording import as_csv
 from spinalnet.deploy.saved import table_model
 from spinalnet.deploy.tables import rows_to_ask
+from spinalnet.panels import axes_of, panels
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 MOST_ROWS = 1000  # more would not change a mean's second digit
 _STEP = 1e-4  # of a column's standard deviation, to both sides: a net is evaluated in float64
@@ -213,27 +214,33 @@ def _with_column(X: Any, place: int, values: np.ndarray) -> Any:
     return changed
 
 
-def draw_effects(explanation: TableExplanation, model: TableModel) -> Figure:
-    """Draw the effect of the columns that matter most, a panel for each output."""
-    from matplotlib.figure import Figure
+def draw_effects(
+    explanation: TableExplanation, model: TableModel, *, ax: Axes | None = None
+) -> Axes:
+    """Draw the effect of the columns that matter most, a panel for each output.
 
+    Args:
+        explanation: What `explain_table` found.
+        model: Of what.
+        ax: Axes in whose place the panels are drawn; new ones without.
+    """
     outputs = list(dict.fromkeys(effect.output for effect in explanation.effects))[:6]
     columns = list(dict.fromkeys(effect.column for effect in explanation.effects))[:20]
     size = (1.2 + 3.4 * len(outputs), 0.9 + 0.26 * len(columns))
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(1, len(outputs), sharey=True, squeeze=False)[0]
+    ax = axes_of(ax, size)
+    beside = panels(ax, 1, len(outputs), sharey=True)[0]
     by_place = {(one.output, one.column): one for one in explanation.effects}
-    for axes, output in zip(panels, outputs, strict=True):
+    for axes, output in zip(beside, outputs, strict=True):
         shown = [by_place[output, column] for column in columns]
         axes.barh(
             columns, [one.effect for one in shown], xerr=[one.error for one in shown], color="C0"
         )
-        axes.set_title(output, fontsize=9)
+        axes.set_title(output, fontsize=9, loc="left")
         axes.set_xlabel(f"mean change, {explanation.unit}", fontsize=8)
         axes.tick_params(labelsize=8)
-    panels[0].invert_yaxis()
-    figure.suptitle(
-        f"{model.about.data}, {model.about.head}: change of the prediction by another row's value",
-        fontsize=10,
+    beside[0].invert_yaxis()
+    title = "change of the prediction by another row's value"
+    beside[0].set_title(
+        f"{model.about.data}, {model.about.head}: {title}\n{outputs[0]}", fontsize=9, loc="left"
     )
-    return figure
+    return ax

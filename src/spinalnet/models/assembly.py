@@ -15,14 +15,14 @@ from spinalnet.data import DataSpec
 from spinalnet.models import backbones, channels, surgery
 from spinalnet.models.trunks import MultiTapTrunk
 from spinalnet.models.zoo import MODELS, ModelRow, model_row
-from spinalnet.nn import head_arguments, head_row, is_own, make_head, use_head
+from spinalnet.nn import Drawn, head_arguments, head_row, is_own, make_head, use_head
 from spinalnet.randomness import own_generators
 
 CONTROLS = ("matched", "unchained", "unchained-matched")
 """The heads that are made after another one, whatever its options are."""
 
 
-class ImageModel(nn.Module):
+class ImageModel(Drawn, nn.Module):
     """Trunk and head: images `(B, C, H, W)` to features `(B, F)` to logits `(B, num_classes)`.
 
     The trunk of a network for tables leaves its rows `(B, F)` as they are.
@@ -30,9 +30,11 @@ class ImageModel(nn.Module):
     Attributes:
         name: The row of `MODELS` it was built from.
         notes: Sentences the user must see, such as what of a file of weights was not used.
+        trunk_of: What its trunk was made of, see `make_trunk`; None of one made otherwise.
     """
 
     notes: tuple[str, ...] = ()
+    trunk_of: Mapping[str, Any] | None = None
 
     def __init__(self, trunk: nn.Module, head: nn.Module, name: str = "") -> None:
         super().__init__()
@@ -350,8 +352,24 @@ def build(
         head = make_head(kind, sum(tap_features), num_classes, **options)
     model = ImageModel(trunk, head, spec.name)
     model.notes = getattr(trunk, "notes", ())
+    channels, size = input_shape[0], input_shape[1] if len(input_shape) == 3 else None
+    model.trunk_of = {"neck": spec.neck, "in_channels": channels, "image_size": size}
     if row.zero_head_bias:
         for module in model.head.modules():
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
     return model
+
+
+def make_trunk(
+    name: str, *, neck: str | None = None, in_channels: int, image_size: int | None = None
+) -> nn.Module:
+    """Return the trunk of a network, with weights of its own, to load others into.
+
+    Raises:
+        InputError: As `create_model`.
+    """
+    row = model_row(name)
+    _check_input(name, row, in_channels, image_size)
+    with own_generators():
+        return _build_trunk(ModelSpec(name, neck=neck), row, in_channels)

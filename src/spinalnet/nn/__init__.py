@@ -16,7 +16,8 @@ from spinalnet.nn.backends import (
 )
 from spinalnet.nn.counting import Count, count_macs, count_params, made_for
 from spinalnet.nn.dense import LinearHead, MLPHead, Normed, ProgressiveNet, matched_mlp
-from spinalnet.nn.diagram import spine_diagram, wiring_in
+from spinalnet.nn.described import describe_head, largest_size, load_weights, make_described
+from spinalnet.nn.diagram import Drawn, as_html, spine_diagram, wiring_in
 from spinalnet.nn.forms import form_of, why_no_form
 from spinalnet.nn.functional import draw_masks, spinal
 from spinalnet.nn.gradients import chain_input, hidden_influence, jacobian, linears_of

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from spinalnet._checks import InputError
+from spinalnet._checks import InputError, check_positive
 from spinalnet.nn.layers import SpinalLayer
 
 
@@ -97,6 +97,9 @@ def count_macs(model: nn.Module, input_shape: Sequence[int]) -> Count:
     Args:
         model: Any module; run once in eval mode on zeros. Its mode is restored.
         input_shape: Shape without the batch dimension, for example `(1, 28, 28)`.
+
+    Raises:
+        InputError: If the model does not take such an input; the layer is named.
     """
     counts = macs_by_module(model, input_shape)
     head = getattr(model, "head", None)
@@ -117,7 +120,13 @@ def macs_by_module(
         model: See `count_macs`.
         input_shape: See `count_macs`.
         seen: Called with every module that is called, and its output, if that is a tensor.
+
+    Raises:
+        InputError: See `count_macs`.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module, got a {type(model).__name__}.")
+    shape = _checked_shape(input_shape)
     counts: dict[nn.Module, int] = {}
 
     def add(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -143,15 +152,71 @@ def macs_by_module(
     if seen is not None:
         # With a hook on one of its layers a chain would call them, which is another path.
         hooks += [m.register_forward_hook(tell) for m in model.modules() if m not in parts]
+    running: list[tuple[nn.Module, tuple[int, ...] | None]] = []  # what has begun and not ended
+
+    def begin(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        first = inputs[0] if inputs else None
+        running.append((module, tuple(first.shape) if isinstance(first, Tensor) else None))
+
+    def end(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        running.pop()
+
+    called = [m for m in model.modules() if m not in parts]
+    hooks += [m.register_forward_pre_hook(begin) for m in called]
+    hooks += [m.register_forward_hook(end) for m in called]
     modes = {module: module.training for module in model.modules()}
-    anchor = next(model.parameters(), torch.empty(0))
+    anchor = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     try:
         model.eval()
         with torch.no_grad():
-            model(torch.zeros(1, *input_shape, dtype=anchor.dtype, device=anchor.device))
+            model(torch.zeros(1, *shape, dtype=anchor.dtype, device=anchor.device))
+    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
+        raise _not_taken(model, shape, running, error) from error
     finally:
         for hook in hooks:
             hook.remove()
         for module, mode in modes.items():
             module.training = mode
     return counts
+
+
+def _checked_shape(input_shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape of one input.
+
+    Raises:
+        InputError: If it is none.
+    """
+    try:
+        return tuple(check_positive("input_shape", size) for size in input_shape)
+    except (TypeError, InputError):
+        raise InputError(
+            "input_shape must be the sizes of one input without the batch, such as (1, 28, 28) or "
+            f"(320,), got {input_shape!r}."
+        ) from None
+
+
+def _not_taken(
+    model: nn.Module,
+    shape: tuple[int, ...],
+    running: Sequence[tuple[nn.Module, tuple[int, ...] | None]],
+    error: Exception,
+) -> InputError:
+    """Say which layer does not take what an input of a shape comes to there."""
+    module, got = running[-1] if running else (model, None)
+    names = {part: name for name, part in model.named_modules()}
+    layer = (
+        f"its layer '{names[module]}', a {type(module).__name__}," if names.get(module) else "it"
+    )
+    got = (1, *shape) if got is None else got
+    wants, channels = getattr(module, "in_features", None), getattr(module, "in_channels", None)
+    if isinstance(wants, int) and wants != got[-1]:
+        said = f"takes {wants} features in the last dimension"
+    elif isinstance(channels, int) and channels != (got[1] if len(got) > 1 else None):
+        said = f"takes {channels} channels in the second dimension"
+    else:
+        reason = " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
+        said = f"says: {reason}"
+    return InputError(
+        f"{type(model).__name__} takes no input of shape {shape}: {layer} gets a tensor of shape "
+        f"{got}, with the batch first, and {said}. Give the input_shape that it was made for."
+    )

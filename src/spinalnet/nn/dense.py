@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from spinalnet._checks import InputError, check_positive, check_probability
 from spinalnet.nn.activations import make_activation, make_norms
+from spinalnet.nn.diagram import Drawn
 from spinalnet.wiring import WiredLayer, Wiring, wired
 
 if TYPE_CHECKING:
     from spinalnet.nn.activations import Activation
 
 
-class LinearHead(nn.Module):
+class LinearHead(Drawn, nn.Module):
     """One linear map, with dropout before it if asked for.
 
     Shape:
@@ -60,7 +61,7 @@ class Normed(nn.Module):
         return self.norm(x.reshape(-1, x.shape[-1])).reshape(x.shape)
 
 
-class MLPHead(nn.Module):
+class MLPHead(Drawn, nn.Module):
     """Fully connected layers of any widths: what a spinal head replaces.
 
     Shape:
@@ -139,7 +140,7 @@ class MLPHead(nn.Module):
         return wired(self, self.in_features, self.out_features, layers, stacked=True)
 
 
-class ProgressiveNet(nn.Module):
+class ProgressiveNet(Drawn, nn.Module):
     """Densely connected chain: every layer sees the whole input and all earlier layers.
 
     The Progressive SpinalNet of the same authors; not a split network. Layer 1 sees the input as

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from html import escape
+from typing import TYPE_CHECKING, overload
+
 from torch import nn
 
 from spinalnet._checks import InputError
-from spinalnet.wiring import Wiring, draw_wiring
+from spinalnet.panels import axes_of
+from spinalnet.wiring import Drawing, Wiring, draw_wiring, paint_wiring
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def wiring_in(model: nn.Module) -> Wiring | None:
@@ -14,27 +21,75 @@ def wiring_in(model: nn.Module) -> Wiring | None:
     Returns:
         None if there is none that is one chain, or one stack, of layers.
     """
-    for module in model.modules():
-        wiring = getattr(module, "wiring", None)
-        if callable(wiring) and isinstance(found := wiring(), Wiring):
-            return found
-    return None
+    wiring = getattr(model, "wiring", None)
+    if callable(wiring):  # of a head that is none of these, a part is not the whole
+        return found if isinstance(found := wiring(), Wiring) else None
+    return next(filter(None, map(wiring_in, model.children())), None)
 
 
-def spine_diagram(head: nn.Module, title: str = "") -> str:
+@overload
+def spine_diagram(head: nn.Module, title: str = "") -> Drawing: ...
+@overload
+def spine_diagram(head: nn.Module, title: str = "", *, ax: Axes) -> Axes: ...
+@overload
+def spine_diagram(head: nn.Module, title: str = "", *, ax: Axes | None) -> Drawing | Axes: ...
+def spine_diagram(head: nn.Module, title: str = "", *, ax: Axes | None = None) -> Drawing | Axes:
     """Draw a head, or the head of a network, to scale.
 
     Args:
         head: A `SpinalNet`, another head that is one chain or one stack, or a network with one.
         title: Written above it; the name of its class without one.
+        ax: Axes of matplotlib to draw it on.
 
     Returns:
-        An `<svg>` element, which is a file of its own too.
+        The axes, or without any an `<svg>` element as text, which is a file of its own, and which a
+        notebook shows as a picture.
 
     Raises:
         InputError: If there is no such head.
     """
+    if not isinstance(head, nn.Module):
+        raise InputError(f"head must be a torch.nn.Module, got a {type(head).__name__}.")
     wiring = wiring_in(head)
     if wiring is None:
         raise InputError(f"a {type(head).__name__} is not one chain of layers: it is not drawn.")
-    return draw_wiring(wiring, title or type(head).__name__)
+    title = title or type(head).__name__
+    if ax is None:
+        return draw_wiring(wiring, title)
+    ax = axes_of(ax, (1, 1))
+    paint_wiring(ax, wiring, title)
+    return ax
+
+
+class Drawn:
+    """What draws the head in a module, for modules that are heads or have one."""
+
+    @overload
+    def spine_diagram(self) -> Drawing: ...
+    @overload
+    def spine_diagram(self, *, ax: Axes) -> Axes: ...
+    @overload
+    def spine_diagram(self, *, ax: Axes | None) -> Drawing | Axes: ...
+    def spine_diagram(self, *, ax: Axes | None = None) -> Drawing | Axes:
+        """Draw the head to scale: what each layer sees, and what it feeds.
+
+        Args:
+            ax: Axes of matplotlib to draw it on.
+
+        Returns:
+            See `spinalnet.spine_diagram`, also for errors.
+        """
+        assert isinstance(self, nn.Module)
+        return spine_diagram(self, ax=ax)
+
+    def _repr_html_(self) -> str:
+        """Show the drawing in a notebook, with what `repr` says below it."""
+        assert isinstance(self, nn.Module)
+        return as_html(self)
+
+
+def as_html(model: nn.Module, title: str = "") -> str:
+    """Return what a notebook shows of a model: the head in it, if that can be drawn, and `repr`."""
+    wiring = wiring_in(model)
+    drawing = "" if wiring is None else draw_wiring(wiring, title or type(model).__name__)
+    return f"{drawing}<pre>{escape(repr(model))}</pre>"

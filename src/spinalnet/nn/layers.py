@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
@@ -11,10 +10,11 @@ from spinalnet._checks import InputError, check_positive, check_probability
 from spinalnet.kernels import reference
 from spinalnet.nn import backends, functional
 from spinalnet.nn.activations import make_activation, make_norms
+from spinalnet.nn.diagram import Drawn
 from spinalnet.nn.flat import FlatStorage
 from spinalnet.nn.reading import all_plain, has_bias, matrices, why_called
 from spinalnet.nn.repeat import Repeat
-from spinalnet.wiring import WiredLayer, Wiring, draw_wiring, wired
+from spinalnet.wiring import WiredLayer, Wiring, wired
 
 if TYPE_CHECKING:
     from spinalnet.kernels.plan import Layout, Plans
@@ -248,7 +248,7 @@ class SpinalLayer(nn.Module):
         )
 
 
-class SpinalNet(FlatStorage):
+class SpinalNet(Drawn, FlatStorage):
     """Spinal hidden layer plus output row: the head of a CNN, or a whole network for a table.
 
     Shape:
@@ -364,18 +364,6 @@ class SpinalNet(FlatStorage):
             for i, seen in enumerate(self.spine.slices)
         ]
         return wired(self, self.in_features, self.out_features, layers)
-
-    def spine_diagram(self) -> str:
-        """Return a drawing of the net to scale, as SVG: what each layer sees, and what it feeds."""
-        wiring = self.wiring()
-        if wiring is None:
-            raise InputError(f"a {type(self).__name__} is not one chain of layers.")
-        return draw_wiring(wiring, type(self).__name__)
-
-    def _repr_html_(self) -> str:
-        """Show the drawing in a notebook, with what `repr` says below it."""
-        drawing = "" if self.wiring() is None else self.spine_diagram()
-        return f"{drawing}<pre>{escape(repr(self))}</pre>"
 
     def flatten_parameters(self) -> Self:
         """Keep the parameters of all linear maps in one, `flat`; return the net itself.

@@ -92,6 +92,9 @@ def summary(model: nn.Module, input_shape: Sequence[int]) -> ModelSummary:
         model: Any module that maps one tensor; run once in eval mode on zeros.
         input_shape: Shape of one input, for example `(1, 28, 28)`.
 
+    Raises:
+        InputError: If the model does not take such an input; the layer is named.
+
     Example:
         >>> from spinalnet import SpinalNet
         >>> found = summary(SpinalNet(320, 10, hidden_features=8, num_layers=6), (320,))

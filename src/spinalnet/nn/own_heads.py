@@ -25,6 +25,7 @@ from spinalnet.nn.heads import HEADS, HeadRow, is_own
 from spinalnet.randomness import own_generators
 
 _FIRST = ["in_features", "out_features"]
+MADE_AS = "_spinalnet_made_as"  # attribute of a head: how it was made
 
 
 def use_head(place: str) -> None:
@@ -107,4 +108,6 @@ def _build(
             f"head '{place}' must return (B, out_features): of an input of shape "
             f"(2, {in_features}) it makes {shape} instead of (2, {out_features})."
         )
+    sizes = {"in_features": in_features, "out_features": out_features}
+    head.__dict__[MADE_AS] = {"class": place, **sizes, **options}
     return head

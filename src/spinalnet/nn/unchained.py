@@ -13,10 +13,11 @@ from torch.nn import functional as F
 from spinalnet._checks import InputError, check_positive, check_probability
 from spinalnet.kernels.reference import split_sizes
 from spinalnet.nn.activations import Activation, make_activation, make_norms
+from spinalnet.nn.diagram import Drawn
 from spinalnet.wiring import WiredLayer, Wiring, wired
 
 
-class UnchainedNet(nn.Module):
+class UnchainedNet(Drawn, nn.Module):
     """A spinal net without the chain: layer `l` sees its slice of the input and nothing else.
 
     Slices, widths, norms, dropout and the output row are those of `SpinalNet` with the same

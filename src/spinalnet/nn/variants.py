@@ -112,6 +112,9 @@ class MultiTapSpinalNet(nn.Module):
         hidden = [chain(tap) for chain, tap in zip(self.chains, taps, strict=True)]
         return self.top(torch.cat(hidden, dim=-1))
 
+    def wiring(self) -> None:
+        """Return nothing: it is several chains, and `Wiring` describes one."""
+
 
 class TiledSpinalNet(SpinalNet):
     """Compatibility: a spinal net whose slices fall as in the paper's customizable module.

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from spinalnet import files
 from spinalnet.comparison.statistics import ALPHA, deviation, finite, half_width, mean
+from spinalnet.panels import axes_of, panels
 from spinalnet.paper.recipes import regression
 from spinalnet.paper.records import Record
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 _NOISE_VARIANCE = 0.2**2 / 12  # of the noise 0.2 U that is added to every target
 
@@ -23,7 +24,7 @@ def draw_regression_study(records: Iterable[Record], path: str | Path) -> Path |
     Returns:
         The file, or None if no such record is there.
     """
-    panels = {
+    targets = {
         record.recipe.removeprefix("regression-"): {
             head.head: finite(head.values) for head in record.summary.heads
         }
@@ -32,25 +33,22 @@ def draw_regression_study(records: Iterable[Record], path: str | Path) -> Path |
         and record.budget != "smoke"
         and record.recipe in regression.STUDY
     }
-    if not panels:
+    if not targets:
         return None
-    files.write_figure(path, _draw(panels, _NOISE_VARIANCE))
+    files.write_figure(path, _draw(targets, _NOISE_VARIANCE))
     return files.expanded(path)
 
 
-def _draw(panels: Mapping[str, Mapping[str, Sequence[float]]], floor: float) -> Figure:
+def _draw(targets: Mapping[str, Mapping[str, Sequence[float]]], floor: float) -> Axes:
     """Draw error bars of heads on several targets: means, t intervals, and every seed as a dot.
 
     Args:
-        panels: Target to (head to mean squared errors on fresh data, one per seed).
+        targets: Target to (head to mean squared errors on fresh data, one per seed).
         floor: Variance of the noise: no predictor can do better.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3 * len(panels), 3.6), layout="constrained")
-    for axes, (target, heads) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-    ):
+    ax = axes_of(None, (3 * len(targets), 3.6))
+    beside = panels(ax, 1, len(targets))[0]
+    for axes, (target, heads) in zip(beside, targets.items(), strict=True):
         for place, values in enumerate(heads.values()):
             center, std, n = mean(values), deviation(values), len(values)
             axes.bar(place, center, width=0.65, color=f"C{place}", alpha=0.5)
@@ -63,10 +61,10 @@ def _draw(panels: Mapping[str, Mapping[str, Sequence[float]]], floor: float) -> 
         axes.set_title(target, fontsize=10)
         axes.set_ylim(bottom=0)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("mean squared error on fresh data")
-    figure.supxlabel(
+    beside[0].set_ylabel("mean squared error on fresh data")
+    ax.figure.supxlabel(  # type: ignore[union-attr]
         f"bars: means with {1 - ALPHA:.0%} t intervals over seeds; dots: seeds; "
         f"dotted: noise variance {floor:.5f}",
         fontsize=8,
     )
-    return figure
+    return ax

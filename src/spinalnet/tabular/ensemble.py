@@ -116,6 +116,7 @@ class NetEpoch:
         epochs: How many there are at most.
         row: Its losses, rate and, with rows held out, scores, as `Loop.history` has them.
         is_last: Whether the net is done.
+        best: Whether its weights are kept: the best so far, or, with no rows held out, the last.
     """
 
     net: int
@@ -124,6 +125,7 @@ class NetEpoch:
     epochs: int
     row: Mapping[str, Any]
     is_last: bool
+    best: bool
 
 
 OnEpoch = Callable[[NetEpoch], None]
@@ -222,10 +224,10 @@ def train_members(jobs: Sequence[Job], rows: Rows, task: Task) -> None:
         if kept is not None and kept.take_up(job):
             continue
 
-        def tell(loop: Loop, row: Mapping[str, Any], net: int = number + 1) -> None:
+        def tell(loop: Loop, row: Mapping[str, Any], best: bool, net: int = number + 1) -> None:
             if on_epoch is not None:
                 done, most = loop.epochs_done, loop.config.epochs
-                on_epoch(NetEpoch(net, len(jobs), done, most, row, bool(loop.stopped)))
+                on_epoch(NetEpoch(net, len(jobs), done, most, row, bool(loop.stopped), best))
 
         _train(job, rows, task, tell)
         if kept is not None:
@@ -240,7 +242,7 @@ def _some(rows: Rows, which: Tensor | None) -> Rows:
 
 
 def _train(
-    job: Job, rows: Rows, task: Task, tell: Callable[[Loop, Mapping[str, Any]], None]
+    job: Job, rows: Rows, task: Task, tell: Callable[[Loop, Mapping[str, Any], bool], None]
 ) -> None:
     """Go on to the last epoch and keep the best."""
     member, net, config = job.member, job.net, job.config
@@ -255,8 +257,8 @@ def _train(
     with own_generators():
         torch.manual_seed(job.seed)
         while not loop.stopped:
-            row, _ = loop.run_epoch()
-            tell(loop, row)
+            row, is_best = loop.run_epoch()
+            tell(loop, row, is_best or held_out is None)
     member.n_iter, member.best_epoch = loop.epoch, loop.best_epoch or loop.epoch
     member.loss_curve += [row["train_loss"] for row in loop.history]
     if held_out is not None:

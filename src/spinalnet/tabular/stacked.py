@@ -196,8 +196,8 @@ def _train(learner: RowsLearner, loop: Loop) -> Trained:
             torch.manual_seed(stream_seed("dropout", loop.config.seed))
         try:
             while not loop.stopped:
-                row, _ = loop.run_epoch()
-                loop.tell("epoch", row=row)
+                row, is_best = loop.run_epoch()
+                loop.tell("epoch", row=row, best=is_best)
         except TrainingError as caught:
             error = caught
     if loop.best_weights is not None:

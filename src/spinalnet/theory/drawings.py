@@ -1,6 +1,7 @@
 """Drawings: the universality proof, errors, a trade-off, sensitivities, explanations.
 
-They are made with matplotlib's `Figure`, which needs no display; `files.write_figure` writes it.
+Each takes `ax`, axes to draw on, in whose place panels stand where there are several; without it
+new ones are made. It returns them; `files.write_figure` writes the figure that they are on.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from spinalnet.panels import axes_of, panels
 from spinalnet.theory.sensitivity import explain
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
     from spinalnet.nn import SpinalNet
     from spinalnet.theory.sensitivity import Sensitivities
@@ -28,28 +30,27 @@ def _tidy(axes: Any, **grid: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def draw_proof() -> Figure:
+def draw_proof(*, ax: Axes | None = None) -> Axes:
     """Draw the proof in four panels: a dense layer of 2 and of 4 neurons and their spinal forms.
 
     The inputs come in two slices. An adder (pale) carries the first slice's sum down to the neuron
     that finishes it; between the pairs nothing is carried.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 8.4), layout="constrained")
-    panels = figure.subplots(2, 2)
-    _draw_dense(panels[0][0], 2, "(a) a dense hidden layer of 2 neurons")
-    _draw_spinal(panels[0][1], 1, "(b) the same function: a pair of spinal layers of width 2")
-    _draw_dense(panels[1][0], 4, "(c) 4 neurons")
-    _draw_spinal(panels[1][1], 2, "(d) the same function: two pairs, still of width 2")
+    ax = axes_of(ax, (11, 8.4))
+    grid = panels(ax, 2, 2)
+    _draw_dense(grid[0][0], 2, "(a) a dense hidden layer of 2 neurons")
+    _draw_spinal(grid[0][1], 1, "(b) the same function: a pair of spinal layers of width 2")
+    _draw_dense(grid[1][0], 4, "(c) 4 neurons")
+    _draw_spinal(grid[1][1], 2, "(d) the same function: two pairs, still of width 2")
     handles = [
         _marker(_INPUT, "input"),
         _marker(_ADDER, "adder: affine on the box, weight 0 to the output"),
         _marker(_TARGET, "hidden neuron of the dense layer"),
         _marker(_OUTPUT, "output"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
-    return figure
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.02)}
+    ax.legend(handles=handles, ncols=4, fontsize=9, frameon=False, **below)
+    return ax
 
 
 def _marker(colour: str, label: str) -> Any:
@@ -140,17 +141,21 @@ def _draw_spinal(axes: Any, pairs: int, title: str) -> None:
     _finish(axes, title, top)
 
 
-def draw_errors(errors: Mapping[int, Sequence[tuple[int, Sequence[float]]]], title: str) -> Figure:
+def draw_errors(
+    errors: Mapping[int, Sequence[tuple[int, Sequence[float]]]],
+    title: str,
+    *,
+    ax: Axes | None = None,
+) -> Axes:
     """Draw the error against the depth, a line per width, and against the number of neurons.
 
     Args:
         errors: `approximation_errors`: by width, (layers, errors of all seeds).
         title: What was approximated.
+        ax: See above.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.5, 3.9), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    ax = axes_of(ax, (9.5, 3.9))
+    left, right = panels(ax, 1, 2, sharey=True)[0]
     for index, (width, rows) in enumerate(errors.items()):
         colour, middle = f"C{index}", [statistics.median(values) for _, values in rows]
         _draw_band(left, rows, middle, colour, f"width {width}")
@@ -163,8 +168,8 @@ def draw_errors(errors: Mapping[int, Sequence[tuple[int, Sequence[float]]]], tit
         _tidy(axes, which="both")
     left.set_ylabel("rms error / std of the target")
     left.legend(fontsize=8)
-    figure.suptitle(title, fontsize=10)
-    return figure
+    left.set_title(title, fontsize=10, loc="left")
+    return ax
 
 
 def _draw_band(axes: Any, rows: Any, middle: Sequence[float], colour: str, label: str) -> None:
@@ -176,18 +181,19 @@ def _draw_band(axes: Any, rows: Any, middle: Sequence[float], colour: str, label
 
 
 def draw_trade_off(
-    lines: Mapping[str, Sequence[tuple[int, Sequence[float]]]], reference: tuple[int, float]
-) -> Figure:
+    lines: Mapping[str, Sequence[tuple[int, Sequence[float]]]],
+    reference: tuple[int, float],
+    *,
+    ax: Axes | None = None,
+) -> Axes:
     """Draw accuracy against the head's MACs.
 
     Args:
         lines: Name to (MACs, accuracies of all seeds), for example pruned, fine-tuned, scratch.
         reference: MACs and accuracy of the dense head that was converted.
+        ax: See above.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
+    axes = axes_of(ax, (7, 4.2))
     for index, (name, rows) in enumerate(lines.items()):
         _draw_band(axes, rows, [statistics.mean(values) for _, values in rows], f"C{index}", name)
     axes.plot(*reference, "*", color="black", markersize=13, label="the dense head")
@@ -197,17 +203,21 @@ def draw_trade_off(
     axes.set_ylabel("test accuracy")
     _tidy(axes, which="both")
     axes.legend(fontsize=8)
-    return figure
+    return axes
 
 
-def draw_sensitivities(summary: Sensitivities, top: int = 12) -> Figure:
-    """Draw the most important inputs: mean against spread, and mean absolute per output."""
-    from matplotlib.figure import Figure
+def draw_sensitivities(summary: Sensitivities, top: int = 12, *, ax: Axes | None = None) -> Axes:
+    """Draw the most important inputs: mean against spread, and mean absolute per output.
 
+    Args:
+        summary: What `sensitivities` found.
+        top: Number of inputs.
+        ax: See above.
+    """
     order = summary.importance().argsort(descending=True, stable=True)[:top].tolist()
     names = [summary.inputs[i] for i in order]
-    figure = Figure(figsize=(9.5, 1.6 + 0.3 * len(order)), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.1))
+    ax = axes_of(ax, (9.5, 1.6 + 0.3 * len(order)))
+    left, right = panels(ax, 1, 2, width_ratios=(1.0, 1.1))[0]
     outputs = len(summary.outputs)
     height = 0.8 / outputs
     for k, name in enumerate(summary.outputs):
@@ -233,7 +243,7 @@ def draw_sensitivities(summary: Sensitivities, top: int = 12) -> Figure:
     right.set_ylim(bottom=0)
     for axes in (left, right):
         _tidy(axes)
-    return figure
+    return ax
 
 
 def draw_explanations(
@@ -243,7 +253,8 @@ def draw_explanations(
     *,
     images: Tensor | None = None,
     targets: Sequence[int] | None = None,
-) -> Figure:
+    ax: Axes | None = None,
+) -> Axes:
     """Draw which slice at which layer spoke for which class, one row per example.
 
     Args:
@@ -252,22 +263,16 @@ def draw_explanations(
         class_names: Names of the outputs.
         images: What the rows show, `(N, C, H, W)` in 0..1 or 0..255, drawn beside them.
         targets: The true classes.
+        ax: See above.
     """
-    from matplotlib.figure import Figure
-
     shares = explain(net, x).double().cpu()
     bias = torch.zeros(net.out_features) if net.output.bias is None else net.output.bias
     bias = bias.detach().double().cpu()
     best = (shares.sum(1) + bias).argmax(1).tolist()
-    figure = Figure(
-        figsize=(
-            max(6.5, 2.6 + 0.62 * net.out_features),
-            0.5 + (0.5 + 0.27 * (net.spine.num_layers + 2)) * len(x),
-        ),
-        layout="constrained",
-    )
+    wide = max(6.5, 2.6 + 0.62 * net.out_features)
+    ax = axes_of(ax, (wide, 0.5 + (0.5 + 0.27 * (net.spine.num_layers + 2)) * len(x)))
     ratios = [4.0] if images is None else [1.0, 4.0]
-    grid = figure.subplots(len(x), len(ratios), squeeze=False, width_ratios=ratios)
+    grid = panels(ax, len(x), len(ratios), width_ratios=ratios)
     reach = float(shares.abs().max()) or 1.0
     shown = None
     for row, axes in enumerate(grid[:, -1]):
@@ -283,8 +288,9 @@ def draw_explanations(
             if images[row].numel() == net.in_features and images.shape[1] == 1:
                 _mark_slices(grid[row][0], net, images.shape[-1])
     assert shown is not None
-    figure.colorbar(shown, ax=grid[:, -1].tolist(), label="share in the logit", fraction=0.03)
-    return figure
+    beside = grid[:, -1].tolist()
+    ax.figure.colorbar(shown, ax=beside, label="share in the logit", fraction=0.03)
+    return ax
 
 
 def _draw_shares(

@@ -104,7 +104,7 @@ def fit(
                         run.save_model(loop.best_weights, description, durable=durable)
                     run.save_state(loop.state_dict() | learner.state_dict(), durable=durable)
                     safe_since = time.monotonic() if durable else safe_since
-                loop.tell("epoch", row=row)
+                loop.tell("epoch", row=row, best=is_best)
                 loop.end_if_asked()
         if run is not None and _dist.is_main():
             # Again: a run killed in a later epoch may have that one's weights, which it does anew.

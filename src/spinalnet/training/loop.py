@@ -45,6 +45,7 @@ class Progress:
     loss: float | None = None  # of the training so far in this epoch
     last_loss: float | None = None  # of the epoch's last batch, with phase "validate"
     row: Mapping[str, Any] | None = None  # the epoch's line of metrics, with phase "epoch"
+    best: bool = False  # whether the weights of that epoch are kept, as the best so far
     note: str = ""  # a sentence for the user, with phase "note", "features" or "tuning"
 
 

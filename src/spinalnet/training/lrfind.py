@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from spinalnet._checks import InputError, check_positive
+from spinalnet.panels import axes_of
 from spinalnet.training import fitting, placement
 from spinalnet.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 _MEMORY = 0.9  # of the smoothed loss: about the last ten batches
 _DIVERGED = 4.0  # times the lowest smoothed loss
@@ -121,12 +122,15 @@ def range_test(
     return RangeTest(tuple(rates), tuple(losses), tuple(smoothed), diverged)
 
 
-def draw_range_tests(tests: Mapping[str, RangeTest], title: str) -> Figure:
-    """Draw smoothed losses over rates, one line per test, with the suggestions marked."""
-    from matplotlib.figure import Figure
+def draw_range_tests(tests: Mapping[str, RangeTest], title: str, *, ax: Axes | None = None) -> Axes:
+    """Draw smoothed losses over rates, one line per test, with the suggestions marked.
 
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.add_subplot()
+    Args:
+        tests: Of each head, by its name.
+        title: Above it.
+        ax: Axes to draw on; new ones without.
+    """
+    axes = axes_of(ax, (7, 4.2))
     for k, (name, found) in enumerate(tests.items()):
         axes.plot(found.rates, found.losses, color=f"C{k}", alpha=0.2, linewidth=0.8)
         axes.plot(found.rates, found.smoothed, color=f"C{k}", label=name)
@@ -138,4 +142,4 @@ def draw_range_tests(tests: Mapping[str, RangeTest], title: str) -> Figure:
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss", title=title)
     axes.legend(frameon=False, title="o: suggested")
     axes.grid(alpha=0.25)
-    return figure
+    return axes

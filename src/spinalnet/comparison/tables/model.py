@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from spinalnet import files
 from spinalnet._checks import InputError, some
+from spinalnet.comparison.notebook import as_html, names_of, test_of
 from spinalnet.comparison.outputs import AnyOutputs
+from spinalnet.comparison.passed_on import file_of
 from spinalnet.comparison.tables import running as table_running
 from spinalnet.comparison.tables import store as table_store
 from spinalnet.comparison.tables.columns import Tell, align
@@ -20,6 +23,7 @@ from spinalnet.comparison.tables.fitting import outputs_of, quiet
 from spinalnet.comparison.tables.rows import digest, rows_of
 from spinalnet.comparison.tables.spec import TableSpec
 from spinalnet.comparison.tables.store import MODEL_FILE, Description
+from spinalnet.nn import spine_diagram, wiring_in
 from spinalnet.training import runs
 
 
@@ -40,6 +44,24 @@ class TableModel:
     spec: TableSpec | None
     source: Path
     refitted: str | None = None
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook what it is, what its run reached, and the drawn head of its nets."""
+        about = self.about
+        module = getattr(self.estimator, "module_", None)
+        rows = {
+            "model": about.head,
+            "data": about.data,
+            "columns": names_of([column.name for column in about.columns]),
+            "predicts": ", ".join(about.targets),
+            "task": about.task,
+            "classes": names_of(self.class_names),
+            "read from": self.source,
+        }
+        drawing = ""
+        if isinstance(module, nn.Module) and wiring_in(module) is not None:
+            drawing = spine_diagram(module, about.head)
+        return as_html(f"{about.head} on {about.data}", rows, test_of(self.source), drawing)
 
     @property
     def task(self) -> str:
@@ -158,7 +180,7 @@ def _as_name(value: Any, names: Mapping[str, int]) -> str:
 
 def is_table_run(path: str | Path) -> bool:
     """Return whether a path is the folder of a run on a table, or the file of its model."""
-    path = files.expanded(path)
+    path = file_of(path)
     if path.is_file():
         return path.suffix == ".safetensors" and table_store.is_table_model(
             files.load_weights(path)[1]
@@ -175,14 +197,14 @@ def load_table_model(path: str | Path, table: Any = None) -> TableModel:
     of an earlier version of this package) is fitted again to its training rows.
 
     Args:
-        path: Folder of the run, or its `model.safetensors`.
+        path: Folder of the run, or one that `save_pretrained` wrote; or `model.safetensors`.
         table: The table, where it was given in memory and has to be fitted to again.
 
     Raises:
         InputError: If there is no such model, its file is damaged, or it must be fitted again and
             its table is gone or has changed.
     """
-    path = files.expanded(path)
+    path = file_of(path)
     folder = path if path.is_dir() else path.parent
     if path.is_file():
         estimator, about = table_store.load(path)

@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -39,10 +39,12 @@ from spinalnet.comparison.tables.fitting import estimator_of, fit, predicted, wa
 from spinalnet.comparison.tables.rows import TableRows, digest, load, rows_of
 from spinalnet.comparison.tables.spec import TableSpec
 from spinalnet.comparison.tables.tuning import metric_of, tune, tuned_space
+from spinalnet.comparison.watching import Watching
 from spinalnet.tabular.ensemble import NetEpoch, hearing_epochs, keeping_nets
 from spinalnet.training import Progress, describe_environment, runs, stopping
 
 if TYPE_CHECKING:
+    from spinalnet.comparison.watching import Watch
     from spinalnet.data import Table
     from spinalnet.training.placement import Phase
 
@@ -122,7 +124,7 @@ class _Told:
         row |= {"nets": found.nets, "epochs": found.epochs, "is_last": found.is_last}
         share = (found.net - 1 + (found.epoch / found.epochs if not found.is_last else 1)) * 1000
         steps = {"step": round(share), "steps": 1000 * found.nets}
-        self._tell("epoch", self._done + 1, row=row, **steps)
+        self._tell("epoch", self._done + 1, row=row, best=found.best, **steps)
 
     def write(self) -> None:
         """Write what was heard of epochs."""
@@ -231,7 +233,7 @@ def _check(spec: TableSpec, rows: TableRows) -> None:
 
 
 def run_table(
-    spec: TableSpec, folder: str | Path, *, on_progress: OnTable | None = None
+    spec: TableSpec, folder: str | Path, *, on_progress: OnTable | None = None, watch: Watch = ()
 ) -> runs.RunRecord:
     """Fit to the training rows, score once on the test rows, and leave a complete run folder.
 
@@ -245,6 +247,7 @@ def run_table(
         folder: Folder of the run.
         on_progress: Called with the spec after every trial of tuning, after every epoch of the nets
             of the fit, and after the fit; trials and fit are counted as epochs.
+        watch: Told of every epoch and of the end, as `compare` tells; not of a run that is done.
 
     Raises:
         InputError: If anything asked for is impossible, before anything is written; or if the
@@ -252,10 +255,13 @@ def run_table(
         FolderInUse: If another process writes into the folder.
         TrainingError: If the loss is no longer finite, with `tune` in every trial.
     """
+    watching = Watching(watch)
     if runs.is_done(folder):
         return _finished(spec, files.expanded(folder))
-    with locks.FolderLock(folder):
-        return _run(spec, folder, on_progress)
+    with locks.FolderLock(folder), closing(watching), watching.of_run(spec, on_progress) as tell:
+        record = _run(spec, folder, tell)
+        watching.finished(spec.name, record.result or {})
+    return record
 
 
 def _run(spec: TableSpec, folder: str | Path, on_progress: OnTable | None) -> runs.RunRecord:
