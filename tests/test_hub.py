@@ -30,6 +30,7 @@ from spinalnet import (
     save_pretrained,
 )
 from spinalnet._checks import InputError
+from spinalnet.comparison.outputs import class_columns
 from spinalnet.nn import describe_head, heads, use_head
 
 hub = pytest.importorskip("huggingface_hub")
@@ -302,6 +303,12 @@ def test_all_that_a_card_of_a_table_shows_runs(tmp_path, monkeypatch, target):
     folder = save_pretrained(spinalnet.load(tmp_path / "r"), tmp_path / "out")
     frame.drop(columns=[target, other]).to_csv(tmp_path / "new.csv", index=False)
     said = run_card(folder, tmp_path, monkeypatch, **{"ROWS.csv": tmp_path / "new.csv"})
+    new = frame.drop(columns=[target, other])
+    model, told = spinalnet.load(folder), spinalnet.predict_frame(folder, new)
+    assert told["prediction"].tolist() == model.predict(new).tolist()
+    if target == "kind":
+        assert [*told.columns] == ["prediction", "probability", "x", "y"]
+        assert told[["x", "y"]].to_numpy().tolist() == model.predict_proba(new).tolist()
     assert target in spinalnet.load(folder)._repr_html_()
     assert "<svg" in spinalnet.load(tmp_path / "r")._repr_html_()
     assert ("'probabilities'" if target == "kind" else "'values'") in said
@@ -368,6 +375,23 @@ def test_a_trained_model_shows_itself_in_a_notebook(compared, tmp_path):
     assert f"accuracy {accuracy:.4g}" in passed_on._repr_html_()
     hostile = replace(trained, info=replace(trained.info, name="<script>"), source=None)
     assert "<script>" not in hostile._repr_html_()
+
+
+def test_predictions_are_a_frame_with_classes_as_columns(compared, tmp_path):
+    pytest.importorskip("pandas")
+    Image.new("L", (20, 20), 90).save(tmp_path / "a.png")
+    run = compared / "runs" / "spinal-seed0"
+    told = spinalnet.predict_frame(run, tmp_path / "a.png")
+    (one,) = spinalnet.predict_images(run, tmp_path / "a.png")
+    assert [*told.columns] == ["prediction", "probability", *"0123456789"]
+    assert told.loc[str(tmp_path / "a.png"), one.class_name] == one.probability
+    assert told["prediction"].tolist() == [one.class_name]
+    tested = spinalnet.Comparison.load(compared).predictions_frame("spinal", unit="seed0")
+    accuracy = json.loads((run / "result.json").read_text())["test"]["accuracy"]
+    right = [a == b for a, b in zip(tested["true"], tested["prediction"], strict=True)]
+    assert sum(right) / len(right) == pytest.approx(accuracy)
+    assert tested[[*"0123456789"]].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-4)
+    assert class_columns(["a", "true"], ["true"]) == ["a", "p_true"]
 
 
 def test_a_comparison_gives_its_best_run(compared, tmp_path):

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from spinalnet.deploy import export_onnx as export_onnx
     from spinalnet.deploy import export_program as export_program
     from spinalnet.deploy import from_pretrained as from_pretrained
+    from spinalnet.deploy import predict_frame as predict_frame
     from spinalnet.deploy import predict_images as predict_images
     from spinalnet.deploy import push_to_hub as push_to_hub
     from spinalnet.deploy import save_pretrained as save_pretrained
@@ -110,7 +111,8 @@ __getattr__, __dir__, __all__ = attach(
         "WatchEvent Watcher compare load load_summary load_trained run_one summarize write_report",
         "data": "ArrayDataset DataSpec DatasetInfo Splits list_datasets load_dataset",
         "deploy": "Evaluation Exported Prediction evaluate_run export_onnx export_program "
-        "from_pretrained predict_images push_to_hub save_pretrained write_predictions",
+        "from_pretrained predict_frame predict_images push_to_hub save_pretrained "
+        "write_predictions",
         "models": "ModelSpec create_model find_classifier freeze_except_head_ list_models "
         "remove_classifier_ replace_head_ replace_hidden_",
         "nn": "Count LinearHead MLPHead ProgressiveNet SpinalLayer SpinalNet UnchainedNet "

@@ -10,7 +10,7 @@ tested on (folds) can be `joined`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -213,6 +213,12 @@ class RegressionOutputs:
         """Write a safetensors file: 8 or 16 bytes an example and output; paths, thumbnails."""
         tensors = {"targets": self.targets, "predictions": self.predictions}
         files.save_weights(path, tensors | _places(self), {"task": "regression"})
+
+
+def class_columns(names: Sequence[str], besides: Iterable[str]) -> list[str]:
+    """Return the columns of classes in a frame: their names, after `p_` where one is taken."""
+    taken = set(besides)
+    return [f"p_{name}" if name in taken else str(name) for name in names]
 
 
 AnyOutputs = Outputs | RegressionOutputs

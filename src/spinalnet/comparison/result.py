@@ -141,6 +141,49 @@ class Comparison:
         said = [outputs.load_outputs(found[name].path / outputs.OUTPUTS_FILE) for name in chosen]
         return outputs.joined(said) if unit is None else said[0]
 
+    def predictions_frame(
+        self,
+        head: str | None = None,
+        *,
+        unit: str | None = None,
+        seed: int | None = None,
+        repeat: int = 0,
+    ) -> pd.DataFrame:
+        """Return the same as a data frame of pandas, a row per test example.
+
+        Of classes it has the columns `path` (of files), `true`, `prediction`, `probability`, and
+        one for every class, with its name (after `p_` where that is the name of another column); of
+        more than ten classes only the ten most probable of an example are kept, the others are NaN.
+        Of a regression it has `true` and `prediction`, counted where there are several targets.
+
+        Args:
+            head: As for `predictions`, which says of the others and of errors, too.
+            unit: The same.
+            seed: The same.
+            repeat: The same.
+        """
+        import numpy as np
+        import pandas as pd
+
+        said = self.predictions(head, unit=unit, seed=seed, repeat=repeat)
+        index = None if said.rows is None else pd.Index(said.rows.numpy(), name="row")
+        first: dict[str, Any] = {"path": list(said.paths)} if said.paths else {}
+        if isinstance(said, outputs.RegressionOutputs):
+            several = said.targets.shape[1] > 1
+            for name, values in (("true", said.targets), ("prediction", said.predictions)):
+                for k, column in enumerate(values.numpy().T, 1):
+                    first[f"{name}_{k}" if several else name] = column
+            return pd.DataFrame(first, index=index)
+        result = result_of(next(iter(self.runs.runs[self._row(head)].values())))
+        names = [str(name) for name in result.get("class_names") or range(said.num_classes)]
+        first["true"] = [names[k] for k in said.targets.tolist()]
+        first["prediction"] = [names[k] for k in said.predicted.tolist()]
+        first["probability"] = said.probabilities[:, 0].numpy()
+        every = np.full((len(said), len(names)), np.nan, dtype=np.float32)
+        np.put_along_axis(every, said.classes.numpy(), said.probabilities.numpy(), axis=1)
+        columns = outputs.class_columns(names, first)
+        return pd.DataFrame(first | dict(zip(columns, every.T, strict=True)), index=index)
+
     def _folds_of(self, label: str, seed: int | None, repeat: int) -> list[str]:
         """Return the units of all folds of one seed and repetition."""
         units = self.runs.units
