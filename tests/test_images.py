@@ -88,14 +88,15 @@ def test_alpha_of_every_mode_is_shown_on_white(tmp_path, mode):
         image.convert(mode).save(tmp_path / "x.png")
     with Image.open(tmp_path / "x.png") as stored:
         assert stored.mode == mode
-        shown = Image.alpha_composite(
-            Image.new("RGBA", stored.size, "white"), stored.convert("RGBA")
-        )
+        held = stored.convert("RGBA")
+        shown = Image.alpha_composite(Image.new("RGBA", stored.size, "white"), held)
     truth = torch.from_numpy(np.array(shown.convert("RGB"))).permute(2, 0, 1)
     out = pixels(tmp_path / "x.png")
     assert torch.equal(out, truth)
-    if mode != "P":
+    if (np.array(held)[:8, :, 3] == 0).all():  # Pillow before 12 makes PA without transparency
         assert (out[:, :8] == 255).all()
+    else:
+        assert mode in ("P", "PA")
 
 
 @pytest.mark.parametrize("deep", ["png", "tif", "big-endian tif"])

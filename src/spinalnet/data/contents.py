@@ -103,7 +103,7 @@ def lacking(kind: str) -> str | None:
     from PIL import features
 
     known = {"AVIF": "avif", "JPEG 2000": "jpg_2000", "WebP": "webp"}
-    if kind in known and features.check(known[kind]):
+    if known.get(kind) in features.get_supported():
         return None
     plugins = {
         "AVIF": ("pillow_avif", "pillow-avif-plugin"),

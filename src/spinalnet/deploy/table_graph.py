@@ -60,10 +60,13 @@ class Graph:
         domain: str = "",
         **attributes: Any,
     ) -> None:
-        """Add a node whose results have names."""
+        """Add a node whose results have names; its own is that of the first.
+
+        Without names ONNX Runtime 1.20 calls what it fuses alike, and refuses the graph.
+        """
         self.nodes.append(
             self.onnx.helper.make_node(
-                operator, list(inputs), list(outputs), domain=domain, **attributes
+                *(operator, list(inputs), list(outputs), outputs[0]), domain=domain, **attributes
             )
         )
 
@@ -111,7 +114,7 @@ def add_net(graph: Graph, net: Any, rows: str) -> str:
     for node in net.graph.node:
         node.input[:] = [named(name) for name in node.input]
         node.output[:] = [named(name) for name in node.output]
-        node.name, node.doc_string = "", ""
+        node.name, node.doc_string = node.output[0], ""
         del node.metadata_props[:]
         graph.nodes.append(node)
     return names[net.graph.output[0].name]

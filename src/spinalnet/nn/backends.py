@@ -144,6 +144,8 @@ _forced: ContextVar[str | None] = ContextVar("spinalnet_backend", default=None)
 def use_backend(name: str) -> Iterator[None]:
     """Compute every spinal layer inside the block with backend `name` ("auto" to choose freely).
 
+    What `torch.compile` has traced keeps the choice of its time.
+
     Raises:
         InputError: If there is no such backend.
     """
@@ -156,6 +158,12 @@ def use_backend(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
+@torch.compiler.assume_constant_result
+def _asked_for() -> str | None:
+    """Return what `use_backend` says; torch 2.11 and before cannot trace a context variable."""
+    return _forced.get()
+
+
 def choose_backend(call: SpinalCall, requested: str | None = None) -> BackendChoice:
     """Return the backend that serves `call`, and why.
 
@@ -165,7 +173,7 @@ def choose_backend(call: SpinalCall, requested: str | None = None) -> BackendCho
         InputError: If the requested backend does not exist.
         BackendUnavailable: If the requested backend cannot serve this call.
     """
-    name = requested if requested not in (None, "auto") else _forced.get()
+    name = requested if requested not in (None, "auto") else _asked_for()
     if name is not None:
         if name not in BACKENDS:
             raise unknown_name("backend", name, ["auto", *BACKENDS])

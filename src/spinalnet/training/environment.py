@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from spinalnet import __version__
+import spinalnet
 from spinalnet.kernels import native
 
 
@@ -22,7 +22,7 @@ def describe_environment() -> dict[str, Any]:
     """Return what a result may depend on besides the request: versions, processor, commit."""
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "spinalnet": __version__,
+        "spinalnet": spinalnet.__version__,
         "commit": _commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
