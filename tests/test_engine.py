@@ -639,13 +639,18 @@ def test_a_cluster_without_a_shared_disk_passes_runs_through_a_storage(tmp_path:
     ).read_bytes()
 
 
-def test_a_plan_refuses_runs_of_other_settings_as_the_comparison_will(tmp_path: Path) -> None:
+def test_a_plan_refuses_runs_of_other_settings_as_the_comparison_will(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import spinalnet
+    from spinalnet.comparison import planning
     from spinalnet.comparison.asking import ask
     from spinalnet.comparison.building import load_splits
     from spinalnet.comparison.engine import Effort
     from spinalnet.comparison.planning import plan
 
+    measured = planning.Measured(1.0, 0.1, 1000, None)
+    monkeypatch.setattr(planning, "_in_a_worker", lambda specs, *_: [measured] * len(specs))
     small = {"limit": 60, "epochs": 1}
     spinalnet.compare("digits", "linear,spinal", seeds=1, out=tmp_path / "d", jobs=1, **small)
     kept = plan(ask("digits", "linear,spinal", 2, **small), tmp_path / "d", Effort(), load_splits)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -186,7 +188,9 @@ def test_classes_that_groups_bind_together_are_not_in_proportion_but_drawn():
 
 
 DRAW = """
+import contextlib
 import hashlib
+import io
 import numpy as np
 from spinalnet.data import Resample, draw_parts, validation_rows
 rng = np.random.default_rng(0)
@@ -208,12 +212,20 @@ print(found.hexdigest())
 
 
 def test_any_process_draws_the_same():
-    made = [
-        subprocess.run([sys.executable, "-c", DRAW], capture_output=True, text=True, check=True)
-        for _ in range(2)
-    ]
-    assert made[0].stdout == made[1].stdout
-    assert len(made[0].stdout.strip()) == 2 * hashlib.sha256().digest_size
+    here, there = of_two_processes(DRAW)
+    assert here == there
+    assert len(here.strip()) == 2 * hashlib.sha256().digest_size
+
+
+def of_two_processes(program: str, *words: str) -> tuple[str, str]:
+    """What a program prints in this process and in a fresh one, whose hashes are others."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(sys, "argv", ["-c", *words])
+        exec(program, {"__name__": "__main__"})
+    command = [sys.executable, "-c", program, *words]
+    fresh = subprocess.run(command, capture_output=True, text=True, check=True)
+    return printed.getvalue(), fresh.stdout
 
 
 @pytest.mark.parametrize(
@@ -511,8 +523,5 @@ print(found.hexdigest())
 
 def test_any_process_loads_the_same_images(tmp_path):
     write_patients(tmp_path, {"a": 12, "b": 12})
-    command = [sys.executable, "-c", LOAD, str(tmp_path)]
-    made = [
-        subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)
-    ]
-    assert made[0] == made[1] != ""
+    here, there = of_two_processes(LOAD, str(tmp_path))
+    assert here == there != ""

@@ -40,6 +40,9 @@ KEPT = (
     *("trees", "ridge", "sklearn-mlp"),
 )
 NETS = KEPT[:6]
+# One of every way to a file, by every kind of answer; the others are slow.
+EXPORTED = {(table, "spinal") for table in ("kinds", "plain", "grades", "two")}
+EXPORTED |= {("kinds", head) for head in ("unchained", "linear", "trees", "ridge", "sklearn-mlp")}
 
 
 def homes(rows: int = 160, seed: int = 0) -> Any:
@@ -573,8 +576,8 @@ def session_of(path: Path) -> Any:
 @pytest.mark.parametrize(
     ("table", "head"),
     [
-        pytest.param(table, head, marks=pytest.mark.slow if later and head != "spinal" else ())
-        for later, table in enumerate(["kinds", "plain", "grades", "two"])
+        pytest.param(table, head, marks=() if (table, head) in EXPORTED else pytest.mark.slow)
+        for table in ("kinds", "plain", "grades", "two")
         for head in KEPT
     ],
 )
@@ -611,7 +614,7 @@ def test_an_exported_model_takes_columns_as_they_are(
     assert (labels == truth)[sure].all()
 
 
-@pytest.mark.parametrize("table", ["plain", "two"])
+@pytest.mark.parametrize("table", ["plain", pytest.param("two", marks=pytest.mark.slow)])
 def test_a_net_that_float32_cannot_follow_is_written_in_float64(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
 ) -> None:
@@ -656,7 +659,13 @@ XS = np.linspace(-1.0, 1.0, 120)
 
 
 @pytest.mark.parametrize("wrong", [False, True])
-@pytest.mark.parametrize(("size", "offset"), [(1e-8, 0.0), (1.0, 1e9), (1e3, 0.0)])
+@pytest.mark.parametrize(
+    ("size", "offset"),
+    [
+        (1e-8, 0.0),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in [(1.0, 1e9), (1e3, 0.0)]),
+    ],
+)
 def test_the_check_of_a_file_is_in_the_spread_of_the_target(
     tmp_path, monkeypatch, size: float, offset: float, wrong: bool
 ) -> None:

@@ -607,8 +607,23 @@ def test_every_row_is_tested_once_in_the_folds_of_a_repeat() -> None:
     assert first.tolist() != other.tolist()
 
 
-@pytest.mark.parametrize("head", ["spinal", "trees"])
-@pytest.mark.parametrize("division", [{}, {"group": "garden"}, {"time": "day"}], ids=str)
+@pytest.mark.parametrize(
+    ("head", "division"),
+    [
+        ("trees", {"group": "garden"}),
+        ("spinal", {}),
+        *(
+            pytest.param(head, division, marks=pytest.mark.slow)
+            for head, division in [
+                ("trees", {}),
+                ("trees", {"time": "day"}),
+                ("spinal", {"group": "garden"}),
+                ("spinal", {"time": "day"}),
+            ]
+        ),
+    ],
+    ids=str,
+)
 def test_tuning_never_sees_the_test_rows(
     head: str, division: dict[str, str], tmp_path: Path
 ) -> None:
@@ -636,7 +651,12 @@ def test_tuning_never_sees_the_test_rows(
         assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("metric", [None, "log-loss", "balanced-accuracy"])
+LATER = pytest.mark.slow  # the same by another way
+
+
+@pytest.mark.parametrize(
+    "metric", [None, *(pytest.param(one, marks=LATER) for one in ("log-loss", "balanced-accuracy"))]
+)
 def test_the_best_trial_is_chosen_and_all_are_kept(metric: str | None, tmp_path: Path) -> None:
     asked = spec(flowers(), head="mlp", tune=5, metric=metric, head_options={"lr": 0.02})
     told: list[Any] = []

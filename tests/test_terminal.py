@@ -19,7 +19,15 @@ from helpers import write_images
 from spinalnet import TrainConfig
 from spinalnet.cli import help as pages
 from spinalnet.cli import names, output, root
-from spinalnet.comparison import ComparisonSpec, RunSpec, TableSpec, building, comparing, cost
+from spinalnet.comparison import (
+    ComparisonSpec,
+    RunSpec,
+    TableSpec,
+    building,
+    comparing,
+    cost,
+    planning,
+)
 from spinalnet.comparison.wording import as_rich, plain_number
 from test_cli import answered, refusal, spinalnet
 
@@ -577,7 +585,9 @@ def test_what_cannot_be_planned_is_refused_in_options(capsys: pytest.CaptureFixt
     assert " only " not in said.replace("--only", "")
 
 
-def test_a_study_is_planned_too(tmp_path: Path) -> None:
+def test_a_study_is_planned_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = planning.Measured(1.0, 0.1, 1000, None)  # tests/test_engine.py has it measured
+    monkeypatch.setattr(planning, "_in_a_worker", lambda specs, *_: [measured] * len(specs))
     file = tmp_path / "s.yaml"
     file.write_text("data: [sklearn:iris, sklearn:wine]\nheads: spinal,linear\nseeds: 2\n")
     done = spinalnet("study", file, "--out", tmp_path / "s", "--jobs", 1, "--dry-run")
