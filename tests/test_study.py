@@ -118,6 +118,8 @@ def test_a_study_runs_goes_on_and_says_it_in_a_page(tmp_path):
     assert set(kept["means"]) == {"digits", "again"}
     assert kept["means"]["digits"] == kept["means"]["again"]  # the same seeds
     assert kept["pairs"][0]["confirmatory"] is True
+    of_one = load_summary(tmp_path / "s" / "digits" / "summary.json")
+    assert str(of_one.command).startswith("spinalnet ")  # what made it
     page = (tmp_path / "s" / "study.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 2
     assert "Bayesian signed-rank" in page

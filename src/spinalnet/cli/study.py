@@ -47,6 +47,7 @@ def study_command(
     """
     from spinalnet.comparison import study
 
+    command = f"spinalnet {shlex.join(sys.argv[1:])}"
     if len(what) == 1 and Path(what[0]).suffix.lower() in (".yaml", ".yml"):
         if confirmatory is not None:
             raise InputError("a study file says itself what it is about: leave out confirmatory.")
@@ -66,6 +67,7 @@ def study_command(
                 spec,
                 out,
                 jobs=workers,
+                command=command,
                 on_event=on_event,
                 told=lambda name, summary: say(f"{name}: {summary.headline}", data=name),
             )
@@ -75,5 +77,5 @@ def study_command(
         asked = None if confirmatory is None else [one.strip() for one in confirmatory.split(",")]
         found = study.together(study.read_folders(what), asked)
         out = out or Path("runs") / "study"
-    page = study.write_study(found, out, f"spinalnet {shlex.join(sys.argv[1:])}")
+    page = study.write_study(found, out, command)
     answer({"report": page, "study": found.to_dict()}, found.headline, f"Report: {page}")

@@ -135,6 +135,7 @@ def run_study(
     out: str | Path,
     *,
     jobs: Any = "auto",
+    command: str | None = None,
     on_event: Callable[[Event], None] | None = None,
     told: Told | None = None,
 ) -> Study:
@@ -144,6 +145,7 @@ def run_study(
         spec: What is asked.
         out: Folder of the study: `NAME/` holds the comparison on a data set.
         jobs: See `compare`.
+        command: See `compare`.
         on_event: See `compare`.
         told: Called with every data set's name and its answer.
 
@@ -161,6 +163,7 @@ def run_study(
             seeds=spec.seeds,
             out=out / name,
             jobs=jobs,
+            command=command,
             on_event=on_event,
             **of_data,
         )
