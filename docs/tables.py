@@ -55,6 +55,7 @@ def comparison(name: str) -> str:
 ANSWERS = {  # results with a test part that can decide, and the command that is in each
     "digits": "digits, small CNN",
     "fashion-mnist": "Fashion-MNIST, small CNN",
+    "tuned-fashion-mnist": "the same, 12,000 images, heads tuned equally",
     "hymenoptera": "ants and bees, small CNN",
     "cifar10-features-again": "CIFAR-10, features of a frozen EfficientNet-Lite0",
 }
@@ -772,6 +773,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cifar10-features": lambda: comparison("cifar10-features"),
     "cifar10-features-again": lambda: comparison("cifar10-features-again"),
     "fashion-mnist": lambda: comparison("fashion-mnist"),
+    "tuned-fashion-mnist": lambda: comparison("tuned-fashion-mnist"),
     "hymenoptera": lambda: comparison("hymenoptera"),
     "transfer-hymenoptera": lambda: comparison("transfer-hymenoptera"),
     "transfer-hymenoptera-dropout": lambda: comparison("transfer-hymenoptera-dropout"),
