@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from helpers import Started
+from helpers import command as in_process
 from spinalnet import SpinalNet
 from spinalnet.data import ArrayDataset
 from spinalnet.models.features import FeatureDataset
@@ -184,6 +185,29 @@ assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
 """
     assert command(code=code).returncode == 0
+
+
+def test_after_the_end_of_a_command_no_signal_raises() -> None:
+    """As when torchrun ends the others, because a process has ended."""
+    code = """
+import os, signal
+from spinalnet.cli.root import main
+try:
+    main()
+finally:
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+    ended = Started("list", "--nonsense", code=code, RANK="0").ended()
+    assert ended.returncode == 2
+    assert "nonsense" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_command_gives_signals_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert in_process("--version").returncode == 0
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 # --- within an epoch ------------------------------------------------------------------------------

@@ -124,6 +124,7 @@ def digest_in(path: str | os.PathLike[str]) -> str | None:
     from safetensors import SafetensorError, safe_open
 
     try:
+        check_file(Path(path))
         with safe_open(path, framework="pt", device="cpu") as file:
             described = from_json((file.metadata() or {})[_HEADER_KEY])
     except (SafetensorError, OSError, KeyError, ValueError):
@@ -148,6 +149,16 @@ def _digest_of(tensors: Mapping[str, Tensor], description: str) -> str:
         if tensor.numel():
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def check_file(path: Path) -> None:
+    """See that something is a file: a pipe would be waited for.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if not path.is_file():
+        raise ValueError(_what_is(path))
 
 
 def check_archive(path: Path) -> None:

@@ -27,7 +27,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from spinalnet import _dist
 from spinalnet._checks import InputError
-from spinalnet.files import open_own, writing
+from spinalnet.files import check_file, open_own, writing
 from spinalnet.texts import from_json
 
 try:
@@ -272,6 +272,7 @@ def _write_holder(descriptor: int) -> None:
 def _read(path: Path) -> dict[str, Any]:
     """Return who has a lock; empty if that cannot be read."""
     try:
+        check_file(path)
         with path.open("rb") as file:
             held = from_json(file.read(4096))
     except (OSError, ValueError):

@@ -275,9 +275,8 @@ def main() -> None:
     from spinalnet.training import stopping
 
     _hush_other_processes()
-    stopping.install()
     try:
-        with _of_processes():
+        with stopping.answering(), _of_processes():
             code = command()(prog_name="spinalnet", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except _WrongUse as error:

@@ -107,6 +107,7 @@ class FeatureStore:
         from safetensors import SafetensorError, safe_open
 
         try:
+            files.check_file(path)
             with safe_open(path, framework="pt", device="cpu") as file:
                 return file.get_tensor("keys")
         except (SafetensorError, OSError, KeyError, ValueError):

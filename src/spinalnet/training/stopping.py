@@ -1,6 +1,6 @@
 """Signals that end a run: where there is something to save, it is saved first.
 
-The library leaves signals alone; `install` is called by the command. What trains into a folder
+The library leaves signals alone; the command works within `answering`. What trains into a folder
 finishes its step when one comes and saves (`deferred`); everything else is ended where it is. A
 second signal ends the process at once.
 """
@@ -12,8 +12,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 _ENDING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -54,11 +55,37 @@ def exit_code(error: BaseException) -> int:
     return 128 + getattr(error, "number", signal.SIGINT)
 
 
-def install() -> None:
-    """Let signals that end a process end its work in order; those that are ignored stay so."""
-    for number in _ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _on_signal)
+def install() -> dict[int, Any]:
+    """Let signals that end a process end its work in order; those that are ignored stay so.
+
+    Returns:
+        What answered them before.
+    """
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    before = {number: how for number, how in before.items() if how is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, _on_signal)
+    return before
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Let signals end the work inside in order; see `install`.
+
+    After it they do what they did before, as there is nothing left to raise into. Under `torchrun`
+    they do nothing: it tells all processes to end as soon as one has, and kills those that do not.
+    """
+    global _first
+    _first = None
+    before = install()
+    try:
+        yield
+    finally:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with suppress(OSError, ValueError):  # nobody reads it, or it is closed
+                stream.flush()
+        for number, how in before.items():
+            signal.signal(number, signal.SIG_IGN if "RANK" in os.environ else how)
 
 
 @contextmanager
