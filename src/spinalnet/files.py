@@ -220,7 +220,7 @@ def is_sealed(path: Path) -> bool:
     return path.is_file() and f'"{_DIGEST_KEY}"' in read_text(path)
 
 
-def checked(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+def checked(path: Path | str, values: dict[str, Any]) -> dict[str, Any]:
     """Return the values of a file without their digest, which an earlier version did not write.
 
     Raises:
