@@ -656,7 +656,10 @@ def test_a_later_version_is_refused(tmp_path: Path) -> None:
         (lambda record: [record], "a mapping of names to values belongs there"),
         (lambda record: {}, "not a summary of a comparison"),
         (lambda record: {"heads": [{}], "metric": "accuracy"}, "it has no 'values'"),
-        (lambda record: {k: v for k, v in record.items() if k != "heads"}, "not a summary of a comparison"),
+        (
+            lambda record: {k: v for k, v in record.items() if k != "heads"},
+            "not a summary of a comparison",
+        ),
         (lambda record: record | {"heads": [{"head": "mlp"}]}, "is missing"),
         (lambda record: record | {"schema": 0}, "a whole number from 1, got 0"),
         (lambda record: record | {"schema": -1}, "a whole number from 1, got -1"),

@@ -144,7 +144,8 @@ main()
         (
             ["compare", "digits"],
             "spinalnet.comparison.comparing.run_comparison",
-            "stopped; the same command continues: finished runs are kept.",
+            "stopped; 'spinalnet compare digits --out {out}' continues: finished runs are kept, and "
+            "the epochs that are done of unfinished ones (of a table, the nets).",
         ),
         (
             ["evaluate", "runs/x"],
@@ -171,7 +172,7 @@ main()
     out = [] if words[0] == "evaluate" else ["--out", str(tmp_path / "out")]
     stopped = command(*words, *out, code=code)
     assert stopped.returncode == 130, stopped.stderr
-    assert stopped.stderr.splitlines()[-1] == sentence
+    assert stopped.stderr.splitlines()[-1] == sentence.format(out=tmp_path / "out")
 
 
 def test_ignored_signals_stay_ignored() -> None:
@@ -202,6 +203,29 @@ finally:
     assert ended.returncode == 2
     assert "nonsense" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(("speaks", "said"), [(True, "stopped.\n"), (False, "")])
+def test_a_signal_within_an_import_leaves_no_lock_and_a_worker_is_silent(
+    tmp_path: Path, speaks: bool, said: str
+) -> None:
+    code = f"""
+import os, signal, sys
+from spinalnet.locks import FolderLock
+from spinalnet.training import stopping
+
+class Meddler:
+    def find_spec(self, name, path=None, target=None):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+stopping.install(speaks={speaks})
+with FolderLock({str(tmp_path / "a")!r}), FolderLock({str(tmp_path / "a" / "b")!r}):
+    sys.meta_path.insert(0, Meddler())
+    import this
+"""
+    stopped = command(code=code)
+    assert (stopped.returncode, stopped.stderr) == (143, said)
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_command_gives_signals_back() -> None:

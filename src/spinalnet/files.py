@@ -461,6 +461,11 @@ def reading(path: Path) -> Iterator[None]:
 def not_written(path: Path, error: OSError, size: int | None = None) -> NotWritten:
     """Return the error for a file, of so many bytes, that cannot be written."""
     reason = error.strerror or str(error)
+    if error.errno == errno.ELOOP and os.path.lexists(path):  # see `open_own`
+        reason = "it is a link" if path.is_symlink() else reason
+        return NotWritten(
+            f"cannot write {path}: {reason}, which is not written through: remove it."
+        )
     if error.errno not in _NO_ROOM:
         return NotWritten(
             f"cannot write {path}: {reason}. Choose a folder that can be written, or free some "

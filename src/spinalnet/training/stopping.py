@@ -29,6 +29,7 @@ saved: Callable[[], str] | None = None
 """Says what the last run that was trained into a folder has saved there."""
 
 _deferring = 0
+_speaks = True
 _first: float | None = None  # when the first signal came
 
 
@@ -55,12 +56,17 @@ def exit_code(error: BaseException) -> int:
     return 128 + getattr(error, "number", signal.SIGINT)
 
 
-def install() -> dict[int, Any]:
+def install(*, speaks: bool = True) -> dict[int, Any]:
     """Let signals that end a process end its work in order; those that are ignored stay so.
+
+    Args:
+        speaks: Whether this process says that it was stopped; a worker leaves that to its command.
 
     Returns:
         What answered them before.
     """
+    global _speaks
+    _speaks = speaks
     before = {number: signal.getsignal(number) for number in _ENDING}
     before = {number: how for number, how in before.items() if how is not signal.SIG_IGN}
     for number in before:
@@ -163,7 +169,9 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         asked = number
     elif _imports(frame):
         # Half a library is of no use, and an exception in it comes out as something else.
-        leave(number, "stopped.\n")
+        if locks := sys.modules.get("spinalnet.locks"):  # which takes long to load
+            locks.abandon()
+        leave(number, "stopped.\n" if _speaks else "")
     else:
         raise Interrupted(number)
 
