@@ -144,8 +144,8 @@ main()
         (
             ["compare", "digits"],
             "spinalnet.comparison.comparing.run_comparison",
-            "stopped; 'spinalnet compare digits --out {out}' continues: finished runs are kept, and "
-            "the epochs that are done of unfinished ones (of a table, the nets).",
+            "stopped; 'spinalnet compare digits --out {out}' continues: finished runs are kept, "
+            "and the epochs that are done of unfinished ones (of a table, the nets).",
         ),
         (
             ["evaluate", "runs/x"],

@@ -450,6 +450,15 @@ def writing(path: Path, size: int | None = None) -> Iterator[None]:
 
 
 @contextmanager
+def writing_cache() -> Iterator[None]:
+    """Say where the cache is that cannot be written."""
+    try:
+        yield
+    except NotWritten as error:
+        raise NotWritten(f"{error} (XDG_CACHE_HOME says where the cache is.)") from error
+
+
+@contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Say which file it is whose content cannot be used."""
     try:
