@@ -648,3 +648,26 @@ def test_a_later_version_is_refused(tmp_path: Path) -> None:
     record = summarize(write_runs(tmp_path, better(n=2))).to_dict()
     with pytest.raises(InputError, match="Update spinalnet"):
         Summary.from_dict({**record, "schema": SCHEMA + 1})
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda record: [record], "a mapping of names to values belongs there"),
+        (lambda record: {}, "not a summary of a comparison"),
+        (lambda record: {"heads": [{}], "metric": "accuracy"}, "it has no 'values'"),
+        (
+            lambda record: {k: v for k, v in record.items() if k != "heads"},
+            "not a summary of a comparison",
+        ),
+        (lambda record: record | {"heads": [{"head": "mlp"}]}, "is missing"),
+        (lambda record: record | {"schema": 0}, "a whole number from 1, got 0"),
+        (lambda record: record | {"schema": -1}, "a whole number from 1, got -1"),
+        (lambda record: record | {"schema": None}, "schema must be an integer, got None"),
+        (lambda record: sealed(record) | {"data": "other"}, "does not match its digest"),
+    ],
+)
+def test_what_is_no_summary_is_one_sentence(tmp_path: Path, change, sentence: str) -> None:
+    record = summarize(write_runs(tmp_path, better(n=2))).to_dict()
+    with pytest.raises(InputError, match=sentence):
+        Summary.from_dict(change(json.loads(json.dumps(record))))

@@ -405,6 +405,20 @@ def test_a_comparison_is_checked_beside_its_runs(compared: Path) -> None:
     ]
 
 
+def test_a_summary_that_counts_a_run_which_is_not_done_is_told(
+    compared: Path, tmp_path: Path
+) -> None:
+    whole = tmp_path / "c"
+    shutil.copytree(compared, whole)
+    first, second = sorted((whole / "runs").rglob("DONE"))
+    first.unlink()
+    *_, found = verify(whole, models=False)
+    assert "counts 1 run of linear, of which 0 are done" in " ".join(found.damage)
+    second.unlink()
+    *_, found = verify(whole, models=False)
+    assert "counts 1 run of spinal, of which 0 are done" in " ".join(found.damage)
+
+
 @pytest.mark.parametrize(
     "name", ["comparison.yaml", "timing.json", "looks.json", "tuning.json", "summary.json"]
 )

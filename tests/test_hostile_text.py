@@ -265,6 +265,7 @@ def test_the_name_of_a_row_leads_no_file_out_of_the_folder(tmp_path):
     ("text", "sentence"),
     [
         ("a: &a [x]\nb: [*a, *a]\n", "aliases"),
+        ("a: {b: 1, 'b': 2}\n", "stands there again"),
         ("epochs: !!python/object/apply:os.system ['true']\n", "could not determine a constructor"),
         (f"a: {'[' * 3000}{']' * 3000}\n", "nested deeper"),
         ("heads: [a, [b]]\n", "heads must be a list of names"),

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from helpers import Started
+from helpers import command as in_process
 from spinalnet import SpinalNet
 from spinalnet.data import ArrayDataset
 from spinalnet.models.features import FeatureDataset
@@ -143,7 +144,8 @@ main()
         (
             ["compare", "digits"],
             "spinalnet.comparison.comparing.run_comparison",
-            "stopped; the same command continues: finished runs are kept.",
+            "stopped; 'spinalnet compare digits --out {out}' continues: finished runs are kept, "
+            "and the epochs that are done of unfinished ones (of a table, the nets).",
         ),
         (
             ["evaluate", "runs/x"],
@@ -170,7 +172,7 @@ main()
     out = [] if words[0] == "evaluate" else ["--out", str(tmp_path / "out")]
     stopped = command(*words, *out, code=code)
     assert stopped.returncode == 130, stopped.stderr
-    assert stopped.stderr.splitlines()[-1] == sentence
+    assert stopped.stderr.splitlines()[-1] == sentence.format(out=tmp_path / "out")
 
 
 def test_ignored_signals_stay_ignored() -> None:
@@ -184,6 +186,52 @@ assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
 """
     assert command(code=code).returncode == 0
+
+
+def test_after_the_end_of_a_command_no_signal_raises() -> None:
+    """As when torchrun ends the others, because a process has ended."""
+    code = """
+import os, signal
+from spinalnet.cli.root import main
+try:
+    main()
+finally:
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+    ended = Started("list", "--nonsense", code=code, RANK="0").ended()
+    assert ended.returncode == 2
+    assert "nonsense" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(("speaks", "said"), [(True, "stopped.\n"), (False, "")])
+def test_a_signal_within_an_import_leaves_no_lock_and_a_worker_is_silent(
+    tmp_path: Path, speaks: bool, said: str
+) -> None:
+    code = f"""
+import os, signal, sys
+from spinalnet.locks import FolderLock
+from spinalnet.training import stopping
+
+class Meddler:
+    def find_spec(self, name, path=None, target=None):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+stopping.install(speaks={speaks})
+with FolderLock({str(tmp_path / "a")!r}), FolderLock({str(tmp_path / "a" / "b")!r}):
+    sys.meta_path.insert(0, Meddler())
+    import this
+"""
+    stopped = command(code=code)
+    assert (stopped.returncode, stopped.stderr) == (143, said)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_command_gives_signals_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert in_process("--version").returncode == 0
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 # --- within an epoch ------------------------------------------------------------------------------

@@ -257,6 +257,20 @@ def test_a_table_goes_on_after_the_last_net_that_is_done(tmp_path, monkeypatch, 
     assert not runs.states.exists(tmp_path / "run")
 
 
+def test_a_table_says_that_it_goes_on_from_the_state_before(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(table_running, "_BETWEEN_WRITES", 0.0)
+    train = {"epochs": 3, "batch_size": 8, "ensemble_size": 4, "early_stopping": False}
+    asked = spec(flowers(), head="spinal", train=train)
+    broken_off(asked, tmp_path / "run", net=4)
+    state = tmp_path / "run" / runs.states.STATE_FILE
+    state.write_bytes(state.read_bytes()[:-100])
+    said = []
+    again = run_table(asked, tmp_path / "run", on_progress=lambda _, step: said.append(step.note))
+    notes = [note for note in again.result["notes"] if "went on from state-before.pt" in note]
+    assert len(notes) == 1
+    assert said.count(notes[0]) == 1
+
+
 def test_a_table_that_has_changed_since_begins_anew(tmp_path: Path) -> None:
     train = {"epochs": 3, "batch_size": 8, "ensemble_size": 2, "early_stopping": False}
     other = spec(flowers(seed=1), head="mlp", train=train)

@@ -367,6 +367,7 @@ def test_plain_names_and_values_do_too(tmp_path: Path, monkeypatch: pytest.Monke
         ("data: {name: digits}\ntrain: {epocs: 3}", "did you mean 'epochs'"),
         ("- 3", "must hold names and values"),
         ("a: [", "cannot be read as YAML"),
+        ("epochs: 1\nepochs: 2\n", "the name 'epochs' stands there again in line 2."),
         ("data: {name: digits}\nselected_on: test", "spinalnet reproduce runs those"),
     ],
 )
@@ -377,6 +378,18 @@ def test_a_file_of_options_is_refused_by_name(
     said = refusal(capsys, "train", "digits", "--config", tmp_path / "o.yaml")
     assert sentence in said
     assert "o.yaml" in said
+
+
+def test_what_is_no_file_of_options_is_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    places = (tmp_path, "a folder"), (tmp_path / "pipe", "no file"), ("/dev/zero", "no file")
+    for place, what in places:
+        said = " ".join(refusal(capsys, "train", "digits", "--config", place).split())
+        assert f"{place} cannot be read: it is {what}." in said
+        assert ".." not in said
+        assert said.count("cannot") == 1
 
 
 # --- what is told ---------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.trained import load_trained
 from spinalnet.data import augment, batches
 from spinalnet.deploy import predict
+from spinalnet.files import NotWritten
 from spinalnet.models import backbones, engines, extracting
 from spinalnet.models import features as features_module
 from spinalnet.models.assembly import create_model
@@ -231,6 +232,14 @@ def test_features_do_not_depend_on_what_was_computed_before(
     for epoch in (0, 1):
         whole, some = (all_of(each.train, epoch=epoch)[0] for each in made)
         assert torch.equal(whole[[25, 3, 11]], some)
+
+
+def test_a_cache_that_cannot_be_written_is_told_with_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(NotWritten, match="XDG_CACHE_HOME says where the cache is"):
+        features_module.frozen_splits(Counting(), splits(), cache=tmp_path / "file")
+    with pytest.raises(NotWritten, match="XDG_CACHE_HOME says where the cache is"):
+        features_module.keep_trunk(nn.Linear(2, 2), tmp_path, cache=tmp_path / "file")
 
 
 @pytest.mark.usefixtures("parts_of_eight")

@@ -534,3 +534,7 @@ def test_a_later_version_is_refused(tmp_path: Path) -> None:
     write_kept(folder / "summary.json", kept | {"schema": 4})
     with pytest.raises(InputError, match=r"up to schema 3, got 4\. Update spinalnet"):
         load_summary(folder / "summary.json")
+    (folder / "summary.json").write_text(later := json.dumps(kept | {"schema": 99}))
+    with pytest.raises(InputError, match=r"summary\.json .*got 99\. Update spinalnet"):
+        write_report(folder)
+    assert (folder / "summary.json").read_text() == later

@@ -124,6 +124,7 @@ def digest_in(path: str | os.PathLike[str]) -> str | None:
     from safetensors import SafetensorError, safe_open
 
     try:
+        check_file(Path(path))
         with safe_open(path, framework="pt", device="cpu") as file:
             described = from_json((file.metadata() or {})[_HEADER_KEY])
     except (SafetensorError, OSError, KeyError, ValueError):
@@ -148,6 +149,16 @@ def _digest_of(tensors: Mapping[str, Tensor], description: str) -> str:
         if tensor.numel():
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def check_file(path: Path) -> None:
+    """See that something is a file: a pipe would be waited for.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if not path.is_file():
+        raise ValueError(_what_is(path))
 
 
 def check_archive(path: Path) -> None:
@@ -209,7 +220,7 @@ def is_sealed(path: Path) -> bool:
     return path.is_file() and f'"{_DIGEST_KEY}"' in read_text(path)
 
 
-def checked(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+def checked(path: Path | str, values: dict[str, Any]) -> dict[str, Any]:
     """Return the values of a file without their digest, which an earlier version did not write.
 
     Raises:
@@ -439,6 +450,15 @@ def writing(path: Path, size: int | None = None) -> Iterator[None]:
 
 
 @contextmanager
+def writing_cache() -> Iterator[None]:
+    """Say where the cache is that cannot be written."""
+    try:
+        yield
+    except NotWritten as error:
+        raise NotWritten(f"{error} (XDG_CACHE_HOME says where the cache is.)") from error
+
+
+@contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Say which file it is whose content cannot be used."""
     try:
@@ -450,6 +470,11 @@ def reading(path: Path) -> Iterator[None]:
 def not_written(path: Path, error: OSError, size: int | None = None) -> NotWritten:
     """Return the error for a file, of so many bytes, that cannot be written."""
     reason = error.strerror or str(error)
+    if error.errno == errno.ELOOP and os.path.lexists(path):  # see `open_own`
+        reason = "it is a link" if path.is_symlink() else reason
+        return NotWritten(
+            f"cannot write {path}: {reason}, which is not written through: remove it."
+        )
     if error.errno not in _NO_ROOM:
         return NotWritten(
             f"cannot write {path}: {reason}. Choose a folder that can be written, or free some "

@@ -27,7 +27,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from spinalnet import _dist
 from spinalnet._checks import InputError
-from spinalnet.files import open_own, writing
+from spinalnet.files import check_file, open_own, writing
 from spinalnet.texts import from_json
 
 try:
@@ -59,6 +59,14 @@ class _Held:
     times: int
     give_up: Callable[[], None]
     descriptor: int | None
+    made: list[Path]  # folders that were not there, the innermost first
+
+    def end(self) -> None:
+        """Give it up, and remove the folders that nothing was written into."""
+        self.give_up()
+        for folder in self.made:
+            with suppress(OSError):  # something was written there
+                folder.rmdir()
 
 
 _held: dict[str, _Held] = {}
@@ -122,10 +130,7 @@ class FolderLock:
             if held.times:
                 return
             del _held[self._key]
-            held.give_up()
-        for folder in self._made:
-            with suppress(OSError):  # something was written there
-                folder.rmdir()
+            held.end()
 
     def _try(self) -> str | None:
         """Take the lock, or return who has it."""
@@ -137,7 +142,7 @@ class FolderLock:
                 return None
             holder, give_up, descriptor = self._take()
             if give_up is not None:
-                _held[self._key] = _Held(threading.get_ident(), 1, give_up, descriptor)
+                _held[self._key] = _Held(threading.get_ident(), 1, give_up, descriptor, self._made)
             return holder
 
     def _take(self) -> tuple[str | None, Callable[[], None] | None, int | None]:
@@ -200,6 +205,12 @@ class FolderLock:
                 path.unlink(missing_ok=True)
                 return None, lambda: None
             return None, lambda: _remove(path, self.folder / LOCK_FILE)
+
+
+def abandon() -> None:
+    """Give up all that this process has, which ends now, wherever it is."""
+    for held in reversed(_held.values()):  # what lies in a folder before that folder
+        held.end()
 
 
 def writes_alone(function: Callable[Asked, Made]) -> Callable[Asked, Made]:
@@ -272,6 +283,7 @@ def _write_holder(descriptor: int) -> None:
 def _read(path: Path) -> dict[str, Any]:
     """Return who has a lock; empty if that cannot be read."""
     try:
+        check_file(path)
         with path.open("rb") as file:
             held = from_json(file.read(4096))
     except (OSError, ValueError):

@@ -48,10 +48,9 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
     from spinalnet import files  # which loads torch
 
     path = path.expanduser()
+    text = files.read_text(path)
     try:
-        if not path.exists():
-            raise InputError(f"cannot read '{path}': there is no such file.")
-        values = texts.from_yaml(files.read_text(path))
+        values = texts.from_yaml(text)
     except ValueError as error:
         raise InputError(f"'{path}' cannot be read as YAML: {error}.") from error
     if not isinstance(values, Mapping):

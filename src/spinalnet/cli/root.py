@@ -236,11 +236,8 @@ def as_options(sentence: str) -> str:
 
 
 # What is left of a command that was stopped where it trained nothing into a folder of its own.
-_KEPT = {
-    "compare": "finished runs are kept",
-    "reproduce": "finished runs are kept",
-    "train": "nothing is saved yet; the same command begins anew",
-}
+_UNFINISHED = "the epochs that are done of unfinished ones (of a table, the nets)"
+_KEPT = {"train": "nothing is saved yet; the same command begins anew"}
 
 
 def say_stopped(error: BaseException) -> None:
@@ -256,8 +253,8 @@ def say_stopped(error: BaseException) -> None:
     if "RANK" not in os.environ:  # else it is the command that started all processes
         again = f"'{shlex.join(['spinalnet', *sys.argv[1:]])}'"
     if name in ("compare", "reproduce"):
-        kept = f"{_KEPT[name]}{', and ' + saved if saved else ''}"
-        sentence = f"stopped{why}; the same command continues: {kept}."
+        kept = f"finished runs are kept, and {saved or _UNFINISHED}"
+        sentence = f"stopped{why}; {again} continues: {kept}."
     elif saved:
         sentence = f"stopped{why}; {saved}; {again} continues."
     else:
@@ -275,9 +272,8 @@ def main() -> None:
     from spinalnet.training import stopping
 
     _hush_other_processes()
-    stopping.install()
     try:
-        with _of_processes():
+        with stopping.answering(), _of_processes():
             code = command()(prog_name="spinalnet", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except _WrongUse as error:

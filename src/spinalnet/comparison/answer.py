@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from spinalnet import files
-from spinalnet._checks import read_fields
+from spinalnet._checks import InputError, read_fields
 from spinalnet.comparison.earlier import said_anew
-from spinalnet.comparison.schema import SCHEMA, earlier_overlap, is_earlier, upgraded
+from spinalnet.comparison.schema import SCHEMA, check_version, earlier_overlap, is_earlier, upgraded
 from spinalnet.comparison.tuned import Tuned
 from spinalnet.comparison.wording import Units
 
@@ -215,9 +215,19 @@ class Summary:
         """Make one of what `to_dict` returned, also in an earlier version.
 
         Raises:
-            InputError: If a later version wrote it, or it is mangled.
-            KeyError: If it is no summary.
+            InputError: If a later version wrote it, or it is mangled, or no summary.
+            DamagedFile: If it holds a digest, as a file that somebody read himself does, and does
+                not match it.
         """
-        record = files.unsealed(record)  # as it lies in a file that somebody read himself
-        made = cls(**read_fields(cls, upgraded(record, HeadSummary, Difference), "field"))
-        return said_anew(made, earlier_overlap(record), Difference) if is_earlier(record) else made
+        check_version(record)
+        record = files.checked("the summary", dict(record))
+        try:
+            made = cls(**read_fields(cls, upgraded(record, HeadSummary, Difference), "field"))
+            if is_earlier(record):
+                return said_anew(made, earlier_overlap(record), Difference)
+        except InputError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+            reason = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise InputError(f"this is no summary of an earlier version: {reason}.") from error
+        return made

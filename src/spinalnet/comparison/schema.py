@@ -51,10 +51,15 @@ def check_version(record: Mapping[str, Any]) -> int:
     """Return the version of a file.
 
     Raises:
-        InputError: If it is later than this one, or no number.
+        InputError: If it is later than this one, or no number from 1, or the record no mapping.
     """
-    check_values(record, {"schema": int | None})
-    version = record.get("schema") or 1
+    check_values(record, {})
+    if "schema" not in record:
+        return 1
+    check_values(record, {"schema": int})
+    version: int = record["schema"]
+    if version < 1:
+        raise InputError(f"schema must be a whole number from 1, got {version}.")
     if version > SCHEMA:
         raise InputError(
             f"this version reads results up to schema {SCHEMA}, got {version}. Update spinalnet."
@@ -82,12 +87,32 @@ def read_mapping(path: Path) -> dict[str, Any] | None:
     return files.checked(path, loaded)
 
 
+def check_replaceable(folder: Path) -> None:
+    """See that no later version has written the report in a folder, which this would overwrite.
+
+    What is damaged is written anew.
+
+    Raises:
+        InputError: If one has.
+    """
+    path = folder / "summary.json"
+    try:  # not `read_mapping`: the digest may be another there
+        held = from_json(files.read_text(path))
+    except ValueError:
+        return
+    version = held.get("schema") if isinstance(held, dict) else None
+    if type(version) is int and version > SCHEMA:
+        with files.reading(path):
+            check_version({"schema": version})
+
+
 def check_folder(folder: Path, kind: Literal["data", "table"], name: str) -> None:
     """See that a folder holds no comparison on anything else, which one on this would overwrite.
 
     Raises:
         InputError: If it does; data in folders are known by their own names.
     """
+    check_replaceable(folder)
     summary = read_mapping(folder / "summary.json") or {}
     question = read_mapping(folder / "comparison.yaml") or {}
     # A summary calls the table of a file as the file, without its ending.
@@ -139,13 +164,14 @@ def upgraded(record: Mapping[str, Any], row: type, difference: type) -> dict[str
 
     Raises:
         InputError: If it was written by a later version, or is mangled.
-        KeyError: If it is no summary.
+        KeyError: If an earlier one lacks something.
     """
     check_version(record)
+    if not {"heads", "models"} & record.keys():
+        raise InputError("it is not a summary of a comparison: it has no heads.")
     record = with_present_heads(record, record.get("model"))
     if is_earlier(record):
         rows = "models" if "models" in record else "heads"
-        _ = record[rows], record["metric"]  # without them it is no summary
         listed = {rows: tuple[Mapping[str, Any], ...], "seeds": tuple[int, ...] | None}
         check_values(record, listed | {"metric": str})
         record = _as_of_three(record)
@@ -153,7 +179,7 @@ def upgraded(record: Mapping[str, Any], row: type, difference: type) -> dict[str
     found = []
     for one in record["heads"]:
         columns = dict(one)
-        if columns["difference"] is not None:
+        if columns.get("difference") is not None:
             columns["difference"] = difference(
                 **read_fields(difference, columns["difference"], "column")
             )

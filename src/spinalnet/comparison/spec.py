@@ -189,9 +189,9 @@ def _with_present_heads(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return settings of any version, their head called as it is now, without the version."""
     if not isinstance(values, Mapping):
         return values
-    version = values.get("schema")
+    version = {name: value for name, value in values.items() if name == "schema"}
     parts = {name: value for name, value in values.items() if name != "schema"}
     if isinstance(model := parts.get("model"), Mapping):
-        renamed = with_present_heads({**model, "schema": version}, model.get("name"))
+        renamed = with_present_heads({**model, **version}, model.get("name"))
         parts["model"] = {name: value for name, value in renamed.items() if name != "schema"}
     return parts

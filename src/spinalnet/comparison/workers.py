@@ -229,7 +229,7 @@ def _death(code: int) -> Failure:
 
 def serve() -> None:
     """Be a worker: run the cells that come in until no more can come, or a signal ends it."""
-    stopping.install()
+    stopping.install(speaks=False)
     try:
         _serve()
     except stopping.Interrupted as error:

@@ -101,6 +101,8 @@ def verify_comparison(path: Path) -> Verified:
             found.holds(name, lambda name=name: read_mapping(path / name))
     ended = [one.parent.relative_to(path).parts for one in path.rglob(runs.DONE_FILE)]
     if not any("tuning" not in parts for parts in ended):
+        if (path / "summary.json").exists():
+            found.holds("the summary against the runs", lambda: _check_counted(path, {}))
         found.notes.append("none of its runs is done: the same command goes on with it")
     elif not found.damage:
         read = found.holds("the runs and files of the comparison", lambda: read_folder(path))
@@ -114,12 +116,24 @@ def _check_summary(path: Path) -> None:
     """See that the summary tells the results of the runs, as far as it counts the same ones."""
     told = load_summary(path / "summary.json")
     now = {head.head: head for head in summarize(path, metric=told.metric).heads}
+    _check_counted(path, {name: head.n for name, head in now.items()})
     for head in told.heads:
         same = now.get(head.head)
         if same is not None and same.n == head.n and not _is_close(head.mean, same.mean):
             raise files.DamagedFile(
                 f"{path / 'summary.json'} tells another result of {head.head} than its runs: "
                 "`spinalnet report` writes it anew."
+            )
+
+
+def _check_counted(path: Path, done: Mapping[str, int]) -> None:
+    """See that the summary counts no more runs of a head than are done."""
+    for head in load_summary(path / "summary.json").heads:
+        if head.n > (here := done.get(head.head, 0)):
+            raise files.DamagedFile(
+                f"{path / 'summary.json'} counts {head.n} run{'s' * (head.n > 1)} of "
+                f"{head.head}, of which {here} {'is' if here == 1 else 'are'} done: the command of "
+                "the comparison goes on with the others, or `spinalnet report` writes it anew."
             )
 
 

@@ -254,10 +254,8 @@ def keep_trunk(
     folder = files.cache_folder("features") if cache is None else files.expanded(cache)
     source = folder / f"trunk-{trunk_key(trunk)}.safetensors"
     if not _holds(source, weights):
-        try:
+        with files.writing_cache():
             files.save_weights(source, weights)
-        except InputError as error:
-            raise InputError(f"{error} (XDG_CACHE_HOME says where the cache is.)") from error
     files.clone(source, target)
 
 

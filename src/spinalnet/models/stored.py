@@ -62,10 +62,8 @@ class FeatureStore:
         }
         name = hashlib.blake2b(whole, digest_size=KEY_BYTES).hexdigest()
         path = self.folder / f"part-{name}.safetensors"
-        try:
+        with files.writing_cache():
             files.save_weights(path, held)
-        except InputError as error:
-            raise InputError(f"{error} (XDG_CACHE_HOME says where the cache is.)") from error
 
     def load(self, keys: Sequence[bytes]) -> Tensor | None:
         """Return the features `(len(keys), F)` of images that are here.
@@ -97,7 +95,8 @@ class FeatureStore:
         with contextlib.ExitStack() as stack:
             given = True
             try:
-                stack.enter_context(FolderLock(self.folder))
+                with files.writing_cache():
+                    stack.enter_context(FolderLock(self.folder))
             except FolderInUse:
                 given = False
             yield given
@@ -107,6 +106,7 @@ class FeatureStore:
         from safetensors import SafetensorError, safe_open
 
         try:
+            files.check_file(path)
             with safe_open(path, framework="pt", device="cpu") as file:
                 return file.get_tensor("keys")
         except (SafetensorError, OSError, KeyError, ValueError):

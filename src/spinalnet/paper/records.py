@@ -94,13 +94,13 @@ class Record:
         so in an earlier version every "mlp" is "mlp-paper".
 
         Raises:
-            InputError: If a later version wrote it, it is mangled, or its recipe is unknown.
-            KeyError: If it is no record.
+            InputError: If a later version wrote it, it is mangled or no record, or its recipe is
+                unknown.
         """
         if check_version(record) < 3:
             record = with_paper_mlp(record)
         fields = {key: value for key, value in record.items() if key != "schema"}
-        fields["summary"] = Summary.from_dict(fields["summary"])
+        fields["summary"] = Summary.from_dict(fields.get("summary") or {})
         made = cls(**read_fields(cls, fields, "field"))
         if made.recipe not in RECIPES:
             find_recipes(made.recipe)  # says which are near

@@ -1,6 +1,6 @@
 """Signals that end a run: where there is something to save, it is saved first.
 
-The library leaves signals alone; `install` is called by the command. What trains into a folder
+The library leaves signals alone; the command works within `answering`. What trains into a folder
 finishes its step when one comes and saves (`deferred`); everything else is ended where it is. A
 second signal ends the process at once.
 """
@@ -12,8 +12,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 _ENDING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -28,6 +29,7 @@ saved: Callable[[], str] | None = None
 """Says what the last run that was trained into a folder has saved there."""
 
 _deferring = 0
+_speaks = True
 _first: float | None = None  # when the first signal came
 
 
@@ -54,11 +56,42 @@ def exit_code(error: BaseException) -> int:
     return 128 + getattr(error, "number", signal.SIGINT)
 
 
-def install() -> None:
-    """Let signals that end a process end its work in order; those that are ignored stay so."""
-    for number in _ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _on_signal)
+def install(*, speaks: bool = True) -> dict[int, Any]:
+    """Let signals that end a process end its work in order; those that are ignored stay so.
+
+    Args:
+        speaks: Whether this process says that it was stopped; a worker leaves that to its command.
+
+    Returns:
+        What answered them before.
+    """
+    global _speaks
+    _speaks = speaks
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    before = {number: how for number, how in before.items() if how is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, _on_signal)
+    return before
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Let signals end the work inside in order; see `install`.
+
+    After it they do what they did before, as there is nothing left to raise into. Under `torchrun`
+    they do nothing: it tells all processes to end as soon as one has, and kills those that do not.
+    """
+    global _first
+    _first = None
+    before = install()
+    try:
+        yield
+    finally:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with suppress(OSError, ValueError):  # nobody reads it, or it is closed
+                stream.flush()
+        for number, how in before.items():
+            signal.signal(number, signal.SIG_IGN if "RANK" in os.environ else how)
 
 
 @contextmanager
@@ -136,7 +169,9 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         asked = number
     elif _imports(frame):
         # Half a library is of no use, and an exception in it comes out as something else.
-        leave(number, "stopped.\n")
+        if locks := sys.modules.get("spinalnet.locks"):  # which takes long to load
+            locks.abandon()
+        leave(number, "stopped.\n" if _speaks else "")
     else:
         raise Interrupted(number)
 

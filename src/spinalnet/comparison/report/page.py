@@ -29,7 +29,7 @@ from spinalnet.comparison.report import (
 from spinalnet.comparison.report.drawing import Drawn
 from spinalnet.comparison.residuals import HeadResiduals, largest_residuals
 from spinalnet.comparison.samples import SHARP, Samples
-from spinalnet.comparison.schema import SCHEMA
+from spinalnet.comparison.schema import SCHEMA, check_replaceable
 from spinalnet.comparison.summary import summarize_runs
 from spinalnet.comparison.wording import Show, digits, interval, plus_minus
 from spinalnet.files import expanded, reading, sealed, to_json, write_bytes
@@ -69,10 +69,11 @@ def write_report(
         `per_class.csv`, for a regression on images `residuals.json`.
 
     Raises:
-        InputError: If there is no finished run, the runs do not belong together, or the folder
-            cannot be written.
+        InputError: If there is no finished run, the runs do not belong together, a later version
+            has written the report there, or the folder cannot be written.
     """
     folder = expanded(folder)
+    check_replaceable(folder)
     comparison = read_folder(folder)
     summary = summarize_runs(comparison, command, metric=metric, margin=margin)
     judged = classes.judge(comparison, summary)

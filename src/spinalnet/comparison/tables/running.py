@@ -132,6 +132,10 @@ class _Told:
             self._folder.append_metrics(*self._rows, durable=False)
         self._rows, self._written = [], time.monotonic()
 
+    def note(self, sentence: str) -> None:
+        """The user should know something."""
+        self._tell("note", self._done + 1, note=sentence)
+
     def done(self) -> None:
         """All is."""
         self._tell("epoch", self._fits, step=1, steps=1)
@@ -153,6 +157,7 @@ class _Kept:
         seconds: That they took: of tuning, and of the fit.
         epochs: Of those nets.
         said: What of it is saved, in words; empty for nothing.
+        notes: Sentences on how it was found.
     """
 
     def __init__(self, folder: runs.RunFolder, table: Table) -> None:
@@ -166,12 +171,14 @@ class _Kept:
         self.nets: list[dict[str, Any]] = []
         self.seconds, self.epochs = [0.0, 0.0], 0
         self._began, self._is_new, self.said = time.perf_counter(), False, ""
+        self.notes: list[str] = []
         state = folder.load_state()
         if state is None or state.get("of") != json.dumps(self._of):
             return
         try:
             self.trials, self.seconds = json.loads(state["trials"]), list(state["seconds"])
             self.nets, self.epochs = state["nets"], int(state["epoch"])
+            self.notes += folder.notes
             self._tell()
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
@@ -270,6 +277,8 @@ def _run(spec: TableSpec, folder: str | Path, on_progress: OnTable | None) -> ru
     _check(spec, rows)
     begun, kept = _begin(spec, folder, rows.table)
     told = _Told(spec, begun, on_progress, kept.epochs)
+    for sentence in kept.notes:
+        told.note(sentence)
 
     def tried(trials: Sequence[Mapping[str, Any]]) -> None:
         kept.trial(trials)
@@ -300,6 +309,7 @@ def _run(spec: TableSpec, folder: str | Path, on_progress: OnTable | None) -> ru
         result |= {"model_kept": not_kept is None, "model_not_kept": not_kept}
         result |= {"train_seconds": seconds, "trials": trials, "chosen": chosen}
         result |= {"epochs_run": told.epochs} if told.epochs else {}
+        result["notes"] += kept.notes
         if chosen is not None:
             space = tuned_space(spec)
             result["space"] = {name: str(part) for name, part in space.items()}
