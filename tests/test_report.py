@@ -15,6 +15,8 @@ from xml.etree import ElementTree as ET
 import pytest
 import torch
 import yaml
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
@@ -29,7 +31,8 @@ from spinalnet.comparison.findings import head_rows, short_rows
 from spinalnet.comparison.finished import read_folder
 from spinalnet.comparison.next_steps import next_steps
 from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs
-from spinalnet.comparison.report.figures import _apart, learning_curves
+from spinalnet.comparison.report import drawing
+from spinalnet.comparison.report.figures import COSTS, _apart, learning_curves, paint_against_cost
 from spinalnet.comparison.report.page import write_report
 from spinalnet.comparison.statistics import paired_difference
 from spinalnet.comparison.summary import load_summary, summarize, summarize_runs
@@ -344,6 +347,42 @@ def test_the_seeds_that_would_decide_are_those_that_are_asked_for(needed, asked,
     step = next_steps(read_folder(tmp_path), summary, tmp_path)[0]
     assert step.command == f"spinalnet compare digits --seeds {asked}"
     assert step.purpose.startswith(purpose)
+
+
+def test_more_splits_are_a_fresh_comparison_in_a_new_folder(tmp_path):
+    summary = summarize(write_comparison(tmp_path, {"spinal": FIRST, "mlp": FIRST}))
+    heads = [
+        dataclasses.replace(
+            h, difference=h.difference and dataclasses.replace(h.difference, more=4)
+        )
+        for h in summary.heads
+    ]
+    command = "spinalnet compare 'a b.csv' --preset quick --out 'my runs/c' --tune 4"
+    of_splits = dataclasses.replace(summary, heads=heads, unit_kind="split", command=command)
+    folder = Path("my runs/c")
+    purpose, said = next_steps(read_folder(tmp_path), of_splits, folder)[0]
+    assert purpose == "Decide what is open, in a fresh comparison"
+    assert said == (
+        "spinalnet compare 'a b.csv' --preset quick --tune 4 --seeds 9 --out 'my runs/c-9-splits'"
+    )
+
+
+def test_axes_end_where_the_metric_does_and_hold_the_quartiles(tmp_path):
+    summary = summarize(write_comparison(tmp_path, {"spinal": [1.0, 0.5], "mlp": [1.0, 0.97]}))
+    timed = {"inference_us": 100.0, "cost": {"inference_quartiles": [10.0, 9000.0]}}
+    heads = [dataclasses.replace(head, **timed) for head in summary.heads]
+    axes = Figure().add_subplot()
+    shown = dataclasses.replace(summary, heads=heads)
+    paint_against_cost(axes, drawing.LIGHT, shown, COSTS["inference"])
+    low, high = axes.get_ylim()
+    assert -0.05 < low <= 0.0  # the interval of two runs reaches far below
+    assert 1.01 < high < 1.05  # a dot at 100 % is whole
+    for line in axes.collections:
+        for path in line.get_paths() if isinstance(line, LineCollection) else ():
+            assert 0 <= path.vertices[:, 1].min() <= path.vertices[:, 1].max() <= 1
+    left, right = axes.get_xlim()
+    for line in axes.lines:
+        assert left < min(line.get_xdata()) <= max(line.get_xdata()) < right
 
 
 def test_without_timing_no_time_is_claimed(tmp_path):
