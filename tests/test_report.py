@@ -23,6 +23,7 @@ from scipy import stats
 from helpers import without_digests
 from spinalnet import files
 from spinalnet._checks import InputError
+from spinalnet.cli import root
 from spinalnet.cli.progress import print_run
 from spinalnet.comparison import classes
 from spinalnet.comparison.calibration import quality
@@ -1086,3 +1087,17 @@ def test_curves_of_a_table_are_by_epoch_of_each_net(tmp_path):
     assert drawn is not None
     assert drawn.caption.startswith("Training loss per epoch: mean over seeds and nets, ")
     assert f"mlp: {(1 / 2 + 1 / 4) / 2:.4g} in epoch 2" in drawn.svg
+
+
+def test_quiet_says_no_notes(tmp_path, monkeypatch, capfd):
+    folder = write_comparison(tmp_path, {"spinal": FIRST[:2], "mlp": FIRST[1:3]}, notes=["Known."])
+    told = {}
+    for words in ([], ["--quiet"]):
+        monkeypatch.setattr("sys.argv", ["spinalnet", "report", str(folder), *words])
+        with pytest.raises(SystemExit) as stop:
+            root.main()
+        assert stop.value.code == 0
+        told[bool(words)] = capfd.readouterr()
+    assert "note Known." in told[False].err
+    assert told[True].err == ""
+    assert told[True].out == told[False].out
