@@ -196,6 +196,8 @@ def test_arguments_in_a_sentence_become_options(monkeypatch: pytest.MonkeyPatch)
         ("give a file with pretrained=FILE.", "give a file with --weights FILE."),
     ):
         assert root.as_options(argument) == option
+    monkeypatch.setattr(sys, "argv", ["spinalnet", "report", "runs/x"])  # which trains nothing
+    assert root.as_options("set class_weights=balanced.") == "set --class-weights balanced."
 
 
 def test_list_names_everything_as_json() -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from spinalnet._checks import InputError
-from spinalnet.cli import app
+from spinalnet.cli import app, looking
 from spinalnet.comparison import RunSpec, TableSpec, load, running
 from spinalnet.comparison.tables import running as table_running
 from spinalnet.deploy import demo, demo_page, predict_images
@@ -148,6 +148,18 @@ def test_a_missing_gradio_is_one_sentence(images: Path, monkeypatch: pytest.Monk
         demo_page.interface(images)
 
 
+def test_a_missing_gradio_is_told_before_anything_is_loaded() -> None:
+    code = (
+        "import sys; sys.modules['gradio'] = None; sys.argv = ['spinalnet', 'demo', 'runs/x']\n"
+        "from spinalnet.cli import root\n"
+        "try: root.main()\n"
+        "except SystemExit as stop: print(stop.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "2 False\n"
+    assert "the demo needs Gradio" in done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_it_as_announced(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[bool] = []
@@ -159,6 +171,7 @@ def test_ctrl_c_ends_it_as_announced(number: int, monkeypatch: pytest.MonkeyPatc
         def close(self, *, verbose: bool) -> None:
             closed.append(verbose)
 
+    monkeypatch.setattr(looking, "find_spec", lambda _: True)
     monkeypatch.setattr(demo_page, "interface", lambda *_: Page())
     monkeypatch.setattr(demo_page, "serve", lambda *_, **__: "http://127.0.0.1:7860/")
     if number == signal.SIGTERM:

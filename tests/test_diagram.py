@@ -12,7 +12,7 @@ from torch import nn
 from spinalnet import create_model, replace_head_
 from spinalnet._checks import InputError
 from spinalnet.nn import SpinalNet, as_html, count_macs, make_head, spine_diagram, wiring_in
-from spinalnet.wiring import Wiring, draw_wiring
+from spinalnet.wiring import Wiring, common_scale, draw_wiring
 
 HEADS = {
     "spinal": {"hidden_features": 8, "num_layers": 6},
@@ -80,9 +80,20 @@ def test_a_notebook_shows_any_head_and_the_network_around_it():
     assert model._repr_html_().startswith("<svg")
     assert "ImageModel(" in model._repr_html_()
     assert spine_diagram(model)._repr_html_() == spine_diagram(model)  # a picture, not its text
+    counts = "8,538 of 13,818 parameters, 8,480 of 472,480 multiplications"
+    for drawn in (model.spine_diagram(), model._repr_html_()):  # not the head's under its name
+        assert ">head of ImageModel mnist-cnn</text>" in drawn
+        assert f">{counts}</text>" in drawn
+        assert ">trunk: 5,280 parameters</text>" in drawn
+    assert "trunk" not in spine_diagram(model.head)
+    axes = spine_diagram(model, ax=Figure().add_subplot())
+    assert counts in axes.get_title(loc="left")
+    assert "trunk: 5,280 parameters" in [text.get_text() for text in axes.texts]
     network = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
     surgical = replace_head_(network, "spinal", num_classes=4)
     assert "8 inputs" in spine_diagram(surgical)
+    assert "head of Sequential" in spine_diagram(surgical)
+    assert "multiplications of the head" in spine_diagram(surgical)  # its input is not known
     for name, options in HEADS.items():
         head = make_head(name, 20, 4, **options)
         assert head._repr_html_().startswith("<svg")
@@ -141,3 +152,39 @@ def test_layers_stand_apart_whatever_is_largest(sizes):
     assert len(layers) == 4
     for (top, tall), (below, _) in pairwise(layers):
         assert below - (top + tall) >= 8  # the arrow of the chain is there
+
+
+def _bars(drawing: str) -> dict[str, float]:
+    """Return the heights of the parts of a drawing by what they say they are."""
+    namespace = "{http://www.w3.org/2000/svg}"
+    return {
+        (bar.findtext(f"{namespace}title") or ""): float(bar.get("height"))
+        for bar in ET.fromstring(drawing).iter(f"{namespace}rect")
+    }
+
+
+def test_heads_side_by_side_have_one_scale():
+    heads = {
+        "spinal": {"hidden_features": 8, "num_layers": 6},
+        "mlp": {"hidden_features": 960},
+        "linear": {},
+    }
+    wirings = [wiring_in(make_head(head, 320, 10, **of)) for head, of in heads.items()]
+    scale = common_scale(wirings)
+    tall = []
+    for wiring in wirings:
+        bars = _bars(draw_wiring(wiring, "head", scale=scale))
+        inputs = {
+            name: high for name, high in bars.items() if "input" in name and "see" not in name
+        }
+        tall.append(sum(inputs.values()) + (len(inputs) if len(inputs) > 1 else 0))  # with gaps
+    assert tall == pytest.approx([320 * scale] * 3, abs=0.2)
+    assert (
+        _bars(draw_wiring(wirings[1], "mlp", scale=scale))["960 wide"] > 100
+    )  # it fits, and fills
+
+
+def test_heads_of_very_different_size_have_no_common_scale():
+    heads = [make_head("linear", 1, 1), make_head("linear", 10_000, 1)]
+    assert common_scale([wiring_in(head) for head in heads]) is None
+    assert common_scale([]) == 1

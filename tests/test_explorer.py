@@ -32,6 +32,10 @@ SCRIPT = """
   found.widths = CASES.map(([inputs, , , , outputs], k) =>
     equalWidth(inputs, outputs, found.numbers[k][0][1]));
   document.querySelector("button").click();
+  found.inputs = ["spinal", "mlp"].map((net) => [...document.querySelectorAll(`#${net} rect`)]
+    .filter((bar) => bar.textContent.startsWith("inputs"))
+    .reduce((high, bar) => high + Number(bar.getAttribute("height")) + 1, 0));
+  found.scale = document.querySelector("#scale").textContent;
   const area = document.querySelector(".scroll");
   found.cut = area.scrollWidth - area.clientWidth;
   SIZES.forEach(([name]) => { fields[name].number.value = 1; });
@@ -61,5 +65,7 @@ def test_the_sliders_say_what_the_package_counts(width: int, dark: bool) -> None
         )
         for head, said in zip(heads, numbers, strict=True):
             assert said == [count_params(head).total, count_macs(head, (inputs,)).total]
+    assert found["inputs"][0] == pytest.approx(found["inputs"][1], abs=0.1)  # one scale
+    assert "one scale" in found["scale"]
     assert found["drawn"] == 5  # the arrows of six layers
     assert "8480" in found["code"]

@@ -31,6 +31,7 @@ from spinalnet import (
 )
 from spinalnet._checks import InputError
 from spinalnet.comparison.outputs import class_columns
+from spinalnet.deploy import card
 from spinalnet.nn import describe_head, heads, use_head
 
 hub = pytest.importorskip("huggingface_hub")
@@ -321,6 +322,13 @@ def test_all_that_a_card_of_a_table_shows_runs(tmp_path, monkeypatch, target):
     ):
         assert f"\n{row}\n" in card
     assert ("Of the columns when the file takes parts" in card) == (target == "price")
+
+
+def test_a_card_says_the_epochs_that_the_number_of_rows_set():
+    params = spinalnet.SpinalClassifier().get_params()
+    made = card.of_table({}, {"train_size": 45, "epochs_run": 60}, {"params": params})
+    assert made["epochs"] == "at most 100 of each net (60 of all nets)"
+    assert made["batch size"] == 64
 
 
 def test_a_folder_that_is_passed_on_is_taken_where_a_run_is(compared, tmp_path):

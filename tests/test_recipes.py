@@ -37,6 +37,7 @@ from spinalnet.nn.counting import count_macs
 from spinalnet.paper import protocol as protocol_module
 from spinalnet.paper import recipes
 from spinalnet.paper.experiments import experiments_page
+from spinalnet.paper.overview import overview_page
 from spinalnet.paper.protocol import run_recipe
 from spinalnet.paper.recipes import RECIPES, find_recipes, list_recipes
 from spinalnet.paper.recipes.row import MACS, Printed
@@ -468,6 +469,7 @@ def test_a_kept_smoke_run_is_listed_without_its_numbers(tmp_path):
     assert done.exit_code == 0, done.exception
     page = experiments_page(kept)
     assert "0 of 76 recipes have been run" in page
+    assert "| paper protocol |" not in page  # no table without a row
     tried = page.split("## Tried out on random data")[1].split("## Not run yet")
     assert "| emnist-digits-cnn | honest | spinal (" in tried[0]
     assert "| emnist-digits-cnn |" in tried[1]
@@ -475,6 +477,11 @@ def test_a_kept_smoke_run_is_listed_without_its_numbers(tmp_path):
     assert "accurac" not in tried[0]
     rows = {r["name"]: r["status"] for r in describe_recipes(kept, str(tmp_path))}
     assert rows["emnist-digits-cnn"] == "missing data: emnist-digits"
+    html = overview_page(kept)
+    assert 'id="tried-title"' in html
+    for empty in ("Printed and found", "Recipe by recipe", 'id="all"'):
+        assert empty not in html
+    assert "spinal 95.88; mlp-paper 95.86" in html  # what was printed, and of which head
 
 
 def test_the_originals_procedure_is_marked_in_report_record_and_page(tiny, tmp_path):

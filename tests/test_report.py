@@ -15,12 +15,15 @@ from xml.etree import ElementTree as ET
 import pytest
 import torch
 import yaml
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
 from helpers import without_digests
 from spinalnet import files
 from spinalnet._checks import InputError
+from spinalnet.cli import root
 from spinalnet.cli.progress import print_run
 from spinalnet.comparison import classes
 from spinalnet.comparison.calibration import quality
@@ -29,7 +32,8 @@ from spinalnet.comparison.findings import head_rows, short_rows
 from spinalnet.comparison.finished import read_folder
 from spinalnet.comparison.next_steps import next_steps
 from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs
-from spinalnet.comparison.report.figures import _apart, learning_curves
+from spinalnet.comparison.report import drawing
+from spinalnet.comparison.report.figures import COSTS, _apart, learning_curves, paint_against_cost
 from spinalnet.comparison.report.page import write_report
 from spinalnet.comparison.statistics import paired_difference
 from spinalnet.comparison.summary import load_summary, summarize, summarize_runs
@@ -344,6 +348,42 @@ def test_the_seeds_that_would_decide_are_those_that_are_asked_for(needed, asked,
     step = next_steps(read_folder(tmp_path), summary, tmp_path)[0]
     assert step.command == f"spinalnet compare digits --seeds {asked}"
     assert step.purpose.startswith(purpose)
+
+
+def test_more_splits_are_a_fresh_comparison_in_a_new_folder(tmp_path):
+    summary = summarize(write_comparison(tmp_path, {"spinal": FIRST, "mlp": FIRST}))
+    heads = [
+        dataclasses.replace(
+            h, difference=h.difference and dataclasses.replace(h.difference, more=4)
+        )
+        for h in summary.heads
+    ]
+    command = "spinalnet compare 'a b.csv' --preset quick --out 'my runs/c' --tune 4"
+    of_splits = dataclasses.replace(summary, heads=heads, unit_kind="split", command=command)
+    folder = Path("my runs/c")
+    purpose, said = next_steps(read_folder(tmp_path), of_splits, folder)[0]
+    assert purpose == "Decide what is open, in a fresh comparison"
+    assert said == (
+        "spinalnet compare 'a b.csv' --preset quick --tune 4 --seeds 9 --out 'my runs/c-9-splits'"
+    )
+
+
+def test_axes_end_where_the_metric_does_and_hold_the_quartiles(tmp_path):
+    summary = summarize(write_comparison(tmp_path, {"spinal": [1.0, 0.5], "mlp": [1.0, 0.97]}))
+    timed = {"inference_us": 100.0, "cost": {"inference_quartiles": [10.0, 9000.0]}}
+    heads = [dataclasses.replace(head, **timed) for head in summary.heads]
+    axes = Figure().add_subplot()
+    shown = dataclasses.replace(summary, heads=heads)
+    paint_against_cost(axes, drawing.LIGHT, shown, COSTS["inference"])
+    low, high = axes.get_ylim()
+    assert -0.05 < low <= 0.0  # the interval of two runs reaches far below
+    assert 1.01 < high < 1.05  # a dot at 100 % is whole
+    for line in axes.collections:
+        for path in line.get_paths() if isinstance(line, LineCollection) else ():
+            assert 0 <= path.vertices[:, 1].min() <= path.vertices[:, 1].max() <= 1
+    left, right = axes.get_xlim()
+    for line in axes.lines:
+        assert left < min(line.get_xdata()) <= max(line.get_xdata()) < right
 
 
 def test_without_timing_no_time_is_claimed(tmp_path):
@@ -1047,3 +1087,17 @@ def test_curves_of_a_table_are_by_epoch_of_each_net(tmp_path):
     assert drawn is not None
     assert drawn.caption.startswith("Training loss per epoch: mean over seeds and nets, ")
     assert f"mlp: {(1 / 2 + 1 / 4) / 2:.4g} in epoch 2" in drawn.svg
+
+
+def test_quiet_says_no_notes(tmp_path, monkeypatch, capfd):
+    folder = write_comparison(tmp_path, {"spinal": FIRST[:2], "mlp": FIRST[1:3]}, notes=["Known."])
+    told = {}
+    for words in ([], ["--quiet"]):
+        monkeypatch.setattr("sys.argv", ["spinalnet", "report", str(folder), *words])
+        with pytest.raises(SystemExit) as stop:
+            root.main()
+        assert stop.value.code == 0
+        told[bool(words)] = capfd.readouterr()
+    assert "note Known." in told[False].err
+    assert told[True].err == ""
+    assert told[True].out == told[False].out

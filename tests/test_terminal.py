@@ -186,6 +186,12 @@ def test_names_are_completed_in_lists_and_runs_by_what_they_hold(tmp_path: Path)
         ("train digits --batch_size 4", "did you mean --batch-size?"),
         ("train sklearn:iris --heads mlp", "spinalnet train sklearn:iris --head mlp"),
         ("train digits --seeds 3", "did you mean --seed?"),
+        (
+            "compare a.csv --ensemble-size 2",
+            "no option --ensemble-size: --preset quick, standard or thorough sets it.",
+        ),
+        ("compare digits --num-layers 4", "--head-option num_layers=VALUE sets it."),
+        ("compare digits --thing-size 2", "no option --thing-size; spinalnet compare --help-all"),
         ("compare digits --redraw-power 2", "is a setting of the paper's experiments"),
         ("report x --tta flip", "--tta is an option of evaluate and predict, not of"),
         ("train digits --epochs x", "--epochs must be a whole number, got 'x'."),

@@ -54,6 +54,11 @@ def install_extra(extra: str) -> str:
     return f"pip install '.[{extra}]' in a checkout of spinalnet"
 
 
+def missing_gradio() -> InputError:
+    """Return what to say where the demo's page cannot be drawn."""
+    return InputError(f"the demo needs Gradio, which is not installed: {install_extra('demo')}.")
+
+
 def some(names: Sequence[object], most: int) -> str:
     """Return names for a sentence, the first `most` of them: "a, b and 7 more"."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

@@ -119,6 +119,8 @@ _ROW = 34  # height of a layer's place
 _GAP = 9  # at least, between two layers: an arrow that can be seen
 _TOP, _LOW = 46, 26  # room for the title, and for what stands below
 _INPUT, _LAYER, _OUTPUT, _BAR = 70, 200, 330, 14  # left edges, and the width of a bar
+_TRUNK, _BLOCK = 8, 34  # left edge and width of the block before a head
+_SEEN = 12  # height of a head's longest bar, at least, where several have one scale
 _WIDTH = 420
 _COLOURS = {
     "ink": "var(--ink, #1f2328)",
@@ -133,8 +135,23 @@ _INK = _COLOURS["ink"]
 
 
 @dataclass(frozen=True)
+class Network:
+    """The network around a head, as far as a drawing of the head says of it.
+
+    Attributes:
+        params: Number of its parameters, with those of the head.
+        macs: Multiply-accumulates for one input; None if they are not known.
+        trunk_params: Number of parameters of what stands before the head; 0 to draw none.
+    """
+
+    params: int
+    macs: int | None = None
+    trunk_params: int = 0
+
+
+@dataclass(frozen=True)
 class _Bar:
-    """A part of the input, a layer, or the output row; `tip` says what it is."""
+    """The trunk, a part of the input, a layer, or the output row; `tip` says what it is."""
 
     x: float
     top: float
@@ -142,6 +159,7 @@ class _Bar:
     colour: str
     tip: str
     opacity: float = 1
+    width: float = _BAR
 
     @property
     def shown(self) -> float:
@@ -168,11 +186,12 @@ class _Fan:
 
 @dataclass(frozen=True)
 class _Label:
-    """What is written in the middle below something."""
+    """What is written in the middle below something, or from `x` on."""
 
     x: float
     y: float
     text: str
+    middle: bool = True
 
 
 @dataclass(frozen=True)
@@ -187,9 +206,30 @@ class _Arrow:
 _Shape = _Bar | _Fan | _Label | _Arrow
 
 
-def draw_wiring(wiring: Wiring, title: str) -> Drawing:
-    """Draw a head's wiring to scale, as an `<svg>` element."""
-    height, said, shapes = _laid_out(wiring)
+def common_scale(wirings: Sequence[Wiring]) -> float | None:
+    """Return the height of one number at which heads can be drawn beside each other.
+
+    Returns:
+        None if one would be too small to be seen beside the others: each has its own then.
+    """
+    scales = [_own_scale(wiring) for wiring in wirings]
+    least = min(scales, default=1.0)
+    seen = all(_largest(wiring) * least >= _SEEN for wiring in wirings)
+    return least if seen else None
+
+
+def draw_wiring(
+    wiring: Wiring, title: str, *, network: Network | None = None, scale: float | None = None
+) -> Drawing:
+    """Draw a head's wiring to scale, as an `<svg>` element.
+
+    Args:
+        wiring: What feeds what.
+        title: Written above it.
+        network: What it is the head of.
+        scale: Height of one number; without it the largest there is room for.
+    """
+    height, said, shapes = _laid_out(wiring, network, scale)
     text = escape(title)
     return Drawing(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:.0f}" '
@@ -211,28 +251,32 @@ class Drawing(str):
         return str(self)
 
 
-def paint_wiring(ax: Axes, wiring: Wiring, title: str) -> None:
+def paint_wiring(ax: Axes, wiring: Wiring, title: str, network: Network | None = None) -> None:
     """Draw the same on axes, which are made as wide and high as the drawing is."""
     from matplotlib import rcParams
     from matplotlib.patches import Polygon, Rectangle
 
-    height, said, shapes = _laid_out(wiring)
+    height, said, shapes = _laid_out(wiring, network)
     ink = rcParams["text.color"]
     ax.set_title(f"{title}\n{said}", fontsize="medium", loc="left", parse_math=False)
-    ax.set(xlim=(_INPUT - 50, _OUTPUT + _BAR + 50), ylim=(height, _TOP - 6), aspect="equal")
+    left, top = (0, _TOP - 16) if network and network.trunk_params else (_INPUT - 50, _TOP - 6)
+    ax.set(xlim=(left, _OUTPUT + _BAR + 50), ylim=(height, top), aspect="equal")
     ax.set_axis_off()
     for shape in shapes:
         match shape:
             case _Bar():
                 place, fill = (shape.x, shape.top), _plain(shape.colour)
                 ax.add_patch(
-                    Rectangle(place, _BAR, shape.shown, color=fill, alpha=shape.opacity, lw=0)
+                    Rectangle(
+                        place, shape.width, shape.shown, color=fill, alpha=shape.opacity, lw=0
+                    )
                 )
             case _Fan():
                 ax.add_patch(Polygon(shape.corners, color=_plain(shape.colour), alpha=0.13, lw=0))
             case _Label():
+                side = "center" if shape.middle else "left"
                 ax.text(
-                    shape.x, shape.y, shape.text, ha="center", va="baseline", fontsize="small",
+                    shape.x, shape.y, shape.text, ha=side, va="baseline", fontsize="small",
                     color=ink,
                 )  # fmt: skip
             case _Arrow():
@@ -248,20 +292,73 @@ def _plain(colour: str) -> str:
     return _COLOURS[colour].split(", ")[1].rstrip(")")
 
 
-def _laid_out(wiring: Wiring) -> tuple[float, str, list[_Shape]]:
+def _laid_out(
+    wiring: Wiring, network: Network | None = None, scale: float | None = None
+) -> tuple[float, str, list[_Shape]]:
     """Return the height of a drawing, its second line, and what is drawn, the lowest first."""
-    count = len(wiring.layers)
-    chained = count > 1 and len(wiring.seen) == count
-    parts = _chain(wiring) if chained else _stack(wiring)
-    height = _TOP + _LOW + _height(_rows(count) if chained else [])
-    return height, f"{wiring.params:,} parameters, {wiring.macs:,} multiplications", parts
+    scale = _own_scale(wiring) if scale is None else scale
+    parts = _chain(wiring, scale) if _is_chained(wiring) else _stack(wiring, scale)
+    if network is not None and network.trunk_params:
+        parts = [*_trunk(wiring, network, scale), *parts]
+    return _TOP + _LOW + _high(wiring), _counts(wiring, network), parts
+
+
+def _counts(wiring: Wiring, network: Network | None) -> str:
+    if network is None:
+        return f"{wiring.params:,} parameters, {wiring.macs:,} multiplications"
+    params = f"{wiring.params:,} of {network.params:,} parameters"
+    if network.macs is None:
+        return f"{params}, {wiring.macs:,} multiplications of the head"
+    return f"{params}, {wiring.macs:,} of {network.macs:,} multiplications"
+
+
+def _is_chained(wiring: Wiring) -> bool:
+    """Whether layers stand below each other, all seen by the output row."""
+    return 1 < len(wiring.layers) == len(wiring.seen)
+
+
+def _high(wiring: Wiring) -> float:
+    """Return how much room all bars have."""
+    return _height(_rows(len(wiring.layers)) if _is_chained(wiring) else [])
+
+
+def _largest(wiring: Wiring) -> int:
+    """Return how many numbers the longest bar has."""
+    return max(wiring.in_features, wiring.out_features, *(one.width for one in wiring.layers))
+
+
+def _own_scale(wiring: Wiring) -> float:
+    """Return the largest height of one number that there is room for."""
+    high = _high(wiring)
+    if not _is_chained(wiring):
+        return high / _largest(wiring)
+    # Layers stand below each other, with room for an arrow between.
+    widest = max(layer.width for layer in wiring.layers)
+    of_layers = (high / len(_rows(len(wiring.layers))) - _GAP) / widest
+    return min(high / max(wiring.in_features, wiring.out_features), of_layers)
+
+
+def _trunk(wiring: Wiring, network: Network, scale: float) -> list[_Shape]:
+    """The rest of a network, one block before the inputs, which has no scale."""
+    high = _high(wiring)
+    half = max(wiring.in_features * scale, 2.5) / 2
+    inputs = _TOP + high / 2 - half, _TOP + high / 2 + half
+    told = f"trunk: {_counted(network.trunk_params, 'parameter')}"
+    tip = told
+    if network.macs is not None:
+        tip += f", {_counted(network.macs - wiring.macs, 'multiplication')}"
+    return [
+        _Fan(_TRUNK + _BLOCK, (_TOP, _TOP + high), _INPUT, inputs, "input"),
+        _Bar(_TRUNK, _TOP, high, "input", tip, 0.3, _BLOCK),
+        _Label(0, _TOP - 4, told, middle=False),
+    ]
 
 
 def _as_svg(shape: _Shape) -> str:
     match shape:
         case _Bar():
             return (
-                f'<rect x="{shape.x}" y="{shape.top:.1f}" width="{_BAR}" '
+                f'<rect x="{shape.x}" y="{shape.top:.1f}" width="{shape.width}" '
                 f'height="{shape.shown:.1f}" rx="1.5" fill="{_COLOURS[shape.colour]}" '
                 f'fill-opacity="{shape.opacity}"><title>{escape(shape.tip)}</title></rect>'
             )
@@ -271,8 +368,9 @@ def _as_svg(shape: _Shape) -> str:
                 f'<polygon points="{points}" fill="{_COLOURS[shape.colour]}" fill-opacity="0.13"/>'
             )
         case _Label():
+            side = "middle" if shape.middle else "start"
             return (
-                f'<text x="{shape.x}" y="{shape.y:.1f}" text-anchor="middle" fill="{_INK}">'
+                f'<text x="{shape.x}" y="{shape.y:.1f}" text-anchor="{side}" fill="{_INK}">'
                 f"{shape.text}</text>"
             )
         case _Arrow():
@@ -294,14 +392,10 @@ def _height(rows: Sequence[int | None]) -> float:
     return max(_ROW * len(rows), 3.2 * _ROW)
 
 
-def _chain(wiring: Wiring) -> list[_Shape]:
+def _chain(wiring: Wiring, scale: float) -> list[_Shape]:
     """Layers below each other between the input on the left and the output row on the right."""
     rows = _rows(len(wiring.layers))
     high = _height(rows)
-    # Layers stand below each other, with room for an arrow between.
-    widest = max(layer.width for layer in wiring.layers)
-    of_layers = (high / len(rows) - _GAP) / widest
-    scale = min(high / max(wiring.in_features, wiring.out_features), of_layers)
     in_top = _TOP + (high - wiring.in_features * scale) / 2
     middles = {
         layer: _TOP + high * (place + 0.5) / len(rows)
@@ -372,11 +466,10 @@ def _tip(i: int, layer: WiredLayer) -> str:
     return f"layer {i + 1}: {layer.width:,} wide, sees {' and '.join(seen)}"
 
 
-def _stack(wiring: Wiring) -> list[_Shape]:
+def _stack(wiring: Wiring, scale: float) -> list[_Shape]:
     """Layers beside each other, each of which sees all of the one before."""
     sizes = [wiring.in_features, *(layer.width for layer in wiring.layers), wiring.out_features]
     high = _height([])
-    scale = high / max(sizes)
     places = [_INPUT + (_OUTPUT - _INPUT) * i / (len(sizes) - 1) for i in range(len(sizes))]
     colours = ["input", *["layer"] * len(wiring.layers), "output"]
     names = [

@@ -35,6 +35,14 @@ _OPTIONS = {
     **{"trials": "tune", "head-options": "head-option", "tensorboard": "log", "wandb": "log"},
     **{"config-file": "config", "debug": "verbose", "silent": "quiet", "n-samples": "limit"},
 }
+# What is set by an option of another kind.
+_SET_BY = {
+    "ensemble-size": ("preset", "--preset quick, standard or thorough sets it"),
+    **{
+        name: ("head-option", f"--head-option {name.replace('-', '_')}=VALUE sets it")
+        for name in ("hidden-features", "num-layers", "num-splits", "activation", "dropout")
+    },
+}
 # Settings that only the paper's own experiments have.
 _OF_RECIPES = ("redraw-power", "ties-improve", "restart-from", "divide-by", "phases")
 
@@ -153,8 +161,11 @@ def _no_option(command: Any, root: Any, option: str, words: Sequence[str]) -> st
     flags = _flags(command)
     if bare in _OF_RECIPES:
         return f"{option} is a setting of the paper's experiments: spinalnet reproduce runs those."
+    other, how = _SET_BY.get(bare, ("", ""))
+    if bare not in flags and other in flags:
+        return f"there is no option {option}: {how}."
     near = next(
-        (one for one in (bare, _OPTIONS.get(bare), _near(bare, flags)) if one in flags), None
+        (one for one in (bare, _OPTIONS.get(bare), _near_option(bare, flags)) if one in flags), None
     )
     if near is not None:
         meant = [_replaced(word, option, f"--{near}") for word in words]
@@ -174,6 +185,18 @@ def _flags(command: Any) -> set[str]:
 
 def _near(word: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)), None)
+
+
+def _near_option(word: str, flags: Iterable[str]) -> str | None:
+    """Return an option that is alike in more than the words that both of them end in."""
+    near = _near(word, flags)
+    if near is None or near == word:
+        return near
+    ours, theirs = word.split("-"), near.split("-")
+    while ours and theirs and ours[-1] == theirs[-1]:
+        ours.pop()
+        theirs.pop()
+    return near if _near("-".join(ours), ["-".join(theirs)]) is not None else None
 
 
 def _replaced(word: str, wrong: str, right: str) -> str:

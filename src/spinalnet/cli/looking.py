@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from spinalnet._checks import InputError
+from spinalnet._checks import InputError, missing_gradio
 from spinalnet.cli.options import RunFolder
 from spinalnet.cli.output import answer, answer_part, say
 from spinalnet.cli.progress import print_note
@@ -79,6 +80,8 @@ def demo_command(
     served to this machine alone (127.0.0.1) until it is interrupted; needs Gradio
     (pip install '.[demo]' in a checkout).
     """
+    if find_spec("gradio") is None:  # told before torch and the model are loaded
+        raise missing_gradio()
     from spinalnet.deploy import demo_page
     from spinalnet.training import stopping
 

@@ -225,11 +225,20 @@ def command() -> Any:
 
 
 def as_options(sentence: str) -> str:
-    """Return a sentence of the library, which speaks of arguments, in the words of the command."""
+    """Return a sentence of the library, which speaks of arguments, in the words of the command.
+
+    What it is told of a run, such as by `report`, is in the words of the commands that make runs.
+    """
     asked = command()
+    makers = [asked.commands[name] for name in ("compare", "train")]
     for word in sys.argv[1:]:
         asked = getattr(asked, "commands", {}).get(word, asked)
-    flags = {p.name: p.opts[0] for p in asked.params if p.param_type_name == "option" and p.name}
+    flags = {
+        p.name: p.opts[0]
+        for one in (*makers, asked)
+        for p in one.params
+        if p.param_type_name == "option" and p.name
+    }
     if "weights" in flags:  # the only option that is called otherwise than its argument
         flags["pretrained"] = flags["weights"]
     return in_options(sentence, flags)

@@ -59,6 +59,13 @@ class Metric:
     why_not: Callable[[Any], str | None] | None = None
     relative: bool = False
 
+    @property
+    def bounds(self) -> tuple[float | None, float | None]:
+        """What it cannot be below and above: shares and areas are 0 to 1, losses not below 0."""
+        if not self.higher_is_better:
+            return 0.0, None
+        return (None if self.name == "r2" else 0.0), 1.0
+
     def contributions(self, outputs: AnyOutputs) -> Floats:
         """Return what every test example contributes; the mean is the metric.
 

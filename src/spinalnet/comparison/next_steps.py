@@ -16,6 +16,7 @@ from spinalnet.comparison.wording import listing
 _MANY_SEEDS = 100  # more are not asked for in one go
 _EXACT_SEEDS = 20  # beyond, an estimate is rounded up to a multiple of 5
 _TRIALS = 16
+_OUT = r""" (?:--out|-o)[ =](?:'[^']*'|\S)+"""  # as the shell is told it, with its quotes
 
 
 class NextStep(NamedTuple):
@@ -29,7 +30,7 @@ def next_steps(comparison: FinishedRuns, summary: Summary, folder: Path) -> list
     """Return at most four commands, the one that would settle most first."""
     found = []
     if summary.command and len(summary.heads) > 1:
-        found += _of_comparison(summary, summary.command)
+        found += _of_comparison(summary, summary.command, folder)
     run = _run_to_use(comparison, summary)
     if run is not None:
         data = "NEW.csv" if summary.is_table else "PHOTOS/"
@@ -42,19 +43,27 @@ def next_steps(comparison: FinishedRuns, summary: Summary, folder: Path) -> list
     return found[:4]
 
 
-def _of_comparison(summary: Summary, command: str) -> list[NextStep]:
-    """More seeds while they can decide anything; equal tuning, where there was none."""
+def _of_comparison(summary: Summary, command: str, folder: Path) -> list[NextStep]:
+    """More seeds while they can decide anything; equal tuning, where there was none.
+
+    More splits are a comparison of its own: no interval of this one allows for added ones.
+    """
     if not command.startswith("spinalnet compare "):
         return []
     found = []
     done = len(summary.units)
     needed = {d.minus: done + d.more for h in summary.heads if (d := h.difference) and d.more}
-    if needed and summary.unit_kind == "seed" and done < _MANY_SEEDS:
+    elsewhere = re.sub(_OUT, "", command)  # a folder holds one question
+    if needed and summary.unit_kind in ("seed", "split") and done < _MANY_SEEDS:
         purpose, asked = _seeds_for(needed)
-        bare = re.sub(r" --until-decided| --max-seeds[ =]\d+", "", command)
-        found.append(NextStep(purpose, _with(bare, "seeds", asked)))
+        more = command if summary.unit_kind == "seed" else elsewhere
+        more = _with(re.sub(r" --until-decided| --max-seeds[ =]\d+", "", more), "seeds", asked)
+        if summary.unit_kind == "split":
+            purpose += ", in a fresh comparison"
+            more += f" --out {shlex.quote(f'{folder}-{asked}-splits')}"
+        found.append(NextStep(purpose, more))
     if not summary.tuning:
-        tuned = re.sub(r" --out[ =]\S+", "", command)  # a folder holds one question
+        tuned = elsewhere
         found.append(NextStep("Tune every head equally", _with(tuned, "tune", _TRIALS)))
     return found
 

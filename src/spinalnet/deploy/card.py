@@ -12,6 +12,7 @@ from spinalnet._checks import install_extra, some
 from spinalnet.comparison import Summary, load_summary
 from spinalnet.comparison.metrics import title_of
 from spinalnet.comparison.passed_on import KIND, config_of
+from spinalnet.tabular.options import by_size
 from spinalnet.training import runs
 
 _CITATION = """```bibtex
@@ -110,6 +111,9 @@ def of_table(
         return _said({**about, "options": _options(asked.get("head_options"))})
     nets = params.get("ensemble_size") or 1
     held_out = params.get("early_stopping") not in (False, None)
+    by_rows = by_size(result["train_size"]) if result.get("train_size") else {}
+    epochs = params["epochs"] if params["epochs"] is not None else by_rows.get("epochs")
+    most = f"at most {epochs}" if epochs is not None else "by the number of rows"
     ran = f" ({result['epochs_run']:,} of all nets)" if result.get("epochs_run") else ""
     return _said(
         {
@@ -117,13 +121,14 @@ def of_table(
             "nets": f"{nets}, averaged" if nets != 1 else 1,
             "width and layers": _options({k: params[k] for k in _SIZES if k in params}),
             "numbers": f"embedded by {params['embedding']}" if params.get("embedding") else None,
-            "epochs": f"at most {params['epochs']} of each net{ran}",
+            "epochs": f"{most} of each net{ran}",
             "choice of the epoch": f"early_stopping={params['early_stopping']}: the best on "
             f"{100 * params.get('validation_fraction', 0):.0f} % of the training rows, held out, "
             "where there are enough; else the last"
             if held_out
             else "the last",
-            "batch size": params.get("batch_size") or "by the number of rows",
+            "batch size": params.get("batch_size")
+            or by_rows.get("batch_size", "by the number of rows"),
             "optimiser": _optimiser(params),
         }
     )

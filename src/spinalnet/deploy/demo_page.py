@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from spinalnet._checks import InputError, SpinalnetError, install_extra
+from spinalnet._checks import SpinalnetError, missing_gradio
 from spinalnet.comparison.tables.columns import Tell
 from spinalnet.comparison.wording import as_plain_markdown
 from spinalnet.deploy.demo import SHOWN, Answer, ImageDemo, TableDemo, demo_of
@@ -31,9 +31,7 @@ def interface(run: str | Path, tell: Tell | None = None) -> Any:
     try:
         gradio = import_module("gradio")
     except ImportError as error:
-        raise InputError(
-            f"the demo needs Gradio, which is not installed: {install_extra('demo')}."
-        ) from error
+        raise missing_gradio() from error
     demo = demo_of(run, tell)
     with gradio.Blocks(title=f"spinalnet: {run}", analytics_enabled=False) as page:
         gradio.Markdown(f"# {as_plain_markdown(f'{Path(run).name}: {demo.title}')}")

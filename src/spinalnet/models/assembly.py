@@ -46,6 +46,15 @@ class ImageModel(Drawn, nn.Module):
         """Return logits, shape `(B, num_classes)`."""
         return self.head(self.trunk(images))
 
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """Shape of one input as it was built for, such as `(1, 28, 28)`; None if not known."""
+        made = self.trunk_of or {}
+        channels, size = made.get("in_channels"), made.get("image_size")
+        if channels is None:
+            return None
+        return (channels,) if size is None else (channels, size, size)
+
     def depth_groups(self) -> list[list[nn.Parameter]]:
         """Return all parameters in groups, from the head down to the trunk's first stage."""
         return [list(self.head.parameters()), *reversed(backbones.stages(self.trunk))]

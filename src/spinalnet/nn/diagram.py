@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from html import escape
 from typing import TYPE_CHECKING, overload
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from spinalnet._checks import InputError
 from spinalnet.panels import axes_of
-from spinalnet.wiring import Drawing, Wiring, draw_wiring, paint_wiring
+from spinalnet.wiring import Drawing, Network, Wiring, draw_wiring, paint_wiring
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +28,33 @@ def wiring_in(model: nn.Module) -> Wiring | None:
     return next(filter(None, map(wiring_in, model.children())), None)
 
 
+def _around(model: nn.Module, wiring: Wiring) -> Network | None:
+    """Return the network around the head that is drawn; None of a head alone."""
+    from spinalnet.nn.counting import count_macs  # which knows the layers, and they this module
+
+    if callable(getattr(model, "wiring", None)):
+        return None
+    params = sum(parameter.numel() for parameter in model.parameters())
+    width = getattr(model, "in_features", None)
+    shape = getattr(model, "input_shape", None) or ((width,) if isinstance(width, int) else None)
+    macs = None
+    if shape is not None:
+        with suppress(InputError, RuntimeError):  # a number less is no reason to draw nothing
+            macs = count_macs(model, shape).total
+    # Of an ensemble the rest is further heads, and stands before none.
+    trunk = 0 if hasattr(model, "members") else params - wiring.params
+    return Network(params, macs, trunk)
+
+
+def _named(model: nn.Module, network: Network | None) -> str:
+    """Return what a drawing of the head in a model is called."""
+    kind = type(model).__name__
+    if network is None:
+        return kind
+    name = getattr(model, "name", "")
+    return f"head of {kind} {name}" if name and isinstance(name, str) else f"head of {kind}"
+
+
 @overload
 def spine_diagram(head: nn.Module, title: str = "") -> Drawing: ...
 @overload
@@ -36,9 +64,11 @@ def spine_diagram(head: nn.Module, title: str = "", *, ax: Axes | None) -> Drawi
 def spine_diagram(head: nn.Module, title: str = "", *, ax: Axes | None = None) -> Drawing | Axes:
     """Draw a head, or the head of a network, to scale.
 
+    Of a network, what stands before the head is one block, and the counts are the head's of all.
+
     Args:
         head: A `SpinalNet`, another head that is one chain or one stack, or a network with one.
-        title: Written above it; the name of its class without one.
+        title: Written above it; without one the name of its class, or of the network's.
         ax: Axes of matplotlib to draw it on.
 
     Returns:
@@ -53,11 +83,12 @@ def spine_diagram(head: nn.Module, title: str = "", *, ax: Axes | None = None) -
     wiring = wiring_in(head)
     if wiring is None:
         raise InputError(f"a {type(head).__name__} is not one chain of layers: it is not drawn.")
-    title = title or type(head).__name__
+    network = _around(head, wiring)
+    title = title or _named(head, network)
     if ax is None:
-        return draw_wiring(wiring, title)
+        return draw_wiring(wiring, title, network=network)
     ax = axes_of(ax, (1, 1))
-    paint_wiring(ax, wiring, title)
+    paint_wiring(ax, wiring, title, network)
     return ax
 
 
@@ -90,6 +121,5 @@ class Drawn:
 
 def as_html(model: nn.Module, title: str = "") -> str:
     """Return what a notebook shows of a model: the head in it, if that can be drawn, and `repr`."""
-    wiring = wiring_in(model)
-    drawing = "" if wiring is None else draw_wiring(wiring, title or type(model).__name__)
+    drawing = "" if wiring_in(model) is None else spine_diagram(model, title)
     return f"{drawing}<pre>{escape(repr(model))}</pre>"

@@ -46,9 +46,10 @@ def experiments_page(results: str | Path = "results/recipes") -> str:
         "",
         f"{len(run)} of {len(RECIPES)} recipes have been run.",
         "",
-        as_markdown(("recipe", "head", "printed", "paper protocol", "honest"), overview, left=5),
-        "",
     ]
+    if overview:
+        header = ("recipe", "head", "printed", "paper protocol", "honest")
+        lines += [as_markdown(header, overview, left=5), ""]
     for name in run:
         lines += _section(RECIPES[name], [r for r in records if r.recipe == name])
     if (files.expanded(results) / "regression.png").exists():
@@ -107,7 +108,8 @@ def not_run_rows(recipes: Sequence[Recipe]) -> tuple[tuple[str, ...], list[list[
             recipe.name,
             recipe.data,
             "below 0.01" if recipe.gpu_hours < 0.01 else f"{recipe.gpu_hours:.2g}",
-            "; ".join(_printed(p.value) for p in recipe.printed) or NONE,
+            "; ".join(f"{p.what.partition(':')[0]} {_printed(p.value)}" for p in recipe.printed)
+            or NONE,
         ]
         for recipe in recipes
     ]

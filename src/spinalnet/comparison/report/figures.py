@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from spinalnet.comparison.finished import FinishedRuns
+from spinalnet.comparison.metrics import METRICS
 from spinalnet.comparison.report import drawing
 from spinalnet.comparison.report.drawing import Drawn, Theme, clip, series
 from spinalnet.comparison.statistics import finite, half_width
@@ -185,12 +186,17 @@ def _paint_curve(
     drawing.tip(line, f"{head}: {fmean(by_epoch[epochs[-1]]):.4g} in epoch {epochs[-1]}")
 
 
-def _limits(values: Sequence[float], top: float | None = None) -> tuple[float, float]:
-    """Axis limits around the values with a margin, not far above `top`."""
+def _limits(
+    values: Sequence[float], top: float | None = None, bottom: float | None = None
+) -> tuple[float, float]:
+    """Axis limits around the values with a margin, beyond `top` and `bottom` by a dot's radius."""
     low, high = min(values, default=0.0), max(values, default=1.0)
     margin = 0.08 * (high - low) or 0.05 * abs(high) or 0.05
-    high = high + margin
-    return low - margin, high if top is None else min(high, top + 0.1 * margin)
+    low, high, dot = low - margin, high + margin, 0.3 * margin
+    return (
+        low if bottom is None else max(low, bottom - dot),
+        high if top is None else min(high, top + dot),
+    )
 
 
 @dataclass(frozen=True)
@@ -256,23 +262,27 @@ def paint_against_cost(axes: Axes, theme: Theme, summary: Summary, cost: Cost) -
     """Draw the metric of every head over one of its costs on axes."""
     rows = [head for head in summary.heads if head.mean is not None and cost.value(head)]
     xs = [float(cost.value(head) or 1) for head in rows]
-    columns = [_Column(head, x) for head, x in zip(rows, _apart(xs), strict=True)]
     units = summary.wording
+    bounds = METRICS[units.metric].bounds
+    columns = [_Column(head, x, bounds) for head, x in zip(rows, _apart(xs), strict=True)]
+    across = {
+        column.name: [column.x * q / float(cost.value(head) or 1) for q in cost.spread(head) or ()]
+        for head, column in zip(rows, columns, strict=True)
+    }
     # With two seeds an interval can be far wider than the data; it may leave the axes.
     values = [v for column in columns for v in column.values]
     spread = max(values) - min(values) or abs(values[0]) or 1.0
     least, most = min(values) - spread, max(values) + spread
     ends = [min(max(end, least), most) for column in columns for end in column.interval]
     drawing.label_axes(axes, theme, cost.label, f"test {units.title}")
-    _scale_by_counts(axes, xs)
-    axes.set_ylim(*_limits([*values, *ends], top=1.0 if units.in_points else None))
+    _scale_by_counts(axes, [*xs, *chain.from_iterable(across.values())])
+    axes.set_ylim(*_limits([*values, *ends], bounds[1], bounds[0]))
     if units.in_points:
         axes.yaxis.set_major_formatter(lambda share, _: per_cent(share))
     places = {head.head: place for place, head in enumerate(summary.heads)}
     for head, column in zip(rows, columns, strict=True):
         colour = series(theme, places[head.head])["color"]
-        if quartiles := cost.spread(head):
-            shifted = [column.x * q / float(cost.value(head) or 1) for q in quartiles]
+        if shifted := across[head.head]:
             axes.plot(shifted, [column.mean] * 2, color=colour, linewidth=1.2)
         point = _paint_column(axes, column, colour)
         mean = units.value(column.mean)
@@ -309,13 +319,20 @@ def paint_scores(axes: Axes, theme: Theme, summary: Summary) -> None:
 
 
 class _Column:
-    """One head at its place on the axis of parameters."""
+    """One head at its place on the axis of parameters; its interval ends where its metric does."""
 
-    def __init__(self, head: HeadSummary, x: float) -> None:
+    def __init__(
+        self, head: HeadSummary, x: float, bounds: tuple[float | None, float | None]
+    ) -> None:
         self.name, self.x, self.mean = head.head, x, head.mean or 0.0
         self.values = finite(head.values)
-        self.error = 0.0 if head.std is None else half_width(head.std, head.n)
-        self.interval = self.mean - self.error, self.mean + self.error
+        error = 0.0 if head.std is None else half_width(head.std, head.n)
+        least, most = bounds
+        low, high = self.mean - error, self.mean + error
+        self.interval = (
+            low if least is None else max(low, min(least, self.mean)),
+            high if most is None else min(high, max(most, self.mean)),
+        )
 
 
 def _scale_by_counts(axes: Axes, xs: Sequence[float]) -> None:
@@ -339,8 +356,9 @@ def _paint_column(axes: Axes, column: _Column, colour: str) -> Line2D:
     beside = axes.transData + ScaledTranslation(-7 / 72, 0, scale)
     xs = [column.x] * len(column.values)
     axes.scatter(xs, column.values, s=20, color=colour, alpha=0.4, linewidth=0, transform=beside)
-    error = {"yerr": column.error or None, "capsize": 4, "linewidth": 1.8}
-    axes.errorbar(column.x, column.mean, color=colour, **error)
+    low, high = column.interval
+    error = [[column.mean - low], [high - column.mean]] if high > low else None
+    axes.errorbar(column.x, column.mean, yerr=error, color=colour, capsize=4, linewidth=1.8)
     (point,) = axes.plot(column.x, column.mean, "o", color=colour, markersize=7, label=column.name)
     return point
 

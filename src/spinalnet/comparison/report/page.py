@@ -35,7 +35,7 @@ from spinalnet.comparison.wording import Show, digits, interval, plus_minus
 from spinalnet.files import expanded, reading, sealed, to_json, write_bytes
 from spinalnet.texts import in_options
 from spinalnet.training.config import TrainConfig
-from spinalnet.wiring import Wiring, draw_wiring
+from spinalnet.wiring import Network, Wiring, common_scale, draw_wiring
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -156,17 +156,28 @@ def _figures(
     return drawn
 
 
-def _spines(comparison: FinishedRuns) -> list[str]:
-    """Draw the heads whose runs say what feeds what in them."""
-    drawn = []
+def _spines(comparison: FinishedRuns) -> tuple[list[str], bool]:
+    """Draw the heads whose runs say what feeds what in them.
+
+    Returns:
+        The drawings, and whether they have one scale.
+    """
+    found = {}
     for head, by_unit in comparison.runs.items():
         results = map(result_of, by_unit.values())
         result = next((one for one in results if one.get("wiring")), None)
         if result is not None:
-            wiring = Wiring.from_dict(result["wiring"])
-            nets = round((result["head_params"] or 0) / max(wiring.params, 1))
-            drawn.append(draw_wiring(wiring, f"{head}, one of {nets} nets" if nets > 1 else head))
-    return drawn
+            found[head] = Wiring.from_dict(result["wiring"]), result
+    scale = common_scale([wiring for wiring, _ in found.values()])
+    drawn = []
+    for head, (wiring, result) in found.items():
+        nets = round((result["head_params"] or 0) / max(wiring.params, 1))
+        network = None
+        if nets <= 1 and (trunk := result.get("trunk_params")):
+            network = Network(result["params"], result["macs"], trunk)
+        title = f"{head}, one of {nets} nets" if nets > 1 else head
+        drawn.append(draw_wiring(wiring, title, network=network, scale=scale))
+    return drawn, scale is not None
 
 
 def _samples(comparison: FinishedRuns) -> dict[str, Any] | None:
@@ -351,7 +362,7 @@ def _page(
     judged: Sequence[HeadQuality],
     residuals: Sequence[HeadResiduals],
     steps: Sequence[NextStep],
-    spines: Sequence[str],
+    spines: tuple[Sequence[str], bool],
     *,
     samples: Mapping[str, Any] | None,
     published: Published | None,
@@ -391,7 +402,8 @@ def _page(
             p_value=wording.p_value,
             per_cent=wording.per_cent,
             next_steps=steps,
-            spines=spines,
+            spines=spines[0],
+            one_scale=spines[1],
             samples=samples,
             published=published,
             published_cells=published and published_figures.published_cells(published),
