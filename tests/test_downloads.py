@@ -762,7 +762,7 @@ def test_the_command_fetches_a_data_set(tmp_path, served, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         root.main()
     assert stop.value.code == 0
-    assert "kmnist is here" in capsys.readouterr().err
+    assert "kmnist is here" in capsys.readouterr().out
     assert len(load_dataset("kmnist", tmp_path).test) == 20
 
 

@@ -458,7 +458,7 @@ def test_evaluate_has_the_options_that_it_advises(run, tmp_path, capsys):
     assert (code, '"n": 2' in said) == (0, True), said
     assert call(capsys, *words, "--ignore=notes")[0] == 2
     code, said = call(capsys, *words[:4], "--on-bad-image=never")
-    assert (code, "must be error or skip" in said) == (2, True), said
+    assert (code, "known: error, skip" in said) == (2, True), said
 
 
 def test_the_own_data_of_a_run_is_read_as_in_training(tmp_path):

@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ANSWERS = ("digits", "fashion-mnist", "tuned-fashion-mnist", "hymenoptera", "cifar10-features-again")
+ANSWERS = (
+    "digits",
+    "fashion-mnist",
+    "tuned-fashion-mnist",
+    "hymenoptera",
+    "cifar10-features-again",
+)
 WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 WORDS += ("eleven", "twelve")
 NUMBER = re.compile(rf"\b(?:\d[\d,.]*\d|\d|{'|'.join(WORDS[2:])})\b", re.IGNORECASE)

@@ -19,6 +19,7 @@ import torch
 from typer.testing import CliRunner
 
 from recipes_table import EXPERIMENTS, FILES, NOT_EXPERIMENTS
+from spinalnet import files
 from spinalnet._checks import InputError
 from spinalnet.cli.root import app
 from spinalnet.comparison import building
@@ -649,7 +650,7 @@ def test_the_number_the_script_prints_is_that_of_its_last_batch(tmp_path, short_
     record = json.loads((folder / "recipe.json").read_text())
     assert record["summary"]["selected_on"] == "training"
     assert record["train_size"] == 1000
-    losses = json.loads((folder / "last_batches" / "spinal-seed0.json").read_text())
+    losses = files.read_json(folder / "last_batches" / "spinal-seed0.json")
     assert list(losses) == [str(epoch) for epoch in range(1, 7)]
     # The same training written out, with the loss of the last 40 examples of every epoch.
     spec = next(iter(job("regression-sum", "paper").question().cells()))

@@ -42,7 +42,9 @@ MOST_LISTED = 60  # names that a sentence lists where the nearest one can be tol
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """Return the error for a name that is in no table, with the nearest one that is."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    # The beginning of a name is a near miss of it, however long the rest is.
+    longer = [one for one in known if len(name) >= 3 and one.startswith(name)]
+    near = longer[:1] or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if near and len(known) > MOST_LISTED:
         return InputError(f"unknown {kind} '{name}'; did you mean '{near[0]}'?")
     hint = f"did you mean '{near[0]}'? Known: " if near else "known: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from spinalnet.data import DataSpec
 from spinalnet.models import backbones, channels, surgery
 from spinalnet.models.trunks import MultiTapTrunk
 from spinalnet.models.zoo import MODELS, ModelRow, model_row
-from spinalnet.nn import Drawn, head_arguments, head_row, is_own, make_head, use_head
+from spinalnet.nn import Drawn, count_macs, head_arguments, head_row, is_own, make_head, use_head
 from spinalnet.randomness import own_generators
 
 CONTROLS = ("matched", "unchained", "unchained-matched")
@@ -54,6 +55,14 @@ class ImageModel(Drawn, nn.Module):
         if channels is None:
             return None
         return (channels,) if size is None else (channels, size, size)
+
+    def total_macs(self) -> int | None:
+        """Return the multiplications of one input, trunk and head; None if its shape is not known."""
+        if self.input_shape is None:
+            return None
+        with suppress(InputError, RuntimeError):
+            return count_macs(self, self.input_shape).total
+        return None
 
     def depth_groups(self) -> list[list[nn.Parameter]]:
         """Return all parameters in groups, from the head down to the trunk's first stage."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from html import escape
 from typing import TYPE_CHECKING, overload
 
@@ -30,17 +29,11 @@ def wiring_in(model: nn.Module) -> Wiring | None:
 
 def _around(model: nn.Module, wiring: Wiring) -> Network | None:
     """Return the network around the head that is drawn; None of a head alone."""
-    from spinalnet.nn.counting import count_macs  # which knows the layers, and they this module
-
     if callable(getattr(model, "wiring", None)):
         return None
     params = sum(parameter.numel() for parameter in model.parameters())
-    width = getattr(model, "in_features", None)
-    shape = getattr(model, "input_shape", None) or ((width,) if isinstance(width, int) else None)
-    macs = None
-    if shape is not None:
-        with suppress(InputError, RuntimeError):  # a number less is no reason to draw nothing
-            macs = count_macs(model, shape).total
+    counted = getattr(model, "total_macs", None)  # what counts knows the layers, and they this
+    macs = counted() if callable(counted) else None
     # Of an ensemble the rest is further heads, and stands before none.
     trunk = 0 if hasattr(model, "members") else params - wiring.params
     return Network(params, macs, trunk)
