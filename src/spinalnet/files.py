@@ -37,6 +37,7 @@ except ImportError:  # Windows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _HEADER_KEY = "spinalnet"  # of our JSON string among the metadata of a safetensors file
 _DIGEST_KEY = "blake2b"  # of the digest in that JSON, and in files that are kept
@@ -395,8 +396,8 @@ def clone(source: Path, target: Path) -> None:
             shutil.copyfileobj(read, file, 1 << 20)
 
 
-def write_figure(path: str | os.PathLike[str], drawn: Axes) -> None:
-    """Replace a PNG file by the figure of matplotlib's that axes are on.
+def write_figure(path: str | os.PathLike[str], drawn: Axes | Figure) -> None:
+    """Replace a PNG file by a figure of matplotlib's, or the one that axes are on.
 
     Raises:
         InputError: If it cannot be written.

@@ -57,7 +57,7 @@ class ImageModel(Drawn, nn.Module):
         return (channels,) if size is None else (channels, size, size)
 
     def total_macs(self) -> int | None:
-        """Return the multiplications of one input, trunk and head; None if its shape is not known."""
+        """Return the multiplications of one input; None if its shape is not known."""
         if self.input_shape is None:
             return None
         with suppress(InputError, RuntimeError):
