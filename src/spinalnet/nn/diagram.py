@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from torch import nn
 
@@ -32,7 +32,7 @@ def _around(model: nn.Module, wiring: Wiring) -> Network | None:
     if callable(getattr(model, "wiring", None)):
         return None
     params = sum(parameter.numel() for parameter in model.parameters())
-    counted = getattr(model, "total_macs", None)  # what counts knows the layers, and they this
+    counted: Any = getattr(model, "total_macs", None)  # what counts knows the layers, and they this
     macs = counted() if callable(counted) else None
     # Of an ensemble the rest is further heads, and stands before none.
     trunk = 0 if hasattr(model, "members") else params - wiring.params
