@@ -33,7 +33,7 @@ def _around(model: nn.Module, wiring: Wiring) -> Network | None:
         return None
     params = sum(parameter.numel() for parameter in model.parameters())
     counted: Any = getattr(model, "total_macs", None)  # what counts knows the layers, and they this
-    macs = counted() if callable(counted) else None
+    macs: int | None = None if counted is None else counted()
     # Of an ensemble the rest is further heads, and stands before none.
     trunk = 0 if hasattr(model, "members") else params - wiring.params
     return Network(params, macs, trunk)
