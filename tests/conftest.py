@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 # One thread, here and in subprocesses: on small tensors a second one is slower, and on a busy
@@ -48,6 +49,17 @@ def _comparisons_stay_in_this_process() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         stay_in_one_process(patch)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """A command that was one of several processes leaves signals ignored: it ends then."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if hasattr(signal, "SIGHUP"):
+        before[signal.SIGHUP] = signal.getsignal(signal.SIGHUP)
+    yield
+    for number, answer in before.items():
+        signal.signal(number, answer)
 
 
 @pytest.fixture(autouse=True)

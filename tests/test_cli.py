@@ -365,7 +365,7 @@ def test_interrupting_says_how_to_go_on(
     with pytest.raises(SystemExit) as stop:
         root.main()
     assert stop.value.code == 130
-    assert "the same command continues" in capsys.readouterr().err
+    assert "' continues: finished runs are kept" in capsys.readouterr().err
 
 
 def test_converted_weights_of_the_original_classify_images(tmp_path: Path) -> None:

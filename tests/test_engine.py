@@ -311,7 +311,7 @@ def test_an_end_of_any_kind_keeps_finished_runs_and_leaves_no_worker(
         process.kill()
     assert process.returncode == (130 if how == signal.SIGINT else -9), said
     if how == signal.SIGINT:
-        assert said[1].splitlines()[-1].startswith("stopped; the same command continues")
+        assert said[1].splitlines()[-1].startswith("stopped; 'spinalnet compare digits")
         assert "Traceback" not in said[1]
     done = {path: path.stat().st_mtime_ns for path in out.rglob("DONE")}
     assert 1 <= len(done) < 6

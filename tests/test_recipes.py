@@ -866,10 +866,10 @@ def test_the_page_of_experiments_is_the_one_the_records_give():
     [
         ({"recipe": "mnist-vgg"}, "unknown recipe 'mnist-vgg'; did you mean .*mnist-vgg5"),
         ({"recipe": "mnist"}, "unknown recipe 'mnist'"),
-        ({"summary": None}, "a mapping of names to values belongs there, got None"),
+        ({"summary": None}, "it is not a summary of a comparison"),
         ({"summary": [1]}, r"a mapping of names to values belongs there, got \[1\]"),
         ({"summary": {"heads": [1]}}, "heads must be a list, each entry a mapping, got"),
-        ({"summary": {"heads": [{}]}}, "not a record of this version"),
+        ({"summary": {"heads": [{}]}}, "no summary of an earlier version: it has no"),
         ({"summary": {"environment": None}}, "environment must be a mapping, got None"),
         ({"summary": {"seeds": 3}}, "seeds must be a list or null, got 3"),
         ({"protocol": 5}, "protocol must be honest or paper, got 5"),

@@ -44,7 +44,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     known = sorted(known)
     # The beginning of a name is a near miss of it, however long the rest is.
     longer = [one for one in known if len(name) >= 3 and one.startswith(name)]
-    near = longer[:1] or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    near = sorted(longer, key=len)[:1] or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if near and len(known) > MOST_LISTED:
         return InputError(f"unknown {kind} '{name}'; did you mean '{near[0]}'?")
     hint = f"did you mean '{near[0]}'? Known: " if near else "known: "

@@ -319,6 +319,7 @@ def refuse_for_own(options: Mapping[str, str]) -> None:
 
 
 _LARGEST_INPUT = 2**27  # numbers: an image of 6,700 pixels a side in three channels
+_USUAL_INPUT = 2**22  # which a network of any size may take: 1,180 pixels a side
 
 
 def _check_sizes(
@@ -330,7 +331,8 @@ def _check_sizes(
         InputError: If a size is beyond what the weights can be of.
     """
     inputs, held = math.prod(about.input_shape), sum(map(Tensor.numel, weights.values()))
-    if inputs > _LARGEST_INPUT:
+    # A head on a map of all pixels grows with them, and would be made before its weights are read.
+    if inputs > min(_LARGEST_INPUT, max(_USUAL_INPUT, 100 * held)):
         raise InputError(f"{file} cannot be used: it names inputs of {inputs:,} numbers each.")
     for options in (about.head_options, spec.model.head_options):
         if (size := largest_size(options)) > max(held, 1024):
