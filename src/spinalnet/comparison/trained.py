@@ -330,7 +330,9 @@ def _check_sizes(
     Raises:
         InputError: If a size is beyond what the weights can be of.
     """
-    inputs, held = math.prod(about.input_shape), sum(map(Tensor.numel, weights.values()))
+    channels, *sides = about.input_shape
+    inputs = channels * max(sides, default=1) ** 2  # images are square, whatever is named there
+    held = sum(map(Tensor.numel, weights.values()))
     # A head on a map of all pixels grows with them, and would be made before its weights are read.
     if inputs > min(_LARGEST_INPUT, max(_USUAL_INPUT, 100 * held)):
         raise InputError(f"{file} cannot be used: it names inputs of {inputs:,} numbers each.")
