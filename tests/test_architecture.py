@@ -276,7 +276,7 @@ def test_import_and_help_do_not_load_torch() -> None:
     assert loaded.splitlines()[-1] == "[]"
 
 
-def test_layers_need_torch_alone() -> None:
+def test_layers_and_training_need_torch_alone_and_not_its_compiler() -> None:
     blocked = sorted(HEAVY - {"triton"})
     run_python(
         "import sys\n"
@@ -288,6 +288,7 @@ def test_layers_need_torch_alone() -> None:
         "config = spinalnet.TrainConfig(epochs=1, device='cpu')\n"
         "batch = [(torch.randn(4, 1, 28, 28), torch.tensor([0, 1, 2, 3]))]\n"
         "assert spinalnet.fit(model, batch, batch, config).epochs_run == 1\n"
+        "assert 'torch._dynamo' not in sys.modules, 'as slow to load as torch, and not needed'\n"
     )
 
 

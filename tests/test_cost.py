@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import pickle
 import signal
 import subprocess
 
@@ -16,7 +17,7 @@ from scipy import stats
 from torch import nn
 
 from spinalnet._checks import InputError, SpinalnetError
-from spinalnet.comparison import cost
+from spinalnet.comparison import cost, stopwatch
 from spinalnet.comparison.building import build_model, load_splits
 from spinalnet.comparison.cost import MeasurementError, peak_of_step, time_heads
 from spinalnet.comparison.question import ComparisonSpec
@@ -229,11 +230,21 @@ def started(monkeypatch) -> list[subprocess.Popen]:
     return found
 
 
-def test_a_process_that_is_ended_is_one_sentence(base, started, monkeypatch):
+@pytest.fixture(params=["copies", "fresh"])
+def copied(request, monkeypatch) -> bool:
+    """Whether a process is copied, as most systems can, or each loads for itself."""
+    if request.param == "fresh":
+        monkeypatch.setattr(cost, "_COPIES", False)
+    elif not cost._COPIES:
+        pytest.skip("processes cannot be copied here")
+    return request.param == "copies"
+
+
+def test_a_process_that_is_ended_is_one_sentence(base, started, monkeypatch, copied):
     question, splits = ComparisonSpec(base, ("spinal", "linear")), load_splits(base)
 
     def end(*arguments):
-        os.kill(started[1].pid, signal.SIGKILL)
+        os.kill(started[-1].pid, signal.SIGKILL)
         return build_model(*arguments)
 
     monkeypatch.setattr(cost, "build_model", end)
@@ -243,10 +254,30 @@ def test_a_process_that_is_ended_is_one_sentence(base, started, monkeypatch):
     assert isinstance(told.value, SpinalnetError)
     assert isinstance(told.value, RuntimeError)
     assert "\n" not in str(told.value)
+    assert len(started) == (1 if copied else 2)
     assert all(process.poll() is not None for process in started)
 
 
-def test_stopwatches_that_load_beside_others_load_one_after_another(base, started):
+def test_a_copy_that_is_ended_is_one_sentence_too(base):
+    question, splits = ComparisonSpec(base, ("spinal", "linear")), load_splits(base)
+    killed = {"linear": stopwatch.TimedHead(Killed(), torch.ones(1))}
+    with cost.Stopwatches(2) as watches, pytest.raises(MeasurementError, match="by SIGKILL"):
+        watches.measure(pickle.dumps((killed, "cpu", 1)))
+    wrong = {"linear": stopwatch.TimedHead(nn.Linear(2, 2), torch.ones(1, 3))}
+    with cost.Stopwatches(2) as watches, pytest.raises(MeasurementError, match="shapes cannot"):
+        watches.measure(pickle.dumps((wrong, "cpu", 1)))
+    assert len(time_heads(question, splits, processes=2)["heads"]) == 2
+
+
+class Killed(nn.Module):
+    """A head at which the system ends the process."""
+
+    def forward(self, x):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_stopwatches_that_load_beside_others_load_one_after_another(base, started, monkeypatch):
+    monkeypatch.setattr(cost, "_COPIES", False)
     with cost.Stopwatches(3) as watches:
         watches.load(beside_others=True)
         assert len(started) <= 2  # the second begins when the first has loaded
@@ -258,22 +289,35 @@ def test_stopwatches_that_load_beside_others_load_one_after_another(base, starte
     assert all(process.poll() is not None for process in started)
 
 
-def test_stopwatches_that_are_not_needed_are_gone_at_once(started):
+def test_stopwatches_that_are_not_needed_are_gone_at_once(started, copied):
     with cost.Stopwatches(3) as watches:
         watches.load(beside_others=True)
     assert len(started) <= 2
     assert all(process.poll() is not None for process in started)
 
 
-def test_ctrl_c_leaves_no_process_behind(base, started, monkeypatch):
+def test_ctrl_c_leaves_no_process_behind(base, started, monkeypatch, copied):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cost, "build_model", interrupt)
     with pytest.raises(KeyboardInterrupt):
         time_heads(ComparisonSpec(base, ("spinal", "mlp")), load_splits(base), processes=2)
-    assert len(started) == 2
+    assert len(started) == (1 if copied else 2)
     assert all(process.poll() is not None for process in started)
+
+
+def test_copies_lie_elsewhere_in_memory_and_say_what_they_measured(base, started):
+    question = ComparisonSpec(base, ("spinal", "linear"))
+    found = time_heads(question, load_splits(base), processes=4)
+    assert found["processes"] == 4
+    assert len(started) == (1 if cost._COPIES else 4)
+    places = set()
+    for layout in range(4):
+        gaps = stopwatch._gaps(layout)
+        places.add(torch.empty(3_000).data_ptr())
+        del gaps
+    assert len(places) > 1
 
 
 def test_heads_that_cannot_be_sent_are_one_sentence(base, monkeypatch):

@@ -20,7 +20,7 @@ from torch.nn.utils import prune
 from helpers import needs_whole_graphs
 from spinalnet import BackendUnavailable, InputError, use_backend
 from spinalnet.kernels import native
-from spinalnet.nn import counting, gradients, layers, loss_gradient
+from spinalnet.nn import backends, counting, gradients, layers, loss_gradient
 
 # What small nets take.
 USUAL = "cpp" if native.UNAVAILABLE is None else "reference"
@@ -232,6 +232,13 @@ def test_transforms_and_modes_take_a_path_that_knows_them() -> None:
         assert net(x).dtype == torch.bfloat16
     exported = torch.export.export(net, (x,)).module()
     torch.testing.assert_close(exported(x), expected)
+
+
+def test_what_is_constant_in_a_graph_is_marked_as_torch_marks_it() -> None:
+    def constant() -> None: ...
+
+    torch.compiler.assume_constant_result(constant)
+    assert vars(backends._asked_for) == vars(constant)
 
 
 @needs_whole_graphs

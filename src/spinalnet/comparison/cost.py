@@ -1,8 +1,8 @@
 """What heads cost: their times, measured in several processes, and the memory of a training step.
 
 Heads take turns on the real features of one batch. How a process happens to lie in memory changes
-times by more than a process changes in itself, so several fresh ones measure, one after another:
-what they share is nothing but the order. They load while the caller makes the features.
+times by more than a process changes in itself, so several measure, one after another: fresh ones,
+or copies of a fresh one that lie elsewhere. They load while the caller makes the features.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -66,7 +67,7 @@ def time_heads(
     Args:
         question: What is compared, on images.
         splits: Its data.
-        processes: Fresh processes that measure, one after another; 5 without it, 3 on a GPU.
+        processes: How many measure, one after another; 5 without it, 3 on a GPU.
         watches: Processes that may be loading already; ended here.
 
     Returns:
@@ -289,13 +290,18 @@ def _pickled(what: object) -> bytes:
         ) from error
 
 
+_COPIES = hasattr(os, "fork") and sys.platform != "darwin"  # whose libraries do not bear it
+
+
 class Stopwatches:
-    """Fresh processes that load at the same time, and then measure one after another.
+    """Processes that load at the same time, and then measure one after another.
+
+    Where the system can copy a process only one loads, and its copies measure.
 
     Leaving the block ends them; what was loaded before is waiting for it.
 
     Args:
-        count: How many; without it 5 on the CPU, 3 on a GPU.
+        count: How many measure; without it 5 on the CPU, 3 on a GPU.
         device: Where they will measure, as in `TrainConfig`.
     """
 
@@ -304,7 +310,8 @@ class Stopwatches:
             kind = placement.resolve_device(device).type
             count = _PROCESSES.get(kind, _PROCESSES_ELSEWHERE)
         self._count = check_positive("processes", count)
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._copies = count if _COPIES else 0
+        self._processes: list[_Stopwatch] = []
         self._ready: list[bool] = []  # of the first of them
         self._is_begun = self._is_over = False
         self._starter: threading.Thread | None = None
@@ -331,12 +338,12 @@ class Stopwatches:
         self._starter.start()
 
     def _start_all(self) -> None:
-        for number in range(self._count):
+        for number in range(1 if self._copies else self._count):
             if self._is_over:
                 return
-            self._processes.append(_start_stopwatch())
+            self._processes.append(_Stopwatch(self._copies))
             if not self._in_haste.is_set():
-                self._ready.append(_is_ready(self._processes[number]))
+                self._ready.append(self._processes[number].is_ready())
 
     def __exit__(self, *error: object) -> None:
         self._is_over = True
@@ -345,9 +352,7 @@ class Stopwatches:
                 process.kill()  # else its starter would wait until it has loaded
             self._starter.join()
         for process in self._processes:
-            if process.poll() is None:
-                process.kill()
-            process.communicate()
+            process.end()
         self._processes.clear()
 
     def measure(self, order: bytes) -> list[Mapping[str, Mapping[str, list[float]]]]:
@@ -359,51 +364,82 @@ class Stopwatches:
         self.load()
         if self._starter is not None:
             self._starter.join()
-        self._ready += [_is_ready(process) for process in self._processes[len(self._ready) :]]
+        self._ready += [process.is_ready() for process in self._processes[len(self._ready) :]]
         for process, ready in zip(self._processes, self._ready, strict=True):
             if not ready:
-                raise _ended(process, process.communicate()[1])
+                raise process.ended()
         found = []
         for process in self._processes:
-            said, errors = process.communicate(order)
-            if process.returncode:
-                raise _ended(process, errors)
-            found.append(json.loads(said))
-            done = {"done": len(found), "of": self._count}
-            told = {"phase": "timing", "data": done}
-            _log.info("timing: %(done)d of %(of)d processes have measured", done, extra=told)
+            for said in process.measure(order):
+                found.append(said)
+                done = {"done": len(found), "of": self._count}
+                told = {"phase": "timing", "data": done}
+                _log.info("timing: %(done)d of %(of)d processes have measured", done, extra=told)
         return found
 
 
-def _start_stopwatch() -> subprocess.Popen[bytes]:
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(torch.get_num_threads()))
-    code = f"import sys; sys.path[:] = {sys.path!r}; from spinalnet.comparison import stopwatch"
-    return subprocess.Popen(
-        [sys.executable, "-c", f"{code}; stopwatch.serve()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, **threads},
-    )
+class _Stopwatch:
+    """A process that measures by `stopwatch.serve`, as its caller sees it."""
 
+    def __init__(self, copies: int) -> None:
+        threads = str(torch.get_num_threads())
+        code = f"import sys; sys.path[:] = {sys.path!r}; from spinalnet.comparison import stopwatch"
+        # Where a pipe could be full before the process ends.
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", f"{code}; stopwatch.serve({copies})"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._orders, self._answers = self._process.stdin, self._process.stdout
 
-def _is_ready(process: subprocess.Popen[bytes]) -> bool:
-    """Wait until it has loaded; False if it has ended."""
-    assert process.stdout is not None
-    return bool(process.stdout.readline())
+    def is_ready(self) -> bool:
+        """Wait until it has loaded; False if it has ended."""
+        return bool(self._answers.readline())
 
+    def measure(self, order: bytes) -> Iterator[Mapping[str, Mapping[str, list[float]]]]:
+        """Give it the order; yield what each of its copies measured.
 
-def _ended(process: subprocess.Popen[bytes], errors: bytes) -> MeasurementError:
-    """Say how a process ended that should have measured."""
-    code = process.returncode
-    how = f"ended with exit code {code}"
-    if code < 0:
-        how = f"was ended by signal {-code}"
-        with contextlib.suppress(ValueError):
-            how = f"was ended by {signal.Signals(-code).name}"
-    lines = errors.decode(errors="replace").strip().splitlines()
-    said = f" ({lines[-1]})" if lines else ""
-    return MeasurementError(
-        f"the heads could not be timed: the process that measured {how}{said}; the runs stay as "
-        "they are, and the same command times the heads again."
-    )
+        Raises:
+            MeasurementError: If it ends before its time.
+        """
+        with contextlib.suppress(BrokenPipeError):  # how it ended is told below
+            self._orders.write(order)
+            self._orders.close()
+        for line in self._answers:
+            yield json.loads(line)
+        if self._process.wait():
+            raise self.ended()
+
+    def kill(self) -> None:
+        """Kill it, if it has not ended."""
+        if self._process.poll() is None:
+            self._process.kill()
+
+    def end(self) -> None:
+        """End it, whatever it does, and close what leads to it."""
+        self.kill()
+        self._process.wait()
+        for pipe in (self._orders, self._answers, self._errors):
+            with contextlib.suppress(OSError):  # what was written to a dead process
+                pipe.close()
+
+    def ended(self) -> MeasurementError:
+        """Say how it ended, which should have measured."""
+        code = self._process.wait()
+        how = f"ended with exit code {code}"
+        if code < 0:
+            how = f"was ended by signal {-code}"
+            with contextlib.suppress(ValueError):
+                how = f"was ended by {signal.Signals(-code).name}"
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        said = f" ({lines[-1]})" if lines else ""
+        return MeasurementError(
+            f"the heads could not be timed: the process that measured {how}{said}; the runs stay "
+            "as they are, and the same command times the heads again."
+        )

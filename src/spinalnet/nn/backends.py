@@ -158,10 +158,14 @@ def use_backend(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
-@torch.compiler.assume_constant_result
 def _asked_for() -> str | None:
     """Return what `use_backend` says; torch 2.11 and before cannot trace a context variable."""
     return _forced.get()
+
+
+# What `torch.compiler.assume_constant_result` does, which would load the compiler to do it: half of
+# the time of `import spinalnet.nn`.
+_asked_for._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def choose_backend(call: SpinalCall, requested: str | None = None) -> BackendChoice:
