@@ -177,7 +177,7 @@ def test_a_head_against_itself_under_another_name_is_neither_faster_nor_slower(b
 
 def test_a_wider_head_needs_more_time_and_memory(base):
     question = ComparisonSpec(base, ("spinal:hidden_features=8", "spinal:hidden_features=600"))
-    narrow, wide = read_costs(time_heads(question, load_splits(base), processes=3)).values()
+    narrow, wide = read_costs(time_heads(question, load_splits(base), processes=1)).values()
     assert narrow.peak_memory_bytes is not None
     assert wide.peak_memory_bytes is not None
     assert wide.peak_memory_bytes > 2 * narrow.peak_memory_bytes
@@ -258,15 +258,13 @@ def test_a_process_that_is_ended_is_one_sentence(base, started, monkeypatch, cop
     assert all(process.poll() is not None for process in started)
 
 
-def test_a_copy_that_is_ended_is_one_sentence_too(base):
-    question, splits = ComparisonSpec(base, ("spinal", "linear")), load_splits(base)
+def test_a_copy_that_is_ended_is_one_sentence_too():
     killed = {"linear": stopwatch.TimedHead(Killed(), torch.ones(1))}
     with cost.Stopwatches(2) as watches, pytest.raises(MeasurementError, match="by SIGKILL"):
         watches.measure(pickle.dumps((killed, "cpu", 1)))
     wrong = {"linear": stopwatch.TimedHead(nn.Linear(2, 2), torch.ones(1, 3))}
     with cost.Stopwatches(2) as watches, pytest.raises(MeasurementError, match="shapes cannot"):
         watches.measure(pickle.dumps((wrong, "cpu", 1)))
-    assert len(time_heads(question, splits, processes=2)["heads"]) == 2
 
 
 class Killed(nn.Module):

@@ -248,7 +248,9 @@ def test_what_cannot_be_sent_to_workers_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, pytest.param(ZeroDivisionError, marks=pytest.mark.slow)]
+)
 def test_what_a_listener_raises_ends_it_all_and_keeps_what_is_done(
     tmp_path: Path, jobs: int, error: type[BaseException]
 ) -> None:
@@ -298,7 +300,7 @@ def test_an_end_of_any_kind_keeps_finished_runs_and_leaves_no_worker(
     tmp_path: Path, how: signal.Signals
 ) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "spinalnet", *COMMAND, "15", "--out", str(out)]
+    command = [sys.executable, "-m", "spinalnet", *COMMAND, "6", "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         wait_for(lambda: list(out.rglob("DONE")) or process.poll() is not None)
@@ -316,7 +318,7 @@ def test_an_end_of_any_kind_keeps_finished_runs_and_leaves_no_worker(
     done = {path: path.stat().st_mtime_ns for path in out.rglob("DONE")}
     assert 1 <= len(done) < 6
     assert not list(out.rglob("failed.json"))
-    again = helpers.command(*COMMAND, "15", "--out", out)
+    again = helpers.command(*COMMAND, "6", "--out", out)
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert len(list(out.rglob("DONE"))) == 6

@@ -108,7 +108,14 @@ def test_every_option_is_a_parameter_and_explained(make: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"norm": "batch"}, {"dropout": 0.3}, {"activation": "elu"}]
+    "options",
+    [
+        {"norm": "batch"},
+        *(
+            pytest.param(one, marks=pytest.mark.slow)
+            for one in ({}, {"dropout": 0.3}, {"activation": "elu"})
+        ),
+    ],
 )
 def test_equal_seeds_give_equal_bits(options: dict[str, Any]) -> None:
     X, y = load_wine(return_X_y=True)

@@ -344,7 +344,7 @@ def test_what_every_estimate_holds(gaps, stopping, margin):
     assert json.dumps(asdict(found), allow_nan=False)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(ARRAYS, st.booleans(), st.randoms(use_true_random=False))
 def test_order_sign_and_unit_change_nothing(gaps, stopping, random):
     n, m = gaps.shape

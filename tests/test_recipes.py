@@ -313,10 +313,16 @@ def test_the_demonstration_prints_what_it_printed():
 # --- running --------------------------------------------------------------------------------------
 
 
+LARGE = {"notebook-monkeys", "shared-stl10-vit-10", "cifar10-vgg", "transfer-cifar10"}
+
+
 def first_of_a_network(names: list[str]) -> list:
-    """All recipes, of which the second and later ones of a network are slow."""
+    """All recipes, of which the second and later ones of a network are slow, and large networks."""
     models = [RECIPES[name].model for name in names]
-    is_first = [model not in models[:place] for place, model in enumerate(models)]
+    is_first = [
+        model not in models[:place] and name not in LARGE
+        for place, (name, model) in enumerate(zip(names, models, strict=True))
+    ]
     return [
         pytest.param(name, marks=() if first else pytest.mark.slow)
         for name, first in zip(names, is_first, strict=True)

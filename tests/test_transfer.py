@@ -215,8 +215,11 @@ def test_two_more_images_are_the_only_ones_computed(augment: str) -> None:
 @pytest.mark.parametrize(
     ("steps", "name"),
     [
-        *(("none", name) for name in ("torch", "torch-folded", "onnxruntime")),
-        ("flip+trivial-augment", "torch"),
+        *(("none", name) for name in ("torch-folded", "onnxruntime")),
+        *(
+            pytest.param(steps, "torch", marks=pytest.mark.slow)
+            for steps in ("none", "flip+trivial-augment")
+        ),
     ],
 )
 def test_features_do_not_depend_on_what_was_computed_before(
