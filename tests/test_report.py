@@ -28,7 +28,7 @@ from spinalnet.cli.progress import print_run
 from spinalnet.comparison import classes
 from spinalnet.comparison.calibration import quality
 from spinalnet.comparison.classes import judge
-from spinalnet.comparison.findings import head_rows, short_rows
+from spinalnet.comparison.findings import head_rows, repeated, short_rows
 from spinalnet.comparison.finished import read_folder
 from spinalnet.comparison.next_steps import next_steps
 from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs
@@ -37,7 +37,9 @@ from spinalnet.comparison.report.figures import COSTS, _apart, learning_curves, 
 from spinalnet.comparison.report.page import write_report
 from spinalnet.comparison.statistics import paired_difference
 from spinalnet.comparison.summary import load_summary, summarize, summarize_runs
+from spinalnet.comparison.units import Unit
 from spinalnet.comparison.wording import as_markdown, as_rich
+from spinalnet.data import Resample
 from spinalnet.training.runs import RunFolder, load_runs
 
 SIZES = {  # head: parameters and MACs of the head
@@ -330,8 +332,8 @@ def test_words_quote_the_ratio_of_times_that_the_table_shows(tmp_path):
     [
         ({"mlp": 12}, 12, "Decide what is open"),
         ({"mlp": 44, "linear": 9}, 45, "Decide what is open"),
-        ({"mlp": 30, "linear": 430}, 30, "Decide a part (it would probably take about 430 aga"),
-        ({"mlp": 2400}, 100, "Come nearer to an answer (it would probably take about 2,400 agai"),
+        ({"mlp": 30, "linear": 430}, 30, "Decide a part (it would probably take about 430 seeds"),
+        ({"mlp": 2400}, 100, "Come nearer to an answer (it would probably take about 2,400 "),
     ],
 )
 def test_the_seeds_that_would_decide_are_those_that_are_asked_for(needed, asked, purpose, tmp_path):
@@ -346,7 +348,7 @@ def test_the_seeds_that_would_decide_are_those_that_are_asked_for(needed, asked,
         for head in summary.heads
     ]
     summary = dataclasses.replace(
-        summary, heads=tuple(heads), command="spinalnet compare digits --seeds 5 --until-decided"
+        summary, heads=tuple(heads), command="spinalnet compare digits --seeds 5 --until-decided -q"
     )
     step = next_steps(read_folder(tmp_path), summary, tmp_path)[0]
     assert step.command == f"spinalnet compare digits --seeds {asked}"
@@ -369,6 +371,42 @@ def test_more_splits_are_a_fresh_comparison_in_a_new_folder(tmp_path):
     assert said == (
         "spinalnet compare 'a b.csv' --preset quick --tune 4 --seeds 9 --out 'my runs/c-9-splits'"
     )
+
+
+@pytest.mark.parametrize(
+    ("more", "asked", "purpose"),
+    [
+        (4, 2, "Decide what is open, in a fresh comparison"),
+        (13, 4, "Decide what is open, in a fresh comparison"),
+        (
+            900,
+            20,
+            "Come nearer to an answer (it would probably take about 181 repeats against mlp)",
+        ),
+    ],
+)
+def test_more_of_folds_are_drawn_again_in_a_fresh_comparison(more, asked, purpose, tmp_path):
+    summary = summarize(write_comparison(tmp_path, {"spinal": FIRST, "mlp": FIRST}))
+    heads = [
+        dataclasses.replace(
+            h, difference=h.difference and dataclasses.replace(h.difference, more=more)
+        )
+        for h in summary.heads
+    ]
+    command = "spinalnet compare ./photos -q --folds 5 --json --repeats=1 --out runs/f -v --quiet"
+    drawn = [Unit(seed, Resample("fold", k, 5)) for k in range(5) for seed in (0, 1)]
+    units = {unit.name: unit for unit in drawn}
+    asked_for = {"units": tuple(units), "seeds": (0, 1), "unit_kind": "fold", "command": command}
+    of_folds = dataclasses.replace(summary, heads=heads, **asked_for)
+    assert repeated(of_folds) == "5 folds, 2 seeds each"
+    read = dataclasses.replace(read_folder(tmp_path), units=units)
+    more_folds, tuned, *_ = next_steps(read, of_folds, Path("runs/f"))
+    assert more_folds.purpose.startswith(purpose)
+    again = f"--repeats {asked} --out runs/f-{asked}-repeats"
+    assert more_folds.command == f"spinalnet compare ./photos --folds 5 {again}"
+    assert tuned.command == "spinalnet compare ./photos --folds 5 --repeats=1 --tune 16"
+    damaged = dataclasses.replace(of_folds, command="spinalnet compare 'a")
+    assert next_steps(read, damaged, Path()) == []
 
 
 def test_axes_end_where_the_metric_does_and_hold_the_quartiles(tmp_path):
@@ -523,13 +561,20 @@ def test_a_cost_is_told_in_digits(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("command", "said"),
-    [("spinalnet compare digits", "--class-weights balanced"), (None, "class_weights=balanced")],
+    [
+        ("spinalnet compare digits", "set --class-weights balanced, or --metric auroc."),
+        ("spinalnet reproduce mnist-cnn", "set class weights balanced, or metric auroc."),
+        (None, "set class weights balanced, or metric auroc."),
+    ],
 )
-def test_a_report_speaks_in_options_where_a_command_made_the_runs(tmp_path, command, said):
-    note = "Some classes are never predicted: set class_weights=balanced."
+def test_a_report_speaks_in_options_where_a_command_made_the_runs_else_in_words(
+    tmp_path, command, said
+):
+    note = "Some classes are never predicted: set class_weights=balanced, or metric=auroc."
     folder = write_comparison(tmp_path, {"spinal": FIRST[:2]}, notes=[note], question=False)
     page = write_report(folder, command=command).read_text(encoding="utf-8")
-    assert f"never predicted: set {said}." in page
+    assert f"never predicted: {said}" in page
+    assert "_weights" not in page
 
 
 def test_lists_of_numbers_take_a_line_of_json():
