@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spinalnet._checks import InputError
 from spinalnet.cli import names as complete
 from spinalnet.cli.options import (
     NETWORK,
@@ -197,12 +198,18 @@ def lr_find_command(
     The suggestion is a tenth of the rate at which the smoothed training loss is lowest.
     """
     from spinalnet import _dist, files
-    from spinalnet.comparison import ComparisonSpec, running
+    from spinalnet.comparison import ComparisonSpec, asking, running
     from spinalnet.comparison.question import read_heads, use_heads
     from spinalnet.training import environment, lrfind
 
     unused = {"preset", *_NOT_OF_STEPS} & asked.typed
     asked.refuse(unused, "for single steps at rising rates")
+    if asking.names_table(asked.data):
+        raise InputError(
+            f"lr-find is for networks on images, and '{asked.data}' is a table, whose models have "
+            f"a rate of their own: spinalnet train {shlex.quote(asked.data)} --lr RATE sets "
+            "another."
+        )
     base = asked.spec()
     use_heads(heads)
     question = ComparisonSpec(base, tuple(row.label for row in read_heads(heads)), seeds=1)
