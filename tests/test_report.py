@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import math
 import re
@@ -27,12 +28,13 @@ from spinalnet.cli import root
 from spinalnet.cli.progress import print_run
 from spinalnet.comparison import classes
 from spinalnet.comparison.calibration import quality
-from spinalnet.comparison.classes import judge
+from spinalnet.comparison.classes import Confusion, judge
 from spinalnet.comparison.findings import head_rows, repeated, short_rows
 from spinalnet.comparison.finished import read_folder
 from spinalnet.comparison.next_steps import next_steps
 from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs
 from spinalnet.comparison.report import drawing
+from spinalnet.comparison.report.class_figures import paint_confusion
 from spinalnet.comparison.report.figures import COSTS, _apart, learning_curves, paint_against_cost
 from spinalnet.comparison.report.page import write_report
 from spinalnet.comparison.statistics import paired_difference
@@ -407,6 +409,35 @@ def test_more_of_folds_are_drawn_again_in_a_fresh_comparison(more, asked, purpos
     assert tuned.command == "spinalnet compare ./photos --folds 5 --repeats=1 --tune 16"
     damaged = dataclasses.replace(of_folds, command="spinalnet compare 'a")
     assert next_steps(read, damaged, Path()) == []
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["common birch tree seen from afar", "rare European mountain ash in autumn"],
+        ["Grundstücksverkehrsgenehmigung", "no"],
+        ["花が咲いている大きな桜の木の写真", "葉が落ちた冬の桜の木"],
+        ["setosa of the north", "versicolor of the south", "virginica of the far east"],
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_the_names_of_a_few_classes_are_whole_below_a_confusion(names):
+    counts = ((9,) * len(names),) * len(names)
+    shown = Confusion("spinal", 1, tuple(names), counts)
+    figure = Figure(figsize=(4.6, 4.9), layout="constrained", dpi=72)
+    axes = figure.add_subplot()
+    paint_confusion(axes, drawing.LIGHT, shown)
+    figure.draw_without_rendering()
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        said = [label.get_text() for label in labels]
+        assert [re.sub(r"\s", "", one) for one in said] == [re.sub(r"\s", "", n) for n in names]
+    below = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(below))
+
+
+def test_a_very_long_name_of_two_keeps_both_ends():
+    assert drawing.fold("a" * 40 + "$" * 60, 15).replace("\n", "").endswith(r"\$" * 14)
+    assert drawing.fold("a" * 40 + "b" * 60, 15).count("\n") <= 3
 
 
 def test_axes_end_where_the_metric_does_and_hold_the_quartiles(tmp_path):
@@ -890,6 +921,11 @@ def test_layers_that_spoke_for_a_mistake_are_shown_with_their_slices(tmp_path, m
     bars = re.search(r'<svg class="spoken".*?</svg>\s*<span class="soft">(.*?)</span>', page, re.S)
     assert bars
     assert bars[1] == "layer 2 (slice 2) most: +3.0"
+    # What spoke for the mistake has one colour, in the words and in the bars.
+    for kind in ("wrong", "true"):
+        assert re.findall(rf"\.for-{kind} {{(.*?)}}", page) == [
+            f" color: var(--{'worse' if kind == 'wrong' else 'accent'}); fill: currentColor; "
+        ]
     assert re.findall(r"<title>(.*?)</title>", bars[0]) == [
         "layer 1, slice 1: +1.50 for class 0, +0.00 for class 3",
         "layer 2, slice 2: +4.00 for class 0, +1.00 for class 3",
