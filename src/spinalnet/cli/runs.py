@@ -107,8 +107,9 @@ def train_command(
         splits = building.load_splits(spec, download=asked.download)
         for note in filter(None, (spec.chosen, *splits.info.notes)):
             print_note(note)
-        with show_run(spec.name, trackers) as shown:
-            record = running.run_one(spec, folder, splits=splits, on_progress=shown)
+        with show_run(spec.name) as shown:
+            watch = trackers.watchers
+            record = running.run_one(spec, folder, splits=splits, on_progress=shown, watch=watch)
             shown.finished(record.result or {})
     print_run(record)
 
@@ -158,8 +159,9 @@ def _train_on_table(
     with watched(log, folder) as trackers, alone_in(folder, wait):
         for note in table_rows.rows_of(spec).table.notes:
             print_note(note)
-        with show_run(spec.name, trackers) as shown:
-            record = table_running.run_table(spec, folder, on_progress=shown)
+        with show_run(spec.name) as shown:
+            watch = trackers.watchers
+            record = table_running.run_table(spec, folder, on_progress=shown, watch=watch)
             shown.finished(record.result or {})
     print_run(record)
     if reason := (record.result or {}).get("model_not_kept"):

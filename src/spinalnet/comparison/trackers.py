@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spinalnet._checks import InputError, unknown_name
-from spinalnet.comparison.watching import Watcher
+from spinalnet.comparison.watching import STOPPED, Watcher
 
 if TYPE_CHECKING:
     from spinalnet.comparison.answer import Summary
@@ -142,6 +142,11 @@ class _TensorBoard(Watcher):
             writer.add_scalar(key, value, int(result.get("epochs_run") or 0))
         self._writers.pop(run).close()
 
+    def run_failed(self, run: str, reason: str) -> None:
+        writer = self._of(run)
+        writer.add_text("failed", reason)
+        self._writers.pop(run).close()
+
     def comparison_finished(self, summary: Summary, folder: Path) -> None:
         self._of("answer").add_text("answer", summary.verdict)
 
@@ -179,7 +184,8 @@ class _MLflow(Watcher):
     def run_failed(self, run: str, reason: str) -> None:
         if run in self._ids:
             self._client.set_tag(self._ids[run], "reason", reason)
-            self._client.set_terminated(self._ids.pop(run), "FAILED")
+            ended = "KILLED" if reason.startswith(STOPPED) else "FAILED"
+            self._client.set_terminated(self._ids.pop(run), ended)
 
     def comparison_finished(self, summary: Summary, folder: Path) -> None:
         self._client.set_experiment_tag(self._experiment, "answer", summary.headline)
@@ -231,6 +237,11 @@ class _Wandb(_Sessions):
             dir=str(self._folder),
             reinit="create_new",
         )
+
+    def run_failed(self, run: str, reason: str) -> None:
+        if run in self._runs:
+            self._runs[run].summary["reason"] = reason
+            self._runs.pop(run).finish(exit_code=1)  # else it is told as a success
 
 
 class _Trackio(_Sessions):
