@@ -253,6 +253,13 @@ def test_unknown_and_missing_trackers_are_refused(tmp_path, monkeypatch):
         open_trackers("mlflow", tmp_path, print)
     assert open_trackers("", tmp_path, print) == []
 
+    def unreachable(folder):
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setitem(TRACKERS, "mlflow", replace(row, open=unreachable))
+    with pytest.raises(InputError, match=r"mlflow cannot be opened \(no route to host\); where it"):
+        open_trackers("mlflow", tmp_path, print)
+
 
 def test_settings_are_flat_and_plain():
     assert flat({"a": {"b": 1, "c": {"d": None}}, "e": (1, 2), "f": {}}) == {

@@ -47,10 +47,9 @@ class Guarded(Watcher):
             getattr(self._watcher, what)(*about, **more)
         except Exception as error:
             self._failed = True
-            said = " ".join(str(error).split())[:300] or type(error).__name__
             self._tell(
-                f"{self._name} is told nothing more, for it failed ({said}); the run goes on, and "
-                "its folder has everything."
+                f"{self._name} is told nothing more, for it failed ({_said(error)}); the run goes "
+                "on, and its folder has everything."
             )
 
     def run_started(self, run: str, config: Mapping[str, Any]) -> None:
@@ -80,6 +79,11 @@ class Guarded(Watcher):
     def close(self) -> None:
         """See `Watcher`."""
         self._pass("close")
+
+
+def _said(error: Exception) -> str:
+    """Return the beginning of what an error says, in a line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:
@@ -257,7 +261,12 @@ TRACKERS: dict[str, TrackerRow] = {
     "tensorboard": TrackerRow(
         _TensorBoard, "tensorboard", "files in FOLDER/tensorboard: tensorboard --logdir FOLDER"
     ),
-    "mlflow": TrackerRow(_MLflow, "mlflow-skinny", "where MLFLOW_TRACKING_URI says"),
+    "mlflow": TrackerRow(
+        _MLflow,
+        "mlflow-skinny",
+        "where MLFLOW_TRACKING_URI says; without it in a local database, which mlflow-skinny alone "
+        "does not know, only the whole mlflow",
+    ),
     "wandb": TrackerRow(_Wandb, "wandb", "Weights & Biases; WANDB_MODE=offline for files alone"),
     "trackio": TrackerRow(_Trackio, "trackio", "a local database: trackio show"),
 }
@@ -273,7 +282,7 @@ def open_trackers(names: str, folder: Path, tell: Tell) -> list[Watcher]:
             is told stands in the run folders too, and no run ends for it.
 
     Raises:
-        InputError: If there is no such tracker, or its package is missing.
+        InputError: If there is no such tracker, its package is missing, or it cannot be opened.
     """
     found: list[Watcher] = []
     for name in filter(None, (one.strip() for one in names.split(","))):
@@ -285,6 +294,11 @@ def open_trackers(names: str, folder: Path, tell: Tell) -> list[Watcher]:
             package = TRACKERS[name].package
             raise InputError(
                 f"logging to {name} needs {package}, which is not installed: pip install {package}."
+            ) from error
+        except Exception as error:  # its server cannot be reached, or its settings are wrong
+            raise InputError(
+                f"{name} cannot be opened ({_said(error)}); where it keeps things: "
+                f"{TRACKERS[name].summary}. Mend that, or leave {name} out."
             ) from error
         found.append(Guarded(name, client, tell))
     return found
