@@ -435,6 +435,26 @@ def test_the_names_of_a_few_classes_are_whole_below_a_confusion(names):
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(below))
 
 
+def test_a_recipe_is_run_at_its_length_and_then_with_more_seeds(tmp_path):
+    summary = summarize(write_comparison(tmp_path, {"spinal": FIRST, "mlp": FIRST}))
+    heads = [
+        dataclasses.replace(
+            h, difference=h.difference and dataclasses.replace(h.difference, more=4)
+        )
+        for h in summary.heads
+    ]
+    made = "spinalnet reproduce mnist-cnn --protocol honest --seeds 5"
+    folder, read = Path("runs/mine/mnist-cnn-honest"), read_folder(tmp_path)
+    for budget, purpose, again in (
+        ("short", "Run it at the original's length", "--seeds 5 --out runs/mine --budget full"),
+        ("full", "Decide what is open", "--budget full --out runs/mine --seeds 9"),
+    ):
+        command = f"{made} --budget {budget}"
+        asked = dataclasses.replace(summary, heads=heads, command=command)
+        step = next_steps(read, asked, folder)[0]
+        assert step == (purpose, f"spinalnet reproduce mnist-cnn --protocol honest {again}")
+
+
 def test_a_very_long_name_of_two_keeps_both_ends():
     assert drawing.fold("a" * 40 + "$" * 60, 15).replace("\n", "").endswith(r"\$" * 14)
     assert drawing.fold("a" * 40 + "b" * 60, 15).count("\n") <= 3

@@ -30,8 +30,11 @@ class NextStep(NamedTuple):
 def next_steps(comparison: FinishedRuns, summary: Summary, folder: Path) -> list[NextStep]:
     """Return at most four commands, the one that would settle most first."""
     found = []
-    if summary.command and len(summary.heads) > 1:
-        found += _of_comparison(comparison, summary, summary.command, folder)
+    words = _words(summary.command or "")
+    if words[:2] == ["spinalnet", "compare"] and len(summary.heads) > 1:
+        found += _of_comparison(comparison, summary, words, folder)
+    elif words[:2] == ["spinalnet", "reproduce"]:
+        found += _of_recipe(comparison, summary, words, folder)
     run = _run_to_use(comparison, summary)
     if run is not None:
         data = "NEW.csv" if summary.is_table else "PHOTOS/"
@@ -44,43 +47,64 @@ def next_steps(comparison: FinishedRuns, summary: Summary, folder: Path) -> list
     return found[:4]
 
 
+def _words(command: str) -> list[str]:
+    """Return the words of a command, but for those that say how it tells."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # a file that somebody has changed
+        return []
+    return [word for word in words if not _OF_SPEECH.fullmatch(word)]
+
+
+def _of_recipe(
+    comparison: FinishedRuns, summary: Summary, words: list[str], folder: Path
+) -> list[NextStep]:
+    """The original's length after a part of it; else more seeds while they can decide anything."""
+    words = _with(words, "--out", folder.parent)
+    if "short" in words:
+        whole = _with(words, "--budget", "full")
+        return [NextStep("Run it at the original's length", shlex.join(whole))]
+    asked = _more_of(comparison, summary)
+    return [NextStep(asked[0], shlex.join(_with(words, "--seeds", asked[1])))] if asked else []
+
+
 def _of_comparison(
-    comparison: FinishedRuns, summary: Summary, command: str, folder: Path
+    comparison: FinishedRuns, summary: Summary, words: list[str], folder: Path
 ) -> list[NextStep]:
     """More seeds, or folds drawn again, while they can decide anything; tuning, if there was none.
 
     More splits or folds are a comparison of its own: no interval of this one allows for added ones.
     """
-    try:
-        words = shlex.split(command)
-    except ValueError:  # a file that somebody has changed
-        return []
-    if words[:2] != ["spinalnet", "compare"]:
-        return []
-    words = [word for word in words if not _OF_SPEECH.fullmatch(word)]
     elsewhere = _without(words, "--out")  # a folder holds one question
-    found, called = [], _CALLED[summary.unit_kind]
+    found = []
+    if asked := _more_of(comparison, summary):
+        purpose, count = asked
+        if summary.unit_kind == "seed":
+            more = _with(_without(words, "--until-decided", "--max-seeds"), "--seeds", count)
+        else:
+            purpose += ", in a fresh comparison"
+            option = "--repeats" if summary.unit_kind == "fold" else "--seeds"
+            more = _with(elsewhere, option, count)
+            more = _with(more, "--out", f"{folder}-{count}-{_CALLED[summary.unit_kind]}")
+        found.append(NextStep(purpose, shlex.join(more)))
+    if not summary.tuning:
+        tuned = _with(elsewhere, "--tune", _TRIALS)
+        found.append(NextStep("Tune every head equally", shlex.join(tuned)))
+    return found
+
+
+def _more_of(comparison: FinishedRuns, summary: Summary) -> tuple[str, int] | None:
+    """Return what more seeds, splits or repetitions are good for, and how many; None if nothing."""
     more = {d.minus: d.more for h in summary.heads if (d := h.difference) and d.more}
     drawn = [unit.resample for unit in comparison.units.values() if unit.resample is not None]
     # Of folds those are counted that one repetition has; several seeds of a fold are one.
     size = max(1, drawn[0].count) if drawn else 1
     done = len({one.name for one in drawn}) if drawn else len(summary.units)
-    needed = {head: math.ceil((done + further) / size) for head, further in more.items()}
     most = _MANY_SEEDS // size
-    if needed and done // size < most:
-        purpose, asked = _units_for(needed, most, called)
-        if summary.unit_kind == "seed":
-            asks = _with(_without(words, "--until-decided", "--max-seeds"), "--seeds", asked)
-        else:
-            purpose += ", in a fresh comparison"
-            option = "--repeats" if called == "repeats" else "--seeds"
-            asks = _with(elsewhere, option, asked)
-            asks = _with(asks, "--out", f"{folder}-{asked}-{called}")
-        found.append(NextStep(purpose, shlex.join(asks)))
-    if not summary.tuning:
-        tuned = _with(elsewhere, "--tune", _TRIALS)
-        found.append(NextStep("Tune every head equally", shlex.join(tuned)))
-    return found
+    if not more or done // size >= most:
+        return None
+    needed = {head: math.ceil((done + further) / size) for head, further in more.items()}
+    return _units_for(needed, most, _CALLED[summary.unit_kind])
 
 
 def _units_for(needed: Mapping[str, int], most: int, called: str) -> tuple[str, int]:
