@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from browser import SETTINGS, browse, with_browser
+from spinalnet.comparison.published import Published, PublishedValue
 from spinalnet.comparison.report import write_report
 from spinalnet.paper.overview import write_overview
 from test_report import FIRST, NOISY, OTHER, SIZES, write_comparison, write_outputs
@@ -178,6 +179,23 @@ def test_a_page_of_fifty_runs_and_three_hundred_classes_stays_light(tmp_path):
     page = write_report(folder)
     assert page.stat().st_size < 3_000_000
     assert look(page, width=390)["overflow"] <= 0
+
+
+def test_what_was_published_is_broken_into_lines_and_no_word_leaves_the_screen(tmp_path):
+    folder = write_comparison(tmp_path, {"spinal": FIRST, "mlp": OTHER})
+    where = "Regression/Regression_NN_and_SpinalNet_of_the_paper.py (docstring); paper, Table I"
+    value = PublishedValue("spinal", "the largest accuracy in 200 epochs", 0.97, where)
+    Published("a recipe", (), (f"From ({where}).",), (value,), True).save(folder)
+    page = write_report(folder)
+    script = """
+      const area = document.querySelector("#published-values").parentElement;
+      found.cut = area.scrollWidth - area.clientWidth;
+      const line = document.querySelector("#title-published + p");
+      found.long = line.scrollWidth - line.clientWidth;
+    """
+    assert browse(page, script)["cut"] <= 0
+    phone = browse(page, script, width=390)
+    assert (phone["long"], phone["overflow"]) == (0, 0)
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])

@@ -273,6 +273,8 @@ def test_options_change_size_colour_share_and_number(digits):
     assert (len(splits.train), len(splits.val), len(splits.test)) == (100, 431, 359)
     assert torch.bincount(arrays(splits.train).targets).tolist() == [10] * 10
     assert "Training uses 100 of 1007 images" in splits.info.notes[-1]
+    rows = load_dataset("regression-sum", limit=200)
+    assert "Training uses 200 of 900 examples" in rows.info.notes[-1]
     assert "from 8x8 to 28x28" in splits.info.notes[0]
     x, _ = next(splits.train.batches(4))
     assert x.shape == (4, 3, 28, 28)

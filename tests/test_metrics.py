@@ -393,7 +393,7 @@ def test_a_prevalent_class_is_told():
     note = prevalence_note(outputs, ("healthy", "ill"))
     assert note is not None
     assert "90.0 % of the test examples are of class 'ill'" in note
-    assert "--metric balanced-accuracy" in note
+    assert "metric=balanced-accuracy" in note
     assert prevalence_note(outputs, ("healthy", "ill"), "auroc") is None
     at_the_limit = Outputs.of(torch.zeros(10, 2), torch.tensor([1] * 8 + [0] * 2))
     assert prevalence_note(at_the_limit, ("healthy", "ill")) is None

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import math
 import re
@@ -27,17 +28,20 @@ from spinalnet.cli import root
 from spinalnet.cli.progress import print_run
 from spinalnet.comparison import classes
 from spinalnet.comparison.calibration import quality
-from spinalnet.comparison.classes import judge
-from spinalnet.comparison.findings import head_rows, short_rows
+from spinalnet.comparison.classes import Confusion, judge
+from spinalnet.comparison.findings import head_rows, repeated, short_rows
 from spinalnet.comparison.finished import read_folder
 from spinalnet.comparison.next_steps import next_steps
 from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs
 from spinalnet.comparison.report import drawing
+from spinalnet.comparison.report.class_figures import paint_confusion
 from spinalnet.comparison.report.figures import COSTS, _apart, learning_curves, paint_against_cost
 from spinalnet.comparison.report.page import write_report
 from spinalnet.comparison.statistics import paired_difference
 from spinalnet.comparison.summary import load_summary, summarize, summarize_runs
+from spinalnet.comparison.units import Unit
 from spinalnet.comparison.wording import as_markdown, as_rich
+from spinalnet.data import Resample
 from spinalnet.training.runs import RunFolder, load_runs
 
 SIZES = {  # head: parameters and MACs of the head
@@ -330,8 +334,8 @@ def test_words_quote_the_ratio_of_times_that_the_table_shows(tmp_path):
     [
         ({"mlp": 12}, 12, "Decide what is open"),
         ({"mlp": 44, "linear": 9}, 45, "Decide what is open"),
-        ({"mlp": 30, "linear": 430}, 30, "Decide a part (it would probably take about 430 aga"),
-        ({"mlp": 2400}, 100, "Come nearer to an answer (it would probably take about 2,400 agai"),
+        ({"mlp": 30, "linear": 430}, 30, "Decide a part (it would probably take about 430 seeds"),
+        ({"mlp": 2400}, 100, "Come nearer to an answer (it would probably take about 2,400 "),
     ],
 )
 def test_the_seeds_that_would_decide_are_those_that_are_asked_for(needed, asked, purpose, tmp_path):
@@ -346,7 +350,7 @@ def test_the_seeds_that_would_decide_are_those_that_are_asked_for(needed, asked,
         for head in summary.heads
     ]
     summary = dataclasses.replace(
-        summary, heads=tuple(heads), command="spinalnet compare digits --seeds 5 --until-decided"
+        summary, heads=tuple(heads), command="spinalnet compare digits --seeds 5 --until-decided -q"
     )
     step = next_steps(read_folder(tmp_path), summary, tmp_path)[0]
     assert step.command == f"spinalnet compare digits --seeds {asked}"
@@ -369,6 +373,91 @@ def test_more_splits_are_a_fresh_comparison_in_a_new_folder(tmp_path):
     assert said == (
         "spinalnet compare 'a b.csv' --preset quick --tune 4 --seeds 9 --out 'my runs/c-9-splits'"
     )
+
+
+@pytest.mark.parametrize(
+    ("more", "asked", "purpose"),
+    [
+        (4, 2, "Decide what is open, in a fresh comparison"),
+        (13, 4, "Decide what is open, in a fresh comparison"),
+        (
+            900,
+            20,
+            "Come nearer to an answer (it would probably take about 181 repeats against mlp)",
+        ),
+    ],
+)
+def test_more_of_folds_are_drawn_again_in_a_fresh_comparison(more, asked, purpose, tmp_path):
+    summary = summarize(write_comparison(tmp_path, {"spinal": FIRST, "mlp": FIRST}))
+    heads = [
+        dataclasses.replace(
+            h, difference=h.difference and dataclasses.replace(h.difference, more=more)
+        )
+        for h in summary.heads
+    ]
+    command = "spinalnet compare ./photos -q --folds 5 --json --repeats=1 --out runs/f -v --quiet"
+    drawn = [Unit(seed, Resample("fold", k, 5)) for k in range(5) for seed in (0, 1)]
+    units = {unit.name: unit for unit in drawn}
+    asked_for = {"units": tuple(units), "seeds": (0, 1), "unit_kind": "fold", "command": command}
+    of_folds = dataclasses.replace(summary, heads=heads, **asked_for)
+    assert repeated(of_folds) == "5 folds, 2 seeds each"
+    read = dataclasses.replace(read_folder(tmp_path), units=units)
+    more_folds, tuned, *_ = next_steps(read, of_folds, Path("runs/f"))
+    assert more_folds.purpose.startswith(purpose)
+    again = f"--repeats {asked} --out runs/f-{asked}-repeats"
+    assert more_folds.command == f"spinalnet compare ./photos --folds 5 {again}"
+    assert tuned.command == "spinalnet compare ./photos --folds 5 --repeats=1 --tune 16"
+    damaged = dataclasses.replace(of_folds, command="spinalnet compare 'a")
+    assert next_steps(read, damaged, Path()) == []
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["common birch tree seen from afar", "rare European mountain ash in autumn"],
+        ["Grundstücksverkehrsgenehmigung", "no"],
+        ["花が咲いている大きな桜の木の写真", "葉が落ちた冬の桜の木"],
+        ["setosa of the north", "versicolor of the south", "virginica of the far east"],
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_the_names_of_a_few_classes_are_whole_below_a_confusion(names):
+    counts = ((9,) * len(names),) * len(names)
+    shown = Confusion("spinal", 1, tuple(names), counts)
+    figure = Figure(figsize=(4.6, 4.9), layout="constrained", dpi=72)
+    axes = figure.add_subplot()
+    paint_confusion(axes, drawing.LIGHT, shown)
+    figure.draw_without_rendering()
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        said = [label.get_text() for label in labels]
+        assert [re.sub(r"\s", "", one) for one in said] == [re.sub(r"\s", "", n) for n in names]
+    below = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(below))
+
+
+def test_a_recipe_is_run_at_its_length_and_then_with_more_seeds(tmp_path):
+    summary = summarize(write_comparison(tmp_path, {"spinal": FIRST, "mlp": FIRST}))
+    heads = [
+        dataclasses.replace(
+            h, difference=h.difference and dataclasses.replace(h.difference, more=4)
+        )
+        for h in summary.heads
+    ]
+    made = "spinalnet reproduce mnist-cnn --protocol honest --seeds 5"
+    folder, read = Path("runs/mine/mnist-cnn-honest"), read_folder(tmp_path)
+    for budget, purpose, again in (
+        ("short", "Run it at the original's length", "--seeds 5 --out runs/mine --budget full"),
+        ("full", "Decide what is open", "--budget full --out runs/mine --seeds 9"),
+    ):
+        command = f"{made} --budget {budget}"
+        asked = dataclasses.replace(summary, heads=heads, command=command)
+        step = next_steps(read, asked, folder)[0]
+        assert step == (purpose, f"spinalnet reproduce mnist-cnn --protocol honest {again}")
+
+
+def test_a_very_long_name_of_two_keeps_both_ends():
+    assert drawing.fold("a" * 40 + "$" * 60, 15).replace("\n", "").endswith(r"\$" * 14)
+    assert drawing.fold("a" * 40 + "b" * 60, 15).count("\n") <= 3
 
 
 def test_axes_end_where_the_metric_does_and_hold_the_quartiles(tmp_path):
@@ -523,13 +612,20 @@ def test_a_cost_is_told_in_digits(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("command", "said"),
-    [("spinalnet compare digits", "--class-weights balanced"), (None, "class_weights=balanced")],
+    [
+        ("spinalnet compare digits", "set --class-weights balanced, or --metric auroc."),
+        ("spinalnet reproduce mnist-cnn", "set class weights balanced, or metric auroc."),
+        (None, "set class weights balanced, or metric auroc."),
+    ],
 )
-def test_a_report_speaks_in_options_where_a_command_made_the_runs(tmp_path, command, said):
-    note = "Some classes are never predicted: set class_weights=balanced."
+def test_a_report_speaks_in_options_where_a_command_made_the_runs_else_in_words(
+    tmp_path, command, said
+):
+    note = "Some classes are never predicted: set class_weights=balanced, or metric=auroc."
     folder = write_comparison(tmp_path, {"spinal": FIRST[:2]}, notes=[note], question=False)
     page = write_report(folder, command=command).read_text(encoding="utf-8")
-    assert f"never predicted: set {said}." in page
+    assert f"never predicted: {said}" in page
+    assert "_weights" not in page
 
 
 def test_lists_of_numbers_take_a_line_of_json():
@@ -845,6 +941,11 @@ def test_layers_that_spoke_for_a_mistake_are_shown_with_their_slices(tmp_path, m
     bars = re.search(r'<svg class="spoken".*?</svg>\s*<span class="soft">(.*?)</span>', page, re.S)
     assert bars
     assert bars[1] == "layer 2 (slice 2) most: +3.0"
+    # What spoke for the mistake has one colour, in the words and in the bars.
+    for kind in ("wrong", "true"):
+        assert re.findall(rf"\.for-{kind} {{(.*?)}}", page) == [
+            f" color: var(--{'worse' if kind == 'wrong' else 'accent'}); fill: currentColor; "
+        ]
     assert re.findall(r"<title>(.*?)</title>", bars[0]) == [
         "layer 1, slice 1: +1.50 for class 0, +0.00 for class 3",
         "layer 2, slice 2: +4.00 for class 0, +1.00 for class 3",

@@ -191,6 +191,18 @@ def test_names_are_completed_in_lists_and_runs_by_what_they_hold(tmp_path: Path)
             "no option --ensemble-size: --preset quick, standard or thorough sets it.",
         ),
         ("compare digits --num-layers 4", "--head-option num_layers=VALUE sets it."),
+        ("train sklearn:iris --num-layers 4", "--head-option num_layers=VALUE sets it."),
+        ("compare x --labels t.csv --dropout .1", "--head-option dropout=VALUE sets it."),
+        ("compare t.csv --num-layers 4", ": --heads spinal:num_layers=4,mlp sets it on tables."),
+        ("compare iris --dropout", ": --heads spinal:dropout=VALUE,mlp sets it on tables."),
+        (
+            "compare t.csv --head-option num_layers=4 --head-option dropout=0.1",
+            "options stand behind a head: --heads spinal:num_layers=4,dropout=0.1,mlp.",
+        ),
+        (
+            "compare t.csv --heads spinal:lr=0.1,tabm --head-option num_layers=4",
+            "--heads spinal:lr=0.1,num_layers=4,tabm.",
+        ),
         ("compare digits --thing-size 2", "no option --thing-size; spinalnet compare --help-all"),
         ("compare digits --redraw-power 2", "is a setting of the paper's experiments"),
         ("report x --tta flip", "--tta is an option of evaluate and predict, not of"),
@@ -209,8 +221,23 @@ def test_names_are_completed_in_lists_and_runs_by_what_they_hold(tmp_path: Path)
         ("train fashion-mnst", "did you mean 'fashion-mnist'"),
         ("evalute x", "did you mean spinalnet evaluate x?"),
         ("train", "spinalnet train needs DATA, such as spinalnet train digits."),
-        ("compare iris", "'iris' is a table that comes with scikit-learn: sklearn:iris."),
-        ("compare iris --target x", "sklearn:iris."),
+        ("compare iris", "comes with scikit-learn: spinalnet compare sklearn:iris."),
+        ("compare iris --target x", "spinalnet compare sklearn:iris --target x."),
+        ("compare iris --heads trees,mlp", "spinalnet compare sklearn:iris --heads trees,mlp."),
+        ("train iris --head trees", "spinalnet train sklearn:iris --head trees."),
+        ("train --out iris iris", "spinalnet train --out iris sklearn:iris."),
+        ("train -q iris", "spinalnet train -q sklearn:iris."),
+        ("lr-find iris", "spinalnet train sklearn:iris."),
+        ("lr-find sklearn:iris", "spinalnet train sklearn:iris --lr RATE sets another."),
+        ("evaluate a --data iris", "spinalnet evaluate a --data sklearn:iris."),
+        ("evaluate a --data=iris", "spinalnet evaluate a --data=sklearn:iris."),
+        ("predict a iris", "spinalnet predict a sklearn:iris."),
+        ("export a a.onnx --data iris", "spinalnet export a a.onnx --data sklearn:iris."),
+        ("iris", "a command comes before the data: spinalnet compare sklearn:iris."),
+        ("iris train --epochs 2", "first: spinalnet train sklearn:iris --epochs 2."),
+        ("train iris --data-dir data", "comes with scikit-learn: sklearn:iris."),
+        ("evaluate {run} --data sklearn:iris", "is a table, and images are asked for here."),
+        ("predict {run} sklearn:iris", "'sklearn:iris' is a table, not an image"),
         ("compare sklearn:iris --heads mlp", "--heads spinal,mlp"),
         ("reproduce mnst-cnn", "did you mean mnist-cnn"),
         ("train digits --head spnal", "did you mean 'spinal'"),
@@ -220,7 +247,8 @@ def test_names_are_completed_in_lists_and_runs_by_what_they_hold(tmp_path: Path)
 def test_a_near_miss_gets_the_right_command(
     words: str, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = refusal(capsys, *words.split())
+    run = Path(__file__).parent / "frozen_run"
+    said = refusal(capsys, *words.format(run=run).split())
     assert sentence in said
     assert said.startswith("error ")
 

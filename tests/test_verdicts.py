@@ -19,9 +19,11 @@ from spinalnet._checks import InputError
 from spinalnet.comparison.finished import FAILED_FILE
 from spinalnet.comparison.outputs import OUTPUTS_FILE, AnyOutputs, Outputs, RegressionOutputs
 from spinalnet.comparison.report import write_report
+from spinalnet.comparison.report.figures import differences
 from spinalnet.comparison.result import Comparison
 from spinalnet.comparison.summary import Difference, Summary, load_summary, summarize
 from spinalnet.comparison.units import Unit, run_name
+from spinalnet.comparison.wording import verdict
 from spinalnet.data import Resample
 from spinalnet.files import write_kept
 from spinalnet.training.runs import RunFolder
@@ -229,6 +231,12 @@ def test_nothing_learned_is_all_that_is_said(tmp_path: Path) -> None:
     }
     summary = summarize(write(tmp_path, said))
     assert summary.code == "nothing-learned"
+    for head in summary.heads[1:]:
+        assert head.difference is not None
+        same = replace(head.difference, mean=0.0, low=None, high=None)
+        for one in (head.difference, same):
+            assert verdict(one, summary.wording).startswith("nothing learned: neither is shown to")
+    assert "nothing learned</text>" in differences(summary).svg
     assert summary.baseline == pytest.approx(0.25)
     assert {head.difference.code for head in summary.heads if head.difference} == {summary.code}
     assert summary.headline == (

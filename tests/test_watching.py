@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 import spinalnet
+from helpers import command
 from spinalnet import Watcher
-from spinalnet._checks import InputError
+from spinalnet._checks import InputError, TrainingError
 from spinalnet.cli import app
 from spinalnet.comparison.trackers import TRACKERS, Guarded, flat, open_trackers
+from spinalnet.training import stopping
 
 
 class Diary(Watcher):
@@ -134,6 +138,54 @@ def test_a_table_s_nets_have_bests_of_their_own(tmp_path):
     assert heard[-1].kind == "run_finished"
 
 
+def test_a_run_begins_where_trackers_were_told_first(tmp_path):
+    pytest.importorskip("tensorboard")
+    spec = spinalnet.RunSpec.of("digits", train=spinalnet.TrainConfig(epochs=1), limit=100)
+    place = tmp_path / "r"
+    watch = open_trackers("tensorboard", place, print)
+    record = spinalnet.run_one(spec, place, watch=watch)
+    assert record.result
+    assert {one.name for one in (place / "tensorboard").iterdir()} == {spec.name}
+    (tmp_path / "other" / "photos").mkdir(parents=True)
+    with pytest.raises(InputError, match="it holds 'photos'"):
+        spinalnet.run_one(spec, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TrainingError("the loss is\nnan"), "the loss is nan"),
+        (KeyboardInterrupt(), "stopped by SIGINT"),
+        (stopping.Interrupted(signal.SIGTERM), "stopped by SIGTERM"),
+    ],
+)
+def test_trackers_are_told_how_a_run_has_ended(tmp_path, monkeypatch, error, reason):
+    class Ends(Diary):
+        def run_started(self, run, config):
+            self.told.append(("started", run))
+
+        def epoch_ended(self, run, row, *, best):
+            raises()
+
+    def raises():
+        raise error
+
+    runs = {"digits": "spinal-seed0", "sklearn:iris": "spinal-split0-seed0"}
+    for data, name in runs.items():
+        diary = Ends()
+        row = TRACKERS["mlflow"]
+        monkeypatch.setitem(TRACKERS, "mlflow", replace(row, open=lambda _, diary=diary: diary))
+        monkeypatch.setattr(Guarded, "epoch_ended", lambda *_, **__: raises())
+        out = tmp_path / name
+        done = command("train", data, "--epochs", 2, "--out", out, "--log", "mlflow")
+        assert done.returncode in (2, 130, 143), done.stderr
+        assert diary.told[:3] == [("started", name), ("failed", name, reason), ("closed",)]
+    diary = Diary()
+    with pytest.raises(type(error)):
+        compared(tmp_path / "d", diary, Ends())
+    assert diary.told[-2:] == [("failed", "spinal-seed0", reason), ("closed",)]
+
+
 @pytest.mark.parametrize(
     ("watch", "said"),
     [
@@ -200,6 +252,13 @@ def test_unknown_and_missing_trackers_are_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="needs mlflow-skinny, which is not installed"):
         open_trackers("mlflow", tmp_path, print)
     assert open_trackers("", tmp_path, print) == []
+
+    def unreachable(folder):
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setitem(TRACKERS, "mlflow", replace(row, open=unreachable))
+    with pytest.raises(InputError, match=r"mlflow cannot be opened \(no route to host\); where it"):
+        open_trackers("mlflow", tmp_path, print)
 
 
 def test_settings_are_flat_and_plain():

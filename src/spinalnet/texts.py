@@ -190,7 +190,8 @@ def shown(path: str | os.PathLike[str]) -> str:
 def in_options(sentence: str, flags: Mapping[str, str]) -> str:
     """Return a sentence that speaks of arguments in the words of a command.
 
-    An argument is known by an underscore in its name, or by a value: `name=value`.
+    An argument is known by an underscore in its name, or by a value: `name=value`. What stands
+    right behind a colon or a comma is an option of a head: `spinal:lr=0.1`.
 
     Args:
         sentence: Any.
@@ -204,5 +205,7 @@ def in_options(sentence: str, flags: Mapping[str, str]) -> str:
             return flags[name] if "_" in name else name
         return flags[name] if value == "True" else f"{flags[name]} {value}"
 
-    pattern = rf"(?<![\w'\"/.-])(?P<name>{names})\b(?:=(?P<value>[\w:+-]+(?:\.\w+)*))?(?![\w'\"/=])"
+    pattern = (
+        rf"(?<![\w'\"/.,:-])(?P<name>{names})\b(?:=(?P<value>[\w:+-]+(?:\.\w+)*))?(?![\w'\"/=])"
+    )
     return re.sub(pattern, in_words, sentence)

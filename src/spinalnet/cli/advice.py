@@ -125,7 +125,7 @@ def _no_command(group: Any, words: Sequence[str]) -> str:
     word, others = words[place], words[:place] + words[place + 1 :]
     for other in others:
         if other in group.commands:
-            rest = [one for one in words if one != other]
+            rest = [_in_full(one) for one in words if one != other]
             return f"the command comes first: {_shown(path, other, *rest)}."
     near = _COMMANDS.get(word.lower())
     if path == "spinalnet" and near is None and (meant := _of_file(word, words, others)):
@@ -133,8 +133,8 @@ def _no_command(group: Any, words: Sequence[str]) -> str:
     near = near or _near(word.lower(), group.commands)
     if near is not None and near in group.commands:
         return f"there is no command '{word}'; did you mean {_shown(path, near, *others)}?"
-    if path == "spinalnet" and word in names.known()["datasets"]:
-        return f"a command comes before the data: {_shown(path, 'compare', word, *others)}."
+    if path == "spinalnet" and (data := _in_full(word)) in names.known()["datasets"]:
+        return f"a command comes before the data: {_shown(path, 'compare', data, *others)}."
     if path == "spinalnet" and word in names.known()["recipes"]:
         return f"a command comes before the recipe: {_shown(path, 'reproduce', word, *others)}."
     return f"there is no command '{word}'; {path} --help names those there are."
@@ -163,6 +163,10 @@ def _no_option(command: Any, root: Any, option: str, words: Sequence[str]) -> st
         return f"{option} is a setting of the paper's experiments: spinalnet reproduce runs those."
     other, how = _SET_BY.get(bare, ("", ""))
     if bare not in flags and other in flags:
+        if other == "head-option" and command.name == "compare" and _are_of_table(words):
+            value = next((after for one, after in itertools.pairwise(words) if one == option), "")
+            value = value if value and not value.startswith("-") else "VALUE"
+            how = f"--heads spinal:{bare.replace('-', '_')}={value},mlp sets it on tables"
         return f"there is no option {option}: {how}."
     near = next(
         (one for one in (bare, _OPTIONS.get(bare), _near_option(bare, flags)) if one in flags), None
@@ -207,6 +211,44 @@ def _replaced(word: str, wrong: str, right: str) -> str:
 def _shown(*words: str) -> str:
     first, *rest = words
     return f"{first} {shlex.join(rest)}".rstrip()
+
+
+def is_bundled(word: str) -> bool:
+    """Return whether a word is a table of scikit-learn, whose name begins with "sklearn:"."""
+    data = names.known()["datasets"]
+    return word not in data and f"sklearn:{word}" in data and not Path(word).exists()
+
+
+def _in_full(word: str) -> str:
+    return f"sklearn:{word}" if is_bundled(word) else word
+
+
+def in_full(name: str, words: Sequence[str], command: str = "") -> str:
+    """Say how a table of scikit-learn is called, with the command that was probably meant.
+
+    Args:
+        name: The table without its "sklearn:".
+        words: The command, without the program's name.
+        command: What takes tables, in the place of one that does not.
+    """
+    words = [command, *words[1:]] if command else list(words)
+    alone = [i for i, word in enumerate(words) if word in (name, f"--data={name}")]
+    # What stands behind another option is not the data; behind a flag it may be.
+    own = (i for i in alone if not words[i - 1].startswith("-") or words[i - 1] == "--data")
+    place = next(own, alone[0] if alone else None)
+    if place is not None:
+        words[place] = words[place].replace(name, f"sklearn:{name}")
+    return f"'{name}' is a table that comes with scikit-learn: {_shown('spinalnet', *words)}."
+
+
+def _are_of_table(words: Sequence[str]) -> bool:
+    """Return whether a command is about a table, as far as its words tell."""
+    endings = tuple(names.known()["table_endings"])
+    named = [after for one, after in itertools.pairwise(words) if one != "--labels"]
+    return any(
+        word.startswith("sklearn:") or word.lower().endswith(endings) or is_bundled(word)
+        for word in named
+    )
 
 
 def runs_first(command: str, run: Path, others: Sequence[str]) -> str:

@@ -108,7 +108,7 @@ DryRun = Annotated[
 ]
 Only = Annotated[str | None, option(_ENGINE, "Make this one run.", metavar="NAME", hidden=True)]
 
-_OF_IMAGES = {"model", "backbone", "weights", "freeze", "head_option", "data_dir", "download"}
+_OF_IMAGES = {"model", "backbone", "weights", "freeze", "data_dir", "download"}
 _OF_IMAGES |= {"image_size", "in_channels", "limit", "on_bad_image", "probe_epochs", "probe_lr"}
 _OF_IMAGES |= {"on_duplicate"}
 _OF_IMAGES |= {"labels", "image_column", "label_column", "split_column"}
@@ -171,7 +171,7 @@ def compare_command(
     """
     from spinalnet.comparison import asking, building, planning
     from spinalnet.comparison.engine import Effort
-    from spinalnet.comparison.question import use_heads
+    from spinalnet.comparison.question import read_heads, use_heads
     from spinalnet.training import TrainConfig
 
     shared = {"folds": folds, "repeats": repeats, "metric": metric, "margin": margin}
@@ -181,6 +181,13 @@ def compare_command(
         use_heads(heads)
     asked.check_labels(is_table := asking.names_table(asked.data, target))
     if is_table:
+        if asked.head_option:
+            own, *others = [row.label for row in read_heads(heads or "spinal,mlp")]
+            rows = f"{own}{',' if ':' in own else ':'}{','.join(asked.head_option)}"
+            raise InputError(
+                "--head-option has no meaning in a comparison of tables, where options stand "
+                f"behind a head: --heads {shlex.quote(','.join([rows, *others]))}."
+            )
         of_images = _OF_IMAGES | {field.name for field in fields(TrainConfig)} - {"seed"}
         asked.refuse(of_images, f"for a table ('{asked.data}')")
         own = {"target": target, "task": task, "seed": asked.training.seed}

@@ -24,6 +24,7 @@ from spinalnet.cli.options import (
     RunFolder,
     SplitColumn,
     Tta,
+    in_full,
     option,
     patterns,
 )
@@ -40,7 +41,9 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 @app.command("evaluate", rich_help_panel=USE)
 def evaluate_command(
     run: RunFolder,
-    data: Annotated[str | None, typer.Option(help="Other data with the same classes.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Other data with the same classes.", callback=in_full)
+    ] = None,
     data_dir: DataDir = None,
     labels: LabelsOf = None,
     image_column: ImageColumn = None,
@@ -109,6 +112,7 @@ def predict_command(
             help="Images, folders of images, or - for paths on standard input, one a line or "
             "separated by NUL (find -print0). For the model of a table: one table.",
             metavar="PATHS...",
+            callback=in_full,
         ),
     ],
     out: Annotated[
@@ -164,7 +168,7 @@ def predict_command(
     """
     from spinalnet import _dist
     from spinalnet.comparison.loading import run_of
-    from spinalnet.data.table_files import is_table_file
+    from spinalnet.data.frames import is_table
     from spinalnet.data.walking import Tally
     from spinalnet.deploy import predict
     from spinalnet.deploy.saved import is_of_table
@@ -203,7 +207,7 @@ def predict_command(
     if id_column is not None or image_column is not None:
         skip = on_bad_image == "skip"
         ids = predict.named_by_table(paths, id_column, image_column, keep_missing=skip)
-    elif tables := [path for path in paths if is_table_file(path)]:
+    elif tables := [path for path in paths if is_table(path)]:
         raise InputError(
             f"'{tables[0]}' is a table, not an image: with id_column=COLUMN the images that it "
             "names are predicted, with that column beside them."
@@ -355,7 +359,10 @@ def export_command(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Tables: rows to compare file and model on. Default: the test rows."),
+        typer.Option(
+            help="Tables: rows to compare file and model on. Default: the test rows.",
+            callback=in_full,
+        ),
     ] = None,
 ) -> None:
     """Write a trained model as a file that runs without this package, and check its answers.

@@ -31,6 +31,7 @@ def all_names() -> dict[str, list[str]]:
     from spinalnet.comparison.trackers import TRACKERS
     from spinalnet.data import AUGMENTATIONS, DATASETS
     from spinalnet.data.frames import BUNDLED
+    from spinalnet.data.table_files import ENDINGS
     from spinalnet.models import MODELS
     from spinalnet.nn import HEADS
     from spinalnet.paper.recipes import RECIPES
@@ -44,6 +45,7 @@ def all_names() -> dict[str, list[str]]:
         "metrics": METRICS,
         "benchmarks": BENCHMARKS,
         "trackers": TRACKERS,
+        "table_endings": ENDINGS,
     }
     return {kind: list(names) for kind, names in tables.items()}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spinalnet._checks import InputError, unknown_name
+from spinalnet.cli import advice
 from spinalnet.cli import names as complete
 from spinalnet.cli.config_file import REST, read_config
 from spinalnet.texts import from_yaml
@@ -65,12 +67,27 @@ DATA, NETWORK, TRAINING, OUTPUT = "Data", "Network", "Training", "Output"
 FILES, LABELS, TABLES, TRANSFER = "Image files", "Labels", "Tables", "Transfer"
 TASKS = ("auto", "classification", "regression")
 
+
+def in_full(ctx: typer.Context, value: Any) -> Any:
+    """Return what data are called; refuse a table of scikit-learn without its "sklearn:"."""
+    bare = next(filter(advice.is_bundled, [value] if isinstance(value, str) else value or ()), None)
+    # Below a --data-dir, which may not be read yet, it could be a folder.
+    below = "data_dir" in (ctx.default_map or {}) or any(
+        word.partition("=")[0] == "--data-dir" for word in sys.argv
+    )
+    if bare is not None and not ctx.resilient_parsing and not below:
+        other = "train" if ctx.command.name == "lr-find" else ""
+        raise InputError(advice.in_full(bare, sys.argv[1:], other))
+    return value
+
+
 Data = Annotated[
     str,
     typer.Argument(
         help="A data set (spinalnet list), a folder of images, or a table (csv, parquet, xlsx, "
         "sklearn:NAME).",
         autocompletion=complete.one("datasets"),
+        callback=in_full,
     ),
 ]
 DataDir = Annotated[
@@ -410,14 +427,9 @@ class RunOptions:
 
     def refuse_of_tables(self, options: Set[str]) -> None:
         """Refuse options of tables, for images; a task they have where a table labels them."""
-        from spinalnet.data import DATASETS, DataSpec
-        from spinalnet.data.frames import BUNDLED
+        from spinalnet.data import DataSpec
 
         unused = options | (set() if self.labels is not None else {"task"})
-        if self.data in {*BUNDLED} - {*DATASETS} and self.given & unused:
-            raise InputError(
-                f"'{self.data}' is a table that comes with scikit-learn: sklearn:{self.data}."
-            )
         if "task" in self.given & unused and DataSpec(self.data).row is None:
             raise InputError(
                 f"--task of '{self.data}', which is no table, is that of its labels: give the "

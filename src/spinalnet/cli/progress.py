@@ -216,12 +216,12 @@ def show_progress(total: int, *, scored: bool = True) -> Iterator[Callable[[Even
 
 
 class ShownRun:
-    """Told how far one run has come and that it ended, which `print_run` shows; trackers too."""
+    """Told how far one run has come and that it ended, which `print_run` shows."""
 
-    def __init__(self, name: str, bars: Progress | None, trackers: Watching) -> None:
+    def __init__(self, name: str, bars: Progress | None) -> None:
         from spinalnet.comparison.watching import Watching
 
-        self._name, self._trackers = name, trackers
+        self._name = name
         self._grid = None if bars is None else _Grid(bars, 1)
         if bars is not None and self._grid is not None:
             bars.update(self._grid.grid, visible=False)
@@ -230,7 +230,6 @@ class ShownRun:
 
     def __call__(self, spec: Any, step: loop.Progress) -> None:
         """Hear of a step of training."""
-        self._trackers.on_progress(self._name, step, spec)
         self._told.on_progress(self._name, step, spec)
         self._phases(step)
         if self._grid is not None:
@@ -238,15 +237,14 @@ class ShownRun:
 
     def finished(self, result: Mapping[str, Any]) -> None:
         """Hear of the end."""
-        self._trackers.finished(self._name, result)
         self._told.finished(self._name, result)
 
 
 @contextmanager
-def show_run(name: str, trackers: Watching) -> Iterator[ShownRun]:
-    """Show how far one run has come; trackers are told too."""
+def show_run(name: str) -> Iterator[ShownRun]:
+    """Show how far one run has come."""
     with _bars() as bars:
-        yield ShownRun(name, bars, trackers)
+        yield ShownRun(name, bars)
 
 
 @contextmanager
@@ -291,10 +289,8 @@ def watched(names: str, folder: Path) -> Iterator[Watching]:
 
         watchers = open_trackers(names, folder, print_note)
     watching = Watching(watchers)
-    try:
+    with watching.to_the_end():
         yield watching
-    finally:
-        watching.close()
 
 
 @contextmanager

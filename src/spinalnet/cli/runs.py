@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spinalnet._checks import InputError
 from spinalnet.cli import names as complete
 from spinalnet.cli.options import (
     NETWORK,
@@ -106,8 +107,9 @@ def train_command(
         splits = building.load_splits(spec, download=asked.download)
         for note in filter(None, (spec.chosen, *splits.info.notes)):
             print_note(note)
-        with show_run(spec.name, trackers) as shown:
-            record = running.run_one(spec, folder, splits=splits, on_progress=shown)
+        with show_run(spec.name) as shown:
+            watch = trackers.watchers
+            record = running.run_one(spec, folder, splits=splits, on_progress=shown, watch=watch)
             shown.finished(record.result or {})
     print_run(record)
 
@@ -157,8 +159,9 @@ def _train_on_table(
     with watched(log, folder) as trackers, alone_in(folder, wait):
         for note in table_rows.rows_of(spec).table.notes:
             print_note(note)
-        with show_run(spec.name, trackers) as shown:
-            record = table_running.run_table(spec, folder, on_progress=shown)
+        with show_run(spec.name) as shown:
+            watch = trackers.watchers
+            record = table_running.run_table(spec, folder, on_progress=shown, watch=watch)
             shown.finished(record.result or {})
     print_run(record)
     if reason := (record.result or {}).get("model_not_kept"):
@@ -197,12 +200,18 @@ def lr_find_command(
     The suggestion is a tenth of the rate at which the smoothed training loss is lowest.
     """
     from spinalnet import _dist, files
-    from spinalnet.comparison import ComparisonSpec, running
+    from spinalnet.comparison import ComparisonSpec, asking, running
     from spinalnet.comparison.question import read_heads, use_heads
     from spinalnet.training import environment, lrfind
 
     unused = {"preset", *_NOT_OF_STEPS} & asked.typed
     asked.refuse(unused, "for single steps at rising rates")
+    if asking.names_table(asked.data):
+        raise InputError(
+            f"lr-find is for networks on images, and '{asked.data}' is a table, whose models have "
+            f"a rate of their own: spinalnet train {shlex.quote(asked.data)} --lr RATE sets "
+            "another."
+        )
     base = asked.spec()
     use_heads(heads)
     question = ComparisonSpec(base, tuple(row.label for row in read_heads(heads)), seeds=1)

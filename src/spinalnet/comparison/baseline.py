@@ -119,7 +119,7 @@ def prevalence_note(
     called = class_names[largest] if largest < len(class_names) else str(largest)
     return (
         f"{100 * share:.1f} % of the test examples are of class '{called}', so that a model which "
-        "always says so has that accuracy: --metric balanced-accuracy counts all classes alike."
+        "always says so has that accuracy: metric=balanced-accuracy counts all classes alike."
     )
 
 

@@ -140,7 +140,7 @@ def compare(
         )
     most = check_worth_asking(question, until_decided, max_seeds)
     folder = default_folder(question) if out is None else out
-    with contextlib.closing(watching):
+    with watching.to_the_end():
         folder = run_comparison(
             question,
             folder,

@@ -63,20 +63,27 @@ def headline(summary: Summary) -> str:
     return f"{found} ({on})."
 
 
-def _on_what(summary: Summary) -> str:
-    kind = summary.unit_kind
-    # Several seeds of one fold are averaged: they are one repetition.
-    every, drawn = (
-        list(units) if kind == "seed" else [unit.rpartition("-")[0] for unit in units]
-        for units in (summary.units, summary.counted)
-    )
-    count, asked = len(set(drawn)), len(set(every))
-    where = f"{count} {f'of {asked} ' if count < asked else ''}{kind}{'s' if asked != 1 else ''}"
-    if len(every) > asked:
+def repeated(summary: Summary) -> str:
+    """Return how often all was repeated: "5 seeds", "4 of 5 folds, 3 seeds each"."""
+    count, asked = (len(_repetitions(units, summary)) for units in (summary.counted, summary.units))
+    where = f"{count} {f'of {asked} ' if count < asked else ''}{summary.unit_kind}"
+    where += "s" if asked != 1 else ""
+    if len(summary.units) > asked:
         where += f", {len(summary.seeds)} seeds each"
+    return where
+
+
+def _repetitions(units: Sequence[str], summary: Summary) -> set[str]:
+    """Return what is repeated: several seeds of one fold are averaged, and are one repetition."""
+    return {u if summary.unit_kind == "seed" else u.rpartition("-")[0] for u in units}
+
+
+def _on_what(summary: Summary) -> str:
+    where = repeated(summary)
     if summary.test_size:
         to = f" to {summary.largest_test:,}" if summary.largest_test else ""
-        each = "" if kind == "seed" or asked == 1 else " each"
+        several = summary.unit_kind != "seed" and len(_repetitions(summary.units, summary)) > 1
+        each = " each" if several else ""
         where += f", {summary.test_size:,}{to} test examples{each}"
     return where
 

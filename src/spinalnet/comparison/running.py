@@ -77,7 +77,6 @@ def run_one(
         return runs.load_run(files.expanded(out))
     with (
         locks.FolderLock(out) if _dist.is_main() else contextlib.nullcontext(),
-        contextlib.closing(watching),
         watching.of_run(spec, on_progress) as tell,
     ):
         record = _run(spec, out, splits, tell)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spinalnet._checks import InputError, unknown_name
-from spinalnet.comparison.watching import Watcher
+from spinalnet.comparison.watching import STOPPED, Watcher
 
 if TYPE_CHECKING:
     from spinalnet.comparison.answer import Summary
@@ -47,10 +47,9 @@ class Guarded(Watcher):
             getattr(self._watcher, what)(*about, **more)
         except Exception as error:
             self._failed = True
-            said = " ".join(str(error).split())[:300] or type(error).__name__
             self._tell(
-                f"{self._name} is told nothing more, for it failed ({said}); the run goes on, and "
-                "its folder has everything."
+                f"{self._name} is told nothing more, for it failed ({_said(error)}); the run goes "
+                "on, and its folder has everything."
             )
 
     def run_started(self, run: str, config: Mapping[str, Any]) -> None:
@@ -80,6 +79,11 @@ class Guarded(Watcher):
     def close(self) -> None:
         """See `Watcher`."""
         self._pass("close")
+
+
+def _said(error: Exception) -> str:
+    """Return the beginning of what an error says, in a line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:
@@ -142,6 +146,11 @@ class _TensorBoard(Watcher):
             writer.add_scalar(key, value, int(result.get("epochs_run") or 0))
         self._writers.pop(run).close()
 
+    def run_failed(self, run: str, reason: str) -> None:
+        writer = self._of(run)
+        writer.add_text("failed", reason)
+        self._writers.pop(run).close()
+
     def comparison_finished(self, summary: Summary, folder: Path) -> None:
         self._of("answer").add_text("answer", summary.verdict)
 
@@ -179,7 +188,8 @@ class _MLflow(Watcher):
     def run_failed(self, run: str, reason: str) -> None:
         if run in self._ids:
             self._client.set_tag(self._ids[run], "reason", reason)
-            self._client.set_terminated(self._ids.pop(run), "FAILED")
+            ended = "KILLED" if reason.startswith(STOPPED) else "FAILED"
+            self._client.set_terminated(self._ids.pop(run), ended)
 
     def comparison_finished(self, summary: Summary, folder: Path) -> None:
         self._client.set_experiment_tag(self._experiment, "answer", summary.headline)
@@ -232,6 +242,11 @@ class _Wandb(_Sessions):
             reinit="create_new",
         )
 
+    def run_failed(self, run: str, reason: str) -> None:
+        if run in self._runs:
+            self._runs[run].summary["reason"] = reason
+            self._runs.pop(run).finish(exit_code=1)  # else it is told as a success
+
 
 class _Trackio(_Sessions):
     def __init__(self, folder: Path) -> None:
@@ -246,7 +261,12 @@ TRACKERS: dict[str, TrackerRow] = {
     "tensorboard": TrackerRow(
         _TensorBoard, "tensorboard", "files in FOLDER/tensorboard: tensorboard --logdir FOLDER"
     ),
-    "mlflow": TrackerRow(_MLflow, "mlflow-skinny", "where MLFLOW_TRACKING_URI says"),
+    "mlflow": TrackerRow(
+        _MLflow,
+        "mlflow-skinny",
+        "where MLFLOW_TRACKING_URI says; without it in a local database, which mlflow-skinny alone "
+        "does not know, only the whole mlflow",
+    ),
     "wandb": TrackerRow(_Wandb, "wandb", "Weights & Biases; WANDB_MODE=offline for files alone"),
     "trackio": TrackerRow(_Trackio, "trackio", "a local database: trackio show"),
 }
@@ -262,7 +282,7 @@ def open_trackers(names: str, folder: Path, tell: Tell) -> list[Watcher]:
             is told stands in the run folders too, and no run ends for it.
 
     Raises:
-        InputError: If there is no such tracker, or its package is missing.
+        InputError: If there is no such tracker, its package is missing, or it cannot be opened.
     """
     found: list[Watcher] = []
     for name in filter(None, (one.strip() for one in names.split(","))):
@@ -274,6 +294,11 @@ def open_trackers(names: str, folder: Path, tell: Tell) -> list[Watcher]:
             package = TRACKERS[name].package
             raise InputError(
                 f"logging to {name} needs {package}, which is not installed: pip install {package}."
+            ) from error
+        except Exception as error:  # its server cannot be reached, or its settings are wrong
+            raise InputError(
+                f"{name} cannot be opened ({_said(error)}); where it keeps things: "
+                f"{TRACKERS[name].summary}. Mend that, or leave {name} out."
             ) from error
         found.append(Guarded(name, client, tell))
     return found

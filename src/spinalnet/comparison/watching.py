@@ -8,6 +8,7 @@ pass it on to TensorBoard, MLflow, Weights & Biases and trackio.
 from __future__ import annotations
 
 import inspect
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ class Watcher:
         """A run is done; `result` is its `result.json`."""
 
     def run_failed(self, run: str, reason: str) -> None:
-        """A run ended without a result."""
+        """A run ended without a result; of one that a signal has ended, "stopped by SIGINT"."""
 
     def comparison_finished(self, summary: Summary, folder: Path) -> None:
         """All runs of a comparison have ended, and its report is in `folder`."""
@@ -210,14 +211,21 @@ class Watching:
         if not self:
             yield on_progress
             return
-        self.started(spec.name, spec)
-        try:
+        with self.to_the_end():
+            self.started(spec.name, spec)
             yield self.before(on_progress or (lambda spec, progress: None))
+
+    @contextmanager
+    def to_the_end(self) -> Iterator[None]:
+        """Tell of the end of runs that have begun, if it is an error or a signal; then close."""
+        try:
+            yield
         except BaseException as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            if spec.name in self._begun:
-                self.failed(spec.name, reason)
+            for name in sorted(self._begun):
+                self.failed(name, _reason(error))
             raise
+        finally:
+            self._tell("close")
 
     def finished(self, name: str, result: Mapping[str, Any]) -> None:
         """A run is done."""
@@ -233,13 +241,23 @@ class Watching:
         """A comparison is done."""
         self._tell("comparison_finished", summary, folder)
 
-    def close(self) -> None:
-        """Nothing follows."""
-        self._tell("close")
-
     def _tell(self, what: str, *about: Any, **more: Any) -> None:
         for watcher in self.watchers:
             getattr(watcher, what)(*about, **more)
+
+
+STOPPED = "stopped by "
+"""How the reason of a run that failed begins if a signal has ended it, such as that of Ctrl-C."""
+
+
+def _reason(error: BaseException) -> str:
+    """Return why a run ended, in a line."""
+    from spinalnet.training import stopping
+
+    if isinstance(error, KeyboardInterrupt | stopping.Interrupted):
+        number = getattr(error, "number", signal.SIGINT)
+        return f"{STOPPED}{signal.Signals(number).name}"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def both(

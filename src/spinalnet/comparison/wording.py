@@ -264,11 +264,14 @@ VERDICTS: dict[str, Verdict] = {
 def verdict(d: Difference, units: Units) -> str:
     """Say in one sentence what one comparison shows, with its numbers."""
     if d.mean is None or d.low is None or d.high is None:
-        return f"undecided: {_why_undecided(d, units)} (n={d.n})"
+        why = _why_undecided(d, units)
+        if d.code == "nothing-learned":
+            return f"{_NOTHING_LEARNED} ({why}, n={d.n})"
+        return f"undecided: {why} (n={d.n})"
     mean, low, high = units.differences(d.mean, d.low, d.high)
     seen = f"difference {mean}, 95 % interval {low} to {high}, n={d.n}"
     if d.code == "nothing-learned":
-        return f"nothing learned: neither is shown to beat the baseline ({seen})"
+        return f"{_NOTHING_LEARNED} ({seen})"
     if d.code == "equal":
         return f"{d.of} equals {d.minus} {_within(d, units)} ({seen})"
     if d.code in ("better", "worse"):
@@ -279,6 +282,9 @@ def verdict(d: Difference, units: Units) -> str:
         span = f"95 % interval {near} to {far}, n={d.n}"
         return f"{winner} is better than {loser} by {size}{unit} ({span})"
     return f"undecided: {_why_undecided(d, units)} ({seen})"
+
+
+_NOTHING_LEARNED = "nothing learned: neither is shown to beat the baseline"
 
 
 def short_verdict(d: Difference, units: Units) -> str:
@@ -315,7 +321,7 @@ def _why_undecided(d: Difference, units: Units) -> str:
     if d.reason in ("more-seeds", "more-splits") and d.more:
         # Where the test set cannot show equality, what they would decide for is a difference.
         alone = d.resolution is not None and d.margin is not None and d.resolution >= d.margin
-        return _further(d, "show a difference" if alone else "decide")
+        return _further(d, units, "show a difference" if alone else "decide")
     if d.reason == "correction":
         return "alone it would be decided, but not after the correction for several comparisons"
     if d.reason == "no-margin":
@@ -323,10 +329,11 @@ def _why_undecided(d: Difference, units: Units) -> str:
     return f"no affordable number of further {units.repeat}s would probably decide"
 
 
-def _further(d: Difference, what: str) -> str:
+def _further(d: Difference, units: Units, what: str) -> str:
     """Say how many further units would probably do, and what the smallest number is that can."""
-    kind = "split" if d.reason == "more-splits" or d.method == "splits" else "seed"
-    found = f"about {d.more:,} further {kind}{'s' if d.more != 1 else ''} would probably {what}"
+    found = (
+        f"about {d.more:,} further {units.repeat}{'s' if d.more != 1 else ''} would probably {what}"
+    )
     if d.fewest is not None and d.fewest > d.n:
         found += f" (below {d.fewest} in all none can)"
     return found

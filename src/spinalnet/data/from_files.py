@@ -153,7 +153,7 @@ def pool_of_files(
     notes += parts.group_notes(spec.group, groups)
     notes.append(
         f"Images are cut to their centre square and resized to {size}x{size}"
-        + ("." if spec.image_size else " (choose with image_size).")
+        + ("." if spec.image_size else " (image_size sets it).")
     )
     if found.classes:
         notes += parts.imbalance_notes(data["train"].targets, found.classes)

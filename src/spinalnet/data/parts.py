@@ -89,8 +89,9 @@ class Pool:
                     f"{limit}."
                 )
             chosen, _ = stratified(strata, limit, "limit", seed, keep_train=0)
+            what = "images" if len(info.input_shape) == 3 else "examples"
             note = (
-                f"Training uses {limit} of {len(train)} images; validation and test are complete."
+                f"Training uses {limit} of {len(train)} {what}; validation and test are complete."
             )
             train, info = train.subset(chosen), replace(info, notes=(*info.notes, note))
         lists = self.unused, self.copies

@@ -146,6 +146,8 @@ def find_folder(spec: DataSpec) -> Path:
             return below
     looks_like_path = folder.exists() or len(folder.parts) != 1 or spec.name.startswith((".", "~"))
     if not looks_like_path:
+        if spec.name.startswith("sklearn:"):
+            raise InputError(f"'{spec.name}' is a table, and images are asked for here.")
         if spec.name in BUNDLED:
             raise InputError(
                 f"'{spec.name}' is a table that comes with scikit-learn: sklearn:{spec.name}."

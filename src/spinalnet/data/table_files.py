@@ -29,6 +29,9 @@ FORMATS = (".csv", ".tsv", ".parquet", ".arrow", ".feather")
 ALSO = (".txt", ".xlsx", ".csv.gz", ".csv.zip", ".tsv.gz", ".tsv.zip")
 """Further ones; a table's name is asked for where they could be something else."""
 
+ENDINGS = (*FORMATS, *ALSO[1:])
+"""Those by which a file is known as a table."""
+
 _PACKED = (".gz", ".zip")
 _TEXTS = (".csv", ".tsv", ".txt")
 _SEPARATORS = {",": "','", ";": "';'", "\t": "a tab", "|": "'|'"}
@@ -61,7 +64,7 @@ class Read:
 def is_table_file(source: str) -> bool:
     """Return whether a name ends as that of a table."""
     name = PurePath(source).name.lower()
-    return name.endswith((*FORMATS, *ALSO[1:]))
+    return name.endswith(ENDINGS)
 
 
 def read_table_file(

@@ -479,6 +479,10 @@ def first_difference(
     return None
 
 
+OF_TRACKERS = ("tensorboard", "wandb")
+"""Folders that trackers make in that of a run, of whose beginning they are told first."""
+
+
 def _check_names(path: Path, config: Any) -> None:
     """Refuse names that are no text: neither the configuration nor the weights could be read."""
     inside = [str(path), config]
@@ -497,7 +501,7 @@ def _check_names(path: Path, config: Any) -> None:
 def _check_empty(path: Path) -> None:
     try:
         # An aside file of ours is what a run killed in its first moments leaves.
-        ours = locks.LOCK_FILES
+        ours = (*locks.LOCK_FILES, *OF_TRACKERS)
         names = (entry.name for entry in path.iterdir())
         found = next((one for one in names if not files.is_aside(one) and one not in ours), None)
     except FileNotFoundError:

@@ -15,7 +15,7 @@ from spinalnet.comparison.classes import (
     confused_pairs,
 )
 from spinalnet.comparison.report import drawing
-from spinalnet.comparison.report.drawing import Drawn, Theme, clip, series
+from spinalnet.comparison.report.drawing import Drawn, Theme, clip, fold, series
 from spinalnet.comparison.residuals import HeadResiduals, Residual
 from spinalnet.comparison.wording import listing, per_cent
 from spinalnet.texts import readable
@@ -40,10 +40,10 @@ def confusion_figure(confusions: Sequence[Confusion]) -> Drawn:
     panel = 4.6 if len(confusions[0].names) <= 12 else 7.0  # inches
     return drawing.draw(
         "confusion",
-        "Confusion matrices",
+        "Confusion matrices" if len(confusions) > 1 else "Confusion matrix",
         f"Counts over all runs of {counted}; shading by the share of the true class, on a "
         "square-root scale so that rare mistakes show.",
-        (panel * len(confusions), panel + 0.3),
+        (panel * len(confusions), panel + (-0.4 if len(confusions[0].names) in _ROOM else 0.3)),
         lambda figure, theme: _paint_matrices(figure, theme, confusions),
     )
 
@@ -71,6 +71,9 @@ def _paint_matrices(figure: Figure, theme: Theme, confusions: Sequence[Confusion
         paint_confusion(axes, theme, confusion)
 
 
+_ROOM = {1: 24, 2: 15, 3: 10}  # letters beside each other below a cell, by the number of classes
+
+
 def paint_confusion(axes: Axes, theme: Theme, confusion: Confusion) -> None:
     """Draw a confusion matrix on axes: counts, shaded by the share of the true class."""
     from matplotlib.patches import Rectangle
@@ -79,7 +82,8 @@ def paint_confusion(axes: Axes, theme: Theme, confusion: Confusion) -> None:
     drawing.label_axes(axes, theme, "predicted", "true")
     axes.grid(visible=False)
     axes.set_title(f"{confusion.head} (n={confusion.n})", color=theme.ink, fontsize=11)
-    names = [clip(name) for name in confusion.names]
+    room = _ROOM.get(len(confusion.names))
+    names = [clip(name) if room is None else fold(name, room) for name in confusion.names]
     size_of_names, size_of_counts = (9, 8) if len(names) <= 12 else (8, 130 / len(names))
     style = {"ha": "center", "va": "center", "fontsize": size_of_counts}
     for i in size:
@@ -93,7 +97,8 @@ def paint_confusion(axes: Axes, theme: Theme, confusion: Confusion) -> None:
             said = f"{confusion.names[i]} predicted as {confusion.names[j]}"
             drawing.tip(axes.add_patch(cell), f"{said}: {count} ({per_cent(share)})")
             axes.text(j, i, f"{count}", color=theme.ground if share > 0.25 else theme.ink, **style)
-    upright = max(map(len, names)) > 2
+    axes.spines[:].set(visible=True, color=theme.grid)
+    upright = room is None and max(map(len, names)) > 2
     axes.set_xticks(size, names, rotation=90 if upright else 0, fontsize=size_of_names)
     axes.set_yticks(size, names, fontsize=size_of_names)
     axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), aspect="equal")

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
+import unicodedata
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -164,6 +166,17 @@ def series(theme: Theme, i: int) -> dict[str, Any]:
     """Return colour and dashes of the i-th of several lines."""
     turn, colour = divmod(i, len(theme.series))
     return {"color": theme.series[colour], "linestyle": _DASHES[turn % len(_DASHES)]}
+
+
+def fold(name: str, width: int) -> str:
+    """Break a name into at most three lines of so many letters, where it is longer shortened."""
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in name)
+    width = width // 2 if 2 * wide > len(name) else width
+    shortened = name if len(name) <= 3 * width else f"{name[: 2 * width]}…{name[1 - width :]}"
+    lines = textwrap.wrap(shortened, width) or [name]
+    if len(lines) > 3:  # words leave room at the ends of lines
+        lines = [shortened[i : i + width] for i in range(0, len(shortened), width)]
+    return "\n".join(lines).replace("$", r"\$")
 
 
 def clip(name: str, length: int = 16) -> str:

@@ -14,7 +14,7 @@ from spinalnet.comparison.metrics import METRICS
 from spinalnet.comparison.report import drawing
 from spinalnet.comparison.report.drawing import Drawn, Theme, clip, series
 from spinalnet.comparison.statistics import finite, half_width
-from spinalnet.comparison.wording import per_cent
+from spinalnet.comparison.wording import VERDICTS, per_cent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +67,9 @@ def paint_differences(axes: Axes, theme: Theme, summary: Summary) -> None:
                 axes.plot(ends, [place, place], color=colour, linewidth=width, alpha=0.75)
         (point,) = axes.plot([scale * d.mean], [place], "o", color=colour, markersize=7)
         drawing.tip(point, f"{d.of} against {d.minus}: {d.verdict}")
-    axes.set_yticks(range(len(known)), [f"{clip(d.minus, 28)}\n{d.code}" for d in known])
+    axes.set_yticks(
+        range(len(known)), [f"{clip(d.minus, 28)}\n{VERDICTS[d.code].word}" for d in known]
+    )
     axes.set_ylim(len(known) - 0.4, -0.6)
 
 

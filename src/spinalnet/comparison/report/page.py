@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from spinalnet.comparison import classes, wording
 from spinalnet.comparison.answer import HeadSummary, Summary
 from spinalnet.comparison.classes import ClassRow, HeadQuality
-from spinalnet.comparison.findings import head_rows, paragraphs, times_note
+from spinalnet.comparison.findings import head_rows, paragraphs, repeated, times_note
 from spinalnet.comparison.finished import FinishedRuns, note_look, read_folder, result_of
 from spinalnet.comparison.next_steps import NextStep, next_steps
 from spinalnet.comparison.published import Published, read_published
@@ -340,13 +340,12 @@ def _of_its_cost(first: HeadSummary, other: HeadSummary) -> str:
 
 
 def _notes(summary: Summary) -> list[str]:
-    """Return what is to be known, in the words of the command where one made the runs."""
-    notes = [*summary.notes, *summary.methods]
-    if not (summary.command or "").startswith("spinalnet "):
-        return notes
-    named = [*(one.name for one in fields(TrainConfig)), *_OF_DATA]
-    flags = {name: "--" + name.replace("_", "-") for name in named}
-    return [in_options(note, flags) for note in notes]
+    """Return what is to be known: by options where `compare` made the runs, else in plain words."""
+    named = [*(one.name for one in fields(TrainConfig)), *_OF_DATA, "metric"]
+    called = {name: name.replace("_", " ") for name in named}
+    if (summary.command or "").startswith("spinalnet compare "):
+        called = {name: "--" + name.replace("_", "-") for name in named}
+    return [in_options(note, called) for note in [*summary.notes, *summary.methods]]
 
 
 _OF_DATA = ("image_size", "in_channels", "on_bad_image", "on_duplicate", "pixel_range")
@@ -395,6 +394,7 @@ def _page(
             ],
             multiplied=any("×" in _of_its_cost(summary.heads[0], h) for h in summary.heads[1:]),
             units=units,
+            repeated=repeated(summary),
             by_unit=[
                 (unit, [units.value(head.values[i], unit=False) for head in summary.heads])
                 for i, unit in enumerate(summary.units)

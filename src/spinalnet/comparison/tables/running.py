@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -265,7 +265,7 @@ def run_table(
     watching = Watching(watch)
     if runs.is_done(folder):
         return _finished(spec, files.expanded(folder))
-    with locks.FolderLock(folder), closing(watching), watching.of_run(spec, on_progress) as tell:
+    with locks.FolderLock(folder), watching.of_run(spec, on_progress) as tell:
         record = _run(spec, folder, tell)
         watching.finished(spec.name, record.result or {})
     return record
