@@ -12,7 +12,7 @@ import json
 import statistics
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spinalnet import files
+from spinalnet import InputError, files
+from spinalnet._checks import check_values
 from spinalnet.tabular.stacked import train_together
 from spinalnet.training import TrainConfig
 from spinalnet.training.environment import describe_environment
@@ -200,7 +201,17 @@ class Study:
             parser.add_argument("--only", choices=self.parts, help="Compute this part alone.")
         given = parser.parse_args(argv)
         torch.set_num_threads(1)
-        record: Record = json.loads(given.out.read_text("utf-8")) if given.out.exists() else {}
+        try:
+            return self._run(given)
+        except InputError as error:
+            print(error, file=sys.stderr)
+            return 2
+
+    def _run(self, given: argparse.Namespace) -> int:
+        record: Record = files.read_json(given.out) or {}
+        with files.reading(given.out):
+            lists = ("environments", *self.rows)
+            check_values(record, dict.fromkeys(lists, tuple[Mapping[str, Any], ...] | None))
         if given.draw and not record:
             print(f"{given.out} is not there: run this without --draw first.", file=sys.stderr)
             return 2
@@ -252,6 +263,12 @@ def complete(
         into: The list that gets the cells.
     """
     rows, order = record[into], {key: place for place, key in enumerate(keys)}
+    for row in rows:
+        if lacking := set(names) - row.keys():
+            raise InputError(
+                f"{run.out} cannot be used: a row of {into} lacks {', '.join(sorted(lacking))}; "
+                "restore it from a copy, or give another --out."
+            )
     missing = [key for key in order if key not in keyed(rows, names)]
     for key, row in _computed(missing, compute, run.jobs):
         if "hits" in lists:

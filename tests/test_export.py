@@ -292,6 +292,44 @@ def test_the_program_beside_a_file_makes_of_photographs_what_predict_makes(
     assert len({round(truth.probability, 3) for truth in said}) > 5, "nothing was told apart"
 
 
+def test_the_program_asks_no_network_but_its_own(
+    tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten of 120 flips of a bit changed its answers, unseen."""
+    done = export_onnx(run, tmp_path / "photos.onnx")
+    assert done.preprocessing is not None
+    (picture,) = photographs(tmp_path / "new", 1)
+    whole = done.path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+
+    def said(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", [str(done.preprocessing), *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(done.preprocessing), run_name="__main__")
+        found = capsys.readouterr()
+        assert isinstance(end.value.code, int)
+        return end.value.code, found.out, found.err
+
+    for content in (bytes(flipped), whole[:-100], b"", b"another network"):
+        done.path.write_bytes(content)
+        code, out, err = said(picture)
+        assert (code, out) == (2, "")
+        assert "photos.onnx is damaged, or not the file that this program was written with" in err
+    done.path.unlink()
+    assert said(picture)[:2] == (2, "")
+    done.path.write_bytes(whole)
+    (tmp_path / "none.jpg").write_bytes(b"no picture")
+    code, out, err = said(tmp_path / "none.jpg", tmp_path / "missing.jpg", picture)
+    assert code == 2
+    assert out.startswith(f"{picture}: ")
+    assert [line.split(" cannot be read")[0] for line in err.splitlines()] == [
+        str(tmp_path / name) for name in ("none.jpg", "missing.jpg")
+    ]
+    assert said()[0] == 2
+    assert said(picture)[0] == 0
+
+
 def test_the_program_scales_deep_files_as_the_training_images_were(tmp_path: Path) -> None:
     from PIL import Image
 

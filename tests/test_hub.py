@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -444,8 +445,9 @@ def test_a_table_s_model_comes_back(tmp_path):
 
 
 def say(folder: Path, **values: object) -> None:
-    """Let a model describe itself otherwise."""
+    """Let a model describe itself otherwise, as its author may."""
     kept = json.loads((folder / "config.json").read_text())
+    kept.pop("blake2b", None)
     (folder / "config.json").write_text(json.dumps(kept | values))
 
 
@@ -480,6 +482,23 @@ def test_what_is_no_model_is_refused(tmp_path, spoil, said):
     spoil(folder)
     with pytest.raises(InputError, match=said):
         from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_file_of_another_model_is_noticed(tmp_path, name):
+    """Weights of the same shapes fit any activation."""
+    for activation in ("relu", "tanh"):
+        save_pretrained(SpinalNet(8, 3, 4, 2, activation=activation), tmp_path / activation)
+    config = tmp_path / "relu" / "config.json"
+    whole = config.read_text()
+    config.write_text(whole.replace('"relu"', '"tanh"'))
+    with pytest.raises(InputError, match=r"config\.json is damaged"):
+        from_pretrained(tmp_path / "relu")
+    config.write_text(whole)
+    from_pretrained(tmp_path / "relu")
+    shutil.copy(tmp_path / "tanh" / name, tmp_path / "relu" / name)
+    with pytest.raises(InputError, match=r"is not what config\.json beside it was written with"):
+        from_pretrained(tmp_path / "relu")
 
 
 def test_what_cannot_be_described_is_refused(tmp_path):

@@ -6,11 +6,14 @@ The processes are real, on this machine, and talk through gloo.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +23,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from helpers import Started, command
+from helpers import Started, command, no_times
 from spinalnet import InputError, SpinalNet, _dist, randomness
 from spinalnet.data import ArrayDataset, FolderDataset
 from spinalnet.randomness import BatchPart, draw_rows, part_of_batch
@@ -265,7 +268,7 @@ def test_a_killed_process_ends_the_others_with_a_sentence_and_the_run_goes_on(
     with job(2, *COMMAND, str(run), *epochs) as processes:
         wait_for(run, 2)
         processes[victim].process.kill()
-        done = processes[1 - victim].ended()  # else it would wait half an hour
+        done = processes[1 - victim].ended(30)  # else it would wait for hours
     said = done.stderr
     assert done.returncode == 1
     assert "as another has ended" in said
@@ -280,6 +283,103 @@ def test_a_killed_process_ends_the_others_with_a_sentence_and_the_run_goes_on(
     environment = json.loads((run / "environment.json").read_text())
     assert environment["processes"] == 2
     assert environment["continued"][0]["processes"] == 1
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("together") / "run"
+    with job(2, *COMMAND, str(run), "--epochs", "20") as processes:
+        assert [process.ended().returncode for process in processes] == [0, 0]
+    return run
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_job_that_lost_a_process_goes_on_to_the_same_bits(
+    tmp_path: Path, undisturbed: Path, victim: int
+) -> None:
+    run = tmp_path / "run"
+    with job(2, *COMMAND, str(run), "--epochs", "20") as processes:
+        wait_for(run, 2)
+        processes[victim].process.kill()
+        processes[1 - victim].ended(30)
+    assert len(runs.RunFolder(run).metrics()) < 20
+    with job(2, *COMMAND, str(run), "--epochs", "20") as processes:
+        assert [process.ended().returncode for process in processes] == [0, 0]
+    told, expected = (runs.RunFolder(one).metrics() for one in (run, undisturbed))
+    assert list(map(no_times, told)) == list(map(no_times, expected))
+    weights, before = (runs.RunFolder(one).load_model()[0] for one in (run, undisturbed))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights.items())
+
+
+def test_a_process_that_waits_for_the_others_answers_a_signal(tmp_path: Path) -> None:
+    run, port = tmp_path / "run", free_port()
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    one = Started(*COMMAND, str(run), RANK="0", LOCAL_RANK="0", **shared)
+    until = time.monotonic() + 60
+    with socket.socket() as probe:  # the first process listens for the others
+        while probe.connect_ex(("127.0.0.1", int(port))) and time.monotonic() < until:
+            time.sleep(0.05)
+    one.process.terminate()
+    done = one.ended(30)
+    assert done.returncode == 143
+    assert "Traceback" not in done.stderr
+    assert "stopped by SIGTERM; nothing is saved yet" in " ".join(done.stderr.split())
+
+
+def test_a_process_does_not_wait_for_ever_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_dist, "_ASSEMBLY", timedelta(seconds=0.2))
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(_dist.ProcessLost, match="process 1 of 2 stops, as not all others have"):
+        _dist._join_in_background(lambda: time.sleep(2))
+
+
+# A process of a job that notes its number, and may be late.
+NOTING = """
+import os, pathlib, sys, time
+from spinalnet.__main__ import main
+folder, late = pathlib.Path(sys.argv.pop(1)), sys.argv.pop(1)
+(folder / os.environ["RANK"]).write_text(str(os.getpid()))
+if os.environ["RANK"] == late:
+    time.sleep(100)
+sys.argv[0] = "spinalnet"
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["training", "before all have come"])
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_of_torchrun_that_is_killed_ends_the_job(
+    tmp_path: Path, victim: int, when: str
+) -> None:
+    run, script, logs = tmp_path / "run", tmp_path / "noting.py", tmp_path / "logs"
+    script.write_text(NOTING)
+    agent = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    agent += ["--master-port", free_port(), "--log-dir", str(logs), "--redirects", "3"]
+    late = str(victim) if when != "training" else "nobody"
+    words = [*COMMAND, str(run), "--epochs", "500"]
+    with (tmp_path / "agent").open("w") as said:
+        job = subprocess.Popen([*agent, script, tmp_path, late, *words], stderr=said)
+    try:
+        if when == "training":
+            wait_for(run, 2)
+        else:
+            time.sleep(25)  # the other has loaded all, and waits
+        os.kill(int((tmp_path / str(victim)).read_text()), signal.SIGKILL)
+        killed = time.monotonic()
+        assert job.wait(30) == 1
+    finally:
+        job.kill()
+    assert time.monotonic() - killed < 20
+    (told,) = (path.read_text() for path in logs.rglob(f"{1 - victim}/stderr.log"))
+    assert "Traceback" not in told
+    if when == "training":
+        assert "as another has ended" in told
+    elif victim == 1:  # of several that are stopped the first speaks
+        assert "nothing is saved yet" in told
 
 
 def test_a_signal_to_one_process_saves_and_ends_all(tmp_path: Path) -> None:

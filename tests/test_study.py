@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from spinalnet.cli import app
 from spinalnet.comparison import across
 from spinalnet.comparison.study import StudySpec, read_folders, run_study, together, write_study
 from spinalnet.comparison.summary import load_summary
+from spinalnet.deploy import verify
 
 RNG = np.random.default_rng(7)
 DEMSAR = np.array(  # Demsar 2006, table 6: AUC of C4.5, with cut-off, with pruning, with both
@@ -140,6 +142,28 @@ def test_a_study_runs_goes_on_and_says_it_in_a_page(tmp_path):
     )
     assert again.exit_code == 0, again.output
     assert json.loads((tmp_path / "t" / "study.json").read_text())["means"] == kept["means"]
+    # What one tells must be what its runs say; nobody needs a digest for that.
+    told = tmp_path / "s" / "again" / "summary.json"
+    whole = told.read_text()
+    values = json.loads(whole)
+    values["heads"][1]["mean"] = 0.99
+    del values["blake2b"]
+    told.write_text(json.dumps(values))
+    folders = [tmp_path / "s" / "digits", tmp_path / "s" / "again"]
+    with pytest.raises(InputError, match="tells another result of linear than its runs"):
+        read_folders(folders)
+    told.write_text(whole)
+    (tmp_path / "s" / "again" / "runs" / "linear-seed0" / "result.json").write_text("{")
+    read_folders(folders)  # runs are not needed
+    shutil.rmtree(tmp_path / "s" / "again" / "runs" / "linear-seed0")
+    with pytest.raises(InputError, match="counts 2 runs of linear, of which 1 is done"):
+        read_folders(folders)
+    # Without the question it is a comparison still.
+    (tmp_path / "s" / "again" / "comparison.yaml").unlink()
+    found = [one for one in verify(tmp_path / "s", models=False) if one.kind == "comparison"]
+    assert [one.run.name for one in found] == ["again", "digits"]
+    assert "counts 2 runs of linear" in found[0].damage[0]
+    assert not found[1].damage
 
 
 def test_six_data_sets_are_enough_for_a_sentence():

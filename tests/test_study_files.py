@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from spinalnet import files
+
 ROOT = Path(__file__).parents[1]
 NAMES = ("universality", "regression", "transfer")
 
@@ -83,11 +85,47 @@ def test_a_study_goes_on_where_it_stopped(
     assert [row["number"] for row in json.loads(several.read_text())["cells"]] == [0, 1, 2, 3]
 
     whole["design"]["seeds"] = [0, 1, 2]
+    whole = files.sealed(whole)
     out.write_text(json.dumps(whole))
     capsys.readouterr()
     assert small("some", made, 9).main(["--out", str(out)]) == 2
     assert "of another design" in capsys.readouterr().err
     assert json.loads(out.read_text()) == whole  # and is left as it is
+
+
+def test_a_row_that_was_changed_is_noticed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The numbers of cells that are done are not computed again."""
+    out, made = tmp_path / "out.json", []
+    with pytest.raises(KeyboardInterrupt):
+        small("some", made, 2).main(["--out", str(out)])
+    whole = out.read_text()
+    made.clear()
+
+    def said(text: str) -> str:
+        out.write_text(text)
+        for more in ([], ["--draw"]):
+            assert small("some", made, 9).main(["--out", str(out), *more]) == 2
+        assert out.read_text() == text  # it is left as it is
+        assert not made
+        return capsys.readouterr().err
+
+    changed = whole.replace('"number": 1', '"number": 3')
+    assert changed != whole
+    assert f"{out} is damaged (its content does not match its digest)" in said(changed)
+    assert f"{out} cannot be read: it is damaged" in said(whole[:-20])
+    assert "a mapping of names to values belongs there" in said("[]")
+    values = json.loads(whole)
+    del values["blake2b"]
+    for cells in (3, [3]):
+        assert "cells must be" in said(json.dumps(values | {"cells": cells}))
+    out.write_text(json.dumps(values | {"cells": [{}]}))
+    assert small("some", made, 9).main(["--out", str(out)]) == 2
+    assert "a row of cells lacks number" in capsys.readouterr().err
+    out.write_text(json.dumps(values))  # of an earlier version
+    assert small("some", made, 9).main(["--out", str(out)]) == 0
+    assert made == [2, 3]
 
 
 def test_a_figure_needs_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from spinalnet.comparison.result import Comparison
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.summary import Summary
 from spinalnet.comparison.tuned import Tuned, of_table, read_tuning, tuning_notes
+from spinalnet.deploy import verify
 from spinalnet.files import to_json
 
 ALL = (
@@ -166,6 +170,52 @@ def test_runs_have_what_was_found_and_fresh_seeds(done: Comparison) -> None:
         assert result["val"]["accuracy"] is not None
         left = {file.name for file in path.iterdir()}
         assert not left & {"test-outputs.safetensors", "model.safetensors"}
+
+
+def test_what_tuning_tells_is_held_against_its_trials(done: Comparison, tmp_path: Path) -> None:
+    folder = tmp_path / "cmp"
+    shutil.copytree(done.folder, folder)
+    path = folder / "tuning.json"
+    whole = json.loads(path.read_text())
+
+    def damage(change: Callable[[dict[str, Any]], object] | None) -> str:
+        """Change the file by hand, digest included, and verify."""
+        values = copy.deepcopy(whole)
+        if change is None:
+            path.unlink()
+        else:
+            change(values["rows"][0])
+            files.write_kept(path, values)
+        *_, found = verify(folder, models=False)
+        assert found.kind == "comparison"
+        return " ".join(found.damage)
+
+    assert not damage(lambda row: None)
+    assert "settings chosen for spinal are not the best" in damage(
+        lambda row: row["chosen"].update(lr=row["chosen"]["lr"] * 2)
+    )
+    with pytest.raises(InputError, match="settings chosen for spinal are not the best"):
+        compare("digits", HEADS, tune=3, out=folder, **SMALL)
+
+    def both(row: dict[str, Any]) -> None:
+        for one in row["tried"]:
+            one["settings"]["lr"] *= 2
+        row["chosen"]["lr"] *= 2
+
+    trial = "tells otherwise of spinal-seed100000-trial0 than its folder"
+    assert trial in damage(both)
+    assert trial in damage(lambda row: [one.update(value=1.0) for one in row["tried"]])
+    assert "otherwise" in damage(lambda row: row["tried"][0].update(run="linear-seed100000-trial0"))
+    asked = folder / "runs" / "spinal-seed0" / "config.yaml"
+    text = asked.read_text()
+    asked.write_text(text.replace("weight_decay: ", "weight_decay: 3"))
+    (asked.parent / "DONE").unlink()
+    assert "tells of other settings than spinal-seed0 has" in damage(lambda row: None)
+    asked.write_text(text)
+    # Gone, it is made again of the trials.
+    assert "tuning.json is gone" in damage(None)
+    compare("digits", HEADS, tune=3, out=folder, **SMALL)
+    assert json.loads(path.read_text()) == whole
 
 
 def test_the_test_part_decides_nothing(

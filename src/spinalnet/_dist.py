@@ -11,7 +11,9 @@ from __future__ import annotations
 import atexit
 import os
 import re
-from collections.abc import Iterable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -24,6 +26,8 @@ from spinalnet._checks import SpinalnetError
 # The others wait while the main process measures on test data or makes features. A process that
 # dies is noticed by its closed connections, long before.
 _PATIENCE = timedelta(hours=12)
+# One that has not come yet has no connection: it may still be loading, on another machine.
+_ASSEMBLY = timedelta(minutes=30)
 
 
 class ProcessLost(SpinalnetError, RuntimeError):
@@ -53,11 +57,44 @@ def is_main() -> bool:
 
 
 def connect(device: torch.device) -> None:
-    """Join the job's process group once: NCCL between GPUs, gloo otherwise."""
+    """Join the job's process group once: NCCL between GPUs, gloo otherwise.
+
+    Raises:
+        ProcessLost: If the others do not come.
+    """
     if world_size() > 1 and not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=_PATIENCE)
+        _join_in_background(lambda: dist.init_process_group(backend, timeout=_PATIENCE))
         atexit.register(_disconnect)
+
+
+def _join_in_background(join: Callable[[], None]) -> None:
+    """Wait for the others in Python: torch waits where no signal is answered.
+
+    `torchrun` tells a process to end whose mate was killed before it came, and kills it half a
+    minute later, without a word.
+    """
+    failed: list[Exception] = []
+
+    def work() -> None:
+        try:
+            join()
+        except Exception as error:
+            failed.append(error)
+
+    waiting = threading.Thread(target=work, daemon=True)
+    waiting.start()
+    until = time.monotonic() + _ASSEMBLY.total_seconds()
+    while waiting.is_alive():
+        waiting.join(0.1)
+        if waiting.is_alive() and time.monotonic() > until:
+            raise ProcessLost(
+                f"process {rank()} of {world_size()} stops, as not all others have come within "
+                f"{_ASSEMBLY.total_seconds() / 60:.0f} minutes: see what they said, and start all "
+                "again."
+            )
+    if failed:
+        raise failed[0]
 
 
 def _disconnect() -> None:

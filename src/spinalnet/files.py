@@ -268,7 +268,11 @@ def _plain_json(value: Any) -> str:
 
 
 def write_rows(path: str | os.PathLike[str], values: Mapping[str, Any], *keys: str) -> None:
-    """Write JSON in which each row of the lists `keys` is a line: a new row is a line of a diff."""
+    """Write JSON in which each row of the lists `keys` is a line: a new row is a line of a diff.
+
+    It holds its digest, as `write_kept` would write it.
+    """
+    values = sealed(values)
     head = {key: value for key, value in values.items() if key not in keys}
     text = json.dumps(_strict(head), indent=1, allow_nan=False).removesuffix("\n}")
     for key in keys:

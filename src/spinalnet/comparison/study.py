@@ -23,7 +23,7 @@ from spinalnet.comparison.across import Chances, Interval, Ranks
 from spinalnet.comparison.answer import Summary
 from spinalnet.comparison.metrics import METRICS
 from spinalnet.comparison.statistics import holm
-from spinalnet.comparison.summary import load_summary
+from spinalnet.comparison.summary import check_told, load_summary
 from spinalnet.texts import from_yaml
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def read_folders(folders: Sequence[str | Path]) -> dict[str, Summary]:
     """Read finished comparisons by the names of their folders.
 
     Raises:
-        InputError: If one is none, or two have one name.
+        InputError: If one is none, tells otherwise than its runs, or two have one name.
     """
     found: dict[str, Summary] = {}
     for folder in map(Path, folders):
@@ -237,6 +237,8 @@ def read_folders(folders: Sequence[str | Path]) -> dict[str, Summary]:
         if name in found:
             raise InputError(f"two comparisons are called '{name}': rename one of their folders.")
         found[name] = load_summary(path)
+        if folder.is_dir() and (folder / "runs").is_dir():
+            check_told(folder, need_runs=False)
     return found
 
 

@@ -40,7 +40,7 @@ from spinalnet.comparison.schema import load
 from spinalnet.comparison.statistics import deviation, finite, mean
 from spinalnet.comparison.tuned import Tuned, of_table, tuning_notes
 from spinalnet.comparison.wording import Units, listing, verdict
-from spinalnet.files import expanded
+from spinalnet.files import DamagedFile, expanded
 
 __all__ = ["is_decided", "load_summary", "summarize", "summarize_runs"]
 
@@ -391,3 +391,51 @@ def load_summary(path: str | Path) -> Summary:
         InputError: If the file is missing or is not a summary.
     """
     return load(path, Summary.from_dict, "summary")
+
+
+def check_told(folder: Path, *, need_runs: bool = True) -> None:
+    """See that the summary in a folder tells the results of the runs in it.
+
+    Args:
+        folder: Of a comparison.
+        need_runs: Whether runs that cannot be read are an error, or nothing is checked.
+
+    Raises:
+        InputError: If it counts or tells others.
+    """
+    told = load_summary(folder / "summary.json")
+    try:
+        now = {head.head: head for head in summarize(folder, metric=told.metric).heads}
+    except InputError:
+        if need_runs:
+            raise
+        return
+    check_counted(folder, {name: head.n for name, head in now.items()})
+    for head in told.heads:
+        same = now.get(head.head)
+        if same is not None and same.n == head.n and not _is_close(head.mean, same.mean):
+            raise DamagedFile(
+                f"{folder / 'summary.json'} tells another result of {head.head} than its runs: "
+                "`spinalnet report` writes it anew."
+            )
+
+
+def check_counted(folder: Path, done: Mapping[str, int]) -> None:
+    """See that the summary counts no more runs of a head than are done.
+
+    Raises:
+        InputError: If it does, or cannot be read.
+    """
+    for head in load_summary(folder / "summary.json").heads:
+        if head.n > (here := done.get(head.head, 0)):
+            raise DamagedFile(
+                f"{folder / 'summary.json'} counts {head.n} run{'s' * (head.n > 1)} of "
+                f"{head.head}, of which {here} {'is' if here == 1 else 'are'} done: the command of "
+                "the comparison goes on with the others, or `spinalnet report` writes it anew."
+            )
+
+
+def _is_close(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)

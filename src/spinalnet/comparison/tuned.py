@@ -10,12 +10,21 @@ from statistics import fmean
 from typing import Any
 
 from spinalnet import files
-from spinalnet._checks import check_values, read_fields
+from spinalnet._checks import InputError, check_values, read_fields
 from spinalnet.comparison import spaces
+from spinalnet.comparison.metrics import find_metric
 from spinalnet.comparison.schema import check_version, read_mapping
+from spinalnet.comparison.spec import RunSpec
+from spinalnet.comparison.units import run_name
 from spinalnet.comparison.wording import listing
+from spinalnet.training import runs
 
 TUNING_FILE = "tuning.json"
+TRIALS_FOLDER = "tuning"
+"""Of the runs of trials, in the folder of a comparison."""
+
+_TRIED = {"run": str, "settings": Mapping, "value": float | None}
+_TODO = "restore it from a copy, or delete it and run the same command again"
 
 
 @dataclass(frozen=True)
@@ -107,9 +116,79 @@ def read_tuning(folder: Path) -> TuningFile | None:
     with files.reading(folder / TUNING_FILE):
         check_values(kept, {"rows": tuple[Mapping[str, Any], ...]})
         check_version(kept)
+        for row in kept["rows"]:
+            _check_chosen(row, kept.get("metric"))
         rows = tuple({k: v for k, v in row.items() if k != "tried"} for row in kept["rows"])
         known = {k: v for k, v in kept.items() if k != "schema"} | {"rows": rows}
         return TuningFile(**read_fields(TuningFile, known, "field"))
+
+
+def _check_chosen(row: Mapping[str, Any], metric: Any) -> None:
+    """See that what was chosen for a row is the best of what was tried.
+
+    Raises:
+        InputError: If not.
+    """
+    check_values(row, {"label": str, "tried": tuple[Mapping[str, Any], ...] | None})
+    tried = row.get("tried") or ()
+    for one in tried:
+        check_values(one, _TRIED)
+    done = [one for one in tried if one["value"] is not None]
+    if not done:
+        return
+    best = max if find_metric(str(metric)).higher_is_better else min
+    value = best(one["value"] for one in done)
+    if not any(one["settings"] == row.get("chosen") for one in done if one["value"] == value):
+        raise InputError(
+            f"the settings chosen for {row['label']} are not the best that were tried: {_TODO}."
+        )
+
+
+def check_trials(folder: Path) -> None:
+    """Hold what tuning left in the folder of a comparison against its trials and its runs.
+
+    Raises:
+        InputError: If it is gone, damaged, or tells of other settings or values than theirs.
+    """
+    kept = read_tuning(folder)
+    if kept is None:
+        raise files.DamagedFile(
+            f"{folder / TUNING_FILE} is gone: restore it from a copy, or run the same command "
+            "again."
+        )
+    key = find_metric(kept.metric).key
+    for row in (read_mapping(folder / TUNING_FILE) or {})["rows"]:
+        for one in row.get("tried") or ():
+            trial = folder / TRIALS_FOLDER / one["run"]
+            if not runs.is_done(trial):
+                continue
+            asked = _asked(trial)
+            own = one["run"].startswith(f"{run_name(row['label'], asked.unit)}-trial")
+            value = ((runs.read_result(trial) or {}).get("val") or {}).get(key)
+            if not own or value != one["value"] or not _has(asked, one["settings"]):
+                raise files.DamagedFile(
+                    f"{folder / TUNING_FILE} tells otherwise of {trial.name} than its folder: "
+                    f"{_TODO}."
+                )
+        for path in sorted((folder / "runs").glob("*")):
+            if runs.is_run(path):
+                asked = _asked(path)
+                own = path.name == run_name(row["label"], asked.unit)
+                if own and not _has(asked, row.get("chosen") or {}):
+                    raise files.DamagedFile(
+                        f"{folder / TUNING_FILE} tells of other settings than {path.name} has: run "
+                        "the same command again, which trains that anew."
+                    )
+
+
+def _asked(run: Path) -> RunSpec:
+    return RunSpec.from_dict(runs.read_config(run))
+
+
+def _has(asked: RunSpec, settings: Mapping[str, Any]) -> bool:
+    """Whether a run was asked for with these settings of training; those of the head follow."""
+    own = {name: getattr(asked.train, name) for name in ("lr", "weight_decay")}
+    return all(own[name] == value for name, value in settings.items() if name in own)
 
 
 def of_table(

@@ -25,7 +25,7 @@ from spinalnet.comparison.metrics import Metric, find_metric
 from spinalnet.comparison.question import ComparisonSpec
 from spinalnet.comparison.schema import SCHEMA, read_mapping
 from spinalnet.comparison.spec import RunSpec
-from spinalnet.comparison.tuned import TUNING_FILE, Tuned, read_tuning
+from spinalnet.comparison.tuned import TRIALS_FOLDER, TUNING_FILE, Tuned, read_tuning
 from spinalnet.comparison.units import Unit, run_name
 from spinalnet.models import ModelSpec, assembly, zoo
 from spinalnet.nn import head_arguments
@@ -34,7 +34,6 @@ from spinalnet.training import TrainConfig, runs
 TUNING_SEED = 100_000
 """Seed of all trials; a comparison that has it among its seeds is not tuned."""
 
-FOLDER = "tuning"
 _OF_TRAINING = ("lr", "weight_decay")  # settings of training; the others are the head's
 
 
@@ -90,7 +89,9 @@ def check_tuning(
             f"{folder} was tuned by {kept.trials} trials of every head, and tune={trials} would "
             "leave some out: give at least as many, or choose another folder."
         )
-    if kept is None and any(runs.is_run(path) for path in (folder / "runs").glob("*")):
+    # With trials it is one whose `tuning.json` is gone, which they make again.
+    was_tuned = kept is not None or (folder / TRIALS_FOLDER).is_dir()
+    if not was_tuned and any(runs.is_run(path) for path in (folder / "runs").glob("*")):
         raise InputError(
             f"{folder} holds a comparison that was not tuned: leave out tune, or choose another "
             "folder."
@@ -170,7 +171,7 @@ def trials_left(question: ComparisonSpec, trials: int, folder: Path) -> dict[str
 
 
 def _trial_folder(folder: Path, name: str, k: int) -> Path:
-    return folder / FOLDER / f"{name}-trial{k}"
+    return folder / TRIALS_FOLDER / f"{name}-trial{k}"
 
 
 def space_of(
@@ -383,7 +384,7 @@ def _keep(
     }
     files.write_kept(folder / TUNING_FILE, record)
     for path in stale:  # last: a run that was killed here does it now
-        target = folder / FOLDER / "before" / path.name
+        target = folder / TRIALS_FOLDER / "before" / path.name
         while target.exists():
             target = target.with_name(f"{target.name}-again")
         with files.writing(target):

@@ -316,7 +316,7 @@ def _used_of_images(config: Mapping[str, Any]) -> list[str]:
         ]
     shown = "found.class_name, found.probability" if by_class else "found.value"
     last = "print(dict(zip(CLASSES, probabilities[0].tolist())))" if by_class else "print(values)"
-    names = "CLASSES, preprocess" if by_class else "preprocess"
+    names = "CLASSES, preprocess, session" if by_class else "preprocess, session"
     return [
         *_python(
             "from spinalnet import from_pretrained, predict_images",
@@ -330,11 +330,9 @@ def _used_of_images(config: Mapping[str, Any]) -> list[str]:
         "The program beside the file makes its input of a photograph, and asks it. In your own:",
         "",
         *_python(
-            "import onnxruntime",
             f"from model_preprocess import {names}",
             "",
-            'session = onnxruntime.InferenceSession("model.onnx")',
-            f'({said},) = session.run(None, {{"inputs": preprocess("PICTURE.png")}})',
+            f'({said},) = session().run(None, {{"inputs": preprocess("PICTURE.png")}})',
             last,
         ),
     ]

@@ -186,7 +186,7 @@ def export_onnx(
     The batch is dynamic. The file is written only if, for batches of 1, 2 and 7 random inputs, no
     answer differs from the model's by more than `TOLERANCE` of the largest one. Beside the network
     of a run on images a program is written, `NAME_preprocess.py`, that needs Pillow and NumPy alone
-    to make its inputs of image files (see `deploy.standalone`).
+    to make its inputs of image files, and asks no other network (see `deploy.standalone`).
 
     Args:
         model: The folder of a run, a checkpoint file, what `load_trained` returns, or any module;
@@ -245,7 +245,9 @@ def export_onnx(
     info = request.info
     if info is None or len(info.input_shape) != 3:
         return done
-    beside = write_preprocessing(path, info, request.inputs, request.output, normalized=normalize)
+    beside = write_preprocessing(
+        path, content, info, request.inputs, request.output, normalized=normalize
+    )
     return replace(done, preprocessing=beside)
 
 

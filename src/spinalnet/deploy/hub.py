@@ -21,7 +21,7 @@ from spinalnet import files
 from spinalnet._checks import InputError, install_extra
 from spinalnet.comparison import Comparison, TableModel, TrainedModel, load
 from spinalnet.comparison.loading import run_of
-from spinalnet.comparison.passed_on import CONFIG_FILE, KIND
+from spinalnet.comparison.passed_on import CONFIG_FILE, KIND, read_config, write_config
 from spinalnet.comparison.tables.store import MODEL_FILE
 from spinalnet.comparison.trained import Description
 from spinalnet.deploy import card
@@ -100,7 +100,7 @@ def save_pretrained(model: Savable, folder: str | Path) -> Path:
             files.save_weights(folder / name, found, header)
         else:
             (folder / name).unlink(missing_ok=True)
-    files.write_text(folder / CONFIG_FILE, files.to_json(config))
+    write_config(folder, config)
     files.write_text(folder / CARD_FILE, text)
     return folder
 
@@ -202,7 +202,7 @@ def from_pretrained(
     folder = files.expanded(source)
     if not folder.is_dir():
         folder = _fetched(str(source), revision, token, cache_dir)
-    config = files.read_json(folder / CONFIG_FILE)
+    config = read_config(folder)
     kind = config.get(KIND) if isinstance(config, dict) else None
     if kind not in _KINDS or config is None:
         raise InputError(

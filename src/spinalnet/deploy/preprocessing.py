@@ -13,13 +13,20 @@ _TEMPLATE = Path(__file__).with_name("standalone.py")
 
 
 def write_preprocessing(
-    model: str | os.PathLike[str], info: DatasetInfo, inputs: str, output: str, *, normalized: bool
+    model: str | os.PathLike[str],
+    content: bytes,
+    info: DatasetInfo,
+    inputs: str,
+    output: str,
+    *,
+    normalized: bool,
 ) -> Path:
     """Write `standalone.py` with the numbers of a network beside its file; return where.
 
     Args:
         model: The file of the network, such as `photos.onnx`; the program is then
             `photos_preprocess.py`.
+        content: Of that file, whose digest the program holds: it asks no other network.
         info: What the network was trained on.
         inputs: What the file takes: "uint8-hwc", "uint8-chw" or "float".
         output: What it answers with.
@@ -32,6 +39,7 @@ def write_preprocessing(
     channels, side, _ = info.input_shape
     numbers = {
         "MODEL": model.name,
+        "DIGEST": files.digest_of(content),
         "SIDE": side,
         "CHANNELS": channels,
         "INPUTS": inputs,

@@ -2,8 +2,9 @@
 
     python THIS_FILE photo.jpg ...
 
-classifies them where onnxruntime is installed. In a program: `preprocess(path)` is the input of one
-photograph, and several are `np.concatenate([preprocess(path) for path in paths])`.
+classifies them where onnxruntime is installed. In a program: `session()` is the network, if its
+file is the one that this was written with; `preprocess(path)` is the input of one photograph, and
+several are `np.concatenate([preprocess(path) for path in paths])`.
 
 The steps are those of `spinalnet predict`: upright as the camera was held, transparency on white,
 the largest centred square, resized (bilinear, antialiased). Written with the network by spinalnet;
@@ -12,6 +13,8 @@ the numbers below are the network's.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import struct
 import sys
 from pathlib import Path
@@ -22,6 +25,7 @@ from PIL import Image, ImageChops
 
 # --- of this network ---
 MODEL: str = "model.onnx"
+DIGEST: str = ""  # BLAKE2b of that file, 16 bytes; "" lets any file pass
 SIDE: int = 64
 CHANNELS: int = 3  # 1: grey, 3: colour
 INPUTS: str = "uint8-hwc"  # or "uint8-chw", or "float": on the 0..1 scale, channels first
@@ -135,20 +139,53 @@ def probabilities(answers: np.ndarray) -> np.ndarray:
     return powers / powers.sum(1, keepdims=True)
 
 
-def main() -> None:
-    """Classify the files that stand on the command line."""
+def session() -> Any:
+    """Return the network, in ONNX Runtime, that lies beside this file.
+
+    Raises:
+        ValueError: If its file is not the one that this was written with.
+    """
     import onnxruntime  # pyright: ignore[reportMissingImports]
 
-    session = onnxruntime.InferenceSession(Path(__file__).with_name(MODEL))
+    content = Path(__file__).with_name(MODEL).read_bytes()
+    if DIGEST and hashlib.blake2b(content, digest_size=16).hexdigest() != DIGEST:
+        raise ValueError(
+            f"{MODEL} is damaged, or not the file that this program was written with: export the "
+            'network again, or set DIGEST = "" in this program if you have changed the file.'
+        )
+    return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+
+def main() -> int:
+    """Classify the files that stand on the command line; return 2 where one cannot be."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names may hold what it has no sign for
+            stream.reconfigure(errors="backslashreplace")
+    if not sys.argv[1:]:
+        sys.stderr.write(f"give the photographs: python {Path(__file__).name} photo.jpg ...\n")
+        return 2
+    try:
+        network = session()
+    except Exception as error:  # also what ONNX Runtime raises, which has no common class
+        sys.stderr.write(f"the network cannot be used: {error}\n")
+        return 2
+    code = 0
     for path in sys.argv[1:]:
-        answers = np.asarray(session.run(None, {"inputs": preprocess(path)})[0])
+        try:
+            inputs = preprocess(path)
+        except Exception as error:  # decoders raise what they like
+            sys.stderr.write(f"{path} cannot be read: {error}\n")
+            code = 2
+            continue
+        answers = np.asarray(network.run(None, {"inputs": inputs})[0])
         if CLASSES:
             row = probabilities(answers)[0]
             said = f"{CLASSES[row.argmax()]} ({row.max():.4f})"
         else:
             said = ", ".join(f"{value:g}" for value in answers[0])
         sys.stdout.write(f"{path}: {said}\n")
+    return code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

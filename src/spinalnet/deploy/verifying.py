@@ -7,7 +7,6 @@ Nothing is changed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,8 +20,8 @@ from spinalnet.comparison.moved import DATA_FILE
 from spinalnet.comparison.outputs import OUTPUTS_FILE, load_outputs
 from spinalnet.comparison.published import PUBLISHED_FILE
 from spinalnet.comparison.schema import read_mapping
-from spinalnet.comparison.summary import load_summary, summarize
-from spinalnet.comparison.tuned import TUNING_FILE
+from spinalnet.comparison.summary import check_counted, check_told
+from spinalnet.comparison.tuned import TRIALS_FOLDER, TUNING_FILE, check_trials
 from spinalnet.deploy.evaluation import evaluate_run
 from spinalnet.training import describe_environment, runs, states
 
@@ -86,8 +85,9 @@ def verify(folder: str | Path, *, models: bool = True) -> Iterator[Verified]:
     """
     for path in runs.find_runs(folder):
         yield verify_run(path, models=models)
-    for asked in sorted(Path(folder).rglob("comparison.yaml")):
-        yield verify_comparison(asked.parent)
+    asked = {path.parent for name in _OF_COMPARISONS for path in Path(folder).rglob(name)}
+    for path in sorted(asked):
+        yield verify_comparison(path)
 
 
 def verify_comparison(path: Path) -> Verified:
@@ -102,45 +102,16 @@ def verify_comparison(path: Path) -> Verified:
     ended = [one.parent.relative_to(path).parts for one in path.rglob(runs.DONE_FILE)]
     if not any("tuning" not in parts for parts in ended):
         if (path / "summary.json").exists():
-            found.holds("the summary against the runs", lambda: _check_counted(path, {}))
+            found.holds("the summary against the runs", lambda: check_counted(path, {}))
         found.notes.append("none of its runs is done: the same command goes on with it")
     elif not found.damage:
         read = found.holds("the runs and files of the comparison", lambda: read_folder(path))
         if read is not None and (path / "summary.json").exists():
-            found.holds("the summary against the runs", lambda: _check_summary(path))
+            found.holds("the summary against the runs", lambda: check_told(path))
+        if (path / TRIALS_FOLDER).is_dir():
+            found.holds("the tuning against its trials", lambda: check_trials(path))
     damage = tuple(dict.fromkeys(found.damage))
     return Verified(path, tuple(found.checked), damage, tuple(found.notes), "comparison")
-
-
-def _check_summary(path: Path) -> None:
-    """See that the summary tells the results of the runs, as far as it counts the same ones."""
-    told = load_summary(path / "summary.json")
-    now = {head.head: head for head in summarize(path, metric=told.metric).heads}
-    _check_counted(path, {name: head.n for name, head in now.items()})
-    for head in told.heads:
-        same = now.get(head.head)
-        if same is not None and same.n == head.n and not _is_close(head.mean, same.mean):
-            raise files.DamagedFile(
-                f"{path / 'summary.json'} tells another result of {head.head} than its runs: "
-                "`spinalnet report` writes it anew."
-            )
-
-
-def _check_counted(path: Path, done: Mapping[str, int]) -> None:
-    """See that the summary counts no more runs of a head than are done."""
-    for head in load_summary(path / "summary.json").heads:
-        if head.n > (here := done.get(head.head, 0)):
-            raise files.DamagedFile(
-                f"{path / 'summary.json'} counts {head.n} run{'s' * (head.n > 1)} of "
-                f"{head.head}, of which {here} {'is' if here == 1 else 'are'} done: the command of "
-                "the comparison goes on with the others, or `spinalnet report` writes it anew."
-            )
-
-
-def _is_close(one: float | None, other: float | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
 
 
 def verify_run(path: Path, *, models: bool = True) -> Verified:
