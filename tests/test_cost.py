@@ -128,7 +128,12 @@ def test_files_of_earlier_versions_are_read():
     ("timing", "reason"),
     [
         ({"heads": 5}, "heads must be a mapping or null, got 5"),
-        ({"schema": 3}, "its schema is 3, and this version reads up to 2"),
+        ({"schema": 3}, r"up to schema 2, got 3\. Update spinalnet"),
+        ({"schema": 0}, "schema must be a whole number from 1, got 0"),
+        ({"schema": -2}, "schema must be a whole number from 1, got -2"),
+        ({"schema": None}, "schema must be an integer, got None"),
+        ({"schema": True}, "schema must be an integer, got True"),
+        ({"schema": 2.5}, "schema must be an integer, got 2.5"),
         ({"heads": {"a": [1]}}, "a mapping of names to values belongs there"),
         ({"heads": {"a": {"inference": "x"}}}, "inference must be a number"),
         ({"heads": {"a": {"inference_ratio": {"ratio": 1.0}}}}, "low must be a number"),

@@ -76,8 +76,9 @@ def test_the_state_is_plain_and_gives_the_same_bits() -> None:
     other = Encoder.from_state(plain.state())
     assert other.transform(array).tobytes() == plain.transform(array).tobytes()
     assert [c.outputs for c in other.columns] == [slice(0, 1), slice(1, 2), slice(2, 3)]
-    with pytest.raises(InputError, match="version 1, got 2"):
-        Encoder.from_state({**state, "version": 2})
+    for version in (2, 0, True, None):
+        with pytest.raises(InputError, match=f"version 1, got {version}"):
+            Encoder.from_state({**state, "version": version})
 
 
 def test_numbers_are_those_of_scikit_learn() -> None:

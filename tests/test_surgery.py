@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers import needs_whole_graphs
-from spinalnet import SurgeryError, count_params
+from spinalnet import SurgeryError, count_params, create_model
 from spinalnet.models.finding import find_classifier
 from spinalnet.models.surgery import (
     freeze_except_head_,
@@ -256,6 +256,27 @@ def test_refusals_say_what_to_do() -> None:
         replace_head_(mlp(), "spnal", num_classes=3)
     with pytest.raises(ValueError, match="num_classes must be an integer >= 1"):
         replace_head_(mlp(), num_classes=0)
+
+
+@pytest.mark.parametrize("name", ["mnist-cnn", "mnist-pixels", "cifar-cnn", "regression-net"])
+def test_a_network_of_ours_knows_what_it_was_built_for(name: str) -> None:
+    model = create_model(name, 10, head="mlp", seed=0)
+    shape = model.input_shape
+    assert shape is not None
+    trunk = {key: value.clone() for key, value in model.trunk.state_dict().items()}
+    assert replace_head_(model, "spinal", 3) is model
+    assert all(torch.equal(value, trunk[key]) for key, value in model.trunk.state_dict().items())
+    assert model(torch.zeros(2, *shape)).shape == (2, 3)
+    assert find_classifier(model) == ("head",)
+    replace_head_(model, "linear", 4)
+    assert model(torch.zeros(1, *shape)).shape == (1, 4)
+
+
+def test_an_input_shape_that_is_none_is_not_believed() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 10))
+    for said in ((None, 8), (2, 8, 8), "8", 8, (0,), ()):
+        model.input_shape = said  # type: ignore[assignment]
+        assert replace_head_(model, num_classes=3)(torch.zeros(2, 8)).shape == (2, 3)
 
 
 def test_a_given_input_shape_is_used() -> None:

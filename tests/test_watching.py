@@ -379,6 +379,28 @@ def test_mlflow_has_every_epoch_and_the_test(tmp_path, monkeypatch):
     assert [one.step for one in history] == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("reason", "status"), [("the loss is nan", "FAILED"), ("stopped by SIGINT", "KILLED")]
+)
+def test_mlflow_and_tensorboard_keep_how_a_run_has_failed(tmp_path, monkeypatch, reason, status):
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())
+    for tracker in open_trackers("mlflow,tensorboard", tmp_path / "d", print):
+        tracker.run_started("a", {"lr": 0.1})
+        tracker.run_failed("a", reason)
+        tracker.close()
+    client = mlflow.tracking.MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name("d").experiment_id])
+    assert (run.info.status, run.data.tags["reason"]) == (status, reason)
+    kept = EventAccumulator(str(tmp_path / "d" / "tensorboard" / "a"))
+    kept.Reload()
+    assert kept.Tensors("failed/text_summary")[0].tensor_proto.string_val == [reason.encode()]
+
+
 @pytest.mark.slow
 def test_wandb_writes_its_files_offline(tmp_path, monkeypatch):
     pytest.importorskip("wandb")

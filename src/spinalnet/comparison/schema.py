@@ -47,8 +47,12 @@ def with_present_heads(record: Mapping[str, Any], model: Any) -> Mapping[str, An
     return with_paper_mlp(record) if is_old else record
 
 
-def check_version(record: Mapping[str, Any]) -> int:
+def check_version(record: Mapping[str, Any], latest: int = SCHEMA) -> int:
     """Return the version of a file.
+
+    Args:
+        record: What it holds; one of version 1 does not say so.
+        latest: The last version of its kind.
 
     Raises:
         InputError: If it is later than this one, or no number from 1, or the record no mapping.
@@ -60,9 +64,9 @@ def check_version(record: Mapping[str, Any]) -> int:
     version: int = record["schema"]
     if version < 1:
         raise InputError(f"schema must be a whole number from 1, got {version}.")
-    if version > SCHEMA:
+    if version > latest:
         raise InputError(
-            f"this version reads results up to schema {SCHEMA}, got {version}. Update spinalnet."
+            f"this version reads results up to schema {latest}, got {version}. Update spinalnet."
         )
     return version
 

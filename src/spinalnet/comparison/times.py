@@ -33,7 +33,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from spinalnet._checks import InputError, check_values
+from spinalnet._checks import check_values
+from spinalnet.comparison.schema import check_version
 
 SCHEMA = 2
 MODES = ("inference", "training")
@@ -180,14 +181,11 @@ def read_costs(timing: Mapping[str, Any] | None) -> dict[str, HeadCost]:
     """Read what `timing.json` holds of each head, by label; nothing if there is no such file.
 
     Raises:
-        InputError: If it is of a later version, or not what such a file holds.
+        InputError: If it is of a later version or of none, or not what such a file holds.
     """
     values = timing or {}
-    check_values(values, {"heads": Mapping | None, "schema": int | None})
-    if (schema := values.get("schema") or 1) > SCHEMA:
-        raise InputError(
-            f"its schema is {schema}, and this version reads up to {SCHEMA}: update spinalnet."
-        )
+    check_version(values, SCHEMA)
+    check_values(values, {"heads": Mapping | None})
     found = {}
     for label, cost in (values.get("heads") or {}).items():
         check_values(cost or {}, _COST)

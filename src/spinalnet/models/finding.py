@@ -34,7 +34,7 @@ def find_classifier(
     Args:
         model: Any classifier of images or rows of numbers.
         input_shape: Shape of one input without the batch dimension; by default what the model
-            declares, or 224 x 224 pixels.
+            declares (an `ImageModel` what it was built for), or 224 x 224 pixels.
 
     Raises:
         SurgeryError: If there is none, or there are several to choose from; they are named. If the

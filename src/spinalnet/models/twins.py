@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -197,8 +198,9 @@ def likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
     weighted = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, SpinalLayer, *OURS)
     first = next((m for m in model.modules() if isinstance(m, weighted) or is_quantised(m)), None)
     reads_rows: Any = first if hasattr(first, "in_features") else None
+    own = _own_shape(model, first)
     if reads_rows is not None and not declared:
-        return [(reads_rows.in_features,)]
+        return list(dict.fromkeys([*own, (reads_rows.in_features,)]))
     channels = [first.in_channels] if isinstance(first, nn.Conv2d) else []
     channels += declared[:1] or [3]
     sides: list[tuple[int, ...]] = []
@@ -214,4 +216,14 @@ def likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
             sides.append(tuple(side))
     sides += [declared[1:]] if len(declared) == 3 else []
     sides.append((224, 224))
-    return list(dict.fromkeys((c, *side) for side in sides for c in channels))
+    return list(dict.fromkeys([*own, *((c, *side) for side in sides for c in channels)]))
+
+
+def _own_shape(model: nn.Module, first: Any) -> list[tuple[int, ...]]:
+    """Return what a model says in `input_shape`, as ours do, where its first layer takes that."""
+    said = getattr(model, "input_shape", None)
+    if not isinstance(said, tuple | list) or not all(type(n) is int and n > 0 for n in said):
+        return []
+    if hasattr(first, "in_features"):
+        return [tuple(said)] * (math.prod(said) == first.in_features)
+    return [tuple(said)] * (len(said) == 3 and getattr(first, "in_channels", None) == said[0])

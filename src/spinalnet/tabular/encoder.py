@@ -182,7 +182,7 @@ class Encoder:
         Raises:
             InputError: If a newer version wrote it.
         """
-        if state["version"] != 1:
+        if type(state["version"]) is not int or state["version"] != 1:
             raise InputError(
                 f"the encoding must be of version 1, got {state['version']}: update spinalnet."
             )
