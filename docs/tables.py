@@ -392,6 +392,54 @@ def stacked() -> str:
     return "\n\n".join([*parts, made + record["protocol"]])
 
 
+def whole() -> str:
+    """Return where the time of a comparison goes, from benchmarks/results/whole*.json."""
+    record = load("benchmarks/results/whole.json")
+    before = load("benchmarks/results/whole-before.json")
+    found = {case: of["this"] for case, of in record["medians"].items()}
+    cases = sorted(found, key=lambda case: -found[case]["whole"])
+    numbers = ("whole", "first loss", "first accuracy", "processor seconds")
+    rows = [
+        *([name, *(f"{found[case][name]:.1f}" for case in cases)] for name in numbers),
+        ["of the whole, training", *(f"{found[case]['parts']['training']:.1f}" for case in cases)],
+        *(
+            [name, *(f"{found[case]['parts'][name]:.1f}" for case in cases)]
+            for name in found[cases[0]]["parts"]
+            if name != "training"
+        ),
+        ["overhead beyond training", *(f"{found[case]['overhead']:.0%}" for case in cases)],
+    ]
+    ((case, both),) = before["medians"].items()
+    ours, theirs = both["this"], both["other"]
+    ratios = [ours[name] / theirs[name] for name in ("whole", "processor seconds")]
+    return (
+        as_markdown(["seconds", *cases], rows)
+        + f"\n\n`{record['command']}` on {_where(record)}: {record['protocol']}.\n\n"
+        f"Against the package of before the work on its speed (commit 8b2dc0b), {case} in turns: "
+        f"{ours['whole']:.1f} and {theirs['whole']:.1f} s, a ratio of **{ratios[0]:.2f}**; of "
+        f"processor time **{ratios[1]:.2f}**. `{before['command']}` on {_where(before)}."
+    )
+
+
+def _where(record: dict[str, Any]) -> str:
+    env = record["environment"]
+    return (
+        f"{env['cpu']}, {env['cores']} cores, torch {env['torch']}, {env['started'][:10]}, "
+        f"commit {env['commit'][:7]}"
+    )
+
+
+def stopwatches() -> str:
+    """Return whether copies of a process measure as well, from benchmarks/results."""
+    record = load("benchmarks/results/stopwatches.json")
+    keys = list(record["rows"][0])
+    rows = [[str(row[key]) for key in keys] for row in record["rows"]]
+    return (
+        as_markdown(keys, rows)
+        + f"\n\n`{record['command']}` on {_where(record)}: {record['protocol']}."
+    )
+
+
 def pays() -> str:
     """Return what each piece of the fast paths gives, from benchmarks/results/pays.json."""
     path = ROOT / "benchmarks" / "results" / "pays.json"
@@ -789,6 +837,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench-memory": memory,
     "bench-pays": pays,
     "bench-stacked": stacked,
+    "bench-whole": whole,
+    "bench-stopwatches": stopwatches,
     "bench-scale": scale,
     "bench-models": lambda: benchmark("models", command="`python benchmarks/models.py`"),
     "bench-features": lambda: benchmark(
