@@ -39,7 +39,7 @@ from spinalnet.paper import protocol as protocol_module
 from spinalnet.paper import recipes
 from spinalnet.paper.experiments import experiments_page
 from spinalnet.paper.overview import overview_page
-from spinalnet.paper.protocol import run_recipe
+from spinalnet.paper.protocol import RecipeRequest, run_recipe
 from spinalnet.paper.recipes import RECIPES, find_recipes, list_recipes
 from spinalnet.paper.recipes.row import MACS, Printed
 from spinalnet.paper.records import describe_recipes, keep_record, load_records
@@ -467,6 +467,13 @@ def test_short_runs_say_so_everywhere(tiny, tmp_path):
     page = experiments_page(tmp_path / "results")
     assert "short budget" in page
     assert re.search(r"\| mnist-cnn \| spinal \| – \| – \| [\d.]+ ± [\d.]+ \(n=2, short\) \|", page)
+
+
+def test_the_command_of_a_recipe_knows_where_its_data_are():
+    asked = RecipeRequest(RECIPES["mnist-cnn"], "honest", "short", 2, data_dir="my data")
+    words = "spinalnet reproduce mnist-cnn --protocol honest --seeds 2 --budget short"
+    assert asked.command == f"{words} --data-dir 'my data'"
+    assert replace(asked, data_dir=None).command == words
 
 
 def test_a_kept_smoke_run_is_listed_without_its_numbers(tmp_path):

@@ -15,6 +15,7 @@ path of the machine; `experiments` makes the page of all records.
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,6 +80,15 @@ class RecipeRequest:
     def name(self) -> str:
         """Name of the recipe's folder."""
         return "-".join([self.recipe.name, self.protocol, *([self.budget] * (not self.is_full))])
+
+    @property
+    def command(self) -> str:
+        """What asks the same again."""
+        words = ["spinalnet", "reproduce", self.recipe.name, "--protocol", self.protocol]
+        words += ["--seeds", str(self.seeds), "--budget", self.budget]
+        if self.data_dir is not None:
+            words += ["--data-dir", self.data_dir]
+        return shlex.join(words)
 
     @property
     def is_full(self) -> bool:
@@ -349,8 +359,7 @@ def _run_in(folder: Path, request: RecipeRequest, on_event: Callable[[Event], No
         # In this process: the listener must hear of every step.
         Effort(jobs=1, threads=torch.get_num_threads(), on_event=tell),
         load=request.load,
-        command=f"spinalnet reproduce {request.recipe.name} --protocol {request.protocol} "
-        f"--seeds {request.seeds} --budget {request.budget}",
+        command=request.command,
         timed=False,  # the benchmarks do that, on a quiet machine
         reported=False,  # below, beside what the original printed
     )
