@@ -197,6 +197,20 @@ RESULTS = Path(__file__).parents[1] / "results"
         ("a: &a [*a]", "it has aliases"),
         ("data: " + "[" * 20_000, "nested deeper"),
         ("data: !!binary aGk=", "no plain value"),
+        ("data: [no]", "a data set is a name"),
+        ("data: [{data: digits, name: no}]", "name must be text or an integer, got False"),
+        ("data: [{data: digits, name: 010}]", "010 in line 1 is another number to some"),
+        ("data: [{data: t.csv, target: on}]", "target must be text or null, got True"),
+        ("data: [digits]\nrope: yes", "rope must be a number, got True"),
+        ("data: [digits]\nrope: .nan", "rope must be a number between 0 and 1"),
+        ("data: [digits]\noptions: {freeze: 'no'}", "freeze must be true or false, got 'no'"),
+        ("data: [digits]\noptions: {augment: off}", "augment must be text, got False"),
+        ("data: [digits]\noptions: {limit: 1:40}", "1:40 in line 2 is another number to some"),
+        ("data: [digits]\noptions: {folds: 1e1}", "folds must be an integer, got '1e1'"),
+        ("data: [digits]\noptions: {seeds: 3}", "options must not hold seeds"),
+        ("data: [{data: digits, options: {epochs: yes}}]", "epochs must be an integer, got True"),
+        ("data: [digits]\n---\nseeds: 3", "found another document"),
+        ("", "must hold names and values"),
     ],
 )
 def test_a_study_file_that_says_something_else_is_refused(tmp_path, text, said):
@@ -207,6 +221,21 @@ def test_a_study_file_that_says_something_else_is_refused(tmp_path, text, said):
     with pytest.raises(InputError, match=re.escape(said)):
         StudySpec.read(file)
     assert not (tmp_path / "o").exists()
+
+
+def test_numbers_of_a_study_file_are_read_as_they_are_meant(tmp_path):
+    file = tmp_path / "s.yaml"
+    text = (
+        "data: [digits]\r\nrope: 1e-2\r\noptions:\r\n  {lr: 1e-3, epochs: 0x10, limit: 1_000}\r\n"
+    )
+    for more in (b"", b"\xef\xbb\xbf"):
+        file.write_bytes(more + text.encode())
+        spec = StudySpec.read(file)
+        assert spec.rope == 0.01
+        assert spec.options == {"lr": 0.001, "epochs": 16, "limit": 1000}
+    file.write_bytes(text.encode("utf-16"))
+    with pytest.raises(InputError, match="text in UTF-16; save it as UTF-8"):
+        StudySpec.read(file)
 
 
 def test_what_one_data_set_cannot_take_is_refused_before_the_first_run(tmp_path):

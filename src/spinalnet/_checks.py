@@ -39,9 +39,9 @@ class TrainingError(SpinalnetError, RuntimeError):
 MOST_LISTED = 60  # names that a sentence lists where the nearest one can be told
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:
     """Return the error for a name that is in no table, with the nearest one that is."""
-    known = sorted(known)
+    name, known = str(name), sorted(known)
     # The beginning of a name is a near miss of it, however long the rest is.
     longer = [one for one in known if len(name) >= 3 and one.startswith(name)]
     near = sorted(longer, key=len)[:1] or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
@@ -104,10 +104,21 @@ def read_fields(kind: type, values: object, what: str) -> dict[str, Any]:
         required = field.default is field.default_factory is dataclasses.MISSING
         if required and name not in values:
             raise InputError(f"the {what} '{name}' is missing; known: {', '.join(fields)}.")
+    return read_values(values, hints, what)
+
+
+def read_values(
+    values: Mapping[str, Any], hints: Mapping[str, Any], what: str = "value"
+) -> dict[str, Any]:
+    """Return values of a file as the types of their names; one of no type as it is.
+
+    Raises:
+        InputError: If a value is of another type.
+    """
     read: dict[str, Any] = {}
     for name, value in values.items():
         try:
-            read[name] = _as(hints[name], value, f"{what} of {name}")
+            read[name] = _as(hints.get(name, Any), value, f"{what} of {name}")
         except TypeError as error:
             raise InputError(f"{name} must be {error}, got {value!r}.") from error
     return read

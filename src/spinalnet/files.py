@@ -8,6 +8,7 @@ size and one sentence.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import hashlib
 import json
@@ -515,7 +516,10 @@ def read_text(path: Path) -> str:
             raise InputError(f"{path} cannot be read: {_what_is(path)}.")
         if path.stat().st_size > _LARGEST:
             raise InputError(f"{path} cannot be read: it is larger than {_LARGEST:,} bytes.")
-        return path.read_bytes().decode("utf-8")
+        data = path.read_bytes()
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise InputError(f"{path} cannot be read: it is text in UTF-16; save it as UTF-8.")
+        return data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: it is damaged ({error}).") from error
 

@@ -21,7 +21,8 @@ def from_yaml(text: str) -> Any:
 
     Raises:
         ValueError: If it is no YAML, is nested too deep, has aliases (a few lines of which stand
-            for gigabytes), names one thing twice, or holds anything else, such as a date.
+            for gigabytes), names one thing twice, has a number that the versions of YAML read
+            differently, or holds anything else, such as a date.
     """
     import yaml
 
@@ -65,7 +66,22 @@ def _loader() -> Any:
                     seen.add(key.value)
             return super().construct_mapping(node, deep)
 
+        def construct_number(self, node: Any) -> int | float:
+            whole = node.tag == "tag:yaml.org,2002:int"
+            if _AMBIGUOUS.search(node.value) if whole else ":" in node.value:
+                raise ValueError(
+                    f"{node.value} in line {node.start_mark.line + 1} is another number to some "
+                    "(8 for 010, 90 for 1:30): write it without a zero before it or a colon, or "
+                    "in quotes if it is text"
+                )
+            return self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
+
+    for kind in ("int", "float"):
+        Loader.add_constructor(f"tag:yaml.org,2002:{kind}", Loader.construct_number)
     return Loader
+
+
+_AMBIGUOUS = re.compile(r"^[-+]?0[0-9_]|:")
 
 
 def _is_harmless(text: str) -> bool:

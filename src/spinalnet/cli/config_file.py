@@ -55,6 +55,9 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
         raise InputError(f"'{path}' cannot be read as YAML: {error}.") from error
     if not isinstance(values, Mapping):
         raise InputError(f"'{path}' must hold names and values, such as epochs: 10.")
+    written = [name.replace("-", "_") for name in values]
+    if twice := next((name for name in written if written.count(name) > 1), None):
+        raise InputError(f"'{path}' has the setting {twice} twice: leave one out.")
     params = {one.name: one for one in ctx.command.params if one.name not in ("config", None)}
     _refuse_other_questions(path, values)
     options, rest = {}, {}
@@ -67,6 +70,8 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
         if name in _BY_PYTHON_ALONE:
             rest[name] = value
         elif name in params:
+            if not getattr(params[name], "is_flag", False):
+                _refuse_words(path, name, value)
             given = _as_given(value)
             several = getattr(params[name], "multiple", False) and not isinstance(given, list)
             options[name] = [given] if several else given
@@ -194,6 +199,15 @@ def _numbers(name: str, values: list[Any]) -> list[float]:
     if not all(isinstance(one, int | float) for one in values):
         raise InputError(f"{name} must be a list of numbers, got {reprlib.repr(values)}.")
     return values
+
+
+def _refuse_words(path: Path, name: str, value: Any) -> None:
+    """Refuse `augment: off`, which YAML reads as false, and a column called `no`."""
+    if any(isinstance(one, bool) for one in (value if isinstance(value, list) else [value])):
+        raise InputError(
+            f"'{path}': {name} is no switch, and YAML reads yes, no, on and off as true and false: "
+            "write what you mean in quotes."
+        )
 
 
 def _as_given(value: Any) -> Any:

@@ -8,16 +8,17 @@ corrected for their number over all data sets (Holm); everything else is told wi
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import numpy as np
 
 from spinalnet import files
-from spinalnet._checks import InputError, some, unknown_name
+from spinalnet._checks import InputError, read_values, some, unknown_name
 from spinalnet.comparison import across
 from spinalnet.comparison.across import Chances, Interval, Ranks
 from spinalnet.comparison.answer import Summary
@@ -35,6 +36,7 @@ Told = Callable[[str, Summary], None]
 
 _FIELDS = ("data", "heads", "seeds", "confirmatory", "options", "rope")
 _PER_DATA = ("data", "target", "name", "options")
+_OF_THE_STUDY = ("data", "heads", "seeds", "target", "out", "jobs", "command", "on_event", "watch")
 FEWEST = 6
 """Data sets below which the signed-rank test would be sure of anything that none contradicts."""
 
@@ -91,12 +93,42 @@ class StudySpec:
         seeds, rope = given.get("seeds", 10), given.get("rope", across.ROPE)
         if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 2:
             raise InputError(f"seeds must be a whole number of at least 2, got {seeds!r}.")
-        if not isinstance(rope, int | float) or not 0 < rope < 1:
+        rope = read_values({"rope": rope}, {"rope": float})["rope"]
+        if not 0 < rope < 1:
             raise InputError(f"rope must be a number between 0 and 1, got {rope!r}.")
-        options = given.get("options") or {}
-        if not isinstance(options, Mapping):
-            raise InputError("options must be names and values, such as epochs: 8.")
-        return cls(_data(given.get("data")), heads, seeds, confirmatory, dict(options), float(rope))
+        options = _options(given.get("options") or {})
+        return cls(_data(given.get("data")), heads, seeds, confirmatory, options, rope)
+
+
+def _options(given: Any) -> dict[str, Any]:
+    """Return arguments of comparisons, each of its type: `lr: 1e-3` is text to YAML.
+
+    Raises:
+        InputError: If one is of another type, or is the study's to say.
+    """
+    if not isinstance(given, Mapping):
+        raise InputError("options must be names and values, such as epochs: 8.")
+    for name in given:
+        if name in _OF_THE_STUDY:
+            raise InputError(f"options must not hold {name}, which the study says itself.")
+    return read_values(given, _hints())
+
+
+@functools.cache
+def _hints() -> dict[str, Any]:
+    """Return the types of all that a comparison is asked for, by name."""
+    from spinalnet.comparison.comparing import compare
+    from spinalnet.comparison.spec import RunSpec
+    from spinalnet.comparison.tables.spec import TableSpec
+    from spinalnet.data import DataSpec
+    from spinalnet.models import ModelSpec
+    from spinalnet.training import TrainConfig
+
+    found: dict[str, Any] = {"batch_size": str, "save_every": int}  # or these
+    for kind in (compare, RunSpec, TableSpec, DataSpec, ModelSpec, TrainConfig):
+        for name, hint in get_type_hints(kind).items():
+            found[name] = found[name] | hint if name in found else hint
+    return found
 
 
 def _names(given: Any, what: str) -> tuple[str, ...]:
@@ -117,8 +149,9 @@ def _data(given: Any) -> dict[str, dict[str, Any]]:
         for key in row:
             if key not in _PER_DATA:
                 raise unknown_name("entry of a data set", str(key), _PER_DATA)
-        if not isinstance(row.get("options", {}), Mapping):
-            raise InputError("options must be names and values, such as epochs: 8.")
+        row = dict(read_values(row, {"target": str | None, "name": str | int}))
+        if "options" in row:
+            row["options"] = _options(row["options"])
         stem = re.sub(r"[^A-Za-z0-9.]+", "-", Path(row["data"]).name).strip("-") or "data"
         name = str(row.get("name", stem))
         if name in found or "/" in name or name in (".", ".."):

@@ -98,9 +98,16 @@ def make_head(name: str, in_features: int, out_features: int, **options: Any) ->
         InputError: If the name or an option is unknown, or a needed option is missing.
     """
     arguments = head_arguments(name)
-    for option in options:
+    for option, value in options.items():
         if option not in arguments:
             raise unknown_name(f"option of head '{name}'", option, arguments)
+        usual = arguments[option].default
+        if isinstance(usual, bool) and not isinstance(value, bool):
+            raise InputError(
+                f"{option} of head '{name}' must be true or false, got {value!r}."
+            )  # the text "no" would count as true
+        if isinstance(usual, float) and isinstance(value, str | bool):
+            raise InputError(f"{option} of head '{name}' must be a number, got {value!r}.")
     missing = [
         option
         for option, argument in arguments.items()
