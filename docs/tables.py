@@ -415,7 +415,8 @@ def whole() -> str:
     return (
         as_markdown(["seconds", *cases], rows)
         + f"\n\n`{record['command']}` on {_where(record)}: {record['protocol']}.\n\n"
-        f"Against the package of before the work on its speed (commit 8b2dc0b), {case} in turns: "
+        f"Against the package of before the work on its speed (commit 8b2dc0b, installed "
+        f"into a folder of its own), {case} in turns: "
         f"{ours['whole']:.1f} and {theirs['whole']:.1f} s, a ratio of **{ratios[0]:.2f}**; of "
         f"processor time **{ratios[1]:.2f}**. `{before['command']}` on {_where(before)}."
     )
