@@ -80,6 +80,7 @@ def answers() -> str:
             low, high = 100 * d["low"], 100 * d["high"]
             cells.append(f"{low:+.1f} to {high:+.1f}: **{d['code']}**")
         rows.append(cells)
+        rows += study_blocks.answered(name, "the same, fresh seeds", rivals)
     header = ("data and trunk", "seeds", "test images", "spinal, %")
     return as_markdown((*header, *(f"minus {rival}" for rival in rivals)), rows)
 
