@@ -246,7 +246,7 @@ def test_what_one_data_set_cannot_take_is_refused_before_the_first_run(tmp_path)
     assert not (tmp_path / "o").exists()
     file.write_text(
         "data: [{data: digits, options: {epochs: 1, limit: 60}}, 'sklearn:iris']\n"
-        "heads: mlp,linear\nseeds: 1\n"
+        "heads: mlp,linear\nseeds: 2\n"
     )
     found = run_study(StudySpec.read(file), tmp_path / "o", jobs=1)
     assert set(found.means) == {"digits", "sklearn-iris"}

@@ -87,7 +87,8 @@ def verify(folder: str | Path, *, models: bool = True) -> Iterator[Verified]:
         yield verify_run(path, models=models)
     asked = {path.parent for name in _OF_COMPARISONS for path in Path(folder).rglob(name)}
     for path in sorted(asked):
-        yield verify_comparison(path)
+        if not runs.is_run(path):  # a run alone keeps where its data are, too
+            yield verify_comparison(path)
 
 
 def verify_comparison(path: Path) -> Verified:
