@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -318,6 +319,10 @@ def test_the_program_asks_no_network_but_its_own(
         assert "photos.onnx is damaged, or not the file that this program was written with" in err
     done.path.unlink()
     assert said(picture)[:2] == (2, "")
+    if hasattr(os, "mkfifo"):  # which would be waited for
+        os.mkfifo(done.path)
+        assert said(picture)[:2] == (2, "")
+        done.path.unlink()
     done.path.write_bytes(whole)
     (tmp_path / "none.jpg").write_bytes(b"no picture")
     code, out, err = said(tmp_path / "none.jpg", tmp_path / "missing.jpg", picture)

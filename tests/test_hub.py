@@ -559,3 +559,15 @@ def test_a_head_that_would_fill_the_memory_is_not_made(tmp_path):
     say(folder, hidden_features=1_000_000, num_layers=1_000_000)  # petabytes, lazily
     with pytest.raises(InputError, match=r"describes a network (of [\d,]+ parameters|that no mem)"):
         from_pretrained(folder)
+
+
+def test_verify_knows_a_folder_that_was_passed_on(tmp_path):
+    folder = save_pretrained(SpinalNet(6, 2, hidden_features=3).eval(), tmp_path / "head")
+    done = command("verify", folder)
+    assert (done.returncode, "whole" in done.stdout) == (0, True), done.stderr
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    done = command("verify", folder)
+    assert (done.returncode, "damaged" in done.stdout) == (2, True), done.stdout

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,14 @@ import pytest
 from scipy import stats
 from typer.testing import CliRunner
 
+from helpers import command
 from spinalnet._checks import InputError
 from spinalnet.cli import app
 from spinalnet.comparison import across
 from spinalnet.comparison.study import StudySpec, read_folders, run_study, together, write_study
 from spinalnet.comparison.summary import load_summary
 from spinalnet.deploy import verify
+from spinalnet.locks import FolderInUse, FolderLock
 
 RNG = np.random.default_rng(7)
 DEMSAR = np.array(  # Demsar 2006, table 6: AUC of C4.5, with cut-off, with pruning, with both
@@ -273,3 +276,26 @@ def test_committed_results_can_be_put_together(tmp_path):
             alone = next(h for h in summaries[name].heads if h.head == pair.minus).difference.code
             assert code in (alone, "undecided")
     assert write_study(found, tmp_path).exists()
+
+
+def test_two_studies_do_not_share_a_folder(tmp_path):
+    (tmp_path / "s.yaml").write_text("data: [digits]\nheads: mlp,linear\nseeds: 2\n")
+    held, enough = threading.Event(), threading.Event()
+
+    def hold():
+        with FolderLock(tmp_path / "o"):
+            held.set()
+            enough.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(60)
+    try:
+        with pytest.raises(FolderInUse, match="in use by"):
+            run_study(StudySpec.read(tmp_path / "s.yaml"), tmp_path / "o", jobs=1)
+        done = command("study", tmp_path / "s.yaml", "--out", tmp_path / "o")
+        assert (done.returncode, "wait for it with --wait" in done.stderr) == (2, True), done.stderr
+    finally:
+        enough.set()
+        holder.join()
+    assert "--wait" in command("study", "--help").stdout

@@ -123,6 +123,35 @@ def test_a_config_is_read_as_it_was_meant(tmp_path: Path) -> None:
     assert (kept["lr"], kept["batch_size"], kept["keep_statistics"]) == (1e-3, 16, True)
 
 
+@pytest.mark.parametrize("text", ['!!int ""', '!!bool "q"', '!!float "x"', "!!timestamp 1"])
+def test_a_value_that_is_not_what_its_tag_says_is_one_sentence(text: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(f"epochs: {text}\n")
+    done = command("train", "digits", "--config", tmp_path / "c.yaml", "--out", tmp_path / "run")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error")
+    assert "Traceback" not in done.stderr
+
+
+LONG = "n" * 300
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["verify", LONG], ["train", LONG], ["compare", LONG], ["report", LONG], ["study", LONG]),
+        *(["evaluate", LONG], ["predict", LONG, "x"]),
+        ["train", "digits", "--limit", "50", "--epochs", "1", "--out", LONG],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_name_that_no_system_has_room_for_is_one_sentence(words, tmp_path: Path) -> None:
+    done = command(*words, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr) < 1500
+    assert not list(tmp_path.iterdir())
+
+
 def test_text_is_no_switch_of_a_head() -> None:
     """Any text but the empty one counts as true."""
     with pytest.raises(InputError, match="bias of head 'spinal' must be true or false"):

@@ -43,6 +43,8 @@ def from_yaml(text: str) -> Any:
         return _plain(yaml.load(text, loader))
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split()) or "it is no YAML") from error
+    except (LookupError, AttributeError, TypeError) as error:  # of `!!int ""`, `!!bool "q"`
+        raise ValueError("a value is not what its tag (!!) says") from error
 
 
 @functools.cache

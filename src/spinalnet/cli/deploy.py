@@ -313,7 +313,7 @@ def verify_command(
     """
     from spinalnet.deploy import verify
 
-    broken = {"run": 0, "comparison": 0}
+    broken = {"run": 0, "comparison": 0, "model": 0}
     count = dict(broken)
     for found in verify(folder, models=models):
         count[found.kind] += 1
@@ -322,7 +322,8 @@ def verify_command(
         said = [f"{found.run}: {word} ({len(found.checked)} checks)", *found.damage]
         said += [f"note: {note}" for note in found.notes]
         answer_part("run_checked", found.to_dict(), "\n  ".join(said))
-    say(f"{count['run'] - broken['run']} of {count['run']} runs are whole.")
+    if not count["model"]:
+        say(f"{count['run'] - broken['run']} of {count['run']} runs are whole.")
     if broken["comparison"]:
         say("The runs' comparison is damaged.")
     whole = count["run"] - broken["run"]

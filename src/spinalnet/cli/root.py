@@ -7,9 +7,11 @@ options of how it speaks, paths with `~`, and an end in one sentence.
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 import os
+import reprlib
 import shlex
 import signal
 import sys
@@ -301,6 +303,11 @@ def main() -> None:
             f"out of memory{trouble.asked_for(error)}: lower --batch-size or --eval-batch-size, or "
             "run fewer at a time (--jobs 1)."
         )
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+        complain(f"{reprlib.repr(error.filename)} names no file or folder: {error.strerror}.")
         sys.exit(2)
     except (KeyboardInterrupt, stopping.Interrupted) as error:
         say_stopped(error)

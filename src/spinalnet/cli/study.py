@@ -11,8 +11,9 @@ import typer
 
 from spinalnet._checks import InputError
 from spinalnet.cli.compare import read_jobs
+from spinalnet.cli.options import Wait
 from spinalnet.cli.output import answer, answer_part, say
-from spinalnet.cli.progress import plan_in_words, show_progress
+from spinalnet.cli.progress import alone_in, plan_in_words, show_progress
 from spinalnet.cli.root import ASK, app
 
 
@@ -38,6 +39,7 @@ def study_command(
         bool,
         typer.Option("--dry-run", help="Show what would run, and what it costs; write nothing."),
     ] = False,
+    wait: Wait = False,
 ) -> None:
     """Ask one question of several data sets: ranks, chances of being better, every answer.
 
@@ -62,7 +64,8 @@ def study_command(
                 plans.append(told)
             answer({"plans": plans})
             return
-        with show_progress(len(spec.data) * len(spec.heads) * spec.seeds) as on_event:
+        total = len(spec.data) * len(spec.heads) * spec.seeds
+        with alone_in(out, wait), show_progress(total) as on_event:
             found = study.run_study(
                 spec,
                 out,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 import numpy as np
 
-from spinalnet import files
+from spinalnet import files, locks
 from spinalnet._checks import InputError, read_values, some, unknown_name
 from spinalnet.comparison import across
 from spinalnet.comparison.across import Chances, Interval, Ranks
@@ -163,6 +163,7 @@ def _data(given: Any) -> dict[str, dict[str, Any]]:
     return found
 
 
+@locks.writes_alone
 def run_study(
     spec: StudySpec,
     out: str | Path,

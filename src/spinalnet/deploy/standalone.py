@@ -143,11 +143,15 @@ def session() -> Any:
     """Return the network, in ONNX Runtime, that lies beside this file.
 
     Raises:
-        ValueError: If its file is not the one that this was written with.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not the one that this was written with.
     """
     import onnxruntime  # pyright: ignore[reportMissingImports]
 
-    content = Path(__file__).with_name(MODEL).read_bytes()
+    path = Path(__file__).with_name(MODEL)
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(f"{MODEL} is not there, or is no file.")
+    content = path.read_bytes()
     if DIGEST and hashlib.blake2b(content, digest_size=16).hexdigest() != DIGEST:
         raise ValueError(
             f"{MODEL} is damaged, or not the file that this program was written with: export the "

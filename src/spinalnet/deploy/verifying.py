@@ -18,9 +18,11 @@ from spinalnet.comparison.finished import LOOKS_FILE, read_folder
 from spinalnet.comparison.metrics import measured
 from spinalnet.comparison.moved import DATA_FILE
 from spinalnet.comparison.outputs import OUTPUTS_FILE, load_outputs
+from spinalnet.comparison.passed_on import CONFIG_FILE, read_config
 from spinalnet.comparison.published import PUBLISHED_FILE
 from spinalnet.comparison.schema import read_mapping
 from spinalnet.comparison.summary import check_counted, check_told
+from spinalnet.comparison.tables.store import MODEL_FILE
 from spinalnet.comparison.tuned import TRIALS_FOLDER, TUNING_FILE, check_trials
 from spinalnet.deploy.evaluation import evaluate_run
 from spinalnet.training import describe_environment, runs, states
@@ -42,14 +44,14 @@ class Verified:
         checked: What was held against what, in words.
         damage: Sentences on what does not hold; empty if all does.
         notes: Sentences on what could not be checked, or has changed around the run.
-        kind: "run" or "comparison".
+        kind: "run", "comparison", or "model" for one that was passed on.
     """
 
     run: Path
     checked: tuple[str, ...]
     damage: tuple[str, ...]
     notes: tuple[str, ...]
-    kind: Literal["run", "comparison"] = "run"
+    kind: Literal["run", "comparison", "model"] = "run"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -77,18 +79,31 @@ def verify(folder: str | Path, *, models: bool = True) -> Iterator[Verified]:
     """Check the run in a folder, or every run below it, and the comparisons that they belong to.
 
     Args:
-        folder: Of a run, of a comparison, or of many.
+        folder: Of a run, of a comparison, or of many; or of a model that was passed on.
         models: Whether to compute the metrics again from the model, where its data can be had.
 
     Raises:
         InputError: If there is no run.
     """
+    folder = files.expanded(folder)
+    if (folder / CONFIG_FILE).is_file() and not runs.is_run(folder):
+        yield _verify_passed_on(folder)
+        return
     for path in runs.find_runs(folder):
         yield verify_run(path, models=models)
     asked = {path.parent for name in _OF_COMPARISONS for path in Path(folder).rglob(name)}
     for path in sorted(asked):
         if not runs.is_run(path):  # a run alone keeps where its data are, too
             yield verify_comparison(path)
+
+
+def _verify_passed_on(path: Path) -> Verified:
+    """Hold what `save_pretrained` wrote against the digests in it."""
+    found = _Found()
+    if found.holds(CONFIG_FILE, lambda: read_config(path)) is not None:
+        found.checked.append("the weights beside it")
+        found.holds(MODEL_FILE, lambda: files.load_weights(path / MODEL_FILE))
+    return Verified(path, tuple(found.checked), tuple(found.damage), (), "model")
 
 
 def verify_comparison(path: Path) -> Verified:
