@@ -357,14 +357,20 @@ def test_the_seeds_that_would_decide_are_those_that_are_asked_for(needed, asked,
     assert step.purpose.startswith(purpose)
 
 
-def test_more_splits_are_a_fresh_comparison_in_a_new_folder(tmp_path):
-    summary = summarize(write_comparison(tmp_path, {"spinal": FIRST, "mlp": FIRST}))
+def undecided(folder, more):
+    """A comparison, and its heads as if so many further seeds would decide."""
+    summary = summarize(write_comparison(folder, {"spinal": FIRST, "mlp": FIRST}))
     heads = [
         dataclasses.replace(
-            h, difference=h.difference and dataclasses.replace(h.difference, more=4)
+            h, difference=h.difference and dataclasses.replace(h.difference, more=more)
         )
         for h in summary.heads
     ]
+    return summary, heads
+
+
+def test_more_splits_are_a_fresh_comparison_in_a_new_folder(tmp_path):
+    summary, heads = undecided(tmp_path, more=4)
     command = "spinalnet compare 'a b.csv' --preset quick --out 'my runs/c' --tune 4"
     of_splits = dataclasses.replace(summary, heads=heads, unit_kind="split", command=command)
     folder = Path("my runs/c")
@@ -436,13 +442,7 @@ def test_the_names_of_a_few_classes_are_whole_below_a_confusion(names):
 
 
 def test_a_recipe_is_run_at_its_length_and_then_with_more_seeds(tmp_path):
-    summary = summarize(write_comparison(tmp_path, {"spinal": FIRST, "mlp": FIRST}))
-    heads = [
-        dataclasses.replace(
-            h, difference=h.difference and dataclasses.replace(h.difference, more=4)
-        )
-        for h in summary.heads
-    ]
+    summary, heads = undecided(tmp_path, more=4)
     made = "spinalnet reproduce mnist-cnn --protocol honest --seeds 5"
     folder, read = Path("runs/mine/mnist-cnn-honest"), read_folder(tmp_path)
     for budget, purpose, again in (
