@@ -571,3 +571,6 @@ def test_verify_knows_a_folder_that_was_passed_on(tmp_path):
     weights.write_bytes(content)
     done = command("verify", folder)
     assert (done.returncode, "damaged" in done.stdout) == (2, True), done.stdout
+    spinalnet.run_one(spinalnet.RunSpec.of("digits", limit=60, epochs=1), folder / "runs" / "a")
+    done = command("verify", folder)  # runs are what a folder is checked for
+    assert (done.returncode, "runs/a: whole" in done.stdout) == (0, True), done.stdout

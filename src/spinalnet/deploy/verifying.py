@@ -86,10 +86,14 @@ def verify(folder: str | Path, *, models: bool = True) -> Iterator[Verified]:
         InputError: If there is no run.
     """
     folder = files.expanded(folder)
-    if (folder / CONFIG_FILE).is_file() and not runs.is_run(folder):
+    try:
+        found = runs.find_runs(folder)
+    except InputError:
+        if not (folder / CONFIG_FILE).is_file():
+            raise
         yield _verify_passed_on(folder)
         return
-    for path in runs.find_runs(folder):
+    for path in found:
         yield verify_run(path, models=models)
     asked = {path.parent for name in _OF_COMPARISONS for path in Path(folder).rglob(name)}
     for path in sorted(asked):
