@@ -22,21 +22,17 @@ and test images. Margin: half a point of accuracy. The other heads get no verdic
 from __future__ import annotations
 
 import functools
-import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import common
+import networks
 import numpy as np
 from common import Record, Row
 
-from spinalnet import files
-from spinalnet.comparison import ComparisonSpec, RunSpec, building, run_one
+from spinalnet.comparison import ComparisonSpec, RunSpec
 from spinalnet.comparison.defaults import COLOUR_RATE
-from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs
-from spinalnet.data import Splits
 from spinalnet.training import TrainConfig
 
 ASKED, OTHERS = ("unchained", "mlp", "linear"), ("matched", "spinal-shared", "progressive")
@@ -61,30 +57,6 @@ def question(name: str, data_dir: Path) -> ComparisonSpec:
     return ComparisonSpec(spec, HEADS, seeds=len(SEEDS))
 
 
-def cell(key: tuple[str, int, str], asked: ComparisonSpec, splits: Splits, folder: Path) -> Row:
-    """Make one run, and return its row; a run that was left half way goes on."""
-    began = time.perf_counter()
-    name, seed, head = key
-    unit = asked.of_unit(asked.units()[SEEDS.index(seed)])
-    specs = [one for one in unit if isinstance(one, RunSpec)]
-    spec = next(one for one in specs if one.label == head or one.model.head == head)
-    assert spec.train.seed == seed
-    done = run_one(spec, folder / f"{name}-{head}-{seed}", splits=splits)
-    result = done.result or {}
-    outputs = Outputs.load(done.path / OUTPUTS_FILE)
-    hits = (outputs.correct & outputs.finite).numpy().astype(float)
-    return dict(zip(KEY, key, strict=True)) | {
-        "head_params": result["head_params"],
-        "head_macs": result["head_macs"],
-        "best_epoch": result["best_epoch"],
-        "val": [result["val"]["accuracy"]],
-        "test": [float(hits.mean())],
-        "examples": len(hits),
-        "right": common.packed(hits),
-        "seconds": round(time.perf_counter() - began, 1),
-    }
-
-
 def keys(only: str | None = None) -> list[tuple[str, int, str]]:
     """Return all runs, seed by seed, those of the questions before the others."""
     names = [only] if only else list(DATA)
@@ -99,13 +71,12 @@ def keys(only: str | None = None) -> list[tuple[str, int, str]]:
 
 def hits_of(record: Record, name: str) -> dict[str, np.ndarray]:
     """Return right and wrong `(seeds, examples)` of the heads whose every seed is there."""
-    found = {}
-    for head in HEADS:
-        rows = [row for row in record["cells"] if (row["data"], row["head"]) == (name, head)]
-        if {row["seed"] for row in rows} >= set(SEEDS):
-            rows.sort(key=lambda row: row["seed"])
-            found[head] = common.unpacked([row["right"] for row in rows], rows[0]["examples"])
-    return {head: hits.astype(float) for head, hits in found.items()}
+    rows = [row for row in record["cells"] if row["data"] == name]
+    hits = {
+        head: networks.hits_of([row for row in rows if row["head"] == head], SEEDS)
+        for head in HEADS
+    }
+    return {head: found for head, found in hits.items() if found is not None}
 
 
 def answers(record: Record) -> list[Row]:
@@ -135,25 +106,7 @@ def answers(record: Record) -> list[Row]:
 
 def draw(record: Record, path: Path) -> None:
     """Draw the accuracies of all runs, a panel for each data set."""
-    from matplotlib.figure import Figure
-
-    names = [name for name in DATA if any(row["data"] == name for row in record["cells"])]
-    figure = Figure(figsize=(1.2 + 3.6 * max(1, len(names)), 3.4), layout="constrained")
-    for axes, name in zip(figure.subplots(1, max(1, len(names)), squeeze=False)[0], names):  # noqa: B905
-        for place, head in enumerate(HEADS):
-            rows = [row for row in record["cells"] if (row["data"], row["head"]) == (name, head)]
-            if not rows:  # of another time
-                continue
-            values = [100 * row["test"][0] for row in rows]
-            apart: Any = np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else [0]
-            axes.plot(values, place + np.array(apart), "o", ms=4, alpha=0.5, color=f"C{place}")
-            axes.plot([statistics.fmean(values)], [place], "|", ms=18, mew=2, color="0.2")
-        axes.set_yticks(range(len(HEADS)), HEADS)
-        axes.set_ylim(len(HEADS) - 0.5, -0.5)
-        axes.set_title(name, loc="left", fontsize=10)
-        axes.set_xlabel("test accuracy, % (dots: seeds; line: mean)", fontsize=8)
-        common.plain(axes, grid="x")
-    files.write_figure(path, figure)
+    networks.draw(record["cells"], list(DATA), HEADS, lambda row: row["head"], path)
 
 
 def design() -> Record:
@@ -161,23 +114,15 @@ def design() -> Record:
     return {"data": DATA, "heads": HEADS, "epochs": EPOCHS, "seeds": SEEDS, "margin": MARGIN}
 
 
-@functools.cache
-def _splits(name: str, seed: int, data_dir: Path) -> tuple[ComparisonSpec, Splits]:
-    asked = question(name, data_dir)
-    spec = asked.of_unit(asked.units()[SEEDS.index(seed)])[0]
-    assert isinstance(spec, RunSpec)
-    return asked, building.load_splits(spec, download=False)
-
-
-def _compute(key: tuple[str, int, str], data_dir: Path, runs: Path) -> Row:
-    name, seed, _ = key
-    if _splits.cache_info().currsize > 1:
-        _splits.cache_clear()  # the data of one seed at a time
-    return cell(key, *_splits(name, seed, data_dir), runs)
+def _compute(key: tuple[str, int, str], data_dir: Path) -> Row:
+    name, seed, head = key
+    spec = networks.run_of(question(name, data_dir), SEEDS.index(seed), head)
+    assert spec.train.seed == seed
+    return networks.row_of(dict(zip(KEY, key, strict=True)), spec, Path("runs") / "wiring")
 
 
 def _complete(record: Record, run: common.Run) -> None:
-    compute = functools.partial(_compute, data_dir=run.data_dir, runs=Path("runs") / "wiring")
+    compute = functools.partial(_compute, data_dir=run.data_dir)
     common.complete(record, run, KEY, keys(run.only), compute)
 
 
