@@ -112,7 +112,7 @@ def _compute(key: Key, data_dir: Path) -> Row:
     data, model, seed, head = key
     spec = networks.run_of(question(data, model, data_dir), SEEDS.index(seed), head)
     assert spec.train.seed == seed
-    own = dict(zip(KEY, key, strict=True))
+    own: Row = dict(zip(KEY, key, strict=True))
     return networks.row_of(own, spec, Path("runs") / "paper_networks")
 
 

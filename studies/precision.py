@@ -100,7 +100,7 @@ def design() -> Record:
 def _compute(key: Key, data_dir: Path) -> Row:
     data, model, seed, amp = key
     spec = RunSpec.of(data, model, seed=seed, amp=amp, device="cpu", data_dir=str(data_dir))
-    own = dict(zip(KEY, key, strict=True))
+    own: Row = dict(zip(KEY, key, strict=True))
     return networks.row_of(own, spec.having(**TRAIN), Path("runs") / "precision")
 
 
