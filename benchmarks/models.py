@@ -2,11 +2,12 @@
 
 python benchmarks/models.py; writes benchmarks/results/models.json
 
-Two comparisons per network, each in turns within one run:
+Three comparisons per network, each in turns within one run:
 
 * "same loop": only the module differs. Batches, optimiser, memory format and loop are the same.
 * "fit's settings": the same loop once more, with ours as `spinalnet.fit` runs it by default:
-  channels-last images and filters, and an optimiser step in one fused operation.
+  channels-last images and filters, and an optimiser step in one fused operation;
+* "bf16": the same, with the forward pass in bf16, against fit's settings.
 
 Neither loads data: the batches are tensors in memory on both sides. Before anything is timed, each
 pair must agree in logits and in every gradient, in evaluation mode, with the same weights.
@@ -187,25 +188,30 @@ def check_parity(case: Case, images: Tensor, targets: Tensor) -> None:
 
 
 def loop(
-    net: nn.Module, optimizer: torch.optim.Optimizer, batches: Sequence[tuple[Tensor, Tensor]]
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    bf16: bool = False,
 ) -> None:
     net.train()
     for images, targets in batches:
         optimizer.zero_grad()
-        nn.functional.cross_entropy(net(images), targets).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = net(images)
+        nn.functional.cross_entropy(logits.float(), targets).backward()
         optimizer.step()
 
 
 def measure(case: Case, seconds: float = 6.0) -> list[Row]:
-    """Return the two rows of a network."""
+    """Return the three rows of a network."""
     side, channels = (28, 1) if case.model in ("mnist-cnn", "arch2", "vgg5") else (32, 3)
     steps = 16 if case.optimizer == "sgd" else 1
     generator = torch.Generator().manual_seed(0)
     shape = (steps * case.batch, channels, side, side)
     pixels = torch.randint(0, 256, shape, generator=generator).to(torch.uint8)
     targets = torch.randint(0, 10, (len(pixels),), generator=generator)
-    half = (0.5,) * channels
-    source = ArrayDataset(pixels, targets, half, half)
+    middle = (0.5,) * channels
+    source = ArrayDataset(pixels, targets, middle, middle)
     batches = list(source.batches(case.batch))
     check_parity(case, *(part[:8] for part in batches[0]))
 
@@ -217,17 +223,20 @@ def measure(case: Case, seconds: float = 6.0) -> list[Row]:
     fast = copy.deepcopy(net).to(memory_format=torch.channels_last)
     last = [(x.contiguous(memory_format=torch.channels_last), y) for x, y in batches]
     fit_like = functools.partial(loop, fast, case.new_optimizer(fast, fused=True), last)
-    cases = {"same loop": same, "fit's settings": fit_like, "longhand": longhand}
+    half = copy.deepcopy(fast)
+    low = functools.partial(loop, half, case.new_optimizer(half, fused=True), last, bf16=True)
+    cases = {"same loop": same, "fit's settings": fit_like, "bf16": low, "longhand": longhand}
     timings = timing.interleave(cases, seconds=seconds, min_rounds=5)
+    pairs = {"same loop": "longhand", "fit's settings": "longhand", "bf16": "fit's settings"}
     return [
         compare(
             f"{case.name}, batch {case.batch}, {name}",
-            "longhand",
+            against,
             "images/s",
             len(pixels),
-            {"ours": timings[name], "longhand": timings["longhand"]},
+            {"ours": timings[name], against: timings[against]},
         )
-        for name in ("same loop", "fit's settings")
+        for name, against in pairs.items()
     ]
 
 
@@ -237,12 +246,13 @@ def main() -> None:
         "training steps (forward, cross entropy, backward, optimiser) on random images in memory, "
         "one thread; parity of logits and gradients checked first; both networks in turns; "
         "medians, quartiles of the ratio. same loop: nothing but the module differs; fit's "
-        "settings: ours with channels-last memory and a fused optimiser step besides"
+        "settings: ours with channels-last memory and a fused optimiser step besides; bf16: these "
+        "with the forward pass in bf16"
     )
     rows: list[Row] = []
     for case in CASES:
         rows += measure(case)
-        print(rows_table(rows[-2:]), flush=True)
+        print(rows_table(rows[-3:]), flush=True)
         write_result(RESULT, "models", protocol, rows)
 
 

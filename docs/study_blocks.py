@@ -1,6 +1,7 @@
-"""The tables of four studies, from their committed results.
+"""The tables of the studies, from their committed results.
 
-Trained universality, the paper's regressions, heads on the features of few images, and the wiring.
+Trained universality, the paper's regressions, heads on the features of few images, whole networks
+(the wiring, the precision, the paper's own), and tables with tuned heads.
 """
 
 from __future__ import annotations
@@ -216,26 +217,108 @@ def transfer_answers() -> str:
     )
 
 
-# --- the wiring -----------------------------------------------------------------------------------
+# --- whole networks -------------------------------------------------------------------------------
+
+
+def _accuracies(
+    cells: Iterable[Row], names: tuple[str, ...], costs: tuple[str, ...]
+) -> list[list[str]]:
+    """Return a row for each kind of run: names, mean and deviation, number of seeds, costs."""
+    by: dict[tuple[Any, ...], list[Row]] = {}
+    for cell in cells:
+        by.setdefault(tuple(cell[name] for name in names), []).append(cell)
+    rows = []
+    for key, own in by.items():
+        values = [100 * cell["test"][0] for cell in own]
+        spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
+        shown = [f"{own[0][name]:,}" for name in costs]
+        rows.append([*map(str, key), f"{fmean(values):.2f}{spread}", f"{len(values)}", *shown])
+    return rows
+
+
+def _networks(name: str, names: tuple[str, ...], planned: Callable[[Row], int]) -> str:
+    """Return the accuracies of a study of whole networks, and how many of its runs are made."""
+    found = record(name)
+    if not found["cells"]:
+        return _not_yet(name)
+    rows = _accuracies(found["cells"], names, ("head_params", "head_macs"))
+    header = (*names, "accuracy, % (mean ± std)", "seeds", "params, head", "MACs, head")
+    made = _made(found, f"{len(found['cells'])} of {planned(found['design'])} runs")
+    return f"{as_markdown(header, rows, left=len(names))}\n\n{made}"
 
 
 def wiring() -> str:
     """Return the accuracies of the heads on a small CNN."""
-    found = record("wiring")
+    return _networks(
+        "wiring",
+        ("data", "head"),
+        lambda design: prod(len(design[name]) for name in ("data", "heads", "seeds")),
+    )
+
+
+def paper_networks() -> str:
+    """Return the accuracies of the paper's networks for small grey images."""
+    return _networks(
+        "paper_networks",
+        ("model", "data", "head"),
+        lambda design: (
+            len(design["seeds"])
+            * len(design["heads"])
+            * sum(len(task["data"]) for task in design["tasks"].values())
+        ),
+    )
+
+
+def paper_networks_answers() -> str:
+    """Return the answers to what was asked of the paper's networks."""
+    answers = record("paper_networks")["answers"]
+    if not answers:
+        return "The questions asked beforehand are not answered yet: too few runs are made."
+    rows = [
+        [one["model"], one["data"], one["other"], points(one), f"**{one['verdict']}**"]
+        for one in answers
+    ]
+    header = ("network", "data", "spinal minus", "points", "answer")
+    return as_markdown(header, rows, left=5) + (
+        "\n\n95 % intervals over seeds 400 to 402 and the test images; margin half a point, Holm "
+        "over those of a network."
+    )
+
+
+def precision() -> str:
+    """Return the accuracies of networks trained in bf16 and in float32, and the answers."""
+    found = record("precision")
     if not found["cells"]:
-        return _not_yet("wiring")
+        return _not_yet("precision")
+    of = {(one["model"], one["data"]): one for one in found["answers"]}
+    by: dict[tuple[str, str], dict[str, dict[int, Row]]] = {}
+    for cell in found["cells"]:
+        pairs = by.setdefault((cell["model"], cell["data"]), {})
+        pairs.setdefault(cell["amp"], {})[cell["seed"]] = cell
     rows = []
-    for data, head in dict.fromkeys((cell["data"], cell["head"]) for cell in found["cells"]):
-        own = [c for c in found["cells"] if (c["data"], c["head"]) == (data, head)]
-        values = [100 * cell["test"][0] for cell in own]
-        spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
-        costs = [f"{own[0][name]:,}" for name in ("head_params", "head_macs")]
-        rows.append([data, head, f"{fmean(values):.2f}{spread}", f"{len(values)}", *costs])
-    header = ("data", "head", "accuracy, % (mean ± std)", "seeds", "params, head", "MACs, head")
-    table = as_markdown(header, rows, left=2)
-    planned = prod(len(found["design"][name]) for name in ("data", "heads", "seeds"))
-    made = _made(found, f"{len(found['cells'])} of {planned} runs")
-    return f"{table}\n\n{made}"
+    for (model, data), own in by.items():
+        low, full = own.get("bf16", {}), own.get("off", {})
+        seeds = sorted(low.keys() & full.keys())
+        if not seeds:
+            continue
+        means = [fmean(100 * some[seed]["test"][0] for seed in seeds) for some in (low, full)]
+        speed = median(full[s]["train_seconds"] / low[s]["train_seconds"] for s in seeds)
+        answer = of.get((model, data))
+        said = [points(answer), f"**{answer['verdict']}**"] if answer else ["", "not all runs made"]
+        shown = [f"{mean:.2f}" for mean in means]
+        rows.append([model, data, f"{len(seeds)}", *shown, *said, f"{speed:.2f}x"])
+    planned = 2 * prod(len(found["design"][name]) for name in ("data", "models", "seeds"))
+    header = (
+        *("network", "data", "pairs", "bf16, %", "float32, %"),
+        *("bf16 minus float32, points", "answer", "float32 takes"),
+    )
+    made = _made(
+        found,
+        f"{len(found['cells'])} of {planned} runs",
+        "95 % intervals over seeds 300 to 304 and the test images; margin half a point, Holm over "
+        "the data sets of a network",
+    )
+    return f"{as_markdown(header, rows, left=2)}\n\n{made}"
 
 
 def answered(data: str, words: str, rivals: Iterable[str]) -> list[list[str]]:
@@ -270,6 +353,53 @@ def wiring_answers() -> str:
     )
 
 
+# --- tables, tuned --------------------------------------------------------------------------------
+
+
+def tuned_tables() -> str:
+    """Return the scores of tuned heads on every table."""
+    found = record("tables")
+    if not found["cells"]:
+        return _not_yet("tables")
+    by = _by(found["cells"], "table", "head")
+    heads = [head for head in found["design"]["heads"] if any(h == head for _, h in by)]
+    rows = []
+    for table in found["design"]["tables"]:
+        own = [by.get((table, head)) for head in heads]
+        if any(own):
+            rows.append(
+                [table, *(f"{fmean(c['test']):.3f}" if c and c["test"] else "-" for c in own)]
+            )
+    planned = len(found["design"]["tables"]) * len(found["design"]["heads"])
+    made = _made(
+        found,
+        f"{len(found['cells'])} of {planned} cells",
+        "accuracy or R2 on test rows, means of five splits; -: not run, or it failed",
+    )
+    return f"{as_markdown(('table', *heads), rows, left=1)}\n\n{made}"
+
+
+def tuned_tables_answers() -> str:
+    """Return what tuned heads come to over all tables."""
+    answers = record("tables")["answers"]
+    if not answers:
+        return "The questions asked beforehand are not answered yet: too few cells are made."
+    rows = [
+        [
+            one["other"],
+            f"{one['difference']:+.4f}",
+            *(f"{one[name]:.3f}" for name in ("better", "equal", "worse")),
+            f"**{one['verdict']}**" if one["verdict"] else "",
+        ]
+        for one in answers
+    ]
+    header = ("spinal minus", "mean", "P(better)", "P(within 0.01)", "P(worse)", "answer")
+    return as_markdown(header, rows, left=1) + (
+        "\n\nBayesian signed-rank test over the 28 tables; an answer needs a probability of 0.95; "
+        "without an answer: told, not asked."
+    )
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "universality": universality,
     "universality-answers": universality_answers,
@@ -280,4 +410,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "few-images-answers": transfer_answers,
     "wiring": wiring,
     "wiring-answers": wiring_answers,
+    "paper-networks": paper_networks,
+    "paper-networks-answers": paper_networks_answers,
+    "precision": precision,
+    "tuned-tables": tuned_tables,
+    "tuned-tables-answers": tuned_tables_answers,
 }
