@@ -37,9 +37,20 @@ def _not_yet(name: str) -> str:
 
 def _made(found: Row, *more: str) -> str:
     made = found["environments"]
-    commits = " and ".join(dict.fromkeys(one["commit"][:7] for one in made))
-    words = f"`{found['command']}` on {made[0]['cpu']}, 1 thread, torch {made[0]['torch']}"
+    used = sorted({row["environment"] for row in found["cells"] if "environment" in row})
+    made = [made[number] for number in used] or made
+    cpus, versions, commits = (
+        listed(dict.fromkeys(values))
+        for values in zip(*((e["cpu"], e["torch"], e["commit"][:7]) for e in made), strict=True)
+    )
+    words = f"`{found['command']}` on {cpus}, 1 thread, torch {versions}"
     return "; ".join((f"{words}, commit {commits}", *more)) + "."
+
+
+def listed(words: Iterable[str]) -> str:
+    """Return words with commas and an "and"."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _by(rows: Iterable[Row], *names: str) -> dict[tuple[Any, ...], Row]:
