@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import re
 from typing import Any
@@ -97,7 +98,8 @@ def test_every_option_is_a_parameter_and_explained(make: Any) -> None:
     assert make(7).get_params()["hidden_features"] == 7
     with pytest.raises(TypeError):
         make(7, 3, 0.1)
-    explained = set(re.findall(r"^        (\w+): ", SpinalClassifier.__doc__ or "", re.M))
+    text = inspect.cleandoc(SpinalClassifier.__doc__ or "")  # Python 3.13 has taken the margin off
+    explained = set(re.findall(r"^    (\w+): ", text, re.M))
     explained -= set(re.findall(r"\w+_\b", " ".join(explained)))
     found = set(make().get_params())
     assert found <= explained

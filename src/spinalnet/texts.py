@@ -42,6 +42,8 @@ def from_yaml(text: str) -> Any:
                     raise ValueError("it has aliases (*name), which are not read")
         return _plain(yaml.load(text, loader))
     except (yaml.YAMLError, RecursionError) as error:
+        if "nesting depth" in str(error):  # of libyaml, which looks ahead further than we count
+            raise ValueError(f"it is nested deeper than {_DEEPEST} levels") from error
         raise ValueError(" ".join(str(error).split()) or "it is no YAML") from error
     except (LookupError, AttributeError, TypeError) as error:  # of `!!int ""`, `!!bool "q"`
         raise ValueError("a value is not what its tag (!!) says") from error

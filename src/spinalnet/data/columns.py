@@ -339,7 +339,7 @@ def _from_text(text: str, order: str | None) -> datetime.datetime:
 
 def _date(name: str, row: int, value: Any, order: str | None) -> Any:
     if value is None or (isinstance(value, str) and value.strip() in {"", *NOTHING}):
-        return np.datetime64("NaT")
+        return np.datetime64("NaT", "us")
     if isinstance(value, str):
         try:
             value = _from_text(value.strip(), order)
