@@ -132,6 +132,7 @@ opened = pytest.fixture(_opened)
 
 
 # Facts of the recipes; nothing measured.
+NOTHING_YET = ("Not measured yet", "The questions asked beforehand are not answered yet")
 OF_THE_ORIGINAL = {"claims-records", "claims-printed", "migration"}
 
 
@@ -148,8 +149,9 @@ def test_every_block_of_numbers_is_made_from_such_files(
     assert shown <= set(tables)
     for name in sorted(shown - OF_THE_ORIGINAL):
         opened.clear()
-        tables[name]()
-        assert opened, f"the table '{name}' is made from no file"
+        told = tables[name]()
+        if not opened:  # a study that is designed and not begun
+            assert told.startswith(NOTHING_YET), f"the table '{name}' is made from no file"
         assert opened <= set(FILES), name
 
 
