@@ -34,6 +34,7 @@ SMALL = {
     "cifar-cnn": (3, 8),
     "cifar-resnet10-half": (3, 9),
     "cifar-vgg11-bn": (3, 32),
+    "resnet9": (1, 8),
     "regression-net": (8, None),
 }
 
@@ -119,8 +120,9 @@ def test_golden_numbers_and_outputs(case: golden.Case) -> None:
 def test_every_golden_table_is_tested() -> None:
     assert sorted(case.table for case in golden.CASES) == sorted(golden.NUMBERS)
     tested = {case.model for case in golden.CASES} | {row.backbone for row in golden.RUNS}
-    stand_ins = {"vit_tiny_patch16_224"}  # not the paper's: the small relative of a smoke run
-    assert tested | set(golden.BACKBONES) | stand_ins >= set(MODELS)
+    # Not the paper's: the small relative of a smoke run, and the network of our own recipes.
+    others = {"vit_tiny_patch16_224", "resnet9"}
+    assert tested | set(golden.BACKBONES) | others >= set(MODELS)
 
 
 def test_regression_net_with_all_six_layers() -> None:

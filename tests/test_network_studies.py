@@ -5,19 +5,27 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from spinalnet import load_runs
+from spinalnet.comparison import load_trained
+from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs
+from spinalnet.models import MODELS
+from spinalnet.models.trunks import resnet9_trunk
+from spinalnet.paper import RECIPES
 
 ROOT = Path(__file__).parents[1]
 study = SimpleNamespace(**runpy.run_path(str(ROOT / "studies" / "wiring.py")))
 precision = SimpleNamespace(**runpy.run_path(str(ROOT / "studies" / "precision.py")))
 paper = SimpleNamespace(**runpy.run_path(str(ROOT / "studies" / "paper_networks.py")))
+accuracy = SimpleNamespace(**runpy.run_path(str(ROOT / "studies" / "accuracy.py")))
 
 
 def test_a_run_is_kept_as_a_row_and_the_same_command_goes_on(
@@ -140,3 +148,127 @@ def test_pairs_of_a_seed_differ_in_one_thing_and_are_answered(
         if configs[0][part][name] != configs[1][part][name]
     }
     assert differ == ({"amp"} if of is precision else {"head"})
+
+
+@pytest.fixture
+def short_recipe(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A recipe on digits with a narrow net, one epoch long, in the place of the study's."""
+    names = accuracy.keys.__globals__
+    recipe = RECIPES["fashion-mnist-resnet9"]
+    train = replace(recipe.train, epochs=1, amp="off")
+    monkeypatch.setitem(RECIPES, recipe.name, replace(recipe, data="digits", train=train))
+    narrow = replace(MODELS["resnet9"], trunk=resnet9_trunk(2))
+    monkeypatch.setitem(MODELS, "resnet9", narrow)
+    task = {"recipe": recipe.name, "tta": "flip", "best": 0.01, "margin": 0.25}
+    monkeypatch.setitem(names, "TASKS", {"digits": task})
+    monkeypatch.setitem(names, "SEEDS", accuracy.SEEDS[:2])
+    return recipe.name
+
+
+def test_a_recipe_of_our_own_is_held_against_the_best_number_of_the_paper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_recipe: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "found.json"
+    words = ["--data-dir", "data", "--out", str(out)]
+    assert accuracy.STUDY.main(words) == 0
+    found = json.loads(out.read_text())
+    seeds = accuracy.SEEDS[:2]
+    assert [(row["seed"], row["head"]) for row in found["cells"]] == [
+        (seed, head) for seed in seeds for head in ("spinal", "linear")
+    ]
+    (answer,) = found["answers"]
+    for head in ("spinal", "linear"):
+        rows = [row for row in found["cells"] if row["head"] == head]
+        assert answer["means"][head] == pytest.approx(np.mean([row["test"] for row in rows]))
+        # What an image and its mirror image are answered, by the weights that are kept.
+        p, targets = [], torch.empty(0)
+        for row in rows:
+            path = tmp_path / "runs" / "accuracy" / f"digits-{row['seed']}-{head}"
+            assert load_runs(path)[0].config["train"] == {
+                **RECIPES[short_recipe].train.to_dict(),
+                "seed": row["seed"],
+            }
+            trained = load_trained(path)
+            images, targets = next(trained.load_data().test.batches(1000))
+            with torch.no_grad():
+                both = [trained.model(view).softmax(1) for view in (images, images.flip(-1))]
+            p.append((both[0] + both[1]) / 2)
+            assert row["test"] == [
+                pytest.approx(float((p[-1].argmax(1) == targets).float().mean()))
+            ]
+            plain = Outputs.load(path / OUTPUTS_FILE).correct.float().mean()
+            assert row["alone"] == [pytest.approx(float(plain))]
+        mean = (p[0] + p[1]).argmax(1) == targets
+        assert answer["together"][head] == pytest.approx(float(mean.float().mean()), abs=2 / 359)
+    difference = answer["means"]["spinal"] - answer["means"]["linear"]
+    assert answer["difference"] == pytest.approx(difference)
+    assert answer["reached"]
+    assert len(found["cells"][0]["said"]) < 20 * 359
+    # The page shows both tables when there are runs.
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    blocks = runpy.run_path(str(ROOT / "docs" / "study_blocks.py"))
+    monkeypatch.setitem(blocks["accuracy"].__globals__, "record", lambda name: found)
+    mean = f"{100 * answer['means']['spinal']:.2f}"
+    assert f"| digits | 1.00 | {mean}: **reached** | " in blocks["BLOCKS"]["accuracy-answers"]()
+    assert f"| digits | spinal | {mean} ± " in blocks["BLOCKS"]["accuracy"]()
+    assert "4 of 4 runs." in blocks["BLOCKS"]["accuracy"]()
+    # A recipe that was changed is another study.
+    changed = replace(RECIPES[short_recipe].train, lr=0.1)
+    monkeypatch.setitem(RECIPES, short_recipe, replace(RECIPES[short_recipe], train=changed))
+    assert accuracy.STUDY.main(words) == 2
+
+
+def test_a_best_number_is_reached_by_the_mean_of_the_spinal_heads() -> None:
+    packed, said_of = sys.modules["common"].packed, sys.modules["networks"].said_of
+    examples = 10_000
+
+    def row(head: str, seed: int, wrong: range) -> dict[str, Any]:
+        hits = np.ones(examples)
+        hits[list(wrong)] = 0
+        targets = torch.arange(examples) % 10
+        logits = 3.0 * torch.nn.functional.one_hot(
+            (targets + torch.tensor(1 - hits)).long() % 10, 10
+        )
+        outputs = Outputs.of(logits, targets)
+        assert np.array_equal(outputs.correct.numpy(), hits > 0)
+        own = {"data": "mnist", "head": head, "seed": seed, "examples": examples}
+        return own | {"right": packed(hits), "said": said_of(outputs), "test": [hits.mean()]}
+
+    def answered(wrong: int) -> dict[str, Any]:
+        wrongs = {"spinal": [range(wrong), range(28), range(28, 56)], "linear": [range(40)] * 3}
+        cells = [
+            row(head, seed, those)
+            for head, of in wrongs.items()
+            for seed, those in zip(accuracy.SEEDS, of, strict=True)
+        ]
+        assert accuracy.answers({"cells": cells[:-1]}) == []
+        (answer,) = accuracy.answers({"cells": cells})
+        return answer
+
+    exact = answered(28)
+    assert exact["means"] == {"spinal": pytest.approx(0.9972), "linear": pytest.approx(0.996)}
+    assert exact["reached"]
+    # Two of the three are wrong in the same 28 images, the third is outvoted in its own.
+    assert exact["together"] == {"spinal": 0.9972, "linear": 0.996}
+    assert not answered(29)["reached"]
+
+
+def test_what_several_networks_say_is_kept_compactly() -> None:
+    said_of, together = (getattr(sys.modules["networks"], name) for name in ("said_of", "together"))
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randint(10, (10_000,), generator=generator)
+    right = torch.nn.functional.one_hot(targets, 10)
+    # As a net of 95 % says it: all but sure, and unlike from class to class.
+    logits = [4 * right + 1.3 * torch.randn(10_000, 10, generator=generator) for _ in range(3)]
+    outputs = [Outputs.of(one, targets) for one in logits]
+    texts = [said_of(one) for one in outputs]
+    assert max(map(len, texts)) < 200_000
+    mean = sum(one.double().softmax(1) for one in logits)
+    expected = (mean.argmax(1) == targets).numpy()
+    assert 0.9 < expected.mean() < 0.9999
+    assert abs(together(texts, 10_000) - expected).sum() <= 3  # ties in thousandths
+    alone = abs(together(texts[:1], 10_000) - outputs[0].correct.numpy()).sum()
+    assert alone <= 10
+    silent = Outputs.of(torch.full((2, 10), torch.nan), targets[:2])
+    assert together([said_of(silent)] * 3, 2).tolist() == [0, 0]

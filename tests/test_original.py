@@ -258,7 +258,8 @@ def test_convert_reads_head_and_sizes_from_the_file(case: golden.Case, tmp_path:
 def test_every_kind_of_own_network_is_converted() -> None:
     own = {name for name, row in zoo.MODELS.items() if not row.pretrained}
     heavy = {name for name in own if name.startswith("cifar-vgg")} | {"cifar-resnet34-half"}
-    assert {case.model for case in CONVERTIBLE} == own - heavy
+    ours = {"resnet9"}  # of which there are no weights of the original
+    assert {case.model for case in CONVERTIBLE} == own - heavy - ours
 
 
 @pytest.mark.parametrize(

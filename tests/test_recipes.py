@@ -68,17 +68,23 @@ def job(name: str, protocol: str = "honest", budget: str = "full") -> Any:
 # --- the table ------------------------------------------------------------------------------------
 
 
+OURS = {"mnist-resnet9", "fashion-mnist-resnet9"}
+
+
 def test_every_experiment_of_the_original_has_its_recipe():
-    assert len(EXPERIMENTS) == len(RECIPES) == len({name for *_, name in EXPERIMENTS})
+    names = {name for *_, name in EXPERIMENTS}
+    assert len(EXPERIMENTS) == len(names)
+    assert names == RECIPES.keys() - OURS
     for source, _, name in EXPERIMENTS:
         assert source in RECIPES[name].sources
 
 
-def test_every_recipe_stands_for_an_experiment_of_the_original():
-    told = {name: source for source, _, name in EXPERIMENTS}
+def test_every_recipe_stands_for_an_experiment_of_the_original_or_is_ours():
+    told = {name: (source,) for source, _, name in EXPERIMENTS}
     for name, recipe in RECIPES.items():
         assert recipe.name == name
-        assert recipe.sources == (told[name],)
+        assert recipe.sources == told.get(name, ())
+        assert recipe.is_ours == (name in OURS)
 
 
 def test_every_file_of_the_original_is_in_the_table():
@@ -97,7 +103,10 @@ def test_a_row_names_only_what_exists(recipe):
     assert set(recipe.original_heads) <= set(recipe.heads)
     assert recipe.pretrained <= MODELS[recipe.model].pretrained
     assert recipe.gpu_hours > 0
-    assert recipe.defects, "what is known against it must be told"
+    if recipe.is_ours:
+        assert recipe.defects == recipe.printed == recipe.original_heads == ()
+    else:
+        assert recipe.defects, "what is known against it must be told"
     for printed in recipe.printed:
         assert printed.what
         assert printed.where
@@ -293,7 +302,9 @@ def test_the_networks_are_the_originals_to_the_last_parameter(name, total):
     assert sum(parameter.numel() for parameter in model.parameters()) == total
 
 
-@pytest.mark.parametrize("model", ["mnist-cnn", "vgg5", "cifar-cnn", "regression-net", "resnet18"])
+@pytest.mark.parametrize(
+    "model", ["mnist-cnn", "vgg5", "cifar-cnn", "resnet9", "regression-net", "resnet18"]
+)
 def test_the_stated_costs_are_near_the_counted_ones(model):
     macs, size = MACS[model]
     shape = MODELS[model].input_shape
@@ -482,7 +493,7 @@ def test_a_kept_smoke_run_is_listed_without_its_numbers(tmp_path):
     done = invoke("reproduce", "emnist-digits-cnn", *options)
     assert done.exit_code == 0, done.exception
     page = experiments_page(kept)
-    assert "0 of 76 recipes have been run" in page
+    assert "0 of 78 recipes have been run" in page
     assert "| paper protocol |" not in page  # no table without a row
     tried = page.split("## Tried out on random data")[1].split("## Not run yet")
     assert "| emnist-digits-cnn | honest | spinal (" in tried[0]
@@ -529,7 +540,7 @@ def test_the_originals_procedure_is_marked_in_report_record_and_page(tiny, tmp_p
     assert "selected on test" not in row.split("|")[5]
     assert "### Paper protocol, selected on test" in page
     assert "### Honest protocol, selected on validation data" in page
-    assert "1 of 76 recipes have been run" in page
+    assert "1 of 78 recipes have been run" in page
     statuses = {r["name"]: r["status"] for r in describe_recipes(tmp_path / "results")}
     assert statuses["mnist-cnn"] == "done: paper (full), honest (full)"
 
@@ -611,6 +622,44 @@ def test_the_same_call_continues_and_another_question_is_refused(tiny, tmp_path)
     )
     with pytest.raises(InputError, match=r"train\.lr = 0\.01, not 0\.5"):
         run_recipe("mnist-cnn", seeds=1, out=tmp_path)
+
+
+def test_a_recipe_of_our_own_is_run_as_it_stands_and_has_no_procedure_of_the_original(tmp_path):
+    ours = job("fashion-mnist-resnet9")
+    assert ours.config() == RECIPES["fashion-mnist-resnet9"].train  # half precision, too
+    assert ours.config().amp == "bf16"
+    assert (ours.selected_on, ours.heads[:2]) == ("validation", ("spinal", "linear"))
+    asked = next(iter(ours.question().cells()))
+    assert (asked.data.name, asked.model.name) == ("fashion-mnist", "resnet9")
+    sentence = "'mnist-resnet9' is a recipe of our own, of which the original has no procedure"
+    for budget in ("full", "smoke"):
+        with pytest.raises(InputError, match=sentence):
+            run_recipe("mnist-resnet9", protocol="paper", budget=budget, out=tmp_path)
+    every = {recipe.name for recipe in find_recipes("mnist-*")}
+    assert every - {recipe.name for recipe in find_recipes("mnist-*", of_original=True)} == {
+        "mnist-resnet9"
+    }
+    assert find_recipes("mnist-resnet9", of_original=True)[0].is_ours  # which is then refused
+    refused = invoke("reproduce", "mnist-resnet9", "--protocol", "paper", "--out", str(tmp_path))
+    assert sentence in str(refused.exception)
+    assert not list(tmp_path.iterdir())
+
+
+def test_records_of_our_own_recipes_name_no_original(tiny, tmp_path, monkeypatch):
+    recipe = replace(RECIPES["mnist-cnn"], sources=(), defects=(), original_heads=())
+    monkeypatch.setitem(RECIPES, "mnist-cnn", recipe)
+    folder = run_recipe("mnist-cnn", seeds=2, out=tmp_path / "runs")
+    shown = (folder / "report.html").read_text(encoding="utf-8")
+    assert "A recipe of our own: mnist-cnn on mnist." in shown
+    keep_record(folder, tmp_path / "results")
+    page = experiments_page(tmp_path / "results")
+    assert "\nmnist, mnist-cnn. Our own.\n" in page
+    assert re.search(r"\| fashion-mnist-resnet9 \| fashion-mnist \| [\d.]+ \| ours \|", page)
+    rows = {row["name"]: row for row in describe_recipes(tmp_path / "results", str(tmp_path))}
+    assert [name for name, row in rows.items() if row["ours"]] == ["mnist-cnn", *sorted(OURS)[::-1]]
+    assert rows["mnist-resnet9"]["original_heads"] == []
+    listed = invoke("recipes", "--results", str(tmp_path), "--data-dir", str(tmp_path)).stdout
+    assert re.search(r"mnist-resnet9 .*our own; missing data: mnist", listed)
 
 
 def test_short_budgets_shrink_everything_that_counts_epochs():

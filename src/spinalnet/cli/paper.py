@@ -121,7 +121,7 @@ def recipes_command(
     ] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """List every experiment of the original, with its status."""
+    """List every experiment of the original, and recipes of our own, with their status."""
     from spinalnet import files
     from spinalnet.paper import records
     from spinalnet.paper.experiments import experiments_page
@@ -141,7 +141,7 @@ def recipes_command(
             row["name"],
             f"{row['epochs']}",
             f"{row['printed'][0]['value']:g}" if row["printed"] else "–",
-            row["status"],
+            "our own; " * row["ours"] + row["status"],
         )
         for row in rows
     ]
@@ -193,7 +193,7 @@ def reproduce_command(
     from spinalnet.paper.protocol import prepare, run_request
     from spinalnet.paper.recipes import find_recipes, regression
 
-    chosen = find_recipes(pattern)
+    chosen = find_recipes(pattern, of_original=protocol == "paper")
     asked = {"seeds": seeds, "data_dir": data_dir, "download": download}
     folders = []
     for request in [prepare(r, protocol, budget, **asked) for r in chosen]:

@@ -1,4 +1,4 @@
-"""The paper's networks: a trunk that makes features, and any head on top of it.
+"""The paper's networks, and one of our own: a trunk makes features, any head goes on top of it.
 
 `MODELS` is the one table. A row says how the trunk is built and which options the paper gave
 each head; head sizes are computed from the trunk's real output, so any large enough image and
@@ -25,6 +25,7 @@ from spinalnet.models.trunks import (
     half_resnet_trunk,
     mnist_cnn_trunk,
     no_trunk,
+    resnet9_trunk,
     torchvision_trunk,
     vgg5_trunk,
     vit_trunk,
@@ -201,6 +202,15 @@ MODELS: dict[str, ModelRow] = {
     "cifar-vgg13-bn": _cifar_vgg(13, 2, 2, 2, 2, 2),
     "cifar-vgg16-bn": _cifar_vgg(16, 2, 2, 3, 3, 3),
     "cifar-vgg19-bn": _cifar_vgg(19, 2, 2, 4, 4, 4),
+    # Not the paper's: what a small modern network reaches. The spinal head has the size of the one
+    # that VGG-5 has on as many features; as there is no dropout in the usual ResNet-9, it has none.
+    "resnet9": ModelRow(
+        trunk=resnet9_trunk(),
+        input_shape=(1, 28, 28),
+        min_size=8,
+        heads={"spinal": {"hidden_features": 128, "num_layers": 4}},
+        summary="ResNet-9, 32 channels wide, for images of 28 or 32 pixels (not the paper's)",
+    ),
     "alexnet": _backbone("alexnet", "classifier", 63, 300, spinal=_BARE),
     "resnet18": _backbone(
         "resnet18", "fc", 32, 224, spinal=_LEAKY, spinal_reused={**_LEAKY, **_REUSE}

@@ -3,7 +3,8 @@
 * `protocol="honest"`: everything is chosen on validation data split from the training data, the
   controls are added (see `RecipeRequest.heads`), heads are compared by seed (`comparison.compare`);
 * `protocol="paper"`: the original's own procedure with its own constants; where that let the test
-  data decide (the rate, the epoch that is reported), the result says "selected on test".
+  data decide (the rate, the epoch that is reported), the result says "selected on test". A recipe
+  of our own has no such procedure.
 
 Budgets: `full` is the original's length; `short` a stated share of epochs and data, called short
 wherever it appears; `smoke` two steps an epoch on random data, to see that everything fits.
@@ -123,8 +124,8 @@ class RecipeRequest:
     def config(self) -> TrainConfig:
         """Return the training settings at this budget."""
         config = self.recipe.train
-        if self.protocol == "honest":
-            config = replace(config, amp="auto")
+        if self.protocol == "honest" and not self.recipe.is_ours:
+            config = replace(config, amp="auto")  # the original knew no half precision
         elif self._of_pictures:
             config = replace(config, augment=ORIGINAL + "; test ".join(self.recipe.pictures or ()))
         if self.is_full:
@@ -394,6 +395,11 @@ def prepare(
         if value not in get_args(known):
             raise unknown_name(kind, value, get_args(known))
     check_positive("seeds", seeds)
+    if protocol == "paper" and recipe.is_ours:
+        raise InputError(
+            f"'{recipe.name}' is a recipe of our own, of which the original has no procedure: run "
+            "it with protocol=honest."
+        )
     request = RecipeRequest(recipe, protocol, budget, seeds, data_dir, download)  # type: ignore[arg-type]  # checked above
     if budget == "smoke":
         return request

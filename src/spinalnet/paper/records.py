@@ -190,9 +190,12 @@ def published_of(record: Record) -> Published:
     if summary.selected_on == "training":
         selected = "on training data"
     how = "by the original's own procedure" if record.protocol == "paper" else "honestly"
+    told = f"An experiment of the original ({listing(recipe.sources)})"
+    reported = f" It reported: {recipe.selection}."
+    if recipe.is_ours:
+        told, reported = "A recipe of our own", ""
     setting = [
-        f"An experiment of the original ({listing(recipe.sources)}): {recipe.model} on "
-        f"{recipe.data}. It reported: {recipe.selection}.",
+        f"{told}: {recipe.model} on {recipe.data}.{reported}",
         f"Here it was run {how}, the epoch chosen {selected}: {record.epochs} of "
         f"{record.of_epochs} epochs, {record.train_size:,} of {record.of_train_size:,} training "
         "examples.",
@@ -312,7 +315,7 @@ def describe_recipes(
             "data": recipe.data,
             "model": recipe.model,
             "heads": list(recipe.heads),
-            "original_heads": list(recipe.original_heads or recipe.heads),
+            "original_heads": [] if recipe.is_ours else list(recipe.original_heads or recipe.heads),
             "epochs": recipe.train.epochs,
             "batch_size": recipe.train.batch_size,
             "selection": recipe.selection,
@@ -320,6 +323,7 @@ def describe_recipes(
             "parts": list(recipe.parts),
             "validation": recipe.validation,
             "sources": list(recipe.sources),
+            "ours": recipe.is_ours,
             "printed": [
                 {"what": p.what, "value": p.value, "where": p.where} for p in recipe.printed
             ],

@@ -42,6 +42,7 @@ MACS: dict[str, tuple[float, int]] = {
     "cifar-resnet18-half": (152e6, 32),
     "cifar-resnet34-half": (304e6, 32),
     "cifar-vgg19-bn": (399e6, 32),
+    "resnet9": (68.8e6, 28),
     "alexnet": (0.66e9, 224),
     "resnet18": (1.8e9, 224),
     "resnext50_32x4d": (4.2e9, 224),
@@ -69,11 +70,12 @@ def printed(
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One experiment of the original.
+    """One experiment of the original, or a recipe of our own.
 
     Attributes:
         name: What `spinalnet reproduce` is given.
-        sources: The files of the original that it stands for.
+        sources: The files of the original that it stands for; none of a recipe of our own, whose
+            settings are ours wherever the original's are named below.
         data: Row of `DATASETS`.
         model: Row of `models.MODELS`.
         train: The original's training settings, augmentation included.
@@ -100,7 +102,7 @@ class Recipe:
     """
 
     name: str
-    sources: tuple[str, ...]
+    sources: tuple[str, ...] = ()
     data: str
     model: str
     train: TrainConfig
@@ -122,6 +124,11 @@ class Recipe:
     defects: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     short: tuple[int, int] | None = None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is a recipe of our own, and no experiment of the original."""
+        return not self.sources
 
     @property
     def selected_on(self) -> str:
