@@ -32,7 +32,7 @@ BEFORE_COMMANDS = (
     *("table-reach", "transfer"),
 )
 MISSING: dict[str, set[str]] = {
-    **{f"benchmarks/results/{name}.json": {"command"} for name in BEFORE_COMMANDS},
+    **{f"benchmarks/results/{name}.json": {"command"} for name in BEFORE_COMMANDS}
 }
 
 
