@@ -41,7 +41,9 @@ def _made(found: Row, *more: str) -> str:
     made = [made[number] for number in used] or made
     cpus, versions, commits = (
         listed(dict.fromkeys(values))
-        for values in zip(*((e["cpu"], e["torch"], e["commit"][:7]) for e in made), strict=True)
+        for values in zip(
+            *((e["cpu"], e["torch"], (e["commit"] or "unknown")[:7]) for e in made), strict=True
+        )
     )
     words = f"`{found['command']}` on {cpus}, 1 thread, torch {versions}"
     return "; ".join((f"{words}, commit {commits}", *more)) + "."
