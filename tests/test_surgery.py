@@ -382,6 +382,24 @@ def test_other_surgery_refuses_them_too() -> None:
         replace_head_(mlp(), num_classes=3)
 
 
+class Weighted(nn.Module):
+    """Logits with a weight that is learnt, such as those of several classifiers in EfficientViM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.fc = nn.Linear(8, 16), nn.Linear(16, 5)
+        self.weights = nn.Parameter(torch.ones(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weights.softmax(-1)[0] * self.fc(self.body(x).relu())
+
+
+def test_a_softmax_of_weights_squashes_no_logits() -> None:
+    model = replace_head_(Weighted(), "spinal", num_classes=3)
+    assert model(torch.randn(4, 8)).shape == (4, 3)
+    assert not isinstance(model.fc, nn.Linear)
+
+
 @pytest.mark.parametrize("use", ["softmax", "log_softmax", "sigmoid"])
 def test_features_are_not_squashed(use: str) -> None:
     model = Net(use)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -222,6 +222,17 @@ def _last_weight_layers(trial: Trial) -> list[str]:
 _SQUASHING = ("Softmax", "LogSoftmax", "Sigmoid", "LogSigmoid")
 
 
+def _behind(start: Any, ends: Container[Any]) -> list[Any]:
+    """Return the nodes of the graph that lie behind one, itself first, down to some ends."""
+    found, queue = {}, [start]
+    for node in queue:  # grows as it goes
+        if node is not None and node not in found:
+            found[node] = None
+            if node not in ends:
+                queue += [before for before, _ in node.next_functions]
+    return list(found)
+
+
 def squashed(model: nn.Module, trial: Trial) -> str | None:
     """Return what a model does to the logits of its classifier that makes them none, if anything.
 
@@ -229,12 +240,13 @@ def squashed(model: nn.Module, trial: Trial) -> str | None:
         model: The model.
         trial: Of the model, traced, that watched the classifier.
     """
-    met, queue = set(), [trial.output.grad_fn]
-    for node in queue:  # grows as it goes
-        if node is not None and node not in met and node not in trial.makers:
-            met.add(node)
-            queue += [before for before, _ in node.next_functions]
-    names = {node.name().rstrip("0").removesuffix("Backward") for node in met}
+    # Weights of several classifiers may be a softmax too, of parameters: it squashes no logits.
+    makers = set(trial.makers)
+    names = {
+        node.name().rstrip("0").removesuffix("Backward")
+        for node in _behind(trial.output.grad_fn, makers)
+        if node not in makers and not makers.isdisjoint(_behind(node, makers))
+    }
     kind = next((kind for kind in _SQUASHING if kind in names), None)
     if kind is None:
         return None
