@@ -24,6 +24,9 @@ CONFIRMED, NOT_CONFIRMED, NOT_TESTABLE = "confirmed", "not confirmed", "not test
 def gap(head: dict[str, Any], scale: float = 100, unit: str = " points") -> str:
     """Return what the spinal head's difference to another is, with its interval and answer."""
     d = head["difference"]
+    if "chance" in d:  # over several data sets
+        sure = "" if d["chance"] is None else f" (probability {d['chance']:.2f})"
+        return f"{scale * d['mean']:+.2f}{unit}: {d['code']}{sure}"
     numbers = (
         f"{scale * d['mean']:+.2f}{unit} ({scale * d['low']:+.2f} to {scale * d['high']:+.2f})"
     )
@@ -62,6 +65,12 @@ def accuracy() -> tuple[str, str]:
     for one in study_blocks.record("wiring")["answers"]:
         if one["other"] == "mlp":
             rows.append((f"{words_of[one['data']]}, small CNN, the wiring study", _answered(one)))
+    for one in study_blocks.record("tables")["answers"]:
+        if one["other"] == "mlp":
+            found = {"mean": one["difference"], "code": one["verdict"]}
+            found["chance"] = one.get(one["verdict"])  # None where it is undecided
+            words = f"{one['tables']} tables, accuracy or R2, heads tuned equally"
+            rows.append((words, {"head": "mlp", "difference": found}))
     return _higher(rows)
 
 
