@@ -26,7 +26,7 @@ def test_start_writes_config_and_environment(run):
     assert record.config == CONFIG
     assert record.environment["torch"] == torch.__version__
     expected = {"spinalnet", "commit", "python", "torchvision", "numpy", "platform", "cpu"}
-    expected |= {"torch", "cores", "threads", "kernels", "cuda_device", "started"}
+    expected |= {"torch", "cores", "threads", "kernels", "bf16", "cuda_device", "started"}
     assert set(record.environment) == expected
     assert record.result is None
     assert not record.done

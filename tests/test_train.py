@@ -22,6 +22,7 @@ from spinalnet.training.config import TrainConfig
 from spinalnet.training.evaluation import Metrics, evaluate, predict_logits
 from spinalnet.training.fitting import fit
 from spinalnet.training.loop import Progress
+from spinalnet.training.placement import bf16_instructions
 from spinalnet.training.updates import clip_gradients
 
 CLASSES = 3
@@ -111,11 +112,12 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def train_with(model=None, data=None, **options):
+def train_with(model=None, data=None, on_progress=None, **options):
     """Fit a small network with `options`; return the result."""
     options = {"epochs": 2, "batch_size": 16, "lr": 0.01, "schedule": "constant"} | options
     data = data or classes_source()
-    return fit(model or mlp(), data, classes_source(seed=1), TrainConfig(**options))
+    model, config = model or mlp(), TrainConfig(**options)
+    return fit(model, data, classes_source(seed=1), config, on_progress=on_progress)
 
 
 def lrs(result):
@@ -357,6 +359,32 @@ def test_bf16_trains_under_autocast_and_keeps_float32_weights():
     assert set(seen) == {torch.bfloat16}
     assert {p.dtype for p in result.model.parameters()} == {torch.float32}
     assert result.val.accuracy > 0.6
+
+
+@pytest.mark.parametrize(
+    ("found", "known"),
+    [
+        ({"amx_bf16": True, "avx512_bf16": True}, "amx_bf16, avx512_bf16"),
+        ({"amx_bf16": False, "avx512_bf16": False}, "none"),
+        ({"bf16": True, "sve_bf16": False}, "bf16"),
+        ({"architecture": "another"}, None),
+        (None, None),
+    ],
+)
+def test_bf16_on_a_processor_without_it_is_told_before_the_first_step(found, known, monkeypatch):
+    if found is None:  # as in older torch
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    assert bf16_instructions() == known
+    told: list[Progress] = []
+    result = train_with(amp="bf16", epochs=1, on_progress=told.append)
+    if known == "none":
+        assert ["no bf16 instructions" in note for note in result.notes] == [True]
+        assert told[0].phase == "note"
+    else:
+        assert result.notes == ()
+    assert train_with(amp="off", epochs=1).notes == ()
 
 
 def test_channels_last_reaches_the_filters_and_the_data():

@@ -16,6 +16,7 @@ import torch
 
 import spinalnet
 from spinalnet.kernels import native
+from spinalnet.training.placement import bf16_instructions
 
 
 def describe_environment() -> dict[str, Any]:
@@ -33,6 +34,7 @@ def describe_environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "kernels": native.instruction_set() or f"none: {native.UNAVAILABLE}",
+        "bf16": bf16_instructions(),
         "cuda_device": cuda,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }

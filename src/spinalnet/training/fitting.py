@@ -27,7 +27,7 @@ from spinalnet.training import circumstances, runs, stopping
 from spinalnet.training.config import TrainConfig
 from spinalnet.training.learner import BringsLearner, ModelLearner
 from spinalnet.training.loop import Loop, nothing_to_train_on
-from spinalnet.training.placement import resolve_device
+from spinalnet.training.placement import advise, resolve_device
 
 if TYPE_CHECKING:
     from spinalnet.training.loop import FitResult, Progress
@@ -92,6 +92,7 @@ def fit(
         )
         loop = Loop(learner, config, on_progress)
         _take_up(run, after, loop, learner)
+        loop.note(advise(learner.placement))
         safe_since = time.monotonic()
         with learner.all_released_after(), _kept(run, loop, learner):
             while not loop.stopped:

@@ -109,6 +109,32 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda", _dist.local_rank()) if name == "cuda" else torch.device(name)
 
 
+def bf16_instructions() -> str | None:
+    """Return what the processor has for bf16 products: names, "none", or None if torch can't tell.
+
+    Without them bf16 is computed by way of float32, several times slower than float32 itself.
+    """
+    ask = getattr(torch.cpu, "get_capabilities", None)
+    if ask is None:
+        return None
+    found = ask()
+    names = ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16")  # x86-64, then Arm
+    if not any(name in found for name in names):
+        return None
+    return ", ".join(name for name in names if found.get(name)) or "none"
+
+
+def advise(placement: Placement) -> str:
+    """Return a sentence for the user if precision and processor do not suit each other."""
+    bf16_on_cpu = placement.amp_dtype is torch.bfloat16 and placement.device.type == "cpu"
+    if not bf16_on_cpu or bf16_instructions() != "none":
+        return ""
+    return (
+        "amp=bf16: this processor has no bf16 instructions, so each step takes several times as "
+        "long as in float32; amp=off is faster here."
+    )
+
+
 def _amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     if amp == "auto":
         if device.type != "cuda":
