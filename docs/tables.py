@@ -110,8 +110,11 @@ def benchmark(*names: str, note: str = "") -> str:
             ratio = f"**{row['ratio']:.1f}x** ({low:.1f} to {high:.1f})"
             rows.append([row["case"], row["baseline"], *times, ratio])
     table = as_markdown(("case", "against", "ours", "theirs", "ratio (quartiles)"), rows, left=2)
+    cpu = env["cpu"]
+    if any("bf16" in row[0] for row in rows) and "bf16" in env:
+        cpu += f" (bf16 instructions: {env['bf16']})"
     return (
-        f"{table}\n\n{' and '.join(dict.fromkeys(commands))}{note} on {env['cpu']}, "
+        f"{table}\n\n{' and '.join(dict.fromkeys(commands))}{note} on {cpu}, "
         f"{env['threads']} thread(s), torch {env['torch']}. Ratios within one run."
     )
 
