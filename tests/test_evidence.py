@@ -24,6 +24,7 @@ FILES = sorted(
 )
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
+
 def _environments(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The circumstances of a file: of its own, of its summary, or one for each time it was run."""
     own = record.get("environment") or record.get("summary", {}).get("environment")
