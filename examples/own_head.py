@@ -45,7 +45,8 @@ def main() -> None:
         out=asked.out,
     )
     print(found.verdict)
-    print(found.to_frame())
+    for head in found.summary.heads:
+        print(f"{head.head}: {100 * head.mean:.1f} % in {head.n} runs")
 
 
 if __name__ == "__main__":  # every run imports this file for its head, and shall not start anew

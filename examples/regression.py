@@ -10,7 +10,8 @@ from sklearn.model_selection import train_test_split
 
 from spinalnet import SpinalRegressor, sensitivities
 
-X, y = load_diabetes(return_X_y=True, as_frame=True, scaled=False)
+data = load_diabetes(scaled=False)
+X, y = data.data, data.target
 X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
 
 model = SpinalRegressor(random_state=0).fit(X_train, y_train)
@@ -21,10 +22,10 @@ mean, std = model.predict(X_test, return_std=True)
 error = np.abs(mean - y_test)
 order = np.argsort(std)
 half = len(order) // 2
-print(f"mean error where the nets agree most: {error.iloc[order[:half]].mean():.1f}")
-print(f"mean error where they agree least:    {error.iloc[order[half:]].mean():.1f}")
+print(f"mean error where the nets agree most: {error[order[:half]].mean():.1f}")
+print(f"mean error where they agree least:    {error[order[half:]].mean():.1f}")
 
 # What the first of the eight nets depends on: how far its answer moves with each of its inputs.
-found = sensitivities(model.module_, model.prepare(X_test), inputs=list(model.feature_names_in_))
+found = sensitivities(model.module_, model.prepare(X_test), inputs=data.feature_names)
 for column, size in zip(found.inputs, found.mean_absolute[0], strict=True):
     print(f"  {column}: {size:.2f}")

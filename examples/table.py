@@ -9,11 +9,11 @@ from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_sp
 
 from spinalnet import SpinalClassifier
 
-X, y = load_breast_cancer(return_X_y=True, as_frame=True)
+X, y = load_breast_cancer(return_X_y=True)
 X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0, stratify=y)
 
-# Numbers are scaled and embedded, gaps and categories encoded, by the estimator itself. Eight nets
-# are trained at once and averaged; rows are held out to stop in time.
+# Numbers are scaled and embedded by the estimator itself; of a frame of pandas or polars, gaps and
+# categories too. Eight nets are trained at once and averaged; rows are held out to stop in time.
 model = SpinalClassifier(random_state=0)
 trees = HistGradientBoostingClassifier(random_state=0)
 for name, estimator in (("spinal", model), ("trees", trees)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,19 @@ def test_a_dry_run_writes_nothing_and_printed_commands_do_the_same(
     assert "--only" in script
     here = spinalnet.compare("digits", "spinal,mlp", out=tmp_path / "here", **ONE_EPOCH)
     assert spinalnet.Comparison.load("printed").scores().equals(here.scores())
+
+
+def test_frames_without_pandas_are_a_sentence_before_any_work(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    layers = spinalnet.summary(spinalnet.SpinalNet(20, 2, hidden_features=4), (20,))
+    found = object.__new__(spinalnet.Comparison)
+    for what, frame in (
+        ("to_frame()", layers.to_frame),
+        ("to_frame()", found.to_frame),
+        ("scores()", found.scores),
+        ("predictions_frame()", found.predictions_frame),
+        ("predict_frame()", lambda: spinalnet.predict_frame("nowhere", [])),
+    ):
+        with pytest.raises(spinalnet.SpinalnetError, match=r"needs pandas.*\[tables\]") as caught:
+            frame()
+        assert str(caught.value).startswith(what)

@@ -81,16 +81,36 @@ def test_a_file_that_leaves_one_thing_out_is_found(word: str):
     assert missing(without(_record("results/digits.json")))
 
 
-@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a checkout")
+needs_checkout = pytest.mark.skipif(
+    shutil.which("git") is None or not (ROOT / ".git").exists(), reason="needs git and a checkout"
+)
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(ROOT), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@needs_checkout
+def test_a_commit_that_is_named_is_in_the_history():
+    if _git("rev-parse", "--is-shallow-repository") == "true":
+        pytest.skip("the history is cut off")
+    known = set(_git("rev-list", "--all", "HEAD").splitlines())
+    named = {
+        (name, commit)
+        for name in FILES
+        if "commit_note" not in (record := _record(name))
+        for one in _environments(record)
+        for commit in ([one["commit"]] if isinstance(one["commit"], str) else one["commit"])
+    }
+    lost = {place for place in named if not any(c.startswith(place[1]) for c in known)}
+    assert not lost
+
+
+@needs_checkout
 def test_the_files_are_committed():
-    listed = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "results", "benchmarks/results"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert set(FILES) <= set(listed.stdout.splitlines())
+    listed = _git("ls-files", "results", "benchmarks/results")
+    assert set(FILES) <= set(listed.splitlines())
 
 
 def _opened() -> Iterator[set[str]]:

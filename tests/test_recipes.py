@@ -501,7 +501,7 @@ def test_a_kept_smoke_run_is_listed_without_its_numbers(tmp_path):
     assert "±" not in tried[0]
     assert "accurac" not in tried[0]
     rows = {r["name"]: r["status"] for r in describe_recipes(kept, str(tmp_path))}
-    assert rows["emnist-digits-cnn"] == "missing data: emnist-digits"
+    assert rows["emnist-digits-cnn"].startswith("downloads 562 MB first")
     html = overview_page(kept)
     assert 'id="tried-title"' in html
     for empty in ("Printed and found", "Recipe by recipe", 'id="all"'):
@@ -659,7 +659,7 @@ def test_records_of_our_own_recipes_name_no_original(tiny, tmp_path, monkeypatch
     assert [name for name, row in rows.items() if row["ours"]] == ["mnist-cnn", *sorted(OURS)[::-1]]
     assert rows["mnist-resnet9"]["original_heads"] == []
     listed = invoke("recipes", "--results", str(tmp_path), "--data-dir", str(tmp_path)).stdout
-    assert re.search(r"mnist-resnet9 .*our own; missing data: mnist", listed)
+    assert re.search(r"mnist-resnet9 .*our own; downloads 12 MB first", listed)
 
 
 def test_short_budgets_shrink_everything_that_counts_epochs():
@@ -852,7 +852,9 @@ def test_lists_say_what_is_missing(tmp_path):
     rows = {row["name"]: row for row in describe_recipes(tmp_path, str(tmp_path))}
     assert list(rows) == list_recipes()
     assert rows["regression-sum"]["status"] == "ready"
-    assert rows["cifar10-vgg"]["status"] == "missing data: cifar10"
+    cifar10 = rows["cifar10-vgg"]["status"]
+    assert cifar10.startswith("downloads 170 MB first; needs about ")
+    assert rows["transfer-bird225"]["status"] == "missing data: bird-225"
     assert rows["customizable-demo"]["status"] == "demonstration: smoke only"
     json.dumps(list(rows.values()))
     flowers = rows["transfer-flowers102"]
@@ -885,7 +887,8 @@ def test_commands_list_recipes_and_data_sets(tmp_path):
     assert [row["name"] for row in answered(listed)["recipes"]] == list_recipes()
     table = invoke("recipes", "--results", str(tmp_path), "--data-dir", str(tmp_path)).stdout
     assert all(name in table for name in RECIPES)
-    assert "missing data: cifar10" in table
+    assert "downloads 170 MB first" in table
+    assert "missing data: bird-225" in table
     sets = answered(invoke("datasets", "--json", "--data-dir", str(tmp_path)))
     assert [row["name"] for row in sets["datasets"]] == loading.list_datasets()
     table = invoke("datasets", "--data-dir", str(tmp_path)).stdout

@@ -9,7 +9,7 @@ import torch
 
 from spinalnet import files
 from spinalnet._checks import InputError
-from spinalnet.training.environment import describe_environment
+from spinalnet.training.environment import cpu_model, describe_environment
 from spinalnet.training.runs import RunFolder, is_done, is_run, load_runs
 
 CONFIG = {"model": "tiny", "seed": 0, "train": {"lr": 1e-5, "phases": [[0.1, 2]]}}
@@ -30,6 +30,24 @@ def test_start_writes_config_and_environment(run):
     assert set(record.environment) == expected
     assert record.result is None
     assert not record.done
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (
+            "processor: 0\ncpu family : 6\nmodel : 207\nmodel name : Intel(R) Xeon\nstepping : 2\n"
+            "processor: 1\nmodel name : Another\n",
+            "Intel(R) Xeon (family 6, model 207, stepping 2)",
+        ),
+        ("model name : One\n", "One"),
+        ("CPU implementer : 0x41\n", None),
+    ],
+)
+def test_a_processor_is_named_with_its_numbers(tmp_path, text, name):
+    (tmp_path / "cpuinfo").write_text(text)
+    assert cpu_model(tmp_path / "cpuinfo") == (name or cpu_model(tmp_path / "not-there"))
+    assert cpu_model(tmp_path / "not-there")
 
 
 def test_start_takes_up_the_same_request_and_keeps_its_environment(run):

@@ -313,6 +313,21 @@ def test_training_keeps_its_number_of_threads() -> None:
         torch.set_num_threads(before)
 
 
+def test_epochs_of_a_probe_count_in_the_lines_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    from spinalnet.cli import output, progress
+
+    how = {"as_json": False, "quiet": False, "verbose": False}
+    with output.speaking(**how):
+        watcher = progress.reporter(bars=False)
+        watcher.run_started("run", {"train": {"epochs": 1}, "probe_epochs": 2})
+        watcher.epoch_ended("run", {"epoch": 3, "val_accuracy": 0.5}, best=True)
+        watcher.run_started("plain", {"train": {"epochs": 4}})
+        watcher.epoch_ended("plain", {"epoch": 3, "val_accuracy": 0.5}, best=True)
+    said = capsys.readouterr().err
+    assert "run: epoch 3/3" in said
+    assert "plain: epoch 3/4" in said
+
+
 def test_without_a_terminal_features_are_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import importlib
 import reprlib
 import types
 import typing
@@ -54,6 +55,20 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:
 def install_extra(extra: str) -> str:
     """Return the words for how an extra is installed: from a checkout, until there is a release."""
     return f"pip install '.[{extra}]' in a checkout of spinalnet"
+
+
+def pandas_for(what: str) -> Any:
+    """Return pandas, which no core part needs.
+
+    Raises:
+        InputError: If it is not installed; `what` begins the sentence.
+    """
+    try:
+        return importlib.import_module("pandas")
+    except ImportError as error:
+        raise InputError(
+            f"{what} needs pandas, which is not installed: {install_extra('tables')}."
+        ) from error
 
 
 def missing_gradio() -> InputError:

@@ -49,7 +49,8 @@ def reporter(*, bars: bool, scored: bool = True, ends: bool = True) -> Any:
             self._told: dict[str, float] = {}  # when an epoch of a table was last told
 
         def run_started(self, run: str, config: Mapping[str, Any]) -> None:
-            self._epochs[run] = (config.get("train") or {}).get("epochs")
+            epochs = (config.get("train") or {}).get("epochs")
+            self._epochs[run] = epochs and epochs + (config.get("probe_epochs") or 0)
             tell("run_started", run=run, config=config)
 
         def epoch_ended(self, run: str, row: Mapping[str, Any], *, best: bool) -> None:

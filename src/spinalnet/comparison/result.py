@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spinalnet._checks import InputError, unknown_name
+from spinalnet._checks import InputError, pandas_for, unknown_name
 from spinalnet.comparison import outputs, wording
 from spinalnet.comparison.answer import Difference, Summary
 from spinalnet.comparison.findings import head_rows
@@ -85,8 +85,12 @@ class Comparison:
         return tuple(head.difference for head in self.summary.heads if head.difference)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a row per head as a data frame of pandas, the difference in columns of its own."""
-        import pandas as pd
+        """Return a row per head as a data frame of pandas, the difference in columns of its own.
+
+        Raises:
+            InputError: If pandas is not installed; so do all others that return a frame.
+        """
+        pd = pandas_for("to_frame()")
 
         rows = []
         for head in self.summary.heads:
@@ -103,7 +107,7 @@ class Comparison:
 
     def scores(self) -> pd.DataFrame:
         """Return the test metric of every unit (rows) and head (columns)."""
-        import pandas as pd
+        pd = pandas_for("scores()")
 
         columns = {head.head: head.values for head in self.summary.heads}
         return pd.DataFrame(columns, index=pd.Index(self.summary.units, name="unit"))
@@ -163,8 +167,8 @@ class Comparison:
             repeat: The same.
         """
         import numpy as np
-        import pandas as pd
 
+        pd = pandas_for("predictions_frame()")
         said = self.predictions(head, unit=unit, seed=seed, repeat=repeat)
         index = None if said.rows is None else pd.Index(said.rows.numpy(), name="row")
         first: dict[str, Any] = {"path": list(said.paths)} if said.paths else {}

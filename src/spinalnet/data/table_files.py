@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from spinalnet._checks import InputError, install_extra, some
+from spinalnet._checks import InputError, pandas_for, some
 from spinalnet.data.columns import MOST_EXACT, check_names, rows_in_words
 from spinalnet.data.typed_columns import is_number, typed
 
@@ -82,13 +82,7 @@ def read_table_file(
         InputError: If the file is missing, of no known format, broken or empty, or if two columns
             have one name.
     """
-    try:
-        import pandas  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            "reading tables needs pandas (and pyarrow for parquet and arrow): "
-            f"{install_extra('tables')}."
-        ) from error
+    pandas_for("reading tables")
     if not path.is_file():
         raise InputError(f"table '{path}' does not exist.")
     try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spinalnet._checks import pandas_for
 from spinalnet.comparison import TableModel, TrainedModel, load
 from spinalnet.comparison.outputs import class_columns
 from spinalnet.deploy.predict import predict_images
@@ -35,10 +36,9 @@ def predict_frame(
 
     Raises:
         InputError: If images or columns cannot be used; see `predict_images` and
-            `TableModel.predict`.
+            `TableModel.predict`. If pandas is not installed.
     """
-    import pandas as pd
-
+    pd = pandas_for("predict_frame()")
     model = run if isinstance(run, TrainedModel | TableModel) else load(run)
     if isinstance(model, TableModel):
         if isinstance(data, str | Path):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spinalnet._checks import pandas_for
 from spinalnet.nn.counting import macs_by_module
 from spinalnet.nn.layers import SpinalLayer
 
@@ -60,10 +61,8 @@ class ModelSummary:
         return [*lines, ["all", "", "", f"{self.params:,}", f"{self.macs:,}", ""]]
 
     def to_frame(self) -> Any:
-        """Return the rows as a frame of pandas."""
-        import pandas as pd
-
-        return pd.DataFrame([asdict(row) for row in self.rows])
+        """Return the rows as a frame of pandas; an `InputError` says what to do without it."""
+        return pandas_for("to_frame()").DataFrame([asdict(row) for row in self.rows])
 
     def __str__(self) -> str:
         """Return the table, and why chains take their paths."""

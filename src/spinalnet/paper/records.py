@@ -292,11 +292,14 @@ def status(recipe: Recipe, facts: Iterable[Fact], data_dir: str | None) -> str:
         return "done: " + ", ".join(f"{one.protocol} ({one.budget})" for one in done)
     if recipe.is_demonstration:
         return "demonstration: smoke only"
-    if not readers.is_present(DATASETS[recipe.data], data_dir):
-        return f"missing data: {recipe.data}"
+    data, said = DATASETS[recipe.data], "ready"
+    if not readers.is_present(data, data_dir):
+        if not data.downloads:
+            return f"missing data: {recipe.data}"
+        said = f"downloads {data.size.split(' (')[0]} first"
     if recipe.gpu_hours >= 0.1:
-        return f"ready; needs about {recipe.gpu_hours:.1f} GPU-hours a run"
-    return "ready"
+        said += f"; needs about {recipe.gpu_hours:.1f} GPU-hours a run"
+    return said
 
 
 def describe_recipes(

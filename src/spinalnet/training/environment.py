@@ -30,7 +30,7 @@ def describe_environment() -> dict[str, Any]:
         "torchvision": _version("torchvision"),
         "numpy": _version("numpy"),
         "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "kernels": native.instruction_set() or f"none: {native.UNAVAILABLE}",
@@ -60,12 +60,20 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _cpu_model() -> str:
+def cpu_model(info: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the processor's name and, as virtual machines call many by one name, its numbers."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
+        lines = info.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    said = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+    said = {name.strip(): value.strip() for name, value in said.items()}  # of the first processor
+    name = said.get("model name")
+    if name is None:
         return platform.processor() or platform.machine()
+    numbers = {"family": "cpu family", "model": "model", "stepping": "stepping"}
+    known = [f"{word} {said[key]}" for word, key in numbers.items() if said.get(key)]
+    return f"{name} ({', '.join(known)})" if known else name
 
 
 def _commit() -> str | None:
