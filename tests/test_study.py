@@ -190,6 +190,7 @@ RESULTS = Path(__file__).parents[1] / "results"
         ("data: [{data: a.csv, tarset: y}]", "did you mean 'target'"),
         ("data: [digits, digits]", "two data sets of a study are called 'digits'"),
         ("data: [{data: digits, name: ../x}]", "no name of a folder"),
+        ("data: [{data: digits, name: Aux}]", "no name of a folder"),
         ("data: [digits]\nseeds: 1", "seeds must be a whole number of at least 2"),
         ("data: [digits]\nseeds: true", "seeds must be a whole number"),
         ("data: [digits]\nrope: 2", "rope must be a number between 0 and 1"),
@@ -224,6 +225,14 @@ def test_a_study_file_that_says_something_else_is_refused(tmp_path, text, said):
     with pytest.raises(InputError, match=re.escape(said)):
         StudySpec.read(file)
     assert not (tmp_path / "o").exists()
+
+
+def test_a_folder_of_a_study_has_no_name_that_windows_keeps(tmp_path):
+    names = ["aux.csv", "con", "COM1.tar.csv", "auxiliary.csv", "nul-1.csv", "digits"]
+    file = tmp_path / "s.yaml"
+    file.write_text(f"data: {json.dumps(names)}")
+    kept = ["_aux.csv", "_con", "_COM1.tar.csv", "auxiliary.csv", "nul-1.csv", "digits"]
+    assert list(StudySpec.read(file).data) == kept
 
 
 def test_numbers_of_a_study_file_are_read_as_they_are_meant(tmp_path):

@@ -138,6 +138,12 @@ def _names(given: Any, what: str) -> tuple[str, ...]:
     return tuple(one.strip() for one in names if one.strip())
 
 
+def _is_reserved(name: str) -> bool:
+    """Whether Windows takes a name for a device: "aux.csv", "NUL". Folders are carried about."""
+    device = r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\s*(\..*)?"
+    return re.fullmatch(device, name, re.IGNORECASE) is not None
+
+
 def _data(given: Any) -> dict[str, dict[str, Any]]:
     if not isinstance(given, list) or not given:
         raise InputError("data must be a list of data sets: names, folders, tables with a target.")
@@ -153,8 +159,9 @@ def _data(given: Any) -> dict[str, dict[str, Any]]:
         if "options" in row:
             row["options"] = _options(row["options"])
         stem = re.sub(r"[^A-Za-z0-9.]+", "-", Path(row["data"]).name).strip("-") or "data"
+        stem = f"_{stem}" if _is_reserved(stem) else stem
         name = str(row.get("name", stem))
-        if name in found or "/" in name or name in (".", ".."):
+        if name in found or "/" in name or name in (".", "..") or _is_reserved(name):
             raise InputError(
                 f"two data sets of a study are called '{name}', or that is no name of a folder: "
                 "give them names of their own (name: ...)."
