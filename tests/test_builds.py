@@ -169,6 +169,17 @@ def test_a_wheel_for_older_systems_asks_for_no_more_than_its_name_says(tmp_path:
     assert found == "parity\n"
 
 
+@pytest.mark.skipif(find_spec("twine") is None, reason="needs twine (make dist)")
+def test_what_is_published_for_all_systems_passes_the_checks_of_an_index(tmp_path: Path) -> None:
+    script = ROOT / "release" / "release.py"
+    told = run(sys.executable, script, "dist", "--no-isolation", "--out", tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    version = spinalnet.__version__
+    assert names == {f"spinalnet-{version}.tar.gz", f"spinalnet-{version}-py3-none-any.whl"}
+    assert told.count("PASSED") == 2
+    assert "SPINALNET_REPOSITORY is not set" in told
+
+
 def test_without_a_compiler_the_package_installs_in_pure_python_and_says_so(tmp_path: Path) -> None:
     wheel = build(tmp_path / "dist", CXX="/bin/false")
     assert wheel.name.endswith("py3-none-any.whl")
