@@ -253,7 +253,7 @@ CLAIMS = (
         "abstract",
         time_,
         "`python benchmarks/heads.py` (heads.json, heads-fit.json); all rows: "
-        "[kernels.md](kernels.md)",
+        "[speed.md](speed.md)",
     ),
     (
         "the vanishing gradient problem does not exist",

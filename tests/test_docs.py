@@ -111,7 +111,7 @@ def test_tables_are_made_from_the_committed_results(
 
 def test_the_table_of_heads_is_made_from_the_committed_results() -> None:
     made = runpy.run_path(str(ROOT / "benchmarks" / "heads.py"))["section"]()
-    page = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
     assert made in page, "Run: python benchmarks/heads.py --table-only"
 
 
