@@ -960,8 +960,9 @@ def migration() -> str:
             f"`{source}`" if "." in source.rpartition("/")[2] else source,
             ", ".join(f"`{one.name}`" for one in recipes),
             ", ".join(dict.fromkeys(f"`{one.model}`" for one in recipes)),
-            ", ".join(dict.fromkeys(head for one in recipes for head in one.original_heads))
-            or "spinal, and its own layers",
+            ", ".join(
+                dict.fromkeys(head for one in recipes for head in one.original_heads or one.heads)
+            ),
         ]
         for source, recipes in by_source.items()
     ]
