@@ -1,4 +1,4 @@
-"""Time the heads, write benchmarks/results/{heads,heads-fit,steps}.json and docs/kernels.md.
+"""Time the heads, write benchmarks/results/{heads,heads-fit,steps}.json and docs/speed.md.
 
 python benchmarks/heads.py [--table-only | --fit-only]
 """
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 RESULT = RESULTS / "heads.json"
 FIT_RESULT = RESULTS / "heads-fit.json"
-PAGE = ROOT / "docs" / "kernels.md"
+PAGE = ROOT / "docs" / "speed.md"
 BEGIN, END = "<!-- table: heads -->", "<!-- end of table -->"
 
 # How many times faster than naive small batches of narrow heads were to be.

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/pays.py [BEGINNING OF A CASE'S NAME ...]
 
-Writes benchmarks/results/pays.json, from which docs/kernels.md is made. Each piece is taken away by
+Writes benchmarks/results/pays.json, from which docs/speed.md is made. Each piece is taken away by
 itself, all ways in turns within one run:
 
 * "repeat": the remembered call (`nn/repeat.py`); without it every call finds out what it needs.

@@ -252,8 +252,7 @@ CLAIMS = (
         "less computation, so less time",
         "abstract",
         time_,
-        "`python benchmarks/heads.py` (heads.json, heads-fit.json); all rows: "
-        "[kernels.md](kernels.md)",
+        "`python benchmarks/heads.py` (heads.json, heads-fit.json); all rows: [speed.md](speed.md)",
     ),
     (
         "the vanishing gradient problem does not exist",

@@ -341,10 +341,8 @@ def heads() -> str:
         rows.append([head, *(f"{part:.2f}" for part in parts), *steps])
     env = record["environment"]
     return as_markdown((*header, "1,024", "`fit`, batch 64", "1,024"), rows) + (
-        f"\n\n`python benchmarks/heads.py` on {env['cpu']}, 1 thread, torch {env['torch']}. Parts "
-        "of the multiplications and of the time of the layers that the head replaces; longhand is "
-        "the paper's loop in inference; `fit` is a whole training step on features in memory (*: "
-        "the MLP has two hidden layers, and is trained batch by batch)."
+        f"\n\n`python benchmarks/heads.py` on {env['cpu']}, 1 thread, torch {env['torch']}. *: "
+        "the MLP has two hidden layers, and `fit` trains it batch by batch."
     )
 
 
@@ -962,8 +960,9 @@ def migration() -> str:
             f"`{source}`" if "." in source.rpartition("/")[2] else source,
             ", ".join(f"`{one.name}`" for one in recipes),
             ", ".join(dict.fromkeys(f"`{one.model}`" for one in recipes)),
-            ", ".join(dict.fromkeys(head for one in recipes for head in one.original_heads))
-            or "spinal, and its own layers",
+            ", ".join(
+                dict.fromkeys(head for one in recipes for head in one.original_heads or one.heads)
+            ),
         ]
         for source, recipes in by_source.items()
     ]

@@ -78,6 +78,8 @@ def test_commands_exist_with_their_options(page: Path) -> None:
         for line in block.replace("\\\n", " ").splitlines():
             for command in re.findall(r"(?:^|&& )(?:\.venv/bin/)?spinalnet (.*?)(?=$| && )", line):
                 words = shlex.split(command.split("  #")[0], comments=True)
+                while words[0] == "--own-head":  # an option of the command itself, with its value
+                    words = words[2:]
                 context = group.make_context("spinalnet", words[:1], resilient_parsing=True)
                 _, sub, rest = group.resolve_command(context, words)
                 assert sub is not None
@@ -111,7 +113,7 @@ def test_tables_are_made_from_the_committed_results(
 
 def test_the_table_of_heads_is_made_from_the_committed_results() -> None:
     made = runpy.run_path(str(ROOT / "benchmarks" / "heads.py"))["section"]()
-    page = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
     assert made in page, "Run: python benchmarks/heads.py --table-only"
 
 
@@ -183,6 +185,19 @@ def test_extras_are_installed_from_a_checkout_until_there_is_a_release() -> None
     assert len(extras) > 4
     assert extras <= known
     assert set(re.findall(r"install_extra\('(\w+)'\)", told)) <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_an_extra_is_told_with_the_place_where_it_installs(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.M)
+    for told in re.finditer(r"pip install '\.\[\w+\]'", text):
+        around = " ".join(text[max(0, told.start() - 100) : told.end() + 20].split())
+        assert "in a checkout" in around, f"{page.name}: {told[0]}"
+
+
+def test_whoever_begins_is_told_to_activate_the_environment() -> None:
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs" / "tutorials").glob("*.md"))):
+        assert "`. .venv/bin/activate`" in page.read_text(encoding="utf-8"), page.name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
