@@ -977,7 +977,8 @@ TABLES["migration"] = migration
 
 WINGS = (
     *("nn", "models", "data", "training", "comparison", "tabular", "theory", "paper", "deploy"),
-    *("kernels", "cli", "bench", "files", "timing", "wiring", "_checks", "_dist", "_lazy"),
+    *("kernels", "cli", "bench", "files", "own_code", "timing", "wiring"),
+    *("_checks", "_dist", "_lazy"),
 )
 
 

@@ -97,6 +97,16 @@ def set_generator_states(states: Mapping[str, Any], device: torch.device) -> Non
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
+def seed_generators(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's generators: code of users may draw from any of them."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
 @contextmanager
 def own_generators(
     devices: Sequence[torch.device] | None = (), *, enabled: bool = True

@@ -104,8 +104,8 @@ Model = Annotated[
     str | None,
     option(
         NETWORK,
-        "Network (spinalnet list). Default: mnist-cnn; for colour photographs of more than 64 "
-        "pixels a pre-trained one, frozen, if one can be had.",
+        "Network (spinalnet list), or mymodule:MyNet, your own. Default: mnist-cnn; for colour "
+        "photographs of more than 64 pixels a pre-trained one, frozen, if one can be had.",
         metavar="NAME",
         show_default=False,
         autocompletion=complete.one("models"),
@@ -389,14 +389,15 @@ class RunOptions:
         """Return the network that is asked for, or a default with why it is this one."""
         from spinalnet.comparison.defaults import SMALL, default_network
         from spinalnet.data import DataSpec
+        from spinalnet.models import find_backbone, use_model, zoo
 
         if self.backbone is not None:
-            from spinalnet.models import find_backbone
-
             self.refuse({"model"}, "beside --backbone, which takes its place")
             named: dict[str, Any] = {"model": find_backbone(self.backbone).name}
             pretrained = True if self.weights is None else str(self.weights)
             return {**named, "pretrained": pretrained, "freeze": self.freeze}
+        if self.model is not None and zoo.is_own_model(self.model):
+            use_model(self.model)
         if self.weights is not None:
             pretrained = str(self.weights)
             return {"model": self.model or SMALL, "pretrained": pretrained, "freeze": self.freeze}

@@ -189,6 +189,10 @@ def _root(
             "Its module is imported: name only what you trust."
         ),
     ] = None,
+    own_model: Annotated[
+        list[str] | None,
+        typer.Option(help="A network of your own, mymodule:MyNet, in the same way."),
+    ] = None,
 ) -> None:
     if version:
         print(spinalnet.__version__)
@@ -198,6 +202,11 @@ def _root(
 
         for place in own_head:
             use_head(place)
+    if own_model:
+        from spinalnet.models import use_model
+
+        for place in own_model:
+            use_model(place)
 
 
 @contextmanager

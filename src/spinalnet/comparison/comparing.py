@@ -39,6 +39,8 @@ from spinalnet.comparison.tuning import check_tuning
 from spinalnet.comparison.tuning import tune as tune_heads
 from spinalnet.comparison.watching import Watch, Watching, both
 from spinalnet.comparison.wording import listing
+from spinalnet.models import use_model
+from spinalnet.models.zoo import is_own_model
 from spinalnet.training import runs
 
 if TYPE_CHECKING:
@@ -86,7 +88,8 @@ def compare(
             the others. "mymodule:MyHead" is a head of your own, see `nn.use_head`.
         seeds: Number of paired seeds; of a table without folds the number of random splits; 5
             without it, or what `preset` says.
-        model: The network, for images: a name of `list_models()`. Without one "mnist-cnn", and for
+        model: The network, for images: a name of `list_models()`, or "mymodule:MyNet", a network
+            of your own, see `models.use_model`. Without one "mnist-cnn", and for
             a folder of colour photographs of more than 64 pixels a pre-trained one, frozen, if
             there is one; the notes say which.
         target: The column to predict, for tables.
@@ -131,6 +134,8 @@ def compare(
         if heads is not None:
             heads = heads if isinstance(heads, str) else tuple(heads)
             use_heads(heads)
+        if model is not None and is_own_model(model):
+            use_model(model)
         question = ask(
             *(data, heads, seeds),
             **{"model": model, "target": target, "folds": folds, "repeats": repeats},

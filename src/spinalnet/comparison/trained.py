@@ -32,7 +32,7 @@ from spinalnet.data import (
 from spinalnet.data.doubles import Part
 from spinalnet.data.folders import same_name
 from spinalnet.data.loading import load_labelled
-from spinalnet.models import MODELS, ImageModel, ModelSpec, features
+from spinalnet.models import ImageModel, ModelSpec, features, zoo
 from spinalnet.nn import count_params, largest_size, made_for, spine_diagram, wiring_in
 from spinalnet.training import runs
 
@@ -377,10 +377,7 @@ def load_trained(path: str | Path) -> TrainedModel:
                 "its training has diverged; train again."
             )
     spec = spec.having(pretrained=False, probe_epochs=0)  # the weights are here
-    # A backbone comes with a classifier, which is replaced: the largest published ones have more
-    # than a hundred million parameters there.
-    spare = 2**20 if spec.model.name in MODELS else 2**28
-    with files.reading(file), made_for(weights, spare=spare):
+    with files.reading(file), made_for(weights, spare=zoo.spare_parameters(spec.model.name)):
         model = build_model(spec, about.info)
     try:
         model.load_state_dict(weights)

@@ -12,6 +12,8 @@ from spinalnet._checks import install_extra, some
 from spinalnet.comparison import Summary, load_summary
 from spinalnet.comparison.metrics import title_of
 from spinalnet.comparison.passed_on import KIND, config_of
+from spinalnet.models import zoo
+from spinalnet.nn import is_own
 from spinalnet.tabular.options import by_size
 from spinalnet.training import runs
 
@@ -173,13 +175,6 @@ def of_head(config: Mapping[str, Any]) -> str:
     given = {key: value for key, value in config.items() if key not in (KIND, "class")}
     name = str(config.get("class", "SpinalNet"))
     arguments = ", ".join(f"{key}={value!r}" for key, value in given.items())
-    first = []
-    if ":" in name:
-        first = [
-            "from spinalnet.nn import use_head",
-            "",
-            f'use_head("{name}")  # code of its author',
-        ]
     return "\n".join(
         [
             *_front(["spinalnet"]),
@@ -190,7 +185,7 @@ def of_head(config: Mapping[str, Any]) -> str:
             *_python(
                 "import torch",
                 "from spinalnet import from_pretrained",
-                *first,
+                *_using(head=name),
                 "",
                 f"net = from_pretrained({_NAME})",
                 f"print(net(torch.zeros(1, {config['in_features']})).shape)  # logits, one a class",
@@ -200,6 +195,18 @@ def of_head(config: Mapping[str, Any]) -> str:
             *_cited(),
         ]
     )
+
+
+def _using(**places: str) -> list[str]:
+    """Return the lines that use what is its author's code of a model and a head."""
+    own = {
+        kind: place
+        for kind, place in places.items()
+        if is_own(place) and (kind == "head" or zoo.is_own_model(place))
+    }
+    faces = {"head": "nn", "model": "models"}
+    lines = [f"from spinalnet.{faces[kind]} import use_{kind}" for kind in sorted(own)]
+    return lines + [f'\nuse_{kind}("{place}")  # code of its author' for kind, place in own.items()]
 
 
 def of_network(config: Mapping[str, Any]) -> str:
@@ -229,6 +236,7 @@ def of_network(config: Mapping[str, Any]) -> str:
             *_python(
                 "import torch",
                 "from spinalnet import from_pretrained",
+                *_using(model=name, head=head["class"]),
                 "",
                 f"model = from_pretrained({_NAME})",
                 f"print(model(torch.zeros(1, {', '.join(map(str, shape))})).shape)  # logits",

@@ -25,7 +25,7 @@ from spinalnet.comparison.passed_on import CONFIG_FILE, KIND, read_config, write
 from spinalnet.comparison.tables.store import MODEL_FILE
 from spinalnet.comparison.trained import Description
 from spinalnet.deploy import card
-from spinalnet.models import MODELS, ImageModel
+from spinalnet.models import ImageModel, zoo
 from spinalnet.models.assembly import make_trunk
 from spinalnet.models.features import TRUNK_FILE
 from spinalnet.nn import (
@@ -248,10 +248,8 @@ def _made(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module
     name, head = str(given.pop("model")), given.pop("head")
     if not isinstance(head, Mapping):
         raise InputError("it describes no network: its head must be a class with its arguments.")
-    # A backbone comes with a classifier, which is removed.
-    spare = 2**20 if name in MODELS else 2**28
     try:
-        with made_for(weights, spare=spare):
+        with made_for(weights, spare=zoo.spare_parameters(name)):
             model = ImageModel(make_trunk(name, **given), make_described(head), name)
     except (RuntimeError, TypeError) as error:
         raise InputError(f"it describes no network: {str(error).splitlines()[0]}.") from error

@@ -14,10 +14,11 @@ from spinalnet import files
 from spinalnet._checks import InputError, check_positive, unknown_name
 from spinalnet.data import DataSpec
 from spinalnet.models import backbones, channels, surgery
+from spinalnet.models.own_models import check_repeats, check_trunk, use_model
 from spinalnet.models.trunks import MultiTapTrunk
-from spinalnet.models.zoo import MODELS, ModelRow, model_row
+from spinalnet.models.zoo import MODELS, ModelRow, is_own_model, model_row
 from spinalnet.nn import Drawn, count_macs, head_arguments, head_row, is_own, make_head, use_head
-from spinalnet.randomness import own_generators
+from spinalnet.randomness import own_generators, seed_generators
 
 CONTROLS = ("matched", "unchained", "unchained-matched")
 """The heads that are made after another one, whatever its options are."""
@@ -74,7 +75,8 @@ class ModelSpec:
     """Which network, with which head.
 
     Attributes:
-        name: Row of `models.MODELS`, or full name of a backbone (`timm:NAME`, ...).
+        name: Row of `models.MODELS`, full name of a backbone (`timm:NAME`, ...), or
+            "mymodule:MyNet" (see `models.use_model`).
         head: Row of `nn.HEADS`, or "mymodule:MyHead" (see `nn.use_head`).
         head_options: Options of the head that override the paper's.
         neck: How the trunk's last map becomes features, where the model has a choice.
@@ -99,10 +101,12 @@ class ModelSpec:
             head_row(self.head)
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        """Come from another process of one command, which uses the head that it was told of."""
+        """Come from another process of one command, which uses what it was told of."""
         self.__dict__.update(state)
         if is_own(self.head):
             use_head(self.head)
+        if is_own_model(self.name):
+            use_model(self.name)
 
     def control(self, head: str = "matched") -> ModelSpec:
         """Return the same network with another head, to compare this one with.
@@ -244,8 +248,15 @@ def _check_input(
     name: str, row: ModelRow, in_channels: int | None, image_size: int | None
 ) -> tuple[int, ...]:
     """Return the shape of one input, without the batch dimension."""
+    if not row.input_shape and in_channels is None:
+        raise InputError(
+            f"model '{name}' is your own, and nobody else knows what it reads: give in_channels, "
+            "and for images image_size."
+        )
     channels = row.input_shape[0] if in_channels is None else in_channels
     check_positive("in_channels", channels)
+    if not row.input_shape and image_size is None:
+        return (channels,)
     if len(row.input_shape) == 1:
         if image_size is not None:
             raise InputError(
@@ -262,7 +273,8 @@ def _check_input(
     return (channels, size, size)
 
 
-def _build_trunk(spec: ModelSpec, row: ModelRow, in_channels: int) -> nn.Module:
+def _build_trunk(spec: ModelSpec, row: ModelRow, input_shape: Sequence[int]) -> nn.Module:
+    in_channels = input_shape[0]
     if spec.neck is not None and spec.neck not in row.necks:
         raise unknown_name(f"neck of model '{spec.name}'", spec.neck, row.necks)
     if not spec.pretrained:
@@ -278,6 +290,8 @@ def _build_trunk(spec: ModelSpec, row: ModelRow, in_channels: int) -> nn.Module:
         trunk = row.trunk(in_channels, pretrained=spec.pretrained)
     if row.necks:
         trunk = nn.Sequential(trunk, row.necks[spec.neck or next(iter(row.necks))]())
+    if is_own_model(spec.name):
+        check_trunk(spec.name, trunk, input_shape)
     return trunk
 
 
@@ -316,10 +330,13 @@ def create_model(
 
     Args:
         name: Row of `MODELS` (see `list_models`), or a backbone: `timm:NAME`, `torchvision:NAME`
-            or a row of `backbones.PACKAGED`.
+            or a row of `backbones.PACKAGED`; or "mymodule:MyNet", a network of your own, after
+            `models.use_model`.
         num_classes: Number of outputs.
-        in_channels: Channels of the images, or numbers in a row; the paper's if `None`.
-        image_size: Side of the (square) images in pixels; the paper's if `None`.
+        in_channels: Channels of the images, or numbers in a row; the paper's if `None`. A network
+            of your own must be told.
+        image_size: Side of the (square) images in pixels; the paper's if `None`. A network of
+            your own then reads rows.
         head: Name of a head (see `spinalnet.nn.HEADS`).
         neck: How the last map becomes features, where the model has a choice (`ModelRow.necks`).
             The default gives every head the same features.
@@ -361,11 +378,14 @@ def build(
     input_shape = _check_input(spec.name, row, in_channels, image_size)
     with own_generators(None, enabled=seed is not None):
         if seed is not None:
-            torch.manual_seed(seed)
-        trunk = _build_trunk(spec, row, input_shape[0])
+            seed_generators(seed)
+        trunk = _build_trunk(spec, row, input_shape)
+        if seed is not None and is_own_model(spec.name):
+            seed_generators(seed)
+            check_repeats(spec.name, trunk, _build_trunk(spec, row, input_shape))
         tap_features = _tap_features(spec.name, trunk, input_shape)
         if seed is not None:
-            torch.manual_seed(seed + 1_000_003)
+            seed_generators(seed + 1_000_003)
         kind, options = _choose_head(row, spec.head, num_classes, tap_features, spec.head_options)
         head = make_head(kind, sum(tap_features), num_classes, **options)
     model = ImageModel(trunk, head, spec.name)
@@ -388,6 +408,6 @@ def make_trunk(
         InputError: As `create_model`.
     """
     row = model_row(name)
-    _check_input(name, row, in_channels, image_size)
+    input_shape = _check_input(name, row, in_channels, image_size)
     with own_generators():
-        return _build_trunk(ModelSpec(name, neck=neck), row, in_channels)
+        return _build_trunk(ModelSpec(name, neck=neck), row, input_shape)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from spinalnet._checks import InputError, some, unknown_name
 from spinalnet.data import fetching, sources
 from spinalnet.models import channels, checkpoints, finding, surgery
+from spinalnet.own_code import is_own
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,10 @@ def find_backbone(name: str) -> Backbone:
     """
     library, _, plain = name.rpartition(":")
     if library not in ("", "torchvision", "timm"):
+        if is_own(name):
+            raise InputError(
+                f"'{name}' is a network of your own and no library's: give it as model={name}."
+            )
         raise unknown_name("library of backbones", library, ["torchvision", "timm"])
     if name in PACKAGED:
         return _find_timm(name, PACKAGED[name].timm)

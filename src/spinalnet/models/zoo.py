@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -30,6 +30,7 @@ from spinalnet.models.trunks import (
     vgg5_trunk,
     vit_trunk,
 )
+from spinalnet.own_code import is_own, not_in_use
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,12 @@ class ModelRow:
 
     Attributes:
         trunk: Builds the trunk from the number of input channels.
-        input_shape: The paper's `(C, H, W)`, or `(F,)` for rows of numbers.
+        input_shape: The paper's `(C, H, W)`, or `(F,)` for rows of numbers; `()` for a network of
+            the user's own, which does not say (`own_models`).
         min_size: Smallest image side that leaves at least one feature position.
         heads: The paper's options per head name. "mlp" is derived from "mlp-paper", and other
-            heads from the spinal one: see `mlp_options` and `_first_options`.
+            heads from the spinal one: see `mlp_options` and `_first_options`. Where there are none,
+            the spinal head is the one of `replace_head_`.
         summary: One line for people.
         spinal: The row of `nn.HEADS` that "spinal" means on this trunk.
         necks: How a trunk that ends in a map makes features of it, the default first.
@@ -255,6 +258,11 @@ def list_models() -> list[str]:
     return sorted(MODELS)
 
 
+def is_own_model(name: str) -> bool:
+    """Return whether a name is that of a network of the user's own: "mymodule:MyNet"."""
+    return is_own(name) and not backbones.is_backbone(name)
+
+
 def model_row(name: str, num_classes: int = 2) -> ModelRow:
     """Return the row of `MODELS`, or the row that a backbone (`timm:NAME`, ...) would have there.
 
@@ -263,10 +271,15 @@ def model_row(name: str, num_classes: int = 2) -> ModelRow:
         num_classes: Number of outputs, which the width of a backbone's spinal head depends on.
 
     Raises:
-        InputError: If there is neither.
+        InputError: If there is neither, or it is a network of the user's own that is not in use:
+            see `own_models.use_model`. It is not imported here, where names come from files, too.
     """
+    of_any_trunk = {"spinal": surgery.spinal_options(num_classes)}
     if name in MODELS:
-        return MODELS[name]
+        row = MODELS[name]
+        return row if row.heads else replace(row, heads=of_any_trunk)
+    if is_own_model(name):
+        raise not_in_use(name, "model")
     if not backbones.is_backbone(name):
         raise unknown_name("model", name, MODELS)
     backbone = backbones.find_backbone(name)
@@ -274,13 +287,22 @@ def model_row(name: str, num_classes: int = 2) -> ModelRow:
         trunk=functools.partial(backbones.build_trunk, backbone.name),
         input_shape=backbone.input_shape,
         min_size=1,  # not declared anywhere: told when the trunk is tried
-        heads={"spinal": surgery.spinal_options(num_classes)},
+        heads=of_any_trunk,
         pretrained=True,
         published=backbone.name,
         summary=f"{backbone.name} (transfer learning)",
         mean=backbone.mean,
         std=backbone.std,
     )
+
+
+def spare_parameters(name: str) -> int:
+    """Return how many parameters a network may make beside its own while it is built.
+
+    A backbone comes with a classifier, which is removed: the largest published ones have more than
+    a hundred million parameters there. A network of the user's own may be cut from one.
+    """
+    return 2**20 if name in MODELS and not is_own_model(name) else 2**28
 
 
 def check_weights_here(name: str, way: str = "give a file of them with pretrained=FILE") -> None:

@@ -21,7 +21,7 @@ from spinalnet.nn.diagram import Drawn, as_html, spine_diagram, wiring_in
 from spinalnet.nn.forms import form_of, why_no_form
 from spinalnet.nn.functional import draw_masks, spinal
 from spinalnet.nn.gradients import chain_input, hidden_influence, jacobian, linears_of
-from spinalnet.nn.heads import HEADS, HeadRow, head_arguments, head_row, is_own, make_head
+from spinalnet.nn.heads import HEADS, HeadRow, head_arguments, head_row, make_head
 from spinalnet.nn.layers import SpinalLayer, SpinalNet, check_read
 from spinalnet.nn.loss_gradient import LossGradient
 from spinalnet.nn.overview import ModelSummary, summary
@@ -30,3 +30,4 @@ from spinalnet.nn.reading import why_called
 from spinalnet.nn.stacked import StackedModel, stack_models
 from spinalnet.nn.unchained import UnchainedNet, matched_unchained
 from spinalnet.nn.variants import MultiTapSpinalNet, ReusedSpinalNet, TiledSpinalNet
+from spinalnet.own_code import is_own

@@ -190,7 +190,7 @@ def choose_backend(call: SpinalCall, requested: str | None = None) -> BackendCho
 
 
 def _fastest(call: SpinalCall) -> BackendChoice:
-    """Return the backend that the measurements in `docs/kernels.md` favour."""
+    """Return the backend that the measurements in `docs/speed.md` favour."""
     if call.called is not None:
         return BackendChoice("reference", call.called)
     obstacle = _cpp_why_not(call)

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from spinalnet._checks import InputError, unknown_name
 from spinalnet.nn.activations import ACTIVATIONS
 from spinalnet.nn.dense import LinearHead, MLPHead, Normed, ProgressiveNet
-from spinalnet.nn.heads import HEADS, is_own, make_head
+from spinalnet.nn.heads import HEADS, make_head
 from spinalnet.nn.layers import SpinalLayer, SpinalNet
 from spinalnet.nn.own_heads import MADE_AS
 from spinalnet.nn.unchained import UnchainedNet
 from spinalnet.nn.variants import MultiTapSpinalNet, ReusedSpinalNet, TiledSpinalNet
+from spinalnet.own_code import is_own
 
 _CLASS = "class"  # beside the arguments
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from spinalnet.nn.dense import LinearHead, MLPHead, ProgressiveNet, matched_mlp
 from spinalnet.nn.layers import SpinalNet
 from spinalnet.nn.unchained import UnchainedNet, matched_unchained
 from spinalnet.nn.variants import MultiTapSpinalNet, ReusedSpinalNet, TiledSpinalNet
+from spinalnet.own_code import is_own, not_in_use
 
 
 def _shared(in_features: int, out_features: int, hidden_features: int, **options: Any) -> SpinalNet:
@@ -50,11 +50,6 @@ HEADS: dict[str, HeadRow] = {
 }
 
 
-def is_own(name: str) -> bool:
-    """Return whether a name is that of a head of the user's own: "mymodule:MyHead"."""
-    return re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", name) is not None
-
-
 def head_row(name: str) -> HeadRow:
     """Return the row of a head.
 
@@ -65,11 +60,7 @@ def head_row(name: str) -> HeadRow:
     if name in HEADS:
         return HEADS[name]
     if is_own(name):
-        raise InputError(
-            f"head '{name}' is its author's code, which is never run because a file names it: if "
-            f"you trust it, put --own-head {name} before the command (spinalnet --own-head ... "
-            f"predict ...), or in Python call spinalnet.nn.use_head('{name}') first."
-        )
+        raise not_in_use(name, "head")
     raise unknown_name("head", name, HEADS)
 
 

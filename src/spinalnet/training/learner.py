@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from spinalnet import _dist
 from spinalnet._checks import InputError
-from spinalnet.randomness import generator_states, set_generator_states
+from spinalnet.randomness import generator_states, seed_generators, set_generator_states
 from spinalnet.training import circumstances, trouble
 from spinalnet.training.evaluation import Answers, Metrics, count_correct, measure
 from spinalnet.training.objective import criterion_for, mixer_for
@@ -444,9 +444,4 @@ def _seed_everything(seed: int, epoch: int) -> None:
 
     Every process draws the same: for all rows of a batch, of which it takes its own.
     """
-    import numpy as np
-
-    value = random.Random(f"{seed}/{epoch}/0").getrandbits(63)
-    random.seed(value)
-    np.random.seed(value % 2**32)  # noqa: NPY002 (for augmentations of users that draw from it)
-    torch.manual_seed(value)
+    seed_generators(random.Random(f"{seed}/{epoch}/0").getrandbits(63))
