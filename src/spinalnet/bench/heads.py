@@ -93,6 +93,20 @@ class HeadTimes:
     rounds: int
 
 
+TRAINING_SLACK = 1.15  # of what multiplications promise; inference has none
+
+
+def keeps_promise(mode: str, over_mlp: float, mac_ratio: float) -> bool:
+    """Whether a head takes no longer than its multiplications promise.
+
+    Args:
+        mode: "inference" or "training", which may take `TRAINING_SLACK` times as long.
+        over_mlp: Its time, divided by that of the layers it replaces.
+        mac_ratio: Its multiply-accumulates, divided by theirs.
+    """
+    return over_mlp <= (TRAINING_SLACK if mode == "training" else 1.0) * mac_ratio
+
+
 def check_head_parity(cases: Sequence[HeadCase] = HEAD_CASES) -> None:
     """Compare outputs and every gradient of each head with the reference in float64.
 
