@@ -14,6 +14,7 @@ import sys
 import tomllib
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from typer.main import get_command
 
 import spinalnet
 from spinalnet.cli import root
+from spinalnet.models import MODELS as NETWORKS
 from test_architecture import LINES
 
 ROOT = Path(__file__).parents[1]
@@ -67,8 +69,10 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
         return compare(data, *arguments, **brief, **options)
 
     monkeypatch.setattr(spinalnet, "compare", shorter)
-    for block in blocks(page, "python"):
-        exec(compile(block, str(page), "exec"), {"__name__": "example"})
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with mock.patch.dict(NETWORKS):  # a network of the reader's own is no other test's
+        for block in blocks(page, "python"):
+            exec(compile(block, str(page), "exec"), {"__name__": "example"})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

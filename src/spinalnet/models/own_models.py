@@ -37,12 +37,6 @@ def use_model(place: str) -> None:
 
     Raises:
         InputError: If there is no such module or name in it, or its arguments do not fit.
-
-    Example:
-        >>> use_model("torch.nn:Identity")
-        Traceback (most recent call last):
-        ...
-        spinalnet._checks.InputError: model 'torch.nn:Identity' must take in_channels first ...
     """
     if place in MODELS:
         return
