@@ -80,6 +80,18 @@ def test_memory_is_poisoned_inside_and_only_there(
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+def test_heads_are_checked_in_poisoned_memory(
+    gpu: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = gpu["check_head"].__globals__
+    monkeypatch.setitem(names, "DEVICE", "cpu")
+    monkeypatch.setitem(names, "check", lambda *_: {"found": torch.empty(3)})
+    *checked, last = gpu["check_head"](gpu["HEADS"][0], torch.float32, False)
+    assert len(checked) == len(gpu["CHECKED_ROWS"])
+    assert all(line["found"].isnan().all() for line in checked)
+    assert last["compiled"] == []
+
+
 def test_a_piece_is_skipped_when_too_little_time_is_left(session: Any) -> None:
     session.longest = 30.0
     session.end -= 600 - 44  # 44 s are left
