@@ -13,7 +13,6 @@ Writes `benchmarks/results/copies.json`. Nothing is drawn at random.
 
 from __future__ import annotations
 
-import argparse
 import io
 import tempfile
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from command_line import new_parser
 from PIL import Image, ImageEnhance, ImageOps
 
 from spinalnet.data import likeness
@@ -155,9 +155,7 @@ def search_others(folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where the folders are")
     parser.add_argument("--out", type=Path, default=RESULT, help="result file")
     arguments = parser.parse_args()

@@ -16,7 +16,6 @@ Runs are appended one by one; the same command goes on where it was stopped.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from command_line import new_parser
 
 from spinalnet import RunSpec, TrainConfig, fit
 from spinalnet.comparison.building import build_model, load_splits
@@ -115,9 +115,7 @@ def summary(kind: Images, runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--images", choices=KINDS, default="grey", help="which default")
     parser.add_argument("--data-dir", default="data", help="where their files are")
     parser.add_argument("--out", type=Path, help="result file, continued if it is there")

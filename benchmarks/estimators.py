@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from command_line import new_parser
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from torch import nn
@@ -93,6 +94,7 @@ def main() -> None:
     """Measure every case and write the rows."""
     import warnings
 
+    new_parser(__doc__).parse_args()
     warnings.simplefilter("ignore")  # five epochs do not converge
     torch.set_num_threads(1)
     digits, diabetes = (

@@ -1,17 +1,19 @@
 """Time the engines that run a frozen trunk, reading included, against the trunk as it is.
 
-python benchmarks/features.py DIR_OF_IMAGES; writes benchmarks/results/features.json
+    python benchmarks/features.py DIR_OF_IMAGES
+
+Writes benchmarks/results/features.json.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from command_line import existing_folder, new_parser
 from torch import Tensor, nn
 
 from spinalnet import timing
@@ -106,4 +108,6 @@ def measure(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    measure(sys.argv[1])
+    parser = new_parser(__doc__)
+    parser.add_argument("images", type=existing_folder, help="folder of images")
+    measure(str(parser.parse_args().images))

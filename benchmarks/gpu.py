@@ -5,14 +5,21 @@ python benchmarks/gpu.py --minutes 8 --out benchmarks/results/gpu.json
 What is done, in this order, as far as the minutes reach:
 
 1. environment: versions, card, copy bandwidth, matrix products at their best
-2. checks: every kernel compiled and compared with float64, many processes at a time
+2. checks: 40 heads in three types compiled and compared with float64, many processes at a time;
+   memory that is handed out holds no number before it is written
 3. inference, training: five heads against longhand, packed and an equal MLP, in eager mode and in
    CUDA graphs
 4. compiled: two of the heads against torch.compile of the longhand code
 5. variants: other ways to cut the work into programs
-6. epochs: two networks of the paper on random images, augmented on the card
+6. stacked: ten seeds of a head as one module (`stack_models`) against one after another
+7. epochs: two networks of the paper on random images, augmented on the card
+8. pairs: full-length runs of VGG-5 with the heads spinal, unchained and mlp on MNIST and
+   Fashion-MNIST, whose files are looked for in --data-dir
 
-Every result is appended to OUT with the ending .jsonl as it comes; OUT is written at the end.
+Every result is appended to OUT with the ending .jsonl as it comes; OUT is written at the end. What
+is not likely to end in time is not begun. The runs of step 8 take many minutes each:
+
+python benchmarks/gpu.py --minutes 120 --steps pairs --out pairs.json
 """
 
 from __future__ import annotations
@@ -29,7 +36,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,13 +44,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import triton
+from command_line import new_parser
+from interpreter import repair_bfloat16
 from torch import Tensor, nn
 
-from spinalnet import SpinalNet, spinal, use_backend
+from spinalnet import InputError, SpinalNet, spinal, use_backend
 from spinalnet.kernels import triton as chain
+from spinalnet.nn import stack_models
 
 DRY = chain.INTERPRETED
-STEPS = ("environment", "checks", "inference", "training", "compiled", "variants", "epochs")
+STEPS = (
+    *("environment", "checks", "inference", "training", "compiled", "variants"),
+    *("stacked", "epochs", "pairs"),
+)
 DEVICE = "cpu" if DRY else "cuda"
 
 # Relative root-mean-square error against float64: of outputs, of gradients.
@@ -66,6 +79,7 @@ class Head:
     slope: float = 0.0
     bias: bool = True
     shared: bool = False
+    flat: bool = False  # after `flatten_parameters`
 
     @property
     def name(self) -> str:
@@ -75,12 +89,13 @@ class Head:
             f", slope {self.slope:g}" if self.slope else "",
             "" if self.bias else ", no bias",
             ", shared" if self.shared else "",
+            ", flat" if self.flat else "",
         ]
         return f"{self.features}/{self.width}x{self.layers}{''.join(more)}"
 
     def net(self, kind: torch.dtype = torch.float32) -> SpinalNet:
         activation = nn.ReLU() if self.slope == 0 else nn.LeakyReLU(self.slope)
-        return SpinalNet(
+        net = SpinalNet(
             self.features,
             max(self.outputs, 1),
             self.width,
@@ -92,6 +107,7 @@ class Head:
             device=DEVICE,
             dtype=kind,
         )
+        return net.flatten_parameters() if self.flat else net
 
     def equal_mlp(self, kind: torch.dtype) -> nn.Module:
         sizes = [self.features, *self.mlp]
@@ -109,19 +125,65 @@ HEADS = (
     Head(1440, 50, 8, (50,)),
 )
 ODD_HEADS = (
+    # Hidden layers alone
     Head(37, 17, 7, outputs=0),
-    Head(9, 5, 4, outputs=3, slope=0.01),
-    Head(7, 4, 1, splits=1),
-    Head(9, 4, 5, splits=3, shared=True),
+    Head(320, 8, 6, outputs=0),
+    Head(6, 5, 2, outputs=0, slope=0.01),
+    Head(2, 3, 4, outputs=0, bias=False),
+    Head(50, 64, 3, outputs=0),
+    # Slices of size 1
+    Head(2, 8, 4),
+    Head(2, 20, 2, bias=False),
+    Head(3, 4, 6),
     Head(3, 8, 3, splits=3),
+    Head(5, 6, 7, splits=5),
+    # No bias
+    Head(320, 8, 6, bias=False),
+    Head(16, 31, 4, bias=False, slope=0.01),
     Head(100, 33, 5, bias=False, slope=1.0),
+    # One matrix for all layers
+    Head(9, 4, 5, splits=3, shared=True),
+    Head(40, 16, 8, shared=True),
+    Head(7, 5, 3, bias=False, shared=True),
+    # Widths that are no power of two, and just above one
+    Head(33, 1, 3),
+    Head(41, 7, 5),
+    Head(19, 15, 6, outputs=1),
+    Head(127, 65, 3),
+    Head(55, 127, 2),
+    # One layer, and as many as are taken
+    Head(7, 4, 1, splits=1),
+    Head(64, 20, 1),
+    Head(9, 5, 1, outputs=0, splits=1),
+    Head(10, 4, 16),
+    Head(30, 9, 16, splits=3, slope=0.01),
     Head(64, 16, 16, outputs=100),
+    # Leaky relu and the identity
+    Head(9, 5, 4, outputs=3, slope=0.01),
+    Head(24, 12, 4, slope=0.2),
+    Head(24, 12, 4, slope=1.0),
+    # One parameter
+    Head(320, 8, 6, flat=True),
+    Head(2, 8, 4, flat=True),
+    Head(9, 5, 4, outputs=3, slope=0.01, flat=True),
+    Head(37, 17, 7, bias=False, flat=True),
 )
+# Seeds of these are trained at once; the second is that of frozen features.
+STACKED, SEEDS, STACKED_ROWS = (HEADS[0], Head(1280, 20, 4, (512,))), 10, (64, 1024)
+PAIR_HEADS, PAIR_DATA, PAIR_SEEDS = ("spinal", "unchained", "mlp"), ("mnist", "fashion-mnist"), 5
 ROWS, CHECKED_ROWS = (64, 1024, 65536), (1, 63, 65, 1000, 70001)
 KINDS = (torch.bfloat16, torch.float32, torch.float16)
 if DRY:
-    HEADS, ODD_HEADS = (Head(12, 4, 3, (5,)), Head(8, 20, 2, (6,))), ODD_HEADS[1:2]
+    HEADS = (Head(12, 4, 3, (5,)), Head(8, 20, 2, (6,)))
+    ODD_HEADS = (
+        Head(5, 4, 2, flat=True),
+        Head(6, 5, 2, outputs=0, slope=0.01),
+        Head(4, 3, 2, bias=False, slope=1.0, shared=True),
+    )
     ROWS, CHECKED_ROWS, KINDS = (5,), (1, 7), (torch.float32, torch.float16)
+    if repair_bfloat16():
+        KINDS = (*KINDS, torch.bfloat16)
+    STACKED, SEEDS, STACKED_ROWS, PAIR_SEEDS = HEADS[:1], 3, (5,), 1
 
 
 def named(kind: torch.dtype) -> str:
@@ -161,7 +223,8 @@ class Session:
 
     def __init__(self, out: Path, minutes: float, commit: str) -> None:
         self.out, self.lines = out, out.with_suffix(".jsonl")
-        self.end, self.longest = time.monotonic() + 60 * minutes, 0.0
+        self.total, self.longest = 60 * minutes, 0.0
+        self.end = time.monotonic() + self.total
         self.seconds: dict[str, float] = collections.defaultdict(float)
         self.common: dict[str, Any] = {"commit": commit, **versions()}
         self.results: list[dict[str, Any]] = []
@@ -178,7 +241,7 @@ class Session:
         self.results.append({"step": step, **result})
         with self.lines.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **result, **self.common}) + "\n")
-        print(f"{600 if DRY else self.left:5.0f} s left  {step}  {json.dumps(result)}", flush=True)
+        print(f"{self.left:5.0f} s left  {step}  {json.dumps(result)}", flush=True)
 
     @contextlib.contextmanager
     def piece(self, step: str, name: str, expected: float = 0.0) -> Iterator[bool]:
@@ -252,6 +315,12 @@ def milliseconds(run: Callable[[], object], times: int) -> float:
     return begin.elapsed_time(end) / times
 
 
+def quartiles(samples: Sequence[float]) -> list[float]:
+    """Return three numbers between the least and the greatest sample, however few there are."""
+    # The other method takes samples for a part of something wider: of two it makes less than both.
+    return statistics.quantiles(samples, n=4, method="inclusive")
+
+
 def compare(cases: dict[str, Callable[[], object]], *, rounds: int = 9) -> dict[str, list[float]]:
     """Return the quartiles of the milliseconds of all cases, which take turns."""
     if DRY:
@@ -265,7 +334,7 @@ def compare(cases: dict[str, Callable[[], object]], *, rounds: int = 9) -> dict[
         order = list(cases) if turn % 2 else list(cases)[::-1]
         for name in order:
             samples[name].append(milliseconds(cases[name], times[name]))
-    return {name: statistics.quantiles(found, n=4) for name, found in samples.items()}
+    return {name: quartiles(found) for name, found in samples.items()}
 
 
 def captured(run: Callable[[], object]) -> Callable[[], object]:
@@ -295,9 +364,12 @@ def inputs(head: Head, rows: int, kind: torch.dtype) -> list[Tensor]:
 def training_pass(
     call: Callable[[Tensor], Tensor], parameters: Sequence[Tensor], xs: list[Tensor], dy: Tensor
 ) -> Callable[[], object]:
+    """Return a function that finds the gradients of the parameters, and of x where it has one."""
+
     def run() -> None:
         for x in xs:
-            torch.autograd.grad(call(x), [x, *parameters], dy)
+            leaves = [x, *parameters] if x.requires_grad else parameters
+            torch.autograd.grad(call(x), leaves, dy)
 
     return run
 
@@ -351,31 +423,59 @@ def error_of(actual: Tensor, truth: Tensor) -> float:
     return float(error / scale) if scale > 0 else float(error)
 
 
+def parts(net: SpinalNet, with_row: bool) -> dict[str, Any]:
+    weights, biases = net.spine.chain()
+    row = (net.output.weight, net.output.bias) if with_row else None
+    return {"weights": weights, "biases": biases, "row": row}
+
+
 def run_head(
-    head: Head, x: Tensor, tensors: dict[str, Any], backend: str, ramp: Tensor | None = None
+    head: Head, x: Tensor, net: SpinalNet, backend: str, ramp: Tensor | None = None
 ) -> list[Tensor]:
     """Return outputs and, with a gradient of theirs, the gradients of x and all parameters."""
-    weights, biases, row = tensors["weights"], tensors["biases"], tensors["row"]
-    y = spinal(
-        x,
-        weights,
-        biases,
-        num_splits=head.splits,
-        activation=lambda z: F.leaky_relu(z, head.slope) if head.slope else z.relu(),
-        negative_slope=head.slope,
-        output=row,
-        backend=backend,
-    )
+    if head.flat:
+        with use_backend(backend):
+            y = net(x)
+        leaves = [x, *net.parameters()]
+    else:
+        tensors = parts(net, with_row=head.outputs > 0)
+        weights, biases, row = tensors["weights"], tensors["biases"], tensors["row"]
+        y = spinal(
+            x,
+            weights,
+            biases,
+            num_splits=net.spine.num_splits,  # of one layer there is one slice
+            activation=lambda z: F.leaky_relu(z, head.slope) if head.slope else z.relu(),
+            negative_slope=head.slope,
+            output=row,
+            backend=backend,
+        )
+        # Each once: all layers may have the same.
+        every = (x, *weights, *(biases or ()), *(row or ()))
+        leaves = list({id(t): t for t in every if t is not None}.values())
     if ramp is None:
         return [y]
-    leaves = {id(t): t for t in (x, *weights, *(biases or ()), *(row or ())) if t is not None}
-    return [y, *torch.autograd.grad(y, list(leaves.values()), ramp.to(y.dtype).expand_as(y))]
+    return [y, *torch.autograd.grad(y, leaves, ramp.to(y.dtype).expand_as(y))]
 
 
-def parts(head: Head, net: SpinalNet) -> dict[str, Any]:
-    weights, biases = net.spine.chain()
-    row = (net.output.weight, net.output.bias) if head.outputs else None
-    return {"weights": weights, "biases": biases, "row": row}
+@contextlib.contextmanager
+def poisoned() -> Iterator[None]:
+    """Hand out memory full of NaN: what a kernel forgets to write, or reads too soon, shows.
+
+    Raises:
+        RuntimeError: If torch does not do so.
+    """
+    filling: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), filling.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    filling.fill_uninitialized_memory = True
+    try:
+        if not torch.empty(64, device=DEVICE).new_empty(64).isnan().all():
+            raise RuntimeError("new memory is not filled: nothing would show what is not written")
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        filling.fill_uninitialized_memory = before[1]
 
 
 def check(head: Head, kind: torch.dtype, rows: int, autocast: bool = False) -> dict[str, Any]:
@@ -390,18 +490,18 @@ def check(head: Head, kind: torch.dtype, rows: int, autocast: bool = False) -> d
     outputs = head.outputs or head.layers * head.width
     ramp = torch.linspace(0.5, 1, outputs, device=DEVICE)
     x64 = x.double().requires_grad_()
-    truth = run_head(head, x64, parts(head, exact), "reference", ramp)
+    truth = run_head(head, x64, exact, "reference", ramp)
     errors, same = {}, 0.0
     for backend in ("triton", "packed"):
         leaf = x.detach().requires_grad_()
         with torch.autocast(DEVICE, dtype=kind, enabled=autocast):
-            found = run_head(head, leaf, parts(head, net), backend, ramp)
+            found = run_head(head, leaf, net, backend, ramp)
         errors[backend] = [
             error_of(a.detach(), b.detach()) for a, b in zip(found, truth, strict=True)
         ]
         if backend == "triton":
             with torch.no_grad(), torch.autocast(DEVICE, dtype=kind, enabled=autocast):
-                [alone] = run_head(head, leaf, parts(head, net), backend)
+                [alone] = run_head(head, leaf, net, backend)
             same = error_of(alone, found[0].double())
     output_limit, gradient_limit = TOLERANCE[kind]
     passed = same <= output_limit
@@ -428,7 +528,7 @@ def check_nan(head: Head, kind: torch.dtype) -> dict[str, Any]:
     x = torch.randn(70, head.features, device=DEVICE, dtype=kind)
     x[3, 0], x[20, -1], x[33, 0], x[69, -1] = float("nan"), float("inf"), -float("inf"), 1.0
     with torch.no_grad():
-        ours, theirs = (run_head(head, x, parts(head, net), b)[0] for b in ("triton", "packed"))
+        ours, theirs = (run_head(head, x, net, b)[0] for b in ("triton", "packed"))
     passed = bool((ours.isfinite() == theirs.isfinite()).all())
     passed &= bool((ours.isnan() == theirs.isnan()).all()) and bool(ours[3].isnan().any())
     finite = theirs.isfinite()
@@ -439,12 +539,13 @@ def check_nan(head: Head, kind: torch.dtype) -> dict[str, Any]:
 def check_graph(head: Head, kind: torch.dtype) -> dict[str, Any]:
     """A replayed graph computes what eager mode does, on what its input then holds."""
     net = head.net(kind)
-    x = torch.randn(1000, head.features, device=DEVICE, dtype=kind, requires_grad=True)
+    rows = 20 if DRY else 1000
+    x = torch.randn(rows, head.features, device=DEVICE, dtype=kind, requires_grad=True)
     ramp = torch.linspace(0.5, 1, head.outputs, device=DEVICE)
     found: list[Tensor] = []
 
     def run() -> None:
-        found[:] = run_head(head, x, parts(head, net), "triton", ramp)
+        found[:] = run_head(head, x, net, "triton", ramp)
 
     replay = captured(run)
     in_graph = list(found)
@@ -483,21 +584,21 @@ def compilations() -> Iterator[list[dict[str, Any]]]:
 
 
 def run_job(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Compile and check one head in one type, or compile a variant of it."""
-    head, kind = Head(**{**job["head"], "mlp": ()}), getattr(torch, job["kind"])
-    with compilations() as compiled:
-        for forward, plan in job.get("variants", ()):
-            line = {"head": head.name, "kind": named(kind), "variant": [forward, plan]}
-            try:
-                variant_pass(head, kind, 64, chain.Plan(*plan), forward)()
-            except Exception as error:
-                line["error"] = f"{type(error).__name__}: {error}"[:300]
-            yield line
+    """Compile and check heads in one type, or compile variants of one."""
+    kind = getattr(torch, job["kind"])
+    for fields in job["heads"]:
+        head = Head(**{**fields, "mlp": ()})
         if "variants" in job:
-            return
+            yield from compile_variants(head, kind, job["variants"])
+        else:
+            yield from check_head(head, kind, everything=job["timed"])
+
+
+def check_head(head: Head, kind: torch.dtype, everything: bool) -> Iterator[dict[str, Any]]:
+    with compilations() as compiled, poisoned():
         for rows in CHECKED_ROWS:
             yield check(head, kind, rows)
-        if job["timed"]:
+        if everything:
             yield check_nan(head, kind)
             yield check_graph(head, kind)
             if kind != torch.float32:
@@ -506,24 +607,44 @@ def run_job(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"head": head.name, "kind": named(kind), "compiled": compiled}
 
 
+def compile_variants(
+    head: Head, kind: torch.dtype, tried: Sequence[tuple[bool, Any]]
+) -> Iterator[dict[str, Any]]:
+    for forward, plan in tried:
+        line = {"head": head.name, "kind": named(kind), "variant": [forward, plan]}
+        try:
+            variant_pass(head, kind, 64, chain.Plan(*plan), forward)()
+        except Exception as error:
+            line["error"] = f"{type(error).__name__}: {error}"[:300]
+        yield line
+
+
 def start_job(job: dict[str, Any]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, __file__, "--job", json.dumps(job)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        # cuBLAS asks for the second where memory is filled, see `poisoned`.
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"},
     )
 
 
 def run_jobs(
     session: Session, jobs: list[dict[str, Any]], limit: float, processes: int
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Run jobs in processes of their own, as many at a time as there are cores."""
+    """Run jobs in processes of their own, as many at a time as there are cores.
+
+    Those that measure nothing that is timed later do not begin after half of the time.
+    """
     waiting, running = collections.deque(jobs), {}
     while waiting or running:
         while waiting and len(running) < processes:
             job = waiting.popleft()
+            if not job.get("timed", True) and session.left < session.total / 2:
+                names = "; ".join(Head(**fields).name for fields in job["heads"])
+                session.skipped.append(f"checks: {job['kind']}: {names}")
+                continue
             running[id(job)] = job, start_job(job), time.monotonic()
         time.sleep(0.1)
         for key, (job, process, start) in list(running.items()):
@@ -536,19 +657,46 @@ def run_jobs(
             lines = [json.loads(line[1:]) for line in output.split("\n") if line.startswith("@")]
             if overdue or process.returncode:
                 why = f"stopped after {limit:.0f} s" if overdue else output[-600:]
-                lines.append({"head": Head(**job["head"]).name, "kind": job["kind"], "error": why})
+                done = {line["head"] for line in lines if "compiled" in line}
+                lines += [
+                    {"head": name, "kind": job["kind"], "error": why}
+                    for name in (Head(**fields).name for fields in job["heads"])
+                    if name not in done
+                ]
             del running[key]
             yield job, lines
 
 
+def jobs_of(heads: Sequence[Head], kind: torch.dtype, timed: bool) -> Iterator[dict[str, Any]]:
+    """Yield jobs: a head that is timed by itself, others together, as a process starts slowly."""
+
+    def work(some: Sequence[Head]) -> int:
+        return sum(head.layers * (8 if head.width > 32 else 1) for head in some)
+
+    together: list[Head] = []
+    for head in heads:
+        if together and (timed or work((*together, head)) > 20):
+            yield {"heads": list(map(asdict, together)), "kind": named(kind), "timed": timed}
+            together = []
+        together.append(head)
+    if together:
+        yield {"heads": list(map(asdict, together)), "kind": named(kind), "timed": timed}
+
+
 def checks(session: Session, limit: float) -> None:
     jobs = [
-        {"head": asdict(head), "kind": named(kind), "timed": head in HEADS}
+        job
+        for timed, heads in ((True, (*HEADS, *STACKED[1:])), (False, ODD_HEADS))
         for kind in KINDS
-        for head in (*HEADS, *ODD_HEADS)
+        for job in jobs_of(heads, kind, timed)
     ]
-    # Narrow heads and bfloat16 first: if time is short, something can be measured all the same.
-    jobs.sort(key=lambda job: (job["head"]["width"] > 32, job["kind"] == "float16"))
+
+    def urgency(job: dict[str, Any]) -> tuple[bool, bool, bool]:
+        # Narrow heads and bfloat16 first: if time is short, something can be measured all the same.
+        wide = any(head["width"] > 32 for head in job["heads"])
+        return not job["timed"], wide, job["kind"] == "float16"
+
+    jobs.sort(key=urgency)
     processes = 1 if DRY else os.cpu_count() or 1
     with session.piece("checks", "all heads", 30.0) as go:
         if not go:
@@ -561,8 +709,8 @@ def checks(session: Session, limit: float) -> None:
         for job, lines in run_jobs(session, jobs, limit, processes):
             for line in lines:
                 session.add("checks", **line)
-            if any("error" in line or not line.get("passed", True) for line in lines):
-                session.unsound.add((Head(**{**job["head"], "mlp": ()}).name, job["kind"]))
+                if "error" in line or not line.get("passed", True):
+                    session.unsound.add((line["head"], job["kind"]))
     failed = [r for r in session.results if r["step"] == "checks" and not r.get("passed", True)]
     session.add("checks", case="summary", failed=len(failed), unsound=sorted(session.unsound))
 
@@ -665,7 +813,7 @@ def variant_pass(
 ) -> Callable[[], object]:
     """Return a function that runs one of the kernels by `plan` on several inputs."""
     xs = inputs(head, rows, kind)
-    tensors = parts(head, head.net(kind).requires_grad_(False))
+    tensors = parts(head.net(kind).requires_grad_(False), with_row=head.outputs > 0)
     parameters = [*tensors["weights"], *tensors["biases"], *tensors["row"]]
     settings = head.splits, head.slope, True, True
     hidden = torch.randn(rows, head.layers * head.width, device=DEVICE, dtype=kind)
@@ -729,7 +877,7 @@ def variants(session: Session, limit: float) -> None:
         for head in heads:
             plans = variants_of(head, kind)[:: 5 if DRY else 1]
             for some in (plans[i : i + 4] for i in range(0, len(plans), 4)):
-                jobs.append({"head": asdict(head), "kind": named(kind), "variants": some})
+                jobs.append({"heads": [asdict(head)], "kind": named(kind), "variants": some})
     with session.piece("variants", "compilation", 60.0) as go:
         if not go:
             return
@@ -768,7 +916,96 @@ def variants(session: Session, limit: float) -> None:
                     )
 
 
-# 6. Whole networks ---------------------------------------------------------------------------
+# 6. Many nets at once ------------------------------------------------------------------------
+
+
+def disagreement(
+    stack: nn.Module, nets: Sequence[nn.Module], x: Tensor, dy: Tensor
+) -> tuple[float, float]:
+    """Return the largest error of outputs and of gradients against the nets one by one."""
+    y = stack(x)
+    gradients = torch.autograd.grad(y, list(stack.parameters()), dy)
+    outputs, found = 0.0, 0.0
+    for number, net in enumerate(nets):
+        alone = by_backend("packed", net)(x)
+        theirs = torch.autograd.grad(alone, list(net.parameters()), dy[number])
+        outputs = max(outputs, error_of(y[number].detach(), alone.detach().double()))
+        for ours, other in zip(gradients, theirs, strict=True):
+            found = max(found, error_of(ours[number], other.double()))
+    return outputs, found
+
+
+def time_stacked(session: Session, head: Head, kind: torch.dtype, rows: int) -> None:
+    """Time forward and backward of ten seeds of a head and of its MLP."""
+    xs = inputs(head, rows, kind)[:4]  # without a gradient of their own, as features have none
+    dy = torch.randn(SEEDS, rows, head.outputs, device=DEVICE, dtype=kind)
+    nets, mlps = [], []
+    for seed in range(SEEDS):
+        torch.manual_seed(seed)
+        nets.append(head.net(kind))
+        mlps.append(head.equal_mlp(kind))
+
+    def in_turn(
+        calls: Sequence[Callable[[Tensor], Tensor]], modules: Sequence[nn.Module]
+    ) -> Callable[[], object]:
+        passes = [
+            training_pass(call, list(module.parameters()), xs, dy[number])
+            for number, (call, module) in enumerate(zip(calls, modules, strict=True))
+        ]
+        return lambda: [run() for run in passes]
+
+    stacks = {"spinal": stack_models(nets), "mlp": stack_models(mlps)}
+    errors = {
+        name: disagreement(stacks[name], members, xs[0], dy)
+        for name, members in (("spinal", nets), ("mlp", mlps))
+    }
+    cases = {
+        "packed, one after another": in_turn([by_backend("packed", net) for net in nets], nets),
+        "mlp, one after another": in_turn(mlps, mlps),
+    }
+    if (head.name, named(kind)) not in session.unsound:
+        calls = [by_backend("triton", net) for net in nets]
+        cases["triton, one after another"] = in_turn(calls, nets)
+    for name, stack in stacks.items():
+        cases[f"{name}, stacked"] = training_pass(stack, list(stack.parameters()), xs, dy)
+    everything, failed = {f"{name}, eager": run for name, run in cases.items()}, {}
+    for name, run in cases.items():
+        try:
+            everything[f"{name}, graph"] = captured(run)
+        except Exception as error:  # then there is the time in eager mode
+            if DRY:
+                raise
+            failed[name] = f"{type(error).__name__}: {error}"[:300]
+    found = compare(everything, rounds=5)
+    session.add(
+        "stacked",
+        head=head.name,
+        mlp=head.mlp,
+        kind=named(kind),
+        rows=rows,
+        nets=SEEDS,
+        # Two ways that both round: each may be off by the tolerance.
+        passed=all(
+            error <= 2 * limit
+            for both in errors.values()
+            for error, limit in zip(both, TOLERANCE[kind], strict=True)
+        ),
+        errors=errors,
+        microseconds={name: round(1e3 * q[1] / len(xs), 2) for name, q in found.items()},
+        **({"not captured": failed} if failed else {}),
+    )
+
+
+def stacked(session: Session) -> None:
+    for kind in KINDS[: 1 if DRY else 2]:
+        for head in STACKED:
+            for rows in STACKED_ROWS:
+                with session.piece("stacked", f"{head.name} {named(kind)} {rows}") as go:
+                    if go:
+                        time_stacked(session, head, kind, rows)
+
+
+# 7. Whole networks ---------------------------------------------------------------------------
 
 
 def epochs(session: Session) -> None:
@@ -807,6 +1044,83 @@ def epochs(session: Session) -> None:
                 )
 
 
+# 8. Pairs of whole runs ----------------------------------------------------------------------
+
+
+def load_or_say(session: Session, name: str, data_dir: Path, seed: int) -> Any:
+    """Return a data set's parts, or None if its files are not there, which is put down."""
+    from spinalnet import load_dataset
+
+    try:
+        return load_dataset(name, data_dir, seed=seed, download=False)
+    except InputError:
+        why = f"the files of {name} are not in the folder that --data-dir names."
+        session.skipped.append(f"pairs: {name}: {why}")
+        print(why, flush=True)
+        return None
+
+
+def pairs(session: Session, data_dir: Path, epochs: int | None) -> None:
+    """Train VGG-5 with each head on the same seeds as the paper's recipe says, as far as it goes.
+
+    Args:
+        session: Where the results go.
+        data_dir: Where the files of the MNIST family are.
+        epochs: Passes of every run; by default as many as the recipe's.
+    """
+    from spinalnet import create_model, evaluate, fit
+    from spinalnet.paper.recipes import RECIPES
+
+    seconds: dict[str, float] = {}  # of an epoch
+    missing: set[str] = set()
+    for seed, name in itertools.product(range(PAIR_SEEDS), PAIR_DATA):
+        if name in missing:
+            continue
+        if (splits := load_or_say(session, name, data_dir, seed)) is None:
+            missing.add(name)
+            continue
+        config = replace(RECIPES[f"{name}-vgg5"].train, seed=seed, device=DEVICE)
+        config = replace(config, epochs=1 if DRY else epochs or config.epochs)
+        classes = len(splits.info.class_names)
+        for head in PAIR_HEADS:
+            case = f"{name} {head}, seed {seed}"
+            model = create_model("vgg5", classes, head=head, seed=seed)
+            if name not in seconds:
+                with session.piece("pairs", f"{name}, one epoch", 20.0) as go:
+                    if not go:
+                        return
+                    probe = create_model("vgg5", classes, head=head, seed=seed)
+                    once = fit(probe, splits.train, splits.val, replace(config, epochs=1))
+                    seconds[name] = once.seconds
+                if name not in seconds:  # it ended in an error, which is put down
+                    return
+            expected = config.epochs * seconds[name]
+            if session.left < 1.5 * expected:
+                session.skipped.append(
+                    f"pairs: {case} and what follows: {config.epochs} epochs of "
+                    f"{seconds[name]:.1f} s are too long for the {session.left:.0f} s left."
+                )
+                return
+            with session.piece("pairs", case) as go:
+                if not go:
+                    return
+                found = fit(model, splits.train, splits.val, config)
+                seconds[name] = found.seconds / len(found.history)
+                session.add(
+                    "pairs",
+                    data=name,
+                    model="vgg5",
+                    head=head,
+                    seed=seed,
+                    epochs=found.epochs_run,
+                    best_epoch=found.best_epoch,
+                    selected_on="validation",
+                    val_accuracy=found.val.accuracy,
+                    test_accuracy=evaluate(found.model, splits.test, device=DEVICE).accuracy,
+                    seconds=round(found.seconds, 1),
+                )
+
+
 # ---------------------------------------------------------------------------------------------
 
 
@@ -819,9 +1133,7 @@ def commit_here() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=8, help="time there is in all")
     parser.add_argument(
         "--out",
@@ -835,6 +1147,12 @@ def main() -> None:
     )
     parser.add_argument(
         "--limit", type=float, default=100, help="seconds after which a compilation is given up"
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, default=Path("data"), help="where the files for the pairs are"
+    )
+    parser.add_argument(
+        "--pair-epochs", type=int, help="epochs of a run of the pairs; by default the recipe's"
     )
     parser.add_argument(
         "--dry-run",
@@ -853,7 +1171,8 @@ def main() -> None:
         return
     if not DRY and not torch.cuda.is_available():
         parser.error("there is no CUDA device here; --dry-run needs none")
-    session = Session(arguments.out, arguments.minutes, arguments.commit or commit_here())
+    minutes = 60 if DRY else arguments.minutes  # tiny, but the interpreter is slow
+    session = Session(arguments.out, minutes, arguments.commit or commit_here())
     steps: dict[str, Callable[[], None]] = {
         "environment": lambda: environment(session),
         "checks": lambda: checks(session, arguments.limit),
@@ -861,7 +1180,9 @@ def main() -> None:
         "training": lambda: time_heads(session, "training"),
         "compiled": lambda: compiled(session),
         "variants": lambda: variants(session, arguments.limit),
+        "stacked": lambda: stacked(session),
         "epochs": lambda: epochs(session),
+        "pairs": lambda: pairs(session, arguments.data_dir, arguments.pair_epochs),
     }
     try:
         for name in STEPS:
@@ -871,6 +1192,8 @@ def main() -> None:
         options = [f"--minutes {arguments.minutes:g}"]
         if set(arguments.steps) != set(STEPS):
             options.append("--steps " + " ".join(arguments.steps))
+        if arguments.pair_epochs:
+            options.append(f"--pair-epochs {arguments.pair_epochs}")
         if DRY:
             options = ["--dry-run"]
         session.finish("python benchmarks/gpu.py " + " ".join(options))

@@ -8,11 +8,11 @@ from __future__ import annotations
 import itertools
 import json
 import statistics
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from command_line import new_parser
 
 from spinalnet import bench
 from spinalnet.bench.heads import TRAINING_SLACK, keeps_promise
@@ -231,10 +231,19 @@ def write_table() -> None:
     PAGE.write_text(head + section() + rest.split(END)[1], encoding="utf-8")
 
 
-if __name__ == "__main__":
-    if "--table-only" not in sys.argv:
-        if "--fit-only" not in sys.argv:
+def main() -> None:
+    parser = new_parser(__doc__)
+    some = parser.add_mutually_exclusive_group()
+    some.add_argument("--table-only", action="store_true", help="measure nothing, write the page")
+    some.add_argument("--fit-only", action="store_true", help="only heads as `fit` trains them")
+    asked = parser.parse_args()
+    if not asked.table_only:
+        if not asked.fit_only:
             measure()
         measure_fit()
     if PAGE.exists():
         write_table()
+
+
+if __name__ == "__main__":
+    main()

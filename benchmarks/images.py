@@ -1,18 +1,20 @@
 """Time the reading of images against torchvision's ImageFolder in a DataLoader, and check pixels.
 
-python benchmarks/images.py DIR_OF_PHOTOGRAPHS; writes benchmarks/results/images.json
+    python benchmarks/images.py DIR_OF_PHOTOGRAPHS
+
+Its photographs are DIR_OF_PHOTOGRAPHS/train/CLASS/*. Writes benchmarks/results/images.json.
 """
 
 from __future__ import annotations
 
 import itertools
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
+from command_line import existing_folder, new_parser
 from PIL import Image
 from torchvision import datasets, transforms
 
@@ -113,9 +115,13 @@ def differences(folder: Path, size: int) -> list[dict[str, float]]:
     return rows
 
 
-def main(photographs: str) -> None:
+def main() -> None:
+    parser = new_parser(__doc__)
+    parser.add_argument("photographs", type=existing_folder, help="folder with train/CLASS/*")
+    folder = parser.parse_args().photographs / "train"
+    if not folder.is_dir():
+        parser.error(f"there is no folder '{folder}'")
     torch.set_num_threads(1)
-    folder = Path(photographs) / "train"
     with tempfile.TemporaryDirectory() as scratch:
         large = Path(scratch)
         enlarge(folder, large, factor=4, count=48)
@@ -142,4 +148,4 @@ def main(photographs: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import torch
+from command_line import new_parser
 
 from spinalnet import files, timing
 from spinalnet.nn.gradients import jacobian
@@ -20,6 +21,7 @@ OUT = Path(__file__).parents[1] / "results" / "theory" / "jacobian.json"
 
 def main() -> None:
     """Measure inputs × outputs × rows and write the rows."""
+    new_parser(__doc__).parse_args()
     torch.set_num_threads(1)
     rows = []
     for features, outputs in ((64, 10), (320, 10), (64, 47), (320, 100), (13, 3)):

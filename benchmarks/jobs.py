@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from statistics import median
 
+from command_line import new_parser
+
 from spinalnet import ComparisonSpec, RunSpec
 from spinalnet.comparison.comparing import cells_of
 from spinalnet.comparison.engine import run_cells
@@ -40,6 +42,7 @@ def scores(folder: Path) -> dict[str, object]:
 
 
 def main() -> None:
+    new_parser(__doc__).parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as place:
         for k in range(ROUNDS):

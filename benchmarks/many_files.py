@@ -1,6 +1,8 @@
 """Measure memory and time of scanning and streaming folders of 10,000 and 100,000 small images.
 
-python benchmarks/many_files.py; writes benchmarks/results/many-files.json
+    python benchmarks/many_files.py
+
+Writes benchmarks/results/many-files.json.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from command_line import existing_folder, new_parser
 from PIL import Image
 
 from spinalnet import files
@@ -50,7 +53,7 @@ def peak_mib() -> float:
     return int(line.split()[1]) / 1024
 
 
-def measure(folder: str) -> dict[str, float]:
+def measure(folder: Path) -> dict[str, float]:
     """Load and stream one folder in this process."""
     from spinalnet.data.loading import load_dataset
 
@@ -71,6 +74,17 @@ def measure(folder: str) -> dict[str, float]:
 
 
 def main() -> None:
+    parser = new_parser(__doc__)
+    parser.add_argument(
+        "folder",
+        type=existing_folder,
+        nargs="?",
+        help="measure this one in this process, print what is found and write nothing",
+    )
+    alone = parser.parse_args().folder
+    if alone is not None:
+        print(json.dumps(measure(alone)))
+        return
     rows = []
     for count in COUNTS:
         with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(json.dumps(measure(sys.argv[1])))
-    else:
-        main()
+    main()

@@ -1,6 +1,8 @@
 """Measure the memory that one training step of a head adds, compiled, longhand and as an MLP.
 
-python benchmarks/memory.py; writes benchmarks/results/memory.json
+    python benchmarks/memory.py
+
+Writes benchmarks/results/memory.json.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
+from command_line import new_parser
 from torch import nn
 
 from spinalnet import MLPHead, SpinalNet, files
@@ -62,6 +65,17 @@ def measure(case: HeadCase, variant: str, way: str) -> float:
 
 
 def main() -> None:
+    parser = new_parser(__doc__)
+    parser.add_argument(
+        "--one",
+        nargs=3,
+        metavar=("HEAD", "VARIANT", "WAY"),
+        help="measure one number in this process, print it and write nothing",
+    )
+    if one := parser.parse_args().one:
+        name, variant, way = one
+        print(measure(next(case for case in CASES if case.name == name), variant, way))
+        return
     rows = []
     for case in CASES:
         for variant in VARIANTS:
@@ -69,7 +83,7 @@ def main() -> None:
                 continue  # the MLP is one linear map
             row: dict[str, object] = {"head": case.name + variant}
             for way in WAYS:
-                command = [sys.executable, __file__, case.name, variant, way]
+                command = [sys.executable, __file__, "--one", case.name, variant, way]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 row[way] = float(done.stdout)
             rows.append(row)
@@ -84,8 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 4:
-        name, variant, way = sys.argv[1:]
-        print(measure(next(case for case in CASES if case.name == name), variant, way))
-    else:
-        main()
+    main()

@@ -1,6 +1,8 @@
 """Time training steps of five of the paper's networks against the same networks written longhand.
 
-python benchmarks/models.py; writes benchmarks/results/models.json
+    python benchmarks/models.py
+
+Writes benchmarks/results/models.json.
 
 Three comparisons per network, each in turns within one run:
 
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from command_line import new_parser
 from torch import Tensor, nn
 
 from spinalnet import create_model, timing
@@ -241,6 +244,7 @@ def measure(case: Case, seconds: float = 6.0) -> list[Row]:
 
 
 def main() -> None:
+    new_parser(__doc__).parse_args()
     torch.set_num_threads(1)
     protocol = (
         "training steps (forward, cross entropy, backward, optimiser) on random images in memory, "

@@ -20,7 +20,6 @@ import functools
 import json
 import statistics
 import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from command_line import new_parser
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -266,13 +266,16 @@ def write(row: dict[str, Any], commit: str) -> None:
 
 def main() -> None:
     """Measure the cases whose names begin with an argument, or all."""
+    parser = new_parser(__doc__)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="beginning of a case's name")
+    beginnings = tuple(parser.parse_args().cases)
     warnings.simplefilter("ignore")  # five epochs do not converge
     torch.set_num_threads(1)
     torch.manual_seed(0)
     git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     for case in (*isolated(), features(), tables(), *networks()):
-        if case.name.startswith(tuple(sys.argv[1:]) or ""):
+        if case.name.startswith(beginnings or ""):
             write(measure(case), commit)
 
 

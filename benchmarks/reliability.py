@@ -10,12 +10,12 @@ what it has found. `--minutes` is the time for each part. Linux only.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import tempfile
 import time
 from pathlib import Path
 
+from command_line import new_parser
 from trials import forked, scenarios
 from trials.record import RESULT, Record
 
@@ -32,7 +32,7 @@ def run_part(record: Record, scratch: Path, *, quick: bool = False) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = new_parser(__doc__)
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--commands", default="", help="those that are tried; divided by ;")
     parser.add_argument("--minutes", type=float, default=60.0)

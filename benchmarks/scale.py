@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from command_line import new_parser
 from PIL import Image
 
 from spinalnet import _dist, files
@@ -133,11 +134,11 @@ def run(case: str, size: int, folder: Path) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--sizes", default="1,2")
+    parser = new_parser(__doc__)
+    parser.add_argument("--sizes", default="1,2", help="numbers of processes, with commas")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--job")
-    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--job", help=argparse.SUPPRESS)  # one of the processes
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.job is not None:
         job(asked.job, asked.folder)

@@ -10,7 +10,6 @@ other work on the machine does not count.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import random
 import statistics
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from command_line import new_parser
 from torch import Tensor, nn
 
 from spinalnet import files
@@ -258,7 +258,7 @@ def same_bits() -> None:
 
 def main() -> None:
     """Measure and write the rows."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = new_parser(__doc__)
     parser.add_argument("--seconds", type=float, default=20.0, help="Of every comparison.")
     seconds = parser.parse_args().seconds
     torch.set_num_threads(1)

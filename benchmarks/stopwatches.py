@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from command_line import new_parser
 from scipy import stats
 from torch import nn
 
@@ -145,7 +146,7 @@ def rows(copied: list[list[dict[str, float]]], loaded: list[dict[str, float]]) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = new_parser(__doc__)
     parser.add_argument("--processes", type=int, default=12)
     parser.add_argument("--copies", type=int, default=5)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)

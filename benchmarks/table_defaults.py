@@ -20,7 +20,6 @@ was stopped, and writes `benchmarks/results/table-defaults.json` at the end of e
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import math
@@ -35,6 +34,7 @@ from typing import Any
 import numpy as np
 import table_halves
 import torch
+from command_line import existing_folder, new_parser
 from sklearn.metrics import log_loss
 
 from spinalnet.comparison.tables.heads import make_estimator
@@ -273,8 +273,10 @@ def save(found: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """Try what has not been tried, and write what it says."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--tables", type=Path, required=True, help="folder with catalog.csv")
+    parser = new_parser(__doc__)
+    parser.add_argument(
+        "--tables", type=existing_folder, required=True, help="folder with catalog.csv"
+    )
     torch.set_num_threads(1)
     trials = Trials(parser.parse_args().tables)
     found: dict[str, Any] = {"tables": {}}

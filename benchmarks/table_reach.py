@@ -19,7 +19,6 @@ stopped, and a fit whose head's options or whose table has changed is done again
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -33,6 +32,7 @@ from typing import Any
 import numpy as np
 import table_halves
 import torch
+from command_line import existing_folder, new_parser
 from scipy.stats import rankdata
 from sklearn.metrics import balanced_accuracy_score, log_loss
 from sklearn.model_selection import train_test_split
@@ -197,8 +197,10 @@ def summary(fits: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> dict[str
 
 def main() -> None:
     """Fit what has not been fitted, and write what it says."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--tables", type=Path, required=True, help="folder with catalog.csv")
+    parser = new_parser(__doc__)
+    parser.add_argument(
+        "--tables", type=existing_folder, required=True, help="folder with catalog.csv"
+    )
     parser.add_argument("--heads", default="", help="some heads only, with commas; writes nothing")
     parser.add_argument("--only", default="", help="some tables only, with commas; writes nothing")
     given = parser.parse_args()

@@ -17,11 +17,11 @@ which all have these defaults, do not.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from pathlib import Path
 
 import table_halves
+from command_line import existing_folder, new_parser
 
 import spinalnet
 from spinalnet.comparison import Summary, load_summary, summarize
@@ -114,8 +114,10 @@ def _panel(axes, found: dict[str, Summary], rival: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compare on all 28 tables.")
-    parser.add_argument("--tables", type=Path, required=True, help="folder of the CSV files")
+    parser = new_parser(__doc__)
+    parser.add_argument(
+        "--tables", type=existing_folder, required=True, help="folder of the CSV files"
+    )
     parser.add_argument("--only", nargs="*", default=[], help="names of tables; all without it")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("--figure", action="store_true", help="draw the figure, run nothing")

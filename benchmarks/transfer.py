@@ -1,16 +1,18 @@
 """Time an epoch of a head on cached features against one through the frozen trunk.
 
-python benchmarks/transfer.py DIR_OF_PHOTOGRAPHS; writes benchmarks/results/transfer.json
+    python benchmarks/transfer.py DIR_OF_PHOTOGRAPHS
+
+Writes benchmarks/results/transfer.json.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
+from command_line import existing_folder, new_parser
 from torch import nn
 
 from spinalnet import timing
@@ -70,4 +72,6 @@ def measure(photographs: str) -> None:
 
 
 if __name__ == "__main__":
-    measure(sys.argv[1])
+    parser = new_parser(__doc__)
+    parser.add_argument("photographs", type=existing_folder, help="folder of images")
+    measure(str(parser.parse_args().photographs))

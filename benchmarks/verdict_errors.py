@@ -31,7 +31,6 @@ count, and what was found first stays beside it.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 import zlib
@@ -43,6 +42,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from command_line import new_parser
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
@@ -522,9 +522,7 @@ def save(path: Path, record: Rates) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--cells", nargs="+", default=[""], help="beginnings of names of cells")
     parser.add_argument("--repetitions", type=int, default=REPETITIONS)
     parser.add_argument("--out", type=Path, default=RESULT, help="continued if it is there")

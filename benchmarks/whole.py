@@ -13,7 +13,6 @@ Of a commit whose inside is another, --seconds compares the time from the comman
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
@@ -30,6 +29,8 @@ from functools import wraps
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from command_line import new_parser
 
 RESULT = Path(__file__).parent / "results" / "whole.json"
 HERE = Path(__file__).resolve().parents[1] / "src"
@@ -207,7 +208,7 @@ def source_of(place: str, folder: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = new_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--against", help="src of another checkout, or a commit")
     parser.add_argument("--seconds", action="store_true", help="only how long it takes")

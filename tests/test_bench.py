@@ -81,6 +81,24 @@ def test_augmentation_and_epochs_are_timed_against_what_scripts_do() -> None:
         assert "none" in found[0].case
 
 
+def test_the_protocol_of_epochs_says_how_many_images_each_case_has() -> None:
+    counts = {(name, amp): images._IMAGES // share for name, _, amp, _, share in images._EPOCHS}
+    assert counts == {("mnist-cnn", "off"): 6400, ("vgg5", "off"): 640, ("vgg5", "bf16"): 320}
+    assert "6,400 images, of VGG-5 640, in bf16 320" in bench.BENCHMARKS["epoch"].protocol
+
+
+def test_short_epochs_are_timed_in_many_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    fewest = []
+
+    def interleave(cases: dict[str, object], **options: float) -> dict[str, Timing]:
+        fewest.append(options["min_rounds"])
+        return dict.fromkeys(cases, Timing(1.0, (1.0, 1.0), 1.0, 1, 1))
+
+    monkeypatch.setattr(images.timing, "interleave", interleave)
+    images.bench_epoch(count=8)
+    assert fewest == [30, 30, 30, 7, 7, 7, 7]
+
+
 def test_the_plain_loop_goes_through_every_image_once_as_the_classic_script_sees_them() -> None:
     source = images._digits(7)
     found = list(images._Tensors(source, 3))

@@ -441,7 +441,7 @@ def test_a_step_takes_less_memory_than_longhand(variant: str) -> None:
     taken = {
         way: float(
             subprocess.run(
-                [sys.executable, script, "320 / 8x6 vs 50", variant, way],
+                [sys.executable, script, "--one", "320 / 8x6 vs 50", variant, way],
                 capture_output=True,
                 text=True,
                 check=True,

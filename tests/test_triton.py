@@ -16,8 +16,12 @@ pytest.importorskip("triton")
 
 
 def run_interpreted(arguments: list[str]) -> None:
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
     script = Path(__file__).with_name("triton_interpreted.py")
+    path = [str(script.parents[1] / "benchmarks"), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {
+        "TRITON_INTERPRET": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, path)),
+    }
     result = subprocess.run(
         [sys.executable, str(script), *arguments],
         env=environment,

@@ -1,4 +1,7 @@
-"""Compare the Triton kernels with the reference; run with TRITON_INTERPRET=1."""
+"""Compare the Triton kernels with the reference; run with TRITON_INTERPRET=1.
+
+`benchmarks` must be on Python's path.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,10 @@ import copy
 import sys
 from unittest import mock
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import triton.language as tl
+from interpreter import repair_bfloat16
 
 from helpers import TOL, assert_close, relative_rms
 from spinalnet import InputError, use_backend
@@ -29,32 +31,6 @@ CASES = [
     (33, 40, 8, 4, 2, 10, 0.01, False, True, torch.float16),
     (33, 40, 8, 4, 2, 10, 1.0, False, True, torch.bfloat16),
 ]
-
-
-def repair_bfloat16() -> None:
-    """Repair the interpreter: it multiplies the bits as integers, and cuts them off unrounded."""
-    from triton.runtime import interpreter
-
-    plain = interpreter.InterpreterBuilder.create_dot
-    plain_cast = interpreter.InterpreterBuilder.cast_impl
-
-    def widened(handle: object) -> object:
-        if handle.dtype.scalar != tl.bfloat16:
-            return handle
-        bits = handle.data.astype(np.uint32) << 16
-        return interpreter.TensorHandle(bits.view(np.float32), tl.float32)
-
-    def create_dot(self: object, a: object, b: object, *rest: object) -> object:
-        return plain(self, widened(a), widened(b), *rest)
-
-    def cast_impl(self: object, source: object, kind: object) -> object:
-        if source.dtype.scalar != tl.float32 or kind.scalar != tl.bfloat16:
-            return plain_cast(self, source, kind)
-        rounded = torch.from_numpy(source.data).bfloat16().view(torch.int16)
-        return interpreter.TensorHandle(rounded.numpy().view(np.uint16), tl.bfloat16)
-
-    interpreter.InterpreterBuilder.create_dot = create_dot
-    interpreter.InterpreterBuilder.cast_impl = cast_impl
 
 
 def compare(case: tuple) -> None:
@@ -277,7 +253,7 @@ def check_both_outputs() -> None:
 
 if __name__ == "__main__":
     assert triton.INTERPRETED
-    repair_bfloat16()
+    assert repair_bfloat16()
     for one in CASES:
         compare(one)
     check_nan()

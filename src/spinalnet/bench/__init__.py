@@ -21,7 +21,7 @@ from spinalnet.bench.heads import (
     check_head_parity,
     heads_table,
 )
-from spinalnet.bench.images import bench_augment, bench_epoch
+from spinalnet.bench.images import EPOCH_PROTOCOL, bench_augment, bench_epoch
 from spinalnet.bench.rows import rows_table, write_result
 
 
@@ -39,11 +39,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         "28 x 28 images, batch 64; both sides in turns; medians, quartiles of the ratio",
         bench_augment,
     ),
-    "epoch": Benchmark(
-        "one training epoch of spinal networks, batch 64, both sides in turns; the classic script "
-        "transforms image by image, the plain loop slices a tensor; scripts compute in float32",
-        bench_epoch,
-    ),
+    "epoch": Benchmark(EPOCH_PROTOCOL, bench_epoch),
     "heads": Benchmark(
         "all ways in turns within a row, shortest round in microseconds per batch; training is "
         "forward, square().mean() and backward with a gradient for x too, the loss alone taken "
