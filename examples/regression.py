@@ -10,8 +10,8 @@ from sklearn.model_selection import train_test_split
 
 from spinalnet import SpinalRegressor, sensitivities
 
-data = load_diabetes(scaled=False)
-X, y = data.data, data.target
+X, y = load_diabetes(return_X_y=True, scaled=False)
+NAMES = ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6")
 X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
 
 model = SpinalRegressor(random_state=0).fit(X_train, y_train)
@@ -26,6 +26,6 @@ print(f"mean error where the nets agree most: {error[order[:half]].mean():.1f}")
 print(f"mean error where they agree least:    {error[order[half:]].mean():.1f}")
 
 # What the first of the eight nets depends on: how far its answer moves with each of its inputs.
-found = sensitivities(model.module_, model.prepare(X_test), inputs=data.feature_names)
+found = sensitivities(model.module_, model.prepare(X_test), inputs=NAMES)
 for column, size in zip(found.inputs, found.mean_absolute[0], strict=True):
     print(f"  {column}: {size:.2f}")
