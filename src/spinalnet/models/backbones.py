@@ -90,11 +90,12 @@ def find_backbone(name: str) -> Backbone:
     """
     library, _, plain = name.rpartition(":")
     if library not in ("", "torchvision", "timm"):
-        if is_own(name):
+        error = unknown_name("library of backbones", library, ["torchvision", "timm"])
+        if is_own(name) and "did you mean" not in str(error):
             raise InputError(
                 f"'{name}' is a network of your own and no library's: give it as model={name}."
             )
-        raise unknown_name("library of backbones", library, ["torchvision", "timm"])
+        raise error
     if name in PACKAGED:
         return _find_timm(name, PACKAGED[name].timm)
     known = _torchvision_names()
