@@ -252,7 +252,7 @@ def test_a_run_is_used_again_by_who_names_its_network_again():
     assert again.exit_code == 0, again.output
     assert _times_imported() == 2
     _forget()
-    changed = MODULE.replace("width=4", "width=5")
+    changed = MODULE.replace("width=4", "width=16")  # of another size: else its bytecode is kept
     Path("nets_of_mine.py").write_text(changed, encoding="utf-8")
     other = runner.invoke(app, ["--own-model", NAME, "evaluate", "run"])
     assert isinstance(other.exception, InputError)
