@@ -1,7 +1,8 @@
 """SIGKILL at any moment, before and within any write; then the same command, to the same bits.
 
-Half of the kills come after a time drawn at random, half at a call drawn at random of those by
-which files are changed. A command is killed up to eight times before it may end; as it goes on
+Every other kill comes at a call drawn at random of those by which files are changed, the first of
+a command among them, so that there is one on a machine of any speed; the others come after a time
+drawn at random, by which a command may have ended. A command is killed up to eight times before it may end; as it goes on
 where it was, early moments are drawn more often, and late ones come all the same.
 """
 
@@ -48,9 +49,9 @@ def _chain(
     record.add(name, kills=0)
     for _ in range(kills):
         share = draw.random() ** 2
-        at, after = -1, straight.seconds * share
-        if draw.random() < 0.5:
-            at, after = int(straight.calls * share), forked.LONGEST
+        at, after = int(straight.calls * share), forked.LONGEST
+        if len(told) % 2:
+            at, after = -1, straight.seconds * share
         meddling = Meddling(attempt.watched, at, kill)
         code = forked.wait(attempt.start(meddling.install), after)
         told.append(f"at call {at}" if at >= 0 else f"after {after:.2f} s")
