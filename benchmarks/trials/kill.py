@@ -2,8 +2,9 @@
 
 Every other kill comes at a call drawn at random of those by which files are changed, the first of
 a command among them, so that there is one on a machine of any speed; the others come after a time
-drawn at random, by which a command may have ended. A command is killed up to eight times before it may end; as it goes on
-where it was, early moments are drawn more often, and late ones come all the same.
+drawn at random, by which a command may have ended. A command is killed up to eight times before it
+may end; as it goes on where it was, early moments are drawn more often, and late ones come all the
+same.
 """
 
 from __future__ import annotations
