@@ -49,10 +49,11 @@ from interpreter import repair_bfloat16
 from torch import Tensor, nn
 
 from spinalnet import InputError, SpinalNet, spinal, use_backend
-from spinalnet.kernels import triton as chain
+from spinalnet.kernels.triton import passes
+from spinalnet.kernels.triton.launching import INTERPRETED as DRY
+from spinalnet.kernels.triton.launching import Plan
 from spinalnet.nn import stack_models
 
-DRY = chain.INTERPRETED
 STEPS = (
     *("environment", "checks", "inference", "training", "compiled", "variants"),
     *("stacked", "epochs", "pairs"),
@@ -565,7 +566,7 @@ def check_graph(head: Head, kind: torch.dtype) -> dict[str, Any]:
 @contextlib.contextmanager
 def compilations() -> Iterator[list[dict[str, Any]]]:
     """List kernels and seconds of the launches that took long enough to have compiled."""
-    plain, found = chain._launch, []
+    plain, found = passes.launch, []
 
     def launch(kernel: Any, device: Any, plan: Any, rows: int, *given: Any, **known: Any) -> None:
         start = time.monotonic()
@@ -576,11 +577,11 @@ def compilations() -> Iterator[list[dict[str, Any]]]:
                 {"kernel": kernel.fn.__name__, "plan": list(plan), "seconds": round(took, 1)}
             )
 
-    chain._launch = launch
+    passes.launch = launch
     try:
         yield found
     finally:
-        chain._launch = plain
+        passes.launch = plain
 
 
 def run_job(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -613,7 +614,7 @@ def compile_variants(
     for forward, plan in tried:
         line = {"head": head.name, "kind": named(kind), "variant": [forward, plan]}
         try:
-            variant_pass(head, kind, 64, chain.Plan(*plan), forward)()
+            variant_pass(head, kind, 64, Plan(*plan), forward)()
         except Exception as error:
             line["error"] = f"{type(error).__name__}: {error}"[:300]
         yield line
@@ -821,16 +822,16 @@ def variant_pass(
 
     def run() -> None:
         name = "plan_forward" if forward else "plan_backward"
-        plain = getattr(chain, name)
-        setattr(chain, name, lambda *_: plan)
+        plain = getattr(passes, name)
+        setattr(passes, name, lambda *_: plan)
         try:
             for x in xs:
                 if forward:
-                    chain._forward(x, parameters, settings, False, kind)
+                    passes.forward(x, parameters, settings, False, kind)
                 else:
-                    chain._backward(x, parameters, settings, hidden, dy, False, False)
+                    passes.backward(x, parameters, settings, hidden, dy, False, False)
         finally:
-            setattr(chain, name, plain)
+            setattr(passes, name, plain)
 
     return run
 
@@ -838,7 +839,6 @@ def variant_pass(
 def variants_of(head: Head, kind: torch.dtype) -> list[tuple[bool, Any]]:
     """Return which kernel, and plans that may be better than the present one."""
     wide = head.width > 32
-    Plan = chain.Plan
     forward = [
         Plan("cublas", 16, 32, 4),
         Plan("cublas", 64, 32, 4 if kind != torch.float32 else 8),

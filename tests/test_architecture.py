@@ -82,9 +82,10 @@ HEAVY = {
     "pandas",
     "triton",
 }
+TRITON = tuple(f"kernels.triton.{name}" for name in ("launching", "programs"))
 # Classes of scikit-learn's, kernels of triton's: these are loaded when first used.
 HEAVY_AT_THE_TOP = {
-    *("tabular.estimators", "tabular.base", "tabular.encoder", "kernels.triton"),
+    *("tabular.estimators", "tabular.base", "tabular.encoder", *TRITON),
     *("comparison.tables.baselines", "comparison.tables.tabm_net", "comparison.tables.on_columns"),
     "deploy.standalone",  # never imported: a text that export writes beside its files
 }

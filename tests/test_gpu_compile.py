@@ -18,14 +18,14 @@ import torch
 from spinalnet.nn import SpinalNet
 
 triton = pytest.importorskip("triton")
-from spinalnet.kernels import triton as chain  # noqa: E402
+from spinalnet.kernels.triton import launching, passes, spinal_triton  # noqa: E402
 
 HOPPER = 90
 
 
 def assembler() -> str | None:
     """Return why nothing can be compiled here, or None."""
-    if chain.INTERPRETED:
+    if launching.INTERPRETED:
         return "the interpreter is on (TRITON_INTERPRET)"
     if torch.cuda.is_available():
         return "there is a card: benchmarks/gpu.py compiles for it"
@@ -33,7 +33,7 @@ def assembler() -> str | None:
         return "this triton has no compiler for NVIDIA cards"
     if not list(Path(triton.__file__).parent.glob("backends/nvidia/bin/ptxas*")):
         return "this triton brings no ptxas"
-    return chain.why_not("cuda", torch.float32, 1)
+    return launching.why_not("cuda", torch.float32, 1)
 
 
 REASON = assembler()
@@ -61,12 +61,12 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compiled:
     def compile_only(
         kernel: Any, _: object, plan: Any, rows: int, *given: Any, **known: Any
     ) -> None:
-        options = chain.launch_options(plan)
+        options = launching.launch_options(plan)
         built = kernel.warmup(*given, **known, **options, grid=(1,))
         found.append((kernel.fn.__name__, built))
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(chain, "_launch", compile_only)
+    monkeypatch.setattr(passes, "launch", compile_only)
     driver = triton.runtime.driver
     monkeypatch.setattr(driver, "_active" if hasattr(driver, "_active") else "active", stand_in())
     return found
@@ -92,7 +92,7 @@ def check(found: Compiled, kernels: int, folder: Path, most_stack: int = 64) -> 
 def both_passes(net: SpinalNet, x: torch.Tensor, *, alone: bool = False) -> None:
     weights, biases = net.spine.chain()
     row = (net.output.weight, net.output.bias)
-    y = chain.spinal_triton(
+    y = spinal_triton(
         x,
         weights,
         biases,
@@ -151,9 +151,7 @@ def test_both_kernels_compile(case: tuple[Any, ...], compiled: Compiled, tmp_pat
     x = torch.randn(rows, features, dtype=dtype, requires_grad=True)
     both_passes(net, x, alone=outputs == 0)
     with torch.no_grad():
-        chain.spinal_triton(
-            x, *net.spine.chain(), num_splits=net.spine.num_splits, negative_slope=0.0
-        )
+        spinal_triton(x, *net.spine.chain(), num_splits=net.spine.num_splits, negative_slope=0.0)
     check(compiled, 3, tmp_path, 64 if case in FAST else 4096)
 
 
@@ -161,8 +159,8 @@ def test_both_kernels_compile(case: tuple[Any, ...], compiled: Compiled, tmp_pat
 def test_the_other_plans_compile(
     source: str, compiled: Compiled, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    plan = chain.Plan(source, 32, 32, 4)
-    monkeypatch.setattr(chain, "plan_forward", lambda *_: plan)
+    plan = launching.Plan(source, 32, 32, 4)
+    monkeypatch.setattr(passes, "plan_forward", lambda *_: plan)
     net = SpinalNet(40, 3, 8, 5)
     both_passes(net, torch.randn(4, 40, requires_grad=True))
     check(compiled, 2, tmp_path)
@@ -181,5 +179,5 @@ def test_one_compilation_serves_every_number_of_rows(compiled: Compiled, tmp_pat
     for rows in (1, 7, 16, 64):
         both_passes(net, torch.randn(rows, 9, requires_grad=True))
     check(compiled, 8, tmp_path)
-    for name in ("_forward_kernel", "_hidden_gradient_kernel"):
+    for name in ("forward_kernel", "hidden_gradient_kernel"):
         assert len({kernel.hash for kind, kernel in compiled if kind == name}) == 1, name

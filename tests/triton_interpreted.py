@@ -16,7 +16,7 @@ from interpreter import repair_bfloat16
 
 from helpers import TOL, assert_close, relative_rms
 from spinalnet import InputError, use_backend
-from spinalnet.kernels import triton
+from spinalnet.kernels.triton import launching, operators, passes
 from spinalnet.nn import functional
 from spinalnet.nn.layers import SpinalNet
 
@@ -115,8 +115,8 @@ def check_autocast() -> None:
 def check_sources() -> None:
     """Whoever multiplies the slices, the result is the same."""
     for source in ("slices", "layers", "cublas"):
-        plan = triton.Plan(source, 16, 16, 4)
-        with mock.patch.object(triton, "plan_forward", lambda *_, plan=plan: plan):
+        plan = launching.Plan(source, 16, 16, 4)
+        with mock.patch.object(passes, "plan_forward", lambda *_, plan=plan: plan):
             for case in (CASES[1], CASES[2], CASES[3], CASES[6]):
                 compare(case)
 
@@ -169,11 +169,11 @@ def check_frozen() -> None:
 def check_refusals() -> None:
     with pytest.raises(InputError, match="one dtype"), use_backend("triton"):
         SpinalNet(9, 3, 4)(torch.randn(2, 9, dtype=torch.float16))
-    for width, layers in ((8, triton.MAX_LAYERS + 1), (100, 9)):
-        reason = triton.why_not("cuda", torch.float32, width, layers)
+    for width, layers in ((8, launching.MAX_LAYERS + 1), (100, 9)):
+        reason = launching.why_not("cuda", torch.float32, width, layers)
         assert reason is not None
         assert f"{layers} layers" in reason
-    assert triton.why_not("cuda", torch.float32, 100, 8) is None
+    assert launching.why_not("cuda", torch.float32, 100, 8) is None
 
 
 def check_second_derivative() -> None:
@@ -221,7 +221,7 @@ def check_compiled() -> None:
         True,
         torch.float32,
     )
-    torch.library.opcheck(triton._forward_operator, arguments)
+    torch.library.opcheck(operators._forward_operator, arguments)
 
 
 def check_both_outputs() -> None:
@@ -233,7 +233,7 @@ def check_both_outputs() -> None:
     ramp = torch.linspace(-1, 1, 45).view(5, 9)
     for last in (row, row[:1]):
         leaves = [x, *chain, *biases, *last]
-        ours = triton._forward_operator(x, leaves[1:], 2, 0.3, True, True, True, x.dtype)
+        ours = operators._forward_operator(x, leaves[1:], 2, 0.3, True, True, True, x.dtype)
         hidden = functional.spinal(
             x, chain, biases, num_splits=2, negative_slope=0.3, backend="reference"
         )
@@ -252,7 +252,7 @@ def check_both_outputs() -> None:
 
 
 if __name__ == "__main__":
-    assert triton.INTERPRETED
+    assert launching.INTERPRETED
     assert repair_bfloat16()
     for one in CASES:
         compare(one)
