@@ -22,13 +22,12 @@ from spinalnet.comparison import building
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.data import FolderDataset
 from spinalnet.data.images import usable_cpus
-from spinalnet.models.engines import ENGINES, Engine, Extractor, folded
+from spinalnet.models.engines import ENGINES, Engine, Extractor
 from spinalnet.models.extracting import extract_batches, one_thread_each
 from spinalnet.models.surgery import freeze_except_head_
 
 RESULT = Path(__file__).parent / "results" / "features.json"
 IMAGES, BATCH = 32, 32
-BF16 = "torch-folded in bf16 (not offered)"
 BASELINE = "trunk as it is"
 
 
@@ -55,16 +54,6 @@ def by_engine(extractor: Extractor, batch: int, images: FolderDataset, threads: 
             pass
 
 
-def in_bf16(trunk: nn.Module) -> Extractor:
-    module = folded(trunk).to(torch.bfloat16)
-
-    def extract(images: Tensor) -> Tensor:
-        images = images.to(torch.bfloat16, memory_format=torch.channels_last)
-        return module(images).float()
-
-    return extract
-
-
 def difference(extractor: Extractor, trunk: nn.Module, images: FolderDataset) -> float:
     """Return the largest difference from the trunk's features, as a part of the largest one."""
     with torch.no_grad():
@@ -81,7 +70,6 @@ def measure(folder: str) -> None:
     constants = splits.train.mean, splits.train.std
     images = FolderDataset(splits.train.paths, splits.train.targets, 3, shape[1], *constants)
     ways = {name: Engine(name, torch.device("cpu"), shape).build(trunk) for name in ENGINES}
-    ways[BF16] = in_bf16(trunk)
     differences = {name: difference(way, trunk, images) for name, way in ways.items()}
     rows = []
     for threads in dict.fromkeys((1, usable_cpus())):

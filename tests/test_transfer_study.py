@@ -14,6 +14,8 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 study = SimpleNamespace(**runpy.run_path(str(ROOT / "studies" / "transfer.py")))
+half = SimpleNamespace(**runpy.run_path(str(ROOT / "studies" / "half_features.py")))
+few = SimpleNamespace(**study.drawn.__globals__)
 
 
 def made_up(inputs: int = 12) -> Any:
@@ -21,7 +23,7 @@ def made_up(inputs: int = 12) -> Any:
     generator = torch.Generator().manual_seed(0)
     parts = []
     for size in (400, 200, 300):
-        y = torch.arange(size) % study.CLASSES
+        y = torch.arange(size) % few.CLASSES
         x = 0.5 * torch.randn(size, inputs, generator=generator) + 7
         x[torch.arange(size), y] += 3
         parts.append((x, y))
@@ -46,7 +48,7 @@ def test_heads_are_those_of_the_comparison_of_all_images() -> None:
     whole = json.loads((ROOT / "results/cifar10-features-again.json").read_text("utf-8"))
     params = {head["head"]: head["head_params"] for head in whole["heads"]}
     found = {
-        head: sum(p.numel() for p in study.built(head, 1280, 0.5, 0).parameters())
+        head: sum(p.numel() for p in few.built(head, 1280, 0.5, 0).parameters())
         for head in study.HEADS
     }
     assert found == params
@@ -93,3 +95,33 @@ def test_the_answers_follow_from_the_hits() -> None:
         assert verdicts[images, "linear"] == "better"
     assert study.answers({"hits": hits[20:], "cells": []}) == []
     assert {(n, h) for n in study.ASKED for h in wrong} <= set(study.keys())
+
+
+def test_the_two_precisions_are_told_apart_by_their_pairs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    names, of, asked = half._compute.__globals__, made_up(), []
+
+    def features(data_dir: Path, engine: str) -> Any:
+        asked.append(engine)
+        worse = 30.0 if engine == "torch-folded-bf16" else 0.0
+        return tuple((x + worse * torch.randn_like(x), y) for x, y in of)
+
+    monkeypatch.setitem(names, "features", features)
+    for name, value in (("IMAGES", 10), ("SEEDS", (600, 601, 602)), ("TEST", 300)):
+        monkeypatch.setitem(names, name, value)
+    monkeypatch.setitem(names, "EPOCHS", {10: 20})
+    record: dict[str, Any] = {"cells": [], "hits": []}
+    wanted = half.keys()
+    for key in wanted:
+        assert half.answers(record) == []
+        row = half._compute(key, tmp_path)
+        own = {"head": key[0], "engine": key[1]}
+        record["hits"] += [own | {"right": text} for text in row.pop("right")]
+        record["cells"].append(row)
+    assert asked == ["torch-folded-bf16", "auto"] * 3
+    found = half.answers(record)
+    assert [one["head"] for one in found] == ["spinal", "mlp", "linear"]
+    assert all(one["verdict"] == "worse" for one in found)
+    half.draw(record, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 5_000
