@@ -110,7 +110,7 @@ def test_the_two_precisions_are_told_apart_by_their_pairs(
     monkeypatch.setitem(names, "features", features)
     for name, value in (("IMAGES", 10), ("SEEDS", (600, 601, 602)), ("TEST", 300)):
         monkeypatch.setitem(names, name, value)
-    monkeypatch.setitem(names, "EPOCHS", {10: 20})
+    monkeypatch.setitem(names, "EPOCHS", {10: 100})
     record: dict[str, Any] = {"cells": [], "hits": []}
     wanted = half.keys()
     for key in wanted:
