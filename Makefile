@@ -6,7 +6,7 @@ PYTHON_LOWEST ?= python3.11
 PYTHON_NEWEST ?= python3.13
 PYTHON_OTHER ?= python3.12
 
-.PHONY: setup hooks fmt lint types test full slow lowest newest other lowest-versions check tables api site wheel \
+.PHONY: setup hooks fmt lint types test full slow deep lowest newest other lowest-versions check tables api site wheel \
 	dist release-ready release-prepare release-check release-next
 
 setup:       ## Install for development (compiles the kernels if there is a C++ compiler)
@@ -46,10 +46,14 @@ endef
 
 full:        ## All that is too long for every commit; what was said is in tests/full.log (hours, 25 GB)
 	rm -f $(LOG)
-	$(MAKE) -k slow lowest newest other
+	$(MAKE) -k slow deep lowest newest other
 
 slow:        ## The slow tests
 	$(call logged,Slow tests,$(PYTHON) -m pytest -m 'slow and not network')
+
+deep:        ## The tests by properties, with a thousand examples of each
+	$(call logged,Properties in depth,HYPOTHESIS_PROFILE=deep $(PYTHON) -m pytest \
+		$$(grep -lE '^(from|import) hypothesis' tests/test_*.py))
 
 lowest:      ## The fast tests with the lowest versions that are allowed (an environment of 6 GB)
 	$(call environment,.venv-lowest,PYTHON_LOWEST)

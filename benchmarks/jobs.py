@@ -1,9 +1,10 @@
-"""How much sooner a comparison is done with two runs at a time: `--jobs 2` against `--jobs 1`.
+"""How much sooner a comparison is done with two runs at a time than one by one, or on two threads.
 
     python benchmarks/jobs.py
 
-A grid of digits, in turns within one run of this script: one at a time here, two in worker
-processes (whose start is counted). The results must be the same bits. Needs two free processors.
+A grid of digits, in turns within one run of this script: one at a time here, on one thread and on
+two; two at a time in worker processes (whose start is counted), a thread each. The results of one
+thread must be the same bits. Needs two free processors.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ QUESTION = ComparisonSpec(
 )
 
 
-def seconds(jobs: int, folder: Path) -> float:
+def seconds(jobs: int, folder: Path, threads: int = 1) -> float:
     """Run the grid; return its wall seconds."""
     began = time.perf_counter()
-    assert not any(run_cells(cells_of(QUESTION, folder), jobs=jobs))
+    assert not any(run_cells(cells_of(QUESTION, folder), jobs=jobs, threads=threads))
     return time.perf_counter() - began
 
 
@@ -48,19 +49,23 @@ def main() -> None:
         for k in range(ROUNDS):
             one, two = Path(place) / f"one{k}", Path(place) / f"two{k}"
             row = {"one": seconds(1, one), "two": seconds(2, two)}
+            row["two threads"] = seconds(1, Path(place) / f"threads{k}", threads=2)
             assert scores(one) == scores(two)
             trained = sum((run.result or {})["train_seconds"] for run in load_runs(one))
-            rows.append(row | {"training": trained, "ratio": row["one"] / row["two"]})
+            ratios = {"ratio": row["one"] / row["two"], "threads": row["two threads"] / row["two"]}
+            rows.append(row | {"training": trained} | ratios)
             print(rows[-1], flush=True)
     record = {
         "benchmark": "jobs",
         "command": "python benchmarks/jobs.py",
-        "protocol": "wall seconds of the grid, jobs=1 and jobs=2 in turns, start of the workers "
-        "included; one thread a run; the results were compared and are the same",
+        "protocol": "wall seconds of the grid in turns: one by one on a thread, two at a time on a "
+        "thread each (the workers' start included), one by one on two threads; the results of the "
+        "first two were compared and are the same",
         "grid": QUESTION.to_dict()["heads"],
         "seeds": QUESTION.to_dict()["seeds"],
         "rows": rows,
         "ratio": median(row["ratio"] for row in rows),
+        "threads": median(row["threads"] for row in rows),
         "environment": describe_environment(),
     }
     write_mapping(RESULT, record)

@@ -56,6 +56,7 @@ def accuracy() -> tuple[str, str]:
         "digits, small CNN": "digits",
         "Fashion-MNIST, small CNN": "fashion-mnist",
         "Fashion-MNIST, 12,000 images, heads tuned equally": "tuned-fashion-mnist",
+        "MNIST, 12,000 images, heads tuned equally": "tuned-mnist",
         "ants and bees, small CNN": "hymenoptera",
         "CIFAR-10, frozen EfficientNet-Lite0": "cifar10-features-again",
         "ants and bees, the same network": "transfer-hymenoptera",

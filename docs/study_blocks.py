@@ -302,6 +302,30 @@ def paper_networks_answers() -> str:
     )
 
 
+def half_features() -> str:
+    """Return the accuracies of heads on features in bf16 and in float32, and the answers."""
+    found = record("half_features")
+    if not found["answers"]:
+        return _not_yet("half_features")
+    by, engines = _by(found["cells"], "head", "engine"), found["design"]["engines"]
+    rows = [
+        [
+            one["head"],
+            *(f"{100 * fmean(by[one['head'], engine]['test']):.2f}" for engine in engines),
+            points(one),
+            f"**{one['verdict']}**",
+        ]
+        for one in found["answers"]
+    ]
+    header = ("head", "bf16, %", "float32, %", "bf16 minus float32, points", "answer")
+    made = _made(
+        found,
+        f"{len(found['design']['seeds'])} seeds, 5,000 test images; 95 % intervals over both; "
+        "margin half a point, Holm over the heads",
+    )
+    return f"{as_markdown(header, rows, left=1)}\n\n{made}"
+
+
 def precision() -> str:
     """Return the accuracies of networks trained in bf16 and in float32, and the answers."""
     found = record("precision")
@@ -475,6 +499,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "wiring-answers": wiring_answers,
     "paper-networks": paper_networks,
     "paper-networks-answers": paper_networks_answers,
+    "half-features": half_features,
     "precision": precision,
     "tuned-tables": tuned_tables,
     "tuned-tables-answers": tuned_tables_answers,

@@ -28,6 +28,7 @@ from study_blocks import ROOT, load
 
 from spinalnet.bench.heads import TRAINING_SLACK, keeps_promise
 from spinalnet.comparison.wording import as_markdown
+from spinalnet.texts import from_yaml
 
 
 def comparison(name: str) -> str:
@@ -57,6 +58,7 @@ ANSWERS = {  # results with a test part that can decide, and the command that is
     "digits": "digits, small CNN",
     "fashion-mnist": "Fashion-MNIST, small CNN",
     "tuned-fashion-mnist": "the same, 12,000 images, heads tuned equally",
+    "tuned-mnist": "MNIST, 12,000 images, heads tuned equally",
     "hymenoptera": "ants and bees, small CNN",
     "cifar10-features-again": "CIFAR-10, features of a frozen EfficientNet-Lite0",
 }
@@ -82,8 +84,34 @@ def answers() -> str:
             cells.append(f"{low:+.1f} to {high:+.1f}: **{d['code']}**")
         rows.append(cells)
         rows += study_blocks.answered(name, "the same, fresh seeds", rivals)
+        if name == "tuned-mnist":
+            rows += study_blocks.answered("cifar10-32px", "CIFAR-10, 32 pixels, small CNN", rivals)
     header = ("data and trunk", "seeds", "test images", "spinal, %")
     return as_markdown((*header, *(f"minus {rival}" for rival in rivals)), rows)
+
+
+def tuned() -> str:
+    """Return the answers of the study of tuned heads, corrected over both of its data sets."""
+    from spinalnet.comparison.study import together
+    from spinalnet.comparison.summary import load_summary
+
+    summaries = {
+        words: load_summary(ROOT / f"results/tuned-{name}.json")
+        for words, name in (("Fashion-MNIST", "fashion-mnist"), ("MNIST", "mnist"))
+    }
+    asked = from_yaml((ROOT / "studies/tuned.yaml").read_text(encoding="utf-8"))["confirmatory"]
+    rows = []
+    for pair in together(summaries, asked).pairs:
+        cells = [f"spinal minus {pair.minus}"]
+        for words, summary in summaries.items():
+            (d,) = [head.difference for head in summary.heads if head.head == pair.minus]
+            assert d is not None
+            assert d.low is not None
+            assert d.high is not None
+            numbers = f"{100 * d.mean:+.2f} ({100 * d.low:+.2f} to {100 * d.high:+.2f})"
+            cells.append(numbers + (f": **{pair.answers[words]}**" if pair.confirmatory else ""))
+        rows.append(cells)
+    return as_markdown(("", *summaries), rows, left=1)
 
 
 def draw_answer() -> None:
@@ -486,9 +514,14 @@ def targets() -> str:
     times("frozen features, ONNX Runtime", 3.5, features[f"onnxruntime, {as_it_is}"])
     times("frozen features, without it", 3.5, features[f"torch-folded, {as_it_is}"])
     for head in ("spinal 1280 / 20x4", "mlp 1280 / 512"):
-        times(f"ten seeds of {head} together", 3, stacked_[f"{head} | fit, batch by batch"])
-    eight = stacked_["table, 8 / 50x6: time of eight over that of | one, RowsLearner"]
-    rows.append(("eight nets of a table, over one", "2.5", f"{eight:.2f}", eight <= 2.5))
+        by_fit, by_torch = (
+            stacked_[f"{head} | {other}"] for other in ("fit, batch by batch", "RowsLearner")
+        )
+        times(f"ten seeds of {head} together, over `fit` batch by batch", 3, by_fit)
+        times("the same over the same loop in PyTorch", 3, by_torch)
+    for words, other in (("one in PyTorch", "RowsLearner"), ("one by the same steps", "compiled")):
+        eight = stacked_[f"table, 8 / 50x6: time of eight over that of | one, {other}"]
+        rows.append((f"eight nets of a table, over {words}", "2.5", f"{eight:.2f}", eight <= 2.5))
     single, fitted = (load(f"{_RESULTS}{name}.json")["rows"] for name in ("heads", "heads-fit"))
 
     def kept(of: list[Any], mode: str, key: str) -> int:
@@ -924,6 +957,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "cifar10-features-again": lambda: comparison("cifar10-features-again"),
     "fashion-mnist": lambda: comparison("fashion-mnist"),
     "tuned-fashion-mnist": lambda: comparison("tuned-fashion-mnist"),
+    "tuned-mnist": lambda: comparison("tuned-mnist"),
+    "tuned-both": tuned,
     "hymenoptera": lambda: comparison("hymenoptera"),
     "transfer-hymenoptera": lambda: comparison("transfer-hymenoptera"),
     "transfer-hymenoptera-dropout": lambda: comparison("transfer-hymenoptera-dropout"),

@@ -26,7 +26,8 @@ LOG = "# Changelog\n\nWords.\n\n## Unreleased\n\n### Fixed\n\n- A thing.\n"
 
 CITATION = 'cff-version: 1.2.0\ntype: software\nversion: "0.1.0"\nlicense: MIT\n'
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-PARTS = ("Slow tests", "Lowest versions", "Newest versions", "Tested versions")
+PARTS = ("Slow tests", "Properties in depth")
+PARTS += ("Lowest versions", "Newest versions", "Tested versions")
 
 
 @pytest.fixture
@@ -156,14 +157,15 @@ def test_a_part_of_the_full_tests_that_failed_or_is_not_there_is_named_with_its_
         "Tested versions\n== 9 passed, 1 skipped in 61.20s (0:01:01) ==\n",
         encoding="utf-8",
     )
-    slow, lowest, newest = release.unready(tree)
+    slow, deep, lowest, newest = release.unready(tree)
     assert "1 failed" in slow
     assert "`make slow`" in slow
+    assert "`make deep`" in deep
     assert "no result" in lowest
     assert "`make lowest`" in lowest
     assert "1 error" in newest
     log.unlink()
-    assert len(release.unready(tree)) == 4
+    assert len(release.unready(tree)) == len(PARTS)
 
 
 def test_a_release_is_made_of_a_commit_of_main_that_all_have(repository: Path):
