@@ -148,6 +148,25 @@ def benchmark(*names: str, note: str = "") -> str:
     )
 
 
+def jobs() -> str:
+    """Return how long a grid of runs takes by two processors, from benchmarks/results/jobs.json."""
+    record = load("benchmarks/results/jobs.json")
+    ways = {
+        "one by one, a thread": "one",
+        "one by one, two threads": "two threads",
+        "two at a time, a thread each": "two",
+    }
+    rows = [[words, *(f"{row[key]:.1f}" for row in record["rows"])] for words, key in ways.items()]
+    env = record["environment"]
+    runs = len(record["grid"]) * len(record["seeds"])
+    return (
+        f"{as_markdown((f'{runs} runs of digits', 'seconds', 'again'), rows, left=1)}\n\n"
+        f"`{record['command']}` on {env['cpu']}, torch {env['torch']}: two at a time is "
+        f"**{record['ratio']:.2f}x** as quick as one by one, and **{record['threads']:.2f}x** as "
+        "quick as one by one on two threads; medians, all in turns; the workers' start is counted."
+    )
+
+
 def jacobians() -> str:
     """Return the table of results/theory/jacobian.json."""
     record = load("results/theory/jacobian.json")
@@ -513,6 +532,8 @@ def targets() -> str:
     as_it_is = "1 thread(s) | trunk as it is"
     times("frozen features, ONNX Runtime", 3.5, features[f"onnxruntime, {as_it_is}"])
     times("frozen features, without it", 3.5, features[f"torch-folded, {as_it_is}"])
+    words = "the same in bf16, when asked for, with instructions"
+    times(words, 3.5, features[f"torch-folded-bf16, {as_it_is}"])
     for head in ("spinal 1280 / 20x4", "mlp 1280 / 512"):
         by_fit, by_torch = (
             stacked_[f"{head} | {other}"] for other in ("fit, batch by batch", "RowsLearner")
@@ -543,18 +564,22 @@ def targets() -> str:
         fast = sum(row["microseconds"][ours] <= row["microseconds"]["naive"] for row in single)
         counted(f"{words}: rows not slower than longhand", fast, len(single))
     plain, script = "plain tensor loop", "classic script"
-    epochs = by_case("epoch")
-    for words, key, target in (
+    intel, amd = by_case("epoch"), by_case("with-bf16/epoch")
+    in_bf16 = f"vgg5, none, bf16 | {script}"
+    for epochs, words, key, target in (
         (
+            intel,
             "an epoch of the small CNN, augmented, over the classic script",
             f"mnist-cnn, perspective+rotation:10 | {script}",
             4,
         ),
-        ("the same without augmentation", f"mnist-cnn, none | {script}", 2.2),
-        ("an epoch of the small CNN, over a plain loop", f"mnist-cnn, none | {plain}", 1.3),
-        ("an epoch of VGG-5, over the classic script", f"vgg5, none | {script}", 2),
-        ("the same with `amp=bf16`", f"vgg5, none, bf16 | {script}", 2),
-        ("an epoch of VGG-5, over a plain loop", f"vgg5, none | {plain}", 1.3),
+        (intel, "the same without augmentation", f"mnist-cnn, none | {script}", 2.2),
+        (intel, "an epoch of the small CNN, over a plain loop", f"mnist-cnn, none | {plain}", 1.3),
+        (intel, "an epoch of VGG-5, over the classic script", f"vgg5, none | {script}", 2),
+        (intel, "the same with `amp=bf16`, without instructions", in_bf16, 2),
+        (amd, "the same with `amp=bf16`, with instructions", in_bf16, 2),
+        (intel, "an epoch of VGG-5, over a plain loop", f"vgg5, none | {plain}", 1.3),
+        (amd, "the same with `amp=bf16`, with instructions", f"vgg5, none, bf16 | {plain}", 1.3),
     ):
         ratio, (low, high) = epochs[key]["ratio"], epochs[key]["ratio_quartiles"]
         found = f"{ratio:.2f}x ({low:.2f} to {high:.2f})"
@@ -966,6 +991,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "transfer-hymenoptera-tuned": lambda: comparison("transfer-hymenoptera-tuned"),
     "transfer-hymenoptera-tuned-dropout": lambda: comparison("transfer-hymenoptera-tuned-dropout"),
     "bench": functools.partial(benchmark, "augment", "epoch"),
+    "bench-with-bf16": functools.partial(benchmark, "with-bf16/epoch"),
+    "bench-jobs": jobs,
     "bench-export": functools.partial(benchmark, "export"),
     "bench-steps": functools.partial(benchmark, "steps"),
     "bench-heads": heads,
