@@ -106,6 +106,7 @@ def tuned() -> str:
         for words, summary in summaries.items():
             (d,) = [head.difference for head in summary.heads if head.head == pair.minus]
             assert d is not None
+            assert d.mean is not None
             assert d.low is not None
             assert d.high is not None
             numbers = f"{100 * d.mean:+.2f} ({100 * d.low:+.2f} to {100 * d.high:+.2f})"
