@@ -248,6 +248,7 @@ def complete(
     compute: Callable[[tuple[Any, ...]], Row],
     lists: tuple[str, ...] = ("cells",),
     into: str = "cells",
+    now: Callable[[tuple[Any, ...]], bool] = lambda _: True,
 ) -> None:
     """Compute the cells that a record lacks, writing each to the file when it is done.
 
@@ -261,6 +262,7 @@ def complete(
         lists: The lists of the record whose rows are lines of the file. With "hits" among them, the
             texts "right" of a row are rows of their own there, one for each seed.
         into: The list that gets the cells.
+        now: Whether a cell that is missing is computed this time.
     """
     rows, order = record[into], {key: place for place, key in enumerate(keys)}
     for row in rows:
@@ -269,7 +271,7 @@ def complete(
                 f"{run.out} cannot be used: a row of {into} lacks {', '.join(sorted(lacking))}; "
                 "restore it from a copy, or give another --out."
             )
-    missing = [key for key in order if key not in keyed(rows, names)]
+    missing = [key for key in order if key not in keyed(rows, names) and now(key)]
     for key, row in _computed(missing, compute, run.jobs):
         if "hits" in lists:
             own = dict(zip(names, key, strict=True))

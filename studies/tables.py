@@ -1,6 +1,6 @@
 """E7, tables: does the answer on 28 tables change when every head is tuned with as many trials?
 
-    OMP_NUM_THREADS=1 python studies/tables.py --data-dir data    # goes on; data/tables/catalog.csv
+    OMP_NUM_THREADS=1 python studies/tables.py --data-dir data [--only servo]    # goes on
     python studies/tables.py --draw                       # answers and figure of what is there
 
 `benchmarks/tables.py` compares on the same tables with the package's defaults, of which half of the
@@ -239,10 +239,17 @@ def _compute(key: tuple[str, str], folder: Path) -> Row:
 
 def _complete(record: Record, run: common.Run) -> None:
     compute = functools.partial(_compute, folder=run.data_dir / "tables")
-    common.complete(record, run, KEY, keys(), compute)
+    now = functools.partial(_is_of, run.only)
+    common.complete(record, run, KEY, keys(), compute, now=now)
 
 
-STUDY = common.Study("tables", __doc__ or "", design, _complete, answers, draw, needs_data=True)
+def _is_of(only: str | None, key: tuple[str, str]) -> bool:
+    return only in (None, key[0])
+
+
+STUDY = common.Study(
+    "tables", __doc__ or "", design, _complete, answers, draw, needs_data=True, parts=TABLES
+)
 
 if __name__ == "__main__":
     sys.exit(STUDY.main())

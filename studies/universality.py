@@ -1,6 +1,6 @@
 """Is universality of use? Error by depth of trained spinal nets, beside constructed ones.
 
-    OMP_NUM_THREADS=1 python studies/universality.py      # resumes; finished cells are skipped
+    OMP_NUM_THREADS=1 python studies/universality.py [--only constructed]    # goes on
     python studies/universality.py --draw                 # answers and figure of what is there
 
 The paper claims that a spinal net of small width and large depth approximates any continuous
@@ -225,10 +225,18 @@ def design() -> Record:
 
 
 def _complete(record: Record, run: common.Run) -> None:
-    common.complete(record, run, KEY, keys(), cell)
+    common.complete(record, run, KEY, keys(), cell, now=lambda key: run.only in (None, key[2]))
 
 
-STUDY = common.Study("universality", __doc__ or "", design, _complete, answers, draw)
+STUDY = common.Study(
+    "universality",
+    __doc__ or "",
+    design,
+    _complete,
+    answers,
+    draw,
+    parts=tuple(dict.fromkeys(net for net, _ in NETS)),
+)
 
 if __name__ == "__main__":
     sys.exit(STUDY.main())
