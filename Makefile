@@ -6,7 +6,7 @@ PYTHON_LOWEST ?= python3.11
 PYTHON_NEWEST ?= python3.13
 PYTHON_OTHER ?= python3.12
 
-.PHONY: setup hooks fmt lint types test full slow deep lowest newest other lowest-versions check tables api site wheel \
+.PHONY: setup hooks fmt lint types test full slow deep lowest newest other lowest-versions check tables figures api site wheel \
 	dist release-ready release-prepare release-check release-next
 
 setup:       ## Install for development (compiles the kernels if there is a C++ compiler)
@@ -72,6 +72,10 @@ other:       ## The fast tests with the tested versions, on the Python that PYTH
 
 tables:      ## Rewrite the measured tables of README and docs from committed results
 	$(PYTHON) docs/tables.py
+
+figures:     ## Draw the figures of the studies anew from their committed results
+	for file in results/studies/*.json; do \
+		$(PYTHON) studies/$$(basename $$file .json).py --draw || exit 1; done
 
 site:        ## Build the site into build/site; a link that leads nowhere is an error
 	$(PYTHON) docs/book.py

@@ -57,8 +57,8 @@ def comparison(name: str) -> str:
 ANSWERS = {  # results with a test part that can decide, and the command that is in each
     "digits": "digits, small CNN",
     "fashion-mnist": "Fashion-MNIST, small CNN",
-    "tuned-fashion-mnist": "the same, 12,000 images, heads tuned equally",
-    "tuned-mnist": "MNIST, 12,000 images, heads tuned equally",
+    "tuned-fashion-mnist": "the same, 12,000 images, heads tuned equally*",
+    "tuned-mnist": "MNIST, 12,000 images, heads tuned equally*",
     "hymenoptera": "ants and bees, small CNN",
     "cifar10-features-again": "CIFAR-10, features of a frozen EfficientNet-Lite0",
 }
@@ -67,7 +67,9 @@ ANSWERS = {  # results with a test part that can decide, and the command that is
 def answers() -> str:
     """Return one row per comparison: what the chain does, and what the layers it replaces do."""
     rivals = ("unchained", "matched", "mlp", "linear")
-    rows = study_blocks.answered("mnist", "MNIST, small CNN", rivals)
+    rows = study_blocks.answered("mnist", "MNIST, small CNN*", rivals)
+    summaries, pairs = _tuned()
+    of_study = {pair.minus: pair.answers if pair.confirmatory else {} for pair in pairs}
     for name, words in ANSWERS.items():
         found = load(f"results/{name}.json")
         heads = {head["head"]: head for head in found["heads"]}
@@ -81,38 +83,43 @@ def answers() -> str:
         for rival in rivals:
             d = heads[rival]["difference"]
             low, high = 100 * d["low"], 100 * d["high"]
-            cells.append(f"{low:+.1f} to {high:+.1f}: **{d['code']}**")
+            code = of_study[rival].get(name, "") if name in summaries else d["code"]
+            cells.append(f"{low:+.1f} to {high:+.1f}" + f": **{code}**" * bool(code))
         rows.append(cells)
-        rows += study_blocks.answered(name, "the same, fresh seeds", rivals)
+        rows += study_blocks.answered(name, "the same, fresh seeds*", rivals)
         if name == "tuned-mnist":
-            rows += study_blocks.answered("cifar10-32px", "CIFAR-10, 32 pixels, small CNN", rivals)
+            rows += study_blocks.answered("cifar10-32px", "CIFAR-10, 32 pixels, small CNN*", rivals)
     header = ("data and trunk", "seeds", "test images", "spinal, %")
     return as_markdown((*header, *(f"minus {rival}" for rival in rivals)), rows)
 
 
-def tuned() -> str:
-    """Return the answers of the study of tuned heads, corrected over both of its data sets."""
+def _tuned() -> tuple[dict[str, Any], tuple[Any, ...]]:
+    """Return the comparisons of the study of tuned heads, and its pairs."""
     from spinalnet.comparison.study import together
     from spinalnet.comparison.summary import load_summary
 
-    summaries = {
-        words: load_summary(ROOT / f"results/tuned-{name}.json")
-        for words, name in (("Fashion-MNIST", "fashion-mnist"), ("MNIST", "mnist"))
-    }
+    names = "tuned-fashion-mnist", "tuned-mnist"
+    summaries = {name: load_summary(ROOT / f"results/{name}.json") for name in names}
     asked = from_yaml((ROOT / "studies/tuned.yaml").read_text(encoding="utf-8"))["confirmatory"]
+    return summaries, together(summaries, asked).pairs
+
+
+def tuned() -> str:
+    """Return the answers of the study of tuned heads, corrected over both of its data sets."""
     rows = []
-    for pair in together(summaries, asked).pairs:
+    summaries, pairs = _tuned()
+    for pair in pairs:
         cells = [f"spinal minus {pair.minus}"]
-        for words, summary in summaries.items():
+        for name, summary in summaries.items():
             (d,) = [head.difference for head in summary.heads if head.head == pair.minus]
             assert d is not None
             assert d.mean is not None
             assert d.low is not None
             assert d.high is not None
             numbers = f"{100 * d.mean:+.2f} ({100 * d.low:+.2f} to {100 * d.high:+.2f})"
-            cells.append(numbers + (f": **{pair.answers[words]}**" if pair.confirmatory else ""))
+            cells.append(numbers + (f": **{pair.answers[name]}**" if pair.confirmatory else ""))
         rows.append(cells)
-    return as_markdown(("", *summaries), rows, left=1)
+    return as_markdown(("", "Fashion-MNIST", "MNIST"), rows, left=1)
 
 
 def draw_answer() -> None:

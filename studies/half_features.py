@@ -15,7 +15,7 @@ about heads. `spinalnet` may compute features in bf16 by itself only where this 
   the seed, 15 epochs of AdamW at 3e-3, the last epoch counts. Nothing was tuned.
 * Pairs of one seed that differ in nothing but the features, which are those of one engine in
   training and in testing: `torch-folded-bf16`, or one of full precision.
-* Seeds 600 to 619, which no comparison has had. One look, at twenty.
+* Seeds 600 to 619, which no comparison on these images has had. One look, at twenty.
 
 **Confirmatory questions**, for each head: bf16 minus float32, crossed over seeds and test images,
 Holm over the three. Margin: half a point of accuracy.

@@ -22,9 +22,12 @@ defaults. Here the heads are tuned, each with the same number of tries, and the 
   1e-2; dropout 0 or 0.5 before every layer) by the mean accuracy on the 1,000 validation images of
   seeds 1000 and 1001. Then 20 fresh seeds (0 to 19).
 
-**Confirmatory questions**, margin 1 point, Holm over the six: spinal minus unchained, minus mlp and
-minus linear, with 10 and 30 images of each class, crossed over seeds and test images.
+**Confirmatory questions**, margin 1 point, Holm over the nine: spinal minus unchained, minus mlp
+and minus linear, with 10, 30 and 100 images of each class, crossed over seeds and test images.
 Everything else is exploratory and gets no verdict.
+
+For half an hour of the first run this file asked about 10 and 30 images alone. That this was before
+any test image had been scored cannot be shown, so the nine of before that run count.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ from spinalnet import files
 MARGIN = 0.01
 SETTINGS = tuple((rate, dropout) for rate in (1e-3, 3e-3, 1e-2) for dropout in (0.0, 0.5))
 TUNING_SEEDS, SEEDS = (1000, 1001), tuple(range(20))
-ASKED, OTHERS = (10, 30), ("unchained", "mlp", "linear")
+ASKED, OTHERS = (10, 30, 100), ("unchained", "mlp", "linear")
 KEY = ("images", "head")
 
 

@@ -88,7 +88,7 @@ def test_the_answers_follow_from_the_hits() -> None:
                 hits.append({"images": images, "head": head, "seed": seed, "right": text})
     found = study.answers({"hits": hits, "cells": []})
     verdicts = {(a["images"], a["other"]): a["verdict"] for a in found}
-    assert len(verdicts) == 6
+    assert len(verdicts) == 9
     for images in study.ASKED:
         assert verdicts[images, "unchained"] == "equal"
         assert verdicts[images, "mlp"] == "worse"
