@@ -45,6 +45,10 @@ def experiments_page(results: str | Path = "results/recipes") -> str:
         "not its result. Recipes of our own are for the original's best numbers: they have the "
         "honest protocol alone.",
         "",
+        "`mlp-paper` is the original's fully connected head with all that its script gives it. "
+        "Where that is a dropout which the spinal head has not (the small CNNs, 0.5), a difference "
+        "between the two is one of both; `matched` has none.",
+        "",
         f"{len(run)} of {len(RECIPES)} recipes have been run.",
         "",
     ]
