@@ -485,8 +485,8 @@ def tuned_tables_answers() -> str:
         if gaps and head not in told:
             ahead, behind = sum(gap < -0.01 for gap in gaps), sum(gap > 0.01 for gap in gaps)
             begun += (
-                f" {head} was run on {len(gaps)} of them, small ones first: it is ahead by more than "
-                f"0.01 on {ahead}, behind by more on {behind}."
+                f" {head} was run on {len(gaps)} of them, small ones first: it is ahead by more "
+                f"than 0.01 on {ahead}, behind by more on {behind}."
             )
     rows = [
         [
