@@ -69,6 +69,9 @@ def accuracy() -> tuple[str, str]:
     for one in study_blocks.record("wiring")["answers"]:
         if one["other"] == "mlp":
             rows.append((f"{words_of[one['data']]}, small CNN, the wiring study", _answered(one)))
+    for one in study_blocks.record("paper_networks")["answers"]:
+        words = f"{words_of[one['data']]}, {one['model']} (three seeds)"
+        rows.append((words, _answered(one)))
     for one in study_blocks.record("tables")["answers"]:
         if one["other"] == "mlp":
             # None of the chances where it is undecided.
