@@ -129,8 +129,8 @@ def frozen_splits(
         splits: The images.
         augment: Augmentation of the training images; see `augment.build_augment`.
         device: Where features are computed.
-        engine: What computes them, a row of `engines.ENGINES`; "auto" for the fastest that
-            fits. All features of one call come from one engine.
+        engine: What computes them, a row of `engines.ENGINES`; "auto" for the first that
+            fits and computes in full precision. All features of one call come from one engine.
         threads: Batches that are read and computed at once; by default one per processor.
         cache: Folder of the cache; by default the user's.
         on_progress: Called while features are computed, with phase "features": steps are images,
