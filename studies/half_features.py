@@ -30,7 +30,7 @@ from pathlib import Path
 
 import common
 from common import Record, Row
-from few_images import EPOCHS, TEST, drawn, features, trained
+from frozen_heads import EPOCHS, TEST, drawn, features, trained
 
 IMAGES, SETTING, MARGIN = 300, (3e-3, 0.0), 0.005
 HEADS, ENGINES = ("spinal", "mlp", "linear"), ("torch-folded-bf16", "auto")
@@ -48,10 +48,10 @@ def keys() -> list[Key]:
 def _compute(key: Key, data_dir: Path) -> Row:
     began = time.perf_counter()
     head, engine = key
-    of, hits = features(data_dir, engine), []
+    of, hits = features(data_dir / "cifar10", few=True, engine=engine), []
     for seed in SEEDS:
         data = drawn(of, IMAGES, seed)
-        net, _ = trained(head, IMAGES, data, SETTING, seed, EPOCHS[IMAGES])
+        net, _ = trained(head, data, SETTING, seed, EPOCHS[IMAGES])
         hits.append(common.right(net, data[2]))
     return dict(zip(KEY, key, strict=True)) | {
         "test": [round(float(hit.mean()), 5) for hit in hits],
@@ -113,8 +113,8 @@ def design() -> Record:
 
 
 def _complete(record: Record, run: common.Run) -> None:
-    for engine in ENGINES:
-        features(run.data_dir, engine)  # before there are several processes
+    for engine in ENGINES:  # before there are several processes
+        features(run.data_dir / "cifar10", few=True, engine=engine)
     compute = functools.partial(_compute, data_dir=run.data_dir)
     common.complete(record, run, KEY, keys(), compute, STUDY.rows)
 

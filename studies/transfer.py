@@ -33,59 +33,29 @@ any test image had been scored cannot be shown, so the nine of before that run c
 from __future__ import annotations
 
 import functools
-import statistics
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import common
-from common import Data, Record, Row
-from few_images import EPOCHS, HEADS, POOL, TEST, VAL, Setting, drawn, features, trained
-
-from spinalnet import files
+from common import Record, Row
+from frozen_heads import (
+    EPOCHS,
+    HEADS,
+    KEY,
+    POOL,
+    SEEDS,
+    TEST,
+    TUNING_SEEDS,
+    VAL,
+    answered,
+    cell,
+    draw_sizes,
+    features,
+)
 
 MARGIN = 0.01
 SETTINGS = tuple((rate, dropout) for rate in (1e-3, 3e-3, 1e-2) for dropout in (0.0, 0.5))
-TUNING_SEEDS, SEEDS = (1000, 1001), tuple(range(20))
-ASKED, OTHERS = (10, 30, 100), ("unchained", "mlp", "linear")
-KEY = ("images", "head")
-
-
-def cell(key: tuple[int, str], of: Data, epochs: int | None = None) -> Row:
-    """Choose the setting, train with the seeds, and measure: one row of the results."""
-    began = time.perf_counter()
-    images, head = key
-    length = epochs or EPOCHS[images]
-
-    def score(settings: Sequence[Setting], seeds: Sequence[int]) -> list[float]:
-        found = []
-        for setting, seed in zip(settings, seeds, strict=True):
-            data = drawn(of, images, seed)
-            net, broken = trained(head, images, data, setting, seed, length)
-            # A setting at which training breaks off is one that nobody takes.
-            found.append(0.0 if broken else float(common.right(net, data[1]).mean()))
-        return found
-
-    setting, scores = common.best_setting(SETTINGS, TUNING_SEEDS, score)
-    hits, params = [], 0
-    for seed in SEEDS:
-        data = drawn(of, images, seed)
-        net, _ = trained(head, images, data, setting, seed, length)
-        hits.append(common.right(net, data[2]))
-        params = sum(p.numel() for p in net.parameters())
-    return dict(zip(KEY, key, strict=True)) | {
-        "params": params,
-        "rate": setting[0],
-        "dropout": setting[1],
-        "tuning": {
-            f"{rate:g}, dropout {dropout:g}": round(score, 4)
-            for (rate, dropout), score in zip(SETTINGS, scores, strict=True)
-        },
-        "test": [round(float(hit.mean()), 5) for hit in hits],
-        "right": [common.packed(hit) for hit in hits],
-        "seconds": round(time.perf_counter() - began, 1),
-    }
+ASKED = (10, 30, 100)
 
 
 def keys() -> list[tuple[int, str]]:
@@ -96,65 +66,12 @@ def keys() -> list[tuple[int, str]]:
 
 def answers(record: Record) -> list[Row]:
     """Return the answers to the confirmatory questions; none while a cell is missing."""
-    from spinalnet.comparison import inference
-
-    hits: dict[tuple[int, str], list[str]] = {}
-    for row in record["hits"]:
-        hits.setdefault((row["images"], row["head"]), []).append(row["right"])
-    if not {(images, head) for images in ASKED for head in ("spinal", *OTHERS)} <= hits.keys():
-        return []
-    asked, estimates = [], []
-    for images in ASKED:
-        for other in OTHERS:
-            one, two = (
-                common.unpacked(hits[images, head], TEST).astype(float)
-                for head in ("spinal", other)
-            )
-            estimates.append(inference.crossed(one - two, MARGIN))
-            asked.append({"images": images, "other": other})
-    return common.judged(asked, estimates)
+    return answered(record, ASKED, TEST, MARGIN)
 
 
 def draw(record: Record, path: Path) -> None:
     """Draw accuracy by the number of images, and the difference to each other head."""
-    from matplotlib.figure import Figure
-
-    by = common.keyed(record["cells"], KEY)
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for index, head in enumerate(HEADS):
-        sizes = [images for images in EPOCHS if (images, head) in by]
-        values = [[100 * v for v in by[images, head]["test"]] for images in sizes]
-        if sizes:
-            common.line(left, sizes, values, color=f"C{index}", label=head)
-        both = [images for images in sizes if (images, "spinal") in by]
-        if head == "spinal" or not both:
-            continue
-        gaps = [
-            [
-                100 * (a - b)
-                for a, b in zip(*(by[n, h]["test"] for h in ("spinal", head)), strict=True)
-            ]
-            for n in both
-        ]
-        means = [statistics.fmean(some) for some in gaps]
-        spreads = [statistics.stdev(some) / len(some) ** 0.5 for some in gaps]
-        places = [n * 1.06 ** (index - 2) for n in both]
-        look = {"fmt": "o-", "ms": 4, "lw": 1, "color": f"C{index}"}
-        right.errorbar(places, means, [2 * s for s in spreads], label=f"minus {head}", **look)
-    right.axhline(0, color="0.4", lw=1)
-    for axes in (left, right):
-        axes.set_xscale("log")
-        axes.set_xticks(list(EPOCHS), [f"{images:,}" for images in EPOCHS])
-        axes.minorticks_off()
-        axes.set_xlabel("training images of each class")
-        axes.legend(fontsize=8)
-        common.plain(axes)
-    left.set_ylabel("test accuracy, % (median; band: all seeds)", fontsize=8)
-    right.set_ylabel(
-        "spinal minus another, points\n(mean ± 2 standard errors of seeds)", fontsize=8
-    )
-    files.write_figure(path, figure)
+    draw_sizes(record, path, tuple(EPOCHS))
 
 
 def design() -> Record:
@@ -173,11 +90,12 @@ def design() -> Record:
 
 
 def _compute(key: tuple[int, str], data_dir: Path) -> Row:
-    return cell(key, features(data_dir))
+    return cell(key, features(data_dir / "cifar10", few=True), EPOCHS[key[0]], SETTINGS)
 
 
 def _complete(record: Record, run: common.Run) -> None:
-    features(run.data_dir)  # before there are several processes, which share them then
+    # Before there are several processes, which share them then.
+    features(run.data_dir / "cifar10", few=True)
     compute = functools.partial(_compute, data_dir=run.data_dir)
     common.complete(record, run, KEY, keys(), compute, STUDY.rows)
 
