@@ -45,7 +45,7 @@ import functools
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -188,7 +188,12 @@ def images(inputs: str, data_dir: Path) -> tuple[Part, Part]:
 
 def drawn_images(task: Task, seed: int, data_dir: Path) -> Data:
     """Return what a seed draws of the images."""
-    (x, y), (test_x, test_y) = images(task.inputs, data_dir)
+    return drawn_of(images(task.inputs, data_dir), task, seed)
+
+
+def drawn_of(of: tuple[Part, Part], task: Task, seed: int) -> Data:
+    """Return what a seed draws of images for training, and the test images."""
+    (x, y), (test_x, test_y) = of
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     train, val = order[: task.examples], order[task.examples : task.examples + 2_000]
     middle = x[train].mean(0)
@@ -214,14 +219,23 @@ def built(net: str, task: Task, features: int, classes: int, seed: int) -> nn.Mo
 Draw = Callable[[Task, int], Data]
 
 
+Build = Callable[[str, Task, int, int, int], nn.Module]
+
+
 def trained(
-    net: str, task: Task, draw: Draw, seeds: Sequence[int], rates: Sequence[float], epochs: int
+    net: str,
+    task: Task,
+    draw: Draw,
+    seeds: Sequence[int],
+    rates: Sequence[float],
+    epochs: int,
+    build: Build = built,
 ) -> tuple[list[nn.Module], list[float]]:
     """Return nets at their best epoch and its validation accuracy, one for each (seed, rate)."""
     datas = [draw(task, seed) for seed in seeds]
     classes = int(datas[0][0][1].max()) + 1
     nets = [
-        built(net, task, d[0][0].shape[1], classes, s) for d, s in zip(datas, seeds, strict=True)
+        build(net, task, d[0][0].shape[1], classes, s) for d, s in zip(datas, seeds, strict=True)
     ]
     pairs = zip(rates, seeds, strict=True)
     configs = [TrainConfig(epochs=epochs, lr=rate, seed=seed) for rate, seed in pairs]
@@ -231,13 +245,24 @@ def trained(
     return nets, [0.0 if bad else a for bad, a in zip(broken, accuracies, strict=True)]
 
 
-def cell(net: str, task: Task, draw: Draw, epochs: int, seeds: Sequence[int]) -> Row:
+def cell(
+    net: str,
+    task: Task,
+    draw: Draw,
+    epochs: int,
+    seeds: Sequence[int],
+    build: Build = built,
+    rates: Sequence[float] = RATES,
+    tuning_seeds: Sequence[int] = TUNING_SEEDS,
+) -> Row:
     """Choose the rate, train with the seeds, and measure: one row of the results."""
     began = time.perf_counter()
-    rate, by_rate = common.best_setting(
-        RATES, TUNING_SEEDS, lambda rates, tried: trained(net, task, draw, tried, rates, epochs)[1]
-    )
-    nets, _ = trained(net, task, draw, seeds, [rate] * len(seeds), epochs)
+
+    def score(tried: Sequence[float], by: Sequence[int]) -> list[float]:
+        return trained(net, task, draw, by, tried, epochs, build)[1]
+
+    rate, by_rate = common.best_setting(rates, tuning_seeds, score)
+    nets, _ = trained(net, task, draw, seeds, [rate] * len(seeds), epochs, build)
     hits = [right(own, draw(task, seed)[2]) for own, seed in zip(nets, seeds, strict=True)]
     row: Row = {
         "group": task.group,
@@ -245,7 +270,7 @@ def cell(net: str, task: Task, draw: Draw, epochs: int, seeds: Sequence[int]) ->
         "net": net,
         "params": sum(p.numel() for p in nets[0].parameters()),
         "rate": rate,
-        "tuning": {f"{r:g}": round(a, 4) for r, a in zip(RATES, by_rate, strict=True)},
+        "tuning": {f"{r:g}": round(a, 4) for r, a in zip(rates, by_rate, strict=True)},
         "test": [round(float(hit.mean()), 5) for hit in hits],
         "seconds": round(time.perf_counter() - began, 1),
     }
@@ -254,7 +279,8 @@ def cell(net: str, task: Task, draw: Draw, epochs: int, seeds: Sequence[int]) ->
     return row
 
 
-QUESTIONS = (
+Question = tuple[str, str, str]  # see KEY; of the net that spinal is compared with
+QUESTIONS: tuple[Question, ...] = (
     *(("kind", name, "unchained") for name in ("sum", "2 within", "2 across", "three of 2 across")),
     *(
         ("images", name, other)
@@ -264,38 +290,48 @@ QUESTIONS = (
 )
 
 
-def answers(rows: list[Row]) -> list[Row]:
+def answers(rows: list[Row], questions: Sequence[Question] = QUESTIONS) -> list[Row]:
     """Return the answers to the confirmatory questions; none while a cell is missing."""
     from spinalnet.comparison import inference
 
     by = common.keyed(rows, KEY)
-    if not {(g, t, n) for g, t, other in QUESTIONS for n in ("spinal", other)} <= by.keys():
+    if not {(g, t, n) for g, t, other in questions for n in ("spinal", other)} <= by.keys():
         return []
     estimates = []
-    for group, name, other in QUESTIONS:
+    for group, name, other in questions:
         pair = by[group, name, "spinal"], by[group, name, other]
-        if group == "images":
+        if "right" in pair[0]:  # the same test images under every seed
             first, second = (unpacked(row["right"], TEST).astype(float) for row in pair)
             estimates.append(inference.crossed(first - second, MARGIN))
         else:
             gaps = np.subtract(*(row["test"] for row in pair))
             estimates.append(inference.seeds_only(gaps, MARGIN))
-    asked: list[Row] = [{"group": g, "task": t, "other": other} for g, t, other in QUESTIONS]
+    asked: list[Row] = [{"group": g, "task": t, "other": other} for g, t, other in questions]
     return common.judged(asked, estimates)
 
 
 def draw_figure(rows: list[Row], path: Path) -> None:
     """Draw accuracies by kind of interaction, by its strength, and by what the inputs are."""
+    groups = {
+        group: [t.name for t in tasks() if t.group == group and "noisy" not in t.name]
+        for group in ("kind", "strength", "images")
+    }
+    draw_groups(rows, path, groups, ALL)
+
+
+def draw_groups(
+    rows: list[Row], path: Path, groups: Mapping[str, Sequence[str]], nets: Sequence[str]
+) -> None:
+    """Draw accuracies of nets, a panel for each group of tasks."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.8), layout="constrained")
-    panels = figure.subplots(1, 3, width_ratios=(8, 4, 4))
-    for axes, group in zip(panels, ("kind", "strength", "images"), strict=True):
-        names = [t.name for t in tasks() if t.group == group and "noisy" not in t.name]
-        by = common.keyed(rows, KEY)
-        for index, net in enumerate(ALL):
+    panels = figure.subplots(1, len(groups), width_ratios=[len(names) for names in groups.values()])
+    by = common.keyed(rows, KEY)
+    for axes, (group, names) in zip(panels, groups.items(), strict=True):
+        for index, net in enumerate(nets):
             found = [(at, by[group, n, net]) for at, n in enumerate(names) if (group, n, net) in by]
-            places = [at + 0.13 * (index - 2) for at, _ in found]
+            places = [at + 0.13 * (index - len(nets) // 2) for at, _ in found]
             means = [100 * statistics.fmean(row["test"]) for _, row in found]
             spread = [
                 [100 * abs(end(row["test"]) - statistics.fmean(row["test"])) for _, row in found]
