@@ -13,7 +13,7 @@ from statistics import fmean, median
 from typing import Any
 
 import study_blocks
-from study_blocks import ROOT, load
+from study_blocks import load
 from torch import nn
 
 from spinalnet.bench.heads import HEAD_CASES
@@ -212,7 +212,8 @@ def universal() -> tuple[str, str]:
         f"construction: RMS error on `{found['target']}` {middle[depths[0]]:.2f} with "
         f"{depths[0]} layers of 16, {middle[depths[-1]]:.3f} with {depths[-1]}"
     )
-    cells = _cells()
+    found = study_blocks.record("interactions")["cells"]
+    cells = {(row["group"], row["task"], row["net"]): row for row in found}
     if cells:
         chance = cells["kind", "2 across", "unchained"]["test"]
         spinal = cells["kind", "2 across", "spinal"]["test"]
@@ -413,60 +414,4 @@ def printed_numbers() -> str:
     return as_markdown(("recipe", "images", "printed, %, and how many right that is"), rows, left=3)
 
 
-def _cells() -> dict[tuple[str, str, str], dict[str, Any]]:
-    path = "results/studies/interactions.json"
-    if not (ROOT / path).exists():
-        return {}
-    return {(row["group"], row["task"], row["net"]): row for row in load(path)["cells"]}
-
-
-def interactions(*groups: str) -> str:
-    """Return the accuracies of results/studies/interactions.json, of some groups of tasks."""
-    cells = _cells()
-    if not cells:
-        return "Not measured yet: `python studies/interactions.py --data-dir data`."
-    nets = ("spinal", "unchained", "matched", "mlp", "linear")
-    shown = [net for net in nets if any(g in groups and n == net for g, _, n in cells)]
-    rows = []
-    for group, task in dict.fromkeys((g, t) for g, t, _ in cells if g in groups):
-        found = [cells.get((group, task, net)) for net in shown]
-        rows.append([task, *(f"{100 * fmean(c['test']):.1f}" if c else "" for c in found)])
-    return as_markdown(("task", *shown), rows)
-
-
-def interaction_answers() -> str:
-    """Return the answers to the questions of the study that were asked beforehand."""
-    if not _cells():
-        return "Not measured yet: `python studies/interactions.py --data-dir data`."
-    record = load("results/studies/interactions.json")
-    if not record.get("answers"):
-        return "The questions asked beforehand are not answered yet."
-    rows = [
-        [
-            f"{a['task']}" if a["group"] == "kind" else f"Fashion-MNIST, {a['task']}",
-            a["other"],
-            study_blocks.points(a),
-            f"**{a['verdict']}**",
-        ]
-        for a in record["answers"]
-    ]
-    made = record["environments"]
-    table = as_markdown(("asked beforehand", "spinal minus", "points", "answer"), rows, left=4)
-    return (
-        f"{table}\n\n`{record['command']} --data-dir data` on {made[0]['cpu']}, 1 thread, torch "
-        f"{made[0]['torch']}, commit {made[0]['commit'][:7]}; seeds 0 to 19 (functions) and 0 to 9 "
-        "(images), rates by seeds 1000 and 1001 on validation; Holm over the eight, margin 1 point."
-    )
-
-
-BLOCKS = {
-    "claims": claims,
-    "claims-records": records,
-    "claims-printed": printed_numbers,
-    "interactions-answers": interaction_answers,
-    "interactions-kind": lambda: interactions("kind"),
-    "interactions-strength": lambda: interactions("strength"),
-    "interactions-shape": lambda: interactions("slices", "depth"),
-    "interactions-examples": lambda: interactions("examples"),
-    "interactions-images": lambda: interactions("images"),
-}
+BLOCKS = {"claims": claims, "claims-records": records, "claims-printed": printed_numbers}

@@ -1,13 +1,15 @@
 """The tables of the studies, from their committed results.
 
-Trained universality, the paper's regressions, heads on the features of few images, whole networks
-(the wiring, the precision, the paper's own, its best numbers), and tables with tuned heads.
+Trained universality, the paper's regressions, what the chain is for, heads on the features of a
+frozen network, whole networks (the wiring, the precision, the paper's own, its best numbers), and
+tables with tuned heads.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from math import exp, prod
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -196,28 +198,65 @@ def _r_squared(cell: Row) -> list[float]:
     return [1 - error / mean for error, mean in zip(cell["test"], cell["mean"], strict=True)]
 
 
-# --- heads on features of few images --------------------------------------------------------------
+# --- what the chain is for ------------------------------------------------------------------------
 
 
-def transfer() -> str:
-    """Return the accuracies by the number of images."""
-    found = record("transfer")
+def interactions(name: str, *groups: str) -> str:
+    """Return the accuracies of some groups of tasks, by net."""
+    found = record(name)
     if not found["cells"]:
-        return _not_yet("transfer")
+        return _not_yet(name)
+    cells = _by(found["cells"], "group", "task", "net")
+    nets = (*HEADS, "deep-3", "deep-6")
+    shown = [net for net in nets if any(g in groups and n == net for g, _, n in cells)]
+    rows = []
+    for group, task in dict.fromkeys((g, t) for g, t, _ in cells if g in groups):
+        own = [cells.get((group, task, net)) for net in shown]
+        rows.append([task, *(f"{100 * fmean(c['test']):.1f}" if c else "" for c in own)])
+    return as_markdown(("task", *shown), rows)
+
+
+def interactions_answers(name: str, words: str) -> str:
+    """Return the answers to what was asked of the chain beforehand."""
+    found = record(name)
+    if not found["answers"]:
+        return "The questions asked beforehand are not answered yet."
+    of = {"images": "Fashion-MNIST, ", "colour": "CIFAR-10, "}
+    rows = [
+        [
+            f"{of.get(one['group'], '')}{one['task']}",
+            one["other"],
+            points(one),
+            f"**{one['verdict']}**",
+        ]
+        for one in found["answers"]
+    ]
+    table = as_markdown(("asked beforehand", "spinal minus", "points", "answer"), rows, left=4)
+    return f"{table}\n\n{_made(found, words)}"
+
+
+# --- heads on features of a frozen network --------------------------------------------------------
+
+
+def transfer(name: str) -> str:
+    """Return the accuracies by the number of images, of few or of many."""
+    found = record(name)
+    if not found["cells"]:
+        return _not_yet(name)
     by = _by(found["cells"], "images", "head")
     rows = []
-    for images in dict.fromkeys(cell["images"] for cell in found["cells"]):
+    for images in sorted({cell["images"] for cell in found["cells"]}):
         cells = [by.get((images, head)) for head in HEADS]
         shown = [f"{100 * fmean(cell['test']):.1f}" if cell else "-" for cell in cells]
         rows.append([f"{images:,}", *shown])
-    rows.sort(key=lambda row: int(row[0].replace(",", "")))
     table = as_markdown(("images of each class", *HEADS), rows, left=0)
     return f"{table}\n\n{_made(found, 'test accuracy in percent, means of 20 seeds')}"
 
 
-def transfer_answers() -> str:
-    """Return the answers to what was asked of few images."""
-    answers = record("transfer")["answers"]
+def transfer_answers(name: str, words: str) -> str:
+    """Return the answers to what was asked of the numbers of images."""
+    found = record(name)
+    answers = found["answers"]
     if not answers:
         return "The questions asked beforehand are not answered yet."
     rows = [
@@ -225,11 +264,37 @@ def transfer_answers() -> str:
         for one in answers
     ]
     header = ("images of each class", "spinal minus", "points", "answer")
+    design = found["design"]
     return as_markdown(header, rows, left=4) + (
-        "\n\n95 % intervals over seeds 0 to 19 and 5,000 test images; margin 1 point, Holm over "
-        "the nine; settings of all heads chosen of the same six on validation by seeds 1000 "
-        "and 1001."
+        f"\n\n95 % intervals over seeds 0 to 19 and {design['test']:,} test images; {words} "
+        f"settings of all heads chosen of the same {len(design['settings'])} on validation by "
+        "seeds 1000 and 1001."
     )
+
+
+def transfer_folds() -> str:
+    """Return the accuracies in repeated folds, and the answers."""
+    found = record("transfer_folds")
+    if not found["cells"]:
+        return _not_yet("transfer_folds")
+    by = {one["other"]: one for one in found["answers"]}
+    rows = []
+    for head in found["design"]["heads"]:
+        own = [cell for cell in found["cells"] if cell["head"] == head]
+        mean = f"{100 * fmean(value for cell in own for value in cell['test']):.2f}"
+        one = by.get(head)
+        rows.append(
+            [head, mean, points(one) if one else "", f"**{one['verdict']}**" if one else ""]
+        )
+    header = ("head", "accuracy, %", "spinal minus this, points", "answer")
+    planned = len(found["design"]["heads"]) * len(found["design"]["repeats"])
+    made = _made(
+        found,
+        f"{len(found['cells'])} of {planned} cells of five folds",
+        "95 % intervals by the corrected resampled t over fifty folds, margin 1 point, Holm over "
+        "the three",
+    )
+    return f"{as_markdown(header, rows, left=1)}\n\n{made}"
 
 
 # --- whole networks -------------------------------------------------------------------------------
@@ -510,8 +575,35 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "regression-errors": regression,
     "regression-answers": regression_answers,
     "regression-examples": regression_examples,
-    "few-images": transfer,
-    "few-images-answers": transfer_answers,
+    "interactions-answers": partial(
+        interactions_answers,
+        "interactions",
+        "seeds 0 to 19 (functions) and 0 to 9 (images), rates by seeds 1000 and 1001 on "
+        "validation; Holm over the eight, margin 1 point",
+    ),
+    "interactions-kind": partial(interactions, "interactions", "kind"),
+    "interactions-strength": partial(interactions, "interactions", "strength"),
+    "interactions-shape": partial(interactions, "interactions", "slices", "depth"),
+    "interactions-examples": partial(interactions, "interactions", "examples"),
+    "interactions-images": partial(interactions, "interactions", "images"),
+    "again-answers": partial(
+        interactions_answers,
+        "interactions_again",
+        "seeds 100 to 119 (functions) and 100 to 109 (images), rates by seeds 1100 and 1101 on "
+        "validation; Holm over the twelve, margin 1 point",
+    ),
+    "again-order": partial(interactions, "interactions_again", "order"),
+    "again-overlap": partial(interactions, "interactions_again", "overlap", "links"),
+    "again-colour": partial(interactions, "interactions_again", "colour"),
+    "few-images": partial(transfer, "transfer"),
+    "few-images-answers": partial(
+        transfer_answers, "transfer", "margin 1 point, Holm over the nine;"
+    ),
+    "many-images": partial(transfer, "transfer_large"),
+    "many-images-answers": partial(
+        transfer_answers, "transfer_large", "margin half a point, Holm over the six;"
+    ),
+    "transfer-folds": transfer_folds,
     "wiring": wiring,
     "wiring-answers": wiring_answers,
     "paper-networks": paper_networks,

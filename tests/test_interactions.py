@@ -14,6 +14,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 study = SimpleNamespace(**runpy.run_path(str(ROOT / "studies" / "interactions.py")))
+again = SimpleNamespace(**runpy.run_path(str(ROOT / "studies" / "interactions_again.py")))
 
 
 def task(group: str, name: str) -> Any:
@@ -128,3 +129,50 @@ def test_what_is_committed_is_of_this_design_and_answers_follow() -> None:
     assert [a["verdict"] for a in again] == [a["verdict"] for a in record["answers"]]
     for one, other in zip(again, record["answers"], strict=True):
         assert one["difference"] == pytest.approx(other["difference"])
+
+
+def test_overlapping_slices_hold_the_inputs_in_the_middle_both() -> None:
+    by = {one.name: one for one in again.tasks() if one.group == "overlap"}
+    assert len(by) == 9
+    for one in by.values():
+        (x, y), *_ = again.drawn(one, 100)
+        (plain, same), *_ = study.drawn(one, 100)
+        assert torch.equal(y, same)
+        assert x.shape[1] == 20 + one.shared
+        slices = [set(part.tolist()) for part in one.columns().chunk(2)]
+        assert len(slices[0] & slices[1]) == one.shared
+        assert slices[0] | slices[1] == set(range(20))
+        if one.shared:
+            assert torch.equal(x, plain[:, one.columns()])
+        ((_, numbers),) = one.terms
+        together = any(set(numbers) <= part for part in slices)
+        assert together == (one.shared > 0 and not one.name.endswith("first with last"))
+
+
+def test_without_a_chain_a_product_is_learnt_where_slices_share_its_inputs() -> None:
+    by = {one.name: one for one in again.tasks()}
+    found = {}
+    for name in ("4 shared, tenth with eleventh", "0 shared, tenth with eleventh"):
+        nets, _ = study.trained("unchained", by[name], again.drawn, (100,), (1e-2,), 15)
+        found[name[0]] = float(study.right(nets[0], again.drawn(by[name], 100)[2]).mean())
+    assert found["4"] > 0.9
+    assert found["0"] < 0.55
+
+
+def test_deep_nets_are_the_widest_of_at_most_as_many_parameters() -> None:
+    own = again.tasks()[0]
+    most = again.count(again.built("spinal", own, 20, 2, 0))
+    for net, layers in again.DEEP.items():
+        deep = again.built(net, own, 20, 2, 0)
+        assert len(deep.hidden_features) == layers
+        assert len(set(deep.hidden_features)) == 1
+        wider = again.MLPHead(20, 2, [deep.hidden_features[0] + 1] * layers)
+        assert again.count(deep) <= most < again.count(wider)
+
+
+def test_what_is_asked_again_is_a_cell() -> None:
+    cells = {(one.group, one.name, net) for one in again.tasks() for net in one.nets}
+    for group, name, other in again.QUESTIONS:
+        assert {(group, name, "spinal"), (group, name, other)} <= cells
+    assert len(again.QUESTIONS) == 12
+    assert not set(again.SEEDS["functions"]) & {*study.SEEDS["functions"], *again.TUNING_SEEDS}

@@ -28,11 +28,11 @@ def test_what_is_committed_is_of_this_design_and_answers_follow(name: str, tmp_p
     record = json.loads(path.read_text("utf-8"))
     assert record["design"] == json.loads(json.dumps(study.design()))
     assert record["answers"]
-    for one, other in zip(study.answers(record), record["answers"], strict=True):
+    for one, other in zip(study.STUDY.answers(record), record["answers"], strict=True):
         assert one.keys() == other.keys()
         for key, value in one.items():
             assert other[key] == (pytest.approx(value) if isinstance(value, float) else value)
-    study.draw(record, tmp_path / "figure.png")
+    study.STUDY.draw(record, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     assert path.with_suffix(".png").exists()
     assert max(map(len, path.read_text("utf-8").splitlines())) < 3_000
