@@ -146,10 +146,10 @@ def cell(key: Key, epochs: int = EPOCHS) -> Row:
 
 
 def keys() -> list[Key]:
-    """Return all cells, those of the questions first."""
+    """Return all cells, those of the questions first, then those of the width that they are of."""
     every = [(*of, *net, layers) for net in NETS for layers in DEPTHS for of in FUNCTIONS]
     asked = {key for question in questions() for key in question[1:]}
-    return sorted(every, key=lambda key: (key not in asked, key[4] > 32))
+    return sorted(every, key=lambda key: (key not in asked, key[3] != 8, key[4] > 32))
 
 
 def questions() -> list[tuple[str, Key, Key]]:
