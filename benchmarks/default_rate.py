@@ -7,9 +7,12 @@ seeds and data sets.
 
     python benchmarks/default_rate.py --images grey --data-dir data
     python benchmarks/default_rate.py --images colour --data-dir data
+    python benchmarks/default_rate.py --images frozen --data-dir data
 
-Grey images and colour photographs are two questions: what learns colour photographs from scratch
-needs a lower rate. `data/cifar10` and `data/hymenoptera` are folders of photographs.
+Grey images, colour photographs and features of a frozen network are three questions: what learns
+colour photographs from scratch needs a lower rate, and so may heads on features. `data/cifar10` and
+`data/hymenoptera` are folders of photographs. Of the frozen EfficientNet-Lite0 at 224 pixels, as
+many training images are taken of CIFAR-10 as folders of photographs have.
 
 Runs are appended one by one; the same command goes on where it was stopped.
 """
@@ -18,7 +21,7 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -28,16 +31,19 @@ from command_line import new_parser
 
 from spinalnet import RunSpec, TrainConfig, fit
 from spinalnet.comparison.building import build_model, load_splits
-from spinalnet.comparison.defaults import COLOUR_RATE
+from spinalnet.comparison.defaults import COLOUR_RATE, RATE
 from spinalnet.comparison.question import DEFAULT_HEADS
-from spinalnet.data import Splits
+from spinalnet.comparison.running import head_alone
+from spinalnet.data import DatasetInfo
 from spinalnet.files import write_mapping
+from spinalnet.models.features import frozen_splits
+from spinalnet.models.surgery import freeze_except_head_
 from spinalnet.training.environment import describe_environment
 
 RESULTS = Path(__file__).parent / "results"
 HEADS = DEFAULT_HEADS
-VALIDATED = 2000  # images at most: enough to tell half a point between means over heads and seeds
 LIMIT = 2000  # training images at most, for speed
+FROZEN = "efficientnet_lite0"
 
 
 @dataclass(frozen=True)
@@ -45,11 +51,14 @@ class Images:
     """One kind of images that has a default rate of its own.
 
     Attributes:
-        data: Options of a run by the name of the data.
+        data: Options of a run by the name of the data; what follows a blank tells sizes apart.
         rates: Those that are tried.
         seeds: That no table uses.
         default: The one that is in use.
         result: The file of the runs.
+        network: What is trained; the frozen one gives features.
+        validated: Validation images at most, the first ones; 0 for all. Of grey images 2,000 are
+            enough to tell half a point between means; a folder lies there class by class.
     """
 
     data: dict[str, dict[str, Any]]
@@ -57,6 +66,8 @@ class Images:
     seeds: tuple[int, ...]
     default: float
     result: Path
+    network: str = "mnist-cnn"
+    validated: int = 0
 
 
 KINDS = {
@@ -66,6 +77,7 @@ KINDS = {
         (1000, 1001, 1002),
         TrainConfig().lr,
         RESULTS / "default-rate.json",
+        validated=2_000,
     ),
     "colour": Images(
         {"cifar10": {"limit": LIMIT, "image_size": 32}, "hymenoptera": {"image_size": 64}},
@@ -74,25 +86,51 @@ KINDS = {
         COLOUR_RATE,
         RESULTS / "default-rate-colour.json",
     ),
+    "frozen": Images(
+        {f"cifar10 {n}": {"limit": n, "image_size": 224} for n in (300, 1_000, 3_000, 10_000)},
+        (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+        (1000, 1001, 1002),
+        RATE,
+        RESULTS / "default-rate-frozen.json",
+        FROZEN,
+    ),
 }
 
 
-@functools.lru_cache(maxsize=1)
-def parts(kind: str, data: str, seed: int, data_dir: str) -> Splits:
-    """Return the data of a seed, read once for all heads and rates."""
-    options = {"seed": seed, "data_dir": data_dir, **KINDS[kind].data[data]}
+def run_of(kind: Images, data: str, seed: int, data_dir: str, **more: Any) -> RunSpec:
+    """Return a run of a kind."""
+    options = {"seed": seed, "device": "cpu", "data_dir": data_dir, **kind.data[data], **more}
+    name = data.split()[0]
     if "image_size" in options:  # a folder of photographs
-        data = str(Path(options.pop("data_dir")) / data)
-    return load_splits(RunSpec.of(data, "mnist-cnn", **options))
+        name = str(Path(options.pop("data_dir")) / name)
+    if kind.network == FROZEN:
+        options |= {"pretrained": True, "freeze": True}
+    return RunSpec.of(name, kind.network, **options)
 
 
-def validate(splits: Splits, head: str, lr: float, seed: int) -> float:
+Parts = tuple[DatasetInfo, Any, Any]  # for training and for validation
+
+
+@functools.lru_cache(maxsize=1)
+def parts(kind: str, data: str, seed: int, data_dir: str) -> Parts:
+    """Return the data of a seed, read once for all heads and rates; features of a frozen one."""
+    spec = run_of(KINDS[kind], data, seed, data_dir)
+    splits = load_splits(spec)
+    if validated := KINDS[kind].validated:
+        splits = replace(splits, val=splits.val.subset(torch.arange(len(splits.val))[:validated]))
+    if KINDS[kind].network != FROZEN:
+        return splits.info, splits.train, splits.val
+    splits = replace(splits, test=splits.test.subset(torch.arange(1)))  # is not looked at
+    model = freeze_except_head_(build_model(spec, splits.info))
+    made = frozen_splits(model.get_submodule("trunk"), splits, threads=1)
+    return splits.info, made.train, made.val
+
+
+def validate(parts: Parts, spec: RunSpec) -> float:
     """Train once; return the validation accuracy of the best epoch."""
-    spec = RunSpec.of("digits", "mnist-cnn", head=head, lr=lr, seed=seed, device="cpu")
-    val = splits.val
-    if len(val) > VALIDATED:
-        val = val.subset(torch.arange(VALIDATED))
-    found = fit(build_model(spec, splits.info), splits.train, val, spec.train)
+    info, train, val = parts
+    model = build_model(spec, info)
+    found = fit(head_alone(model) if spec.model.freeze else model, train, val, spec.train)
     assert found.val.accuracy is not None
     return found.val.accuracy
 
@@ -140,8 +178,8 @@ def main() -> None:
     for seed, data, lr, head in every:
         if (data, head, lr, seed) in done:
             continue
-        splits = parts(arguments.images, data, seed, arguments.data_dir)
-        accuracy = validate(splits, head, lr, seed)
+        given = parts(arguments.images, data, seed, arguments.data_dir)
+        accuracy = validate(given, run_of(kind, data, seed, arguments.data_dir, head=head, lr=lr))
         row = {"data": data, "head": head, "lr": lr, "seed": seed, "accuracy": accuracy}
         record["runs"].append(row)
         write_mapping(out, record)

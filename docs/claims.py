@@ -95,10 +95,14 @@ def transfer() -> tuple[str, str]:
     }
     pairs = itertools.product(names.items(), ("linear", "mlp"))
     rows = [(words, against(name, other)) for (words, name), other in pairs]
-    for one in study_blocks.record("transfer")["answers"]:
+    for name in ("transfer", "transfer_large"):
+        for one in study_blocks.record(name)["answers"]:
+            if one["other"] in ("linear", "mlp"):
+                words = f"CIFAR-10, {one['images']:,} images of each class, heads tuned equally"
+                rows.append((words, _answered(one)))
+    for one in study_blocks.record("transfer_folds")["answers"]:
         if one["other"] in ("linear", "mlp"):
-            words = f"CIFAR-10, {one['images']:,} images of each class, heads tuned equally"
-            rows.append((words, _answered(one)))
+            rows.append(("ants and bees, heads tuned equally, fifty folds", _answered(one)))
     verdict, numbers = _higher(rows)
     earlier = (("frozen at 160 pixels", "160"), ("everything fine-tuned", "tuned"))
     more = "; ".join(
@@ -320,7 +324,8 @@ CLAIMS = (
         "better in transfer learning",
         "abstract",
         transfer,
-        "[transfer.md](transfer.md), `python studies/transfer.py`",
+        "[results.md](results.md), [transfer.md](transfer.md), `python studies/transfer.py`, "
+        "`transfer_large.py`, `transfer_folds.py`",
     ),
 )
 
