@@ -31,7 +31,7 @@ from command_line import new_parser
 
 from spinalnet import RunSpec, TrainConfig, fit
 from spinalnet.comparison.building import build_model, load_splits
-from spinalnet.comparison.defaults import COLOUR_RATE, RATE
+from spinalnet.comparison.defaults import COLOUR_RATE, FROZEN_RATE
 from spinalnet.comparison.question import DEFAULT_HEADS
 from spinalnet.comparison.running import head_alone
 from spinalnet.data import DatasetInfo
@@ -90,7 +90,7 @@ KINDS = {
         {f"cifar10 {n}": {"limit": n, "image_size": 224} for n in (300, 1_000, 3_000, 10_000)},
         (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
         (1000, 1001, 1002),
-        RATE,
+        FROZEN_RATE,
         RESULTS / "default-rate-frozen.json",
         FROZEN,
     ),

@@ -216,6 +216,23 @@ def interactions(name: str, *groups: str) -> str:
     return as_markdown(("task", *shown), rows)
 
 
+def orders() -> str:
+    """Return by net how products of three and four inputs are learnt, and by how many seeds."""
+    found = record("interactions_again")
+    if not found["cells"]:
+        return _not_yet("interactions_again")
+    rows = []
+    for cell in found["cells"]:
+        if cell["group"] == "order":
+            values = [100 * value for value in cell["test"]]
+            failed = sum(value < 60 for value in values)
+            shown = (f"{value:.1f}" for value in (fmean(values), median(values)))
+            params = f"{cell['params']:,}"
+            rows.append([cell["task"], cell["net"], *shown, f"{failed} of {len(values)}", params])
+    header = ("task", "net", "mean, %", "median, %", "seeds below 60 %", "params")
+    return as_markdown(header, rows, left=2)
+
+
 def interactions_answers(name: str, words: str) -> str:
     """Return the answers to what was asked of the chain beforehand."""
     found = record(name)
@@ -260,7 +277,12 @@ def transfer_answers(name: str, words: str) -> str:
     if not answers:
         return "The questions asked beforehand are not answered yet."
     rows = [
-        [f"{one['images']:,}", one["other"], points(one), f"**{one['verdict']}**"]
+        [
+            f"{one['images']:,}",
+            one["other"],
+            points(one),
+            f"**{one['verdict']}**" if one["verdict"] else "",
+        ]
         for one in answers
     ]
     header = ("images of each class", "spinal minus", "points", "answer")
@@ -268,7 +290,7 @@ def transfer_answers(name: str, words: str) -> str:
     return as_markdown(header, rows, left=4) + (
         f"\n\n95 % intervals over seeds 0 to 19 and {design['test']:,} test images; {words} "
         f"settings of all heads chosen of the same {len(design['settings'])} on validation by "
-        "seeds 1000 and 1001."
+        "seeds 1000 and 1001; without an answer: told, not asked."
     )
 
 
@@ -432,18 +454,34 @@ def precision() -> str:
 def answered(data: str, words: str, rivals: Iterable[str]) -> list[list[str]]:
     """Return the row of a data set for the table of answers; none where it has none yet."""
     found = record("wiring")
-    of = {one["other"]: one for one in found["answers"] if one["data"] == data}
     own = [c for c in found["cells"] if (c["data"], c["head"]) == (data, "spinal")]
-    if not of:
+    answers = [one for one in found["answers"] if one["data"] == data]
+    if not answers:
         return []
-    cells = []
+    scores = [cell["test"][0] for cell in own]
+    return [_answer_row(words, scores, own[0]["examples"], answers, rivals)]
+
+
+def answered_of_features(images: int, words: str, rivals: Iterable[str]) -> list[list[str]]:
+    """Return the row of so many training images of each class for the table of answers."""
+    found = record("transfer_large")
+    answers = [one for one in found["answers"] if one["images"] == images]
+    if not answers:
+        return []
+    scores = _by(found["cells"], "images", "head")[images, "spinal"]["test"]
+    return [_answer_row(words, scores, found["design"]["test"], answers, rivals)]
+
+
+def _answer_row(
+    words: str, scores: list[float], examples: int, answers: list[Row], rivals: Iterable[str]
+) -> list[str]:
+    of, cells = {one["other"]: one for one in answers}, []
     for rival in rivals:
         one = of.get(rival, {"verdict": None})
         said = f": **{one['verdict']}**" if one["verdict"] else ""  # else it was not asked
         shown = f"{100 * one['low']:+.1f} to {100 * one['high']:+.1f}" if "low" in one else "–"
         cells.append(shown + said)
-    mean = f"{100 * fmean(cell['test'][0] for cell in own):.1f}"
-    return [[words, f"{len(own)}", f"{own[0]['examples']:,}", mean, *cells]]
+    return [words, f"{len(scores)}", f"{examples:,}", f"{100 * fmean(scores):.1f}", *cells]
 
 
 def wiring_answers() -> str:
@@ -592,7 +630,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
         "seeds 100 to 119 (functions) and 100 to 109 (images), rates by seeds 1100 and 1101 on "
         "validation; Holm over the twelve, margin 1 point",
     ),
-    "again-order": partial(interactions, "interactions_again", "order"),
+    "again-order": orders,
     "again-overlap": partial(interactions, "interactions_again", "overlap", "links"),
     "again-colour": partial(interactions, "interactions_again", "colour"),
     "few-images": partial(transfer, "transfer"),

@@ -162,7 +162,14 @@ def cell(key: tuple[int, str], of: Data, epochs: int, settings: Sequence[Setting
 
 
 def answered(record: Record, sizes: Sequence[int], examples: int, margin: float) -> list[Row]:
-    """Return the answers with these numbers of training images, on so many test images."""
+    """Return the answers with these numbers of training images, and the intervals of `matched`.
+
+    Args:
+        record: What a file holds; while a cell of a question is missing there are no answers.
+        sizes: Numbers of training images of each class that are asked about.
+        examples: Test images.
+        margin: Below this a difference counts as none.
+    """
     from spinalnet.comparison import inference
 
     hits: dict[tuple[int, str], list[str]] = {}
@@ -170,16 +177,22 @@ def answered(record: Record, sizes: Sequence[int], examples: int, margin: float)
         hits.setdefault((row["images"], row["head"]), []).append(row["right"])
     if not {(images, head) for images in sizes for head in ("spinal", *OTHERS)} <= hits.keys():
         return []
-    asked, estimates = [], []
-    for images in sizes:
-        for other in OTHERS:
-            one, two = (
-                common.unpacked(hits[images, head], examples).astype(float)
-                for head in ("spinal", other)
-            )
-            estimates.append(inference.crossed(one - two, margin))
-            asked.append({"images": images, "other": other})
-    return common.judged(asked, estimates)
+
+    def gap(images: int, other: str) -> inference.Estimate:
+        one, two = (
+            common.unpacked(hits[images, head], examples).astype(float)
+            for head in ("spinal", other)
+        )
+        return inference.crossed(one - two, margin)
+
+    asked = [{"images": images, "other": other} for images in sizes for other in OTHERS]
+    found = common.judged(asked, [gap(row["images"], row["other"]) for row in asked])
+    told = [(images, gap(images, "matched")) for images in sizes if (images, "matched") in hits]
+    return found + [
+        {"images": images, "other": "matched", "verdict": None}
+        | {"difference": one.mean, "low": one.low, "high": one.high}
+        for images, one in told
+    ]
 
 
 def draw_sizes(record: Record, path: Path, numbers: Sequence[int]) -> None:

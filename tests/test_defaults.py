@@ -16,6 +16,7 @@ from PIL import Image
 
 import spinalnet
 from spinalnet import InputError
+from spinalnet.cli.options import RunOptions
 from spinalnet.comparison import asking, defaults
 from spinalnet.comparison.question import ComparisonSpec
 from spinalnet.comparison.spec import RunSpec
@@ -76,14 +77,15 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Here:
 
 def test_photographs_get_a_pretrained_network(tmp_path: Path, here: Here) -> None:
     taken = defaults.default_network(DataSpec(str(photographs(tmp_path / "p"))))
-    wanted = {"model": "efficientnet_lite0", "pretrained": True, "freeze": True, "lr": 3e-3}
+    own = defaults.FROZEN_RATE
+    wanted = {"model": "efficientnet_lite0", "pretrained": True, "freeze": True, "lr": own}
     assert taken.options == wanted
     assert "efficientnet_lite0, pre-trained and frozen" in taken.why
     assert taken.why.endswith("It is this one, which is here.")
     assert here.asked == [True]
     defaults.default_network(DataSpec(str(tmp_path / "p")), download=False)
     assert here.asked == [True, False]
-    for options, rate in (({}, 3e-3), ({"lr": 0.02}, 0.02), ({"train": TrainConfig()}, 1e-2)):
+    for options, rate in (({}, own), ({"lr": 0.02}, 0.02), ({"train": TrainConfig()}, 1e-2)):
         base = asking.ask(tmp_path / "p", **options).base
         assert isinstance(base, RunSpec)
         assert base.train.lr == rate
@@ -168,6 +170,42 @@ def test_a_network_that_learns_colour_from_scratch_has_a_rate_of_its_own(
     assert base.train.lr == rate
     is_told = "It learns colour images from scratch" in base.chosen
     assert is_told == (rate == defaults.COLOUR_RATE)
+
+
+@pytest.mark.parametrize(
+    ("options", "rate"),
+    [
+        ({"freeze": True}, defaults.FROZEN_RATE),
+        ({"freeze": True, "lr": 0.02}, 0.02),
+        ({"freeze": True, "train": TrainConfig(epochs=2)}, TrainConfig().lr),
+        ({}, TrainConfig().lr),
+    ],
+)
+def test_heads_on_a_frozen_network_have_a_rate_of_their_own_however_it_was_named(
+    tmp_path: Path, here: Here, options: dict[str, Any], rate: float
+) -> None:
+    """The same question must not be answered with another rate because its network was named."""
+    folder = photographs(tmp_path / "p")
+    base = asking.ask(folder, model="efficientnet_lite0", pretrained=True, **options).base
+    assert isinstance(base, RunSpec)
+    assert base.train.lr == rate
+    is_told = (
+        base.chosen == f"Heads learn on a frozen network: the learning rate is {rate:g} (--lr)."
+    )
+    assert is_told == (rate == defaults.FROZEN_RATE)
+    if "train" in options:
+        return
+    command = RunOptions(
+        data=str(folder),
+        backbone="efficientnet_lite0",
+        freeze="freeze" in options,
+        training=TrainConfig(lr=options.get("lr", TrainConfig().lr)),
+        given=frozenset(options),
+        typed=frozenset(options),
+        rest={},
+    ).spec()
+    assert (command.train.lr, command.chosen) == (base.train.lr, base.chosen)
+    assert here.asked == []
 
 
 def test_packaged_weights_are_the_first_choice(monkeypatch: pytest.MonkeyPatch) -> None:

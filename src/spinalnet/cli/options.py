@@ -387,27 +387,32 @@ class RunOptions:
 
     def _network(self, probe_epochs: int) -> dict[str, Any]:
         """Return the network that is asked for, or a default with why it is this one."""
-        from spinalnet.comparison.defaults import SMALL, default_network
+        from spinalnet.comparison.defaults import SMALL, default_network, of_frozen
         from spinalnet.data import DataSpec
         from spinalnet.models import find_backbone, use_model, zoo
 
+        is_rate_open = not self.given & {"lr", "phases"}
+        frozen: dict[str, Any] = {"freeze": self.freeze}
+        if self.freeze:
+            rate = of_frozen(is_rate_open=is_rate_open)
+            frozen |= {**rate.options, "chosen": rate.why}
         if self.backbone is not None:
             self.refuse({"model"}, "beside --backbone, which takes its place")
             named: dict[str, Any] = {"model": find_backbone(self.backbone).name}
             pretrained = True if self.weights is None else str(self.weights)
-            return {**named, "pretrained": pretrained, "freeze": self.freeze}
+            return {**named, "pretrained": pretrained, **frozen}
         if self.model is not None and zoo.is_own_model(self.model):
             use_model(self.model)
         if self.weights is not None:
             pretrained = str(self.weights)
-            return {"model": self.model or SMALL, "pretrained": pretrained, "freeze": self.freeze}
+            return {"model": self.model or SMALL, "pretrained": pretrained, **frozen}
         channels: Any = self.in_channels
         data = DataSpec(self.data, self.data_dir, self.image_size, channels)
         taken = default_network(
             data,
             self.training,
             model=self.model,
-            is_rate_open=not self.given & {"lr", "phases"},
+            is_rate_open=is_rate_open,
             probe_epochs=probe_epochs,
             download=self.download,
         )

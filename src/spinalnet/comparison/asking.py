@@ -9,7 +9,7 @@ from typing import Any
 
 from spinalnet import files
 from spinalnet._checks import InputError, check_positive, unknown_name
-from spinalnet.comparison.defaults import SMALL, default_network
+from spinalnet.comparison.defaults import SMALL, default_network, of_frozen
 from spinalnet.comparison.question import DEFAULT_HEADS, TABLE_HEADS, ComparisonSpec, read_heads
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.tables.heads import TABLE_MODELS
@@ -129,13 +129,18 @@ def _images(
             raise InputError("a RunSpec knows its model and options: leave them out.")
         return data.having(**own) if own else data
     options = {**presets.of_images(preset, options), **options}
-    if not options.get("pretrained"):
+    is_rate_open = not options.keys() & {"lr", "phases", "train"}
+    if options.get("pretrained"):
+        if options.get("freeze"):
+            taken = of_frozen(is_rate_open=is_rate_open)
+            options = {"chosen": taken.why, **taken.options, **options}
+    else:
         plain = RunSpec.of(str(data), model or SMALL, **own, **options)
         taken = default_network(
             plain.data,
             plain.train,
             model=model,
-            is_rate_open=not options.keys() & {"lr", "phases", "train"},
+            is_rate_open=is_rate_open,
             probe_epochs=plain.probe_epochs,
             download=download,
         )

@@ -39,7 +39,7 @@ class RunSpec:
         label: What its row in a comparison is called; empty for the head's name.
         tested: Whether the test part is touched at the end; False for a trial in tuning.
         preset: Row of `training.presets.PRESETS` that settings come from; they stand here.
-        chosen: Why the network was taken, where nobody has named one.
+        chosen: Why the network or its rate was taken, where nobody has named one.
 
     Raises:
         InputError: If the parts do not go together.
