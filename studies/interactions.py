@@ -48,6 +48,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import common
 import numpy as np
@@ -340,8 +341,14 @@ def draw_groups(
             axes.errorbar(places, means, spread, fmt="o", ms=4, lw=1, color=f"C{index}", label=net)
         axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
         common.plain(axes)
-    panels[0].set_ylabel("test accuracy, % (mean; bars: all seeds)")
-    panels[0].legend(fontsize=8, ncols=2)
+    panels[0].set_ylabel("test accuracy, %\n(mean; bars: all seeds)")
+    shown: dict[str, Any] = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        shown |= dict(zip(labels, handles, strict=True))
+    figure.legend(
+        shown.values(), shown.keys(), loc="outside upper center", fontsize=8, ncols=len(shown)
+    )
     files.write_figure(path, figure)
 
 
