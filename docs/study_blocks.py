@@ -57,6 +57,15 @@ def listed(words: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
+def _ends(cells: Iterable[Row], rates: Iterable[float]) -> str:
+    """Return how many cells took the lowest and the highest rate that they could."""
+    taken, low, high = [cell["rate"] for cell in cells], min(rates), max(rates)
+    return (
+        f"of {len(taken)} rates chosen {taken.count(low)} are the lowest of those tried "
+        f"({low:g}) and {taken.count(high)} the highest ({high:g})"
+    )
+
+
 def _by(rows: Iterable[Row], *names: str) -> dict[tuple[Any, ...], Row]:
     return {tuple(row[name] for name in names): row for row in rows}
 
@@ -216,11 +225,11 @@ def interactions(name: str, *groups: str) -> str:
     return as_markdown(("task", *shown), rows)
 
 
-def orders() -> str:
+def orders(name: str) -> str:
     """Return by net how products of three and four inputs are learnt, and by how many seeds."""
-    found = record("interactions_again")
+    found = record(name)
     if not found["cells"]:
-        return _not_yet("interactions_again")
+        return _not_yet(name)
     rows = []
     for cell in found["cells"]:
         if cell["group"] == "order":
@@ -228,8 +237,12 @@ def orders() -> str:
             failed = sum(value < 60 for value in values)
             shown = (f"{value:.1f}" for value in (fmean(values), median(values)))
             params = f"{cell['params']:,}"
-            rows.append([cell["task"], cell["net"], *shown, f"{failed} of {len(values)}", params])
-    header = ("task", "net", "mean, %", "median, %", "seeds below 60 %", "params")
+            least = f"{min(values):.1f} to {max(values):.1f}"
+            words = f"{failed} of {len(values)}"
+            shown = (*shown, least, words, f"{cell['rate']:g}", params)
+            rows.append([cell["task"], cell["net"], *shown])
+    header = ("task", "net", "mean, %", "median, %", "all seeds, %", "seeds below 60 %")
+    header += ("rate", "params")
     return as_markdown(header, rows, left=2)
 
 
@@ -249,10 +262,33 @@ def interactions_answers(name: str, words: str) -> str:
         for one in found["answers"]
     ]
     table = as_markdown(("asked beforehand", "spinal minus", "points", "answer"), rows, left=4)
-    return f"{table}\n\n{_made(found, words)}"
+    return f"{table}\n\n{_made(found, words, _ends(found['cells'], found['design']['rates']))}"
 
 
 # --- heads on features of a frozen network --------------------------------------------------------
+
+
+def frozen_rates() -> str:
+    """Return validation accuracies by rate, of all heads and of every one."""
+    found = load("benchmarks/results/default-rate-frozen.json")
+    rates = list(found["summary"]["mean"])
+
+    def row(words: str, of: dict[str, float]) -> list[str]:
+        best = max(of.values())
+        cells = (f"{100 * of[rate]:.1f}" for rate in rates)
+        return [
+            words,
+            *(f"**{c}**" if of[r] == best else c for r, c in zip(rates, cells, strict=True)),
+        ]
+
+    rows = [row(head, of) for head, of in found["summary"]["by_head"].items()]
+    table = as_markdown(("head", *rates), [*rows, row("mean", found["summary"]["mean"])])
+    made = found["environment"]
+    return (
+        f"{table}\n\n`{found['command']} --data-dir data` on {made['cpu']}, 1 thread, torch "
+        f"{made['torch']}, commit {made['commit'][:7]}; validation accuracy in percent, means "
+        "over 300, 1,000, 3,000 and 10,000 training images of CIFAR-10 and seeds 1000 to 1002."
+    )
 
 
 def transfer(name: str) -> str:
@@ -267,7 +303,8 @@ def transfer(name: str) -> str:
         shown = [f"{100 * fmean(cell['test']):.1f}" if cell else "-" for cell in cells]
         rows.append([f"{images:,}", *shown])
     table = as_markdown(("images of each class", *HEADS), rows, left=0)
-    return f"{table}\n\n{_made(found, 'test accuracy in percent, means of 20 seeds')}"
+    ends = _ends(found["cells"], [rate for rate, _ in found["design"]["settings"]])
+    return f"{table}\n\n{_made(found, 'test accuracy in percent, means of 20 seeds', ends)}"
 
 
 def transfer_answers(name: str, words: str) -> str:
@@ -630,9 +667,18 @@ BLOCKS: dict[str, Callable[[], str]] = {
         "seeds 100 to 119 (functions) and 100 to 109 (images), rates by seeds 1100 and 1101 on "
         "validation; Holm over the twelve, margin 1 point",
     ),
-    "again-order": orders,
+    "again-order": partial(orders, "interactions_again"),
     "again-overlap": partial(interactions, "interactions_again", "overlap", "links"),
     "again-colour": partial(interactions, "interactions_again", "colour"),
+    "rates-answers": partial(
+        interactions_answers,
+        "interactions_rates",
+        "seeds 200 to 219 (functions) and 200 to 209 (images), rates by seeds 1200 to 1209 "
+        "(functions) and 1200 to 1204 (images) on validation; Holm over the five, margin 1 point",
+    ),
+    "rates-order": partial(orders, "interactions_rates"),
+    "rates-colour": partial(interactions, "interactions_rates", "colour"),
+    "frozen-rates": frozen_rates,
     "few-images": partial(transfer, "transfer"),
     "few-images-answers": partial(
         transfer_answers, "transfer", "margin 1 point, Holm over the nine;"

@@ -90,7 +90,7 @@ def answers() -> str:
         if name == "tuned-mnist":
             rows += study_blocks.answered("cifar10-32px", "CIFAR-10, 32 pixels, small CNN*", rivals)
     for images, words in ((1_000, "10,000 images"), (4_500, "all images")):
-        words = f"the same network, {words}, heads tuned equally*"
+        words = f"the same network, {words}, rate and dropout tuned*"
         rows += study_blocks.answered_of_features(images, words, rivals)
     header = ("data and trunk", "seeds", "test images", "spinal, %")
     return as_markdown((*header, *(f"minus {rival}" for rival in rivals)), rows)
