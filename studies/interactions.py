@@ -340,6 +340,7 @@ def draw_groups(
             ]
             axes.errorbar(places, means, spread, fmt="o", ms=4, lw=1, color=f"C{index}", label=net)
         axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
+        axes.set_xlim(-0.6, len(names) - 0.4)
         common.plain(axes)
     panels[0].set_ylabel("test accuracy, %\n(mean; bars: all seeds)")
     shown: dict[str, Any] = {}

@@ -14,7 +14,8 @@ import pytest
 from spinalnet import files
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("universality", "regression", "transfer")
+NAMES = ("universality", "regression", "transfer", "transfer_large", "transfer_folds")
+NAMES += ("interactions", "interactions_again", "interactions_rates")
 
 
 def script(name: str) -> Any:
@@ -35,7 +36,8 @@ def test_what_is_committed_is_of_this_design_and_answers_follow(name: str, tmp_p
     study.STUDY.draw(record, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     assert path.with_suffix(".png").exists()
-    assert max(map(len, path.read_text("utf-8").splitlines())) < 3_000
+    if not any("right" in cell for cell in record["cells"]):  # which holds hits of all seeds
+        assert max(map(len, path.read_text("utf-8").splitlines())) < 3_000
 
 
 def compute(key: tuple[int], made: list[int], fail_at: int) -> dict[str, Any]:
