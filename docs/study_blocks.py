@@ -210,8 +210,8 @@ def _r_squared(cell: Row) -> list[float]:
 # --- what the chain is for ------------------------------------------------------------------------
 
 
-def interactions(name: str, *groups: str) -> str:
-    """Return the accuracies of some groups of tasks, by net."""
+def interactions(name: str, *groups: str, rates: bool = False) -> str:
+    """Return the accuracies of some groups of tasks, by net, and the rates that were chosen."""
     found = record(name)
     if not found["cells"]:
         return _not_yet(name)
@@ -221,8 +221,10 @@ def interactions(name: str, *groups: str) -> str:
     rows = []
     for group, task in dict.fromkeys((g, t) for g, t, _ in cells if g in groups):
         own = [cells.get((group, task, net)) for net in shown]
-        rows.append([task, *(f"{100 * fmean(c['test']):.1f}" if c else "" for c in own)])
-    return as_markdown(("task", *shown), rows)
+        scores = (f"{100 * fmean(c['test']):.1f}" if c else "" for c in own)
+        rows.append([task, *scores, *(f"{c['rate']:g}" if c else "" for c in own if rates)])
+    header = ("task", *shown, *(f"rate of {net}" for net in shown if rates))
+    return as_markdown(header, rows)
 
 
 def orders(name: str) -> str:
@@ -669,7 +671,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     ),
     "again-order": partial(orders, "interactions_again"),
     "again-overlap": partial(interactions, "interactions_again", "overlap", "links"),
-    "again-colour": partial(interactions, "interactions_again", "colour"),
+    "again-colour": partial(interactions, "interactions_again", "colour", rates=True),
     "rates-answers": partial(
         interactions_answers,
         "interactions_rates",
@@ -677,7 +679,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
         "(functions) and 1200 to 1204 (images) on validation; Holm over the five, margin 1 point",
     ),
     "rates-order": partial(orders, "interactions_rates"),
-    "rates-colour": partial(interactions, "interactions_rates", "colour"),
+    "rates-colour": partial(interactions, "interactions_rates", "colour", rates=True),
     "frozen-rates": frozen_rates,
     "few-images": partial(transfer, "transfer"),
     "few-images-answers": partial(

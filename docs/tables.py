@@ -60,7 +60,7 @@ ANSWERS = {  # results with a test part that can decide, and the command that is
     "tuned-fashion-mnist": "the same, 12,000 images, heads tuned equally*",
     "tuned-mnist": "MNIST, 12,000 images, heads tuned equally*",
     "hymenoptera": "ants and bees, small CNN",
-    "cifar10-features-again": "CIFAR-10, features of a frozen EfficientNet-Lite0",
+    "cifar10-features-again": "CIFAR-10, features of a frozen EfficientNet-Lite0, rate 1e-2",
 }
 
 
