@@ -45,16 +45,42 @@ Row = tuple[str, dict[str, Any]]  # words, and the row of the other head
 
 
 def _higher(rows: Sequence[Row]) -> tuple[str, str]:
-    """Answer "higher accuracy" of several comparisons."""
+    """Answer "higher accuracy" of several comparisons, and count what they say."""
     codes = [row["difference"]["code"] for _, row in rows]
     # A claim of "higher" that holds somewhere and is contradicted nowhere.
     holds = "better" in codes and "worse" not in codes
-    numbers = "; ".join(f"{words}, minus {row['head']}: {gap(row)}" for words, row in rows)
+    counts = []
+    for other in dict.fromkeys(row["head"] for _, row in rows):
+        own = [row["difference"]["code"] for _, row in rows if row["head"] == other]
+        said = ", ".join(
+            f"{code} {own.count(code)}" for code in ("better", "equal", "worse", "undecided")
+        )
+        counts.append(f"minus {other}, in {len(own)} comparisons: {said}")
+    numbers = f"{'; '.join(counts)} ([one by one](#comparison-by-comparison))"
     return CONFIRMED if holds else NOT_CONFIRMED, numbers
+
+
+def comparisons() -> str:
+    """Return the comparisons that the claims of higher accuracy are judged by, row by row."""
+    rows = []
+    for claim, found in (("accuracy", accuracy_rows()), ("transfer", transfer_rows())):
+        for words, row in found:
+            numbers, code = gap(row), row["difference"]["code"]
+            shown = "" if "chance" in row["difference"] else numbers.rsplit(":", 1)[0]
+            sure = numbers.partition("(")[2] if not shown else ""
+            rows.append([claim, words, row["head"], shown or sure.rstrip(")"), f"**{code}**"])
+    return as_markdown(
+        ("claim", "data and network", "spinal minus", "points", "answer"), rows, left=5
+    )
 
 
 def accuracy() -> tuple[str, str]:
     """Higher accuracy than the fully connected layers it replaces."""
+    return _higher(accuracy_rows())
+
+
+def accuracy_rows() -> list[Row]:
+    """Return the comparisons with those layers."""
     names = {
         "digits, small CNN": "digits",
         "Fashion-MNIST, small CNN": "fashion-mnist",
@@ -80,7 +106,7 @@ def accuracy() -> tuple[str, str]:
             found = {"code": one["verdict"], "chance": one.get(one["verdict"])}
             words = f"{one['tables']} tables, accuracy or R2, heads tuned equally"
             rows.append((words, {"head": "mlp", "difference": found}))
-    return _higher(rows)
+    return rows
 
 
 def _answered(one: dict[str, Any]) -> dict[str, Any]:
@@ -89,8 +115,8 @@ def _answered(one: dict[str, Any]) -> dict[str, Any]:
     return {"head": one["other"], "difference": gap_of | {"low": one["low"], "high": one["high"]}}
 
 
-def transfer() -> tuple[str, str]:
-    """Better on the features of a pre-trained network than what such a network ends with."""
+def transfer_rows() -> list[Row]:
+    """Return the comparisons on features of a pre-trained network."""
     names = {
         "CIFAR-10, frozen EfficientNet-Lite0": "cifar10-features-again",
         "ants and bees, the same network": "transfer-hymenoptera",
@@ -106,7 +132,12 @@ def transfer() -> tuple[str, str]:
                     words = f"CIFAR-10, {one['images']:,} images of each class"
                 margin = f"margin {100 * found['design']['margin']:g}"
                 rows.append((f"{words}, heads tuned equally ({margin})", _answered(one)))
-    verdict, numbers = _higher(rows)
+    return rows
+
+
+def transfer() -> tuple[str, str]:
+    """Better on the features of a pre-trained network than what such a network ends with."""
+    verdict, numbers = _higher(transfer_rows())
     earlier = (("frozen at 160 pixels", "160"), ("everything fine-tuned", "tuned"))
     more = "; ".join(
         f"{words}, minus {other} {gap(against(f'transfer-hymenoptera-{name}', other))}"
@@ -422,4 +453,9 @@ def printed_numbers() -> str:
     return as_markdown(("recipe", "images", "printed, %, and how many right that is"), rows, left=3)
 
 
-BLOCKS = {"claims": claims, "claims-records": records, "claims-printed": printed_numbers}
+BLOCKS = {
+    "claims": claims,
+    "claims-comparisons": comparisons,
+    "claims-records": records,
+    "claims-printed": printed_numbers,
+}
