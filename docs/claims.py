@@ -65,13 +65,14 @@ def comparisons() -> str:
     rows = []
     for claim, found in (("accuracy", accuracy_rows()), ("transfer", transfer_rows())):
         for words, row in found:
-            numbers, code = gap(row), row["difference"]["code"]
-            shown = "" if "chance" in row["difference"] else numbers.rsplit(":", 1)[0]
-            sure = numbers.partition("(")[2] if not shown else ""
-            rows.append([claim, words, row["head"], shown or sure.rstrip(")"), f"**{code}**"])
-    return as_markdown(
-        ("claim", "data and network", "spinal minus", "points", "answer"), rows, left=5
-    )
+            d = row["difference"]
+            if "chance" in d:  # of several data sets, which have no interval
+                shown = f"probability {d['chance']:.2f}" if d["chance"] else ""
+            else:
+                shown = gap({"difference": {k: v for k, v in d.items() if k != "code"}}, unit="")
+            rows.append([claim, words, row["head"], shown, f"**{d['code']}**"])
+    header = ("claim", "data and network", "spinal minus", "points", "answer")
+    return as_markdown(header, rows, left=5)
 
 
 def accuracy() -> tuple[str, str]:
