@@ -276,9 +276,10 @@ def test_photographs_from_the_command_to_predictions(tmp_path: Path) -> None:
     command("predict", out, folder, "--out", tmp_path / "o.csv")
     with (tmp_path / "o.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 16
-    # The same run with the network named, and continued without.
-    named = ("--backbone", "efficientnet_lite0", "--freeze", "--lr", 0.003, "--epochs", 2)
-    assert "nothing to train" in command("train", folder, *named, "--out", out).stderr
+    # The same run with the network named, and with its rate too, goes on.
+    named = ("--backbone", "efficientnet_lite0", "--freeze", "--epochs", 2)
+    for more in ((), ("--lr", defaults.FROZEN_RATE)):
+        assert "nothing to train" in command("train", folder, *named, *more, "--out", out).stderr
 
 
 def test_a_refusal_says_nothing_of_the_network(
