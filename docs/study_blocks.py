@@ -221,8 +221,8 @@ def interactions(name: str, *groups: str, rates: bool = False) -> str:
     rows = []
     for group, task in dict.fromkeys((g, t) for g, t, _ in cells if g in groups):
         own = [cells.get((group, task, net)) for net in shown]
-        scores = (f"{100 * fmean(c['test']):.1f}" if c else "" for c in own)
-        rows.append([task, *scores, *(f"{c['rate']:g}" if c else "" for c in own if rates)])
+        scores = (f"{100 * fmean(c['test']):.1f}" if c else "–" for c in own)
+        rows.append([task, *scores, *(f"{c['rate']:g}" if c else "–" for c in own if rates)])
     header = ("task", *shown, *(f"rate of {net}" for net in shown if rates))
     return as_markdown(header, rows)
 

@@ -167,3 +167,13 @@ def test_a_benchmark_says_its_command_and_circumstances(monkeypatch: pytest.Monk
     assert {"cpu", "threads", "torch", "python"} <= set(made["environment"])
     monkeypatch.setattr(sys, "argv", ["/usr/bin/spinalnet", "bench", "augment"])
     assert describe_origin()["command"] == "spinalnet bench augment"
+
+
+def test_no_cell_of_the_claims_is_empty() -> None:
+    rows = [
+        line
+        for line in (ROOT / "docs" / "claims.md").read_text("utf-8").splitlines()
+        if line.startswith("|")
+    ]
+    assert len(rows) > 100
+    assert [row for row in rows if not all(cell.strip() for cell in row.split("|")[1:-1])] == []
