@@ -172,6 +172,12 @@ def test_a_network_that_learns_colour_from_scratch_has_a_rate_of_its_own(
     assert is_told == (rate == defaults.COLOUR_RATE)
 
 
+def test_the_help_names_the_rates_that_are_taken() -> None:
+    said = " ".join(re.sub("[│╭╮╰╯─]", " ", command("train", "--help-all").stdout).split())
+    assert f"{defaults.COLOUR_RATE:g} for colour images from scratch" in said
+    assert f"{defaults.FROZEN_RATE:g} for heads on a frozen network" in said
+
+
 @pytest.mark.parametrize(
     ("options", "rate"),
     [
@@ -195,7 +201,7 @@ def test_heads_on_a_frozen_network_have_a_rate_of_their_own_however_it_was_named
     assert is_told == (rate == defaults.FROZEN_RATE)
     if "train" in options:
         return
-    command = RunOptions(
+    options_asked = RunOptions(
         data=str(folder),
         backbone="efficientnet_lite0",
         freeze="freeze" in options,
@@ -204,7 +210,7 @@ def test_heads_on_a_frozen_network_have_a_rate_of_their_own_however_it_was_named
         typed=frozenset(options),
         rest={},
     ).spec()
-    assert (command.train.lr, command.chosen) == (base.train.lr, base.chosen)
+    assert (options_asked.train.lr, options_asked.chosen) == (base.train.lr, base.chosen)
     assert here.asked == []
 
 

@@ -52,7 +52,11 @@ class TrainConfig:
     )
     eval_batch_size: int = _option(512, "Examples per batch where nothing is trained.")
     optimizer: str = _option("adamw", "Update rule.", ("adamw", "adam", "sgd"))
-    lr: float = _option(1e-2, "Base learning rate.")
+    lr: float = _option(
+        1e-2,
+        "Base learning rate; where a command names none, 0.003 for colour images from scratch, "
+        "0.001 for heads on a frozen network.",
+    )
     weight_decay: float = _option(0.0, "Weight decay; decoupled with adamw, L2 otherwise.")
     momentum: float = _option(0.9, "Momentum of sgd.")
     schedule: str = _option("cosine", "How the rate moves.")
