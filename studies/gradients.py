@@ -488,11 +488,14 @@ def _cell(key: Key, data: Data) -> Row:
 
 def _complete(record: Record, run: common.Run) -> None:
     torch.set_flush_denormal(True)  # vanishing gradients end there, and take twice the time
-    data = load()
-    record["test_examples"] = len(data.test[1])
-    for name, compute in (("starts", _start), ("cells", _cell)):
-        own = functools.partial(compute, data=data)
-        common.complete(record, run, KEY, order(), own, STUDY.rows, name)
+    try:
+        data = load()
+        record["test_examples"] = len(data.test[1])
+        for name, compute in (("starts", _start), ("cells", _cell)):
+            own = functools.partial(compute, data=data)
+            common.complete(record, run, KEY, order(), own, STUDY.rows, name)
+    finally:
+        torch.set_flush_denormal(False)  # of whoever else is in this process
 
 
 STUDY = common.Study(

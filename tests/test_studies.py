@@ -168,6 +168,8 @@ def test_a_study_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(whole["cells"]) == 15
     assert made[1:3] == [made[1]] * 2  # what was interrupted is made anew, and nothing else
     assert len(set(made)) == len(made) - 1
+    tiny = torch.tensor([2.0**-1073], dtype=torch.float64)
+    assert (tiny / 2).item() > 0  # numbers as small as these are left to other tests
 
 
 def test_right_answers_are_packed_and_unpacked() -> None:
