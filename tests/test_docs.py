@@ -12,6 +12,7 @@ import runpy
 import shlex
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -209,6 +210,15 @@ def test_tests_that_a_page_names_exist(page: Path) -> None:
     for file, test in re.findall(r"`(test_\w+\.py)::(test_\w+)`", page.read_text(encoding="utf-8")):
         source = (Path(__file__).parent / file).read_text(encoding="utf-8")
         assert f"def {test}(" in source, f"{page.name}: {file}::{test}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_headings_go_down_one_level_at_a_time(page: Path) -> None:
+    """The site's builder refuses a page that skips one."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    levels = [len(marks) for marks in re.findall(r"^(#+) ", prose, re.MULTILINE)]
+    assert levels[0] == 1
+    assert all(below <= above + 1 for above, below in pairwise(levels))
 
 
 def test_links_between_pages_lead_somewhere() -> None:
