@@ -269,6 +269,24 @@ def test_missing_files_and_folders_are_refused(tmp_path):
         StudySpec.read(tmp_path / "none.yaml")
     with pytest.raises(InputError, match="no finished comparison"):
         read_folders([tmp_path])
+    with pytest.raises(InputError, match=r"none' is not there: name a study file"):
+        read_folders([tmp_path / "none"])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("wiring.py", r"is a script, which `python .*wiring.py` starts"),
+        ("a.png", "is no such file"),
+    ],
+)
+def test_a_sound_file_of_another_kind_is_not_called_damaged(tmp_path, name, said):
+    path = tmp_path / name
+    path.write_text("print('*')\n")
+    with pytest.raises(InputError, match=said) as refused:
+        read_folders([path])
+    assert "damaged" not in str(refused.value)
+    assert "study file (.yaml)" in str(refused.value)
 
 
 def test_committed_results_can_be_put_together(tmp_path):

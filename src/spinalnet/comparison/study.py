@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -269,6 +270,13 @@ def read_folders(folders: Sequence[str | Path]) -> dict[str, Summary]:
     found: dict[str, Summary] = {}
     for folder in map(Path, folders):
         path = folder / "summary.json" if folder.is_dir() else folder
+        if not folder.is_dir() and path.suffix.lower() != ".json":
+            why = "is not there" if not path.exists() else "is no such file"
+            if path.suffix.lower() == ".py" and path.exists():
+                why = f"is a script, which `python {shlex.quote(str(path))}` starts"
+            raise InputError(
+                f"'{folder}' {why}: name a study file (.yaml) or folders of finished comparisons."
+            )
         if not path.is_file():
             raise InputError(
                 f"'{folder}' is no finished comparison: it has no summary.json. Run "
