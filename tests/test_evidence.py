@@ -137,7 +137,7 @@ opened = pytest.fixture(_opened)
 
 # Facts of the recipes; nothing measured.
 NOTHING_YET = ("Not measured yet", "The questions asked beforehand are not answered yet")
-OF_THE_ORIGINAL = {"claims-records", "claims-printed", "migration"}
+OF_THE_ORIGINAL = {"claims-records", "claims-printed", "claims-chart", "migration"}
 
 
 def test_every_block_of_numbers_is_made_from_such_files(
@@ -177,3 +177,47 @@ def test_no_cell_of_the_claims_is_empty() -> None:
     ]
     assert len(rows) > 100
     assert [row for row in rows if not all(cell.strip() for cell in row.split("|")[1:-1])] == []
+
+
+def _claims(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    return runpy.run_path(str(ROOT / "docs" / "claims.py"))
+
+
+@pytest.mark.parametrize(
+    ("value", "examples", "right"),
+    [
+        (0.9588, 20_800, 19_943),
+        (0.99, 100, 99),
+        (0.995, 100, None),  # between 99 and 100 of them
+        (0.9956, 1_125, 1_120),
+        (0.9955, 1_125, None),  # 1,120 of them are 99.5556 %
+    ],
+)
+def test_an_accuracy_that_is_printed_is_a_count_of_images(
+    value: float, examples: int, right: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _claims(monkeypatch)["fits"](value, examples) == right
+
+
+@pytest.mark.parametrize(
+    ("bars", "answer", "error"),
+    [
+        ((99.7, 99.5, 10_000), "no difference to be read", 0.089),  # each misread by up to 0.1
+        ((95.9, 95.4, 20_800), "within reading and chance", 0.2),
+        ((60, 50, 100), "within reading and chance", 7),  # 10 points, of which 13.7 would be chance
+        ((99.8, 97.75, 40_000), "ahead", 0.077),
+        ((90, 91, 100), "within reading and chance", 4.15),
+        ((88.3, 93.5, 10_000), "behind", 0.405),
+        ((100, 90, None), "ahead", None),
+    ],
+)
+def test_a_lead_in_the_chart_is_set_against_chance(
+    bars: tuple[float, float, int | None],
+    answer: str,
+    error: float | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said, found = _claims(monkeypatch)["chart_says"](*bars)
+    assert said == answer
+    assert found == (None if error is None else pytest.approx(error, rel=0.02))
