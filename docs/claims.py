@@ -12,6 +12,7 @@ from math import exp, sqrt
 from statistics import fmean, median
 from typing import Any
 
+import compared
 import study_blocks
 from study_blocks import load
 from torch import nn
@@ -24,131 +25,56 @@ from spinalnet.paper.recipes import RECIPES, Recipe
 CONFIRMED, NOT_CONFIRMED, NOT_TESTABLE = "confirmed", "not confirmed", "not testable here"
 
 
-def gap(head: dict[str, Any], scale: float = 100, unit: str = " points") -> str:
-    """Return what the spinal head's difference to another is, with its interval and answer."""
-    d = head["difference"]
-    if "chance" in d:  # over several data sets
-        sure = "" if d["chance"] is None else f" (probability {d['chance']:.2f})"
-        return f"{d['code']}{sure}"
-    numbers = (
-        f"{scale * d['mean']:+.2f}{unit} ({scale * d['low']:+.2f} to {scale * d['high']:+.2f})"
-    )
-    return f"{numbers}: {d['code']}" if "code" in d else numbers
-
-
 def against(name: str, other: str) -> dict[str, Any]:
     """Return the row of a head in a comparison of `results/`."""
     return next(h for h in load(f"results/{name}.json")["heads"] if h["head"] == other)
 
 
-Row = tuple[str, dict[str, Any]]  # words, and the row of the other head
+def _higher(claim: str, others: Sequence[str]) -> tuple[str, str]:
+    """Answer a claim of higher accuracy, and count what the comparisons say that were asked.
 
-
-def _higher(rows: Sequence[Row]) -> tuple[str, str]:
-    """Answer "higher accuracy" of several comparisons, and count what they say."""
-    codes = [row["difference"]["code"] for _, row in rows]
-    # A claim of "higher" that holds somewhere and is contradicted nowhere.
-    holds = "better" in codes and "worse" not in codes
+    The abstract claims it of most networks: it is confirmed if the spinal head is better in more
+    than half of the comparisons and worse in none.
+    """
+    found = compared.of(claim, others)
+    codes = [one.minus[other].code for one, other in found]
+    holds = 2 * codes.count("better") > len(codes) and "worse" not in codes
     counts = []
-    for other in dict.fromkeys(row["head"] for _, row in rows):
-        own = [row["difference"]["code"] for _, row in rows if row["head"] == other]
-        said = ", ".join(
-            f"{code} {own.count(code)}" for code in ("better", "equal", "worse", "undecided")
-        )
-        counts.append(f"minus {other}, in {len(own)} comparisons: {said}")
-    numbers = f"{'; '.join(counts)} ([one by one](#comparison-by-comparison))"
-    return CONFIRMED if holds else NOT_CONFIRMED, numbers
+    for other in others:
+        ours = [one for one, of in found if of == other]
+        counts.append(f"minus {other}, in {len(ours)} comparisons: {compared.counted(ours, other)}")
+    seen = len(compared.of(claim, others, asked=False))
+    numbers = f"{'; '.join(counts)} ([one by one](#comparison-by-comparison), beside {seen} more "
+    return CONFIRMED if holds else NOT_CONFIRMED, f"{numbers}that were not asked beforehand)"
 
 
 def comparisons() -> str:
-    """Return the comparisons that the claims of higher accuracy are judged by, row by row."""
+    """Return what the two claims of higher accuracy are judged by, and what was only seen."""
     rows = []
-    for claim, found in (("accuracy", accuracy_rows()), ("transfer", transfer_rows())):
-        for words, row in found:
-            d = row["difference"]
-            if "chance" in d:  # of several data sets, which have no interval
-                shown = f"probability {d['chance']:.2f}" if d["chance"] else ""
-            else:
-                shown = gap({"difference": {k: v for k, v in d.items() if k != "code"}}, unit="")
-            rows.append([claim, words, row["head"], shown, f"**{d['code']}**"])
+    for asked in (True, False):
+        for claim, others in HIGHER.items():
+            for one, other in compared.of(claim, others, asked=asked):
+                found = one.minus[other]
+                said = f"**{found.code}**" if asked else "not asked"
+                rows.append([claim, one.words(), other, found.points(), said])
     header = ("claim", "data and network", "spinal minus", "points", "answer")
     return as_markdown(header, rows, left=5)
 
 
+HIGHER = {  # claim: what the spinal head is compared with
+    "accuracy": ("mlp",),  # the fully connected layers that it replaces
+    "transfer": ("linear", "mlp"),  # what pre-trained networks end with, and the same
+}
+
+
 def accuracy() -> tuple[str, str]:
     """Higher accuracy than the fully connected layers it replaces."""
-    return _higher(accuracy_rows())
-
-
-def accuracy_rows() -> list[Row]:
-    """Return the comparisons with those layers."""
-    names = {
-        "digits, small CNN": "digits",
-        "Fashion-MNIST, small CNN": "fashion-mnist",
-        "Fashion-MNIST, 12,000 images, heads tuned equally": "tuned-fashion-mnist",
-        "MNIST, 12,000 images, heads tuned equally": "tuned-mnist",
-        "ants and bees, small CNN (not asked beforehand, its rate chosen on these photographs)": (
-            "hymenoptera"
-        ),
-        "CIFAR-10, frozen EfficientNet-Lite0": "cifar10-features-again",
-        "ants and bees, the same network": "transfer-hymenoptera",
-    }
-    rows = [(words, against(name, "mlp")) for words, name in names.items()]
-    words_of = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10-32px": "CIFAR-10"}
-    for one in study_blocks.record("wiring")["answers"]:
-        if one["other"] == "mlp":
-            rows.append((f"{words_of[one['data']]}, small CNN, the wiring study", _answered(one)))
-    for one in study_blocks.record("paper_networks")["answers"]:
-        words = f"{words_of[one['data']]}, {one['model']} (three seeds)"
-        rows.append((words, _answered(one)))
-    for one in study_blocks.record("tables")["answers"]:
-        if one["other"] == "mlp":
-            # None of the chances where it is undecided.
-            found = {"code": one["verdict"], "chance": one.get(one["verdict"])}
-            words = f"{one['tables']} tables, accuracy or R2, heads tuned equally"
-            rows.append((words, {"head": "mlp", "difference": found}))
-    return rows
-
-
-def _answered(one: dict[str, Any]) -> dict[str, Any]:
-    """Return the answer of a study as the row of a head."""
-    gap_of = {"mean": one["difference"], "code": one["verdict"]}
-    return {"head": one["other"], "difference": gap_of | {"low": one["low"], "high": one["high"]}}
-
-
-def transfer_rows() -> list[Row]:
-    """Return the comparisons on features of a pre-trained network."""
-    names = {
-        "CIFAR-10, frozen EfficientNet-Lite0": "cifar10-features-again",
-        "ants and bees, the same network": "transfer-hymenoptera",
-    }
-    pairs = itertools.product(names.items(), ("linear", "mlp"))
-    rows = [(words, against(name, other)) for (words, name), other in pairs]
-    for name in ("transfer", "transfer_large", "transfer_folds"):
-        found = study_blocks.record(name)
-        for one in found["answers"]:
-            if one["other"] in ("linear", "mlp"):
-                words = "ants and bees, fifty folds"
-                if "images" in one:
-                    words = f"CIFAR-10, {one['images']:,} images of each class"
-                margin = f"margin {100 * found['design']['margin']:g}"
-                rows.append((f"{words}, heads tuned equally ({margin})", _answered(one)))
-    return rows
+    return _higher("accuracy", HIGHER["accuracy"])
 
 
 def transfer() -> tuple[str, str]:
     """Better on the features of a pre-trained network than what such a network ends with."""
-    verdict, numbers = _higher(transfer_rows())
-    earlier = (("frozen at 160 pixels", "160"), ("everything fine-tuned", "tuned"))
-    more = "; ".join(
-        f"{words}, minus {other} {gap(against(f'transfer-hymenoptera-{name}', other))}"
-        for words, name in earlier
-        for other in ("linear", "mlp")
-    )
-    return verdict, (
-        f"{numbers}; not counted, as their intervals are of seeds alone and nothing was asked "
-        f"beforehand: ants and bees, {more}"
-    )
+    return _higher("transfer", HIGHER["transfer"])
 
 
 def size() -> tuple[str, str]:
@@ -200,21 +126,30 @@ def time_() -> tuple[str, str]:
         [row["over_mlp"] for row in rows if row["mode"] == mode]
         for mode in ("inference", "training")
     )
-    spinal, mlp = load("results/fashion-mnist.json")["heads"][0], against("fashion-mnist", "mlp")
-    whole = spinal["train_seconds_mean"] / mlp["train_seconds_mean"]
+    # As `spinalnet compare` times the smallest of them: each call after the work of other heads.
+    between = {
+        words: against(name, "mlp")["cost"]["inference_ratio"]
+        for words, name in (("Fashion-MNIST", "fashion-mnist"), ("digits", "digits"))
+    }
+    shown = ", ".join(
+        f"{d['ratio']:.2f} ({d['low']:.2f} to {d['high']:.2f}) on {words}"
+        for words, d in between.items()
+    )
     numbers = (
         f"of the {len(ours)} heads with fewer multiplications, at batch 64 on one thread, as parts "
         f"of the time of the layers replaced: the paper's loop {_range(loop)}, our compiled head "
-        f"{_range(ours)}, its training by `fit` {_range(fits)} where both are trained in the same "
-        f"way ({_range(unlike)} where the MLP is trained batch by batch), in a loop of one's own "
-        f"{_range(plain)}; training the whole small CNN on Fashion-MNIST {whole:.2f}"
+        f"called again and again {_range(ours)}, its training by `fit` {_range(fits)} where both "
+        f"are trained in the same way ({_range(unlike)} where the MLP is trained batch by batch), "
+        f"in a loop of one's own {_range(plain)}; the smallest of them, each call after the work "
+        f"of other heads, {shown}"
     )
 
     def said(ratios: list[float]) -> str:
         return CONFIRMED if max(ratios) < 1 else NOT_CONFIRMED
 
     verdict = (
-        f"{said(loop)} of the published form; of ours {said(ours)} in inference, {said(fits)} in "
+        f"{said(loop)} of the published form; of ours {said(ours)} in inference again and again, "
+        f"{said([d['high'] for d in between.values()])} between other work, {said(fits)} in "
         f"training by `fit`, {said(plain)} in a loop of one's own"
     )
     return verdict, numbers
@@ -265,20 +200,25 @@ def universal() -> tuple[str, str]:
 
 
 def _trained() -> str:
-    """Return whether training finds, in deeper nets, what the construction says is there."""
-    asked = "32 layers against 4"
-    found = [a for a in study_blocks.record("universality")["answers"] if a["asked"] == asked]
+    """Return what was asked of trained nets: error as a part of another's, by function."""
+    found = study_blocks.record("universality")["answers"]
     if not found:
         return ""
-    each = "; ".join(
-        f"{study_blocks.function_name(a)} {exp(-a['difference']):.2f} ({a['verdict']})"
-        for a in found
-    )
     deep, flat = (_params(SpinalNet(2, 1, 8, layers)) for layers in (32, 4))
-    return (
-        f"; by training: error with 32 layers of 8, as a part of that with 4, which have a "
-        f"{deep / flat:.0f}th of the parameters: {each}"
-    )
+    words = {
+        "32 layers against 4": f"4 layers (a {deep / flat:.0f}th of the parameters)",
+        "trained against constructed": "the constructed ones",
+        "spinal against one hidden layer": "one hidden layer of as many parameters",
+    }
+    told = []
+    for asked, other in words.items():
+        each = ", ".join(
+            f"{study_blocks.function_name(a)} {exp(-a['difference']):.2f} ({a['verdict']})"
+            for a in found
+            if a["asked"] == asked
+        )
+        told.append(f"of {other}: {each}")
+    return f"; by training: error of 32 layers of 8 as a part of that {'; '.join(told)}"
 
 
 def conversion() -> tuple[str, str]:

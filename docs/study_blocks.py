@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
+from spinalnet.comparison.across import signed_rank
 from spinalnet.comparison.wording import as_markdown
 
 ROOT = Path(__file__).parents[1]
@@ -490,39 +491,6 @@ def precision() -> str:
     return f"{as_markdown(header, rows, left=2)}\n\n{made}"
 
 
-def answered(data: str, words: str, rivals: Iterable[str]) -> list[list[str]]:
-    """Return the row of a data set for the table of answers; none where it has none yet."""
-    found = record("wiring")
-    own = [c for c in found["cells"] if (c["data"], c["head"]) == (data, "spinal")]
-    answers = [one for one in found["answers"] if one["data"] == data]
-    if not answers:
-        return []
-    scores = [cell["test"][0] for cell in own]
-    return [_answer_row(words, scores, own[0]["examples"], answers, rivals)]
-
-
-def answered_of_features(images: int, words: str, rivals: Iterable[str]) -> list[list[str]]:
-    """Return the row of so many training images of each class for the table of answers."""
-    found = record("transfer_large")
-    answers = [one for one in found["answers"] if one["images"] == images]
-    if not answers:
-        return []
-    scores = _by(found["cells"], "images", "head")[images, "spinal"]["test"]
-    return [_answer_row(words, scores, found["design"]["test"], answers, rivals)]
-
-
-def _answer_row(
-    words: str, scores: list[float], examples: int, answers: list[Row], rivals: Iterable[str]
-) -> list[str]:
-    of, cells = {one["other"]: one for one in answers}, []
-    for rival in rivals:
-        one = of.get(rival, {"verdict": None})
-        said = f": **{one['verdict']}**" if one["verdict"] else ""  # else it was not asked
-        shown = f"{100 * one['low']:+.1f} to {100 * one['high']:+.1f}" if "low" in one else "–"
-        cells.append(shown + said)
-    return [words, f"{len(scores)}", f"{examples:,}", f"{100 * fmean(scores):.1f}", *cells]
-
-
 def wiring_answers() -> str:
     """Return the answers to what was asked of the wiring."""
     answers = record("wiring")["answers"]
@@ -613,7 +581,7 @@ def tuned_tables() -> str:
 def tuned_tables_answers() -> str:
     """Return what tuned heads come to over all tables."""
     found = record("tables")
-    answers, told = found["answers"], {one["other"] for one in found["answers"]}
+    answers, rope = found["answers"], found["design"]["rope"]
     if not answers:
         return "The questions asked beforehand are not answered yet: too few cells are made."
     by = {
@@ -621,28 +589,33 @@ def tuned_tables_answers() -> str:
         for key, cell in _by(found["cells"], "table", "head").items()
         if cell["test"]
     }
-    begun = ""
-    for head in found["design"]["heads"][1:]:
-        gaps = [by[table, "spinal"] - by[table, head] for table, other in by if other == head]
-        if gaps and head not in told:
-            ahead, behind = sum(gap < -0.01 for gap in gaps), sum(gap > 0.01 for gap in gaps)
-            begun += (
-                f" {head} was run on {len(gaps)} of them, small ones first: it is ahead by more "
-                f"than 0.01 on {ahead}, behind by more on {behind}."
-            )
-    rows = [
-        [
-            one["other"],
-            f"{one['difference']:+.4f}",
-            *(f"{one[name]:.3f}" for name in ("better", "equal", "worse")),
-            f"**{one['verdict']}**" if one["verdict"] else "",
-        ]
-        for one in answers
+    # Where no head explains anything, all are equal, which says nothing of them.
+    empty = [
+        table
+        for table in found["design"]["tables"]
+        if max(score for (own, _), score in by.items() if own == table) < 0.05
     ]
-    header = ("spinal minus", "mean", "P(better)", "P(within 0.01)", "P(worse)", "answer")
+    rows = []
+    for one in answers:
+        gaps = {t: by[t, "spinal"] - by[t, head] for t, head in by if head == one["other"]}
+        ahead, behind = (sum(sign * gap > rope for gap in gaps.values()) for sign in (1, -1))
+        without = signed_rank([gap for table, gap in gaps.items() if table not in empty], rope)
+        rows.append(
+            [
+                one["other"],
+                f"{one['difference']:+.4f}",
+                *(f"{one[name]:.3f}" for name in ("better", "equal", "worse")),
+                f"**{one['verdict']}**" if one["verdict"] else "",
+                f"{ahead} / {behind}",
+                f"{without.better:.2f}, {without.equal:.2f}, {without.worse:.2f}",
+            ]
+        )
+    header = ("spinal minus", "mean", "P(better)", f"P(within {rope:g})", "P(worse)", "answer")
+    header = (*header, f"tables above {rope:g} / below", f"the three P without {len(empty)} tables")
     return as_markdown(header, rows, left=1) + (
         "\n\nBayesian signed-rank test over the 28 tables; an answer needs a probability of 0.95; "
-        "without an answer: told, not asked." + begun
+        f"without an answer: told, not asked. On {len(empty)} of them, {listed(empty)}, no head "
+        "explains anything; without these the probabilities are those of the last column."
     )
 
 

@@ -23,12 +23,12 @@ from statistics import fmean, median
 from typing import Any
 
 import claims
+import compared
 import study_blocks
 from study_blocks import ROOT, load
 
 from spinalnet.bench.heads import TRAINING_SLACK, keeps_promise
 from spinalnet.comparison.wording import as_markdown
-from spinalnet.texts import from_yaml
 
 
 def comparison(name: str) -> str:
@@ -43,7 +43,7 @@ def comparison(name: str) -> str:
     made = (
         f"`{summary.command}` on {environment.get('cpu')}, "
         f"{environment.get('threads')} thread(s), torch {environment.get('torch')}, "
-        f"seeds {min(summary.seeds)} to {max(summary.seeds)}{examples}{chosen}."
+        f"commit {(environment.get('commit') or 'unknown')[:7]}, seeds {min(summary.seeds)} to {max(summary.seeds)}{examples}{chosen}."
     )
     verdicts = "\n".join(
         f"- {summary.heads[0].head} against {head.head}: {head.difference.verdict}"
@@ -54,63 +54,10 @@ def comparison(name: str) -> str:
     return f"{as_markdown(*head_rows(summary))}\n\n{answer}{verdicts}\n\n{made}"
 
 
-ANSWERS = {  # results with a test part that can decide, and the command that is in each
-    "digits": "digits, small CNN",
-    "fashion-mnist": "Fashion-MNIST, small CNN",
-    "tuned-fashion-mnist": "the same, 12,000 images, heads tuned equally*",
-    "tuned-mnist": "MNIST, 12,000 images, heads tuned equally*",
-    "hymenoptera": "ants and bees, small CNN",
-    "cifar10-features-again": "CIFAR-10, features of a frozen EfficientNet-Lite0, rate 1e-2",
-}
-
-
-def answers() -> str:
-    """Return one row per comparison: what the chain does, and what the layers it replaces do."""
-    rivals = ("unchained", "matched", "mlp", "linear")
-    rows = study_blocks.answered("mnist", "MNIST, small CNN*", rivals)
-    summaries, pairs = _tuned()
-    of_study = {pair.minus: pair.answers if pair.confirmatory else {} for pair in pairs}
-    for name, words in ANSWERS.items():
-        found = load(f"results/{name}.json")
-        heads = {head["head"]: head for head in found["heads"]}
-        folds = len(found["units"]) // len(found["seeds"])
-        cells = [
-            words,
-            f"{len(found['seeds'])}",
-            f"{found['test_size']:,}" + (f" in each of {folds} folds" if folds > 1 else ""),
-            f"{100 * found['heads'][0]['mean']:.1f}",
-        ]
-        for rival in rivals:
-            d = heads[rival]["difference"]
-            low, high = 100 * d["low"], 100 * d["high"]
-            code = of_study[rival].get(name, "") if name in summaries else d["code"]
-            cells.append(f"{low:+.1f} to {high:+.1f}" + f": **{code}**" * bool(code))
-        rows.append(cells)
-        rows += study_blocks.answered(name, "the same, fresh seeds*", rivals)
-        if name == "tuned-mnist":
-            rows += study_blocks.answered("cifar10-32px", "CIFAR-10, 32 pixels, small CNN*", rivals)
-    for images, words in ((1_000, "10,000 images"), (4_500, "all images")):
-        words = f"the same network, {words}, rate and dropout tuned*"
-        rows += study_blocks.answered_of_features(images, words, rivals)
-    header = ("data and trunk", "seeds", "test images", "spinal, %")
-    return as_markdown((*header, *(f"minus {rival}" for rival in rivals)), rows)
-
-
-def _tuned() -> tuple[dict[str, Any], tuple[Any, ...]]:
-    """Return the comparisons of the study of tuned heads, and its pairs."""
-    from spinalnet.comparison.study import together
-    from spinalnet.comparison.summary import load_summary
-
-    names = "tuned-fashion-mnist", "tuned-mnist"
-    summaries = {name: load_summary(ROOT / f"results/{name}.json") for name in names}
-    asked = from_yaml((ROOT / "studies/tuned.yaml").read_text(encoding="utf-8"))["confirmatory"]
-    return summaries, together(summaries, asked).pairs
-
-
 def tuned() -> str:
     """Return the answers of the study of tuned heads, corrected over both of its data sets."""
     rows = []
-    summaries, pairs = _tuned()
+    summaries, pairs = compared.tuned_pairs()
     for pair in pairs:
         cells = [f"spinal minus {pair.minus}"]
         for name, summary in summaries.items():
@@ -122,17 +69,15 @@ def tuned() -> str:
             numbers = f"{100 * d.mean:+.2f} ({100 * d.low:+.2f} to {100 * d.high:+.2f})"
             cells.append(numbers + (f": **{pair.answers[name]}**" if pair.confirmatory else ""))
         rows.append(cells)
-    return as_markdown(("", "Fashion-MNIST", "MNIST"), rows, left=1)
+    names = (compared.NAMES[name.removeprefix("tuned-")] for name in summaries)
+    return as_markdown(("", *names), rows, left=1)
 
 
-def draw_answer() -> None:
-    """Draw the picture of the README: the differences of the comparison with the most seeds."""
-    from spinalnet.comparison import load_summary
-    from spinalnet.comparison.report.figures import differences
+def draw_pictures() -> None:
+    """Draw the pictures of the README: what was asked of images, and the layer."""
     from spinalnet.nn import SpinalNet
 
-    drawn = differences(load_summary(ROOT / "results/cifar10-features-again.json"))
-    (ROOT / "docs/answer.svg").write_text(drawn.svg, encoding="utf-8")
+    compared.draw(ROOT / "docs/answer.svg")
     spine = SpinalNet(320, 10, hidden_features=8, num_layers=6).spine_diagram()
     (ROOT / "docs/spine.svg").write_text(spine + "\n", encoding="utf-8")
 
@@ -987,7 +932,7 @@ def table_speed() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "answers": answers,
+    "answers": compared.table,
     "digits": lambda: comparison("digits"),
     "cifar10-features": lambda: comparison("cifar10-features"),
     "cifar10-features-again": lambda: comparison("cifar10-features-again"),
@@ -1128,7 +1073,7 @@ def main() -> int:
     """Rewrite, or with `--check` report; return the exit code."""
     stale = []
     if "--check" not in sys.argv:
-        draw_answer()
+        draw_pictures()
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
     made = packaged()
     for path in [*pages, *made]:

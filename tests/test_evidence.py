@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import claims
+import compared
 import pytest
 
 from spinalnet.training import describe_origin
@@ -179,11 +181,6 @@ def test_no_cell_of_the_claims_is_empty() -> None:
     assert [row for row in rows if not all(cell.strip() for cell in row.split("|")[1:-1])] == []
 
 
-def _claims(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    return runpy.run_path(str(ROOT / "docs" / "claims.py"))
-
-
 @pytest.mark.parametrize(
     ("value", "examples", "right"),
     [
@@ -195,9 +192,9 @@ def _claims(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     ],
 )
 def test_an_accuracy_that_is_printed_is_a_count_of_images(
-    value: float, examples: int, right: int | None, monkeypatch: pytest.MonkeyPatch
+    value: float, examples: int, right: int | None
 ) -> None:
-    assert _claims(monkeypatch)["fits"](value, examples) == right
+    assert claims.fits(value, examples) == right
 
 
 @pytest.mark.parametrize(
@@ -213,11 +210,65 @@ def test_an_accuracy_that_is_printed_is_a_count_of_images(
     ],
 )
 def test_a_lead_in_the_chart_is_set_against_chance(
-    bars: tuple[float, float, int | None],
-    answer: str,
-    error: float | None,
-    monkeypatch: pytest.MonkeyPatch,
+    bars: tuple[float, float, int | None], answer: str, error: float | None
 ) -> None:
-    said, found = _claims(monkeypatch)["chart_says"](*bars)
+    said, found = claims.chart_says(*bars)
     assert said == answer
     assert found == (None if error is None else pytest.approx(error, rel=0.02))
+
+
+def _compared(*codes: str | None, claim: str = "accuracy", asked: bool = True) -> list[Any]:
+    """Comparisons minus *mlp* with these answers, each with an interval that fits it."""
+    ends = {"better": (0.01, 0.02), "worse": (-0.02, -0.01), "equal": (0.001, 0.004)}
+    return [
+        compared.Compared(
+            *("made up", claim, 0.005, asked, "5", "100", 0.9),
+            {"mlp": compared.Difference(0.0, *ends.get(code or "", (-0.1, 0.1)), code)},
+        )
+        for code in codes
+    ]
+
+
+@pytest.mark.parametrize(
+    ("codes", "verdict"),
+    [
+        (["better", "better", "equal"], "confirmed"),
+        (["better", "equal", "undecided"], "not confirmed"),  # one of three may be luck
+        (["better", "better", "better", "worse"], "not confirmed"),
+        (["equal", "equal"], "not confirmed"),
+        (["better", "equal"], "not confirmed"),
+    ],
+)
+def test_a_claim_of_higher_accuracy_needs_most_and_no_contradiction(
+    codes: list[str], verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = _compared(None, None, asked=False)  # never counted, whatever their intervals say
+    made = (*_compared(*codes), *seen, *_compared("worse", claim="transfer"))
+    monkeypatch.setattr(compared, "comparisons", lambda: made)
+    said, numbers = claims.accuracy()
+    assert said == verdict
+    assert f"in {len(codes)} comparisons" in numbers
+    assert "beside 2 more that were not asked" in numbers
+
+
+def test_answers_are_counted_and_what_equal_hides_is_told() -> None:
+    ours = _compared("equal", "equal", "better", "undecided", None)
+    assert compared.counted(ours, "mlp") == (
+        "better in 1, equal in 2 (2 with an interval above 0), worse in 0, undecided in 1"
+    )
+
+
+def test_what_a_study_asked_is_in_the_list_once() -> None:
+    asked = [one for one in compared.comparisons() if one.asked]
+    assert len({one.words() for one in asked}) == len(asked)
+    answers = sum(
+        row["verdict"] is not None
+        for name in ("wiring", "paper_networks", "transfer", "transfer_large", "transfer_folds")
+        for row in _record(f"results/studies/{name}.json")["answers"]
+    )
+    answers += 6  # of tuned heads: three questions on two data sets
+    shown = [one.minus[other].code for one in asked if one.mean for other in one.minus]
+    assert sum(code is not None for code in shown) == answers
+    assert not any(
+        d.code for one in compared.comparisons() if not one.asked for d in one.minus.values()
+    )

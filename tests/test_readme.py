@@ -9,18 +9,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import compared
 import pytest
 
 from spinalnet.bench.heads import TRAINING_SLACK, keeps_promise
 
 ROOT = Path(__file__).parents[1]
-ANSWERS = (
-    "digits",
-    "fashion-mnist",
-    "tuned-fashion-mnist",
-    "hymenoptera",
-    "cifar10-features-again",
-)
 WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 WORDS += ("eleven", "twelve")
 NUMBER = re.compile(rf"\b(?:\d[\d,.]*\d|\d|{'|'.join(WORDS[2:])})\b", re.IGNORECASE)
@@ -58,23 +52,27 @@ def first_comparison() -> str:
 
 def times_the_parameters() -> str:
     """Of how many times the parameters of the spinal head the paper's layer is."""
-    ratios = []
-    for name in ANSWERS:
-        of = {row["head"]: row["head_params"] for row in load(f"results/{name}.json")["heads"]}
-        ratios.append(of["mlp"] / of["spinal"])
+    ratios = [one.larger for one in compared.on_images() if one.larger]
     least, most = (WORDS[round(value)] for value in (min(ratios), max(ratios)))
     return f"*mlp* the paper's own layer, of {least} to {most} times as many"
 
 
-def photographs() -> str:
-    """How many photographs the folds of ants and bees have, and that they teach little."""
-    found = load("results/hymenoptera.json")
-    count = 398
-    folds = len({unit.partition("-")[0] for unit in found["units"]})
-    assert folds * found["test_size"] <= count <= folds * found["largest_test"]
-    assert max(row["mean"] for row in found["heads"]) < 0.7  # of two classes
-    words = "no head trained from scratch gets far from guessing"
-    return f"On the {count} photographs of ants and bees {words}"
+def asked_of_images() -> str:
+    """What the margin of *equal* is, and how far the choice of a rate has moved a difference."""
+    margins = {one.margin for one in compared.on_images()}
+    assert margins == {0.005, 0.01}  # the other one is named in its row
+    first, second = (
+        row["difference"]
+        for name in ("interactions_again", "interactions_rates")
+        for row in load(f"results/studies/{name}.json")["answers"]
+        if (row["group"], row["task"], row["other"]) == ("colour", "pixels", "unchained")
+    )
+    assert first - second > 0.01
+    return (
+        "*Equal* is within half a point, or the margin named. Answers are corrected for the number "
+        "of questions, intervals are not, and none counts the choice of a setting, which [once] "
+        "moved a difference by more than a point"
+    )
 
 
 def what_the_chain_is_for() -> str:
@@ -90,6 +88,15 @@ def what_the_chain_is_for() -> str:
         for net in ("spinal", "unchained")
     )
     assert abs(without - 0.5) < 0.005
+    hidden, three = (
+        {
+            cell["net"]: fmean(cell["test"])
+            for cell in found["cells"]
+            if (cell["group"], cell["task"]) == ("kind", task)
+        }
+        for task in ("2 across", "three of 2 across")
+    )
+    assert f"{100 * hidden['matched']:.0f}" == f"{100 * with_chain:.0f}"
     rates = load("results/studies/interactions_rates.json")
     verdicts = {}
     for study, group in ((found, "images"), (rates, "colour")):
@@ -122,13 +129,15 @@ def what_the_chain_is_for() -> str:
     )
     assert first["verdict"] == "better"
     return (
-        "Where the class is the product of two raw inputs from different slices, the net with a "
-        f"chain gets {100 * with_chain:.0f} % right and the one without is at chance. Of a product "
-        f"of four inputs a spinal net gets {four['spinal']} right after 16,000 examples, and three "
-        f"plain hidden layers of as many parameters too (undecided, within {most + 0.05:.1f} "
-        f"points); one gets {four['matched']}, six {four['deep-6']}. On pixels of Fashion-MNIST, "
-        "and in the second of two studies of CIFAR-10, a chain or none is equal within a point "
-        f"([the first]: ahead by {100 * first['difference']:.1f})"
+        "Where the class is the product of two raw inputs from two slices, the net with a chain "
+        f"gets {100 * with_chain:.0f} % right, as one hidden layer of as many parameters does, and "
+        "the one without a chain is at chance; on a sum of three such products that layer is ahead "
+        f"by {100 * (three['matched'] - three['spinal']):.1f} points. Of a product of four inputs "
+        f"a spinal net gets {four['spinal']} right after 16,000 examples, and three plain hidden "
+        f"layers too (undecided, within {most + 0.05:.1f} points); one gets {four['matched']}, six "
+        f"{four['deep-6']}. On pixels of Fashion-MNIST, and in the second of two studies of "
+        "CIFAR-10, a chain or none is equal within a point ([the first]: ahead by "
+        f"{100 * first['difference']:.1f})"
     )
 
 
@@ -145,49 +154,12 @@ def tuned_tables() -> str:
     block = page.split("<!-- /table -->")[0]
     (row,) = (line for line in block.splitlines() if line.startswith("| trees |"))
     return (
-        f"On {of['mlp']['tables']} tables, all heads tuned equally, a spinal net is equal to the "
-        f"same without its chain and to an MLP within {found['design']['rope']:g} (probability "
-        f"{wired:.2f} and more), better than a linear map, and more probably behind boosted trees "
-        f"({trees:.2f}); with defaults, eight nets are more probably ahead of them "
-        f"({float(row.split('|')[2]):.2f})"
+        f"Over {of['mlp']['tables']} tables together, heads tuned equally, a spinal net is equal "
+        f"to the same without its chain and to an MLP within {found['design']['rope']:g} "
+        f"(probability {wired:.2f} and more; not on every [table]), better than a linear map, and "
+        f"more probably behind boosted trees ({trees:.2f}); with defaults, eight nets are more "
+        f"probably ahead of them ({float(row.split('|')[2]):.2f})"
     )
-
-
-def over_all_rows() -> str:
-    """What the rows of the table say together."""
-    said: dict[str, list[str]] = {"unchained": [], "mlp": []}
-    table = (
-        (ROOT / "README.md")
-        .read_text("utf-8")
-        .split("<!-- table:answers -->")[1]
-        .split("<!-- /table -->")[0]
-    )
-    head, _, *rows = [line.split("|")[1:-1] for line in table.strip().splitlines()]
-    for row in rows:
-        for name, cell in zip(head, row, strict=True):
-            if name.strip().removeprefix("minus ") in said:
-                said[name.strip().removeprefix("minus ")].append(cell.split("**")[1])
-    assert "better" not in said["unchained"]
-    behind = said["unchained"].count("worse")
-    (gap,) = (
-        100 * one["difference"]
-        for one in load("results/studies/transfer_large.json")["answers"]
-        if (one["other"], one["verdict"]) == ("unchained", "worse")
-    )
-    better, worse = (said["mlp"].count(code) for code in ("better", "worse"))
-    return (
-        "Against the same without its chain the spinal head is better in none of these rows and "
-        f"worse in {behind}, by {-gap:.1f} points; against the paper's larger MLP it is better in "
-        f"{better}, worse in {worse}"
-    )
-
-
-def test_the_front_page_of_the_site_counts_as_the_readme_does() -> None:
-    claim = over_all_rows()
-    worse = WORDS[int(claim.rsplit(" ", 1)[1])]
-    text = " ".join((ROOT / "docs" / "index.md").read_text("utf-8").split())
-    assert f"worse {worse} times; in none is it shown to be better" in text
-    assert "is better in none of these rows" in claim
 
 
 def training_in_a_loop() -> str:
@@ -209,9 +181,8 @@ CLAIMS = (
     training_in_a_loop,
     first_comparison,
     times_the_parameters,
-    photographs,
+    asked_of_images,
     what_the_chain_is_for,
-    over_all_rows,
     tuned_tables,
 )
 
