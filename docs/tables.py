@@ -28,22 +28,30 @@ import study_blocks
 from study_blocks import ROOT, load
 
 from spinalnet.bench.heads import TRAINING_SLACK, keeps_promise
+from spinalnet.comparison.answer import HeadSummary
 from spinalnet.comparison.wording import as_markdown
 
 
 def comparison(name: str) -> str:
     """Return the table of results/NAME.json with the command and the machine that made it."""
+    from spinalnet.comparison import times
     from spinalnet.comparison.findings import head_rows
     from spinalnet.comparison.summary import load_summary
 
     summary = load_summary(ROOT / "results" / f"{name}.json")
+    if (summary.timing or {}).get("schema", 1) < times.SCHEMA:  # they hold more than the heads
+        summary = dataclasses.replace(
+            summary, heads=tuple(_untimed(head) for head in summary.heads)
+        )
     environment = summary.environment
     examples = f"; {summary.test_size:,} test examples" if summary.test_size else ""
     chosen = "" if summary.is_table else f", epoch selected on {summary.selected_on}"
     made = (
         f"`{summary.command}` on {environment.get('cpu')}, "
         f"{environment.get('threads')} thread(s), torch {environment.get('torch')}, "
-        f"commit {(environment.get('commit') or 'unknown')[:7]}, seeds {min(summary.seeds)} to {max(summary.seeds)}{examples}{chosen}."
+        f"commit "
+        f"{(environment.get('commit') or 'unknown')[:7]}, "
+        f"seeds {min(summary.seeds)} to {max(summary.seeds)}{examples}{chosen}."
     )
     verdicts = "\n".join(
         f"- {summary.heads[0].head} against {head.head}: {head.difference.verdict}"
@@ -52,6 +60,11 @@ def comparison(name: str) -> str:
     )
     answer = f"**{summary.headline}**\n\n" if summary.headline else ""
     return f"{as_markdown(*head_rows(summary))}\n\n{answer}{verdicts}\n\n{made}"
+
+
+def _untimed(head: HeadSummary) -> HeadSummary:
+    memory = {"peak_memory_bytes": (head.cost or {}).get("peak_memory_bytes")}
+    return dataclasses.replace(head, inference_us=None, training_us=None, cost=memory)
 
 
 def tuned() -> str:

@@ -9,20 +9,24 @@ import os
 import pickle
 import signal
 import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch import nn
+from torch import Tensor, nn
 
 from spinalnet._checks import InputError, SpinalnetError
-from spinalnet.comparison import cost, stopwatch
+from spinalnet.comparison import comparing, cost, stopwatch
 from spinalnet.comparison.building import build_model, load_splits
 from spinalnet.comparison.cost import MeasurementError, peak_of_step, time_heads
 from spinalnet.comparison.question import ComparisonSpec
 from spinalnet.comparison.spec import RunSpec
 from spinalnet.comparison.times import (
+    SCHEMA,
     HeadCost,
     RatioInterval,
     cost_of_rounds,
@@ -114,13 +118,15 @@ def test_costs_come_back_from_their_file():
     assert found["b:x=1"].training_ratio == paired_ratio(first, other)
     assert found["a"].inference_ratio is None
     assert found["a"].peak_memory_bytes == 12
-    written = json.loads(json.dumps({"schema": 2, "heads": heads_to_dict(found)}))
+    written = json.loads(json.dumps({"schema": SCHEMA, "heads": heads_to_dict(found)}))
     assert read_costs(written) == found
 
 
-def test_files_of_earlier_versions_are_read():
+def test_of_files_of_earlier_versions_the_memory_is_read_and_no_time():
     old = {"device": "cpu", "heads": {"mlp": {"inference": 82.0, "training": None}, "spinal": {}}}
-    assert read_costs(old) == {"mlp": HeadCost(inference_us=82.0), "spinal": HeadCost()}
+    assert read_costs(old) == {"mlp": HeadCost(), "spinal": HeadCost()}
+    old["schema"], old["heads"]["mlp"]["peak_memory_bytes"] = 2, 12
+    assert read_costs(old) == {"mlp": HeadCost(peak_memory_bytes=12), "spinal": HeadCost()}
     assert read_costs(None) == {}
 
 
@@ -128,7 +134,7 @@ def test_files_of_earlier_versions_are_read():
     ("timing", "reason"),
     [
         ({"heads": 5}, "heads must be a mapping or null, got 5"),
-        ({"schema": 3}, r"up to schema 2, got 3\. Update spinalnet"),
+        ({"schema": 4}, r"up to schema 3, got 4\. Update spinalnet"),
         ({"schema": 0}, "schema must be a whole number from 1, got 0"),
         ({"schema": -2}, "schema must be a whole number from 1, got -2"),
         ({"schema": None}, "schema must be an integer, got None"),
@@ -136,7 +142,10 @@ def test_files_of_earlier_versions_are_read():
         ({"schema": 2.5}, "schema must be an integer, got 2.5"),
         ({"heads": {"a": [1]}}, "a mapping of names to values belongs there"),
         ({"heads": {"a": {"inference": "x"}}}, "inference must be a number"),
-        ({"heads": {"a": {"inference_ratio": {"ratio": 1.0}}}}, "low must be a number"),
+        (
+            {"schema": 3, "heads": {"a": {"inference_ratio": {"ratio": 1.0}}}},
+            "low must be a number",
+        ),
         ({"heads": {"a": {"training_quartiles": [1.0]}}}, "training_quartiles must be a list"),
     ],
 )
@@ -159,7 +168,7 @@ def test_a_head_against_itself_under_another_name_is_neither_faster_nor_slower(b
     question = ComparisonSpec(base, ("spinal", "spinal:dropout=0.0"))
     found = time_heads(question, load_splits(base), processes=3)
     assert {name: found[name] for name in ("schema", "device", "batch_size", "processes")} == {
-        **{"schema": 2, "device": "cpu", "batch_size": 32, "processes": 3}
+        **{"schema": SCHEMA, "device": "cpu", "batch_size": 32, "processes": 3}
     }
     assert found["rounds"] >= 5
     assert found["memory_of"] == "network"
@@ -340,3 +349,34 @@ def test_heads_that_cannot_be_sent_are_one_sentence(base, monkeypatch):
 def test_processes_must_be_a_number(base):
     with pytest.raises(InputError, match="processes must be an integer >= 1"):
         time_heads(ComparisonSpec(base, ("spinal", "mlp")), load_splits(base), processes=0)
+
+
+class Watched(nn.Linear):
+    """Counts in which mode it is called, and how often its mode is set once it is being timed."""
+
+    calls: ClassVar[Counter[str]] = Counter()
+
+    def train(self, mode: bool = True) -> Watched:
+        self.calls["set"] += 1
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mode = "training" if torch.is_grad_enabled() else "inference"
+        self.calls[f"{mode}, {self.training}"] += 1
+        return super().forward(x)
+
+
+def test_to_switch_between_training_and_inference_is_in_no_time() -> None:
+    Watched.calls.clear()
+    stopwatch.measure({"one": stopwatch.TimedHead(Watched(3, 2), torch.ones(4, 3))}, "cpu")
+    set_once = Watched.calls.pop("set")
+    assert set_once <= 2  # before the first round
+    assert Watched.calls.keys() == {"training, True", "inference, False"}
+    assert min(Watched.calls.values()) > set_once
+
+
+def test_times_of_a_version_that_counted_the_switch_are_measured_anew(tmp_path: Path) -> None:
+    for schema, known in ((2, False), (SCHEMA, True)):
+        told = {"schema": schema, "heads": {"one": {"inference": 1.0, "training": 2.0}}}
+        (tmp_path / "timing.json").write_text(json.dumps(told), encoding="utf-8")
+        assert comparing._is_known(["one"], tmp_path) == known

@@ -8,6 +8,7 @@ one process are no more alike than those of two: `benchmarks/stopwatches.py`.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import pickle
@@ -61,8 +62,8 @@ def serve(copies: int) -> None:
 
 def _in_a_copy(function: Callable[[], None]) -> None:
     """Call a function in a copy of this process; end as it ends, unless all went well."""
-    copy = os.fork()
-    if copy == 0:
+    child = os.fork()
+    if child == 0:
         try:
             function()
         except BaseException:
@@ -70,7 +71,7 @@ def _in_a_copy(function: Callable[[], None]) -> None:
             sys.stderr.flush()
             os._exit(1)
         os._exit(0)
-    code = os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1])
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code < 0:
         with contextlib.suppress(OSError):  # of what cannot be caught anyway
             signal.signal(-code, signal.SIG_DFL)
@@ -102,8 +103,9 @@ def measure(heads: dict[str, TimedHead], device: str) -> dict[str, dict[str, lis
     cases: dict[str, Callable[[], object]] = {}
     for label, timed in heads.items():
         head, features = timed.head.to(device), timed.features.to(device)
-        cases[f"inference {label}"] = _inference(head, features)
-        cases[f"training {label}"] = _training(head, features)
+        # A module of its own for either mode: to change it takes as long as a small head does.
+        cases[f"inference {label}"] = _inference(copy.deepcopy(head).eval(), features)
+        cases[f"training {label}"] = _training(head.train(), features)
     rounds, _ = timing.take_turns(
         cases, seconds=_SECONDS * len(heads), min_rounds=_ROUNDS, device=device
     )
@@ -115,7 +117,6 @@ def measure(heads: dict[str, TimedHead], device: str) -> dict[str, dict[str, lis
 
 def _inference(head: nn.Module, features: Tensor) -> Callable[[], object]:
     def case() -> object:
-        head.eval()
         with torch.no_grad():
             return head(features)
 
@@ -126,7 +127,6 @@ def _training(head: nn.Module, features: Tensor) -> Callable[[], object]:
     inputs = features.clone().requires_grad_()
 
     def case() -> object:
-        head.train()
         head.zero_grad(set_to_none=True)
         inputs.grad = None
         return head(inputs).square().mean().backward()

@@ -1,9 +1,9 @@
 """What was measured of the cost of heads, as `timing.json` holds it, and what may be said of it.
 
-The file, schema 2 (`cost.time_heads` writes it, `read_costs` reads it and what earlier versions
+The file, schema 3 (`cost.time_heads` writes it, `read_costs` reads it and what earlier versions
 wrote):
 
-    {"schema": 2, "device": "cpu", "threads": 1, "batch_size": 64, "processes": 5, "rounds": 31,
+    {"schema": 3, "device": "cpu", "threads": 1, "batch_size": 64, "processes": 5, "rounds": 31,
      "unit": "us per batch", "memory_of": "network", "seconds": 7.1,
      "heads": {
        "spinal": {                                   by label, the first row first
@@ -17,7 +17,9 @@ wrote):
          ..., "inference_ratio": {"ratio": 1.31, "low": 1.22, "high": 1.41}, ...
        }}}
 
-Earlier versions measured in one process and wrote no schema; of them only the medians are known.
+Times of earlier versions, of schema 2 or of none, hold what it takes to switch a module between
+training and evaluation, which is as much as a small spinal head takes. They are not read, only the
+memory beside them is, and a comparison that goes on measures anew.
 
 A machine is slower at one time than at another, and a process than the next by how it happens to
 lie in memory. Therefore two heads are compared within a round, in which they take turns, and
@@ -36,7 +38,7 @@ from typing import Any, Literal
 from spinalnet._checks import check_values
 from spinalnet.comparison.schema import check_version
 
-SCHEMA = 2
+SCHEMA = 3
 MODES = ("inference", "training")
 _RESAMPLES = 4000  # random ones, where all cannot be gone through
 
@@ -184,12 +186,14 @@ def read_costs(timing: Mapping[str, Any] | None) -> dict[str, HeadCost]:
         InputError: If it is of a later version or of none, or not what such a file holds.
     """
     values = timing or {}
-    check_version(values, SCHEMA)
+    version = check_version(values, SCHEMA)
     check_values(values, {"heads": Mapping | None})
     found = {}
     for label, cost in (values.get("heads") or {}).items():
         check_values(cost or {}, _COST)
         cost = dict(cost or {})
+        if version < SCHEMA:
+            cost = {"peak_memory_bytes": cost.get("peak_memory_bytes")}
         for name, value in cost.items():
             if name.endswith("_ratio") and value is not None:
                 check_values(value, dict.fromkeys(("ratio", "low", "high"), float))
