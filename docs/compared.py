@@ -361,7 +361,7 @@ def draw(path: Path) -> None:
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
-    marks = [
+    marks: list[Any] = [
         Line2D([], [], marker="o", ls="", ms=5, color=c, label=code) for code, c in colour.items()
     ]
     marks.append(Patch(color="0.93", label="the margin of equal"))

@@ -360,10 +360,10 @@ class Watched(nn.Linear):
         self.calls["set"] += 1
         return super().train(mode)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         mode = "training" if torch.is_grad_enabled() else "inference"
         self.calls[f"{mode}, {self.training}"] += 1
-        return super().forward(x)
+        return super().forward(input)
 
 
 def test_to_switch_between_training_and_inference_is_in_no_time() -> None:
