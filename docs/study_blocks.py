@@ -589,7 +589,8 @@ def tuned_tables_answers() -> str:
         for key, cell in _by(found["cells"], "table", "head").items()
         if cell["test"]
     }
-    # Where no head explains anything, all are equal, which says nothing of them.
+    # Where no head explains anything, all are equal, which says nothing of them. An accuracy is
+    # never so low, and it needs the most common class beside it.
     empty = [
         table
         for table in found["design"]["tables"]
@@ -614,8 +615,9 @@ def tuned_tables_answers() -> str:
     header = (*header, f"tables above {rope:g} / below", f"the three P without {len(empty)} tables")
     return as_markdown(header, rows, left=1) + (
         "\n\nBayesian signed-rank test over the 28 tables; an answer needs a probability of 0.95; "
-        f"without an answer: told, not asked. On {len(empty)} of them, {listed(empty)}, no head "
-        "explains anything; without these the probabilities are those of the last column."
+        f"without an answer: told, not asked. On {len(empty)} of those with a number to predict, "
+        f"{listed(empty)}, R2 of every head is below 0.05; without these the "
+        "probabilities are those of the last column."
     )
 
 

@@ -28,21 +28,15 @@ import study_blocks
 from study_blocks import ROOT, load
 
 from spinalnet.bench.heads import TRAINING_SLACK, keeps_promise
-from spinalnet.comparison.answer import HeadSummary
 from spinalnet.comparison.wording import as_markdown
 
 
 def comparison(name: str) -> str:
     """Return the table of results/NAME.json with the command and the machine that made it."""
-    from spinalnet.comparison import times
     from spinalnet.comparison.findings import head_rows
     from spinalnet.comparison.summary import load_summary
 
     summary = load_summary(ROOT / "results" / f"{name}.json")
-    if (summary.timing or {}).get("schema", 1) < times.SCHEMA:  # they hold more than the heads
-        summary = dataclasses.replace(
-            summary, heads=tuple(_untimed(head) for head in summary.heads)
-        )
     environment = summary.environment
     examples = f"; {summary.test_size:,} test examples" if summary.test_size else ""
     chosen = "" if summary.is_table else f", epoch selected on {summary.selected_on}"
@@ -60,11 +54,6 @@ def comparison(name: str) -> str:
     )
     answer = f"**{summary.headline}**\n\n" if summary.headline else ""
     return f"{as_markdown(*head_rows(summary))}\n\n{answer}{verdicts}\n\n{made}"
-
-
-def _untimed(head: HeadSummary) -> HeadSummary:
-    memory = {"peak_memory_bytes": (head.cost or {}).get("peak_memory_bytes")}
-    return dataclasses.replace(head, inference_us=None, training_us=None, cost=memory)
 
 
 def tuned() -> str:

@@ -117,14 +117,18 @@ def answers(record: Record) -> list[Row]:
     from spinalnet.comparison import inference
 
     gaps = {other: _gaps(record, other) for other in OTHERS}
+    told = _gaps(record, "matched")
     if min(map(len, gaps.values())) < len(REPEATS) * FOLDS:
         return []
     examples = record["cells"][0]["examples"]
     estimates = [
         inference.splits(own, 1 / (FOLDS - 1), MARGIN, examples=examples, unit=1.0)
-        for own in gaps.values()
+        for own in (*gaps.values(), told)
     ]
-    return common.judged([{"other": other} for other in gaps], estimates)
+    *asked, one = estimates
+    answered = common.judged([{"other": other} for other in gaps], asked)
+    matched = {"other": "matched", "verdict": None, "difference": one.mean}
+    return [*answered, matched | {"low": one.low, "high": one.high}]
 
 
 def draw(record: Record, path: Path) -> None:

@@ -26,10 +26,11 @@ from spinalnet import files
 from spinalnet._checks import InputError
 from spinalnet.cli import root
 from spinalnet.cli.progress import print_run
-from spinalnet.comparison import classes
+from spinalnet.comparison import classes, times
+from spinalnet.comparison.answer import Summary
 from spinalnet.comparison.calibration import quality
 from spinalnet.comparison.classes import Confusion, judge
-from spinalnet.comparison.findings import head_rows, repeated, short_rows
+from spinalnet.comparison.findings import head_rows, repeated, short_rows, times_note
 from spinalnet.comparison.finished import read_folder
 from spinalnet.comparison.next_steps import next_steps
 from spinalnet.comparison.outputs import OUTPUTS_FILE, Outputs
@@ -126,7 +127,7 @@ def write_comparison(
         }
         (folder / "comparison.yaml").write_text(yaml.safe_dump(asked))
     if timing:
-        measured = {"device": "cpu", "threads": 1, "batch_size": 128, "repeats": 9}
+        measured = {"schema": times.SCHEMA, "device": "cpu", "threads": 1, "batch_size": 128}
         (folder / "timing.json").write_text(json.dumps({**measured, "heads": timing}))
     return folder
 
@@ -303,6 +304,29 @@ def test_the_paragraph_tells_cost_and_times_only_where_they_surely_differ(tmp_pa
     verdict = summarize(folder).verdict
     assert "0.51 times the parameters" in verdict
     assert "time" not in verdict.replace("times", "")
+
+
+def test_times_that_an_earlier_version_measured_are_shown_nowhere(tmp_path):
+    ratio = {"ratio": 1.312, "low": 1.224, "high": 1.408}
+    timing: Any = {
+        "spinal": {"inference": 90.0, "training": 300.0, "peak_memory_bytes": 2**20},
+        "mlp": {"inference": 91.0, "training": 310.0, "inference_ratio": ratio},
+    }
+    folder = write_comparison(tmp_path, {"spinal": FIRST, "mlp": OTHER}, timing=timing)
+    assert "1.31" in summarize(folder).verdict
+    written = summarize(folder).to_dict()  # by that version, which told them
+    written["timing"]["schema"] = 2
+    record = json.loads((folder / "timing.json").read_text(encoding="utf-8"))
+    (folder / "timing.json").write_text(json.dumps(record | {"schema": 2}), encoding="utf-8")
+    for summary in (summarize(folder), Summary.from_dict(written)):
+        assert [head.inference_us for head in summary.heads] == [None, None]
+        assert not any("inference" in title or "step" in title for title in head_rows(summary)[0])
+        assert "peak\nmemory,\nMiB" in head_rows(summary)[0]
+        assert times_note(summary) == ""
+    assert "1.31" not in summarize(folder).verdict
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "heads take turns" not in page
+    assert "microseconds per batch" not in page
 
 
 def test_words_quote_the_ratio_of_times_that_the_table_shows(tmp_path):

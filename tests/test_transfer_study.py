@@ -192,6 +192,9 @@ def test_answers_over_folds() -> None:
     for gap, verdict in ((0.05, "better"), (-0.05, "worse")):
         record = made_up_folds(gap)
         found = folds.answers(record)
+        *found, told = found
+        assert told["other"] == "matched"  # not asked
+        assert told["verdict"] is None
         assert [one["other"] for one in found] == list(folds.OTHERS)
         for one in found:
             assert one["verdict"] == verdict

@@ -83,7 +83,7 @@ def _make_comparison(folder: Path) -> None:
     told = {"kind": "error", "reason": "x", "label": "mlp", "unit": {"seed": 0, "name": "seed0"}}
     files.write_mapping(failed.path / "failed.json", told)
     times = {"inference": 1.0, "training": 2.0, "inference_quartiles": [0.9, 1.1]}
-    timing = {"schema": 2, "batch_size": 64, "device": "cpu", "heads": {"spinal": times}}
+    timing = {"schema": 3, "batch_size": 64, "device": "cpu", "heads": {"spinal": times}}
     files.write_mapping(folder / "timing.json", timing)
     row = {"label": "spinal", "space": {"lr": "0.1 to 1"}, "trials": 2, "failed": 0}
     row |= {"chosen": {"lr": 0.1}, "curve": [0.5, 0.6], "edges": [], "untuned": False}

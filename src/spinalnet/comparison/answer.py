@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from spinalnet import files
 from spinalnet._checks import InputError, read_fields
+from spinalnet.comparison import times
 from spinalnet.comparison.earlier import said_anew
 from spinalnet.comparison.schema import SCHEMA, check_version, earlier_overlap, is_earlier, upgraded
 from spinalnet.comparison.tuned import Tuned
@@ -210,6 +211,22 @@ class Summary:
         """Return plain data for strict JSON."""
         return {"schema": SCHEMA, **asdict(self)}
 
+    def without_earlier_times(self) -> Summary:
+        """Return it without times of heads that an earlier version measured; see `times`."""
+        if self.timing is None or check_version(self.timing, times.SCHEMA) == times.SCHEMA:
+            return self
+        memory = ("peak_memory_bytes", "fit_quartiles")
+        heads = [
+            replace(
+                head,
+                inference_us=None,
+                training_us=None,
+                cost={k: v for k, v in (head.cost or {}).items() if k in memory} or None,
+            )
+            for head in self.heads
+        ]
+        return replace(self, heads=tuple(heads))
+
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Summary:
         """Make one of what `to_dict` returned, also in an earlier version.
@@ -224,7 +241,8 @@ class Summary:
         try:
             made = cls(**read_fields(cls, upgraded(record, HeadSummary, Difference), "field"))
             if is_earlier(record):
-                return said_anew(made, earlier_overlap(record), Difference)
+                made = said_anew(made, earlier_overlap(record), Difference)
+            made = made.without_earlier_times()
         except InputError:
             raise
         except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:

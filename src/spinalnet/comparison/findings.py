@@ -274,7 +274,7 @@ def _about_intervals(d: Difference, units: Units) -> str:
 def times_note(summary: Summary) -> str:
     """Say how the times of heads were measured, and what their ratios are; empty without any."""
     timing = summary.timing
-    if not timing:
+    if not timing or not any(head.inference_us or head.training_us for head in summary.heads):
         return ""
     batch, device, threads = (timing.get(k, "?") for k in ("batch_size", "device", "threads"))
     text = (

@@ -11,7 +11,7 @@ from spinalnet import files
 from spinalnet._checks import InputError, check_values, read_fields
 from spinalnet.comparison.baseline import Baseline
 from spinalnet.comparison.schema import read_mapping, with_present_heads
-from spinalnet.comparison.times import read_costs
+from spinalnet.comparison.times import heads_to_dict, read_costs
 from spinalnet.comparison.tuned import TuningFile, read_tuning
 from spinalnet.comparison.units import Unit, run_name
 from spinalnet.comparison.wording import listing
@@ -142,7 +142,9 @@ def read_folder(folder: Path) -> FinishedRuns:
     )
     timing = read_mapping(folder / "timing.json")
     with files.reading(folder / "timing.json"):
-        read_costs(timing)
+        costs = read_costs(timing)
+    if timing is not None:
+        timing = {**timing, "heads": heads_to_dict(costs)}
     looks = read_mapping(folder / LOOKS_FILE) or {}
     with files.reading(folder / LOOKS_FILE):
         check_values(looks, {"looks": tuple[int, ...] | None, "stopping": bool | None})

@@ -164,7 +164,7 @@ def heads_to_dict(costs: Mapping[str, HeadCost]) -> dict[str, Any]:
     """Return plain values, as they stand under "heads" in `timing.json`."""
     found = {}
     for label, cost in costs.items():
-        values = asdict(cost)
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(cost).items()}
         medians = {mode: values.pop(f"{mode}_us") for mode in MODES}
         found[label] = {**medians, **values}
     return found
