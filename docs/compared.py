@@ -24,7 +24,7 @@ from spinalnet.texts import from_yaml
 RIVALS = ("unchained", "matched", "mlp", "linear")
 ASKED = {  # the others that are asked about
     "unchained": "the same without its chain",
-    "mlp": "the paper's larger layer",
+    "mlp": "the paper's own layer",
     "linear": "a linear map",
 }
 ANSWERS = ("better", "equal", "worse", "undecided")

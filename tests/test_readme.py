@@ -220,6 +220,12 @@ def test_no_other_sentence_claims_a_number():
     assert unpaired(README, tuple(claim() for claim in CLAIMS)) == []
 
 
+def test_the_first_page_of_the_site_says_the_same_of_the_size_of_the_layer():
+    times = times_the_parameters().partition("own layer, of ")[2]
+    page = " ".join((ROOT / "docs" / "index.md").read_text("utf-8").split())
+    assert f"(*mlp*, with {times.removesuffix(' as many')} as many parameters)" in page
+
+
 def test_a_number_that_nobody_measured_is_found():
     text = prose(
         "It is `3` times [fast](docs/7.md), and 1.7 times as good:\n```\n5\n```\nin ten tries"
