@@ -119,7 +119,14 @@ def trained(
     return net, broken
 
 
-def cell(key: tuple[int, str], of: Data, epochs: int, settings: Sequence[Setting]) -> Row:
+def cell(
+    key: tuple[int, str],
+    of: Data,
+    epochs: int,
+    settings: Sequence[Setting],
+    tuning_seeds: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> Row:
     """Choose the setting, train with the seeds, and measure: one row of the results.
 
     Args:
@@ -127,22 +134,24 @@ def cell(key: tuple[int, str], of: Data, epochs: int, settings: Sequence[Setting
         of: What training images are drawn of, and those for validation and testing.
         epochs: Of every training.
         settings: What validation chooses from.
+        tuning_seeds: Those that it chooses by; `TUNING_SEEDS` without them.
+        seeds: Those of the runs that are told; `SEEDS` without them.
     """
     began = time.perf_counter()
     images, head = key
 
-    def score(tried: Sequence[Setting], seeds: Sequence[int]) -> list[float]:
+    def score(tried: Sequence[Setting], its_seeds: Sequence[int]) -> list[float]:
         found = []
-        for setting, seed in zip(tried, seeds, strict=True):
+        for setting, seed in zip(tried, its_seeds, strict=True):
             data = drawn(of, images, seed)
             net, broken = trained(head, data, setting, seed, epochs)
             # A setting at which training breaks off is one that nobody takes.
             found.append(0.0 if broken else float(common.right(net, data[1]).mean()))
         return found
 
-    setting, scores = common.best_setting(settings, TUNING_SEEDS, score)
+    setting, scores = common.best_setting(settings, tuning_seeds or TUNING_SEEDS, score)
     hits, params = [], 0
-    for seed in SEEDS:
+    for seed in seeds or SEEDS:
         data = drawn(of, images, seed)
         net, _ = trained(head, data, setting, seed, epochs)
         hits.append(common.right(net, data[2]))
