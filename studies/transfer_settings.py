@@ -5,8 +5,8 @@
 
 In `studies/transfer_large.py` two seeds had chosen the settings, and with 1,000 images of each
 class the spinal head was behind the same without its chain by 0.30 points, with a setting that was
-ahead of the next by 0.07 points of validation accuracy. Where an answer in favour of the chain hung on as
-little, it was asked again (`studies/interactions_rates.py`). So is this one.
+ahead of the next by 0.07 points of validation accuracy. Where an answer in favour of the chain hung
+on as little, it was asked again (`studies/interactions_rates.py`). So is this one.
 
 **Design**, fixed in a commit before its first run: that of `studies/transfer_large.py` for 1,000
 images of each class, with the settings chosen by ten seeds (1200 to 1209), and 20 fresh seeds (100
