@@ -207,13 +207,13 @@ def _tuned() -> Iterable[Compared]:
 
 
 def _features() -> Iterable[Compared]:
-    for name in ("transfer", "transfer_large"):
+    for name, more in (("transfer", ""), ("transfer_large", ""), ("transfer_settings", " anew")):
         found = record(name)
         for images in dict.fromkeys(one["images"] for one in found["answers"]):
             answers = [one for one in found["answers"] if one["images"] == images]
             cells = {c["head"]: c for c in found["cells"] if c["images"] == images}
             yield Compared(
-                f"CIFAR-10, {images:,} images a class, frozen network, tuned",
+                f"CIFAR-10, {images:,} images a class, frozen network, tuned{more}",
                 "transfer",
                 found["design"]["margin"],
                 True,

@@ -316,22 +316,20 @@ def transfer_answers(name: str, words: str) -> str:
     answers = found["answers"]
     if not answers:
         return "The questions asked beforehand are not answered yet."
-    rows = [
-        [
-            f"{one['images']:,}",
-            one["other"],
-            points(one),
-            f"**{one['verdict']}**" if one["verdict"] else "",
-        ]
-        for one in answers
-    ]
+    rows = [[f"{one['images']:,}", one["other"], points(one), _answer(one)] for one in answers]
     header = ("images of each class", "spinal minus", "points", "answer")
     design = found["design"]
+    seeds, chosen = design["seeds"], design["tuning_seeds"]
+    by = f"{chosen[0]} {'and' if len(chosen) == 2 else 'to'} {chosen[-1]}"
     return as_markdown(header, rows, left=4) + (
-        f"\n\n95 % intervals over seeds 0 to 19 and {design['test']:,} test images; {words} "
-        f"settings of all heads chosen of the same {len(design['settings'])} on validation by "
-        "seeds 1000 and 1001; without an answer: told, not asked."
+        f"\n\n95 % intervals over seeds {seeds[0]} to {seeds[-1]} and {design['test']:,} test "
+        f"images; {words} settings of all heads chosen of the same {len(design['settings'])} on "
+        f"validation by seeds {by}; without an answer: told, not asked."
     )
+
+
+def _answer(one: Row) -> str:
+    return f"**{one['verdict']}**" if one["verdict"] else ""  # else it was not asked
 
 
 def transfer_folds() -> str:
@@ -345,9 +343,7 @@ def transfer_folds() -> str:
         own = [cell for cell in found["cells"] if cell["head"] == head]
         mean = f"{100 * fmean(value for cell in own for value in cell['test']):.2f}"
         one = by.get(head)
-        rows.append(
-            [head, mean, points(one) if one else "", f"**{one['verdict']}**" if one else ""]
-        )
+        rows.append([head, mean, points(one) if one else "", _answer(one) if one else ""])
     header = ("head", "accuracy, %", "spinal minus this, points", "answer")
     planned = len(found["design"]["heads"]) * len(found["design"]["repeats"])
     made = _made(
@@ -663,6 +659,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "many-images": partial(transfer, "transfer_large"),
     "many-images-answers": partial(
         transfer_answers, "transfer_large", "margin half a point, Holm over the six;"
+    ),
+    "settings-anew": partial(transfer, "transfer_settings"),
+    "settings-anew-answers": partial(
+        transfer_answers, "transfer_settings", "margin half a point, Holm over the three;"
     ),
     "transfer-folds": transfer_folds,
     "wiring": wiring,

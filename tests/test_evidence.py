@@ -181,6 +181,13 @@ def test_no_cell_of_the_claims_is_empty() -> None:
     assert [row for row in rows if not all(cell.strip() for cell in row.split("|")[1:-1])] == []
 
 
+def test_no_table_shows_a_value_that_is_not_there() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        made = re.findall(r"<!-- table:.*?<!-- /table -->", text, re.DOTALL)
+        assert [word for table in made for word in re.findall(r"\b(?:None|nan)\b", table)] == []
+
+
 @pytest.mark.parametrize(
     ("value", "examples", "right"),
     [

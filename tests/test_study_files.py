@@ -15,7 +15,7 @@ from spinalnet import files
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("universality", "regression", "transfer", "transfer_large", "transfer_folds")
-NAMES += ("interactions", "interactions_again", "interactions_rates")
+NAMES += ("transfer_settings", "interactions", "interactions_again", "interactions_rates")
 
 
 def script(name: str) -> Any:
