@@ -211,22 +211,6 @@ class Summary:
         """Return plain data for strict JSON."""
         return {"schema": SCHEMA, **asdict(self)}
 
-    def without_earlier_times(self) -> Summary:
-        """Return it without times of heads that an earlier version measured; see `times`."""
-        if self.timing is None or check_version(self.timing, times.SCHEMA) == times.SCHEMA:
-            return self
-        memory = ("peak_memory_bytes", "fit_quartiles")
-        heads = [
-            replace(
-                head,
-                inference_us=None,
-                training_us=None,
-                cost={k: v for k, v in (head.cost or {}).items() if k in memory} or None,
-            )
-            for head in self.heads
-        ]
-        return replace(self, heads=tuple(heads))
-
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Summary:
         """Make one of what `to_dict` returned, also in an earlier version.
@@ -242,10 +226,27 @@ class Summary:
             made = cls(**read_fields(cls, upgraded(record, HeadSummary, Difference), "field"))
             if is_earlier(record):
                 made = said_anew(made, earlier_overlap(record), Difference)
-            made = made.without_earlier_times()
+            made = _without_earlier_times(made)
         except InputError:
             raise
         except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else error
             raise InputError(f"this is no summary of an earlier version: {reason}.") from error
         return made
+
+
+def _without_earlier_times(summary: Summary) -> Summary:
+    """Return a summary without times of heads that an earlier version measured; see `times`."""
+    if summary.timing is None or check_version(summary.timing, times.SCHEMA) == times.SCHEMA:
+        return summary
+    memory = ("peak_memory_bytes", "fit_quartiles")
+    heads = [
+        replace(
+            head,
+            inference_us=None,
+            training_us=None,
+            cost={k: v for k, v in (head.cost or {}).items() if k in memory} or None,
+        )
+        for head in summary.heads
+    ]
+    return replace(summary, heads=tuple(heads))
