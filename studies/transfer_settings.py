@@ -19,13 +19,16 @@ mlp and minus linear, crossed over seeds and test images.
 from __future__ import annotations
 
 import functools
+import statistics
 import sys
 from pathlib import Path
 
 import common
 from common import Record, Row
-from frozen_heads import HEADS, KEY, answered, cell, draw_sizes, features
+from frozen_heads import HEADS, KEY, answered, cell, features
 from transfer_large import EPOCHS, MARGIN, SETTINGS, TEST
+
+from spinalnet import files
 
 IMAGES = 1_000  # of each class
 TUNING_SEEDS, SEEDS = tuple(range(1200, 1210)), tuple(range(100, 120))
@@ -37,8 +40,31 @@ def answers(record: Record) -> list[Row]:
 
 
 def draw(record: Record, path: Path) -> None:
-    """Draw accuracy, and the difference to each other head."""
-    draw_sizes(record, path, (IMAGES,))
+    """Draw the accuracy of every run by head, and the differences with the margin as a band."""
+    from matplotlib.figure import Figure
+
+    by = common.keyed(record["cells"], KEY)
+    heads = [head for head in HEADS if (IMAGES, head) in by]
+    told = {row["other"]: row for row in answers(record)}
+    figure = Figure(figsize=(10, 3), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    right.axvspan(-100 * MARGIN, 100 * MARGIN, color="0.93", lw=0)
+    right.axvline(0, color="0.4", lw=1)
+    for place, head in enumerate(heads):
+        values = [100 * value for value in by[IMAGES, head]["test"]]
+        left.plot(values, [place] * len(values), "o", ms=4, alpha=0.4, color=f"C{place}")
+        left.plot([statistics.fmean(values)], [place], "|", ms=18, mew=2, color="0.2")
+        if head in told:
+            middle, low, high = (100 * told[head][name] for name in ("difference", "low", "high"))
+            ends = [[middle - low], [high - middle]]
+            right.errorbar([middle], [place], xerr=ends, fmt="o", capsize=3, color=f"C{place}")
+    left.set_yticks(range(len(heads)), heads)
+    left.set_ylim(len(heads) - 0.5, -0.5)
+    left.set_xlabel("test accuracy, % (dots: seeds; line: mean)", fontsize=8)
+    right.set_xlabel("spinal minus this, points (95 %; band: equal)", fontsize=8)
+    for axes in (left, right):
+        common.plain(axes, grid="x")
+    files.write_figure(path, figure)
 
 
 def design() -> Record:
