@@ -339,8 +339,14 @@ def table() -> str:
         rows.append([one.words(), one.runs, one.tested, f"{100 * one.mean:.1f}", *cells])
     header = ("data and network", "seeds", "test images", "spinal, %")
     header = (*header, *(f"minus {other}" for other in RIVALS))
+    return f"{as_markdown(header, rows)}\n\n{together()}"
+
+
+def together() -> str:
+    """Return how often each answer was given in these rows."""
+    ours = on_images()
     told = "; ".join(f"against {words} {counted(ours, other)}" for other, words in ASKED.items())
-    return f"{as_markdown(header, rows)}\n\n**Together:** {told}."
+    return f"**Together**, of {len(ours)} comparisons: {told}."
 
 
 def counted(ours: Sequence[Compared], other: str) -> str:

@@ -935,6 +935,7 @@ def table_speed() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "answers": compared.table,
+    "answers-together": compared.together,
     "digits": lambda: comparison("digits"),
     "cifar10-features": lambda: comparison("cifar10-features"),
     "cifar10-features-again": lambda: comparison("cifar10-features-again"),
