@@ -60,7 +60,7 @@ class Compared:
         data: Data, network and budget in words.
         claim: "accuracy" of trained networks, or "transfer": heads on a frozen one.
         margin: Within which two heads are equal, as a part of 1.
-        asked: Whether it was asked in a commit before its first run.
+        asked: Whether it was asked in a commit before the first run that was kept.
         runs: Seeds, or folds.
         tested: On how many images.
         mean: Test accuracy of the spinal head.
@@ -125,9 +125,7 @@ def _minus(answers: Iterable[dict[str, Any]]) -> dict[str, Difference]:
 NAMES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10-32px": "CIFAR-10, 32 pixels"}
 
 
-def _of_runs(
-    name: str, keys: dict[str, str], words: str, claim: str = "accuracy"
-) -> Iterable[Compared]:
+def _of_runs(name: str, keys: dict[str, str], words: str) -> Iterable[Compared]:
     """A study whose cells are runs of whole networks: of those with these values."""
     found = record(name)
     answers = [one for one in found["answers"] if keys.items() <= one.items()]
@@ -137,7 +135,7 @@ def _of_runs(
     own, mlp = ([c for c in cells if c["head"] == head] for head in ("spinal", "mlp"))
     yield Compared(
         words,
-        claim,
+        "accuracy",
         found["design"].get("margin") or found["design"]["tasks"][keys["data"]]["margin"],
         True,
         f"{len(own)}",
